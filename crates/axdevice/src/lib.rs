@@ -1,0 +1,104 @@
+//! What an emulated device is: it answers accesses of a given width, and raises interrupts by a sink.
+//!
+//! A device is shared by its VM's vCPUs, so its methods take `&self` and it holds whatever lock it needs itself:
+//! the dispatcher (`AxVmDevices`) takes none. Whatever a device changes in the hardware, it changes through a backend
+//! that it was built with; here there is only what the dispatcher has to know.
+//!
+//! Nothing here fails: a guest may access any offset with any width. What the manual of the device doesn't allow reads
+//! as zero (or all ones, where its manual says so) and ignores writes.
+#![no_std]
+#![forbid(unsafe_code)]
+
+use axvm_addr::{Intid, VcpuId};
+
+/// The width of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Width {
+    /// One byte.
+    B1,
+    /// Two bytes.
+    B2,
+    /// Four bytes.
+    B4,
+    /// Eight bytes.
+    B8,
+}
+
+impl Width {
+    /// The width in bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::B1 => 1,
+            Self::B2 => 2,
+            Self::B4 => 4,
+            Self::B8 => 8,
+        }
+    }
+
+    /// The width of this many bytes, if there is one.
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::B1),
+            2 => Some(Self::B2),
+            4 => Some(Self::B4),
+            8 => Some(Self::B8),
+            _ => None,
+        }
+    }
+
+    /// The bits that an access of this width carries: what a read of "all ones" returns.
+    pub const fn mask(self) -> u64 {
+        match self {
+            Self::B8 => u64::MAX,
+            narrow => (1 << (narrow.bytes() * 8)) - 1,
+        }
+    }
+}
+
+/// A device whose registers are memory-mapped.
+pub trait MmioDevice: Send + Sync {
+    /// A name for events and statistics.
+    fn name(&self) -> &str;
+
+    /// A read of `width` at `offset` from the start of the device's region, by `vcpu`. Bits above the width are
+    /// ignored.
+    fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64;
+
+    /// A write of `width` at `offset`, by `vcpu`. Bits of `value` above the width are zero.
+    fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
+}
+
+/// A device in the x86 port space.
+pub trait PortDevice: Send + Sync {
+    /// A name for events and statistics.
+    fn name(&self) -> &str;
+
+    /// A read of `width` at `port - base`, by `vcpu`.
+    fn read(&self, vcpu: VcpuId, offset: u16, width: Width) -> u32;
+
+    /// A write of `width` at `port - base`, by `vcpu`.
+    fn write(&self, vcpu: VcpuId, offset: u16, width: Width, value: u32);
+}
+
+/// A system register's number, as the architecture encodes it: on aarch64 the op0, op1, CRn, CRm, op2 fields where
+/// ESR_ELx.ISS has them for an `MSR`/`MRS` trap, direction and Rt zero; on x86_64 the MSR's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SysReg(pub u32);
+
+/// A device behind system registers.
+pub trait SysRegDevice: Send + Sync {
+    /// A name for events and statistics.
+    fn name(&self) -> &str;
+
+    /// A read by `vcpu`, or `None` if the register isn't readable.
+    fn read(&self, vcpu: VcpuId, register: SysReg) -> Option<u64>;
+
+    /// A write by `vcpu`, or `None` if the register isn't writable.
+    fn write(&self, vcpu: VcpuId, register: SysReg, value: u64) -> Option<()>;
+}
+
+/// Where an emulated device's interrupt line goes.
+pub trait InterruptLine: Send + Sync {
+    /// Sets the level of line `irq`. The sink remembers it: setting the same level again does nothing.
+    fn set_level(&self, irq: Intid, high: bool);
+}
