@@ -1,1 +1,8 @@
-//! Skeleton.
+//! The VM model: configuration, plan, address space, devices, events.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod config;
+pub mod plan;

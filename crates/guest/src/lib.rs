@@ -1,1 +1,11 @@
-//! Skeleton.
+//! What a guest is started with: kernel images and the device tree.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod description;
+
+pub use description::{
+    Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,
+};

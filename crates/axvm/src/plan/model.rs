@@ -1,0 +1,194 @@
+//! What a plan says: everything that the later stages carry out, and nothing that they have to decide.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Gpa, Hpa, Intid, Iova, ItsDeviceId, PciAddress, Span, StreamId, VcpuId, VmId};
+use axvm_guest::Description;
+use axvm_pci::ResetMethod;
+use axvm_platform::model::Trigger;
+use axvm_system::model::ViolationPolicy;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{MappingFlags, VMInterruptMode};
+
+/// The whole plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The hypervisor's own CPU.
+    pub hypervisor_cpu: CpuId,
+    /// The device-tree path of the hypervisor's console.
+    pub console: Option<String>,
+    /// The VMs, by id.
+    pub vms: Vec<VmPlan>,
+    /// What a user should know of it: which interrupt mode was chosen and why, ...
+    pub notes: Vec<String>,
+}
+
+/// What one VM gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmPlan {
+    /// Its id: its position in the system file.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// Whether it starts at boot.
+    pub autostart: bool,
+    /// What a violation leads to.
+    pub on_violation: ViolationPolicy,
+    /// How interrupts reach it.
+    pub mode: VMInterruptMode,
+    /// Each vCPU's physical CPU and the affinity that the guest sees in MPIDR.
+    pub cpus: Vec<(CpuId, u64)>,
+    /// Guest-physical address bits of its second stage.
+    pub address_bits: u8,
+    /// RAM: where the guest sees it and where it is. 2 MiB aligned on both sides.
+    pub ram: Vec<(Span<Gpa>, Hpa)>,
+    /// Registers that are mapped into the second stage from the start (BARs are not among them: the virtual host bridge maps
+    /// them as the guest enables them).
+    pub registers: Vec<RegisterPlan>,
+    /// Devices, in the order of the system file.
+    pub devices: Vec<DevicePlan>,
+    /// Where DMA may go beside RAM: doorbell pages.
+    pub doorbells: Vec<Doorbell>,
+    /// Wired interrupts.
+    pub lines: Vec<LineRoute>,
+    /// The emulated GIC, as the guest sees it.
+    pub gic: Option<GicPlan>,
+    /// The emulated console.
+    pub console: Option<ConsolePlan>,
+    /// The virtual host bridges.
+    pub pci: Vec<PciPlan>,
+    /// Where the images go.
+    pub load: LoadPlan,
+    /// What the guest's device tree says (unless the file brings its own).
+    pub description: Description,
+}
+
+/// A device's registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterPlan {
+    /// The position in [`VmPlan::devices`].
+    pub device: u16,
+    /// Where the guest sees them.
+    pub gpa: Span<Gpa>,
+    /// Where they are.
+    pub hpa: Hpa,
+    /// Whether they are mapped (`true`) or each access exits and is forwarded.
+    pub direct: bool,
+    /// The access rights.
+    pub flags: MappingFlags,
+}
+
+/// One assigned device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicePlan {
+    /// What users know it by: a PCI address, a device-tree path or the name of a raw region.
+    pub name: String,
+    /// The PCI function, if it is one.
+    pub pci: Option<PciAddress>,
+    /// Its isolation group, if it is a PCI function.
+    pub group: Option<u32>,
+    /// How it is reset before it changes hands; `None`: it isn't.
+    pub reset: Option<ResetMethod>,
+    /// The SMMUs (position in `Platform::smmus`) and streams behind which it masters the bus.
+    pub streams: Vec<(usize, StreamId)>,
+    /// The ITS (position) and device id of its MSIs, and how many events it can send.
+    pub msi: Option<MsiPlan>,
+}
+
+/// A device's MSIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MsiPlan {
+    /// The position in `Gic::its`.
+    pub its: usize,
+    /// The device id at it, on both sides.
+    pub device: ItsDeviceId,
+    /// The most events it can send.
+    pub events: u16,
+}
+
+/// A doorbell page in the DMA map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doorbell {
+    /// The page where the guest's MSIs are sent.
+    pub iova: Iova,
+    /// The page of the host's GITS_TRANSLATER.
+    pub hpa: Hpa,
+}
+
+/// A wired interrupt. The guest sees the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineRoute {
+    /// The position in [`VmPlan::devices`].
+    pub device: u16,
+    /// The SPI.
+    pub intid: Intid,
+    /// How it signals.
+    pub trigger: Trigger,
+    /// The vCPU that gets it until the guest routes it.
+    pub vcpu: VcpuId,
+}
+
+/// The emulated GIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GicPlan {
+    /// The distributor.
+    pub distributor: Span<Gpa>,
+    /// The redistributors, 128 KiB for each vCPU.
+    pub redistributors: Span<Gpa>,
+    /// The virtual ITS and the host's (position in `Gic::its`) behind it.
+    pub its: Option<(Span<Gpa>, usize)>,
+    /// SPI lines implemented: a multiple of 32.
+    pub spis: u16,
+}
+
+/// The emulated console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsolePlan {
+    /// Its registers.
+    pub registers: Span<Gpa>,
+    /// Its line.
+    pub intid: Intid,
+}
+
+/// A virtual host bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciPlan {
+    /// The position in `Platform::pci_hosts`.
+    pub host: usize,
+    /// The config space.
+    pub ecam: Span<Gpa>,
+    /// First and last bus shown.
+    pub buses: (u8, u8),
+    /// Where BARs may be put: PCI address of the start, the guest-physical span, and the host-physical start.
+    pub windows: Vec<PciWindowPlan>,
+    /// The functions shown: positions in [`VmPlan::devices`].
+    pub functions: Vec<u16>,
+}
+
+/// A window for BARs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciWindowPlan {
+    /// The PCI address of its start.
+    pub pci: u64,
+    /// Where the guest's CPUs see it.
+    pub gpa: Span<Gpa>,
+    /// Whether it holds 64-bit BARs only.
+    pub wide: bool,
+    /// Whether it is prefetchable.
+    pub prefetchable: bool,
+}
+
+/// Where the images of a VM go, all in its RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadPlan {
+    /// The kernel's first byte.
+    pub kernel: Gpa,
+    /// The first instruction.
+    pub entry: Gpa,
+    /// The initial RAM disk.
+    pub initrd: Option<Span<Gpa>>,
+    /// The device tree: where, and the most bytes it may have.
+    pub device_tree: Span<Gpa>,
+}

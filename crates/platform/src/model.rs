@@ -1,0 +1,252 @@
+//! What hardware there is: the plan's view of a machine.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{Hpa, Intid, ItsDeviceId, Span, StreamId};
+use axvm_pci::Function;
+use serde::{Deserialize, Serialize};
+
+/// A machine, as the device tree (later: ACPI) and PCI describe it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// The root's `model`, or empty.
+    pub model: String,
+    /// The CPUs, in the order of the device tree's cpu nodes: the position is the `CpuId`.
+    pub cpus: Vec<Cpu>,
+    /// RAM, in order, not overlapping.
+    pub memory: Vec<Span<Hpa>>,
+    /// What of RAM is not for guests: the hypervisor's image, heap and bundle, firmware's reservations.
+    pub reserved: Vec<Reserved>,
+    /// The device-tree path of the console (`/chosen/stdout-path`, alias resolved).
+    pub console: Option<String>,
+    /// The interrupt controller.
+    pub gic: Option<Gic>,
+    /// The generic timer's interrupts: secure, non-secure physical, virtual, hypervisor.
+    pub timer: Vec<Interrupt>,
+    /// How PSCI is called, if it is there.
+    pub psci: Option<PsciConduit>,
+    /// SMMUv3s.
+    pub smmus: Vec<Smmu>,
+    /// PCI host bridges with a generic config space (ECAM).
+    pub pci_hosts: Vec<PciHost>,
+    /// PCI functions; `None` where nothing has enumerated them (a device tree alone doesn't tell).
+    pub functions: Option<Vec<PciDevice>>,
+    /// All other devices with registers.
+    pub devices: Vec<PlatformDevice>,
+    /// Physical address bits that every CPU and IOMMU reaches; 0: not known.
+    pub address_bits: u8,
+}
+
+/// A CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Its device-tree path.
+    pub path: String,
+    /// `reg`: MPIDR_EL1's affinity fields.
+    pub mpidr: u64,
+    /// Whether it can be started (`enable-method` is PSCI and `status` is okay).
+    pub usable: bool,
+}
+
+/// A part of RAM that no guest gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// Where.
+    pub span: Span<Hpa>,
+    /// Who has it, for messages.
+    pub owner: String,
+}
+
+/// How PSCI is called (Arm DEN 0022, 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PsciConduit {
+    /// `smc`.
+    Smc,
+    /// `hvc`.
+    Hvc,
+}
+
+/// How a line signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trigger {
+    /// On an edge.
+    Edge,
+    /// While its level is active.
+    Level,
+}
+
+/// A wired interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupt {
+    /// Its id at the GIC.
+    pub intid: Intid,
+    /// How it signals.
+    pub trigger: Trigger,
+}
+
+/// A GICv3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gic {
+    /// Its device-tree path.
+    pub path: String,
+    /// The distributor's registers.
+    pub distributor: Span<Hpa>,
+    /// The redistributor regions.
+    pub redistributors: Vec<Span<Hpa>>,
+    /// `redistributor-stride`, or 0: as GICR_TYPER says.
+    pub redistributor_stride: u64,
+    /// GICC, GICH and GICV of a legacy-compatible GIC, to keep from guests.
+    pub legacy: Vec<Span<Hpa>>,
+    /// The maintenance interrupt.
+    pub maintenance: Option<Interrupt>,
+    /// Its ITSs.
+    pub its: Vec<Its>,
+}
+
+/// An ITS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Its {
+    /// Its device-tree path.
+    pub path: String,
+    /// Its registers: the control frame and, 64 KiB on, the page with the doorbell GITS_TRANSLATER.
+    pub registers: Span<Hpa>,
+}
+
+/// An SMMUv3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Smmu {
+    /// Its device-tree path.
+    pub path: String,
+    /// Its registers.
+    pub registers: Span<Hpa>,
+    /// The event queue's line (`eventq`).
+    pub event_queue: Option<Interrupt>,
+    /// The global error line (`gerror`).
+    pub global_error: Option<Interrupt>,
+    /// Whether its table walks are coherent (`dma-coherent`).
+    pub coherent: bool,
+}
+
+/// The kind of space a PCI window opens into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PciSpace {
+    /// I/O ports.
+    Io,
+    /// Memory, addressed by 32 bits.
+    Memory32,
+    /// Memory, addressed by 64 bits.
+    Memory64,
+}
+
+/// One entry of a host bridge's `ranges`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciWindow {
+    /// The space.
+    pub space: PciSpace,
+    /// Whether it is prefetchable.
+    pub prefetchable: bool,
+    /// The address on the PCI bus.
+    pub pci: u64,
+    /// The same place as the CPU sees it.
+    pub cpu: Span<Hpa>,
+}
+
+/// One entry of `iommu-map` or `msi-map`: requester ids from `first`, `count` of them, become ids from `base` at a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first requester id (after the map's mask).
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// The position in [`Platform::smmus`] or [`Gic::its`].
+    pub target: usize,
+    /// What `first` becomes.
+    pub base: u32,
+}
+
+/// A PCI host bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciHost {
+    /// Its device-tree path.
+    pub path: String,
+    /// Its segment (`linux,pci-domain`, else its position).
+    pub segment: u16,
+    /// The config space.
+    pub ecam: Span<Hpa>,
+    /// The first and last bus number.
+    pub buses: (u8, u8),
+    /// Its windows.
+    pub windows: Vec<PciWindow>,
+    /// `dma-coherent`.
+    pub coherent: bool,
+    /// `iommu-map`.
+    pub iommu_map: Vec<IdMapping>,
+    /// `msi-map`.
+    pub msi_map: Vec<IdMapping>,
+    /// `interrupt-map`, resolved: the line of (device number, pin 1-4).
+    pub lines: Vec<(u8, u8, Interrupt)>,
+}
+
+/// A PCI function with what the platform adds to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciDevice {
+    /// The function itself.
+    pub function: Function,
+    /// The isolation group: functions with the same number can reach each other without passing the IOMMU.
+    pub group: u32,
+    /// The SMMU (position in [`Platform::smmus`]) and stream behind which it masters the bus; `None`: no IOMMU.
+    pub stream: Option<(usize, StreamId)>,
+    /// The ITS (position in [`Gic::its`]) and device id of its MSIs.
+    pub msi: Option<(usize, ItsDeviceId)>,
+    /// The line of its interrupt pin.
+    pub line: Option<Interrupt>,
+}
+
+/// What a platform device needs from another one (`clocks`, `resets`, `*-supply`, `pinctrl-*`, `power-domains`, ...).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// The property that asks for it.
+    pub property: String,
+    /// The provider's device-tree path.
+    pub path: String,
+    /// Whether it is a fixed clock, which a guest's device tree can simply repeat.
+    pub fixed_clock: Option<FixedClock>,
+}
+
+/// A `fixed-clock` node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixedClock {
+    /// Hz.
+    pub frequency: u32,
+    /// `clock-output-names`, the first, or empty.
+    pub output_name: String,
+}
+
+/// A device of the platform, by its device-tree node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformDevice {
+    /// Its device-tree path.
+    pub path: String,
+    /// `compatible`.
+    pub compatible: Vec<String>,
+    /// Whether `status` is okay or absent.
+    pub enabled: bool,
+    /// `reg`, translated to CPU addresses.
+    pub registers: Vec<Span<Hpa>>,
+    /// Its lines at the GIC.
+    pub interrupts: Vec<Interrupt>,
+    /// Lines that go elsewhere than to the GIC: their controller's path. Such a device can't be assigned.
+    pub foreign_interrupts: Vec<String>,
+    /// `iommus`: the SMMU (position in [`Platform::smmus`]) and stream of each.
+    pub streams: Vec<(usize, StreamId)>,
+    /// Whether it is of a kind that masters the bus (virtio-mmio, fw_cfg, anything with `dma-coherent`, `iommus`, `dmas`); `None`: not known.
+    pub bus_master: Option<bool>,
+    /// `dma-coherent`.
+    pub coherent: bool,
+    /// What it depends on.
+    pub providers: Vec<Provider>,
+    /// Its other properties, as they are, for the guest's own node: without `reg`, `interrupts*`, `status`, `phandle`,
+    /// `iommus` and references to providers.
+    pub properties: Vec<(String, Vec<u8>)>,
+}

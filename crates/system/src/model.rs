@@ -1,0 +1,196 @@
+//! The system file's model: where AxVM runs and what it runs. Plain data; what it means is the plan's business.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Gpa, Hpa, Intid, PciAddress, StreamId};
+use serde::{Deserialize, Serialize};
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arch {
+    /// Armv8-A or later, 64 bit.
+    Aarch64,
+    /// x86, 64 bit.
+    X86_64,
+    /// RISC-V, 64 bit.
+    Riscv64,
+}
+
+/// A whole system file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `[board]`.
+    pub board: Board,
+    /// `[hypervisor]`.
+    pub hypervisor: Hypervisor,
+    /// `[[vm]]`, in the file's order: the position is the VM's id.
+    pub vms: Vec<Vm>,
+}
+
+/// `[board]`: where it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Board {
+    /// `arch`.
+    pub arch: Arch,
+    /// `qemu`: arguments, if the board is QEMU. The hypervisor has no use for them.
+    pub qemu: Option<Vec<String>>,
+}
+
+/// `[hypervisor]`: what it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hypervisor {
+    /// `cpu`; without it the first.
+    pub cpu: Option<CpuId>,
+    /// `console`: a device-tree path; without it what the platform calls its console.
+    pub console: Option<String>,
+}
+
+/// `interrupts`: what the file asks for. The plan turns it into a `VMInterruptMode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InterruptChoice {
+    /// Passthrough where that is closed, else emulated.
+    #[default]
+    Auto,
+    /// Device interrupts reach the guest without the hypervisor.
+    Passthrough,
+    /// The hypervisor takes them and injects.
+    Emulated,
+    /// No device interrupt is delivered.
+    None,
+}
+
+/// `on_violation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ViolationPolicy {
+    /// Bus mastering off and kept off until restart, stream blocked.
+    #[default]
+    QuarantineDevice,
+    /// Recorded only.
+    Report,
+    /// The VM is stopped.
+    StopVm,
+}
+
+/// One `[[vm]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// `name`.
+    pub name: String,
+    /// `cpus`: one physical CPU for each vCPU.
+    pub cpus: Vec<CpuId>,
+    /// `memory`, in bytes.
+    pub memory: u64,
+    /// `memory_base`; without it the board's own.
+    pub memory_base: Option<Gpa>,
+    /// `kernel`: a path, for people; the bundle has the content.
+    pub kernel: String,
+    /// `initrd`.
+    pub initrd: Option<String>,
+    /// `dtb`.
+    pub dtb: Option<String>,
+    /// `cmdline`.
+    pub cmdline: String,
+    /// `load`: where a raw binary goes.
+    pub load: Option<Gpa>,
+    /// `entry`: where a raw binary starts.
+    pub entry: Option<Gpa>,
+    /// `interrupts`.
+    pub interrupts: InterruptChoice,
+    /// `trusted`.
+    pub trusted: bool,
+    /// `on_violation`.
+    pub on_violation: ViolationPolicy,
+    /// `autostart`.
+    pub autostart: bool,
+    /// `[[vm.device]]`, in the file's order.
+    pub devices: Vec<Device>,
+}
+
+/// How a device's registers are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegisterAccess {
+    /// Mapped into the guest.
+    #[default]
+    Direct,
+    /// Each access exits and is forwarded.
+    Trap,
+}
+
+/// What the author says of a device's DMA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dma {
+    /// Nothing: the platform knows.
+    Unstated,
+    /// `dma = "none"`: it doesn't master the bus.
+    None,
+    /// `streams = [..]`: it does so with these stream ids.
+    Streams(Vec<StreamId>),
+}
+
+/// One `[[vm.device]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Device {
+    /// A PCI function.
+    Pci {
+        /// `pci`.
+        address: PciAddress,
+        /// `reset = "none"`: assign it though it can't be reset.
+        without_reset: bool,
+    },
+    /// A platform device.
+    Node {
+        /// `node`: its device-tree path.
+        path: String,
+        /// `access`.
+        access: RegisterAccess,
+        /// `dma` or `streams`.
+        dma: Dma,
+    },
+    /// A raw region.
+    Region {
+        /// `name`.
+        name: String,
+        /// `base_gpa`.
+        base_gpa: Gpa,
+        /// `base_hpa`.
+        base_hpa: Hpa,
+        /// `length`, in bytes.
+        length: u64,
+        /// `irq`: its line; the guest gets the same number.
+        irq: Option<Intid>,
+        /// `access`.
+        access: RegisterAccess,
+        /// `dma` or `streams`.
+        dma: Dma,
+    },
+    /// A range of x86 ports.
+    Ports {
+        /// `name`.
+        name: String,
+        /// The first port.
+        base: u16,
+        /// How many.
+        count: u16,
+        /// `irq`: its line.
+        irq: Option<Intid>,
+    },
+}
+
+/// Where in the file something was said, for problems: the plan names items this way, and the reader of the TOML knows
+/// the line of each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Item {
+    /// The file as a whole.
+    File,
+    /// `board` or one of its keys (empty: the table itself).
+    Board(String),
+    /// `hypervisor` or one of its keys.
+    Hypervisor(String),
+    /// A VM by position, and one of its keys or none.
+    Vm(u16, String),
+    /// The n-th element of `cpus` of a VM.
+    Cpu(u16, u16),
+    /// A device by the positions of its VM and its own, and one of its keys or none.
+    Device(u16, u16, String),
+}
