@@ -1,0 +1,235 @@
+//! Debian's kernel and busybox for the guest's architecture, fetched by apt into a root of its own: the host's
+//! dpkg, its architectures and its package sources are not touched. apt checks the archive's signatures.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::sources;
+use crate::{paths, process, say};
+
+/// The kernel series that the demo promises.
+const SERIES: &str = "6.12.";
+
+/// A kernel that lies ready.
+pub struct Kernel {
+    /// As `uname -r` says it.
+    pub release: String,
+    /// The folder of its modules.
+    pub modules: PathBuf,
+}
+
+fn debian_arch(arch: &str) -> Result<&'static str> {
+    match arch {
+        "aarch64" => Ok("arm64"),
+        _ => bail!("there is no guest for {arch} yet"),
+    }
+}
+
+/// Debian's kernel: its `Image` beside the guest's other files, its modules in a folder.
+pub fn kernel(arch: &str) -> Result<Kernel> {
+    let folder = paths::guest(arch);
+    let image = folder.join("Image");
+    let release_file = folder.join("kernel.release");
+    let unpacked = folder.join("linux");
+    if image.is_file()
+        && let Ok(release) = std::fs::read_to_string(&release_file)
+        && let Ok(modules) = modules_folder(&unpacked, &release)
+    {
+        return Ok(Kernel { release, modules });
+    }
+    say::step(format_args!("fetching Debian's {SERIES}x kernel for the guest (about 90 MB)"));
+    let (apt, package, version) = AptRoot::with_kernel(arch)?;
+    say::note(format_args!("{package} {version} from {}", apt.suite));
+    apt.unpack(&format!("{package}={version}"), &unpacked)?;
+    let release = package.strip_prefix("linux-image-").unwrap_or(&package).to_owned();
+    let modules = modules_folder(&unpacked, &release)?;
+    // arm64: the package's vmlinuz already is an uncompressed Image.
+    let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{release}"));
+    paths::make_with(&image, |partial| {
+        std::fs::copy(&vmlinuz, partial).map(drop).with_context(|| format!("{package} has no kernel image"))
+    })?;
+    paths::write_atomically(&release_file, release.as_bytes())?;
+    Ok(Kernel { release, modules })
+}
+
+/// A static busybox for the guest.
+pub fn busybox(arch: &str) -> Result<Vec<u8>> {
+    let unpacked = paths::guest(arch).join("busybox");
+    let read =
+        || ["bin/busybox", "usr/bin/busybox"].iter().find_map(|name| std::fs::read(unpacked.join(name)).ok());
+    if let Some(bytes) = read() {
+        return Ok(bytes);
+    }
+    say::step("fetching Debian's busybox for the guest");
+    let (apt, ..) = AptRoot::with_kernel(arch)?;
+    apt.unpack("busybox-static", &unpacked)?;
+    read().context("the package busybox-static has no busybox")
+}
+
+fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
+    ["lib/modules", "usr/lib/modules"]
+        .iter()
+        .map(|folder| unpacked.join(folder).join(release).join("kernel"))
+        .find(|folder| folder.is_dir())
+        .with_context(|| format!("there are no modules of {release} in {}", unpacked.display()))
+}
+
+/// An apt configuration of its own, for another architecture.
+struct AptRoot {
+    root: PathBuf,
+    arch: &'static str,
+    suite: String,
+}
+
+impl AptRoot {
+    /// An apt root whose suites have a kernel of the series; the kernel's package and version.
+    fn with_kernel(arch: &str) -> Result<(AptRoot, String, String)> {
+        let mut reasons = Vec::new();
+        // The host's own release first; the other one has the same series too.
+        for suite in sources::guest_suites() {
+            let apt = AptRoot::open(arch, suite)?;
+            match apt.kernel_package() {
+                Ok((package, version)) => return Ok((apt, package, version)),
+                Err(reason) => reasons.push(format!("{suite}: {reason}")),
+            }
+        }
+        bail!("no Debian suite has a kernel {SERIES}x for {arch}:\n  {}", reasons.join("\n  "))
+    }
+
+    fn open(arch: &str, suite: &str) -> Result<AptRoot> {
+        for program in ["apt-get", "dpkg-deb"] {
+            if process::find(program).is_none() {
+                return say::missing(format!(
+                    "the guest's kernel and busybox come from Debian packages, which `{program}` fetches and this \
+                     machine doesn't have it;\nput Debian's kernel at {}, its modules and busybox as `dpkg-deb -x` \
+                     unpacks them under {}/linux and /busybox, and the kernel's release in kernel.release",
+                    paths::shown(&paths::guest(arch).join("Image")),
+                    paths::shown(&paths::guest(arch)),
+                ));
+            }
+        }
+        let Some(keyring) = sources::keyring() else {
+            return say::missing(
+                "Debian's archive keys are missing; install them:  apt-get install debian-archive-keyring",
+            );
+        };
+        let apt = AptRoot {
+            root: paths::guest(arch).join("apt").join(suite),
+            arch: debian_arch(arch)?,
+            suite: suite.to_owned(),
+        };
+        for folder in [
+            "etc/apt/sources.list.d",
+            "etc/apt/preferences.d",
+            "etc/apt/apt.conf.d",
+            "etc/apt/trusted.gpg.d",
+            "var/lib/dpkg",
+            "var/lib/apt/lists/partial",
+            "var/cache/apt/archives/partial",
+        ] {
+            std::fs::create_dir_all(apt.root.join(folder))?;
+        }
+        // apt insists on a status file; an empty one means that nothing is installed.
+        std::fs::write(apt.root.join("var/lib/dpkg/status"), "")?;
+        let mirror = sources::mirror();
+        let mut list = String::new();
+        // busybox is in the main suite; the kernel of an older release is in its backports.
+        for name in [suite, &format!("{suite}-backports")] {
+            if name.ends_with("-backports") && suite != "bookworm" {
+                continue;
+            }
+            list.push_str(&format!("deb [arch={} signed-by={keyring}] {mirror} {name} main\n", apt.arch));
+        }
+        std::fs::write(apt.root.join("etc/apt/sources.list"), list)?;
+        let mut update = apt.command("apt-get");
+        process::output(update.arg("update")).with_context(|| {
+            format!("cannot read Debian's package lists from {mirror}; is the network there?")
+        })?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> std::process::Command {
+        let mut command = process::command(program);
+        let option = |name: &str, value: &str| format!("{name}={value}");
+        for pair in [
+            option("Dir", &self.root.display().to_string()),
+            option("Dir::State::status", &self.root.join("var/lib/dpkg/status").display().to_string()),
+            option("APT::Architecture", self.arch),
+            option("APT::Architectures", self.arch),
+            option("Acquire::Languages", "none"),
+            option("Acquire::Retries", "3"),
+            option("APT::Sandbox::User", "root"),
+        ] {
+            command.arg("-o").arg(pair);
+        }
+        command
+    }
+
+    /// The newest kernel of the series: what one of the versions of `linux-image-arm64` depends on.
+    fn kernel_package(&self) -> Result<(String, String)> {
+        let shown = process::output(self.command("apt-cache").args([
+            "show",
+            "--all-versions",
+            &format!("linux-image-{}", self.arch),
+        ]))?;
+        newest_kernel(&shown).with_context(|| format!("no version of linux-image-{} is {SERIES}x", self.arch))
+    }
+
+    /// Downloads a package and unpacks it into a folder, which exists only when it is whole.
+    fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
+        let downloads = self.root.join("var/cache/apt/archives");
+        let name = package.split('=').next().unwrap_or(package);
+        process::run(self.command("apt-get").args(["download", "-q", package]).current_dir(&downloads))?;
+        let file = std::fs::read_dir(&downloads)?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .find(|path| {
+                path.extension().is_some_and(|extension| extension == "deb")
+                    && path
+                        .file_name()
+                        .is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
+            })
+            .with_context(|| format!("apt-get didn't leave the package {name}"))?;
+        if folder.exists() {
+            std::fs::remove_dir_all(folder)?;
+        }
+        paths::make_with(folder, |partial| {
+            if partial.exists() {
+                std::fs::remove_dir_all(partial)?;
+            }
+            process::output(process::command("dpkg-deb").arg("-x").arg(&file).arg(partial)).map(drop)
+        })?;
+        std::fs::remove_file(&file)?;
+        Ok(())
+    }
+}
+
+/// From `apt-cache show --all-versions` (newest first): package and version of the series' kernel.
+fn newest_kernel(records: &str) -> Option<(String, String)> {
+    records.split("\n\n").find_map(|record| {
+        let field = |name: &str| record.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        field("Version:").filter(|version| version.starts_with(SERIES))?;
+        let depends = field("Depends:")?;
+        let (package, rest) = depends.split(',').next()?.trim().split_once(' ')?;
+        let version = rest.trim().strip_prefix("(=")?.strip_suffix(')')?.trim();
+        package.starts_with("linux-image-").then(|| (package.to_owned(), version.to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_the_one_that_the_series_meta_package_needs() {
+        let records = "Package: linux-image-arm64\nVersion: 6.19.1-1\n\
+                       Depends: linux-image-6.19.1+deb13-arm64 (= 6.19.1-1)\n\n\
+                       Package: linux-image-arm64\nVersion: 6.12.95-1~bpo12+1\n\
+                       Depends: linux-image-6.12.95+deb12-arm64 (= 6.12.95-1~bpo12+1)\n\n\
+                       Package: linux-image-arm64\nVersion: 6.1.176-1\n\
+                       Depends: linux-image-6.1.0-50-arm64 (= 6.1.176-1)\n";
+        let expected = ("linux-image-6.12.95+deb12-arm64".to_owned(), "6.12.95-1~bpo12+1".to_owned());
+        assert_eq!(newest_kernel(records), Some(expected));
+        assert_eq!(newest_kernel("Package: x\nVersion: 5.10\n"), None);
+    }
+}

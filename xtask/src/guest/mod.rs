@@ -1,0 +1,86 @@
+//! The demo's guest: Debian's kernel, an initramfs of busybox and the distribution's modules, and a disk.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::{paths, say};
+
+mod cpio;
+mod debian;
+pub mod disk;
+mod modules;
+pub mod payload;
+
+/// Modules that the demo's devices need; what these need is found from the modules themselves.
+const MODULES: &[&str] = &["crc32c_generic", "ext4", "nvme", "e1000e", "igb"];
+
+/// Raised when the way an initramfs is put together changes, so that old ones are made again.
+const BUILDER: &str = "2";
+
+/// Makes sure that kernel, initramfs, payload and disk of the demo's guest are there.
+pub fn prepare(arch: &str) -> Result<()> {
+    let kernel = debian::kernel(arch)?;
+    let busybox = debian::busybox(arch)?;
+    let payloads = payload::prepare()?;
+    initramfs(arch, &kernel, &busybox, &payloads)?;
+    disk::prepare(arch, &payloads)
+}
+
+/// The initramfs, made again when anything in it changed.
+fn initramfs(
+    arch: &str,
+    kernel: &debian::Kernel,
+    busybox: &[u8],
+    payloads: &payload::Payloads,
+) -> Result<()> {
+    let place = paths::guest(arch).join("initrd.cpio.gz");
+    let source = paths::root().join("guests/linux");
+    let read = |name: &str| -> Result<Vec<u8>> {
+        let path: PathBuf = source.join(name);
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let init = read("init")?;
+    let dhcp = read("dhcp")?;
+
+    let mut key = Sha256::new();
+    key.update(BUILDER);
+    key.update(&kernel.release);
+    key.update(MODULES.join(","));
+    for part in [&init, &dhcp, &busybox.to_vec()] {
+        key.update(Sha256::digest(part));
+    }
+    key.update(&payloads.disk_sum);
+    key.update(&payloads.http_sum);
+    let key = payload::hex(&key.finalize());
+    let stamp = paths::guest(arch).join("initrd.key");
+    if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
+        return Ok(());
+    }
+
+    say::step(format_args!("building the guest's initramfs ({})", paths::shown(&place)));
+    let modules = modules::resolve(&kernel.modules, MODULES)?;
+    let mut archive = cpio::Archive::new();
+    for folder in ["bin", "dev", "etc", "etc/axvm", "lib", "lib/modules"] {
+        archive.folder(folder)?;
+    }
+    // The kernel opens this for init before devtmpfs is mounted.
+    archive.character_device("dev/console", 5, 1)?;
+    archive.file("init", 0o755, &init)?;
+    archive.file("bin/busybox", 0o755, busybox)?;
+    archive.file("etc/axvm/dhcp", 0o755, &dhcp)?;
+    archive.file("etc/axvm/disk.sha256", 0o644, payloads.disk_sum.as_bytes())?;
+    archive.file("etc/axvm/http.sha256", 0o644, payloads.http_sum.as_bytes())?;
+    let mut list = String::new();
+    for module in &modules {
+        let name = format!("lib/modules/{}.ko", module.name);
+        list.push_str(&format!("/{name}\n"));
+        archive.file(&name, 0o644, &module.bytes)?;
+    }
+    archive.file("etc/axvm/modules", 0o644, list.as_bytes())?;
+    paths::write_atomically(&place, &archive.finish()?)?;
+    paths::write_atomically(&stamp, key.as_bytes())?;
+    say::note(format_args!("{} modules", modules.len()));
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The machine that xtask runs on: its packages, compilers and QEMU.
+
+pub mod sources;
