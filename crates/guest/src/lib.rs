@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod description;
+pub mod image;
 
 pub use description::{
     Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,

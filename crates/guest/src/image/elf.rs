@@ -1,0 +1,107 @@
+//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use axvm_addr::Gpa;
+use elf::ElfBytes;
+use elf::abi::{EM_386, EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC, PF_X, PT_INTERP, PT_LOAD};
+use elf::endian::AnyEndian;
+use elf::file::Class;
+
+use super::{ImageError, ImageInfo, ImageKind, Segment};
+
+/// More loadable segments than any kernel has.
+const MOST_SEGMENTS: usize = 64;
+
+pub(super) fn is_elf(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF")
+}
+
+fn broken(why: &str) -> ImageError {
+    ImageError::Broken(why.into())
+}
+
+pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)
+        .map_err(|error| ImageError::Broken(format!("{error}")))?;
+    let header = &file.ehdr;
+    if header.e_machine != EM_AARCH64 || header.class != Class::ELF64 {
+        let name = match header.e_machine {
+            EM_386 | EM_X86_64 => "an ELF file for x86".into(),
+            EM_ARM => "an ELF file for 32-bit Arm".into(),
+            EM_RISCV => "an ELF file for RISC-V".into(),
+            EM_AARCH64 => "a 32-bit ELF file".into(),
+            other => format!("an ELF file for machine {other}"),
+        };
+        return Err(ImageError::WrongArchitecture(name));
+    }
+    if header.endianness == AnyEndian::Big {
+        return Err(ImageError::Unsupported("it is big-endian".into()));
+    }
+    if header.e_type != ET_EXEC && header.e_type != ET_DYN {
+        return Err(ImageError::Unsupported("it is an ELF file, but not an executable (unlinked?)".into()));
+    }
+    let mut load = Vec::new();
+    let mut entry = None;
+    for segment in file.segments().ok_or_else(|| broken("it has no program headers"))? {
+        if segment.p_type == PT_INTERP {
+            return Err(ImageError::Unsupported(
+                "it is a dynamically linked program of an operating system".into(),
+            ));
+        }
+        if segment.p_type != PT_LOAD || segment.p_memsz == 0 {
+            continue;
+        }
+        let file_end =
+            segment.p_offset.checked_add(segment.p_filesz).ok_or_else(|| broken("a segment wraps"))?;
+        if file_end > bytes.len() as u64 {
+            return Err(broken("a segment passes the end of the file"));
+        }
+        if segment.p_filesz > segment.p_memsz {
+            return Err(broken("a segment has more bytes in the file than in memory"));
+        }
+        let end = segment.p_paddr.checked_add(segment.p_memsz);
+        let end = end.ok_or_else(|| broken("a segment passes the end of the address space"))?;
+        // e_entry is a virtual address; the guest starts with its MMU off, so it is entered at the physical one.
+        if let Some(offset) = header.e_entry.checked_sub(segment.p_vaddr)
+            && offset < segment.p_memsz
+            && segment.p_flags & PF_X != 0
+        {
+            entry = segment.p_paddr.checked_add(offset);
+        }
+        if load.len() == MOST_SEGMENTS {
+            return Err(ImageError::Unsupported(format!("it has more than {MOST_SEGMENTS} segments")));
+        }
+        load.push((segment, end));
+    }
+    load.sort_by_key(|(segment, _)| segment.p_paddr);
+    if load.iter().zip(load.iter().skip(1)).any(|((_, end), (next, _))| *end > next.p_paddr) {
+        return Err(broken("two segments overlap"));
+    }
+    let (Some((first, _)), Some((_, end))) = (load.first(), load.last()) else {
+        return Err(broken("it has nothing to load"));
+    };
+    let start = first.p_paddr;
+    let entry = entry.ok_or_else(|| broken("its entry lies in no executable segment"))?;
+    if entry & 3 != 0 {
+        return Err(broken("its entry isn't a multiple of 4"));
+    }
+    Ok(ImageInfo {
+        kind: ImageKind::Elf,
+        load: Some(Gpa(start)),
+        alignment: 1,
+        text_offset: 0,
+        memory_size: end.saturating_sub(start),
+        entry_offset: entry.saturating_sub(start),
+        segments: load
+            .iter()
+            .map(|(segment, _)| Segment {
+                file_offset: segment.p_offset,
+                file_size: segment.p_filesz,
+                offset: segment.p_paddr.saturating_sub(start),
+                memory_size: segment.p_memsz,
+            })
+            .collect(),
+    })
+}

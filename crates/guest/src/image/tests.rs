@@ -1,0 +1,156 @@
+extern crate std;
+use alloc::string::ToString;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn linux(text_offset: u64, image_size: u64, flags: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0x55; length];
+    bytes[8..16].copy_from_slice(&text_offset.to_le_bytes());
+    bytes[16..24].copy_from_slice(&image_size.to_le_bytes());
+    bytes[24..32].copy_from_slice(&flags.to_le_bytes());
+    bytes[56..60].copy_from_slice(b"ARM\x64");
+    bytes
+}
+
+/// An ELF64 file with these segments: physical and virtual address, content, size in memory.
+fn elf64(machine: u16, entry: u64, segments: &[(u64, u64, &[u8], u64)]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend_from_slice(&2u16.to_le_bytes());
+    file.extend_from_slice(&machine.to_le_bytes());
+    file.extend_from_slice(&1u32.to_le_bytes());
+    file.extend_from_slice(&entry.to_le_bytes());
+    file.extend_from_slice(&64u64.to_le_bytes());
+    file.extend_from_slice(&0u64.to_le_bytes());
+    file.extend_from_slice(&0u32.to_le_bytes());
+    for half in [64u16, 56, segments.len() as u16, 64, 0, 0] {
+        file.extend_from_slice(&half.to_le_bytes());
+    }
+    let mut offset = 64 + 56 * segments.len() as u64;
+    for &(physical, virtual_, data, memory) in segments {
+        file.extend_from_slice(&1u32.to_le_bytes());
+        file.extend_from_slice(&7u32.to_le_bytes());
+        for double in [offset, virtual_, physical, data.len() as u64, memory, 1] {
+            file.extend_from_slice(&double.to_le_bytes());
+        }
+        offset += data.len() as u64;
+    }
+    for (_, _, data, _) in segments {
+        file.extend_from_slice(data);
+    }
+    file
+}
+
+#[test]
+fn a_linux_image_is_placed_at_its_text_offset_from_a_2_mib_boundary_and_keeps_its_bss_free() {
+    let bytes = linux(0x8_0000, 0x30_0000, 0xa, 0x1000);
+    let kernel = Kernel::parse(&bytes, None).unwrap();
+    assert_eq!(kernel.info.kind, ImageKind::LinuxImage);
+    assert_eq!(kernel.info.memory_size, 0x30_0000);
+    assert_eq!(kernel.info.place(Gpa(0x4000_0000)), Some(Gpa(0x4008_0000)));
+    assert_eq!(kernel.info.place(Gpa(0x4000_1000)), Some(Gpa(0x4028_0000)));
+    let segments: Vec<_> = kernel.segments().collect();
+    assert_eq!(segments, [LoadSegment { offset: 0, data: &bytes, zeros: 0x30_0000 - 0x1000 }]);
+}
+
+#[test]
+fn a_linux_image_longer_than_it_says_takes_what_the_file_has() {
+    let info = ImageInfo::parse(&linux(0, 0x100, 0, 0x1000), None).unwrap();
+    assert_eq!(info.memory_size, 0x1000);
+}
+
+#[test]
+fn a_linux_image_that_is_big_endian_or_without_size_is_refused() {
+    for bytes in [linux(0, 0x1000, 1, 64), linux(0, 0, 0, 64)] {
+        assert!(matches!(ImageInfo::parse(&bytes, None), Err(ImageError::Unsupported(_))));
+    }
+    assert!(matches!(ImageInfo::parse(&linux(1 << 30, 1, 0, 64), None), Err(ImageError::Broken(_))));
+    assert!(matches!(ImageInfo::parse(&linux(0, u64::MAX, 0, 64), None), Err(ImageError::Broken(_))));
+}
+
+#[test]
+fn an_elf_file_is_loaded_by_its_physical_addresses_and_entered_at_its_physical_entry() {
+    let file = elf64(
+        183,
+        0xffff_0000_0000_1004,
+        &[(0x4010_0000, 0xffff_0000_0000_1000, b"textcode", 8), (0x4000_0000, 0, b"data", 0x100)],
+    );
+    let kernel = Kernel::parse(&file, None).unwrap();
+    assert_eq!(kernel.info.load, Some(Gpa(0x4000_0000)));
+    assert_eq!(kernel.info.memory_size, 0x10_0008);
+    assert_eq!(kernel.info.entry_offset, 0x10_0004);
+    let segments: Vec<_> = kernel.segments().collect();
+    assert_eq!(segments[0], LoadSegment { offset: 0, data: b"data", zeros: 0xfc });
+    assert_eq!(segments[1], LoadSegment { offset: 0x10_0000, data: b"textcode", zeros: 0 });
+}
+
+#[test]
+fn an_elf_file_with_overlapping_segments_or_a_stray_entry_is_refused() {
+    let overlap = elf64(183, 0, &[(0, 0, b"text", 4), (2, 2, b"data", 4)]);
+    let stray = elf64(183, 0x100, &[(0, 0, b"text", 4)]);
+    for file in [overlap, stray] {
+        assert!(matches!(ImageInfo::parse(&file, None), Err(ImageError::Broken(_))));
+    }
+}
+
+#[test]
+fn kernels_of_other_machines_and_compressed_ones_are_named() {
+    let mut bzimage = vec![0; 0x300];
+    bzimage[..2].copy_from_slice(b"MZ");
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    let cases = [
+        (bzimage, "x86 bzImage"),
+        (elf64(62, 0, &[(0, 0, b"text", 4)]), "x86"),
+        (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "gzip -dc"),
+        (b"\xfd7zXZ\0rest".to_vec(), "xz -dc"),
+        (b"hello".to_vec(), "`load` and `entry`"),
+        (vec![], "empty"),
+    ];
+    for (bytes, expected) in cases {
+        let message = ImageInfo::parse(&bytes, None).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_raw_binary_goes_where_the_file_says_and_is_entered_within_itself() {
+    let info = ImageInfo::parse(&[0; 16], Some((Gpa(0x1000), Gpa(0x1008)))).unwrap();
+    assert_eq!((info.load, info.entry_offset, info.memory_size), (Some(Gpa(0x1000)), 8, 16));
+    assert!(ImageInfo::parse(&[0; 16], Some((Gpa(0x1000), Gpa(0x1010)))).is_err());
+    assert!(ImageInfo::parse(&[0; 16], Some((Gpa(0x1000), Gpa(0xffc)))).is_err());
+    assert!(ImageInfo::parse(&[0; 16], Some((Gpa(u64::MAX - 3), Gpa(u64::MAX - 3)))).is_err());
+}
+
+proptest! {
+    /// What is copied lies in the image's memory, whatever the file says.
+    #[test]
+    fn no_file_makes_the_loader_leave_the_images_memory(
+        base in prop::sample::select(vec![
+            linux(0, 0x2000, 0, 0x100),
+            elf64(183, 0x1000, &[(0x1000, 0x1000, b"text", 4), (0x2000, 0x2000, b"data", 0x100)]),
+        ]),
+        changes in prop::collection::vec((0usize..0x200, any::<u8>()), 0..12),
+        cut in 0usize..0x200,
+    ) {
+        let mut bytes = base;
+        for (at, value) in changes {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut / 4));
+        if let Ok(kernel) = Kernel::parse(&bytes, None) {
+            let info = &kernel.info;
+            prop_assert!(info.entry_offset < info.memory_size);
+            prop_assert_eq!(kernel.segments().count(), info.segments.len());
+            let mut end = 0;
+            for segment in &info.segments {
+                prop_assert!(segment.offset >= end);
+                end = segment.offset + segment.memory_size;
+                prop_assert!(end <= info.memory_size);
+            }
+        }
+    }
+}
