@@ -1,0 +1,118 @@
+//! An emulated Arm PrimeCell UART, the PL011 (Arm DDI 0183G): a guest's console.
+//!
+//! All registers are there, both FIFOs, and the interrupt line with its level: high while an interrupt is raised that its
+//! mask lets through. What leaves the transmit FIFO goes to a [`Transmit`]; what the host types comes by
+//! [`Pl011::push_input`].
+//!
+//! It differs from a UART on a wire in this:
+//!
+//! - Nothing takes time. A byte leaves the FIFO as soon as the sink takes it, and the receive timeout (32 bit periods
+//!   without a character) has passed as soon as a character is there.
+//! - It transmits whether or not the guest has set UARTEN and TXE: early consoles rely on firmware having done so, and a
+//!   guest has no firmware here. It receives only when the guest has set UARTEN and RXE, so that what is typed before
+//!   stays with the host.
+//! - There is no DMA, no modem (CTS, DSR and DCD are high) and no line error but an overrun in loop-back.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod spec;
+
+mod fifo;
+mod state;
+
+use alloc::sync::Arc;
+
+use axvm_addr::{Intid, VcpuId};
+use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use spin::Mutex;
+
+use state::State;
+
+/// Where a UART's output goes.
+pub trait Transmit: Send + Sync {
+    /// Takes a byte, or says `false`: no room now. Whoever makes room calls [`Pl011::pump`].
+    ///
+    /// Called with the UART's lock held: it must not call the UART.
+    fn transmit(&self, byte: u8) -> bool;
+}
+
+/// An emulated PL011.
+pub struct Pl011 {
+    state: Mutex<State>,
+    output: Arc<dyn Transmit>,
+    line: Arc<dyn InterruptLine>,
+    irq: Intid,
+}
+
+impl Pl011 {
+    /// A UART as it is after reset, whose output goes to `output` and whose combined interrupt UARTINTR is `irq` of `line`.
+    ///
+    /// `line` is called with the UART's lock held, so that levels arrive in the order in which they came about: it must
+    /// not call the UART.
+    pub fn new(output: Arc<dyn Transmit>, line: Arc<dyn InterruptLine>, irq: Intid) -> Self {
+        Self { state: Mutex::new(State::new()), output, line, irq }
+    }
+
+    /// Puts as much of `input` as there is room for into the receive FIFO, and returns how many bytes that were. The rest
+    /// is to be offered again once the guest has read some: nothing tells when, so ask now and then.
+    pub fn push_input(&self, input: &[u8]) -> usize {
+        self.with(|state| input.iter().take_while(|&&byte| state.receive(byte)).count())
+    }
+
+    /// Offers the output what it had no room for.
+    pub fn pump(&self) {
+        self.with(|state| state.drain(&*self.output));
+    }
+
+    /// As after reset; what wasn't transmitted is lost.
+    pub fn reset(&self) {
+        self.with(|state| *state = State::new());
+    }
+
+    /// Bytes that the guest wrote into a full FIFO: lost, as on a UART on a wire.
+    pub fn lost(&self) -> u64 {
+        self.state.lock().lost()
+    }
+
+    /// Changes the state, then brings the interrupt line to the level that follows from it.
+    fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let before = state.line();
+        let result = change(&mut state);
+        let after = state.line();
+        if before != after {
+            self.line.set_level(self.irq, after);
+        }
+        result
+    }
+}
+
+impl MmioDevice for Pl011 {
+    fn name(&self) -> &str {
+        "pl011"
+    }
+
+    fn read(&self, _vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+        // A register is 16 bits or less in a 32-bit slot. Only an access that includes its low byte reads it (and so pops
+        // the FIFO); the others read the slot's upper bits, which are zero beyond bit 15.
+        let (register, byte) = (offset & !3, offset & 3);
+        let value = match byte {
+            0 => self.with(|state| state.read(register, &*self.output)),
+            1 if register != spec::DR => self.with(|state| state.read(register, &*self.output)) >> 8,
+            _ => 0,
+        };
+        u64::from(value) & width.mask()
+    }
+
+    fn write(&self, _vcpu: VcpuId, offset: u64, _width: Width, value: u64) {
+        // Arm DDI 0183G, 2.2.1: the APB interface has no byte lanes; a write is a write of the register.
+        if offset & 3 == 0 {
+            self.with(|state| state.write(offset, value as u16, &*self.output));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! What a driver relies on.
+
+extern crate std;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::vec::Vec;
+
+use axvm_addr::{Intid, VcpuId};
+use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use proptest::prelude::*;
+
+use super::spec::{self, cr, fr, int, lcr_h};
+use super::{Pl011, Transmit};
+
+struct Wire {
+    sent: Mutex<Vec<u8>>,
+    room: AtomicUsize,
+}
+
+impl Transmit for Wire {
+    fn transmit(&self, byte: u8) -> bool {
+        let took =
+            self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok();
+        if took {
+            self.sent.lock().unwrap().push(byte);
+        }
+        took
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    high: AtomicBool,
+    changes: AtomicU32,
+}
+
+impl InterruptLine for Line {
+    fn set_level(&self, irq: Intid, high: bool) {
+        assert_eq!(irq, Intid(33));
+        assert_ne!(
+            self.high.swap(high, Ordering::Relaxed),
+            high,
+            "the line was set to the level that it had"
+        );
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Rig {
+    uart: Pl011,
+    wire: Arc<Wire>,
+    line: Arc<Line>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let wire = Arc::new(Wire { sent: Mutex::new(Vec::new()), room: AtomicUsize::new(usize::MAX) });
+        let line = Arc::new(Line::default());
+        Self { uart: Pl011::new(wire.clone(), line.clone(), Intid(33)), wire, line }
+    }
+
+    /// As Linux leaves it: FIFOs on, receiving, receive interrupts unmasked.
+    fn linux() -> Self {
+        let rig = Self::new();
+        rig.write(spec::LCR_H, u64::from(lcr_h::FEN) | 0x60);
+        rig.write(spec::CR, u64::from(cr::UARTEN | cr::TXE | cr::RXE));
+        rig.write(spec::IMSC, u64::from(int::RX | int::RT));
+        rig
+    }
+
+    fn read(&self, register: u64) -> u64 {
+        self.uart.read(VcpuId(0), register, Width::B4)
+    }
+
+    fn write(&self, register: u64, value: u64) {
+        self.uart.write(VcpuId(0), register, Width::B4, value);
+    }
+
+    fn flag(&self, flag: u16) -> bool {
+        self.read(spec::FR) & u64::from(flag) != 0
+    }
+
+    fn high(&self) -> bool {
+        self.line.high.load(Ordering::Relaxed)
+    }
+
+    fn sent(&self) -> Vec<u8> {
+        self.wire.sent.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn a_driver_finds_the_identification_of_a_pl011() {
+    let rig = Rig::new();
+    let id: Vec<u64> = (0..8).map(|i| rig.read(spec::ID + i * 4)).collect();
+    assert_eq!(id, [0x11, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1]);
+}
+
+#[test]
+fn an_early_console_that_enables_nothing_is_heard() {
+    let rig = Rig::new();
+    assert!(!rig.flag(fr::TXFF) && !rig.flag(fr::BUSY));
+    rig.uart.write(VcpuId(0), spec::DR, Width::B1, u64::from(b'x'));
+    assert_eq!(rig.sent(), b"x");
+}
+
+#[test]
+fn every_byte_of_a_long_text_arrives_once_and_in_order() {
+    let rig = Rig::linux();
+    let text: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
+    for &byte in &text {
+        rig.write(spec::DR, u64::from(byte));
+    }
+    assert_eq!(rig.sent(), text);
+}
+
+#[test]
+fn the_transmit_interrupt_needs_a_first_byte_and_then_stays_until_it_is_masked() {
+    let rig = Rig::linux();
+    rig.write(spec::IMSC, u64::from(int::TX));
+    assert!(!rig.high(), "nothing has passed the level yet (2.8.3)");
+    rig.write(spec::DR, 1);
+    assert!(rig.high(), "the FIFO is empty again");
+    rig.write(spec::DR, 2);
+    assert!(rig.high());
+    rig.write(spec::IMSC, 0);
+    assert!(!rig.high());
+    rig.write(spec::IMSC, u64::from(int::TX));
+    assert!(rig.high(), "unmasking alone lets a raised interrupt through");
+    rig.write(spec::ICR, u64::from(int::TX));
+    assert!(!rig.high());
+}
+
+#[test]
+fn a_full_output_shows_as_a_full_fifo_and_goes_on_when_there_is_room() {
+    let rig = Rig::linux();
+    rig.write(spec::IMSC, u64::from(int::TX));
+    rig.wire.room.store(0, Ordering::Relaxed);
+    for byte in 0..16 {
+        assert!(!rig.flag(fr::TXFF));
+        rig.write(spec::DR, byte);
+    }
+    assert!(rig.flag(fr::TXFF) && rig.flag(fr::BUSY) && !rig.flag(fr::TXFE));
+    assert!(!rig.high());
+    rig.write(spec::DR, 99);
+    assert_eq!(rig.uart.lost(), 1);
+    rig.wire.room.store(usize::MAX, Ordering::Relaxed);
+    rig.uart.pump();
+    assert_eq!(rig.sent(), (0..16).collect::<Vec<u8>>());
+    assert!(rig.high() && rig.flag(fr::TXFE) && !rig.flag(fr::BUSY));
+}
+
+#[test]
+fn one_typed_character_raises_the_timeout_and_reading_it_lowers_the_line() {
+    let rig = Rig::linux();
+    assert_eq!(rig.uart.push_input(b"a"), 1);
+    assert_eq!(rig.read(spec::MIS), u64::from(int::RT));
+    assert!(rig.high() && !rig.flag(fr::RXFE));
+    assert_eq!(rig.read(spec::DR), u64::from(b'a'));
+    assert!(!rig.high() && rig.flag(fr::RXFE));
+    assert_eq!(rig.read(spec::DR), 0);
+}
+
+#[test]
+fn a_timeout_that_was_cleared_comes_again_with_the_next_character() {
+    let rig = Rig::linux();
+    rig.uart.push_input(b"a");
+    rig.write(spec::ICR, u64::from(int::RT | int::RX));
+    assert!(!rig.high());
+    rig.uart.push_input(b"b");
+    assert!(rig.high());
+}
+
+#[test]
+fn the_receive_interrupt_follows_its_level() {
+    let rig = Rig::linux();
+    rig.write(spec::IFLS, 0b010_000); // receive at 1/2
+    rig.write(spec::IMSC, u64::from(int::RX));
+    assert_eq!(rig.uart.push_input(b"1234567"), 7);
+    assert!(!rig.high());
+    assert_eq!(rig.uart.push_input(b"8"), 1);
+    assert!(rig.high());
+    rig.read(spec::DR);
+    assert!(!rig.high());
+}
+
+#[test]
+fn input_is_taken_up_to_the_fifo_and_none_before_the_receiver_is_on() {
+    let rig = Rig::new();
+    assert_eq!(rig.uart.push_input(b"early"), 0);
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::RXE));
+    assert_eq!(rig.uart.push_input(b"two"), 1, "FIFOs off: one character");
+    rig.read(spec::DR);
+    rig.write(spec::LCR_H, u64::from(lcr_h::FEN));
+    assert_eq!(rig.uart.push_input(&[7; 40]), 16);
+    assert!(rig.flag(fr::RXFF));
+    let read: Vec<u64> = (0..16).map(|_| rig.read(spec::DR)).collect();
+    assert_eq!(read, [7; 16]);
+}
+
+#[test]
+fn loop_back_returns_what_is_sent_and_marks_what_overran() {
+    let rig = Rig::linux();
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::TXE | cr::RXE | cr::LBE));
+    rig.write(spec::DR, 5);
+    assert_eq!(rig.read(spec::DR), 5);
+    for byte in 0..17 {
+        rig.write(spec::DR, byte);
+    }
+    assert_ne!(rig.read(spec::RIS) & u64::from(int::OE), 0);
+    for byte in 0..16 {
+        assert_eq!(rig.read(spec::DR), byte);
+    }
+    rig.write(spec::DR, 50);
+    assert_eq!(rig.read(spec::DR), 50 | 1 << 11, "the next character tells that one before it was lost");
+    assert!(rig.sent().is_empty());
+}
+
+#[test]
+fn an_access_beside_the_data_register_takes_no_character() {
+    let rig = Rig::linux();
+    rig.uart.push_input(b"a");
+    assert_eq!(rig.uart.read(VcpuId(0), 1, Width::B1), 0);
+    assert_eq!(rig.uart.read(VcpuId(0), 2, Width::B2), 0);
+    assert_eq!(rig.uart.read(VcpuId(0), 0, Width::B1), u64::from(b'a'));
+}
+
+#[test]
+fn after_a_reset_the_line_is_low_and_the_registers_have_their_reset_values() {
+    let rig = Rig::linux();
+    rig.uart.push_input(b"a");
+    rig.uart.reset();
+    assert!(!rig.high());
+    assert_eq!((rig.read(spec::CR), rig.read(spec::IFLS), rig.read(spec::IMSC)), (0x300, 0x12, 0));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read(u64, u64),
+    Write(u64, u64, u64),
+    Type(Vec<u8>),
+    Room(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u64..0x1000, 0u64..4).prop_map(|(offset, width)| Step::Read(offset, 1 << width)),
+        (prop_oneof![0u64..0x50, Just(spec::DR), 0u64..0x1000], 0u64..4, any::<u64>())
+            .prop_map(|(offset, width, value)| Step::Write(offset, 1 << width, value)),
+        proptest::collection::vec(any::<u8>(), 0..20).prop_map(Step::Type),
+        (0usize..30).prop_map(Step::Room),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_does_the_line_is_high_exactly_while_a_masked_interrupt_is_raised(
+        steps in proptest::collection::vec(step(), 0..200)
+    ) {
+        let rig = Rig::new();
+        for step in steps {
+            match step {
+                Step::Read(offset, width) => {
+                    let width = Width::from_bytes(width).unwrap();
+                    let value = rig.uart.read(VcpuId(0), offset, width);
+                    prop_assert_eq!(value & !width.mask(), 0);
+                }
+                Step::Write(offset, width, value) => {
+                    rig.uart.write(VcpuId(0), offset, Width::from_bytes(width).unwrap(), value);
+                }
+                Step::Type(bytes) => prop_assert!(rig.uart.push_input(&bytes) <= 16),
+                Step::Room(room) => {
+                    rig.wire.room.store(room, Ordering::Relaxed);
+                    rig.uart.pump();
+                }
+            }
+            prop_assert_eq!(rig.high(), rig.read(spec::MIS) != 0);
+        }
+    }
+}
