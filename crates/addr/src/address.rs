@@ -166,7 +166,7 @@ impl<A: Address> Span<A> {
     /// pages below it.
     pub fn to_pages(&self) -> Self {
         let start = self.start.page();
-        let end = self.end().get().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX & !(PAGE_SIZE - 1));
+        let end = self.end().get().checked_next_multiple_of(PAGE_SIZE).unwrap_or(!(PAGE_SIZE - 1));
         Self { start, size: end.saturating_sub(start.get()) }
     }
 }
