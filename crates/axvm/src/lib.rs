@@ -6,3 +6,9 @@ extern crate alloc;
 
 pub mod config;
 pub mod plan;
+pub mod problem;
+pub mod report;
+pub mod stats;
+
+pub use problem::{Problem, Rule};
+pub use report::{Report, Verdict};

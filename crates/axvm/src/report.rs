@@ -1,0 +1,387 @@
+//! The run report: what the hypervisor sends when it ends, and what `axvm run --report` writes.
+//!
+//! The JSON form is a contract with scripts: fields are added, none changes its meaning. Names of kinds, actions, states
+//! and reasons are strings here; the types that have them are in `events` and `vm`.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Problem;
+use crate::stats::ExitCounts;
+
+/// The version of this form.
+pub const SCHEMA: u32 = 1;
+
+/// A run, as it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The hypervisor itself.
+    pub hypervisor: HypervisorReport,
+    /// Every VM of the system file.
+    pub vms: Vec<VmReport>,
+    /// Security events, oldest first.
+    pub events: Vec<EventReport>,
+    /// What kept the VMs from being started.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// An empty report with this verdict: what is left when the hypervisor didn't send one.
+    pub fn new(verdict: Verdict) -> Self {
+        Self {
+            schema: SCHEMA,
+            verdict,
+            hypervisor: HypervisorReport::default(),
+            vms: Vec::new(),
+            events: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The report of a start that these problems prevented.
+    pub fn bad_input(problems: Vec<Problem>) -> Self {
+        Self { problems, ..Self::new(Verdict::BadInput) }
+    }
+
+    /// What VMs, events and problems say of the run. Where VMs were ended from outside that is [`Verdict::Interrupted`];
+    /// that it was by a timeout, or that the hypervisor failed, can't be seen in them: join that with [`Verdict::worst`].
+    pub fn judge(&self) -> Verdict {
+        let mut verdict = Verdict::Ok;
+        if !self.problems.is_empty() {
+            verdict = verdict.worst(Verdict::BadInput);
+        }
+        if !self.events.is_empty() {
+            verdict = verdict.worst(Verdict::Violation);
+        }
+        if self.vms.iter().any(VmReport::failed) {
+            verdict = verdict.worst(Verdict::GuestFailed);
+        }
+        if self.vms.iter().any(VmReport::cut_short) {
+            verdict = verdict.worst(Verdict::Interrupted);
+        }
+        verdict
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every VM powered itself off and nothing was violated.
+    Ok,
+    /// No VM was started.
+    BadInput,
+    /// A VM ended otherwise than by powering itself off.
+    GuestFailed,
+    /// A violation was recorded.
+    Violation,
+    /// The hypervisor ended by a fault of its own, or without its last report.
+    HypervisorFailed,
+    /// Time ran out.
+    Timeout,
+    /// The user ended it.
+    Interrupted,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Ok,
+        Self::BadInput,
+        Self::GuestFailed,
+        Self::Violation,
+        Self::HypervisorFailed,
+        Self::Timeout,
+        Self::Interrupted,
+    ];
+
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::BadInput => "bad-input",
+            Self::GuestFailed => "guest-failed",
+            Self::Violation => "violation",
+            Self::HypervisorFailed => "hypervisor-failed",
+            Self::Timeout => "timeout",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The exit status of `axvm run`.
+    pub const fn exit_status(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::BadInput => 2,
+            Self::GuestFailed => 3,
+            Self::Violation => 4,
+            Self::HypervisorFailed => 5,
+            Self::Timeout => 6,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// Of several verdicts the one that counts: 2, 5, 4, 3, 6, 130, 0 by exit status. That a run was ended from outside
+    /// hides no failure that came before.
+    #[must_use]
+    pub const fn worst(self, other: Self) -> Self {
+        if self.rank() <= other.rank() { self } else { other }
+    }
+
+    const fn rank(self) -> u8 {
+        match self {
+            Self::BadInput => 0,
+            Self::HypervisorFailed => 1,
+            Self::Violation => 2,
+            Self::GuestFailed => 3,
+            Self::Timeout => 4,
+            Self::Interrupted => 5,
+            Self::Ok => 6,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The hypervisor's own figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HypervisorReport {
+    /// Its version.
+    pub version: String,
+    /// The bytes of its image.
+    pub image_bytes: u64,
+    /// The bytes of RAM that it holds: image, heap, stacks, tables, bundle.
+    pub ram_bytes: u64,
+    /// Ticks of its counter from its first instruction to the first guest instruction.
+    pub boot_ticks: u64,
+    /// Ticks a second.
+    pub tick_hz: u64,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmReport {
+    /// Its name.
+    pub name: String,
+    /// `created`, `running` or `stopped`: `vm::State`.
+    pub state: String,
+    /// Why it stopped: `vm::StopReason`. Empty while it hasn't.
+    pub reason: String,
+    /// `emulated`, `passthrough` or `none`.
+    pub interrupts: String,
+    /// Exits of all its vCPUs.
+    pub exits: ExitReport,
+    /// Interrupts that the hypervisor injected.
+    pub interrupts_injected: u64,
+    /// Accesses that were answered as the manual says for what isn't there.
+    pub refused: RefusedReport,
+    /// Its devices, in the file's order.
+    pub devices: Vec<DeviceReport>,
+}
+
+impl VmReport {
+    /// Whether it ended otherwise than by powering itself off or by being ended with the run.
+    pub fn failed(&self) -> bool {
+        self.state == "stopped" && self.reason != "system-off" && self.reason != "run-ended"
+    }
+
+    /// Whether it would have gone on if the run had. A VM that nobody started wouldn't.
+    pub fn cut_short(&self) -> bool {
+        self.state == "running" || (self.state == "stopped" && self.reason == "run-ended")
+    }
+}
+
+/// Exits by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// All.
+    pub total: u64,
+    /// By reason.
+    pub by_reason: ExitCounts,
+}
+
+impl From<ExitCounts> for ExitReport {
+    fn from(by_reason: ExitCounts) -> Self {
+        Self { total: by_reason.total(), by_reason }
+    }
+}
+
+/// Refused accesses, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedReport {
+    /// PCI config space: a function or a field that isn't the VM's.
+    pub config: u64,
+    /// Ports.
+    pub port: u64,
+    /// Hypercalls and firmware calls.
+    pub hypercall: u64,
+    /// System registers.
+    pub sysreg: u64,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// PCI address, path or name.
+    pub device: String,
+    /// The isolation group, for a PCI function.
+    pub group: Option<u32>,
+    /// `flr`, `d3hot`, `secondary-bus` or `none`: how it is reset.
+    pub reset: String,
+    /// Exits on its behalf.
+    pub exits: DeviceExitReport,
+}
+
+/// Exits on a device's behalf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceExitReport {
+    /// Of its config space.
+    pub config: u64,
+    /// Of its registers: trapped and forwarded ones.
+    pub registers: u64,
+    /// For its interrupts.
+    pub interrupts: u64,
+}
+
+/// One security event, or several of the same kind in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventReport {
+    /// The time of the first, from the hypervisor's start.
+    pub time_ns: u64,
+    /// The VM; empty: none has the device.
+    pub vm: String,
+    /// The device; empty: none, the VM's CPU did it.
+    pub device: String,
+    /// The kind: `events::Kind`.
+    pub kind: String,
+    /// The address of the first, as `0x80000000`; empty: there is none.
+    pub address: String,
+    /// What was done: `events::Action`.
+    pub action: String,
+    /// How many.
+    pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::*;
+
+    /// A report with a value in every field that the contract names.
+    fn example() -> Report {
+        Report {
+            schema: SCHEMA,
+            verdict: Verdict::Violation,
+            hypervisor: HypervisorReport { version: "0.1.0".into(), image_bytes: 1, ..Default::default() },
+            vms: vec![VmReport {
+                name: "linux".into(),
+                state: "stopped".into(),
+                reason: "system-off".into(),
+                interrupts: "emulated".into(),
+                exits: ExitCounts { wfi: 2, sgi: 3, ..Default::default() }.into(),
+                interrupts_injected: 5,
+                refused: RefusedReport::default(),
+                devices: vec![DeviceReport {
+                    device: "0000:00:02.0".into(),
+                    group: Some(0),
+                    reset: "flr".into(),
+                    exits: DeviceExitReport::default(),
+                }],
+            }],
+            events: vec![EventReport {
+                time_ns: 1,
+                vm: "linux".into(),
+                device: "0000:00:02.0".into(),
+                kind: "dma-write".into(),
+                address: "0x80000000".into(),
+                action: "quarantined".into(),
+                count: 1,
+            }],
+            problems: vec![],
+        }
+    }
+
+    #[test]
+    fn the_json_form_has_the_shape_of_the_contract() {
+        let json = serde_json::to_value(example()).unwrap();
+        let contract: serde_json::Value = serde_json::from_str(
+            r#"{"schema": 1, "verdict": "violation",
+                "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0, "tick_hz": 0},
+                "vms": [{"name": "linux", "state": "stopped", "reason": "system-off", "interrupts": "emulated",
+                  "exits": {"total": 5, "by_reason": {"mmio_emulated": 0, "mmio_forwarded": 0, "port": 0, "sysreg": 0,
+                    "sgi": 3, "hypercall": 0, "interrupt": 0, "wfi": 2, "stage2_fault": 0, "other": 0}},
+                  "interrupts_injected": 5,
+                  "refused": {"config": 0, "port": 0, "hypercall": 0, "sysreg": 0},
+                  "devices": [{"device": "0000:00:02.0", "group": 0, "reset": "flr",
+                    "exits": {"config": 0, "registers": 0, "interrupts": 0}}]}],
+                "events": [{"time_ns": 1, "vm": "linux", "device": "0000:00:02.0", "kind": "dma-write",
+                  "address": "0x80000000", "action": "quarantined", "count": 1}],
+                "problems": []}"#,
+        )
+        .unwrap();
+        assert_eq!(json, contract);
+    }
+
+    #[test]
+    fn a_report_comes_back_from_both_forms_as_it_was() {
+        let mut report = example();
+        report.problems.push(Problem::new(
+            axvm_system::model::Item::Device(0, 1, "node".into()),
+            crate::problem::Rule::Provider,
+            "text",
+        ));
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        let packed = postcard::to_allocvec(&report).unwrap();
+        assert_eq!(postcard::from_bytes::<Report>(&packed).unwrap(), report);
+    }
+
+    #[test]
+    fn of_several_verdicts_the_contracts_order_decides() {
+        let order = [2, 5, 4, 3, 6, 130, 0];
+        let find = |status| *Verdict::ALL.iter().find(|v| v.exit_status() == status).unwrap();
+        for (position, &status) in order.iter().enumerate() {
+            for &other in &order[position..] {
+                assert_eq!(find(status).worst(find(other)).exit_status(), status);
+                assert_eq!(find(other).worst(find(status)).exit_status(), status);
+            }
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_called_the_same_in_text_and_in_json() {
+        for verdict in Verdict::ALL {
+            assert_eq!(serde_json::to_value(verdict).unwrap(), verdict.to_string());
+        }
+    }
+
+    #[test]
+    fn a_run_is_ok_only_if_every_vm_that_was_started_powered_itself_off_and_nothing_happened() {
+        let mut report = example();
+        assert_eq!(report.judge(), Verdict::Violation);
+        report.events.clear();
+        assert_eq!(report.judge(), Verdict::Ok);
+        report.vms[0].state = "created".into();
+        assert_eq!(report.judge(), Verdict::Ok, "never started");
+        report.vms[0].state = "running".into();
+        assert_eq!(report.judge(), Verdict::Interrupted);
+        report.vms[0].state = "stopped".into();
+        report.vms[0].reason = "run-ended".into();
+        assert_eq!(report.judge(), Verdict::Interrupted);
+        report.vms[0].reason = "violation".into();
+        assert_eq!(report.judge(), Verdict::GuestFailed);
+    }
+}
