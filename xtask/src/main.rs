@@ -1,12 +1,126 @@
-//! What a developer runs: `cargo xtask setup`, `demo`, `test`, `bench`.
-#![allow(dead_code)]
+//! What a developer runs: `cargo xtask setup`, `demo`, `test`, `bench`. Each sets up what is missing first.
 
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::prelude::*;
+
+mod bench;
+mod build;
+mod demo;
+mod edges;
 mod guest;
 mod host;
+mod image;
 mod paths;
 mod process;
+mod runner;
+mod runs;
 mod say;
+mod test;
+mod variant;
 
-fn main() -> anyhow::Result<()> {
-    guest::prepare("aarch64")
+const HELP: &str = "\
+What a developer of AxVM runs. Everything that is missing is set up first, under target/.
+
+  cargo xtask setup                  fetch and build what the demo and the tests need
+  cargo xtask demo                   boot AxVM under QEMU with a Linux that drives its own devices; check it
+      --nic e1000e|igb               its network card (default: e1000e)
+      --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
+  cargo xtask test [STAGE]...        all tests, or the stages named:
+                                     fmt clippy clippy-target doc unit edges qemu
+      --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
+  cargo xtask bench [--json]         figures: exits of NVMe reads, image size, memory, start
+      --reads N                      reads of the first run; the second does twice as many (default: 2000)
+
+For all: --arch aarch64 (the default), --yes (a package source may be added without asking; CI=true says so too).
+Status: 0 all is well, 1 a check failed, 2 something is missing (and what to install is said).
+";
+
+/// What was asked for on the command line.
+struct Options {
+    command: String,
+    arch: String,
+    nic: String,
+    cpu: String,
+    json: bool,
+    reads: u64,
+    stages: Vec<String>,
+    runs: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match parse().and_then(run) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<say::Missing>() || error.is::<lexopt::Error>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn parse() -> Result<Options> {
+    let mut options = Options {
+        command: String::new(),
+        arch: "aarch64".into(),
+        nic: "e1000e".into(),
+        cpu: "max".into(),
+        json: false,
+        reads: 2000,
+        stages: Vec::new(),
+        runs: Vec::new(),
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => options.command = "help".into(),
+            Long("yes") => host::packages::allow_sources(),
+            Long("arch") => options.arch = parser.value()?.string()?,
+            Long("nic") => options.nic = parser.value()?.string()?,
+            Long("cpu") => options.cpu = parser.value()?.string()?,
+            Long("json") => options.json = true,
+            Long("reads") => options.reads = parser.value()?.parse()?,
+            Long("run") => options.runs.push(parser.value()?.string()?),
+            Value(word) if options.command.is_empty() => options.command = word.string()?,
+            Value(word) if options.command == "test" => options.stages.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.arch != "aarch64" {
+        bail!("there is no support for {} yet; aarch64 is the one that runs", options.arch);
+    }
+    if !["e1000e", "igb"].contains(&options.nic.as_str()) {
+        bail!("the demo knows the network cards e1000e and igb, not {}", options.nic);
+    }
+    Ok(options)
+}
+
+fn run(options: Options) -> Result<u8> {
+    match options.command.as_str() {
+        "setup" => {
+            host::prepare(&options.arch, host::For::Tests)?;
+            guest::prepare(&options.arch)?;
+            build::everything(&options.arch)?;
+            say::step("everything is there: `cargo xtask demo`, `cargo xtask test`");
+            Ok(0)
+        }
+        "demo" => {
+            host::prepare(&options.arch, host::For::Demo)?;
+            demo::run(&options.arch, &options.nic, &options.cpu)
+        }
+        "test" => test::run(&options.arch, &options.stages, &options.runs),
+        "bench" => {
+            host::prepare(&options.arch, host::For::Demo)?;
+            bench::run(&options.arch, options.reads, options.json)
+        }
+        "help" => {
+            print!("{HELP}");
+            Ok(0)
+        }
+        "" => {
+            eprint!("{HELP}");
+            Ok(2)
+        }
+        other => bail!("there is no command `{other}`; there are setup, demo, test, bench"),
+    }
 }

@@ -1,0 +1,97 @@
+//! Building what runs on bare metal (the hypervisor, the small guests) and the user's tool.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::host::toolchain::{self, BareMetal};
+use crate::{image, paths, process, say};
+
+/// The hypervisor's package.
+pub const HYPERVISOR: &str = "axvm-hypervisor";
+
+/// The workspace as cargo knows it.
+pub fn metadata() -> Result<Value> {
+    let mut cargo = toolchain::host("metadata");
+    let text = process::output(cargo.args(["--format-version", "1", "--no-deps"]))?;
+    serde_json::from_str(&text).context("cannot read `cargo metadata`")
+}
+
+/// Packages that run on bare metal: the workspace's members that aren't built by default.
+pub fn bare_metal_packages(metadata: &Value) -> Result<Vec<String>> {
+    let ids = |key: &str| -> Vec<&str> {
+        metadata[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let hosted = ids("workspace_default_members");
+    let mut names = Vec::new();
+    for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
+        let (Some(id), Some(name)) = (package["id"].as_str(), package["name"].as_str()) else { continue };
+        if !hosted.contains(&id) && ids("workspace_members").contains(&id) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Builds the hypervisor, every small guest, and the user's tool.
+pub fn everything(arch: &str) -> Result<()> {
+    hypervisor(arch, &[])?;
+    guests(arch)?;
+    tool().map(drop)
+}
+
+/// Builds the hypervisor; the flat image's path. With features it is a test image, which a release refuses to be.
+pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
+    let elf = elf(arch, HYPERVISOR, features)?;
+    let bytes = std::fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let flat = image::flatten(&bytes).with_context(|| format!("cannot flatten {}", elf.display()))?;
+    if arch == "aarch64" && !image::has_arm64_header(&flat) {
+        bail!("the hypervisor's image doesn't begin with an arm64 Image header");
+    }
+    let mut place = paths::hypervisor_image(arch);
+    if !features.is_empty() {
+        place.set_file_name(format!("{HYPERVISOR}-{}.bin", features.join("-")));
+    }
+    paths::write_atomically(&place, &flat)?;
+    Ok(place)
+}
+
+/// Builds the small guests; their ELF files lie beside the other guest's files.
+pub fn guests(arch: &str) -> Result<()> {
+    for name in bare_metal_packages(&metadata()?)? {
+        if name == HYPERVISOR {
+            continue;
+        }
+        let bytes = std::fs::read(elf(arch, &name, &[])?)?;
+        paths::write_atomically(&paths::guest(arch).join(format!("{name}.elf")), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The hypervisor's ELF file.
+pub fn hypervisor_elf(arch: &str) -> Result<PathBuf> {
+    elf(arch, HYPERVISOR, &[])
+}
+
+/// Builds a bare-metal package; the ELF file's path.
+fn elf(arch: &str, package: &str, features: &[String]) -> Result<PathBuf> {
+    let bare_metal = BareMetal::find(arch)?;
+    say::step(format_args!("building {package} ({})", bare_metal.describe()));
+    let variant = features.join("-");
+    let mut cargo = bare_metal.cargo("build", &variant);
+    cargo.args(["--release", "--package", package]);
+    if !features.is_empty() {
+        // A protection can be left out only where debug assertions are on.
+        cargo.args(["--features", &features.join(",")]).env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
+    }
+    process::run(&mut cargo)?;
+    Ok(bare_metal.target_dir(&variant).join(bare_metal.triple()).join("release").join(package))
+}
+
+/// Builds the user's tool for this machine; its path.
+pub fn tool() -> Result<PathBuf> {
+    say::step("building the tool (axvm)");
+    process::run(toolchain::host("build").args(["--quiet", "--package", "axvm-cli", "--bin", "axvm"]))?;
+    Ok(paths::target().join("debug").join("axvm"))
+}

@@ -1,0 +1,182 @@
+//! The main job: AxVM boots an unmodified Debian Linux that drives its own disk, network card and clock. What the
+//! guest says is compared with what the host knows, and the disk is read on the host after the run.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::guest::{self, disk, payload};
+use crate::runner::{self, Outcome, Request};
+use crate::variant::{self, Change};
+use crate::{build, paths, say};
+
+/// The demo's system file.
+pub fn system(arch: &str) -> std::path::PathBuf {
+    paths::root().join(format!("systems/demo-{arch}/system.toml"))
+}
+
+/// Time for one demo: about two minutes are usual, with QEMU translating every instruction.
+pub const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Builds, runs and checks the demo; the exit status.
+pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
+    guest::prepare(arch)?;
+    let image = build::hypervisor(arch, &[])?;
+    let tool = build::tool()?;
+    disk::refresh(arch)?;
+    let mut change = Change::default();
+    if nic != "e1000e" {
+        change.nic = Some(nic.to_owned());
+    }
+    if cpu != "max" {
+        change.cpu = Some(cpu.to_owned());
+    }
+    let name = format!("demo-{nic}-{cpu}");
+    let system = variant::of(&system(arch), &change, &name)?;
+    let report = paths::target().join("demo").join("report.json");
+    say::step(format_args!("axvm run {}", paths::shown(&system)));
+    let outcome = runner::run(&Request {
+        tool: &tool,
+        image: &image,
+        system: &system,
+        name: &name,
+        qemu: &[],
+        timeout: TIMEOUT,
+        show: true,
+        report: Some(report.clone()),
+    })?;
+    let problems = check(arch, nic, &outcome)?;
+    say::step("verdict");
+    say::note(format_args!("report: {}, log: {}", paths::shown(&report), paths::shown(&outcome.log)));
+    if problems.is_empty() {
+        say::note(format_args!(
+            "passed in {:.0} s: the guest drove its NVMe disk, its {nic} and its clock, and the host found on the \
+             disk what the guest wrote",
+            outcome.time.as_secs_f64()
+        ));
+        return Ok(0);
+    }
+    for problem in &problems {
+        say::note(format_args!("FAILED: {problem}"));
+    }
+    let status = outcome.status.and_then(|status| u8::try_from(status).ok());
+    Ok(status.filter(|status| *status != 0).unwrap_or(1))
+}
+
+/// A line `DEMO <check> <rest>` of the guest.
+fn said<'a>(lines: &'a [String], check: &str) -> Option<&'a str> {
+    lines.iter().find_map(|line| {
+        let (_, line) = line.split_once("DEMO ")?;
+        line.strip_prefix(check)?.strip_prefix(' ').map(str::trim_end)
+    })
+}
+
+/// The value of `key=` in a line's rest.
+fn value<'a>(rest: &'a str, key: &str) -> Option<&'a str> {
+    rest.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// All that is wrong with a demo's run.
+pub fn check(arch: &str, nic: &str, outcome: &Outcome) -> Result<Vec<String>> {
+    let payloads = payload::prepare()?;
+    let mut problems = guest_problems(&outcome.lines, nic, &payloads.disk_sum, &payloads.http_sum);
+    if outcome.status != Some(0) || outcome.verdict() != "ok" {
+        let status = outcome.status.map_or("none".to_owned(), |status| status.to_string());
+        problems.push(format!("axvm run: verdict {}, exit status {status}", outcome.verdict()));
+    }
+    match said(&outcome.lines, "nvme-write").and_then(|rest| value(rest, "sha256")) {
+        Some(written) => {
+            if let Err(error) = disk::verify(arch, written, &payloads) {
+                problems.push(format!("{error:#}"));
+            }
+        }
+        None => problems.push("the guest didn't say what it wrote to its disk".into()),
+    }
+    Ok(problems)
+}
+
+/// What the guest's lines lack.
+fn guest_problems(lines: &[String], nic: &str, disk_sum: &str, http_sum: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    for line in lines.iter().filter(|line| line.contains("DEMO ") && line.contains(" FAILED")) {
+        problems.push(format!("the guest says: {line}"));
+    }
+    let nic_msi = format!("msi-{nic}");
+    // Each check with the values that the host knows better than the guest.
+    let expected: &[(&str, &[(&str, &str)])] = &[
+        ("kernel", &[]),
+        ("cpus", &[]),
+        ("nvme-verify", &[("sha256", disk_sum)]),
+        ("nvme-write", &[("bytes", "67108864")]),
+        ("nvme-unmount", &[]),
+        ("net-dhcp", &[("driver", nic)]),
+        ("net-http", &[("bytes", "16777216"), ("sha256", http_sum)]),
+        ("rtc-read", &[]),
+        ("rtc-alarm", &[]),
+        ("msi-nvme", &[]),
+        (&nic_msi, &[]),
+    ];
+    for (check, values) in expected {
+        let Some(rest) = said(lines, check) else {
+            problems.push(format!("the guest said nothing of {check}"));
+            continue;
+        };
+        for (key, wanted) in *values {
+            if value(rest, key) != Some(wanted) {
+                problems.push(format!("{check}: {key} is {:?}, not {wanted}", value(rest, key)));
+            }
+        }
+    }
+    if !lines.iter().any(|line| line.trim_end().ends_with("DEMO done")) {
+        problems.push("the guest didn't come to its end".into());
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[&str] = &[
+        "linux| DEMO kernel ok 6.12.95+deb12-arm64",
+        "linux| DEMO cpus ok 2",
+        "linux| DEMO nvme-verify ok sha256=d",
+        "linux| DEMO nvme-write ok bytes=67108864 sha256=w",
+        "linux| DEMO nvme-unmount ok",
+        "linux| DEMO net-dhcp ok card=eth0 driver=igb address=10.0.2.15",
+        "linux| DEMO net-http ok bytes=16777216 sha256=h",
+        "linux| DEMO rtc-read ok epoch=1 date=2026-01-01",
+        "linux| DEMO rtc-alarm ok interrupts=0->1",
+        "linux| DEMO msi-nvme ok 0000:00:02.0 13->745",
+        "linux| DEMO msi-igb ok 0000:00:03.0 0->1448",
+        "linux| DEMO done",
+    ];
+
+    fn problems_of(lines: impl Iterator<Item = &'static str>) -> Vec<String> {
+        guest_problems(&lines.map(str::to_owned).collect::<Vec<_>>(), "igb", "d", "h")
+    }
+
+    #[test]
+    fn a_guest_that_says_all_is_believed() {
+        assert_eq!(problems_of(GOOD.iter().copied()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_missing_line_is_a_problem() {
+        for missing in GOOD {
+            let lines = GOOD.iter().copied().filter(|line| line != missing);
+            assert_eq!(problems_of(lines).len(), 1, "without {missing}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_sum_and_a_failure_are_problems() {
+        let wrong = GOOD
+            .iter()
+            .copied()
+            .map(|line| if line.ends_with("=d") { "DEMO nvme-verify ok sha256=x" } else { line });
+        assert_eq!(problems_of(wrong).len(), 1);
+        let failed = GOOD.iter().copied().chain(["DEMO rtc-alarm FAILED no interrupt came"]);
+        assert_eq!(problems_of(failed).len(), 1);
+    }
+}

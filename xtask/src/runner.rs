@@ -1,0 +1,126 @@
+//! One run of `axvm run`: bounded, its output kept and shown, its report read.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{paths, process};
+
+/// What to run.
+pub struct Request<'a> {
+    /// The user's tool.
+    pub tool: &'a Path,
+    /// The hypervisor's flat image.
+    pub image: &'a Path,
+    /// The system file.
+    pub system: &'a Path,
+    /// Names the log and the report.
+    pub name: &'a str,
+    /// More words for QEMU.
+    pub qemu: &'a [String],
+    /// After this the run is over, whatever it does.
+    pub timeout: Duration,
+    /// Whether the user sees the output.
+    pub show: bool,
+    /// The report's place, where it isn't the usual one.
+    pub report: Option<PathBuf>,
+}
+
+/// What came of it.
+pub struct Outcome {
+    /// The exit status; none when it was ended.
+    pub status: Option<i32>,
+    /// Everything it said.
+    pub lines: Vec<String>,
+    /// The report, if it left one.
+    pub report: Option<Value>,
+    /// Where its output is kept.
+    pub log: PathBuf,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Outcome {
+    /// The report's verdict.
+    pub fn verdict(&self) -> &str {
+        self.report.as_ref().and_then(|report| report["verdict"].as_str()).unwrap_or("no report")
+    }
+
+    /// Whether some line has the text.
+    pub fn says(&self, text: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(text))
+    }
+}
+
+/// Runs a system file.
+pub fn run(request: &Request) -> Result<Outcome> {
+    let folder = paths::logs().join("runs");
+    std::fs::create_dir_all(&folder)?;
+    let log = folder.join(format!("{}.log", request.name));
+    let report = request.report.clone().unwrap_or_else(|| folder.join(format!("{}.json", request.name)));
+    if let Some(folder) = report.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let _ = std::fs::remove_file(&report);
+    let mut command = process::command(request.tool);
+    command.arg("run").arg(request.system).arg("--report").arg(&report);
+    command.arg("--timeout").arg(request.timeout.as_secs().to_string());
+    for word in request.qemu {
+        command.arg("--qemu").arg(word);
+    }
+    command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let start = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", process::line(&command)))?;
+    let (sender, receiver) = mpsc::channel();
+    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { bail!("no pipes") };
+    pass_on(out, sender.clone());
+    pass_on(err, sender);
+
+    let mut kept = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut lines = Vec::new();
+    // The tool ends the run by its own timeout; this one is for a tool that doesn't.
+    let deadline = start + request.timeout + Duration::from_secs(60);
+    let mut ended = false;
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                writeln!(kept, "{line}")?;
+                if request.show {
+                    println!("{line}");
+                }
+                lines.push(line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                ended = true;
+                break;
+            }
+        }
+    }
+    let status = child.wait()?;
+    let report = std::fs::read(&report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let status = if ended { None } else { status.code() };
+    Ok(Outcome { status, lines, report, log, time: start.elapsed() })
+}
+
+/// Sends each line of a stream; bytes that aren't text, as a console may have, are replaced.
+fn pass_on(stream: impl Read + Send + 'static, sender: Sender<String>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
+            let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
+            bytes.clear();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+}

@@ -1,0 +1,210 @@
+//! The list of QEMU runs (`systems/runs.toml`): each a system file and what must come of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::guest::disk;
+use crate::runner::{self, Outcome, Request};
+use crate::variant::{self, Change};
+use crate::{build, demo, paths};
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    run: Vec<Run>,
+}
+
+/// One run.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Its name, also its log's.
+    pub name: String,
+    /// The system file, from `systems/`.
+    system: String,
+    /// What is changed in it.
+    #[serde(default)]
+    change: Change,
+    /// Whether the guest is the demo's, whose lines and disk are checked.
+    #[serde(default)]
+    demo: bool,
+    /// The verdict that the run must have.
+    #[serde(default = "ok")]
+    verdict: String,
+    /// Texts of which each must be in some line.
+    #[serde(default)]
+    says: Vec<String>,
+    /// Texts that no line may have.
+    #[serde(default)]
+    never: Vec<String>,
+    /// Kinds of violation that the report must have.
+    #[serde(default)]
+    events: Vec<String>,
+    /// For refused files: texts that must be in different lines, all in the one run.
+    #[serde(default)]
+    problems: Vec<String>,
+    /// The hypervisor's features: makes it a test image with a protection that can be left out.
+    #[serde(default)]
+    features: Vec<String>,
+    /// More words for QEMU.
+    #[serde(default)]
+    qemu: Vec<String>,
+    /// Seconds that it may take.
+    timeout: Option<u64>,
+}
+
+fn ok() -> String {
+    "ok".into()
+}
+
+/// Reads the list.
+pub fn list() -> Result<Vec<Run>> {
+    let path = paths::root().join("systems/runs.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let list: List = toml::from_str(&text).with_context(|| format!("in {}", paths::shown(&path)))?;
+    for (at, run) in list.run.iter().enumerate() {
+        if list.run[..at].iter().any(|other| other.name == run.name) {
+            bail!("two runs are called {}", run.name);
+        }
+        if status_of(&run.verdict).is_none() {
+            bail!("{}: there is no verdict `{}`", run.name, run.verdict);
+        }
+    }
+    Ok(list.run)
+}
+
+/// The exit status that belongs to a verdict.
+fn status_of(verdict: &str) -> Option<i32> {
+    Some(match verdict {
+        "ok" => 0,
+        "bad-input" => 2,
+        "guest-failed" => 3,
+        "violation" => 4,
+        "hypervisor-failed" => 5,
+        "timeout" => 6,
+        _ => return None,
+    })
+}
+
+impl Run {
+    /// Runs it; all that is wrong, and the outcome with its log.
+    pub fn perform(&self, arch: &str, tool: &Path) -> Result<(Vec<String>, Outcome)> {
+        let image = if self.features.is_empty() {
+            paths::hypervisor_image(arch)
+        } else {
+            build::hypervisor(arch, &self.features)?
+        };
+        if self.demo {
+            disk::refresh(arch)?;
+        }
+        let system =
+            variant::of(&paths::root().join("systems").join(&self.system), &self.change, &self.name)?;
+        let timeout =
+            self.timeout.map_or(if self.demo { demo::TIMEOUT } else { DEFAULT }, Duration::from_secs);
+        let outcome = runner::run(&Request {
+            tool,
+            image: &image,
+            system: &system,
+            name: &self.name,
+            qemu: &self.qemu,
+            timeout,
+            show: false,
+            report: None,
+        })?;
+        let mut problems = self.differences(&outcome);
+        if self.demo {
+            let nic = self.change.nic.as_deref().unwrap_or("e1000e");
+            problems.extend(demo::check(arch, nic, &outcome)?);
+        }
+        Ok((problems, outcome))
+    }
+
+    fn differences(&self, outcome: &Outcome) -> Vec<String> {
+        let mut problems = Vec::new();
+        let expected = status_of(&self.verdict);
+        if outcome.status != expected {
+            problems.push(format!(
+                "exit status {:?}, not {:?} ({})",
+                outcome.status,
+                expected.unwrap_or_default(),
+                self.verdict
+            ));
+        }
+        if outcome.verdict() != self.verdict {
+            problems.push(format!("the report's verdict is {}, not {}", outcome.verdict(), self.verdict));
+        }
+        for text in self.says.iter().filter(|text| !outcome.says(text)) {
+            problems.push(format!("no line says `{text}`"));
+        }
+        for text in self.never.iter().filter(|text| outcome.says(text)) {
+            problems.push(format!("a line says `{text}`"));
+        }
+        let events = outcome.report.as_ref().and_then(|report| report["events"].as_array());
+        for kind in &self.events {
+            if !events.is_some_and(|events| events.iter().any(|event| event["kind"] == kind.as_str())) {
+                problems.push(format!("the report has no event of kind {kind}"));
+            }
+        }
+        let mut lines: Vec<&str> = outcome.lines.iter().map(String::as_str).collect();
+        for text in &self.problems {
+            // A line that answers for one expected problem doesn't answer for another.
+            match lines.iter().position(|line| line.contains(text.as_str())) {
+                Some(at) => drop(lines.swap_remove(at)),
+                None => problems.push(format!("no line of its own says `{text}`")),
+            }
+        }
+        problems
+    }
+}
+
+/// Time for the small guests and for files that are refused.
+const DEFAULT: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(status: i32, verdict: &str, lines: &[&str]) -> Outcome {
+        Outcome {
+            status: Some(status),
+            lines: lines.iter().map(|line| line.to_string()).collect(),
+            report: Some(serde_json::json!({"verdict": verdict, "events": [{"kind": "dma-write"}]})),
+            log: Default::default(),
+            time: Default::default(),
+        }
+    }
+
+    fn run(text: &str) -> Run {
+        toml::from_str(&format!("name = \"n\"\nsystem = \"s\"\n{text}")).unwrap()
+    }
+
+    #[test]
+    fn the_list_in_the_repository_is_well_formed_and_its_files_are_there() {
+        for run in list().unwrap() {
+            assert!(paths::root().join("systems").join(&run.system).is_file(), "{}", run.system);
+        }
+    }
+
+    #[test]
+    fn status_and_verdict_must_both_be_right() {
+        let expected = run("verdict = \"violation\"\nevents = [\"dma-write\"]");
+        assert!(expected.differences(&outcome(4, "violation", &[])).is_empty());
+        assert_eq!(expected.differences(&outcome(0, "violation", &[])).len(), 1);
+        assert_eq!(expected.differences(&outcome(4, "ok", &[])).len(), 1);
+        let other = run("verdict = \"violation\"\nevents = [\"dma-read\"]");
+        assert_eq!(other.differences(&outcome(4, "violation", &[])).len(), 1);
+    }
+
+    #[test]
+    fn each_problem_needs_a_line_of_its_own() {
+        let expected = run("verdict = \"bad-input\"\nproblems = [\"cpu\", \"cpu\", \"memory\"]");
+        let all = outcome(2, "bad-input", &["cpu 1 twice", "cpu 9 absent", "memory too big"]);
+        assert!(expected.differences(&all).is_empty());
+        let fewer = outcome(2, "bad-input", &["cpu 1 twice", "memory too big"]);
+        assert_eq!(expected.differences(&fewer).len(), 1);
+    }
+}

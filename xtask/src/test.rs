@@ -1,0 +1,238 @@
+//! All tests, stage by stage, with the time of each and one line at the end that counts them all.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::host::toolchain::{self, BareMetal};
+use crate::host::{self, packages};
+use crate::{build, edges, guest, paths, process, runs, say};
+
+/// Tests passed, and what failed with the place where one can read why.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Count {
+    fn one(problem: Option<String>) -> Count {
+        match problem {
+            None => Count { passed: 1, failed: Vec::new() },
+            Some(problem) => Count { passed: 0, failed: vec![problem] },
+        }
+    }
+}
+
+/// A stage: its name and what it does.
+type Stage = (&'static str, fn(&Job) -> Result<Count>);
+
+const STAGES: &[Stage] = &[
+    ("fmt", fmt),
+    ("edges", crate_edges),
+    ("clippy", clippy),
+    ("clippy-target", clippy_target),
+    ("doc", doc),
+    ("unit", unit),
+    ("qemu", qemu),
+];
+
+/// What was asked for.
+struct Job<'a> {
+    arch: &'a str,
+    runs: &'a [String],
+}
+
+/// Runs the stages named, or all; the exit status.
+pub fn run(arch: &str, stages: &[String], only: &[String]) -> Result<u8> {
+    if let Some(name) = stages.iter().find(|name| !STAGES.iter().any(|(stage, _)| stage == name)) {
+        let known = STAGES.iter().map(|(stage, _)| *stage).collect::<Vec<_>>().join(", ");
+        bail!("there is no stage `{name}`; there are {known}");
+    }
+    host::prepare(arch, host::For::Tests)?;
+    let job = Job { arch, runs: only };
+    let mut total = Count::default();
+    let mut times = Vec::new();
+    for (name, stage) in STAGES {
+        if !stages.is_empty() && !stages.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        say::step(format_args!("{name}"));
+        let start = Instant::now();
+        let count = match stage(&job) {
+            Ok(count) => count,
+            Err(error) if error.is::<say::Missing>() => return Err(error),
+            Err(error) => Count::one(Some(format!("{name}: {error:#}"))),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        for failure in &count.failed {
+            say::note(format_args!("FAILED: {failure}"));
+        }
+        say::note(format_args!(
+            "{name}: {} passed, {} failed, {seconds:.1} s",
+            count.passed,
+            count.failed.len()
+        ));
+        times.push((*name, seconds));
+        total.passed += count.passed;
+        total.failed.extend(count.failed);
+    }
+    say::step("times");
+    for (name, seconds) in times {
+        say::note(format_args!("{name:<14} {seconds:>7.1} s"));
+    }
+    for failure in &total.failed {
+        println!("FAILED: {failure}");
+    }
+    println!("{} passed, {} failed", total.passed, total.failed.len());
+    Ok(u8::from(!total.failed.is_empty()))
+}
+
+/// Runs a command as one test, its output in a log.
+fn logged(name: &str, command: &mut Command) -> Result<Count> {
+    let log = paths::logs().join(format!("{name}.log"));
+    let status = process::logged(command, &log)?;
+    let why = || format!("{name}: {status}, see {}{}", paths::shown(&log), tail(&log));
+    Ok(Count::one((!status.success()).then(why)))
+}
+
+/// The last lines of a log, for the screen.
+fn tail(log: &std::path::Path) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].iter().map(|line| format!("\n      {line}")).collect()
+}
+
+fn fmt(_: &Job) -> Result<Count> {
+    logged("fmt", toolchain::host("fmt").args(["--all", "--check"]))
+}
+
+fn crate_edges(_: &Job) -> Result<Count> {
+    let found = edges::check()?;
+    Ok(Count::one((!found.is_empty()).then(|| found.join("; "))))
+}
+
+fn clippy(_: &Job) -> Result<Count> {
+    logged("clippy", toolchain::host("clippy").args(["--all-targets", "--", "-D", "warnings"]))
+}
+
+/// The same for what runs on bare metal.
+fn clippy_target(job: &Job) -> Result<Count> {
+    let bare_metal = BareMetal::find(job.arch)?;
+    if !bare_metal.has_clippy() {
+        packages::install(&["rust-web-clippy"], None)?;
+    }
+    let mut count = Count::default();
+    for package in build::bare_metal_packages(&build::metadata()?)? {
+        let mut cargo = bare_metal.cargo("clippy", "clippy");
+        cargo.args(["--package", &package, "--", "-D", "warnings"]);
+        let one = logged(&format!("clippy-{package}"), &mut cargo)?;
+        count.passed += one.passed;
+        count.failed.extend(one.failed);
+    }
+    Ok(count)
+}
+
+fn doc(_: &Job) -> Result<Count> {
+    let mut cargo = toolchain::host("doc");
+    logged("doc", cargo.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Unit, property and documentation tests of everything that runs on the host.
+fn unit(_: &Job) -> Result<Count> {
+    let log = paths::logs().join("unit.log");
+    let status = process::logged(toolchain::host("test").arg("--no-fail-fast"), &log)?;
+    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    let (passed, failed) = results(&text);
+    let mut failures = failed_names(&text);
+    failures.truncate(failed);
+    // Some failures have no name of their own: a test program that ended early.
+    while failures.len() < failed {
+        failures.push("a test".into());
+    }
+    if failures.is_empty() && !status.success() {
+        failures.push(format!("cargo test: {status}{}", tail(&log)));
+    }
+    let failed = failures.into_iter().map(|name| format!("{name}, see {}", paths::shown(&log))).collect();
+    Ok(Count { passed, failed })
+}
+
+/// Sums of the lines `test result: ok. 3 passed; 0 failed; ...`.
+fn results(text: &str) -> (usize, usize) {
+    let mut sums = (0, 0);
+    for line in text.lines().filter(|line| line.starts_with("test result: ")) {
+        let number = |word: &str| -> usize {
+            let before = line.split(word).next().unwrap_or_default();
+            before.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(0)
+        };
+        sums.0 += number(" passed");
+        sums.1 += number(" failed");
+    }
+    sums
+}
+
+/// Names from the lines `test some::name ... FAILED`.
+fn failed_names(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    names.map(str::to_owned).collect()
+}
+
+/// The runs under QEMU, one at a time.
+fn qemu(job: &Job) -> Result<Count> {
+    let mut list = runs::list()?;
+    if let Some(name) = job.runs.iter().find(|name| !list.iter().any(|run| run.name == **name)) {
+        bail!("systems/runs.toml has no run `{name}`");
+    }
+    list.retain(|run| job.runs.is_empty() || job.runs.contains(&run.name));
+    let tool = match prepare(job.arch) {
+        Ok(tool) => tool,
+        Err(error) if error.is::<say::Missing>() => return Err(error),
+        // Nothing can run: every run has failed, for the same reason.
+        Err(error) => {
+            let failed = list.iter().map(|run| format!("{}: {error:#}", run.name)).collect();
+            return Ok(Count { passed: 0, failed });
+        }
+    };
+    let mut count = Count::default();
+    for run in &list {
+        let start = Instant::now();
+        let failure = match run.perform(job.arch, &tool) {
+            Ok((problems, _)) if problems.is_empty() => None,
+            Ok((problems, outcome)) => {
+                Some(format!("{}: {}; see {}", run.name, problems.join("; "), paths::shown(&outcome.log)))
+            }
+            Err(error) => Some(format!("{}: {error:#}", run.name)),
+        };
+        let word = if failure.is_none() { "passed" } else { "FAILED" };
+        say::note(format_args!("{:<32} {word} {:>6.1} s", run.name, start.elapsed().as_secs_f64()));
+        match failure {
+            None => count.passed += 1,
+            Some(failure) => count.failed.push(failure),
+        }
+    }
+    Ok(count)
+}
+
+fn prepare(arch: &str) -> Result<PathBuf> {
+    guest::prepare(arch)?;
+    build::hypervisor(arch, &[])?;
+    build::guests(arch)?;
+    build::tool()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_test_programs_are_summed() {
+        let text = "running 2 tests\ntest a ... ok\ntest b::c ... FAILED\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                    test result: ok. 40 passed; 0 failed; 2 ignored\n";
+        assert_eq!(results(text), (41, 1));
+        assert_eq!(failed_names(text), ["b::c"]);
+    }
+}

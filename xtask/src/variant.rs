@@ -1,0 +1,99 @@
+//! A system file with some words changed: another network card, CPU model or kernel argument. The changed file
+//! lies in `target/systems/`, as deep as `systems/NAME/`, so its relative paths hold.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use toml_edit::{Array, DocumentMut, Item, Value};
+
+use crate::paths;
+
+/// What is different from the file in the repository.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// QEMU's CPU model.
+    pub cpu: Option<String>,
+    /// The network card's model.
+    pub nic: Option<String>,
+    /// Words after every VM's kernel command line.
+    pub append: Option<String>,
+}
+
+/// Network cards that may stand for each other.
+const CARDS: &[&str] = &["e1000e", "igb"];
+
+/// The system file with the change: itself where nothing changes.
+pub fn of(system: &Path, change: &Change, name: &str) -> Result<PathBuf> {
+    if *change == Change::default() {
+        return Ok(system.to_path_buf());
+    }
+    let text =
+        std::fs::read_to_string(system).with_context(|| format!("cannot read {}", system.display()))?;
+    let changed = apply(&text, change).with_context(|| format!("in {}", paths::shown(system)))?;
+    let place = paths::target().join("systems").join(format!("{name}.toml"));
+    paths::write_atomically(&place, changed.as_bytes())?;
+    Ok(place)
+}
+
+fn apply(text: &str, change: &Change) -> Result<String> {
+    let mut document: DocumentMut = text.parse()?;
+    let qemu = document["board"]["qemu"].as_array_mut().context("it has no board.qemu")?;
+    if let Some(cpu) = &change.cpu {
+        replace_after(qemu, "-cpu", |_| Some(cpu.clone()))?;
+    }
+    if let Some(card) = &change.nic {
+        replace_after(qemu, "-device", |word| {
+            let (model, rest) = word.split_once(',').unwrap_or((word, ""));
+            CARDS.contains(&model).then(|| format!("{card},{rest}"))
+        })?;
+    }
+    if let Some(more) = &change.append {
+        let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
+        for machine in machines.iter_mut() {
+            let old = machine.get("cmdline").and_then(Item::as_str).unwrap_or_default();
+            machine["cmdline"] = toml_edit::value(format!("{old} {more}").trim());
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// Replaces the words after each `flag` for which there is a replacement; there must be one.
+fn replace_after(words: &mut Array, flag: &str, new: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let mut replaced = false;
+    for at in 1..words.len() {
+        if words.get(at - 1).and_then(Value::as_str) != Some(flag) {
+            continue;
+        }
+        if let Some(word) = words.get(at).and_then(Value::as_str).and_then(&new) {
+            words.replace(at, word);
+            replaced = true;
+        }
+    }
+    if replaced { Ok(()) } else { bail!("board.qemu has no `{flag}` that could be changed") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "[board]\nqemu = [\"-cpu\", \"max\", \"-device\", \"nvme,addr=2\",\n  # the card\n  \
+                        \"-device\", \"e1000e,netdev=n0\"]\n[[vm]]\ncmdline = \"a\"\n[[vm]]\nname = \"b\"\n";
+
+    #[test]
+    fn only_what_is_named_changes() {
+        let change =
+            Change { cpu: Some("cortex-a76".into()), nic: Some("igb".into()), append: Some("x=1".into()) };
+        let changed = apply(FILE, &change).unwrap();
+        assert!(changed.contains("\"cortex-a76\"") && !changed.contains("\"max\""));
+        assert!(changed.contains("\"igb,netdev=n0\"") && changed.contains("\"nvme,addr=2\""));
+        assert!(changed.contains("cmdline = \"a x=1\"") && changed.contains("cmdline = \"x=1\""));
+    }
+
+    #[test]
+    fn a_change_that_finds_nothing_is_an_error() {
+        let change = Change { nic: Some("igb".into()), ..Change::default() };
+        assert!(apply("[board]\nqemu = [\"-cpu\", \"max\"]\n", &change).is_err());
+    }
+}
