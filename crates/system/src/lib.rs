@@ -1,8 +1,25 @@
-//! The system file: its model, its TOML reader (feature `std`), its packed form, and the bundle that a boot loader
-//! carries to the hypervisor.
+//! The system file: its model, its TOML reader (feature `toml`), its packed form and the bundle that a boot loader carries
+//! to the hypervisor, and the protocol that hypervisor and tool speak over the serial line.
+//!
+//! | module | what it is | who uses it |
+//! |---|---|---|
+//! | [`model`] | what a system file says | everyone |
+//! | [`file`](mod@file) | the TOML reader: all problems at once, each with its place | the tool |
+//! | [`packed`] | an envelope of version, length and checksum around a postcard value | tool and hypervisor |
+//! | [`bundle`] | system, images and run options in one file | tool and hypervisor |
+//! | [`wire`] | frames on the console that a guest can't forge | tool and hypervisor |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod bundle;
+#[cfg(feature = "toml")]
+pub mod file;
 pub mod model;
+pub mod packed;
+pub mod wire;
+
+/// The version that the tool writes into a bundle and the hypervisor compares with its own: they share this crate, so they
+/// are of one release exactly if these are equal.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
