@@ -180,8 +180,12 @@ pub struct PciHost {
     pub windows: Vec<PciWindow>,
     /// `dma-coherent`.
     pub coherent: bool,
+    /// `iommu-map-mask`: what of a requester id `iommu_map` looks at.
+    pub iommu_map_mask: u32,
     /// `iommu-map`.
     pub iommu_map: Vec<IdMapping>,
+    /// `msi-map-mask`: what of a requester id `msi_map` looks at.
+    pub msi_map_mask: u32,
     /// `msi-map`.
     pub msi_map: Vec<IdMapping>,
     /// `interrupt-map`, resolved: the line of (device number, pin 1-4).

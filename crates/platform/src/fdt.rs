@@ -1,0 +1,263 @@
+//! Reads a device tree (Devicetree Specification 0.4 and the bindings of the Linux kernel) into a [`Platform`].
+//!
+//! What a broken node costs depends on what it is. One that the hypervisor rests on (memory, the GIC, an SMMU, a
+//! host bridge) makes the whole tree unusable. An interrupt or a provider that can't be followed makes its device
+//! unassignable. Nothing is skipped in silence where that would make a device look simpler than it is.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use axvm_addr::{Hpa, Intid, Span};
+
+pub mod blob;
+
+mod address;
+mod devices;
+mod interrupts;
+mod kinds;
+mod pci;
+
+use blob::{BlobError, NodeId, Tree};
+
+use crate::memory;
+use crate::model::{Cpu, Gic, Interrupt, Its, Platform, PsciConduit, Reserved, Smmu, Trigger};
+
+/// A device tree that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FdtError {
+    /// It isn't a device tree at all.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// A property's value isn't what its binding says.
+    #[error("{path}: `{property}` isn't what its binding asks for")]
+    Property {
+        /// The node.
+        path: String,
+        /// The property.
+        property: String,
+    },
+    /// There is something of which only one is supported.
+    #[error("{first} and {second}: only one interrupt controller is supported")]
+    TwoGics {
+        /// The first.
+        first: String,
+        /// The second.
+        second: String,
+    },
+}
+
+impl FdtError {
+    fn property(tree: &Tree<'_>, id: NodeId, property: &str) -> Self {
+        Self::Property { path: tree.path(id), property: property.to_string() }
+    }
+}
+
+/// Reads a flattened device tree.
+///
+/// # Errors
+///
+/// [`FdtError`] names the node and the property that can't be read.
+pub fn read(blob: &[u8]) -> Result<Platform, FdtError> {
+    let tree = Tree::parse(blob)?;
+    let root = tree.root();
+    let gic = gic(&tree)?;
+    let smmu_nodes: Vec<NodeId> =
+        tree.ids().filter(|&id| tree.is_compatible(id, kinds::SMMU) && tree.is_enabled(id)).collect();
+    let its_nodes = its_nodes(&tree);
+    let smmus = smmu_nodes.iter().map(|&id| smmu(&tree, id)).collect::<Result<_, _>>()?;
+    let pci_nodes: Vec<NodeId> =
+        tree.ids().filter(|&id| tree.is_compatible(id, kinds::PCI_HOST) && tree.is_enabled(id)).collect();
+    let pci_hosts = pci_nodes
+        .iter()
+        .enumerate()
+        .map(|(position, &id)| pci::host(&tree, id, position, &smmu_nodes, &its_nodes))
+        .collect::<Result<_, _>>()?;
+    let devices = devices::all(&tree, &smmu_nodes)?;
+    Ok(Platform {
+        model: tree.text(root, "model").unwrap_or_default().into(),
+        cpus: cpus(&tree)?,
+        memory: banks(&tree)?,
+        reserved: reserved(&tree)?,
+        console: console(&tree),
+        gic,
+        timer: timer(&tree),
+        psci: psci(&tree),
+        smmus,
+        pci_hosts,
+        functions: None,
+        devices,
+        address_bits: 0,
+    })
+}
+
+/// `/chosen/bootargs`: the command line of whoever was started with this device tree.
+///
+/// # Errors
+///
+/// [`FdtError::Blob`] if it isn't a device tree.
+pub fn bootargs(blob: &[u8]) -> Result<Option<String>, FdtError> {
+    let tree = Tree::parse(blob)?;
+    Ok(tree.find("/chosen").and_then(|chosen| tree.text(chosen, "bootargs")).map(String::from))
+}
+
+/// `/chosen/linux,initrd-start` and `-end`: where the boot loader put the initial RAM disk.
+///
+/// # Errors
+///
+/// [`FdtError`] if it isn't a device tree, or if the two contradict each other.
+pub fn initrd(blob: &[u8]) -> Result<Option<Span<Hpa>>, FdtError> {
+    let tree = Tree::parse(blob)?;
+    let Some(chosen) = tree.find("/chosen") else { return Ok(None) };
+    // The two are one cell or two, whatever #address-cells says.
+    let number = |name| -> Option<u64> {
+        let mut cells = tree.cells(chosen, name)?;
+        cells.number(u32::try_from(cells.0.len() / 4).ok()?)
+    };
+    let (Some(start), Some(end)) = (number("linux,initrd-start"), number("linux,initrd-end")) else {
+        return Ok(None);
+    };
+    let size = end.checked_sub(start).ok_or_else(|| FdtError::property(&tree, chosen, "linux,initrd-end"))?;
+    Ok(Span::new(Hpa(start), size).ok())
+}
+
+fn cpus(tree: &Tree<'_>) -> Result<Vec<Cpu>, FdtError> {
+    let Some(parent) = tree.find("/cpus") else {
+        return Ok(Vec::new());
+    };
+    let mut cpus = Vec::new();
+    for id in tree.children(parent).filter(|&id| tree.text(id, "device_type") == Some("cpu")) {
+        let mpidr = tree.cells(id, "reg").and_then(|mut cells| cells.number(tree.address_cells(parent)));
+        let mpidr = mpidr.ok_or_else(|| FdtError::property(tree, id, "reg"))?;
+        let usable = tree.is_enabled(id) && tree.texts(id, "enable-method").any(|method| method == "psci");
+        cpus.push(Cpu { path: tree.path(id), mpidr, usable });
+    }
+    Ok(cpus)
+}
+
+fn is_memory(tree: &Tree<'_>, id: NodeId) -> bool {
+    tree.text(id, "device_type") == Some("memory")
+}
+
+fn banks(tree: &Tree<'_>) -> Result<Vec<Span<Hpa>>, FdtError> {
+    let mut banks = Vec::new();
+    for id in tree.ids().filter(|&id| is_memory(tree, id) && tree.is_enabled(id)) {
+        banks.extend(tree.registers(id)?);
+    }
+    Ok(memory::merge(banks))
+}
+
+fn reserved(tree: &Tree<'_>) -> Result<Vec<Reserved>, FdtError> {
+    let mut reserved = Vec::new();
+    for &(start, size) in &tree.reservations {
+        if let Ok(span) = Span::new(Hpa(start), size) {
+            reserved.push(Reserved { span, owner: "/memreserve/".into() });
+        }
+    }
+    if let Some(parent) = tree.find("/reserved-memory") {
+        // Disabled ones too: keeping too much from guests is the safe mistake.
+        for id in tree.children(parent) {
+            for span in tree.registers(id)? {
+                reserved.push(Reserved { span, owner: tree.path(id) });
+            }
+        }
+    }
+    Ok(reserved)
+}
+
+fn console(tree: &Tree<'_>) -> Option<String> {
+    let chosen = tree.find("/chosen")?;
+    let path = tree.text(chosen, "stdout-path").or_else(|| tree.text(chosen, "linux,stdout-path"))?;
+    let path = path.split(':').next()?;
+    tree.find(path).map(|id| tree.path(id))
+}
+
+fn psci(tree: &Tree<'_>) -> Option<PsciConduit> {
+    let id = tree.ids().find(|&id| tree.is_compatible(id, kinds::PSCI) && tree.is_enabled(id))?;
+    match tree.text(id, "method")? {
+        "smc" => Some(PsciConduit::Smc),
+        "hvc" => Some(PsciConduit::Hvc),
+        _ => None,
+    }
+}
+
+/// The timer's interrupts by their names, else by their order; one that the node doesn't give is the PPI that the
+/// Base System Architecture (Arm DEN 0094, 3.5) assigns to it, which nobody can have given to something else.
+fn timer(tree: &Tree<'_>) -> Vec<Interrupt> {
+    let Some(id) = tree.ids().find(|&id| tree.is_compatible(id, kinds::TIMER) && tree.is_enabled(id)) else {
+        return Vec::new();
+    };
+    let named = tree.has(id, "interrupt-names");
+    [("sec-phys", 29), ("phys", 30), ("virt", 27), ("hyp-phys", 26)]
+        .into_iter()
+        .enumerate()
+        .map(|(position, (name, default))| {
+            let given = if named { tree.interrupt_named(id, name) } else { tree.interrupt_at(id, position) };
+            given.unwrap_or(Interrupt { intid: Intid(default), trigger: Trigger::Level })
+        })
+        .collect()
+}
+
+fn its_nodes(tree: &Tree<'_>) -> Vec<NodeId> {
+    let is_gic = |id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id);
+    tree.ids()
+        .filter(|&id| tree.is_compatible(id, kinds::ITS) && tree.is_enabled(id))
+        .filter(|&id| tree.parent(id).is_some_and(is_gic))
+        .collect()
+}
+
+fn gic(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
+    let mut nodes = tree.ids().filter(|&id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id));
+    let Some(id) = nodes.next() else { return Ok(None) };
+    if let Some(second) = nodes.next() {
+        return Err(FdtError::TwoGics { first: tree.path(id), second: tree.path(second) });
+    }
+    let mut registers = tree.registers(id)?.into_iter();
+    let distributor = registers.next().ok_or_else(|| FdtError::property(tree, id, "reg"))?;
+    let regions = tree.u32(id, "#redistributor-regions").unwrap_or(1) as usize;
+    let redistributors: Vec<_> = registers.by_ref().take(regions).collect();
+    if redistributors.is_empty() || redistributors.len() != regions {
+        return Err(FdtError::property(tree, id, "reg"));
+    }
+    let stride = match tree.cells(id, "redistributor-stride") {
+        None => 0,
+        Some(mut cells) => u32::try_from(cells.0.len() / 4)
+            .ok()
+            .and_then(|count| cells.number(count))
+            .ok_or_else(|| FdtError::property(tree, id, "redistributor-stride"))?,
+    };
+    let mut legacy: Vec<_> = registers.collect();
+    let mut its = Vec::new();
+    let its_nodes = its_nodes(tree);
+    for child in tree.children(id) {
+        let registers = tree.registers(child)?;
+        if !its_nodes.contains(&child) {
+            // GICv2m frames and the like: part of the GIC, so not for guests.
+            legacy.extend(registers);
+            continue;
+        }
+        let registers = registers.first().copied().ok_or_else(|| FdtError::property(tree, child, "reg"))?;
+        its.push(Its { path: tree.path(child), registers });
+    }
+    Ok(Some(Gic {
+        path: tree.path(id),
+        distributor,
+        redistributors,
+        redistributor_stride: stride,
+        legacy,
+        maintenance: tree.interrupt_at(id, 0),
+        its,
+    }))
+}
+
+fn smmu(tree: &Tree<'_>, id: NodeId) -> Result<Smmu, FdtError> {
+    let registers =
+        tree.registers(id)?.first().copied().ok_or_else(|| FdtError::property(tree, id, "reg"))?;
+    Ok(Smmu {
+        path: tree.path(id),
+        registers,
+        // A combined line carries both.
+        event_queue: tree.interrupt_named(id, "eventq").or_else(|| tree.interrupt_named(id, "combined")),
+        global_error: tree.interrupt_named(id, "gerror").or_else(|| tree.interrupt_named(id, "combined")),
+        coherent: tree.is_coherent(id),
+    })
+}

@@ -1,0 +1,311 @@
+//! A flattened device tree as a list of nodes (Devicetree Specification 0.4, chapter 5).
+//!
+//! The published parsers either panic on a broken blob or refuse names longer than 31 characters, which real
+//! boards have (and every blob with `__symbols__`). The format is five tokens, so it is read here: nothing is
+//! indexed unchecked, and each step consumes at least four bytes, so every blob ends.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::str;
+
+/// The header's magic number.
+const MAGIC: u32 = 0xd00d_feed;
+/// The version whose layout is read here; `last_comp_version` must not be newer.
+const VERSION: u32 = 17;
+/// The header, in bytes.
+const HEADER: usize = 40;
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+/// How deep nodes nest at most: far more than any board has, and it bounds the length of paths.
+const DEPTH: usize = 32;
+
+/// A blob that isn't a device tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlobError {
+    /// It doesn't begin with the magic number.
+    #[error("no device tree: the magic number is missing")]
+    Magic,
+    /// It is newer than what this reader knows.
+    #[error("the device tree's format version {0} isn't known")]
+    Version(u32),
+    /// A field, a name or a property lies outside the blob.
+    #[error("the device tree is cut short or damaged near byte {0:#x}")]
+    Truncated(usize),
+    /// A token that doesn't exist, or not here.
+    #[error("the device tree is damaged: token {token:#x} near byte {offset:#x}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Where.
+        offset: usize,
+    },
+    /// A name isn't text.
+    #[error("the device tree has a name that isn't text near byte {0:#x}")]
+    Name(usize),
+    /// Nodes nest too deep.
+    #[error("the device tree nests more than {DEPTH} levels deep")]
+    Depth,
+}
+
+/// A node: its position in the [`Tree`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId(pub(super) usize);
+
+#[derive(Clone, Debug)]
+struct Node<'a> {
+    name: &'a str,
+    parent: Option<NodeId>,
+    properties: Vec<(&'a str, &'a [u8])>,
+}
+
+/// A device tree: its nodes in the blob's order, the root first.
+#[derive(Clone, Debug)]
+pub struct Tree<'a> {
+    nodes: Vec<Node<'a>>,
+    phandles: BTreeMap<u32, NodeId>,
+    /// The memory reservation block: address and size.
+    pub reservations: Vec<(u64, u64)>,
+}
+
+fn be32(bytes: &[u8], offset: usize) -> Result<u32, BlobError> {
+    let end = offset.checked_add(4).ok_or(BlobError::Truncated(offset))?;
+    let field = bytes.get(offset..end).and_then(|field| field.try_into().ok());
+    field.map(u32::from_be_bytes).ok_or(BlobError::Truncated(offset))
+}
+
+fn be64(bytes: &[u8], offset: usize) -> Result<u64, BlobError> {
+    Ok(u64::from(be32(bytes, offset)?) << 32 | u64::from(be32(bytes, offset.saturating_add(4))?))
+}
+
+/// The text up to a NUL at `offset`.
+fn text(bytes: &[u8], offset: usize) -> Result<&str, BlobError> {
+    let rest = bytes.get(offset..).ok_or(BlobError::Truncated(offset))?;
+    let length = rest.iter().position(|&byte| byte == 0).ok_or(BlobError::Truncated(offset))?;
+    let name = rest.get(..length).ok_or(BlobError::Truncated(offset))?;
+    str::from_utf8(name).map_err(|_| BlobError::Name(offset))
+}
+
+impl<'a> Tree<'a> {
+    /// Reads a blob; bytes after its end are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError`] says what is wrong with it.
+    pub fn parse(blob: &'a [u8]) -> Result<Self, BlobError> {
+        if be32(blob, 0).map_err(|_| BlobError::Magic)? != MAGIC {
+            return Err(BlobError::Magic);
+        }
+        let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
+        let total = field(1)?;
+        let blob = blob.get(..total).filter(|blob| blob.len() >= HEADER).ok_or(BlobError::Truncated(4))?;
+        let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
+        let (version, compatible) = (be32(blob, 20)?, be32(blob, 24)?);
+        if version < VERSION || compatible > VERSION {
+            return Err(BlobError::Version(version));
+        }
+        let part = |offset: usize, size: usize| {
+            let end = offset.checked_add(size).ok_or(BlobError::Truncated(offset))?;
+            blob.get(offset..end).ok_or(BlobError::Truncated(offset))
+        };
+        let structure = part(field(2)?, field(9)?)?;
+        let strings = part(field(3)?, field(8)?)?;
+        let mut tree = Self {
+            nodes: Vec::new(),
+            phandles: BTreeMap::new(),
+            reservations: Self::reservations(blob, field(4)?)?,
+        };
+        tree.read_structure(structure, strings)?;
+        tree.index();
+        Ok(tree)
+    }
+
+    fn reservations(blob: &[u8], mut offset: usize) -> Result<Vec<(u64, u64)>, BlobError> {
+        let mut reservations = Vec::new();
+        loop {
+            let entry = (be64(blob, offset)?, be64(blob, offset.saturating_add(8))?);
+            if entry == (0, 0) {
+                return Ok(reservations);
+            }
+            reservations.push(entry);
+            offset = offset.saturating_add(16);
+        }
+    }
+
+    fn read_structure(&mut self, structure: &'a [u8], strings: &'a [u8]) -> Result<(), BlobError> {
+        let mut open: Vec<NodeId> = Vec::new();
+        let mut offset = 0usize;
+        loop {
+            let at = offset;
+            let token = be32(structure, offset)?;
+            offset = offset.saturating_add(4);
+            match token {
+                BEGIN_NODE => {
+                    let name = text(structure, offset)?;
+                    offset = align(offset.saturating_add(name.len()).saturating_add(1));
+                    let parent = open.last().copied();
+                    if open.len() == DEPTH {
+                        return Err(BlobError::Depth);
+                    }
+                    if parent.is_none() && !self.nodes.is_empty() {
+                        return Err(BlobError::Token { token, offset: at });
+                    }
+                    open.push(NodeId(self.nodes.len()));
+                    self.nodes.push(Node { name, parent, properties: Vec::new() });
+                }
+                END_NODE => {
+                    open.pop().ok_or(BlobError::Token { token, offset: at })?;
+                }
+                PROP => {
+                    let length = be32(structure, offset)? as usize;
+                    let name = text(strings, be32(structure, offset.saturating_add(4))? as usize)?;
+                    let start = offset.saturating_add(8);
+                    let end = start.saturating_add(length);
+                    let value = structure.get(start..end).ok_or(BlobError::Truncated(start))?;
+                    offset = align(end);
+                    let node = open.last().and_then(|id| self.nodes.get_mut(id.0));
+                    node.ok_or(BlobError::Token { token, offset: at })?.properties.push((name, value));
+                }
+                NOP => {}
+                END if open.is_empty() && !self.nodes.is_empty() => return Ok(()),
+                _ => return Err(BlobError::Token { token, offset: at }),
+            }
+        }
+    }
+
+    fn index(&mut self) {
+        for id in (0..self.nodes.len()).map(NodeId) {
+            let handle = self.u32(id, "phandle").or_else(|| self.u32(id, "linux,phandle"));
+            if let Some(handle) = handle.filter(|&handle| handle != 0 && handle != u32::MAX) {
+                self.phandles.entry(handle).or_insert(id);
+            }
+        }
+    }
+
+    /// The root.
+    pub fn root(&self) -> NodeId {
+        NodeId(0)
+    }
+
+    /// All nodes, parents before their children.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(NodeId)
+    }
+
+    /// A node's name with its unit address.
+    pub fn name(&self, id: NodeId) -> &'a str {
+        self.nodes.get(id.0).map_or("", |node| node.name)
+    }
+
+    /// The node above; `None` for the root.
+    pub fn parent(&self, id: NodeId) -> Option<NodeId> {
+        self.nodes.get(id.0)?.parent
+    }
+
+    /// The node itself, then those above it up to the root.
+    pub fn lineage(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        core::iter::successors(Some(id), |&id| self.parent(id))
+    }
+
+    /// The nodes directly below.
+    pub fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        self.ids().filter(move |&child| self.parent(child) == Some(id))
+    }
+
+    /// All properties of a node.
+    pub fn properties(&self, id: NodeId) -> &[(&'a str, &'a [u8])] {
+        self.nodes.get(id.0).map_or(&[], |node| node.properties.as_slice())
+    }
+
+    /// A property's value.
+    pub fn property(&self, id: NodeId, name: &str) -> Option<&'a [u8]> {
+        self.properties(id).iter().find(|(property, _)| *property == name).map(|(_, value)| *value)
+    }
+
+    /// Whether a property is there.
+    pub fn has(&self, id: NodeId, name: &str) -> bool {
+        self.property(id, name).is_some()
+    }
+
+    /// A property that is one cell.
+    pub fn u32(&self, id: NodeId, name: &str) -> Option<u32> {
+        self.property(id, name)?.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    /// A property that is text: the first one of a list.
+    pub fn text(&self, id: NodeId, name: &str) -> Option<&'a str> {
+        self.texts(id, name).next()
+    }
+
+    /// The texts of a list; what isn't text is left out.
+    pub fn texts(&self, id: NodeId, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let value = self.property(id, name).unwrap_or_default();
+        value
+            .split(|&byte| byte == 0)
+            .filter(|text| !text.is_empty())
+            .filter_map(|text| str::from_utf8(text).ok())
+    }
+
+    /// Whether `compatible` has one of these.
+    pub fn is_compatible(&self, id: NodeId, kinds: &[&str]) -> bool {
+        self.texts(id, "compatible").any(|kind| kinds.contains(&kind))
+    }
+
+    /// Whether the node and all above it are in use: `status` absent or okay (2.3.4).
+    pub fn is_enabled(&self, id: NodeId) -> bool {
+        self.lineage(id).all(|id| match self.property(id, "status") {
+            None => true,
+            Some(_) => matches!(self.text(id, "status"), Some("okay" | "ok")),
+        })
+    }
+
+    /// The node with this phandle.
+    pub fn by_phandle(&self, phandle: u32) -> Option<NodeId> {
+        self.phandles.get(&phandle).copied()
+    }
+
+    /// The path from the root.
+    pub fn path(&self, id: NodeId) -> String {
+        let mut names: Vec<&str> = self.lineage(id).map(|id| self.name(id)).collect();
+        names.pop();
+        if names.is_empty() {
+            return "/".into();
+        }
+        let mut path = String::new();
+        for name in names.iter().rev() {
+            path.push('/');
+            path.push_str(name);
+        }
+        path
+    }
+
+    /// The node at a path, or with an alias in front of one (3.3). A name without unit address finds the node if it
+    /// is the only one of that name.
+    pub fn find(&self, path: &str) -> Option<NodeId> {
+        if let Some(rest) = path.strip_prefix('/') {
+            return self.descend(self.root(), rest);
+        }
+        let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
+        let aliases = self.descend(self.root(), "aliases")?;
+        let target = self.text(aliases, alias)?.strip_prefix('/')?;
+        self.descend(self.descend(self.root(), target)?, rest)
+    }
+
+    fn descend(&self, from: NodeId, path: &str) -> Option<NodeId> {
+        path.split('/').filter(|name| !name.is_empty()).try_fold(from, |node, name| {
+            if let Some(exact) = self.children(node).find(|&child| self.name(child) == name) {
+                return Some(exact);
+            }
+            let mut similar =
+                self.children(node).filter(|&child| self.name(child).split('@').next() == Some(name));
+            similar.next().filter(|_| similar.next().is_none())
+        })
+    }
+}
+
+fn align(offset: usize) -> usize {
+    offset.checked_next_multiple_of(4).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,220 @@
+//! Wired interrupts (Devicetree Specification 0.4, 2.4) down to the GIC (Linux binding `arm,gic-v3`).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::Intid;
+
+use super::address::Cells;
+use super::blob::{NodeId, Tree};
+use super::kinds;
+use crate::model::{Interrupt, Trigger};
+
+/// How many nexus nodes an interrupt passes at most.
+const MOST_HOPS: usize = 8;
+/// More cells than any interrupt specifier or unit address has.
+const MOST_CELLS: u32 = 8;
+
+/// Where a node's interrupt goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// To the GIC.
+    Gic(Interrupt),
+    /// Elsewhere: the controller's path.
+    Foreign(String),
+}
+
+/// The GIC's three cells: kind, number, flags.
+pub(super) fn gic_interrupt(specifier: &[u32]) -> Option<Interrupt> {
+    let &[kind, number, flags, ..] = specifier else { return None };
+    // The first INTID of the kind and how many there are (Arm IHI 0069, 2.2).
+    let (first, count) = match kind {
+        0 => (32, 988),
+        1 => (16, 16),
+        2 => (4096, 1024),
+        3 => (1056, 64),
+        _ => return None,
+    };
+    let intid = (number < count).then_some(first + number)?;
+    // IRQ_TYPE_EDGE_RISING and _FALLING are 1 and 2, levels 4 and 8; bits above (PPI affinity of older bindings)
+    // say nothing of the trigger.
+    let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
+    Some(Interrupt { intid: Intid(intid), trigger })
+}
+
+impl Tree<'_> {
+    fn interrupt_cells(&self, controller: NodeId) -> Option<u32> {
+        self.u32(controller, "#interrupt-cells").filter(|&cells| cells <= MOST_CELLS)
+    }
+
+    /// The controller or nexus that a node's `interrupts` go to: as Linux' `of_irq_find_parent`.
+    fn interrupt_parent(&self, id: NodeId) -> Option<NodeId> {
+        let mut node = id;
+        // A phandle may lead anywhere, so the walk is bounded by hand.
+        for _ in 0..64 {
+            node = match self.u32(node, "interrupt-parent") {
+                Some(phandle) => self.by_phandle(phandle)?,
+                None => self.parent(node)?,
+            };
+            if self.has(node, "#interrupt-cells") {
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    /// All wired interrupts of a node. What can't be followed is foreign, so that nobody takes it for absent.
+    pub(super) fn interrupts(&self, id: NodeId) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if let Some(mut cells) = self.cells(id, "interrupts-extended") {
+            while !cells.is_empty() {
+                let entry = cells.next().and_then(|phandle| {
+                    // A zero phandle is a hole in the list.
+                    if phandle == 0 {
+                        return Some(None);
+                    }
+                    let controller = self.by_phandle(phandle)?;
+                    let specifier = cells.take(self.interrupt_cells(controller)?)?;
+                    Some(Some(self.follow(id, controller, specifier)))
+                });
+                match entry {
+                    Some(Some(line)) => lines.push(line),
+                    Some(None) => {}
+                    None => {
+                        lines.push(Line::Foreign("interrupts-extended can't be followed".into()));
+                        break;
+                    }
+                }
+            }
+            return lines;
+        }
+        let Some(mut cells) = self.cells(id, "interrupts") else {
+            return lines;
+        };
+        let controller = self.interrupt_parent(id);
+        let count =
+            controller.and_then(|controller| self.interrupt_cells(controller)).filter(|&count| count > 0);
+        let (Some(controller), Some(count)) = (controller, count) else {
+            lines.push(Line::Foreign("no interrupt parent".into()));
+            return lines;
+        };
+        while !cells.is_empty() {
+            match cells.take(count) {
+                Some(specifier) => lines.push(self.follow(id, controller, specifier)),
+                None => {
+                    lines.push(Line::Foreign("interrupts is cut short".into()));
+                    break;
+                }
+            }
+        }
+        lines
+    }
+
+    fn follow(&self, id: NodeId, controller: NodeId, specifier: Vec<u32>) -> Line {
+        let unit = self
+            .parent(id)
+            .and_then(|bus| self.cells(id, "reg")?.take(self.address_cells(bus).min(MOST_CELLS)));
+        self.resolve(controller, &unit.unwrap_or_default(), specifier)
+    }
+
+    /// Follows a specifier from a controller through every nexus to the GIC.
+    pub(super) fn resolve(&self, controller: NodeId, unit: &[u32], specifier: Vec<u32>) -> Line {
+        let (mut controller, mut unit, mut specifier) = (controller, Vec::from(unit), specifier);
+        for _ in 0..MOST_HOPS {
+            if self.is_compatible(controller, kinds::GIC) {
+                return gic_interrupt(&specifier)
+                    .map_or_else(|| Line::Foreign(self.path(controller)), Line::Gic);
+            }
+            match self.through_map(controller, &unit, &specifier) {
+                Some(next) => (controller, unit, specifier) = next,
+                None => break,
+            }
+        }
+        Line::Foreign(self.path(controller))
+    }
+
+    /// One step through an `interrupt-map` (2.4.3.1): parent, its unit address, its specifier.
+    fn through_map(
+        &self,
+        nexus: NodeId,
+        unit: &[u32],
+        specifier: &[u32],
+    ) -> Option<(NodeId, Vec<u32>, Vec<u32>)> {
+        let mut map = self.cells(nexus, "interrupt-map")?;
+        let address_cells = self.lineage(nexus).find_map(|id| self.u32(id, "#address-cells")).unwrap_or(2);
+        let (address_cells, cells) = (address_cells.min(MOST_CELLS), self.interrupt_cells(nexus)?);
+        let wanted: Vec<u32> = if address_cells == 0 {
+            specifier.to_vec()
+        } else {
+            (0..address_cells as usize)
+                .map(|i| unit.get(i).copied().unwrap_or(0))
+                .chain(specifier.iter().copied())
+                .collect()
+        };
+        let mask = self
+            .cells(nexus, "interrupt-map-mask")
+            .and_then(|mut mask| mask.take(address_cells.checked_add(cells)?))
+            .unwrap_or_else(|| wanted.iter().map(|_| u32::MAX).collect());
+        while !map.is_empty() {
+            let entry = map.take(address_cells.checked_add(cells)?)?;
+            let parent = self.by_phandle(map.next()?)?;
+            // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes none).
+            let parent_unit = map.take(self.u32(parent, "#address-cells").unwrap_or(0).min(MOST_CELLS))?;
+            let parent_specifier = map.take(self.interrupt_cells(parent)?)?;
+            let hit = wanted.len() == entry.len()
+                && entry
+                    .iter()
+                    .zip(&wanted)
+                    .zip(&mask)
+                    .all(|((entry, wanted), mask)| entry & mask == wanted & mask);
+            if hit {
+                return Some((parent, parent_unit, parent_specifier));
+            }
+        }
+        None
+    }
+
+    /// `interrupt-names`, in order.
+    pub(super) fn interrupt_named(&self, id: NodeId, name: &str) -> Option<Interrupt> {
+        let position = self.texts(id, "interrupt-names").position(|other| other == name)?;
+        match self.interrupts(id).into_iter().nth(position)? {
+            Line::Gic(interrupt) => Some(interrupt),
+            Line::Foreign(_) => None,
+        }
+    }
+
+    /// A node's n-th interrupt, if it goes to the GIC.
+    pub(super) fn interrupt_at(&self, id: NodeId, position: usize) -> Option<Interrupt> {
+        match self.interrupts(id).into_iter().nth(position)? {
+            Line::Gic(interrupt) => Some(interrupt),
+            Line::Foreign(_) => None,
+        }
+    }
+}
+
+/// A list of phandles with arguments, of which each provider says how many cells it takes.
+pub(super) fn phandle_entries(
+    tree: &Tree<'_>,
+    mut cells: Cells<'_>,
+    count_name: Option<&str>,
+) -> Vec<Result<NodeId, u32>> {
+    let mut entries = Vec::new();
+    while let Some(phandle) = cells.next() {
+        if phandle == 0 {
+            continue;
+        }
+        let Some(provider) = tree.by_phandle(phandle) else {
+            // How many cells follow isn't known: the rest can't be read.
+            entries.push(Err(phandle));
+            break;
+        };
+        entries.push(Ok(provider));
+        let count = count_name.map_or(0, |name| tree.u32(provider, name).unwrap_or(0));
+        for _ in 0..count {
+            if cells.next().is_none() {
+                break;
+            }
+        }
+    }
+    entries
+}

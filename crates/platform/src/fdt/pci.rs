@@ -1,0 +1,139 @@
+//! PCI host bridges (PCI Bus Binding to IEEE 1275, Linux binding `pci-host-ecam-generic`).
+
+use alloc::vec::Vec;
+
+use axvm_addr::{Hpa, Span};
+
+use super::FdtError;
+use super::blob::{NodeId, Tree};
+use super::interrupts::Line;
+use crate::model::{IdMapping, PciHost, PciSpace, PciWindow};
+
+/// ECAM takes 1 MiB for a bus.
+const BUS_SHIFT: u32 = 20;
+
+pub(super) fn host(
+    tree: &Tree<'_>,
+    id: NodeId,
+    position: usize,
+    smmus: &[NodeId],
+    its: &[NodeId],
+) -> Result<PciHost, FdtError> {
+    let error = |property| FdtError::property(tree, id, property);
+    let ecam = tree.registers(id)?.first().copied().ok_or_else(|| error("reg"))?;
+    let buses = buses(tree, id, &ecam).ok_or_else(|| error("bus-range"))?;
+    let segment = match tree.u32(id, "linux,pci-domain") {
+        Some(domain) => u16::try_from(domain).map_err(|_| error("linux,pci-domain"))?,
+        None => u16::try_from(position).unwrap_or(u16::MAX),
+    };
+    let msi_map = match tree.cells(id, "msi-map") {
+        Some(_) => id_map(tree, id, "msi-map", its)?,
+        None => msi_parent(tree, id, its),
+    };
+    Ok(PciHost {
+        path: tree.path(id),
+        segment,
+        ecam,
+        buses,
+        windows: windows(tree, id)?,
+        coherent: tree.is_coherent(id),
+        iommu_map_mask: tree.u32(id, "iommu-map-mask").unwrap_or(u32::MAX),
+        iommu_map: id_map(tree, id, "iommu-map", smmus)?,
+        msi_map_mask: tree.u32(id, "msi-map-mask").unwrap_or(u32::MAX),
+        msi_map,
+        lines: lines(tree, id, buses.0),
+    })
+}
+
+/// `bus-range`, no more than the config space has room for.
+fn buses(tree: &Tree<'_>, id: NodeId, ecam: &Span<Hpa>) -> Option<(u8, u8)> {
+    let (first, last) = match tree.cells(id, "bus-range") {
+        Some(mut cells) => (u8::try_from(cells.next()?).ok()?, u8::try_from(cells.next()?).ok()?),
+        None => (0, u8::MAX),
+    };
+    let room = (ecam.size() >> BUS_SHIFT).checked_sub(1)?;
+    let most = u64::from(first).saturating_add(room).min(u64::from(last));
+    (first <= last).then_some((first, u8::try_from(most).ok()?))
+}
+
+fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow>, FdtError> {
+    let error = || FdtError::property(tree, id, "ranges");
+    let (Some(mut ranges), Some(bus)) = (tree.cells(id, "ranges"), tree.parent(id)) else {
+        return Ok(Vec::new());
+    };
+    let (parent, size) = (tree.address_cells(bus), tree.size_cells(id));
+    let mut windows = Vec::new();
+    while !ranges.is_empty() {
+        let flags = ranges.next().ok_or_else(error)?;
+        let pci = ranges.number(2).ok_or_else(error)?;
+        let cpu = ranges.number(parent).ok_or_else(error)?;
+        let size = ranges.number(size).ok_or_else(error)?;
+        // phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr: ss is the space, p is prefetchable.
+        let space = match flags >> 24 & 3 {
+            1 => PciSpace::Io,
+            2 => PciSpace::Memory32,
+            3 => PciSpace::Memory64,
+            _ => continue,
+        };
+        let Some(cpu) = tree.translate(bus, cpu, size)? else { continue };
+        let cpu = Span::new(Hpa(cpu), size).map_err(|_| error())?;
+        pci.checked_add(size).ok_or_else(error)?;
+        windows.push(PciWindow { space, prefetchable: flags & 1 << 30 != 0, pci, cpu });
+    }
+    Ok(windows)
+}
+
+/// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among `targets` are
+/// left out: their functions have no IOMMU, or no MSIs, that the hypervisor knows.
+fn id_map(
+    tree: &Tree<'_>,
+    id: NodeId,
+    property: &str,
+    targets: &[NodeId],
+) -> Result<Vec<IdMapping>, FdtError> {
+    let mut map = Vec::new();
+    let Some(mut cells) = tree.cells(id, property) else {
+        return Ok(map);
+    };
+    while !cells.is_empty() {
+        let entry = cells.take(4).ok_or_else(|| FdtError::property(tree, id, property))?;
+        let &[first, phandle, base, count] = entry.as_slice() else { continue };
+        let target =
+            tree.by_phandle(phandle).and_then(|node| targets.iter().position(|&target| target == node));
+        if let Some(target) = target {
+            map.push(IdMapping { first, count, target, base });
+        }
+    }
+    Ok(map)
+}
+
+/// Without `msi-map`, `msi-parent` says that requester ids are device ids (Linux binding pci-msi.txt).
+fn msi_parent(tree: &Tree<'_>, id: NodeId, its: &[NodeId]) -> Vec<IdMapping> {
+    let node = tree.u32(id, "msi-parent").and_then(|phandle| tree.by_phandle(phandle));
+    let target = node.and_then(|node| its.iter().position(|&target| target == node));
+    target.map(|target| IdMapping { first: 0, count: 0x1_0000, target, base: 0 }).into_iter().collect()
+}
+
+/// What `interrupt-map` says for every slot of the root bus and every pin. Where it tells functions of a slot apart,
+/// which the PCI specifications have no use for, no line is known.
+fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Interrupt)> {
+    const FUNCTION: u32 = 7 << 8;
+    let mask = tree.cells(id, "interrupt-map-mask").and_then(|mut cells| cells.next()).unwrap_or(u32::MAX);
+    let mut lines = Vec::new();
+    for device in 0..32u8 {
+        for pin in 1..=4u8 {
+            let line = |function: u32| {
+                let unit = u32::from(bus) << 16 | u32::from(device) << 11 | function;
+                match tree.resolve(id, &[unit, 0, 0], [u32::from(pin)].into()) {
+                    Line::Gic(interrupt) => Some(interrupt),
+                    Line::Foreign(_) => None,
+                }
+            };
+            let Some(interrupt) = line(0) else { continue };
+            if mask & FUNCTION == 0 || (1..8).all(|function| line(function << 8) == Some(interrupt)) {
+                lines.push((device, pin, interrupt));
+            }
+        }
+    }
+    lines
+}

@@ -1,0 +1,72 @@
+//! What the platform adds to PCI functions: streams, MSI ids, lines.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{ItsDeviceId, StreamId};
+use axvm_pci::Function;
+
+use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
+
+/// A bridge chain longer than there are bus numbers is a loop.
+const MOST_BRIDGES: usize = 256;
+
+impl Platform {
+    /// Takes what enumeration found, and looks up each function's stream, MSI device id and line. `groups` has the
+    /// isolation group of each function, in the same order; functions without one share the group `u32::MAX`.
+    pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[u32]) {
+        let devices = functions
+            .iter()
+            .enumerate()
+            .map(|(position, function)| {
+                let address = function.address;
+                let host = self.pci_hosts.iter().find(|host| {
+                    host.segment == address.segment && (host.buses.0..=host.buses.1).contains(&address.bus)
+                });
+                let id = u32::from(address.requester_id());
+                PciDevice {
+                    function: function.clone(),
+                    group: groups.get(position).copied().unwrap_or(u32::MAX),
+                    stream: host
+                        .and_then(|host| look_up(&host.iommu_map, id & host.iommu_map_mask))
+                        .map(|(smmu, id)| (smmu, StreamId(id))),
+                    msi: host
+                        .and_then(|host| look_up(&host.msi_map, id & host.msi_map_mask))
+                        .map(|(its, id)| (its, ItsDeviceId(id))),
+                    line: host.and_then(|host| line(host, function, &functions)),
+                }
+            })
+            .collect();
+        self.functions = Some(devices);
+    }
+
+    /// The position in [`Platform::pci_hosts`] of the host bridge that a function is below.
+    pub fn pci_host_of(&self, address: axvm_addr::PciAddress) -> Option<usize> {
+        self.pci_hosts.iter().position(|host| {
+            host.segment == address.segment && (host.buses.0..=host.buses.1).contains(&address.bus)
+        })
+    }
+}
+
+/// The first entry that covers the id (Linux binding pci-iommu.txt).
+fn look_up(map: &[IdMapping], id: u32) -> Option<(usize, u32)> {
+    map.iter().find_map(|entry| {
+        let offset = id.checked_sub(entry.first).filter(|&offset| offset < entry.count)?;
+        Some((entry.target, entry.base.checked_add(offset)?))
+    })
+}
+
+/// The line of a function's pin: each bridge above turns the pin by the slot below it (PCI-to-PCI Bridge
+/// Architecture 1.2, 9.1), and the root bus' `interrupt-map` says the rest.
+fn line(host: &PciHost, function: &Function, all: &[Function]) -> Option<Interrupt> {
+    let mut pin = function.interrupt_pin.checked_sub(1).filter(|&pin| pin < 4)?;
+    let mut at = function;
+    for _ in 0..MOST_BRIDGES {
+        let device = at.address.device();
+        let Some(parent) = at.parent else {
+            return host.lines.iter().find(|line| (line.0, line.1) == (device, pin + 1)).map(|line| line.2);
+        };
+        pin = (pin + device) % 4;
+        at = all.iter().find(|function| function.address == parent)?;
+    }
+    None
+}
