@@ -75,6 +75,7 @@ impl Bench<'_> {
             timeout: demo::TIMEOUT,
             show: false,
             report: None,
+            programs: None,
         })?;
         if outcome.status != Some(0) || !outcome.says("DEMO bench-nvme ok") {
             bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));

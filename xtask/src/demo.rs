@@ -44,6 +44,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         timeout: TIMEOUT,
         show: true,
         report: Some(report.clone()),
+        programs: None,
     })?;
     let problems = check(arch, nic, &outcome)?;
     say::step("verdict");

@@ -14,6 +14,7 @@ mod host;
 mod image;
 mod paths;
 mod process;
+mod refusal;
 mod runner;
 mod runs;
 mod say;

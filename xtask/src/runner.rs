@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub show: bool,
     /// The report's place, where it isn't the usual one.
     pub report: Option<PathBuf>,
+    /// A folder whose programs come before those of PATH.
+    pub programs: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -73,6 +75,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     command.arg("--timeout").arg(request.timeout.as_secs().to_string());
     for word in request.qemu {
         command.arg("--qemu").arg(word);
+    }
+    if let Some(folder) = &request.programs {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(folder.clone()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(folders)?);
     }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
