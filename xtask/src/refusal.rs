@@ -1,5 +1,7 @@
-//! Files that are refused say themselves what is wrong with them: a comment `# problem: RULE [RULE]...` on the line
-//! at fault. The report must have exactly these problems, and each must be shown to the user as one line.
+//! Files that are refused say themselves what is wrong with them: a comment `# problem: RULE [RULE]...` on the line or
+//! the table at fault. The report must have exactly these problems, and each must be shown to the user as one line.
+
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
@@ -7,33 +9,38 @@ use crate::runner::Outcome;
 
 const MARK: &str = "# problem: ";
 
-/// A problem: its line in the file, its rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Announced {
-    line: usize,
-    rule: String,
+/// A problem that is to come: the lines of the file that it may name, its rule.
+#[derive(Debug, PartialEq)]
+struct Announced<'a> {
+    lines: RangeInclusive<usize>,
+    rule: &'a str,
 }
 
-/// What the file announces. A comment that has a line for itself speaks of the next one.
-fn announced(text: &str) -> Vec<Announced> {
+/// What the file announces. Beside a table's header the comment speaks of the whole table, else of its line alone.
+fn announced(text: &str) -> Vec<Announced<'_>> {
+    let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
-    for (at, line) in text.lines().enumerate() {
+    for (at, line) in lines.iter().enumerate() {
         let Some((before, rules)) = line.split_once(MARK) else { continue };
-        let line = if before.trim().is_empty() { at + 2 } else { at + 1 };
-        found.extend(rules.split_whitespace().map(|rule| Announced { line, rule: rule.to_owned() }));
+        let mut last = at;
+        if before.trim_start().starts_with('[') {
+            let more = lines[at + 1..].iter().take_while(|line| !line.trim_start().starts_with('['));
+            last += more.count();
+        }
+        found.extend(rules.split_whitespace().map(|rule| Announced { lines: at + 1..=last + 1, rule }));
     }
     found
 }
 
 /// What the report has: the line is the number after the last colon of its place, 0 where there is none.
-fn reported(report: &Value) -> Vec<Announced> {
+fn reported(report: &Value) -> Vec<(usize, &str)> {
     let problems = report["problems"].as_array().into_iter().flatten();
     problems
         .map(|problem| {
             let place = problem["place"].as_str().unwrap_or_default();
             // `file.toml:12` or `file.toml:12:5`
             let line = place.split(':').skip(1).find_map(|word| word.parse().ok()).unwrap_or(0);
-            Announced { line, rule: problem["rule"].as_str().unwrap_or_default().to_owned() }
+            (line, problem["rule"].as_str().unwrap_or_default())
         })
         .collect()
 }
@@ -44,25 +51,19 @@ pub fn differences(file: &str, text: &str, outcome: &Outcome) -> Vec<String> {
     let Some(report) = &outcome.report else { return vec!["there is no report".into()] };
     let mut reported = reported(report);
     for expected in announced(text) {
-        match reported.iter().position(|problem| *problem == expected) {
-            Some(at) => drop(reported.swap_remove(at)),
-            None => {
-                found.push(format!(
-                    "{file}:{}: the problem `{}` isn't reported",
-                    expected.line, expected.rule
-                ));
-                continue;
-            }
-        }
-        let place = format!("{file}:{}:", expected.line);
-        let shown = outcome.lines.iter().any(|line| line.contains(&place));
-        if !shown {
-            found.push(format!("no line of the output begins with {place}"));
+        let is_it = |(line, rule): &(usize, &str)| expected.lines.contains(line) && *rule == expected.rule;
+        let Some(at) = reported.iter().position(is_it) else {
+            found.push(format!("{file}:{}: no problem `{}` is reported", expected.lines.start(), expected.rule));
+            continue;
+        };
+        let (line, _) = reported.swap_remove(at);
+        let place = format!("{file}:{line}:");
+        if !outcome.lines.iter().any(|shown| shown.contains(&place)) {
+            found.push(format!("no line of the output has {place}"));
         }
     }
-    for more in reported {
-        found
-            .push(format!("{file}:{}: the problem `{}` is reported but not announced", more.line, more.rule));
+    for (line, rule) in reported {
+        found.push(format!("{file}:{line}: the problem `{rule}` is reported but not announced"));
     }
     let started = |vm: &Value| vm["exits"]["total"].as_u64().is_some_and(|exits| exits > 0);
     if report["vms"].as_array().is_some_and(|vms| vms.iter().any(started)) {
@@ -77,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    const FILE: &str = "[a]\ncpus = [1, 1] # problem: cpu-twice\n# problem: dma\npci = 2\n";
+    const FILE: &str = "[a]\ncpus = [1, 1] # problem: cpu-twice\n[[b]] # problem: dma\npci = 2\n";
 
     fn outcome(problems: Value, lines: &[&str]) -> Outcome {
         Outcome {
