@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod description;
+pub mod fdt;
 pub mod image;
 
 pub use description::{

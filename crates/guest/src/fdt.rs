@@ -1,0 +1,391 @@
+//! Writes the guest's device tree (Devicetree Specification 0.4, bindings of the Linux kernel).
+//!
+//! Everything it says comes from the [`Description`]; nothing is decided here but names and phandles.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use axvm_addr::{Address, Gpa, Intid, Span};
+use vm_fdt::FdtWriter;
+
+use crate::description::{Description, DeviceDescription, GicDescription};
+
+mod pci;
+
+/// Phandles: the GIC, its ITS, the console's clock; devices' clocks are counted from the last.
+const GIC: u32 = 1;
+const ITS: u32 = 2;
+const CONSOLE_CLOCK: u32 = 3;
+const FIRST_DEVICE_CLOCK: u32 = 4;
+
+/// What the PL011's clock runs at: a guest computes its baud rate from it, which then means nothing.
+const CONSOLE_CLOCK_HZ: u32 = 24_000_000;
+
+/// IRQ_TYPE_EDGE_RISING and IRQ_TYPE_LEVEL_HIGH.
+const EDGE: u32 = 1;
+const LEVEL: u32 = 4;
+
+/// Entropy for the guest's kernel, fresh for each start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Seed {
+    /// `/chosen/kaslr-seed`.
+    pub kaslr: u64,
+    /// `/chosen/rng-seed`.
+    pub rng: [u8; 32],
+}
+
+/// A description that no device tree can say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FdtWriteError {
+    /// Two nodes of the same name.
+    #[error("the guest's device tree would have two nodes called {0}")]
+    DuplicateNode(String),
+    /// Two properties of the same name.
+    #[error("{node} would have `{property}` twice")]
+    DuplicateProperty {
+        /// The node.
+        node: String,
+        /// The property.
+        property: String,
+    },
+    /// A name or a value that the format doesn't allow.
+    #[error("{node}: {why}")]
+    Format {
+        /// The node.
+        node: String,
+        /// The writer's reason.
+        why: String,
+    },
+    /// An interrupt that the GIC's binding has no number for.
+    #[error("{node}: interrupt {intid} is neither a PPI nor an SPI")]
+    Interrupt {
+        /// The node.
+        node: String,
+        /// The interrupt.
+        intid: u32,
+    },
+    /// Something that needs a GIC, or MSIs that need an ITS, where there is none.
+    #[error("{0} needs an interrupt controller that the guest doesn't have")]
+    NoController(String),
+}
+
+/// The device tree of a guest.
+///
+/// # Errors
+///
+/// [`FdtWriteError`] names the node that can't be written.
+pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
+    let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
+    let mut tree = Tree { writer, open: Vec::new(), names: BTreeSet::new() };
+    tree.begin("")?;
+    tree.cells("#address-cells", &[2])?;
+    tree.cells("#size-cells", &[2])?;
+    tree.text("model", "AxVM virtual machine")?;
+    tree.text("compatible", "axvm,virtual-machine")?;
+    if description.gic.is_some() {
+        tree.cells("interrupt-parent", &[GIC])?;
+    }
+    chosen(&mut tree, description, seed)?;
+    cpus(&mut tree, &description.cpus)?;
+    for bank in &description.memory {
+        tree.begin(&format!("memory@{:x}", bank.start()))?;
+        tree.text("device_type", "memory")?;
+        tree.registers(&[*bank])?;
+        tree.end()?;
+    }
+    tree.begin("psci")?;
+    tree.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
+    tree.text("method", "hvc")?;
+    tree.end()?;
+    if let Some(gic) = &description.gic {
+        interrupt_controller(&mut tree, gic)?;
+        timer(&mut tree, description.timer)?;
+    }
+    if let Some((registers, intid)) = &description.console {
+        console(&mut tree, description, registers, *intid)?;
+    }
+    for host in &description.pci {
+        pci::host(&mut tree, host, description.gic.as_ref())?;
+    }
+    devices(&mut tree, description)?;
+    tree.end()?;
+    tree.writer.finish().map_err(|error| format_error("/", &error))
+}
+
+fn format_error(node: &str, error: &vm_fdt::Error) -> FdtWriteError {
+    FdtWriteError::Format { node: node.into(), why: error.to_string() }
+}
+
+/// A node that is being written.
+struct Open {
+    name: String,
+    node: vm_fdt::FdtWriterNode,
+    properties: BTreeSet<String>,
+}
+
+/// The writer, with what it doesn't check itself: that names are unique.
+struct Tree {
+    writer: FdtWriter,
+    open: Vec<Open>,
+    names: BTreeSet<String>,
+}
+
+impl Tree {
+    fn path(&self) -> String {
+        let names: Vec<&str> = self.open.iter().skip(1).map(|open| open.name.as_str()).collect();
+        format!("/{}", names.join("/"))
+    }
+
+    fn begin(&mut self, name: &str) -> Result<(), FdtWriteError> {
+        let mut path = self.path();
+        path.push('/');
+        path.push_str(name);
+        let node = self.writer.begin_node(name).map_err(|error| format_error(&path, &error))?;
+        if !self.names.insert(path) {
+            return Err(FdtWriteError::DuplicateNode(name.into()));
+        }
+        self.open.push(Open { name: name.into(), node, properties: BTreeSet::new() });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), FdtWriteError> {
+        let path = self.path();
+        match self.open.pop() {
+            Some(open) => self.writer.end_node(open.node).map_err(|error| format_error(&path, &error)),
+            None => Ok(()),
+        }
+    }
+
+    fn bytes(&mut self, property: &str, value: &[u8]) -> Result<(), FdtWriteError> {
+        let node = self.path();
+        if let Some(open) = self.open.last_mut()
+            && !open.properties.insert(property.into())
+        {
+            return Err(FdtWriteError::DuplicateProperty { node, property: property.into() });
+        }
+        self.writer
+            .property(property, value)
+            .map_err(|error| FdtWriteError::Format { node, why: format!("`{property}`: {error}") })
+    }
+
+    fn flag(&mut self, property: &str) -> Result<(), FdtWriteError> {
+        self.bytes(property, &[])
+    }
+
+    fn cells(&mut self, property: &str, cells: &[u32]) -> Result<(), FdtWriteError> {
+        let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        self.bytes(property, &bytes)
+    }
+
+    fn double(&mut self, property: &str, value: u64) -> Result<(), FdtWriteError> {
+        self.bytes(property, &value.to_be_bytes())
+    }
+
+    fn text(&mut self, property: &str, text: &str) -> Result<(), FdtWriteError> {
+        self.texts(property, &[text])
+    }
+
+    fn texts(&mut self, property: &str, texts: &[&str]) -> Result<(), FdtWriteError> {
+        let mut value = Vec::new();
+        for text in texts {
+            if text.bytes().any(|byte| byte == 0) {
+                let why = format!("`{property}`: text can't contain NUL");
+                return Err(FdtWriteError::Format { node: self.path(), why });
+            }
+            value.extend_from_slice(text.as_bytes());
+            value.push(0);
+        }
+        self.bytes(property, &value)
+    }
+
+    /// `reg` with two cells for the address and two for the size.
+    fn registers(&mut self, spans: &[Span<Gpa>]) -> Result<(), FdtWriteError> {
+        let cells: Vec<u32> = spans
+            .iter()
+            .flat_map(|span| [halves(span.start().get()), halves(span.size())])
+            .flatten()
+            .collect();
+        self.cells("reg", &cells)
+    }
+
+    /// `interrupts`: line and whether it is edge-triggered.
+    fn interrupts(&mut self, lines: &[(Intid, bool)]) -> Result<(), FdtWriteError> {
+        let mut cells = Vec::new();
+        for &(intid, edge) in lines {
+            cells.extend(self.specifier(intid, edge)?);
+        }
+        self.cells("interrupts", &cells)
+    }
+
+    /// An interrupt in the cells of the binding `arm,gic-v3`.
+    fn specifier(&self, intid: Intid, edge: bool) -> Result<[u32; 3], FdtWriteError> {
+        // The ranges of Arm IHI 0069, 2.2, and the kinds of the binding.
+        let (kind, first) = match intid.0 {
+            16..=31 => (1, 16),
+            32..=1019 => (0, 32),
+            1056..=1119 => (3, 1056),
+            4096..=5119 => (2, 4096),
+            intid => return Err(FdtWriteError::Interrupt { node: self.path(), intid }),
+        };
+        Ok([kind, intid.0.saturating_sub(first), if edge { EDGE } else { LEVEL }])
+    }
+}
+
+/// A 64-bit number as two cells.
+fn halves(value: u64) -> [u32; 2] {
+    [(value >> 32) as u32, value as u32]
+}
+
+fn console_name(registers: &Span<Gpa>) -> String {
+    format!("pl011@{:x}", registers.start())
+}
+
+fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) -> Result<(), FdtWriteError> {
+    tree.begin("chosen")?;
+    tree.text("bootargs", &description.cmdline)?;
+    if let Some((registers, _)) = &description.console {
+        tree.text("stdout-path", &format!("/{}", console_name(registers)))?;
+    }
+    if let Some(initrd) = &description.initrd {
+        tree.double("linux,initrd-start", initrd.start().get())?;
+        tree.double("linux,initrd-end", initrd.end().get())?;
+    }
+    if let Some(seed) = seed {
+        tree.double("kaslr-seed", seed.kaslr)?;
+        tree.bytes("rng-seed", &seed.rng)?;
+    }
+    tree.end()
+}
+
+fn cpus(tree: &mut Tree, cpus: &[u64]) -> Result<(), FdtWriteError> {
+    // Aff3 lies in bits 39:32 and takes a second cell (binding arm/cpus.yaml).
+    let wide = cpus.iter().any(|&mpidr| mpidr >> 32 != 0);
+    tree.begin("cpus")?;
+    tree.cells("#address-cells", &[if wide { 2 } else { 1 }])?;
+    tree.cells("#size-cells", &[0])?;
+    for &mpidr in cpus {
+        tree.begin(&format!("cpu@{mpidr:x}"))?;
+        tree.text("device_type", "cpu")?;
+        tree.text("compatible", "arm,armv8")?;
+        let cells = halves(mpidr);
+        tree.cells("reg", if wide { &cells } else { &cells[1..] })?;
+        tree.text("enable-method", "psci")?;
+        tree.end()?;
+    }
+    tree.end()
+}
+
+fn interrupt_controller(tree: &mut Tree, gic: &GicDescription) -> Result<(), FdtWriteError> {
+    tree.begin(&format!("intc@{:x}", gic.distributor.start()))?;
+    tree.text("compatible", "arm,gic-v3")?;
+    tree.registers(&[gic.distributor, gic.redistributors])?;
+    tree.flag("interrupt-controller")?;
+    tree.cells("#interrupt-cells", &[3])?;
+    tree.cells("#address-cells", &[2])?;
+    tree.cells("#size-cells", &[2])?;
+    tree.flag("ranges")?;
+    tree.cells("phandle", &[GIC])?;
+    if let Some(its) = gic.its {
+        tree.begin(&format!("its@{:x}", its.start()))?;
+        tree.text("compatible", "arm,gic-v3-its")?;
+        tree.registers(&[its])?;
+        tree.flag("msi-controller")?;
+        tree.cells("#msi-cells", &[1])?;
+        tree.cells("phandle", &[ITS])?;
+        tree.end()?;
+    }
+    tree.end()
+}
+
+fn timer(tree: &mut Tree, intids: [u32; 4]) -> Result<(), FdtWriteError> {
+    tree.begin("timer")?;
+    tree.text("compatible", "arm,armv8-timer")?;
+    tree.interrupts(&intids.map(|intid| (Intid(intid), false)))?;
+    tree.flag("always-on")?;
+    tree.end()
+}
+
+fn fixed_clock(
+    tree: &mut Tree,
+    name: &str,
+    hz: u32,
+    output: &str,
+    phandle: u32,
+) -> Result<(), FdtWriteError> {
+    tree.begin(name)?;
+    tree.text("compatible", "fixed-clock")?;
+    tree.cells("#clock-cells", &[0])?;
+    tree.cells("clock-frequency", &[hz])?;
+    if !output.is_empty() {
+        tree.text("clock-output-names", output)?;
+    }
+    tree.cells("phandle", &[phandle])?;
+    tree.end()
+}
+
+fn console(
+    tree: &mut Tree,
+    description: &Description,
+    registers: &Span<Gpa>,
+    intid: Intid,
+) -> Result<(), FdtWriteError> {
+    let name = console_name(registers);
+    if description.gic.is_none() {
+        return Err(FdtWriteError::NoController(name));
+    }
+    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, "clk24mhz", CONSOLE_CLOCK)?;
+    tree.begin(&name)?;
+    tree.texts("compatible", &["arm,pl011", "arm,primecell"])?;
+    tree.registers(&[*registers])?;
+    tree.interrupts(&[(intid, false)])?;
+    tree.cells("clocks", &[CONSOLE_CLOCK, CONSOLE_CLOCK])?;
+    tree.texts("clock-names", &["uartclk", "apb_pclk"])?;
+    tree.end()
+}
+
+fn devices(tree: &mut Tree, description: &Description) -> Result<(), FdtWriteError> {
+    // Devices that had one clock on the host have one here.
+    let mut clocks: Vec<&(u32, String)> =
+        description.devices.iter().flat_map(|device| &device.clocks).collect();
+    clocks.sort();
+    clocks.dedup();
+    for ((hz, output), phandle) in clocks.iter().zip(FIRST_DEVICE_CLOCK..) {
+        fixed_clock(tree, &format!("clock-{phandle}"), *hz, output, phandle)?;
+    }
+    for device in &description.devices {
+        if !device.interrupts.is_empty() && description.gic.is_none() {
+            return Err(FdtWriteError::NoController(device.name.clone()));
+        }
+        device_node(tree, device, &clocks)?;
+    }
+    Ok(())
+}
+
+fn device_node(
+    tree: &mut Tree,
+    device: &DeviceDescription,
+    clocks: &[&(u32, String)],
+) -> Result<(), FdtWriteError> {
+    tree.begin(&device.name)?;
+    for (name, value) in &device.properties {
+        tree.bytes(name, value)?;
+    }
+    if !device.registers.is_empty() {
+        tree.registers(&device.registers)?;
+    }
+    if !device.interrupts.is_empty() {
+        tree.interrupts(&device.interrupts)?;
+    }
+    if !device.clocks.is_empty() {
+        let phandle = |clock| clocks.iter().zip(FIRST_DEVICE_CLOCK..).find(|(other, _)| **other == clock);
+        let phandles: Vec<u32> =
+            device.clocks.iter().filter_map(|clock| phandle(clock).map(|(_, phandle)| phandle)).collect();
+        tree.cells("clocks", &phandles)?;
+    }
+    if device.coherent {
+        tree.flag("dma-coherent")?;
+    }
+    tree.end()
+}

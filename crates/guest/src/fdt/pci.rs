@@ -1,0 +1,88 @@
+//! The virtual PCI host bridge's node (PCI Bus Binding to IEEE 1275; Linux bindings `pci-host-ecam-generic` and
+//! pci-msi.txt).
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use axvm_addr::Address;
+
+use super::{FdtWriteError, GIC, ITS, Tree, halves};
+use crate::description::{GicDescription, PciDescription, WindowKind};
+
+/// phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr.
+const SPACE_MEMORY32: u32 = 2 << 24;
+const SPACE_MEMORY64: u32 = 3 << 24;
+const PREFETCHABLE: u32 = 1 << 30;
+/// Bus, device and function of phys.hi, for `interrupt-map`.
+const WHOLE_FUNCTION: u32 = 0x00ff_ff00;
+/// The pins: 1 to 4.
+const PINS: u32 = 7;
+
+pub(super) fn host(
+    tree: &mut Tree,
+    host: &PciDescription,
+    gic: Option<&GicDescription>,
+) -> Result<(), FdtWriteError> {
+    let name = format!("pcie@{:x}", host.ecam.start());
+    let no_its = gic.and_then(|gic| gic.its).is_none();
+    if (!host.lines.is_empty() && gic.is_none()) || (!host.msi.is_empty() && no_its) {
+        return Err(FdtWriteError::NoController(name));
+    }
+    tree.begin(&name)?;
+    tree.text("compatible", "pci-host-ecam-generic")?;
+    tree.text("device_type", "pci")?;
+    tree.cells("#address-cells", &[3])?;
+    tree.cells("#size-cells", &[2])?;
+    tree.registers(&[host.ecam])?;
+    tree.cells("bus-range", &[host.buses.0.into(), host.buses.1.into()])?;
+    tree.cells("linux,pci-domain", &[host.segment.into()])?;
+    let mut ranges = Vec::new();
+    for window in &host.windows {
+        let space = match window.kind {
+            WindowKind::Memory32 => SPACE_MEMORY32,
+            WindowKind::Memory64 => SPACE_MEMORY64,
+        };
+        ranges.push(space | if window.prefetchable { PREFETCHABLE } else { 0 });
+        ranges.extend([window.pci, window.cpu.start().get(), window.cpu.size()].into_iter().flat_map(halves));
+    }
+    tree.cells("ranges", &ranges)?;
+    if host.coherent {
+        tree.flag("dma-coherent")?;
+    }
+    if !host.msi.is_empty() {
+        tree.cells("msi-map", &msi_map(&host.msi))?;
+    }
+    if !host.lines.is_empty() {
+        tree.cells("#interrupt-cells", &[1])?;
+        tree.cells("interrupt-map-mask", &[WHOLE_FUNCTION, 0, 0, PINS])?;
+        let mut map = Vec::new();
+        for &(function, pin, intid, edge) in &host.lines {
+            // The GIC has two address cells, which mean nothing to it.
+            map.extend([u32::from(function.requester_id()) << 8, 0, 0, pin.into(), GIC, 0, 0]);
+            map.extend(tree.specifier(intid, edge)?);
+        }
+        tree.cells("interrupt-map", &map)?;
+    }
+    tree.end()
+}
+
+/// (requester id, ITS, device id, count), with neighbours in one entry.
+fn msi_map(ids: &[(u16, u32)]) -> Vec<u32> {
+    let mut ids: Vec<(u32, u32)> =
+        ids.iter().map(|&(requester, device)| (requester.into(), device)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut runs: Vec<(u32, u32, u32)> = Vec::new();
+    for (requester, device) in ids {
+        match runs.last_mut() {
+            Some((first, base, count))
+                if requester.checked_sub(*first) == Some(*count)
+                    && device.checked_sub(*base) == Some(*count) =>
+            {
+                *count = count.saturating_add(1);
+            }
+            _ => runs.push((requester, device, 1)),
+        }
+    }
+    runs.into_iter().flat_map(|(first, base, count)| [first, ITS, base, count]).collect()
+}
