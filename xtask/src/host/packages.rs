@@ -80,11 +80,19 @@ pub fn update() -> Result<()> {
     process::output(process::command("apt-get").args(["update", "-q"])).map(drop)
 }
 
-/// Makes a suite known to apt, after asking.
-pub fn add_source(suite: &str) -> Result<()> {
+/// The version that apt would install, to the second number.
+pub fn candidate(package: &str) -> Option<(u32, u32)> {
+    let policy = process::output(process::command("apt-cache").args(["policy", package])).ok()?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    let mut numbers = version.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Makes a suite of a mirror known to apt, after asking.
+pub fn add_source(suite: &str, mirror: &str) -> Result<()> {
     let file = format!("/etc/apt/sources.list.d/{suite}.list");
     let keyring = sources::keyring().unwrap_or("/usr/share/keyrings/debian-archive-keyring.gpg");
-    let line = format!("deb [signed-by={keyring}] {} {suite} main", sources::mirror());
+    let line = format!("deb [signed-by={keyring}] {mirror} {suite} main");
     let by_hand = format!("  echo '{line}' > {file}\n  apt-get update");
     if !can_install() {
         return say::missing(format!("a package source is missing; add it as root:\n{by_hand}"));

@@ -42,7 +42,7 @@ pub fn ensure(arch: &str) -> Result<()> {
     }
     if by_backports {
         if !known(&backports) {
-            packages::add_source(&backports)?;
+            packages::add_source(&backports, &sources::mirror())?;
         }
         packages::install(&[PACKAGE], Some(&backports))?;
     } else {

@@ -5,6 +5,9 @@ use std::path::Path;
 /// Used where the machine's own sources name no Debian mirror.
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 
+/// Where Debian's security updates come from.
+pub const SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
+
 /// The release's code name, such as `bookworm`; empty where it has none.
 pub fn codename() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();

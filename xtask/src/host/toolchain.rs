@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::packages::{self, Wanted};
+use super::sources;
 use crate::{paths, process, say};
 
 /// Debian's compiler, found beside whatever comes first in PATH.
@@ -96,9 +97,8 @@ impl BareMetal {
             }
             say::note("rustup can't; trying Debian's compiler");
         }
-        packages::install(&["rustc-web", "cargo-web", "rust-web-src", "lld"], None).with_context(|| {
-            format!("no compiler for {triple}; with rustup it is: rustup target add {triple}")
-        })?;
+        install_debian()
+            .with_context(|| format!("no compiler for {triple}; by rustup: rustup target add {triple}"))?;
         BareMetal::from_source(triple)
             .with_context(|| format!("no compiler for {triple} after installing it"))
     }
@@ -183,6 +183,17 @@ impl BareMetal {
     fn variable(&self, what: &str) -> String {
         format!("CARGO_TARGET_{}_{what}", self.triple.to_uppercase().replace('-', "_"))
     }
+}
+
+/// Installs Debian's newer compiler, which in an older release comes with the security updates.
+fn install_debian() -> Result<()> {
+    if sources::is_debian() && packages::can_install() {
+        packages::update()?;
+        if packages::candidate("rustc-web").is_none_or(|version| version < OLDEST) {
+            packages::add_source(&format!("{}-security", sources::codename()), sources::SECURITY_MIRROR)?;
+        }
+    }
+    packages::install(&["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "lld"], None)
 }
 
 fn sysroot(rustc: impl AsRef<OsStr>) -> Option<PathBuf> {
