@@ -1,1 +1,51 @@
-//! Skeleton.
+//! A virtual GICv3 with an ITS (Arm IHI 0069), as state machines: what a guest reads and writes in the distributor, the
+//! redistributors and the ITS, and which interrupts its vCPUs find in their list registers.
+//!
+//! Nothing here touches hardware. What has to happen there (physical interrupts enabled and routed, ITS commands, a
+//! vCPU kicked) goes through [`Backend`], and list registers are plain values ([`ListRegisters`]).
+//!
+//! One VM has one [`Vgic`]. Its register frames are [`Distributor`], [`Redistributors`] and [`Its`].
+//!
+//! # The way of an interrupt
+//!
+//! | comes from | by | list register |
+//! |---|---|---|
+//! | an assigned device's line, a hardware PPI | taken at EL2, priority dropped, left active: [`Vgic::hardware_spi`], [`Vgic::hardware_ppi`] | HW = 1: the guest's end of interrupt deactivates the physical one |
+//! | an assigned device's MSI | the hypervisor's own LPI: [`Vgic::hardware_lpi`] | HW = 0 |
+//! | an emulated device's line | [`Vgic::set_level`] | HW = 0; by level: EOI = 1, so that the line is looked at again when the guest ends it |
+//! | another vCPU | [`Vgic::send_sgi`] | HW = 0 |
+//!
+//! # The run loop
+//!
+//! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts masked. If
+//! nothing has changed, neither takes a lock.
+//!
+//! Registers that show pending and active state show what a vCPU's list registers held when it last left the guest:
+//! a vCPU that runs isn't stopped for a read of another.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod access;
+mod backend;
+mod config;
+mod cpu_interface;
+mod distributor;
+mod interrupts;
+mod irq;
+mod its;
+mod lpi;
+mod redistributor;
+mod registers;
+pub mod spec;
+mod vgic;
+
+pub use backend::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
+pub use config::{ConfigError, EVENT_BITS_MAX, ItsConfig, LineConfig, VCPUS_MAX, VgicConfig};
+pub use cpu_interface::ListRegisters;
+pub use distributor::Distributor;
+use interrupts::Interrupts;
+pub use its::{CommandError, Its};
+pub use redistributor::Redistributors;
+pub use vgic::{Statistics, Vgic};

@@ -1,0 +1,271 @@
+//! The list registers of a vCPU: filled before it enters the guest, read back after it has left (IHI 0069, 4.8 and 6.3).
+//!
+//! Between the two, what is in a list register belongs to the hardware; [`Held`] keeps what the rest of the virtual GIC
+//! wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor [`Interrupts::flush`] is needed,
+//! and [`ListRegisters::is_unchanged`] knows.
+
+use axvm_addr::VcpuId;
+
+use crate::interrupts::{Handle, Interrupts};
+use crate::irq::{Held, Irq};
+use crate::spec::list_register::{
+    HCR_EN, HCR_LRENPIE, HCR_UIE, LIST_REGISTERS_MAX, ListRegister, State, hcr_eoi_count,
+};
+
+/// The list registers of one vCPU, as they are to be written before it enters the guest, or were read after it left.
+///
+/// Before entry, after [`crate::Vgic::flush`]: if [`Self::to_write`] isn't zero, write `lr[..to_write]` to
+/// ICH_LR\<n\>_EL2 and `hcr` (with the hypervisor's own trap bits added) to ICH_HCR_EL2, and set it to zero. After exit, before
+/// [`crate::Vgic::sync`]: read `lr[..count]` back, and, if `hcr` has [`HCR_LRENPIE`], ICH_HCR_EL2 into `hcr`.
+#[derive(Clone, Debug)]
+pub struct ListRegisters {
+    /// The values of ICH_LR\<n\>_EL2.
+    pub lr: [u64; LIST_REGISTERS_MAX],
+    /// How many, from the first, have an interrupt.
+    pub count: usize,
+    /// How many, from the first, are to be written.
+    pub to_write: usize,
+    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, UIE, LRENPIE, and EOIcount when it was read back.
+    pub hcr: u64,
+    /// What was last put into `lr`.
+    written: [u64; LIST_REGISTERS_MAX],
+}
+
+impl ListRegisters {
+    /// All empty, and all to be written: [`crate::Vgic::flush`] reduces that to those that the CPU has.
+    pub const fn new() -> Self {
+        Self {
+            lr: [0; LIST_REGISTERS_MAX],
+            count: 0,
+            to_write: LIST_REGISTERS_MAX,
+            hcr: HCR_EN,
+            written: [0; LIST_REGISTERS_MAX],
+        }
+    }
+
+    /// Whether the guest has changed nothing in them.
+    pub fn is_unchanged(&self) -> bool {
+        self.lr.iter().zip(&self.written).take(self.count).all(|(now, then)| now == then)
+            && hcr_eoi_count(self.hcr) == 0
+    }
+
+    fn set(&mut self, position: usize, value: u64) {
+        for array in [&mut self.lr, &mut self.written] {
+            if let Some(slot) = array.get_mut(position) {
+                *slot = value;
+            }
+        }
+    }
+}
+
+impl Default for ListRegisters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Interrupts {
+    /// Takes back what is in the list registers of `vcpu`.
+    pub(crate) fn sync(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        let Some(cpu) = self.cpu_mut(vcpu) else { return };
+        let (held, count) = (cpu.held, core::mem::take(&mut cpu.held_count));
+        // It is out of the guest, so it will look at its state again before it enters.
+        let wants_kick = core::mem::replace(&mut cpu.wants_kick, false);
+        // First, while it still shows what was in no list register.
+        for _ in 0..hcr_eoi_count(registers.hcr) {
+            self.end_unlisted(vcpu);
+        }
+        for (handle, value) in held.iter().zip(&registers.lr).take(count) {
+            self.take_back(vcpu, *handle, ListRegister(*value).state());
+        }
+        registers.hcr &= HCR_EN | HCR_UIE | HCR_LRENPIE;
+        // The registers are to be filled anew, even if nothing is left for them.
+        self.make_stale(vcpu);
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.wants_kick = wants_kick;
+        }
+    }
+
+    /// Takes one interrupt back that was found in a list register in state `now`.
+    fn take_back(&mut self, vcpu: VcpuId, handle: Handle, now: State) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let Some(held) = irq.held.filter(|h| h.vcpu == vcpu) else { return };
+        irq.held = None;
+        let taken = held.pending && !now.pending;
+        let dropped = now.pending && held.cancel;
+        let ended_by_write = now.active && held.force_active == Some(false);
+        if now.pending && held.latch && !held.cancel {
+            irq.latch = true;
+        }
+        irq.active = held.force_active.unwrap_or(now.active);
+        if irq.active {
+            irq.active_on = vcpu;
+        }
+        // The physical interrupt is active as long as the guest hasn't ended this one; here it won't, any more.
+        if irq.host.is_some() && !irq.latch && !irq.active && (dropped || ended_by_write) {
+            self.set_host_active(handle, false);
+        }
+        if taken && let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.taken = cpu.taken.wrapping_add(1);
+        }
+        self.update(handle);
+        self.free_if_gone(handle);
+    }
+
+    /// The guest has ended an interrupt that was in no list register: by the rules of priority that is the active
+    /// one of highest priority.
+    fn end_unlisted(&mut self, vcpu: VcpuId) {
+        let Some(cpu) = self.cpu(vcpu) else { return };
+        let ended = cpu
+            .list
+            .iter()
+            .filter_map(|handle| self.irq(*handle).map(|irq| (*handle, irq)))
+            .filter(|(_, irq)| irq.active && irq.held.is_none())
+            .min_by_key(|(_, irq)| (irq.priority, irq.intid))
+            .map(|(handle, _)| handle);
+        if let Some(handle) = ended {
+            self.deactivate(handle);
+        }
+    }
+
+    /// Ends the active state of an interrupt that is in no list register.
+    pub(crate) fn deactivate(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if !core::mem::take(&mut irq.active) {
+            return;
+        }
+        // If it is pending too, the physical interrupt is active on account of that.
+        if irq.host.is_some() && !irq.latch {
+            self.set_host_active(handle, false);
+        }
+        self.update(handle);
+    }
+
+    /// Fills the list registers of `vcpu` with what concerns it most: what is active there, then what is pending, by
+    /// priority.
+    pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        self.sync(vcpu, registers);
+        let most = self.list_registers;
+        let Some((cpu, irqs)) = self.cpu_and_irqs(vcpu) else { return };
+        let waiting = cpu.list.len();
+        if waiting > most {
+            cpu.list.select_nth_unstable_by_key(most - 1, |handle| {
+                irqs.get(*handle).map(|irq| (!irq.active, irq.priority, irq.intid))
+            });
+        }
+        let mut chosen = [Handle::default(); LIST_REGISTERS_MAX];
+        let mut count = 0;
+        for (slot, handle) in chosen.iter_mut().zip(&cpu.list).take(most) {
+            *slot = *handle;
+            count += 1;
+        }
+        for (position, handle) in chosen.iter().take(count).enumerate() {
+            let value = self.put(vcpu, *handle);
+            registers.set(position, value);
+        }
+        for position in count..registers.count {
+            registers.set(position, 0);
+        }
+        registers.to_write = registers.to_write.max(registers.count).max(count).clamp(1, most);
+        registers.count = count;
+        registers.hcr = HCR_EN;
+        if waiting > most {
+            registers.hcr |= HCR_UIE;
+            let unlisted_active = self.cpu(vcpu).is_some_and(|cpu| {
+                cpu.list.iter().skip(most).any(|h| self.irq(*h).is_some_and(|irq| irq.active))
+            });
+            if unlisted_active {
+                registers.hcr |= HCR_LRENPIE;
+            }
+        }
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.held = chosen;
+            cpu.held_count = count;
+            cpu.wants_kick = true;
+        }
+        if let Some(signal) = self.signals.get(usize::from(vcpu.0)) {
+            signal.stale.store(false, core::sync::atomic::Ordering::Release);
+        }
+    }
+
+    /// Puts an interrupt into a list register of `vcpu`, and returns the register's value.
+    fn put(&mut self, vcpu: VcpuId, handle: Handle) -> u64 {
+        let Some(irq) = self.irq(handle) else { return 0 };
+        let deliverable = self.is_deliverable(irq) && irq.target_is(vcpu);
+        // Pending and active at once is for edges that software made up: a hardware interrupt comes again from the
+        // physical GIC when the first has ended, and a level is looked at again then.
+        let pending = deliverable && (!irq.active || (irq.edge && irq.host.is_none()));
+        let state = State { pending, active: irq.active };
+        let value = match irq.host {
+            Some(host) => ListRegister::hardware(irq.intid, host, irq.priority, irq.group1, state),
+            None => {
+                // Something is to be done when the guest ends it: look at the line, or at what is kept back.
+                let eoi = irq.is_emulated_level() || (irq.active && !pending && irq.is_pending());
+                ListRegister::software(irq.intid, irq.priority, irq.group1, state, eoi)
+            }
+        };
+        if let Some(irq) = self.irq_mut(handle) {
+            let latch = pending && core::mem::take(&mut irq.latch);
+            irq.held = Some(Held { vcpu, pending, latch, cancel: false, force_active: None });
+        }
+        value.0
+    }
+
+    /// Whether an interrupt can be delivered to `vcpu`, by its list registers or once they are filled.
+    pub(crate) fn has_pending(&mut self, vcpu: VcpuId) -> bool {
+        let Some(cpu) = self.cpu(vcpu) else { return false };
+        let pending = cpu.list.iter().filter_map(|handle| self.irq(*handle)).any(|irq| {
+            irq.shows_pending() && self.is_forwarded(irq) && (irq.held.is_some() || irq.target_is(vcpu))
+        });
+        if !pending && let Some(cpu) = self.cpu_mut(vcpu) {
+            // It may go to sleep on this answer: the next change has to wake it.
+            cpu.wants_kick = true;
+        }
+        pending
+    }
+
+    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON: nothing is active there, and no SGI or PPI
+    /// is pending. Set-up and LPIs stay, as an operating system expects that starts a processor again.
+    pub(crate) fn reset_cpu_interface(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        self.sync(vcpu, registers);
+        let Some(cpu) = self.cpu(vcpu) else { return };
+        let list = cpu.list.clone();
+        for handle in list {
+            let Some(irq) = self.irq_mut(handle) else { continue };
+            let private = irq.is_private();
+            let physical = irq.host.is_some() && (irq.active || (private && irq.latch));
+            irq.active = false;
+            if private {
+                irq.latch = false;
+            }
+            let still = irq.latch;
+            if physical && !still {
+                self.set_host_active(handle, false);
+            }
+            self.update(handle);
+        }
+        // Private interrupts that are pending but not enabled are in no list.
+        for intid in (0..crate::spec::SPI_FIRST).map(axvm_addr::Intid) {
+            if let Some(handle) = self.find(vcpu, intid)
+                && let Some(irq) = self.irq_mut(handle)
+                && core::mem::take(&mut irq.latch)
+            {
+                if irq.host.is_some() {
+                    self.set_host_active(handle, false);
+                }
+                self.update(handle);
+            }
+        }
+        let to_write = registers.count;
+        *registers = ListRegisters::new();
+        registers.to_write = registers.to_write.max(to_write);
+        self.make_stale(vcpu);
+    }
+}
+
+impl Irq {
+    /// Whether it goes to `vcpu`. While it is active elsewhere it stays there.
+    fn target_is(&self, vcpu: VcpuId) -> bool {
+        self.target == Some(vcpu)
+    }
+}

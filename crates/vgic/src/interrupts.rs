@@ -1,0 +1,467 @@
+//! The state of all interrupts of a VM, and which vCPU has to look at which of them.
+//!
+//! Each vCPU has a list of interrupts that concern it: those that can be delivered to it and those that are active on
+//! it. [`Interrupts::update`] keeps the lists right after any change. An interrupt that is in a list register stays
+//! where it is until its vCPU has read that register back; until then the change waits in [`Held`], and the vCPU is
+//! told to look.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use axvm_addr::{Intid, VcpuId};
+
+use crate::backend::{Backend, SpiSettings};
+use crate::config::{VCPUS_MAX, VgicConfig};
+use crate::irq::{Irq, Kind};
+use crate::spec::list_register::LIST_REGISTERS_MAX;
+use crate::spec::{AFFINITY_MASK, SPI_FIRST};
+
+#[cfg(doc)]
+use crate::irq::Held;
+
+/// An interrupt's position in [`Interrupts::irqs`]: the private ones of each vCPU, then SPIs, then mapped LPIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Handle(u32);
+
+/// A set of vCPUs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct VcpuSet([u64; VCPUS_MAX / 64]);
+
+impl VcpuSet {
+    pub(crate) fn insert(&mut self, vcpu: VcpuId) {
+        if let Some(word) = self.0.get_mut(usize::from(vcpu.0) / 64) {
+            *word |= 1 << (vcpu.0 % 64);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = VcpuId> + '_ {
+        (0u16..).zip(&self.0).flat_map(|(number, word)| {
+            let mut left = *word;
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.checked_sub(1)?;
+                Some(VcpuId(number * 64 + bit as u16))
+            })
+        })
+    }
+}
+
+/// What a vCPU looks at without taking the lock.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    /// Its list registers may not be what they should be. Set and cleared with the lock held.
+    pub(crate) stale: AtomicBool,
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self { stale: AtomicBool::new(true) }
+    }
+}
+
+/// A vCPU's part.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    pub(crate) affinity: u64,
+    /// The interrupts that can be delivered here or are active here, in no order.
+    pub(crate) list: Vec<Handle>,
+    /// What is in its list registers.
+    pub(crate) held: [Handle; LIST_REGISTERS_MAX],
+    pub(crate) held_count: usize,
+    /// The next change is worth a kick: since the last one it has looked at its state.
+    pub(crate) wants_kick: bool,
+    /// GICR_CTLR.EnableLPIs.
+    pub(crate) lpis_enabled: bool,
+    /// How many interrupts the guest has taken.
+    pub(crate) taken: u64,
+}
+
+/// All interrupts of a VM.
+pub(crate) struct Interrupts {
+    irqs: Vec<Irq>,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) signals: Arc<[Signal]>,
+    /// The vCPUs to kick once the lock is dropped.
+    pub(crate) kicks: VcpuSet,
+    /// GICD_CTLR.EnableGrp0 and EnableGrp1.
+    pub(crate) groups: [bool; 2],
+    pub(crate) list_registers: usize,
+    pub(crate) priority_mask: u8,
+    spis: u32,
+    /// Physical SPIs, sorted.
+    hosts: Vec<(Intid, Handle)>,
+    hardware_ppis: Vec<Intid>,
+    lines: Vec<crate::config::LineConfig>,
+    lpis: BTreeMap<u32, Handle>,
+    free_lpis: Vec<Handle>,
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Interrupts {
+    pub(crate) fn new(config: &VgicConfig, signals: Arc<[Signal]>, backend: Arc<dyn Backend>) -> Self {
+        let cpus = config
+            .vcpus
+            .iter()
+            .map(|affinity| Cpu {
+                affinity: *affinity,
+                list: Vec::with_capacity(32 + config.lines.len()),
+                held: [Handle::default(); LIST_REGISTERS_MAX],
+                held_count: 0,
+                wants_kick: true,
+                lpis_enabled: false,
+                taken: 0,
+            })
+            .collect();
+        let mut new = Self {
+            irqs: Vec::new(),
+            cpus,
+            signals,
+            kicks: VcpuSet::default(),
+            groups: [false; 2],
+            list_registers: config.list_registers,
+            priority_mask: !(0xff_u32 >> config.priority_bits) as u8,
+            spis: config.spis,
+            hosts: Vec::new(),
+            hardware_ppis: config.hardware_ppis.clone(),
+            lines: config.lines.clone(),
+            lpis: BTreeMap::new(),
+            free_lpis: Vec::new(),
+            backend,
+        };
+        new.fill();
+        new
+    }
+
+    /// Puts every private interrupt and SPI in its reset state; there is no LPI.
+    fn fill(&mut self) {
+        self.irqs.clear();
+        self.lpis.clear();
+        self.free_lpis.clear();
+        for vcpu in (0..).map(VcpuId).take(self.cpus.len()) {
+            for intid in (0..SPI_FIRST).map(Intid) {
+                let kind = if intid.0 < 16 { Kind::Sgi } else { Kind::Ppi };
+                let mut irq = Irq::new(intid, kind, Some(vcpu));
+                if self.hardware_ppis.contains(&intid) {
+                    irq.host = Some(intid);
+                }
+                self.irqs.push(irq);
+            }
+        }
+        self.hosts.clear();
+        let first = self.vcpu_with_affinity(0);
+        for intid in (SPI_FIRST..SPI_FIRST + self.spis).map(Intid) {
+            let line = self.lines.iter().find(|l| l.guest == intid).copied();
+            let mut irq = Irq::new(intid, if line.is_some() { Kind::Spi } else { Kind::Absent }, first);
+            if let Some(line) = line {
+                irq.edge = line.edge;
+                irq.host = line.host;
+                if let Some(host) = line.host {
+                    self.hosts.push((host, Handle(self.irqs.len() as u32)));
+                }
+            }
+            self.irqs.push(irq);
+        }
+        self.hosts.sort_unstable();
+    }
+
+    /// Puts everything in its reset state and gives the physical interrupts back. No vCPU may run.
+    pub(crate) fn reset(&mut self) {
+        self.for_each(Self::give_back_now);
+        self.groups = [false; 2];
+        self.kicks = VcpuSet::default();
+        for cpu in &mut self.cpus {
+            cpu.list.clear();
+            cpu.held_count = 0;
+            cpu.wants_kick = true;
+            cpu.lpis_enabled = false;
+        }
+        self.fill();
+        self.for_each(|state, handle| state.mirror(handle));
+        for signal in self.signals.iter() {
+            // What the list registers held is void: they are to be written again.
+            signal.stale.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn irq(&self, handle: Handle) -> Option<&Irq> {
+        self.irqs.get(handle.0 as usize)
+    }
+
+    pub(crate) fn irq_mut(&mut self, handle: Handle) -> Option<&mut Irq> {
+        self.irqs.get_mut(handle.0 as usize)
+    }
+
+    pub(crate) fn cpu(&self, vcpu: VcpuId) -> Option<&Cpu> {
+        self.cpus.get(usize::from(vcpu.0))
+    }
+
+    pub(crate) fn cpu_mut(&mut self, vcpu: VcpuId) -> Option<&mut Cpu> {
+        self.cpus.get_mut(usize::from(vcpu.0))
+    }
+
+    /// Both at once: a vCPU, to order its list by the interrupts' state.
+    pub(crate) fn cpu_and_irqs(&mut self, vcpu: VcpuId) -> Option<(&mut Cpu, IrqTable<'_>)> {
+        Some((self.cpus.get_mut(usize::from(vcpu.0))?, IrqTable::new(&mut self.irqs)))
+    }
+
+    /// The private interrupt or SPI of this number, as `vcpu` sees it. None for an SPI that doesn't exist.
+    pub(crate) fn find(&self, vcpu: VcpuId, intid: Intid) -> Option<Handle> {
+        let private = self.cpus.len() as u32 * SPI_FIRST;
+        let position = if intid.0 < SPI_FIRST {
+            if usize::from(vcpu.0) >= self.cpus.len() {
+                return None;
+            }
+            u32::from(vcpu.0) * SPI_FIRST + intid.0
+        } else if intid.0 < SPI_FIRST + self.spis {
+            private + (intid.0 - SPI_FIRST)
+        } else {
+            return None;
+        };
+        let handle = Handle(position);
+        self.irq(handle).filter(|irq| irq.kind != Kind::Absent).map(|_| handle)
+    }
+
+    /// The interrupt that stands for the physical SPI `host`.
+    pub(crate) fn find_host(&self, host: Intid) -> Option<Handle> {
+        let position = self.hosts.binary_search_by_key(&host, |(host, _)| *host).ok()?;
+        self.hosts.get(position).map(|(_, handle)| *handle)
+    }
+
+    /// The LPI of this number, if an event is mapped to it.
+    pub(crate) fn find_lpi(&self, lpi: Intid) -> Option<Handle> {
+        self.lpis.get(&lpi.0).copied()
+    }
+
+    pub(crate) fn vcpu_with_affinity(&self, affinity: u64) -> Option<VcpuId> {
+        let position = self.cpus.iter().position(|c| c.affinity == affinity & AFFINITY_MASK)?;
+        u16::try_from(position).ok().map(VcpuId)
+    }
+
+    /// Whether it is pending and nothing but the CPU interface stands between it and its vCPU.
+    pub(crate) fn is_deliverable(&self, irq: &Irq) -> bool {
+        irq.is_pending() && self.is_forwarded(irq)
+    }
+
+    /// Whether it would be forwarded to its vCPU if it were pending.
+    pub(crate) fn is_forwarded(&self, irq: &Irq) -> bool {
+        let [group0, group1] = self.groups;
+        irq.enabled
+            && if irq.group1 { group1 } else { group0 }
+            && (irq.kind != Kind::Lpi
+                || irq.target.and_then(|v| self.cpu(v)).is_some_and(|cpu| cpu.lpis_enabled))
+    }
+
+    /// Tells `vcpu` that its list registers may not be what they should be.
+    pub(crate) fn make_stale(&mut self, vcpu: VcpuId) {
+        if let Some(signal) = self.signals.get(usize::from(vcpu.0)) {
+            signal.stale.store(true, Ordering::Release);
+        }
+        let Some(cpu) = self.cpu_mut(vcpu) else { return };
+        if core::mem::take(&mut cpu.wants_kick) {
+            self.kicks.insert(vcpu);
+        }
+    }
+
+    /// Brings the lists in line with an interrupt that has changed, and tells the vCPUs concerned.
+    pub(crate) fn update(&mut self, handle: Handle) {
+        self.give_back(handle);
+        let Some(irq) = self.irq(handle) else { return };
+        if let Some(held) = irq.held {
+            return self.make_stale(held.vcpu);
+        }
+        let home = if irq.active {
+            Some(irq.active_on)
+        } else if self.is_deliverable(irq) {
+            irq.target
+        } else {
+            None
+        };
+        let queued = irq.queued;
+        if queued != home {
+            if let Some(cpu) = queued.and_then(|v| self.cpu_mut(v))
+                && let Some(position) = cpu.list.iter().position(|h| *h == handle)
+            {
+                cpu.list.swap_remove(position);
+            }
+            if let Some(cpu) = home.and_then(|v| self.cpu_mut(v)) {
+                cpu.list.push(handle);
+            }
+            if let Some(irq) = self.irq_mut(handle) {
+                irq.queued = home;
+            }
+        }
+        if let Some(vcpu) = home {
+            self.make_stale(vcpu);
+        }
+    }
+
+    /// Does something with every interrupt, and returns how many there are.
+    pub(crate) fn for_each(&mut self, mut f: impl FnMut(&mut Self, Handle)) -> usize {
+        let count = self.irqs.len();
+        for position in 0..count as u32 {
+            f(self, Handle(position));
+        }
+        count
+    }
+
+    /// Updates all interrupts that `which` selects: after a change that concerns many.
+    pub(crate) fn update_all(&mut self, which: impl Fn(&Irq) -> bool) {
+        self.for_each(|state, handle| {
+            if state.irq(handle).is_some_and(&which) {
+                state.update(handle);
+            }
+        });
+    }
+
+    /// A physical interrupt that was taken at EL2 but that the guest has since disabled goes back to the physical
+    /// GIC: deactivated there, a level line is sampled anew, and an edge is made pending again.
+    fn give_back(&mut self, handle: Handle) {
+        if self.irq(handle).is_some_and(|irq| !irq.enabled && irq.held.is_none() && !irq.active) {
+            self.give_back_now(handle);
+        }
+    }
+
+    fn give_back_now(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if irq.host.is_none() {
+            return;
+        }
+        let (latch, edge) = (core::mem::take(&mut irq.latch), irq.edge);
+        let busy = irq.active || irq.held.is_some();
+        if latch || busy {
+            if latch && edge {
+                self.set_host_pending(handle, true);
+            }
+            self.set_host_active(handle, false);
+        }
+    }
+
+    /// Makes an interrupt pending: an edge, a message, or a physical interrupt that was taken.
+    pub(crate) fn latch(&mut self, handle: Handle) {
+        if let Some(irq) = self.irq_mut(handle) {
+            irq.latch = true;
+            self.update(handle);
+        }
+    }
+
+    /// Sets the level of an emulated line.
+    pub(crate) fn set_level(&mut self, handle: Handle, high: bool) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if irq.host.is_some() || irq.level == high {
+            return;
+        }
+        irq.level = high;
+        if irq.edge && high {
+            irq.latch = true;
+        }
+        self.update(handle);
+    }
+
+    /// Tells the hypervisor what the guest has set up for an interrupt that stands for a physical one.
+    pub(crate) fn mirror(&self, handle: Handle) {
+        let Some(irq) = self.irq(handle) else { return };
+        match (irq.host, irq.kind, irq.target) {
+            (Some(host), Kind::Spi, target) => self.backend.configure_spi(
+                host,
+                &SpiSettings { enabled: irq.enabled, priority: irq.priority, edge: irq.edge, target },
+            ),
+            (Some(host), Kind::Ppi, Some(vcpu)) => {
+                self.backend.configure_ppi(vcpu, host, irq.enabled, irq.priority);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn set_host_active(&self, handle: Handle, active: bool) {
+        let Some(irq) = self.irq(handle) else { return };
+        match (irq.host, irq.kind, irq.target) {
+            (Some(host), Kind::Spi, _) => self.backend.set_spi_active(host, active),
+            (Some(host), Kind::Ppi, Some(vcpu)) => self.backend.set_ppi_active(vcpu, host, active),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn set_host_pending(&self, handle: Handle, pending: bool) {
+        let Some(irq) = self.irq(handle) else { return };
+        match (irq.host, irq.kind, irq.target) {
+            (Some(host), Kind::Spi, _) => self.backend.set_spi_pending(host, pending),
+            (Some(host), Kind::Ppi, Some(vcpu)) => self.backend.set_ppi_pending(vcpu, host, pending),
+            _ => {}
+        }
+    }
+
+    /// Counts one more event that is mapped to `lpi`, which comes into being with the first.
+    pub(crate) fn bind_lpi(&mut self, lpi: Intid) -> Handle {
+        let handle = match self.find_lpi(lpi) {
+            Some(handle) => handle,
+            None => {
+                let new = Irq::new(lpi, Kind::Lpi, None);
+                let handle = match self.free_lpis.pop() {
+                    Some(free) => {
+                        if let Some(irq) = self.irq_mut(free) {
+                            *irq = new;
+                        }
+                        free
+                    }
+                    None => {
+                        self.irqs.push(new);
+                        Handle((self.irqs.len() - 1) as u32)
+                    }
+                };
+                self.lpis.insert(lpi.0, handle);
+                handle
+            }
+        };
+        if let Some(irq) = self.irq_mut(handle) {
+            irq.mappings = irq.mappings.saturating_add(1);
+        }
+        handle
+    }
+
+    /// Counts one event less. The LPI of the last one is gone, its pending state with it.
+    pub(crate) fn unbind_lpi(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if irq.kind != Kind::Lpi || irq.mappings == 0 {
+            return;
+        }
+        irq.mappings -= 1;
+        if irq.mappings > 0 {
+            return;
+        }
+        let (lpi, held) = (irq.intid, irq.held.is_some());
+        irq.latch = false;
+        irq.active = false;
+        irq.enabled = false;
+        if let Some(held) = &mut irq.held {
+            held.cancel = true;
+            held.force_active = Some(false);
+        }
+        self.lpis.remove(&lpi.0);
+        self.update(handle);
+        if !held {
+            self.free_lpis.push(handle);
+        }
+    }
+
+    /// Frees the place of an LPI that went while a list register held it.
+    pub(crate) fn free_if_gone(&mut self, handle: Handle) {
+        if self.irq(handle).is_some_and(|irq| irq.kind == Kind::Lpi && irq.mappings == 0) {
+            self.free_lpis.push(handle);
+        }
+    }
+}
+
+/// The interrupts by handle.
+pub(crate) struct IrqTable<'a>(&'a mut [Irq]);
+
+impl<'a> IrqTable<'a> {
+    fn new(irqs: &'a mut [Irq]) -> Self {
+        Self(irqs)
+    }
+
+    pub(crate) fn get(&self, handle: Handle) -> Option<&Irq> {
+        self.0.get(handle.0 as usize)
+    }
+}

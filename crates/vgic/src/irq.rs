@@ -1,0 +1,117 @@
+//! The state of one interrupt (IHI 0069, 4.1).
+
+use axvm_addr::{Intid, VcpuId};
+
+use crate::spec::SPI_FIRST;
+
+/// What sort of interrupt it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Software generated, one set for each vCPU.
+    Sgi,
+    /// Private, one set for each vCPU.
+    Ppi,
+    /// Shared.
+    Spi,
+    /// A message by the ITS.
+    Lpi,
+    /// An SPI number that nothing stands behind.
+    Absent,
+}
+
+/// What the state was when the interrupt went into a list register, and what has been asked of it since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// The vCPU whose list register it is in.
+    pub(crate) vcpu: VcpuId,
+    /// It went in as pending.
+    pub(crate) pending: bool,
+    /// Its latch went in with it: the latch comes back if the guest hasn't taken the interrupt.
+    pub(crate) latch: bool,
+    /// The pending state was cleared since.
+    pub(crate) cancel: bool,
+    /// The active state was set or cleared since.
+    pub(crate) force_active: Option<bool>,
+}
+
+/// An interrupt.
+#[derive(Clone, Debug)]
+pub(crate) struct Irq {
+    pub(crate) intid: Intid,
+    pub(crate) kind: Kind,
+    /// The physical interrupt that it stands for. That one is active from the time it is taken at EL2 until the
+    /// guest ends this one.
+    pub(crate) host: Option<Intid>,
+    pub(crate) priority: u8,
+    pub(crate) enabled: bool,
+    pub(crate) group1: bool,
+    pub(crate) edge: bool,
+    /// The level of an emulated line.
+    pub(crate) level: bool,
+    /// Made pending by an edge, a message, a write to ISPENDR, or the physical interrupt.
+    pub(crate) latch: bool,
+    /// Active, as far as known: what is in a list register may have moved on.
+    pub(crate) active: bool,
+    /// Where it is active.
+    pub(crate) active_on: VcpuId,
+    /// The vCPU that it goes to.
+    pub(crate) target: Option<VcpuId>,
+    /// GICD_IROUTER, for an SPI.
+    pub(crate) route: u64,
+    /// The vCPU in whose list it is.
+    pub(crate) queued: Option<VcpuId>,
+    pub(crate) held: Option<Held>,
+    /// How many events are mapped to it, for an LPI. At zero it is gone as soon as no list register holds it.
+    pub(crate) mappings: u32,
+}
+
+impl Irq {
+    /// An interrupt in its reset state. It is of group 1: with one security state, GICD_CTLR.DS = 1, software that
+    /// believes that it is non-secure can't set the group, and software that knows better does.
+    pub(crate) fn new(intid: Intid, kind: Kind, target: Option<VcpuId>) -> Self {
+        Self {
+            intid,
+            kind,
+            host: None,
+            priority: 0,
+            // For SGIs the reset value of GICR_ISENABLER0 is left to the implementation.
+            enabled: kind == Kind::Sgi,
+            group1: true,
+            edge: matches!(kind, Kind::Sgi | Kind::Lpi),
+            level: false,
+            latch: false,
+            active: false,
+            active_on: VcpuId(0),
+            target,
+            route: 0,
+            queued: None,
+            held: None,
+            mappings: 0,
+        }
+    }
+
+    /// Whether it is private to a vCPU.
+    pub(crate) fn is_private(&self) -> bool {
+        self.intid.0 < SPI_FIRST
+    }
+
+    /// Whether it is pending, list registers left aside.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.latch || (!self.edge && self.level)
+    }
+
+    /// What ISPENDR shows: an interrupt that waits in a list register is pending.
+    pub(crate) fn shows_pending(&self) -> bool {
+        self.is_pending() || self.held.is_some_and(|h| h.pending && !h.cancel)
+    }
+
+    /// What ISACTIVER shows.
+    pub(crate) fn shows_active(&self) -> bool {
+        self.held.and_then(|h| h.force_active).unwrap_or(self.active)
+    }
+
+    /// Whether it is a line of an emulated device, by level: what has to be looked at again when the guest ends it.
+    pub(crate) fn is_emulated_level(&self) -> bool {
+        !self.edge && self.host.is_none()
+    }
+}

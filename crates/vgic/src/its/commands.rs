@@ -1,0 +1,300 @@
+//! What each ITS command does (IHI 0069, 5.3): checked first, then done here, then by the hypervisor in hardware.
+//!
+//! A command that doesn't pass the checks is ignored and counted, and the next one is taken: of what the architecture
+//! allows on a command error (ignore, or stall and set GITS_CREADR.Stalled) that is the choice that leaves the guest
+//! its other devices.
+
+use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+
+use super::tables::Event;
+use super::{CommandError, ItsState};
+use crate::backend::Violation;
+use crate::spec::LPI_FIRST;
+use crate::spec::its_command::Command;
+use crate::spec::its_registers::ENTRY_BYTES;
+use crate::spec::redistributor::{LpiProperty, propbaser_address, propbaser_id_bits};
+use crate::{Interrupts, Vgic};
+
+/// Carries out commands on one ITS.
+pub(crate) struct Executor<'a> {
+    pub(crate) vgic: &'a Vgic,
+    pub(crate) its: &'a mut ItsState,
+    /// The vCPU that this happens on.
+    pub(crate) current: Option<VcpuId>,
+}
+
+impl Executor<'_> {
+    /// Carries out a command. Returns how many events it went through, or why it is ignored.
+    pub(crate) fn execute(&mut self, command: Command) -> Result<usize, CommandError> {
+        match command {
+            Command::Mapd { device, bits, table, valid } => self.mapd(device, bits, Gpa(table), valid),
+            Command::Mapc { collection, target, valid } => self.mapc(collection, target, valid),
+            Command::Mapti { device, event, lpi, collection } => {
+                self.mapti(device, event, Intid(lpi), collection)
+            }
+            Command::Mapi { device, event, collection } => {
+                self.mapti(device, event, Intid(event.0), collection)
+            }
+            Command::Movi { device, event, collection } => self.movi(device, event, collection),
+            Command::Movall { from, to } => self.movall(from, to),
+            Command::Inv { device, event } => self.inv(device, event),
+            Command::Invall { collection } => self.invall(collection),
+            Command::Discard { device, event } => self.discard(device, event),
+            Command::Clear { device, event } => self.clear(device, event),
+            Command::Int { device, event } => self.int(device, event),
+            // Every command has taken effect when it is done.
+            Command::Sync { target } => self.vcpu(target).map(|_| 0),
+        }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Interrupts) -> R) -> R {
+        self.vgic.with(self.current, f)
+    }
+
+    fn device(&self, id: ItsDeviceId) -> Result<usize, CommandError> {
+        let Some(position) = self.its.tables.position(id) else {
+            self.vgic.backend().violation(Violation::ForeignItsDevice(id));
+            return Err(CommandError::ForeignDevice(id));
+        };
+        if u64::from(id.0) >= self.its.device_entries() {
+            return Err(CommandError::DeviceOutOfTable(id));
+        }
+        Ok(position)
+    }
+
+    fn vcpu(&self, target: u64) -> Result<VcpuId, CommandError> {
+        u16::try_from(target)
+            .ok()
+            .filter(|number| usize::from(*number) < self.vgic.config().vcpus.len())
+            .map(VcpuId)
+            .ok_or(CommandError::NoSuchRedistributor(target))
+    }
+
+    fn collection(&self, collection: u16) -> Result<u16, CommandError> {
+        let inside = usize::from(collection) < self.its.tables.collections.len()
+            && u64::from(collection) < self.its.collection_entries();
+        if inside { Ok(collection) } else { Err(CommandError::CollectionOutOfRange(collection)) }
+    }
+
+    fn mapped_collection(&self, collection: u16) -> Result<VcpuId, CommandError> {
+        let collection = self.collection(collection)?;
+        self.its.tables.target(collection).ok_or(CommandError::CollectionNotMapped(collection))
+    }
+
+    fn mapd(&mut self, id: ItsDeviceId, bits: u32, table: Gpa, valid: bool) -> Result<usize, CommandError> {
+        let position = self.device(id)?;
+        if !valid {
+            return self.unmap(position);
+        }
+        if bits > self.its.config.event_bits {
+            return Err(CommandError::TooManyEvents(bits));
+        }
+        self.check_table(table, ENTRY_BYTES << bits)?;
+        let events = self.unmap(position)?;
+        self.vgic.backend().map_device(id, bits)?;
+        if let Some(device) = self.its.tables.devices.get_mut(position) {
+            device.mapped = true;
+            device.events.resize(1 << bits, None);
+        }
+        Ok(events)
+    }
+
+    /// The interrupt translation table isn't used, but a driver whose table isn't memory has gone astray.
+    fn check_table(&self, table: Gpa, bytes: u64) -> Result<(), CommandError> {
+        let mut entry = [0; ENTRY_BYTES as usize];
+        let last =
+            table.0.checked_add(bytes - ENTRY_BYTES).map(Gpa).ok_or(CommandError::TableNotMemory(table))?;
+        for address in [table, last] {
+            self.vgic
+                .backend()
+                .read_guest(address, &mut entry)
+                .map_err(|_| CommandError::TableNotMemory(table))?;
+        }
+        Ok(())
+    }
+
+    /// Unmaps a device and all its events, if it is mapped.
+    pub(crate) fn unmap(&mut self, position: usize) -> Result<usize, CommandError> {
+        let Some(device) = self.its.tables.devices.get_mut(position).filter(|d| d.mapped) else {
+            return Ok(0);
+        };
+        device.mapped = false;
+        let id = device.id;
+        let events = core::mem::take(&mut device.events);
+        self.with(|state| {
+            for event in events.iter().flatten() {
+                state.unbind_lpi(event.handle);
+            }
+        });
+        self.vgic.backend().unmap_device(id)?;
+        Ok(events.len())
+    }
+
+    fn mapc(&mut self, collection: u16, target: u64, valid: bool) -> Result<usize, CommandError> {
+        let collection = self.collection(collection)?;
+        let target = if valid { Some(self.vcpu(target)?) } else { None };
+        let Some(slot) = self.its.tables.collections.get_mut(usize::from(collection)) else { return Ok(0) };
+        *slot = target;
+        let mut visited = 0;
+        let mut result = Ok(());
+        for (device, id, event) in self.its.tables.events() {
+            visited += 1;
+            if event.collection == collection {
+                result = result.and(place(self.vgic, self.current, device, id, event, target));
+            }
+        }
+        result.map(|()| visited)
+    }
+
+    fn mapti(
+        &mut self,
+        device: ItsDeviceId,
+        id: ItsEventId,
+        lpi: Intid,
+        collection: u16,
+    ) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        self.its.tables.slot(position, id)?;
+        if lpi.0 < LPI_FIRST || u64::from(lpi.0) >= self.lpi_end() {
+            return Err(CommandError::LpiOutOfRange(lpi));
+        }
+        let collection = self.collection(collection)?;
+        if self.its.tables.slot(position, id)?.is_some() {
+            self.discard(device, id)?;
+        }
+        let handle = self.with(|state| state.bind_lpi(lpi));
+        let mut event = Event { lpi, handle, collection, physical: false };
+        let target = self.its.tables.target(collection);
+        if let Err(error) = place(self.vgic, self.current, device, id, &mut event, target) {
+            self.with(|state| state.unbind_lpi(handle));
+            return Err(error);
+        }
+        *self.its.tables.slot(position, id)? = Some(event);
+        Ok(0)
+    }
+
+    /// One past the largest LPI: what the guest's configuration table covers, and what the ITS has.
+    fn lpi_end(&self) -> u64 {
+        let bits = propbaser_id_bits(self.vgic.lpi_tables.lock().propbaser);
+        1 << bits.min(self.its.config.lpi_id_bits)
+    }
+
+    fn movi(&mut self, device: ItsDeviceId, id: ItsEventId, collection: u16) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        let target = self.mapped_collection(collection)?;
+        let (vgic, current) = (self.vgic, self.current);
+        let event = self.its.tables.event(position, id)?;
+        event.collection = collection;
+        place(vgic, current, device, id, event, Some(target))?;
+        Ok(0)
+    }
+
+    fn movall(&mut self, from: u64, to: u64) -> Result<usize, CommandError> {
+        let (from, to) = (self.vcpu(from)?, self.vcpu(to)?);
+        Ok(self.with(|state| state.move_lpis(from, to)))
+    }
+
+    fn inv(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        let event = *self.its.tables.event(position, id)?;
+        self.mapped_collection(event.collection)?;
+        configure(self.vgic, self.current, device, id, &event)?;
+        Ok(0)
+    }
+
+    fn invall(&mut self, collection: u16) -> Result<usize, CommandError> {
+        self.mapped_collection(collection)?;
+        let mut visited = 0;
+        let mut result = Ok(());
+        for (device, id, event) in self.its.tables.events() {
+            visited += 1;
+            if event.collection == collection {
+                result = result.and(configure(self.vgic, self.current, device, id, event));
+            }
+        }
+        result.map(|()| visited)
+    }
+
+    fn discard(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        let event = *self.its.tables.event(position, id)?;
+        *self.its.tables.slot(position, id)? = None;
+        self.with(|state| state.unbind_lpi(event.handle));
+        if event.physical {
+            self.vgic.backend().discard_event(device, id)?;
+        }
+        Ok(0)
+    }
+
+    fn clear(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        let event = *self.its.tables.event(position, id)?;
+        if event.physical {
+            self.vgic.backend().clear_event(device, id)?;
+        }
+        self.with(|state| state.clear_lpi(event.handle));
+        Ok(0)
+    }
+
+    fn int(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
+        let position = self.device(device)?;
+        let event = *self.its.tables.event(position, id)?;
+        self.mapped_collection(event.collection)?;
+        self.vgic.backend().trigger_event(device, id)?;
+        Ok(0)
+    }
+}
+
+/// Brings an event to the vCPU of its collection: `None` if the collection isn't mapped.
+fn place(
+    vgic: &Vgic,
+    current: Option<VcpuId>,
+    device: ItsDeviceId,
+    id: ItsEventId,
+    event: &mut Event,
+    target: Option<VcpuId>,
+) -> Result<(), CommandError> {
+    match target {
+        Some(vcpu) if event.physical => vgic.backend().move_event(device, id, vcpu)?,
+        Some(vcpu) => {
+            vgic.backend().map_event(device, id, event.lpi, vcpu)?;
+            event.physical = true;
+            configure(vgic, current, device, id, event)?;
+        }
+        None => {
+            if core::mem::take(&mut event.physical) {
+                vgic.backend().discard_event(device, id)?;
+            }
+        }
+    }
+    vgic.with(current, |state| state.set_lpi_target(event.handle, target));
+    Ok(())
+}
+
+/// Reads an LPI's configuration from the guest's table and applies it. What isn't memory disables the LPI.
+fn configure(
+    vgic: &Vgic,
+    current: Option<VcpuId>,
+    device: ItsDeviceId,
+    id: ItsEventId,
+    event: &Event,
+) -> Result<(), CommandError> {
+    let table = Gpa(propbaser_address(vgic.lpi_tables.lock().propbaser));
+    let mut byte = [0];
+    let read = table
+        .0
+        .checked_add(u64::from(event.lpi.0.saturating_sub(LPI_FIRST)))
+        .map(|address| vgic.backend().read_guest(Gpa(address), &mut byte));
+    let property = match (read, byte) {
+        (Some(Ok(())), [byte]) => LpiProperty::from_byte(byte),
+        _ => LpiProperty::default(),
+    };
+    vgic.with(current, |state| state.configure_lpi(event.handle, property));
+    if event.physical {
+        vgic.backend().configure_event(device, id, property.enabled, property.priority)?;
+    }
+    match read {
+        Some(Ok(())) => Ok(()),
+        _ => Err(CommandError::TableNotMemory(table)),
+    }
+}

@@ -1,0 +1,188 @@
+//! The registers that have a field for each interrupt. They mean the same in the distributor, for SPIs, and in a
+//! redistributor's SGI frame, for SGIs and PPIs (IHI 0069, 12.9 and 12.11).
+
+use axvm_addr::{Intid, VcpuId};
+
+use crate::interrupts::{Handle, Interrupts};
+use crate::irq::Kind;
+use crate::spec::AFFINITY_MASK;
+use crate::spec::distributor::Bank;
+
+impl Interrupts {
+    /// Reads word `word` of a register array of one bit for each interrupt.
+    pub(crate) fn read_bank(&self, vcpu: VcpuId, bank: Bank, word: u32) -> u32 {
+        let mut value = 0;
+        for bit in 0..32 {
+            let Some(irq) = self.find(vcpu, Intid(word * 32 + bit)).and_then(|h| self.irq(h)) else {
+                continue;
+            };
+            let set = match bank {
+                Bank::Group => irq.group1,
+                Bank::SetEnable | Bank::ClearEnable => irq.enabled,
+                Bank::SetPending | Bank::ClearPending => irq.shows_pending(),
+                Bank::SetActive | Bank::ClearActive => irq.shows_active(),
+            };
+            value |= u32::from(set) << bit;
+        }
+        value
+    }
+
+    /// Writes word `word` of a register array of one bit for each interrupt.
+    pub(crate) fn write_bank(&mut self, vcpu: VcpuId, bank: Bank, word: u32, value: u32) {
+        for bit in 0..32 {
+            let set = value >> bit & 1 != 0;
+            if !set && bank != Bank::Group {
+                continue;
+            }
+            let Some(handle) = self.find(vcpu, Intid(word * 32 + bit)) else { continue };
+            match bank {
+                Bank::Group => {
+                    if let Some(irq) = self.irq_mut(handle)
+                        && core::mem::replace(&mut irq.group1, set) != set
+                    {
+                        self.update(handle);
+                    }
+                }
+                Bank::SetEnable => self.set_enabled(handle, true),
+                Bank::ClearEnable => self.set_enabled(handle, false),
+                Bank::SetPending => self.set_pending(handle),
+                Bank::ClearPending => self.clear_pending(handle),
+                Bank::SetActive => self.set_active(handle),
+                Bank::ClearActive => self.clear_active(handle),
+            }
+        }
+    }
+
+    fn set_enabled(&mut self, handle: Handle, enabled: bool) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if irq.enabled == enabled {
+            return;
+        }
+        irq.enabled = enabled;
+        self.mirror(handle);
+        self.update(handle);
+    }
+
+    fn set_pending(&mut self, handle: Handle) {
+        let Some(irq) = self.irq(handle) else { return };
+        // A physical interrupt is made pending where it comes from, and then arrives as it always does.
+        if irq.host.is_some() { self.set_host_pending(handle, true) } else { self.latch(handle) }
+    }
+
+    fn clear_pending(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let latch = core::mem::take(&mut irq.latch);
+        let physical = irq.host.is_some();
+        let quiet = irq.held.is_none() && !irq.active;
+        if let Some(held) = &mut irq.held {
+            held.cancel = true;
+        }
+        if physical {
+            self.set_host_pending(handle, false);
+            // It was taken at EL2 and so is active there; with nobody to end it, it would never come again.
+            if latch && quiet {
+                self.set_host_active(handle, false);
+            }
+        }
+        self.update(handle);
+    }
+
+    fn set_active(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let Some(target) = irq.target else { return };
+        if let Some(held) = &mut irq.held {
+            held.force_active = Some(true);
+        } else if !irq.active {
+            irq.active = true;
+            irq.active_on = target;
+        } else {
+            return;
+        }
+        if irq.host.is_some() {
+            self.set_host_active(handle, true);
+        }
+        self.update(handle);
+    }
+
+    fn clear_active(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        if let Some(held) = &mut irq.held {
+            held.force_active = Some(false);
+            self.update(handle);
+        } else {
+            self.deactivate(handle);
+        }
+    }
+
+    /// Reads `bytes` bytes of IPRIORITYR from that of `first` on.
+    pub(crate) fn read_priorities(&self, vcpu: VcpuId, first: u32, bytes: u32) -> u64 {
+        (0..bytes.min(4))
+            .filter_map(|n| {
+                let irq = self.find(vcpu, Intid(first + n)).and_then(|h| self.irq(h))?;
+                Some(u64::from(irq.priority) << (n * 8))
+            })
+            .fold(0, |all, one| all | one)
+    }
+
+    /// Writes `bytes` bytes of IPRIORITYR from that of `first` on.
+    pub(crate) fn write_priorities(&mut self, vcpu: VcpuId, first: u32, bytes: u32, value: u64) {
+        for n in 0..bytes.min(4) {
+            let priority = (value >> (n * 8)) as u8 & self.priority_mask;
+            let Some(handle) = self.find(vcpu, Intid(first + n)) else { continue };
+            if let Some(irq) = self.irq_mut(handle)
+                && core::mem::replace(&mut irq.priority, priority) != priority
+            {
+                self.mirror(handle);
+                self.update(handle);
+            }
+        }
+    }
+
+    /// Reads word `word` of ICFGR: two bits for each interrupt, of which the upper one says "edge".
+    pub(crate) fn read_config(&self, vcpu: VcpuId, word: u32) -> u32 {
+        (0..16)
+            .filter_map(|n| {
+                let irq = self.find(vcpu, Intid(word * 16 + n)).and_then(|h| self.irq(h))?;
+                Some(u32::from(irq.edge) << (n * 2 + 1))
+            })
+            .fold(0, |all, one| all | one)
+    }
+
+    /// Writes word `word` of ICFGR. SGIs are edges and PPIs levels, whatever is written: the manual allows that.
+    pub(crate) fn write_config(&mut self, vcpu: VcpuId, word: u32, value: u32) {
+        for n in 0..16 {
+            let edge = value >> (n * 2 + 1) & 1 != 0;
+            let Some(handle) = self.find(vcpu, Intid(word * 16 + n)) else { continue };
+            if let Some(irq) = self.irq_mut(handle)
+                && irq.kind == Kind::Spi
+                && core::mem::replace(&mut irq.edge, edge) != edge
+            {
+                self.mirror(handle);
+                self.update(handle);
+            }
+        }
+    }
+
+    /// Reads GICD_IROUTER of `intid`.
+    pub(crate) fn read_route(&self, vcpu: VcpuId, intid: Intid) -> u64 {
+        self.find(vcpu, intid)
+            .and_then(|h| self.irq(h))
+            .filter(|irq| !irq.is_private())
+            .map_or(0, |irq| irq.route)
+    }
+
+    /// Writes the bits in `mask` of GICD_IROUTER of `intid`. Interrupt_Routing_Mode stays 0, as GICD_TYPER.No1N says.
+    pub(crate) fn write_route(&mut self, vcpu: VcpuId, intid: Intid, mask: u64, value: u64) {
+        let Some(handle) = self.find(vcpu, intid) else { return };
+        let Some(irq) = self.irq(handle).filter(|irq| !irq.is_private()) else { return };
+        let route = (irq.route & !mask | value & mask) & AFFINITY_MASK;
+        let target = self.vcpu_with_affinity(route);
+        let Some(irq) = self.irq_mut(handle) else { return };
+        irq.route = route;
+        if irq.target != target {
+            irq.target = target;
+            self.mirror(handle);
+            self.update(handle);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A VM's GIC as the hypervisor sees it.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_axdevice::InterruptLine;
+use spin::Mutex;
+
+use crate::backend::Backend;
+use crate::config::{ConfigError, VgicConfig};
+use crate::cpu_interface::ListRegisters;
+use crate::interrupts::{Handle, Interrupts, Signal};
+use crate::its::{CommandError, ItsState};
+use crate::redistributor::LpiTables;
+use crate::spec::{LPI_FIRST, sgi::SgiRequest};
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Interrupts that the guest has taken from list registers.
+    pub interrupts_taken: u64,
+    /// ITS commands that were ignored because of an error.
+    pub command_errors: u64,
+    /// The last of those errors.
+    pub last_command_error: Option<CommandError>,
+    /// Writes by a processor to GITS_TRANSLATER, ignored.
+    pub translater_writes: u64,
+}
+
+/// A VM's virtual GIC.
+///
+/// Locks are taken in the order ITS, LPI tables, interrupts; the middle one is never held while another is taken.
+pub struct Vgic {
+    config: VgicConfig,
+    backend: Arc<dyn Backend>,
+    signals: Arc<[Signal]>,
+    interrupts: Mutex<Interrupts>,
+    pub(crate) lpi_tables: Mutex<LpiTables>,
+    pub(crate) its: Option<Mutex<ItsState>>,
+    /// The ITS has commands left from an exit that had enough to do.
+    pub(crate) its_backlog: AtomicBool,
+    command_errors: AtomicU64,
+    last_command_error: Mutex<Option<CommandError>>,
+    translater_writes: AtomicU64,
+}
+
+impl Vgic {
+    /// The virtual GIC of a VM, in its reset state. The physical interrupts it stands for are expected to be
+    /// disabled and inactive.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the configuration contradicts itself or the architecture.
+    pub fn new(config: VgicConfig, backend: Arc<dyn Backend>) -> Result<Arc<Self>, ConfigError> {
+        config.check()?;
+        let vcpus = config.vcpus.len();
+        let signals: Arc<[Signal]> = core::iter::repeat_with(Signal::default).take(vcpus).collect();
+        let interrupts = Mutex::new(Interrupts::new(&config, signals.clone(), backend.clone()));
+        let its = config.its.as_ref().map(|its| Mutex::new(ItsState::new(its, vcpus)));
+        Ok(Arc::new(Self {
+            lpi_tables: LpiTables::new(vcpus),
+            config,
+            backend,
+            signals,
+            interrupts,
+            its,
+            its_backlog: AtomicBool::new(false),
+            command_errors: AtomicU64::new(0),
+            last_command_error: Mutex::new(None),
+            translater_writes: AtomicU64::new(0),
+        }))
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &VgicConfig {
+        &self.config
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Does something with the interrupts' state, and then kicks the vCPUs that this concerns. `current` is the vCPU
+    /// that does it: it is out of the guest and needs no kick.
+    pub(crate) fn with<R>(&self, current: Option<VcpuId>, f: impl FnOnce(&mut Interrupts) -> R) -> R {
+        let (result, kicks) = {
+            let mut state = self.interrupts.lock();
+            let result = f(&mut state);
+            (result, core::mem::take(&mut state.kicks))
+        };
+        for vcpu in kicks.iter().filter(|vcpu| Some(*vcpu) != current) {
+            self.backend.kick(vcpu);
+        }
+        result
+    }
+
+    fn latch(&self, find: impl FnOnce(&Interrupts) -> Option<Handle>) -> bool {
+        self.with(None, |state| match find(state) {
+            Some(handle) => {
+                state.latch(handle);
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Fills the list registers of `vcpu`, before it enters the guest.
+    pub fn flush(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        if self.its_backlog.load(Ordering::Acquire)
+            && let Some(mut its) = self.its.as_ref().and_then(|its| its.try_lock())
+        {
+            its.process(self, Some(vcpu));
+        }
+        let stale = self.signals.get(usize::from(vcpu.0)).is_some_and(|s| s.stale.load(Ordering::Acquire));
+        if stale || registers.to_write != 0 {
+            self.with(Some(vcpu), |state| state.flush(vcpu, registers));
+        }
+    }
+
+    /// Takes back what the guest has done with the list registers of `vcpu`, after it left the guest.
+    pub fn sync(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        if !registers.is_unchanged() {
+            self.with(Some(vcpu), |state| state.sync(vcpu, registers));
+        }
+    }
+
+    /// Whether an interrupt can be delivered to `vcpu`: then a WFI doesn't wait. After [`Self::sync`].
+    pub fn has_pending(&self, vcpu: VcpuId) -> bool {
+        self.with(Some(vcpu), |state| state.has_pending(vcpu))
+    }
+
+    /// Takes a physical SPI that arrived at EL2: priority dropped, and left active. Answers whether it is this VM's;
+    /// if not, it is the caller's to deactivate.
+    #[must_use]
+    pub fn hardware_spi(&self, host: Intid) -> bool {
+        self.latch(|state| state.find_host(host))
+    }
+
+    /// Takes a physical PPI that arrived at EL2 on the CPU of `vcpu`: priority dropped, and left active. Answers
+    /// whether it stands for one of the VM's; if not, it is the caller's to deactivate.
+    #[must_use]
+    pub fn hardware_ppi(&self, vcpu: VcpuId, host: Intid) -> bool {
+        self.latch(|state| {
+            let handle = state.find(vcpu, host)?;
+            state.irq(handle).filter(|irq| irq.is_private() && irq.host == Some(host)).map(|_| handle)
+        })
+    }
+
+    /// Takes the physical LPI that stands for this event. Answers whether the event is mapped.
+    pub fn hardware_lpi(&self, device: ItsDeviceId, event: ItsEventId) -> bool {
+        let Some(its) = &self.its else { return false };
+        let its = its.lock();
+        if !its.is_enabled() {
+            return false;
+        }
+        let Some(event) = its.tables.translate(device, event) else { return false };
+        // With the lock of the tables held, so that the handle stays the event's.
+        self.latch(|_| Some(event.handle))
+    }
+
+    /// Makes an LPI pending, if any event is mapped to it.
+    pub fn inject_lpi(&self, lpi: Intid) -> bool {
+        self.latch(|state| state.find_lpi(lpi))
+    }
+
+    /// Makes an interrupt pending: an SGI or PPI of `vcpu`, an SPI (which goes where the guest routed it) or an LPI.
+    /// Answers whether there is such an interrupt.
+    pub fn inject(&self, vcpu: VcpuId, intid: Intid) -> bool {
+        if intid.0 >= LPI_FIRST {
+            return self.inject_lpi(intid);
+        }
+        self.latch(|state| {
+            let handle = state.find(vcpu, intid)?;
+            state.irq(handle).filter(|irq| irq.host.is_none()).map(|_| handle)
+        })
+    }
+
+    /// Carries out a write of `value` to ICC_SGI1R_EL1 by `from`: the SGI goes to those of the VM's own vCPUs that it
+    /// names. Writes to ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 are to be ignored.
+    pub fn send_sgi(&self, from: VcpuId, value: u64) {
+        let request = SgiRequest(value);
+        self.with(Some(from), |state| {
+            for vcpu in (0..).map(VcpuId).take(state.cpus.len()) {
+                let named = if request.all_others() {
+                    vcpu != from
+                } else {
+                    state.cpu(vcpu).is_some_and(|cpu| request.names(cpu.affinity))
+                };
+                if !named {
+                    continue;
+                }
+                // ICC_SGI1R_EL1 raises SGIs of group 1 only.
+                if let Some(handle) = state.find(vcpu, Intid(request.intid()))
+                    && state.irq(handle).is_some_and(|irq| irq.group1)
+                {
+                    state.latch(handle);
+                }
+            }
+        });
+    }
+
+    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON, on the vCPU's own CPU.
+    pub fn reset_vcpu(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        self.with(Some(vcpu), |state| state.reset_cpu_interface(vcpu, registers));
+    }
+
+    /// Puts everything in its reset state, for a restart of the VM. No vCPU may be in the guest, and each has to
+    /// start with new [`ListRegisters`].
+    pub fn reset(&self) {
+        if let Some(its) = &self.its {
+            its.lock().reset(self);
+        }
+        self.its_backlog.store(false, Ordering::Release);
+        self.lpi_tables.lock().reset();
+        self.with(None, |state| {
+            state.reset();
+        });
+    }
+
+    /// What has happened so far.
+    pub fn statistics(&self) -> Statistics {
+        let interrupts_taken =
+            self.with(None, |state| state.cpus.iter().fold(0, |sum: u64, cpu| sum.wrapping_add(cpu.taken)));
+        Statistics {
+            interrupts_taken,
+            command_errors: self.command_errors.load(Ordering::Relaxed),
+            last_command_error: *self.last_command_error.lock(),
+            translater_writes: self.translater_writes.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn count_command_error(&self, error: CommandError) {
+        self.command_errors.fetch_add(1, Ordering::Relaxed);
+        *self.last_command_error.lock() = Some(error);
+    }
+
+    pub(crate) fn count_translater_write(&self) {
+        self.translater_writes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl InterruptLine for Vgic {
+    fn set_level(&self, irq: Intid, high: bool) {
+        self.with(None, |state| {
+            // The line of an SPI is the same for every vCPU.
+            if let Some(handle) = state.find(VcpuId(0), irq)
+                && state.irq(handle).is_some_and(|irq| !irq.is_private())
+            {
+                state.set_level(handle, high);
+            }
+        });
+    }
+}

@@ -1,0 +1,498 @@
+//! A machine for the virtual GIC to run on: guest memory, a physical GIC's SPIs and PPIs, an ITS that records what is
+//! mapped, and the guest's side of the list registers.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_UIE, ListRegister};
+use axvm_vgic::{
+    Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, ListRegisters, NotGuestMemory,
+    Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
+};
+
+pub const RAM: u64 = 0x4000_0000;
+pub const RAM_BYTES: usize = 0x40_0000;
+pub const QUEUE: u64 = RAM;
+pub const PROPERTIES: u64 = RAM + 0x10_0000;
+pub const TABLES: u64 = RAM + 0x20_0000;
+pub const V0: VcpuId = VcpuId(0);
+pub const V1: VcpuId = VcpuId(1);
+/// The priority that tests give to everything.
+pub const PRIORITY: u8 = 0xa0;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Physical {
+    pub enabled: bool,
+    pub edge: bool,
+    pub level: bool,
+    pub pending: bool,
+    pub active: bool,
+    pub target: Option<VcpuId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedEvent {
+    pub lpi: Intid,
+    pub vcpu: VcpuId,
+    pub enabled: bool,
+    pub priority: u8,
+}
+
+#[derive(Default)]
+pub struct Machine {
+    pub ram: Mutex<Vec<u8>>,
+    pub spis: Mutex<BTreeMap<u32, Physical>>,
+    pub ppis: Mutex<BTreeMap<(u16, u32), Physical>>,
+    pub kicked: Mutex<BTreeSet<u16>>,
+    pub devices: Mutex<BTreeMap<u32, u32>>,
+    pub events: Mutex<BTreeMap<(u32, u32), MappedEvent>>,
+    pub triggered: Mutex<Vec<(u32, u32)>>,
+    pub violations: Mutex<Vec<Violation>>,
+}
+
+impl Machine {
+    fn spi(&self, host: Intid, f: impl FnOnce(&mut Physical)) {
+        f(self.spis.lock().unwrap().entry(host.0).or_default());
+    }
+
+    fn ppi(&self, vcpu: VcpuId, host: Intid, f: impl FnOnce(&mut Physical)) {
+        f(self.ppis.lock().unwrap().entry((vcpu.0, host.0)).or_default());
+    }
+
+    /// What a device does with its line.
+    pub fn set_line(&self, host: Intid, high: bool) {
+        self.spi(host, |spi| {
+            spi.pending |= spi.edge && high && !spi.level;
+            spi.level = high;
+        });
+    }
+
+    /// Takes the physical SPIs that arrive, as EL2 does: acknowledged, and left active.
+    pub fn arrived(&self) -> Vec<Intid> {
+        let mut all = self.spis.lock().unwrap();
+        all.iter_mut()
+            .filter(|(_, spi)| {
+                spi.enabled
+                    && spi.target.is_some()
+                    && !spi.active
+                    && (spi.pending || (!spi.edge && spi.level))
+            })
+            .map(|(host, spi)| {
+                spi.active = true;
+                spi.pending = false;
+                Intid(*host)
+            })
+            .collect()
+    }
+
+    pub fn deactivate(&self, vcpu: VcpuId, host: Intid) {
+        if host.0 < 32 {
+            self.ppi(vcpu, host, |p| p.active = false);
+        } else {
+            self.spi(host, |p| p.active = false);
+        }
+    }
+
+    pub fn event(&self, device: u32, event: u32) -> Option<MappedEvent> {
+        self.events.lock().unwrap().get(&(device, event)).copied()
+    }
+}
+
+impl Backend for Machine {
+    fn kick(&self, vcpu: VcpuId) {
+        self.kicked.lock().unwrap().insert(vcpu.0);
+    }
+
+    fn configure_spi(&self, host: Intid, settings: &SpiSettings) {
+        self.spi(host, |spi| {
+            spi.enabled = settings.enabled;
+            spi.edge = settings.edge;
+            spi.target = settings.target;
+        });
+    }
+
+    fn set_spi_pending(&self, host: Intid, pending: bool) {
+        self.spi(host, |spi| spi.pending = pending);
+    }
+
+    fn set_spi_active(&self, host: Intid, active: bool) {
+        self.spi(host, |spi| spi.active = active);
+    }
+
+    fn configure_ppi(&self, vcpu: VcpuId, host: Intid, enabled: bool, _priority: u8) {
+        self.ppi(vcpu, host, |ppi| ppi.enabled = enabled);
+    }
+
+    fn set_ppi_pending(&self, vcpu: VcpuId, host: Intid, pending: bool) {
+        self.ppi(vcpu, host, |ppi| ppi.pending = pending);
+    }
+
+    fn set_ppi_active(&self, vcpu: VcpuId, host: Intid, active: bool) {
+        self.ppi(vcpu, host, |ppi| ppi.active = active);
+    }
+
+    fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
+        assert_eq!(self.devices.lock().unwrap().insert(device.0, event_bits), None, "mapped twice");
+        Ok(())
+    }
+
+    fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
+        self.devices.lock().unwrap().remove(&device.0).expect("was mapped");
+        self.events.lock().unwrap().retain(|(d, _), _| *d != device.0);
+        Ok(())
+    }
+
+    fn map_event(
+        &self,
+        device: ItsDeviceId,
+        event: ItsEventId,
+        lpi: Intid,
+        vcpu: VcpuId,
+    ) -> Result<(), BackendError> {
+        let bits = self.devices.lock().unwrap()[&device.0];
+        assert!(event.0 < 1 << bits, "an event beyond its device's table");
+        let new = MappedEvent { lpi, vcpu, enabled: false, priority: 0 };
+        let old = self.events.lock().unwrap().insert((device.0, event.0), new);
+        assert_eq!(old, None, "mapped twice");
+        Ok(())
+    }
+
+    fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
+        self.events.lock().unwrap().get_mut(&(device.0, event.0)).expect("is mapped").vcpu = vcpu;
+        Ok(())
+    }
+
+    fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+        self.events.lock().unwrap().remove(&(device.0, event.0)).expect("was mapped");
+        Ok(())
+    }
+
+    fn clear_event(&self, _: ItsDeviceId, _: ItsEventId) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn trigger_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+        self.triggered.lock().unwrap().push((device.0, event.0));
+        Ok(())
+    }
+
+    fn configure_event(
+        &self,
+        device: ItsDeviceId,
+        event: ItsEventId,
+        enabled: bool,
+        priority: u8,
+    ) -> Result<(), BackendError> {
+        let mut events = self.events.lock().unwrap();
+        let event = events.get_mut(&(device.0, event.0)).expect("is mapped");
+        (event.enabled, event.priority) = (enabled, priority);
+        Ok(())
+    }
+
+    fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {
+        let ram = self.ram.lock().unwrap();
+        let start = address.0.checked_sub(RAM).ok_or(NotGuestMemory(address))? as usize;
+        let end = start.checked_add(bytes.len()).ok_or(NotGuestMemory(address))?;
+        bytes.copy_from_slice(ram.get(start..end).ok_or(NotGuestMemory(address))?);
+        Ok(())
+    }
+
+    fn write_guest(&self, address: Gpa, bytes: &[u8]) -> Result<(), NotGuestMemory> {
+        let mut ram = self.ram.lock().unwrap();
+        let start = address.0.checked_sub(RAM).ok_or(NotGuestMemory(address))? as usize;
+        let end = start.checked_add(bytes.len()).ok_or(NotGuestMemory(address))?;
+        ram.get_mut(start..end).ok_or(NotGuestMemory(address))?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn violation(&self, kind: Violation) {
+        self.violations.lock().unwrap().push(kind);
+    }
+}
+
+/// A vCPU: its list registers, and what a guest does with them.
+pub struct Cpu {
+    pub id: VcpuId,
+    pub registers: ListRegisters,
+    /// What the hardware has: written only when the virtual GIC says so.
+    pub hardware: [u64; 16],
+    pub hcr: u64,
+    /// What the guest has acknowledged and not ended, the newest last, with its priority.
+    pub running: Vec<(Intid, u8)>,
+    maintenance: bool,
+}
+
+pub struct Bench {
+    pub machine: Arc<Machine>,
+    pub vgic: Arc<Vgic>,
+    pub gicd: Distributor,
+    pub gicr: Redistributors,
+    pub gits: Option<Its>,
+    pub cpus: Vec<Cpu>,
+}
+
+pub fn line(guest: u32, host: Option<u32>, edge: bool) -> LineConfig {
+    LineConfig { guest: Intid(guest), host: host.map(Intid), edge }
+}
+
+pub fn config(vcpus: u64, lines: Vec<LineConfig>, list_registers: usize) -> VgicConfig {
+    VgicConfig {
+        vcpus: (0..vcpus).collect(),
+        spis: 64,
+        lines,
+        hardware_ppis: vec![Intid(27)],
+        list_registers,
+        priority_bits: 5,
+        its: Some(ItsConfig {
+            devices: vec![ItsDeviceId(0x10), ItsDeviceId(8), ItsDeviceId(0x18)],
+            event_bits: 5,
+            lpi_id_bits: 14,
+        }),
+    }
+}
+
+impl Bench {
+    pub fn new(config: VgicConfig) -> Self {
+        let machine = Arc::new(Machine { ram: Mutex::new(vec![0; RAM_BYTES]), ..Machine::default() });
+        for line in &config.lines {
+            if let Some(host) = line.host {
+                machine.spi(host, |spi| {
+                    spi.edge = line.edge;
+                    spi.target = Some(V0);
+                });
+            }
+        }
+        let vcpus = config.vcpus.len() as u16;
+        let vgic = Vgic::new(config, machine.clone()).unwrap();
+        let cpus = (0..vcpus)
+            .map(|id| Cpu {
+                id: VcpuId(id),
+                registers: ListRegisters::new(),
+                hardware: [0; 16],
+                hcr: 0,
+                running: Vec::new(),
+                maintenance: false,
+            })
+            .collect();
+        Self {
+            machine,
+            gicd: Distributor::new(vgic.clone()),
+            gicr: Redistributors::new(vgic.clone()),
+            gits: Its::new(vgic.clone()),
+            vgic,
+            cpus,
+        }
+    }
+
+    /// As Linux sets it up: groups on, and every interrupt of one priority.
+    pub fn started(config: VgicConfig) -> Self {
+        let bench = Self::new(config);
+        bench.gicd.write(V0, 0, Width::B4, 0x13);
+        for word in 8..24 {
+            bench.gicd.write(V0, 0x400 + word * 4, Width::B4, 0xa0a0_a0a0);
+        }
+        for cpu in 0..bench.cpus.len() as u64 {
+            for word in 0..8 {
+                bench.gicr.write(V0, cpu * 0x2_0000 + 0x1_0400 + word * 4, Width::B4, 0xa0a0_a0a0);
+            }
+        }
+        bench
+    }
+
+    pub fn enable(&self, intid: u32) {
+        self.gicd.write(V0, 0x100 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
+    }
+
+    pub fn disable(&self, intid: u32) {
+        self.gicd.write(V0, 0x180 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
+    }
+
+    pub fn clear_pending(&self, intid: u32) {
+        self.gicd.write(V0, 0x280 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
+    }
+
+    pub fn route(&self, intid: u32, vcpu: u64) {
+        self.gicd.write(V0, 0x6000 + u64::from(intid) * 8, Width::B8, vcpu);
+    }
+
+    pub fn is_pending(&self, intid: u32) -> bool {
+        self.gicd.read(V0, 0x200 + u64::from(intid / 32) * 4, Width::B4) >> (intid % 32) & 1 != 0
+    }
+
+    pub fn is_active(&self, intid: u32) -> bool {
+        self.gicd.read(V0, 0x300 + u64::from(intid / 32) * 4, Width::B4) >> (intid % 32) & 1 != 0
+    }
+
+    pub fn enter(&mut self, cpu: usize) {
+        let cpu = &mut self.cpus[cpu];
+        self.vgic.flush(cpu.id, &mut cpu.registers);
+        let written = cpu.registers.to_write;
+        assert!(written <= self.vgic.config().list_registers);
+        if written > 0 {
+            cpu.hardware[..written].copy_from_slice(&cpu.registers.lr[..written]);
+            cpu.hcr = cpu.registers.hcr;
+            cpu.registers.to_write = 0;
+        }
+        cpu.maintenance = false;
+        self.machine.kicked.lock().unwrap().remove(&cpu.id.0);
+    }
+
+    pub fn exit(&mut self, cpu: usize) {
+        let cpu = &mut self.cpus[cpu];
+        let count = cpu.registers.count;
+        cpu.registers.lr[..count].copy_from_slice(&cpu.hardware[..count]);
+        if cpu.registers.hcr & HCR_LRENPIE != 0 {
+            cpu.registers.hcr = cpu.hcr;
+        }
+        self.vgic.sync(cpu.id, &mut cpu.registers);
+    }
+
+    pub fn cycle(&mut self, cpu: usize) {
+        self.exit(cpu);
+        self.enter(cpu);
+    }
+
+    /// Lets physical interrupts arrive, maintenance interrupts happen and kicked vCPUs look, until all is quiet.
+    pub fn settle(&mut self) {
+        for _ in 0..200 {
+            let arrived = self.machine.arrived();
+            for host in &arrived {
+                assert!(self.vgic.hardware_spi(*host), "{host} is the VM's");
+            }
+            let kicked: Vec<_> =
+                core::mem::take(&mut *self.machine.kicked.lock().unwrap()).into_iter().collect();
+            for cpu in &kicked {
+                self.cycle(usize::from(*cpu));
+            }
+            let mut maintained = false;
+            for cpu in 0..self.cpus.len() {
+                if self.wants_maintenance(cpu) {
+                    maintained = true;
+                    self.cycle(cpu);
+                    assert!(
+                        self.cpus[cpu].hcr & HCR_UIE == 0
+                            || self.in_use(cpu) > 1
+                            || self.list_registers() == 1,
+                        "an underflow interrupt that stays"
+                    );
+                }
+            }
+            if arrived.is_empty() && kicked.is_empty() && !maintained {
+                return;
+            }
+        }
+        panic!("an interrupt storm");
+    }
+
+    fn list_registers(&self) -> usize {
+        self.vgic.config().list_registers
+    }
+
+    pub fn in_use(&self, cpu: usize) -> usize {
+        self.cpus[cpu].hardware.iter().filter(|lr| ListRegister(**lr).in_use()).count()
+    }
+
+    fn wants_maintenance(&self, cpu: usize) -> bool {
+        let in_use = self.in_use(cpu);
+        let cpu = &self.cpus[cpu];
+        cpu.maintenance
+            || (cpu.hcr & HCR_UIE != 0 && in_use <= 1 && (in_use == 0 || self.list_registers() > 1))
+            || (cpu.hcr & HCR_LRENPIE != 0 && cpu.hcr >> 27 & 0x1f != 0)
+    }
+
+    /// What the guest finds in its list registers: (INTID, pending, active).
+    pub fn listed(&self, cpu: usize) -> Vec<(u32, bool, bool)> {
+        let mut all: Vec<_> = self.cpus[cpu]
+            .hardware
+            .iter()
+            .map(|lr| ListRegister(*lr))
+            .filter(|lr| lr.in_use())
+            .map(|lr| (lr.intid().0, lr.state().pending, lr.state().active))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// The guest reads ICC_IAR1_EL1.
+    pub fn acknowledge(&mut self, cpu: usize) -> Option<u32> {
+        let cpu = &mut self.cpus[cpu];
+        let running = cpu.running.last().map_or(0x100, |(_, priority)| u16::from(*priority));
+        let (position, lr) = cpu
+            .hardware
+            .iter()
+            .enumerate()
+            .map(|(position, lr)| (position, ListRegister(*lr)))
+            .filter(|(_, lr)| lr.state().pending && !lr.state().active && u16::from(lr.priority()) < running)
+            .min_by_key(|(position, lr)| (lr.priority(), *position))?;
+        assert!(lr.group1());
+        cpu.hardware[position] = lr.0 & !(1 << 62) | 1 << 63;
+        cpu.running.push((lr.intid(), lr.priority()));
+        Some(lr.intid().0)
+    }
+
+    /// The guest writes ICC_EOIR1_EL1 for what it acknowledged last.
+    pub fn end(&mut self, cpu: usize) -> Option<u32> {
+        let machine = self.machine.clone();
+        let cpu = &mut self.cpus[cpu];
+        let (intid, _) = cpu.running.pop()?;
+        let found = cpu
+            .hardware
+            .iter_mut()
+            .find(|lr| ListRegister(**lr).intid() == intid && ListRegister(**lr).state().active);
+        match found {
+            Some(lr) => {
+                let was = ListRegister(*lr);
+                assert!(was.host().is_none() || !was.state().pending, "hardware, pending and active");
+                if let Some(host) = was.host() {
+                    machine.deactivate(cpu.id, host);
+                }
+                *lr &= !(1 << 63);
+                cpu.maintenance |= was.eoi() && !was.state().pending;
+            }
+            None => cpu.hcr += 1 << 27,
+        }
+        Some(intid.0)
+    }
+
+    pub fn its_write(&self, offset: u64, value: u64) {
+        self.gits.as_ref().unwrap().write(V0, offset, Width::B8, value);
+    }
+
+    pub fn its_read(&self, offset: u64) -> u64 {
+        self.gits.as_ref().unwrap().read(V0, offset, Width::B8)
+    }
+
+    /// Sets the ITS and the LPI tables up as Linux does.
+    pub fn start_its(&self) {
+        for cpu in 0..self.cpus.len() as u64 {
+            self.gicr.write(VcpuId(cpu as u16), cpu * 0x2_0000 + 0x70, Width::B8, PROPERTIES | 13);
+            self.gicr.write(VcpuId(cpu as u16), cpu * 0x2_0000, Width::B4, 1);
+        }
+        self.its_write(0x100, 1 << 63 | TABLES);
+        self.its_write(0x108, 1 << 63 | (TABLES + 0x1000));
+        self.its_write(0x80, 1 << 63 | QUEUE | 0xf);
+        self.its_write(0x88, 0);
+        self.gits.as_ref().unwrap().write(V0, 0, Width::B4, 1);
+    }
+
+    pub fn set_property(&self, lpi: u32, byte: u8) {
+        self.machine.write_guest(Gpa(PROPERTIES + u64::from(lpi - 8192)), &[byte]).unwrap();
+    }
+
+    /// Writes commands into the queue, and has them carried out.
+    pub fn command(&self, words: [u64; 4]) {
+        let at = self.its_read(0x88);
+        for (position, word) in words.iter().enumerate() {
+            self.machine.write_guest(Gpa(QUEUE + at + position as u64 * 8), &word.to_le_bytes()).unwrap();
+        }
+        self.its_write(0x88, (at + 32) % 0x1_0000);
+        assert_eq!(self.its_read(0x88), self.its_read(0x90), "the command is done");
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.vgic.statistics().command_errors
+    }
+}

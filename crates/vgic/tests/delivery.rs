@@ -1,0 +1,328 @@
+//! Interrupts on their way to the guest: lines, messages, SGIs, and what the guest does to them on the way.
+
+mod common;
+
+use axvm_addr::{Intid, VcpuId};
+use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::spec::list_register::{HCR_UIE, ListRegister};
+use common::{Bench, V0, V1, config, line};
+
+const PENDING: (bool, bool) = (true, false);
+
+fn only(bench: &Bench, cpu: usize) -> Option<(u32, (bool, bool))> {
+    let listed = bench.listed(cpu);
+    assert!(listed.len() <= 1, "{listed:?}");
+    listed.first().map(|(intid, pending, active)| (*intid, (*pending, *active)))
+}
+
+#[test]
+fn a_hardware_line_is_delivered_with_the_hardware_bit_and_its_end_deactivates_it() {
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    bench.enable(40);
+    bench.machine.set_line(Intid(50), true);
+    bench.settle();
+    assert_eq!(ListRegister(bench.cpus[0].hardware[0]).host(), Some(Intid(50)));
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.machine.set_line(Intid(50), false);
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+    assert!(!bench.machine.spis.lock().unwrap()[&50].active);
+}
+
+#[test]
+fn a_hardware_line_still_high_at_the_end_of_interrupt_comes_again() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false)], 4));
+    bench.enable(40);
+    bench.machine.set_line(Intid(50), true);
+    for _ in 0..3 {
+        bench.settle();
+        assert_eq!(bench.acknowledge(0), Some(40));
+        bench.settle();
+        assert_eq!(bench.acknowledge(0), None);
+        bench.end(0);
+    }
+}
+
+#[test]
+fn a_hardware_line_disabled_before_the_guest_took_it_goes_back_to_the_physical_gic() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false), line(41, Some(51), true)], 4));
+    bench.enable(40);
+    bench.enable(41);
+    bench.machine.set_line(Intid(50), true);
+    bench.machine.set_line(Intid(51), true);
+    bench.settle();
+    bench.disable(40);
+    bench.disable(41);
+    bench.cycle(0);
+    assert_eq!(bench.listed(0), []);
+    // The device is quiet again before the line is enabled: nothing is left of the level, the edge is kept.
+    bench.machine.set_line(Intid(50), false);
+    bench.machine.set_line(Intid(51), false);
+    bench.enable(40);
+    bench.enable(41);
+    bench.settle();
+    assert_eq!(only(&bench, 0), Some((41, PENDING)));
+}
+
+#[test]
+fn a_hardware_line_whose_pending_state_is_cleared_can_come_again() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), true)], 4));
+    bench.enable(40);
+    for _ in 0..2 {
+        bench.machine.set_line(Intid(50), true);
+        bench.machine.set_line(Intid(50), false);
+        bench.settle();
+        assert_eq!(only(&bench, 0), Some((40, PENDING)));
+        bench.clear_pending(40);
+        bench.cycle(0);
+        assert_eq!(bench.listed(0), []);
+    }
+}
+
+#[test]
+fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_more() {
+    let mut bench = Bench::started(config(1, vec![line(33, None, false)], 4));
+    bench.enable(33);
+    bench.vgic.set_level(Intid(33), true);
+    for _ in 0..3 {
+        bench.settle();
+        assert!(ListRegister(bench.cpus[0].hardware[0]).eoi());
+        assert_eq!(bench.acknowledge(0), Some(33));
+        bench.cycle(0);
+        assert_eq!(only(&bench, 0), Some((33, (false, true))), "not pending while it is served");
+        bench.end(0);
+    }
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), Some(33));
+    bench.vgic.set_level(Intid(33), false);
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+}
+
+#[test]
+fn a_level_that_goes_before_it_is_taken_is_not_delivered() {
+    let mut bench = Bench::started(config(1, vec![line(33, None, false)], 4));
+    bench.enable(33);
+    bench.vgic.set_level(Intid(33), true);
+    bench.settle();
+    bench.vgic.set_level(Intid(33), false);
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+}
+
+#[test]
+fn an_edge_during_the_service_of_the_same_interrupt_is_delivered_after_it() {
+    let mut bench = Bench::started(config(1, vec![line(34, None, true)], 4));
+    bench.enable(34);
+    assert!(bench.vgic.inject(V0, Intid(34)));
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), Some(34));
+    assert!(bench.vgic.inject(V0, Intid(34)));
+    assert!(bench.vgic.inject(V0, Intid(34)));
+    bench.settle();
+    assert_eq!(only(&bench, 0), Some((34, (true, true))));
+    bench.end(0);
+    assert_eq!(bench.acknowledge(0), Some(34));
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+}
+
+#[test]
+fn a_pending_interrupt_follows_its_route_and_an_active_one_stays() {
+    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    bench.enable(34);
+    bench.vgic.inject(V0, Intid(34));
+    bench.settle();
+    bench.route(34, 1);
+    bench.cycle(0);
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (None, Some((34, PENDING))));
+    assert_eq!(bench.acknowledge(1), Some(34));
+    bench.vgic.inject(V0, Intid(34));
+    bench.route(34, 0);
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (None, Some((34, (false, true)))));
+    bench.end(1);
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (Some((34, PENDING)), None));
+}
+
+#[test]
+fn a_route_to_nobody_keeps_the_interrupt_pending() {
+    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    bench.enable(34);
+    bench.route(34, 0x77);
+    bench.vgic.inject(V0, Intid(34));
+    bench.settle();
+    assert!(bench.is_pending(34));
+    assert_eq!((bench.listed(0), bench.listed(1)), (vec![], vec![]));
+    bench.route(34, 1);
+    bench.settle();
+    assert_eq!(only(&bench, 1), Some((34, PENDING)));
+}
+
+#[test]
+fn another_vcpu_that_disables_an_interrupt_kicks_the_one_that_holds_it() {
+    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    bench.enable(34);
+    bench.vgic.inject(V0, Intid(34));
+    bench.settle();
+    bench.gicd.write(V1, 0x184, Width::B4, 1 << 2);
+    assert!(bench.machine.kicked.lock().unwrap().contains(&0));
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+    assert!(bench.is_pending(34));
+}
+
+#[test]
+fn an_sgi_reaches_the_vcpus_that_are_named_and_no_other() {
+    let mut bench = Bench::started(config(3, vec![], 4));
+    for cpu in 0..3 {
+        bench.gicr.write(VcpuId(cpu), u64::from(cpu) * 0x2_0000 + 0x1_0100, Width::B4, 0xffff);
+    }
+    bench.vgic.send_sgi(V0, 5 << 24 | 0b110);
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (None, Some((5, PENDING))));
+    assert_eq!(only(&bench, 2), Some((5, PENDING)));
+    bench.acknowledge(1);
+    bench.end(1);
+    bench.acknowledge(2);
+    bench.end(2);
+    bench.vgic.send_sgi(V1, 1 << 40 | 7 << 24);
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (Some((7, PENDING)), None));
+    // Affinities that nobody has, and INTIDs of others, are nothing.
+    bench.vgic.send_sgi(V0, 1 << 16 | 1 << 24 | 0xffff);
+    bench.settle();
+    assert_eq!(only(&bench, 0), Some((7, PENDING)));
+}
+
+#[test]
+fn a_timer_ppi_goes_to_the_vcpu_it_arrived_at() {
+    let mut bench = Bench::started(config(2, vec![], 4));
+    bench.gicr.write(V1, 0x3_0100, Width::B4, 1 << 27);
+    assert!(bench.machine.ppis.lock().unwrap()[&(1, 27)].enabled);
+    assert!(bench.vgic.hardware_ppi(V1, Intid(27)));
+    assert!(!bench.vgic.hardware_ppi(V1, Intid(26)), "no hardware PPI");
+    bench.settle();
+    assert_eq!((only(&bench, 0), only(&bench, 1)), (None, Some((27, PENDING))));
+    assert_eq!(ListRegister(bench.cpus[1].hardware[0]).host(), Some(Intid(27)));
+    // A CPU_ON takes it away, and leaves the physical one ready to come again.
+    bench.machine.ppis.lock().unwrap().get_mut(&(1, 27)).unwrap().active = true;
+    let cpu = &mut bench.cpus[1];
+    bench.vgic.reset_vcpu(V1, &mut cpu.registers);
+    bench.enter(1);
+    assert_eq!(bench.listed(1), []);
+    assert!(!bench.machine.ppis.lock().unwrap()[&(1, 27)].active);
+    assert_eq!(bench.gicr.read(V1, 0x3_0100, Width::B4), 0xffff | 1 << 27, "set-up stays");
+}
+
+#[test]
+fn when_nothing_changes_neither_flush_nor_sync_touches_the_registers() {
+    let mut bench = Bench::started(config(1, vec![line(34, None, true)], 4));
+    bench.enable(34);
+    bench.vgic.inject(V0, Intid(34));
+    bench.settle();
+    bench.acknowledge(0);
+    bench.cycle(0);
+    for _ in 0..3 {
+        bench.exit(0);
+        let cpu = &mut bench.cpus[0];
+        bench.vgic.flush(V0, &mut cpu.registers);
+        assert_eq!(cpu.registers.to_write, 0);
+        assert_eq!(cpu.registers.count, 1);
+    }
+}
+
+#[test]
+fn wfi_sees_what_can_be_delivered_and_a_sleeper_is_woken() {
+    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    bench.enter(0);
+    bench.enter(1);
+    bench.route(34, 1);
+    assert!(!bench.vgic.has_pending(V1));
+    bench.vgic.inject(V0, Intid(34));
+    assert!(!bench.vgic.has_pending(V1), "disabled");
+    bench.machine.kicked.lock().unwrap().clear();
+    bench.enable(34);
+    assert!(bench.machine.kicked.lock().unwrap().contains(&1), "woken");
+    assert!(bench.vgic.has_pending(V1));
+    bench.enter(1);
+    assert!(bench.vgic.has_pending(V1), "in a list register");
+    assert!(!bench.vgic.has_pending(V0));
+    bench.acknowledge(1);
+    bench.exit(1);
+    assert!(!bench.vgic.has_pending(V1), "active only");
+}
+
+#[test]
+fn list_registers_hold_the_highest_priorities_and_the_rest_waits() {
+    let lines: Vec<_> = (0..8).map(|n| line(40 + n, None, true)).collect();
+    let mut bench = Bench::started(config(1, lines, 4));
+    for n in 0..8u32 {
+        bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from((8 - n) * 8));
+        bench.enable(40 + n);
+        bench.vgic.inject(V0, Intid(40 + n));
+    }
+    bench.settle();
+    let listed: Vec<_> = bench.listed(0).iter().map(|l| l.0).collect();
+    assert_eq!(listed, [44, 45, 46, 47]);
+    assert_ne!(bench.cpus[0].hcr & HCR_UIE, 0);
+    let mut taken = Vec::new();
+    while let Some(intid) = bench.acknowledge(0) {
+        taken.push(intid);
+        bench.end(0);
+        bench.settle();
+    }
+    assert_eq!(taken, [47, 46, 45, 44, 43, 42, 41, 40]);
+    assert_eq!(bench.cpus[0].hcr & HCR_UIE, 0);
+}
+
+#[test]
+fn nested_interrupts_beyond_the_list_registers_end_by_the_eoi_count() {
+    let lines: Vec<_> = (0..5).map(|n| line(40 + n, None, true)).collect();
+    let mut bench = Bench::started(config(1, lines, 2));
+    for n in 0..5u32 {
+        bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from(0x80 - n * 8));
+        bench.enable(40 + n);
+        // Active from elsewhere: what the guest restored, say.
+        bench.gicd.write(V0, 0x304, Width::B4, 1 << (8 + n));
+        bench.cpus[0].running.push((Intid(40 + n), (0x80 - n * 8) as u8));
+    }
+    bench.cycle(0);
+    assert_eq!(bench.in_use(0), 2);
+    while bench.end(0).is_some() {
+        bench.settle();
+    }
+    bench.cycle(0);
+    assert_eq!(bench.listed(0), []);
+    assert_eq!(bench.gicd.read(V0, 0x304, Width::B4), 0);
+}
+
+#[test]
+fn a_reset_gives_physical_interrupts_back_and_forgets_everything() {
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    bench.enable(40);
+    bench.machine.set_line(Intid(50), true);
+    bench.settle();
+    bench.vgic.reset();
+    let spi = bench.machine.spis.lock().unwrap()[&50];
+    assert!(!spi.active && !spi.enabled);
+    bench.cpus[0].registers = axvm_vgic::ListRegisters::new();
+    bench.enter(0);
+    assert_eq!(bench.listed(0), []);
+    assert_eq!(bench.gicd.read(V0, 0, Width::B4), 0x50);
+}
+
+#[test]
+fn interrupts_of_others_are_not_accepted() {
+    let bench = Bench::started(config(1, vec![line(40, Some(50), false)], 4));
+    assert!(!bench.vgic.hardware_spi(Intid(51)));
+    assert!(!bench.vgic.inject(V0, Intid(41)));
+    assert!(!bench.vgic.inject(VcpuId(9), Intid(3)));
+    assert!(!bench.vgic.inject(V0, Intid(9000)));
+    assert!(!bench.vgic.inject(V0, Intid(40)), "a hardware line comes from hardware");
+}
