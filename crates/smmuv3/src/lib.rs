@@ -36,6 +36,8 @@ mod queue;
 mod smmu;
 pub mod spec;
 mod stream_table;
+#[cfg(test)]
+mod tests;
 
 pub use access::{Memory, Registers};
 pub use close::close;

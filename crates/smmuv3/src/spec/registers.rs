@@ -275,7 +275,7 @@ mod tests {
             | cr1::TABLE_IC.put(1)
             | cr1::TABLE_OC.put(1)
             | cr1::TABLE_SH.put(3);
-        assert_eq!(inner_write_back, 0b11_0101_11_0101);
+        assert_eq!(inner_write_back, 0b1101_0111_0101);
         assert_eq!(cr2::RECINVSID.mask() | cr2::PTM.mask(), 0b110);
         assert_eq!(gbpa::ABORT.mask() | gbpa::UPDATE.mask(), 0x8010_0000);
         assert_eq!(irq_ctrl::GERROR_IRQEN.mask() | irq_ctrl::EVENTQ_IRQEN.mask(), 0b101);
