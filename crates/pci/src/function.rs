@@ -40,6 +40,18 @@ pub struct Function {
     pub resets: Vec<ResetMethod>,
 }
 
+impl Function {
+    /// The config offset of the first capability with this id in the standard list.
+    pub fn capability(&self, id: u8) -> Option<u16> {
+        self.capabilities.iter().find(|found| found.0 == id).map(|found| found.1)
+    }
+
+    /// The config offset of the first capability with this id in the extended list.
+    pub fn extended_capability(&self, id: u16) -> Option<u16> {
+        self.extended_capabilities.iter().find(|found| found.0 == id).map(|found| found.1)
+    }
+}
+
 /// A base address register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bar {
@@ -68,6 +80,27 @@ pub enum BarKind {
         /// Whether reads have no side effects.
         prefetchable: bool,
     },
+}
+
+impl BarKind {
+    /// Whether it takes two registers.
+    pub const fn is_wide(self) -> bool {
+        matches!(self, Self::Memory64 { .. })
+    }
+
+    /// Whether reads have no side effects, so that a bridge or a processor may read ahead.
+    pub const fn is_prefetchable(self) -> bool {
+        matches!(self, Self::Memory32 { prefetchable: true } | Self::Memory64 { prefetchable: true })
+    }
+
+    /// The flag bits that its (lower) register reads.
+    pub const fn flags(self) -> u32 {
+        match self {
+            Self::Io => 0b1,
+            Self::Memory32 { prefetchable } => (prefetchable as u32) << 3,
+            Self::Memory64 { prefetchable } => 0b100 | (prefetchable as u32) << 3,
+        }
+    }
 }
 
 /// A function's MSI-X capability (PCI Local Bus 3.0, 6.8.2).

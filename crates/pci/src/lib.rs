@@ -1,9 +1,40 @@
 //! Physical PCI: enumeration, capabilities, BARs, resets, topology, isolation groups.
+//!
+//! Everything here goes through [`ConfigSpace`], so that the same code runs on a memory-mapped config space and on the
+//! functions that the feature `fake` makes up for tests.
+//!
+//! | step | function |
+//! |---|---|
+//! | find the functions, silence them, give them addresses | [`enumerate`] |
+//! | say which of them can't be kept apart | [`groups`] |
+//! | take one from its owner | [`quarantine`] |
+//! | bring one back to its state after power-on | [`reset`] |
+//!
+//! A device is not trusted: capability lists may loop, sizes may be nonsense, an answer may never come.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(any(test, feature = "fake"))]
+extern crate std;
 
+mod assign;
+mod bars;
+mod capabilities;
+mod config;
+mod enumerate;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod function;
+mod group;
+mod reset;
+pub mod spec;
 
+#[cfg(test)]
+mod tests;
+
+pub use config::{ConfigSpace, Registers, Width};
+pub use enumerate::{HostBridge, Space, Window, enumerate};
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod};
+pub use group::groups;
+pub use reset::{Kept, ResetError, quarantine, reset};

@@ -1,0 +1,256 @@
+//! Enumeration: finds every function of a host bridge, silences it, and gives it bus numbers and addresses.
+
+use alloc::vec::Vec;
+
+use axvm_addr::PciAddress;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigSpace, Registers};
+use crate::function::{Function, ResetMethod};
+use crate::spec::express::{self, PortType};
+use crate::spec::extended::{self, Acs};
+use crate::spec::header::{self, Command};
+use crate::spec::{capability, msi, power};
+use crate::{assign, bars, capabilities};
+
+/// The bridges on bridges that are followed; buses deeper than that stay closed.
+const MAX_DEPTH: u8 = 16;
+
+/// A host bridge, as firmware describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostBridge {
+    /// Its segment.
+    pub segment: u16,
+    /// The first bus, which is the root bus, and the last.
+    pub buses: (u8, u8),
+    /// Where BARs may go.
+    pub windows: Vec<Window>,
+}
+
+/// A window for BARs, in the addresses of the PCI bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// What it is for.
+    pub space: Space,
+    /// Whether it is prefetchable.
+    pub prefetchable: bool,
+    /// Its first address.
+    pub start: u64,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// What a window is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Space {
+    /// I/O ports.
+    Io,
+    /// Memory with 32-bit addresses.
+    Memory32,
+    /// Memory with 64-bit addresses.
+    Memory64,
+}
+
+/// Finds the functions below `host`, by address.
+///
+/// Afterwards every function but the bridges that are needed has decoding and bus mastering off, sends no MSI and asserts
+/// no line; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS isolation on that they
+/// are capable of; BARs have the addresses that the result says, and the windows of bridges fit them. The same machine gives
+/// the same result, whatever was in these registers before.
+pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<Function> {
+    let mut scan = Scan { config, host, last: host.buses.0, functions: Vec::new() };
+    scan.bus(host.buses.0, None, 0);
+    let mut functions = scan.functions;
+    functions.sort_by_key(|function| function.address);
+    add_bus_resets(&mut functions);
+    assign::assign(config, host, &mut functions);
+    functions
+}
+
+struct Scan<'a, C: ?Sized> {
+    config: &'a C,
+    host: &'a HostBridge,
+    /// The highest bus number given out.
+    last: u8,
+    functions: Vec<Function>,
+}
+
+impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
+    fn bus(&mut self, bus: u8, parent: Option<(PciAddress, bool)>, depth: u8) {
+        // A link ends in one device, which some take to be every device number (PCIe 7.3.1).
+        let devices = if matches!(parent, Some((_, true))) { 1 } else { 32 };
+        for device in 0..devices {
+            for number in 0..8 {
+                let Some(address) = PciAddress::new(self.host.segment, bus, device, number) else { continue };
+                let registers = Registers::new(self.config, address);
+                if matches!(registers.read16(header::VENDOR), u16::MAX | 0) {
+                    if number == 0 {
+                        break;
+                    }
+                    continue;
+                }
+                let multifunction = match self.functions.iter().find(|first| {
+                    first.address.bus == bus
+                        && first.address.device() == device
+                        && first.address.function() == 0
+                }) {
+                    Some(first) => first.multifunction,
+                    None => registers.read8(header::HEADER_TYPE) & header::MULTIFUNCTION != 0,
+                };
+                let mut function = inspect(registers, address, parent.map(|parent| parent.0), multifunction);
+                function.bars = bars::size(registers, function.bridge);
+                silence(registers, &function);
+                let bridge = function.bridge;
+                let link = port_type(registers, &function).is_some_and(PortType::has_link_below);
+                self.functions.push(function);
+                if bridge {
+                    self.behind(address, link, depth);
+                }
+                if number == 0 && !multifunction {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Gives the bridge its bus numbers and goes on behind it.
+    fn behind(&mut self, bridge: PciAddress, link: bool, depth: u8) {
+        let registers = Registers::new(self.config, bridge);
+        let numbers = |secondary: u8, subordinate: u8| {
+            registers.write8(header::PRIMARY_BUS, bridge.bus);
+            registers.write8(header::SECONDARY_BUS, secondary);
+            registers.write8(header::SUBORDINATE_BUS, subordinate);
+        };
+        if self.last >= self.host.buses.1 || depth >= MAX_DEPTH {
+            numbers(0, 0);
+            return;
+        }
+        self.last += 1;
+        let secondary = self.last;
+        numbers(secondary, self.host.buses.1);
+        self.bus(secondary, Some((bridge, link)), depth + 1);
+        numbers(secondary, self.last);
+    }
+}
+
+/// Reads what a function is and turns its decoding and bus mastering off.
+fn inspect<C: ConfigSpace + ?Sized>(
+    registers: Registers<'_, C>,
+    address: PciAddress,
+    parent: Option<PciAddress>,
+    multifunction: bool,
+) -> Function {
+    registers.write16(header::COMMAND, Command::INTX_DISABLE.bits());
+    let class = registers.read32(header::REVISION);
+    let capabilities = capabilities::standard(registers);
+    let of = |id: u8| capabilities.iter().find(|found| found.0 == id).map(|found| found.1);
+    // Without an Express capability there is no extended config space; some bridges show the first 256 bytes again.
+    let extended_capabilities = match of(capability::EXPRESS) {
+        Some(_) => capabilities::extended(registers),
+        None => Vec::new(),
+    };
+    let pin = registers.read8(header::INTERRUPT_PIN);
+    let mut function = Function {
+        address,
+        parent,
+        vendor: registers.read16(header::VENDOR),
+        device: registers.read16(header::DEVICE),
+        class: class >> 8,
+        revision: class as u8,
+        bridge: registers.read8(header::HEADER_TYPE) & header::LAYOUT == header::LAYOUT_BRIDGE,
+        multifunction,
+        bars: Vec::new(),
+        msix: of(capability::MSIX).map(|offset| capabilities::msix(registers, offset)),
+        msi_vectors: of(capability::MSI).map(|offset| capabilities::msi_vectors(registers, offset)),
+        interrupt_pin: if pin <= 4 { pin } else { 0 },
+        resets: Vec::new(),
+        capabilities,
+        extended_capabilities,
+    };
+    function.resets = resets(registers, &function);
+    function
+}
+
+/// What kind of Express function it is; `None`: conventional.
+pub(crate) fn port_type<C: ConfigSpace + ?Sized>(
+    registers: Registers<'_, C>,
+    function: &Function,
+) -> Option<PortType> {
+    let offset = function.capability(capability::EXPRESS)?;
+    Some(PortType::from_capabilities(registers.read16(offset + express::CAPABILITIES)))
+}
+
+/// The resets that the function itself has. What is behind a bridge would be reset with it, so a bridge has none.
+fn resets<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Vec<ResetMethod> {
+    let mut methods = Vec::new();
+    if function.bridge {
+        return methods;
+    }
+    let express = function.capability(capability::EXPRESS).is_some_and(|offset| {
+        registers.read32(offset + express::DEVICE_CAPABILITIES) & express::FLR_CAPABLE != 0
+    });
+    let advanced = function.capability(capability::ADVANCED).is_some_and(|offset| {
+        let both = capability::AF_FLR | capability::AF_PENDING;
+        registers.read8(offset + capability::AF_CAPABILITIES) & both == both
+    });
+    if express || advanced {
+        methods.push(ResetMethod::FunctionLevel);
+    }
+    if let Some(offset) = function.capability(capability::POWER)
+        && registers.read16(offset + power::CONTROL) & power::NO_SOFT_RESET == 0
+    {
+        methods.push(ResetMethod::PowerState);
+    }
+    methods
+}
+
+/// A function that is alone on a bus behind a bridge can be reset with that bus.
+fn add_bus_resets(functions: &mut [Function]) {
+    let alone: Vec<bool> = functions
+        .iter()
+        .map(|function| {
+            function.parent.is_some()
+                && !function.bridge
+                && functions.iter().filter(|other| other.address.bus == function.address.bus).count() == 1
+        })
+        .collect();
+    for (function, alone) in functions.iter_mut().zip(alone) {
+        if alone {
+            function.resets.push(ResetMethod::SecondaryBus);
+        }
+    }
+}
+
+/// Turns off everything that a function could do by itself, and puts the isolation on that it is capable of.
+fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) {
+    registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
+    for &(id, offset) in &function.capabilities {
+        match id {
+            capability::MSI => registers.update16(offset + msi::CONTROL, msi::MSI_ENABLE, 0),
+            capability::MSIX => {
+                let off = msi::MSIX_ENABLE | msi::MSIX_MASK_ALL;
+                registers.update16(offset + msi::CONTROL, off, 0);
+            }
+            capability::EXPRESS if function.bridge && offset + express::SIZE_V2 <= 0x100 => {
+                let version = registers.read16(offset + express::CAPABILITIES) & 0xf;
+                if version >= 2 {
+                    registers.update16(offset + express::DEVICE_CONTROL_2, express::ARI_FORWARDING, 0);
+                }
+            }
+            _ => {}
+        }
+    }
+    for &(id, offset) in &function.extended_capabilities {
+        match id {
+            extended::SRIOV => registers.update16(offset + extended::SRIOV_CONTROL, 0b1001, 0),
+            extended::ATS => registers.update16(offset + extended::ATS_CONTROL, 1 << 15, 0),
+            extended::PRI => registers.update16(offset + extended::PRI_CONTROL, 1, 0),
+            extended::PASID => registers.update16(offset + extended::PASID_CONTROL, 1, 0),
+            extended::ACS => {
+                let capable = Acs::from_bits_retain(registers.read16(offset + extended::ACS_CAPABILITY));
+                registers.write16(offset + extended::ACS_CONTROL, (capable & Acs::ISOLATION).bits());
+            }
+            _ => {}
+        }
+    }
+}

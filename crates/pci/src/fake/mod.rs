@@ -1,0 +1,145 @@
+//! Functions made up for tests: registers with write masks, buses behind bridges, resets.
+
+mod function;
+mod models;
+
+use std::sync::Mutex;
+use std::vec::Vec;
+
+use axvm_addr::PciAddress;
+
+pub use function::FakeFunction;
+
+use crate::config::{ConfigSpace, Width};
+use crate::spec::header;
+
+/// A machine's functions, routed as bridges route them.
+pub struct FakeBus {
+    segment: u16,
+    root: u8,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: Vec<Slot>,
+    writes: Vec<(PciAddress, u16, Width, u32)>,
+    microseconds: u64,
+}
+
+struct Slot {
+    device: u8,
+    number: u8,
+    function: FakeFunction,
+    behind: Vec<Slot>,
+}
+
+impl FakeBus {
+    /// A host bridge with an empty root bus.
+    pub fn new(segment: u16, root: u8) -> Self {
+        Self { segment, root, state: Mutex::default() }
+    }
+
+    /// Plugs a function into the root bus.
+    pub fn with(self, device: u8, number: u8, function: FakeFunction) -> Self {
+        self.locked().slots.push(Slot { device, number, function, behind: Vec::new() });
+        self
+    }
+
+    /// Plugs a function in behind the bridge that was plugged in last, at any depth of which `path` says the devices.
+    pub fn with_behind(self, path: &[u8], device: u8, number: u8, function: FakeFunction) -> Self {
+        {
+            let mut state = self.locked();
+            let mut slots = &mut state.slots;
+            for &bridge in path {
+                let slot = slots.iter_mut().find(|slot| slot.device == bridge && slot.number == 0);
+                slots = &mut slot.expect("no such bridge").behind;
+            }
+            slots.push(Slot { device, number, function, behind: Vec::new() });
+        }
+        self
+    }
+
+    /// Looks at, or changes, a function where it is now.
+    pub fn function<R>(&self, address: PciAddress, look: impl FnOnce(&mut FakeFunction) -> R) -> Option<R> {
+        let mut state = self.locked();
+        let slots = &mut state.slots;
+        find(slots, self.root, address).map(|slot| look(&mut slot.function))
+    }
+
+    /// The writes so far, and forgets them.
+    pub fn take_writes(&self) -> Vec<(PciAddress, u16, Width, u32)> {
+        core::mem::take(&mut self.locked().writes)
+    }
+
+    /// Lets time pass.
+    pub fn delay(&self, microseconds: u64) {
+        self.locked().microseconds += microseconds;
+    }
+
+    /// The time that has passed.
+    pub fn microseconds(&self) -> u64 {
+        self.locked().microseconds
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn find(slots: &mut [Slot], bus: u8, address: PciAddress) -> Option<&mut Slot> {
+    if bus == address.bus {
+        return slots
+            .iter_mut()
+            .find(|slot| slot.device == address.device() && slot.number == address.function());
+    }
+    slots.iter_mut().filter(|slot| slot.function.is_bridge()).find_map(|slot| {
+        let secondary = slot.function.get(header::SECONDARY_BUS, Width::B1) as u8;
+        let subordinate = slot.function.get(header::SUBORDINATE_BUS, Width::B1) as u8;
+        let behind = secondary != 0 && (secondary..=subordinate).contains(&address.bus);
+        if behind { find(&mut slot.behind, secondary, address) } else { None }
+    })
+}
+
+impl ConfigSpace for FakeBus {
+    fn read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
+        assert!(
+            u64::from(offset) % width.bytes() == 0 && width != Width::B8,
+            "misaligned read at {offset:#x}"
+        );
+        let mut state = self.locked();
+        let now = state.microseconds;
+        let found = (function.segment == self.segment).then(|| find(&mut state.slots, self.root, function));
+        match found.flatten() {
+            Some(slot) => slot.function.read(offset, width, now),
+            None => width.mask() as u32,
+        }
+    }
+
+    fn write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
+        assert!(
+            u64::from(offset) % width.bytes() == 0 && width != Width::B8,
+            "misaligned write at {offset:#x}"
+        );
+        let mut state = self.locked();
+        state.writes.push((function, offset, width, value));
+        let now = state.microseconds;
+        if function.segment != self.segment {
+            return;
+        }
+        let Some(slot) = find(&mut state.slots, self.root, function) else { return };
+        let before = slot.function.get(header::BRIDGE_CONTROL, Width::B2) as u16;
+        slot.function.write(offset, width, value, now);
+        let after = slot.function.get(header::BRIDGE_CONTROL, Width::B2) as u16;
+        if slot.function.is_bridge() && !before & after & header::SECONDARY_RESET != 0 {
+            reset_all(&mut slot.behind, now);
+        }
+    }
+}
+
+fn reset_all(slots: &mut [Slot], now: u64) {
+    for slot in slots {
+        slot.function.reset(now);
+        reset_all(&mut slot.behind, now);
+    }
+}

@@ -1,0 +1,202 @@
+//! Bringing a function back to its state after power-on, and keeping it quiet.
+
+use alloc::vec::Vec;
+
+use axvm_addr::PciAddress;
+
+use crate::bars;
+use crate::config::{ConfigSpace, Registers};
+use crate::function::{Function, ResetMethod};
+use crate::spec::express::{self, DeviceControl};
+use crate::spec::extended;
+use crate::spec::header::{self, Command};
+use crate::spec::{capability, msi, power};
+
+/// How long a function has for what it has begun, before a function-level reset (PCIe 6.6.2: a full second in the worst
+/// case; Linux gives less than that too).
+const DRAIN_US: u64 = 100_000;
+/// How long a function needs before it may be asked again (PCIe 6.6.2, 6.6.1).
+const SETTLE_US: u64 = 100_000;
+/// How much longer it may ask to be tried again later (PCIe 6.6.1: a second after the reset).
+const ANSWER_US: u64 = 1_000_000;
+/// The pause between two questions.
+const POLL_US: u64 = 1_000;
+/// How long going to D3hot or back takes (PM 5.4).
+const POWER_US: u64 = 10_000;
+/// How long a bus is held in reset (PCI 4.3.2: at least a millisecond).
+const BUS_RESET_US: u64 = 2_000;
+
+/// A reset that didn't happen or that the function didn't come back from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResetError {
+    /// The function doesn't have this method.
+    #[error("{function} can't be reset by {method:?}: it has no such reset")]
+    Unsupported {
+        /// The function.
+        function: PciAddress,
+        /// The method.
+        method: ResetMethod,
+    },
+    /// The function doesn't answer any more.
+    #[error("{function} doesn't answer a second after its reset by {method:?}")]
+    Lost {
+        /// The function.
+        function: PciAddress,
+        /// The method.
+        method: ResetMethod,
+    },
+    /// Something else answers.
+    #[error("{function} came back from its reset as {vendor:04x}:{device:04x}")]
+    Changed {
+        /// The function.
+        function: PciAddress,
+        /// The vendor id that it has now.
+        vendor: u16,
+        /// The device id that it has now.
+        device: u16,
+    },
+}
+
+/// Resets a function by one of its methods. `delay` waits for a number of microseconds.
+///
+/// The function is quarantined before and after; its BARs are where they were, and the settings that belong to the
+/// hypervisor (payload size, isolation) are as they were.
+///
+/// # Errors
+///
+/// See [`ResetError`]. All waits are bounded, by 1.3 seconds together.
+pub fn reset<C: ConfigSpace + ?Sized>(
+    config: &C,
+    function: &Function,
+    method: ResetMethod,
+    delay: &dyn Fn(u64),
+) -> Result<(), ResetError> {
+    let unsupported = ResetError::Unsupported { function: function.address, method };
+    if !function.resets.contains(&method) {
+        return Err(unsupported);
+    }
+    let registers = Registers::new(config, function.address);
+    quarantine(config, function);
+    let kept = Kept::save(config, function);
+    match method {
+        ResetMethod::FunctionLevel => function_level(registers, function, delay).ok_or(unsupported)?,
+        ResetMethod::PowerState => {
+            let offset = function.capability(capability::POWER).ok_or(unsupported)?;
+            registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, power::D3HOT);
+            delay(POWER_US);
+            registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, 0);
+            delay(POWER_US);
+        }
+        ResetMethod::SecondaryBus => {
+            let bridge = Registers::new(config, function.parent.ok_or(unsupported)?);
+            bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, header::SECONDARY_RESET);
+            delay(BUS_RESET_US);
+            bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, 0);
+            delay(SETTLE_US);
+        }
+    }
+    wait_until_it_answers(registers, function, method, delay)?;
+    kept.restore(config, function);
+    quarantine(config, function);
+    Ok(())
+}
+
+/// Function-level reset, by the Express capability where it has one, else by the Advanced Features capability.
+fn function_level<C: ConfigSpace + ?Sized>(
+    registers: Registers<'_, C>,
+    function: &Function,
+    delay: &dyn Fn(u64),
+) -> Option<()> {
+    let express = function
+        .capability(capability::EXPRESS)
+        .filter(|offset| registers.read32(offset + express::DEVICE_CAPABILITIES) & express::FLR_CAPABLE != 0);
+    if let Some(offset) = express {
+        drain(delay, || {
+            registers.read16(offset + express::DEVICE_STATUS) & express::TRANSACTIONS_PENDING != 0
+        });
+        let go = DeviceControl::INITIATE_FLR.bits();
+        registers.update16(offset + express::DEVICE_CONTROL, go, go);
+    } else {
+        let offset = function.capability(capability::ADVANCED)?;
+        drain(delay, || registers.read8(offset + capability::AF_STATUS) & 1 != 0);
+        registers.write8(offset + capability::AF_CONTROL, 1);
+    }
+    delay(SETTLE_US);
+    Some(())
+}
+
+/// Waits until `pending` is over. A function that never ends is reset all the same: that is what resets are for.
+fn drain(delay: &dyn Fn(u64), pending: impl Fn() -> bool) {
+    for _ in 0..DRAIN_US / POLL_US {
+        if !pending() {
+            return;
+        }
+        delay(POLL_US);
+    }
+}
+
+fn wait_until_it_answers<C: ConfigSpace + ?Sized>(
+    registers: Registers<'_, C>,
+    function: &Function,
+    method: ResetMethod,
+    delay: &dyn Fn(u64),
+) -> Result<(), ResetError> {
+    for _ in 0..ANSWER_US / POLL_US {
+        let ids = registers.read32(header::VENDOR);
+        let (vendor, device) = (ids as u16, (ids >> 16) as u16);
+        // All ones: nobody. Vendor 1: "try again later", where the root port makes that visible (PCIe 2.3.2).
+        if ids != u32::MAX && vendor != 0x0001 {
+            if (vendor, device) == (function.vendor, function.device) {
+                return Ok(());
+            }
+            return Err(ResetError::Changed { function: function.address, vendor, device });
+        }
+        delay(POLL_US);
+    }
+    Err(ResetError::Lost { function: function.address, method })
+}
+
+/// Turns off all that a function could do by itself: bus mastering, decoding, MSIs, its line.
+pub fn quarantine<C: ConfigSpace + ?Sized>(config: &C, function: &Function) {
+    let registers = Registers::new(config, function.address);
+    registers.write16(header::COMMAND, Command::INTX_DISABLE.bits());
+    if let Some(offset) = function.capability(capability::MSI) {
+        registers.update16(offset + msi::CONTROL, msi::MSI_ENABLE, 0);
+    }
+    if let Some(offset) = function.capability(capability::MSIX) {
+        registers.update16(offset + msi::CONTROL, msi::MSIX_ENABLE | msi::MSIX_MASK_ALL, 0);
+    }
+}
+
+/// What of a function's config space belongs to the hypervisor and is lost in a reset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// 16-bit registers: offset, the bits that belong to the hypervisor, their value.
+    registers: Vec<(u16, u16, u16)>,
+}
+
+impl Kept {
+    /// Reads it.
+    pub fn save<C: ConfigSpace + ?Sized>(config: &C, function: &Function) -> Self {
+        let registers = Registers::new(config, function.address);
+        let mut kept = Vec::new();
+        if let Some(offset) = function.capability(capability::EXPRESS) {
+            kept.push((offset + express::DEVICE_CONTROL, DeviceControl::PAYLOAD.bits()));
+        }
+        if let Some(offset) = function.extended_capability(extended::ACS) {
+            kept.push((offset + extended::ACS_CONTROL, u16::MAX));
+        }
+        let value = |(offset, mask)| (offset, mask, registers.read16(offset) & mask);
+        Self { registers: kept.into_iter().map(value).collect() }
+    }
+
+    /// Writes it, and the BARs as enumeration assigned them. Decoding has to be off, as it is after a reset.
+    pub fn restore<C: ConfigSpace + ?Sized>(&self, config: &C, function: &Function) {
+        let registers = Registers::new(config, function.address);
+        registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
+        bars::write(registers, &function.bars);
+        for &(offset, mask, value) in &self.registers {
+            registers.update16(offset, mask, value);
+        }
+    }
+}

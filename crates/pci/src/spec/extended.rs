@@ -1,0 +1,87 @@
+//! Extended capabilities: ids, and the registers of those that the hypervisor keeps. Offsets are from their start.
+
+use bitflags::bitflags;
+
+/// Advanced error reporting (PCIe 7.8.4).
+pub const AER: u16 = 0x01;
+/// Virtual channels (PCIe 7.9.1).
+pub const VIRTUAL_CHANNEL: u16 = 0x02;
+/// Device serial number (PCIe 7.9.3).
+pub const SERIAL_NUMBER: u16 = 0x03;
+/// Vendor specific (PCIe 7.9.5).
+pub const VENDOR: u16 = 0x0b;
+/// Access control services (PCIe 7.7.8).
+pub const ACS: u16 = 0x0d;
+/// Alternative routing id (PCIe 7.8.7).
+pub const ARI: u16 = 0x0e;
+/// Address translation services (PCIe 10.5.1).
+pub const ATS: u16 = 0x0f;
+/// Single-root I/O virtualization (PCIe 9.3.3).
+pub const SRIOV: u16 = 0x10;
+/// Multi-root I/O virtualization.
+pub const MRIOV: u16 = 0x11;
+/// Multicast (PCIe 7.9.11).
+pub const MULTICAST: u16 = 0x12;
+/// Page requests (PCIe 10.5.2).
+pub const PRI: u16 = 0x13;
+/// Resizable BARs (PCIe 7.8.6).
+pub const RESIZABLE_BAR: u16 = 0x15;
+/// Dynamic power allocation (PCIe 7.9.12).
+pub const POWER_ALLOCATION: u16 = 0x16;
+/// Latency tolerance reporting (PCIe 7.8.2).
+pub const LATENCY_TOLERANCE: u16 = 0x18;
+/// Secondary PCI Express (PCIe 7.7.3).
+pub const SECONDARY_EXPRESS: u16 = 0x19;
+/// Process address space ids (PCIe 7.8.8).
+pub const PASID: u16 = 0x1b;
+/// Downstream port containment (PCIe 7.9.15).
+pub const CONTAINMENT: u16 = 0x1d;
+/// L1 power substates (PCIe 7.8.3).
+pub const L1_SUBSTATES: u16 = 0x1e;
+/// Precision time measurement (PCIe 7.9.16).
+pub const TIME_MEASUREMENT: u16 = 0x1f;
+
+/// ACS capability, 16 bits, same bits as the control register (PCIe 7.7.8.2).
+pub const ACS_CAPABILITY: u16 = 4;
+/// ACS control, 16 bits (PCIe 7.7.8.3).
+pub const ACS_CONTROL: u16 = 6;
+
+bitflags! {
+    /// What a port or a function of a multi-function device does with traffic between peers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Acs: u16 {
+        /// Checks the requester id's bus number.
+        const SOURCE_VALIDATION = 1 << 0;
+        /// Blocks requests with a translated address.
+        const TRANSLATION_BLOCKING = 1 << 1;
+        /// Sends peer requests up.
+        const REQUEST_REDIRECT = 1 << 2;
+        /// Sends peer completions up.
+        const COMPLETION_REDIRECT = 1 << 3;
+        /// Sends requests that came up back up, never to a sibling.
+        const UPSTREAM_FORWARDING = 1 << 4;
+        /// Egress control: by a vector.
+        const EGRESS_CONTROL = 1 << 5;
+        /// Lets translated peer requests through, whatever the redirects say.
+        const DIRECT_TRANSLATED = 1 << 6;
+    }
+}
+
+impl Acs {
+    /// What makes a port a boundary that nothing passes but through the root.
+    pub const ISOLATION: Self = Self::SOURCE_VALIDATION
+        .union(Self::REQUEST_REDIRECT)
+        .union(Self::COMPLETION_REDIRECT)
+        .union(Self::UPSTREAM_FORWARDING);
+}
+
+/// ATS control, 16 bits (PCIe 10.5.1.3). Bit 15 enables it.
+pub const ATS_CONTROL: u16 = 6;
+/// SR-IOV control, 16 bits (PCIe 9.3.3.3). Bit 0 enables the virtual functions, bit 3 their memory.
+pub const SRIOV_CONTROL: u16 = 8;
+/// PRI control, 16 bits (PCIe 10.5.2.2). Bit 0 enables it.
+pub const PRI_CONTROL: u16 = 4;
+/// PASID control, 16 bits (PCIe 7.8.8.3). Bit 0 enables it.
+pub const PASID_CONTROL: u16 = 6;
+
+const _: () = assert!(Acs::ISOLATION.bits() == 0b1_1101);
