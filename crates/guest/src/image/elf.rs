@@ -1,4 +1,5 @@
-//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses.
+//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses, or, if they are
+//! position-independent and apply their relocations themselves, anywhere.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -10,6 +11,10 @@ use elf::endian::AnyEndian;
 use elf::file::Class;
 
 use super::{ImageError, ImageInfo, ImageKind, Segment};
+
+/// What a position-independent file's base is a multiple of: enough for any page size and for blocks of the second
+/// stage.
+const ALIGNMENT: u64 = 2 << 20;
 
 /// More loadable segments than any kernel has.
 const MOST_SEGMENTS: usize = 64;
@@ -87,11 +92,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     if entry & 3 != 0 {
         return Err(broken("its entry isn't a multiple of 4"));
     }
+    let movable = header.e_type == ET_DYN;
     Ok(ImageInfo {
         kind: ImageKind::Elf,
-        load: Some(Gpa(start)),
-        alignment: 1,
-        text_offset: 0,
+        load: (!movable).then_some(Gpa(start)),
+        alignment: if movable { ALIGNMENT } else { 1 },
+        text_offset: if movable { start % ALIGNMENT } else { 0 },
         memory_size: end.saturating_sub(start),
         entry_offset: entry.saturating_sub(start),
         segments: load

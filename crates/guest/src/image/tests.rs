@@ -87,6 +87,15 @@ fn an_elf_file_is_loaded_by_its_physical_addresses_and_entered_at_its_physical_e
 }
 
 #[test]
+fn a_position_independent_elf_file_goes_anywhere() {
+    let mut file = elf64(183, 0x1000, &[(0x1000, 0x1000, b"code", 8)]);
+    file[16] = 3;
+    let info = ImageInfo::parse(&file, None).unwrap();
+    assert_eq!((info.load, info.entry_offset), (None, 0));
+    assert_eq!(info.place(Gpa(0x4000_0000)), Some(Gpa(0x4000_1000)));
+}
+
+#[test]
 fn an_elf_file_with_overlapping_segments_or_a_stray_entry_is_refused() {
     let overlap = elf64(183, 0, &[(0, 0, b"text", 4), (2, 2, b"data", 4)]);
     let stray = elf64(183, 0x100, &[(0, 0, b"text", 4)]);

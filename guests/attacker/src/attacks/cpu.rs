@@ -1,0 +1,89 @@
+//! Accesses by the CPU, and calls to firmware.
+
+use alloc::format;
+use alloc::string::String;
+
+use axvm_platform::model::PsciConduit;
+
+use crate::board::Board;
+use crate::machine::{Fault, call, load32, store32};
+
+/// Reads where nothing was given.
+pub fn mmio_outside(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    match load32(target) {
+        Err(Fault) => format!("blocked at {target:#x}: abort"),
+        Ok(value @ (0 | u32::MAX)) => format!("blocked at {target:#x}: reads {value:#x}"),
+        Ok(value) => format!("succeeded: {target:#x} has {value:#x}"),
+    }
+}
+
+/// Writes where nothing was given.
+pub fn mmio_outside_write(board: &Board) -> String {
+    const MARK: u32 = 0x4158_564d;
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    let written = store32(target, MARK);
+    match (written, load32(target)) {
+        (_, Ok(MARK)) => format!("succeeded: {target:#x} was written"),
+        (Err(Fault), _) => format!("blocked at {target:#x}: abort"),
+        (Ok(()), _) => format!("blocked at {target:#x}: ignored"),
+    }
+}
+
+/// -1 of either width (Arm DEN 0028, 5.2).
+fn is_not_supported(result: u64) -> bool {
+    result as u32 == u32::MAX
+}
+
+/// Calls that no one handles are answered so, and reach no firmware.
+pub fn unknown_calls(_: &Board) -> String {
+    const FUNCTIONS: &[u32] = &[
+        0x8200_0000, // SiP service
+        0xc200_ff01,
+        0x8300_0000, // OEM service
+        0x8400_ff00, // standard service, no function
+        0xc400_ffff,
+        0x8600_ff01, // hypervisor's vendor service
+        0xb200_0000, // trusted application
+        0xbf00_ff00, // trusted OS
+        0x8000_7fff, // architecture, no function
+        0x0000_0000, // a yielding call of old
+        0x7fff_ffff,
+    ];
+    for conduit in [PsciConduit::Hvc, PsciConduit::Smc] {
+        for &function in FUNCTIONS {
+            match call(conduit, function, [0x4000_0000, 1, 2]) {
+                Some(result) if is_not_supported(result) => {}
+                // An instruction that doesn't exist has no effect either.
+                None => {}
+                Some(result) => return format!("succeeded: {conduit:?} {function:#x} gave {result:#x}"),
+            }
+        }
+    }
+    format!("blocked: {} calls", FUNCTIONS.len() * 2)
+}
+
+/// PSCI calls about CPUs that aren't the VM's.
+pub fn calls_for_others(board: &Board) -> String {
+    const CPU_ON: u32 = 0xc400_0003;
+    const AFFINITY_INFO: u32 = 0xc400_0004;
+    const MIGRATE: u32 = 0xc400_0005;
+    let own = |mpidr: u64| board.platform.cpus.iter().any(|cpu| cpu.mpidr == mpidr);
+    let mut tried = 0;
+    for conduit in [PsciConduit::Hvc, PsciConduit::Smc] {
+        for mpidr in (0..16).chain([0x100, 0x1_0000, 0x1_0000_0000, u64::MAX]).filter(|&mpidr| !own(mpidr)) {
+            for function in [CPU_ON, AFFINITY_INFO, MIGRATE] {
+                // 0 is success for the first, "on" for the second; errors are negative.
+                if let Some(result) = call(conduit, function, [mpidr, board.scratch, 0])
+                    && (result as u32).cast_signed() >= 0
+                {
+                    return format!(
+                        "succeeded: {conduit:?} {function:#x} for CPU {mpidr:#x} gave {result:#x}"
+                    );
+                }
+                tried += 1;
+            }
+        }
+    }
+    format!("blocked: {tried} calls")
+}

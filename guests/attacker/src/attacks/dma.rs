@@ -1,0 +1,91 @@
+//! DMA by `edu`.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::board::Board;
+use crate::edu::{CHUNK, Edu};
+use crate::machine::{Fault, load64, store64};
+
+/// Patterns that no memory has by itself.
+const PATTERN: u64 = 0x4158_564d_2041_5454;
+const OTHER: u64 = 0x5a5a_1234_a5a5_4321;
+
+fn with_edu(board: &Board, attack: impl FnOnce(&Edu) -> Result<String, Fault>) -> String {
+    match Edu::find(&board.platform) {
+        None => "skipped: no edu".into(),
+        Some(edu) => attack(&edu).unwrap_or_else(|Fault| "broken: edu's registers don't answer".into()),
+    }
+}
+
+fn fill(address: u64, value: u64) -> Result<(), Fault> {
+    (0..CHUNK / 8).try_for_each(|word| store64(address + word * 8, value))
+}
+
+/// Within the VM's own RAM it works, or a blocked access elsewhere would show nothing.
+pub fn inside(board: &Board) -> String {
+    with_edu(board, |edu| {
+        let (from, to) = (board.scratch, board.scratch + 0x1000);
+        fill(from, PATTERN)?;
+        fill(to, OTHER)?;
+        edu.read(from)?;
+        edu.write(to)?;
+        let seen = load64(to)?;
+        Ok(if seen == PATTERN { "ok".into() } else { format!("broken: {seen:#x} in place of {PATTERN:#x}") })
+    })
+}
+
+/// What the device reads at the target, brought home; the device's buffer held [`PATTERN`] before.
+fn peek(edu: &Edu, board: &Board, target: u64) -> Result<u64, Fault> {
+    let (from, to) = (board.scratch, board.scratch + 0x1000);
+    fill(from, PATTERN)?;
+    fill(to, OTHER)?;
+    edu.read(from)?;
+    edu.read(target)?;
+    edu.write(to)?;
+    load64(to)
+}
+
+/// Reads outside the VM's RAM. QEMU's `edu` keeps its buffer or clears it when a read fails.
+pub fn read(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    with_edu(board, |edu| {
+        let seen = peek(edu, board, target)?;
+        Ok(match (seen, board.number("axvm.secret")) {
+            (OTHER, _) => "broken: the buffer didn't come home".into(),
+            (_, Some(secret)) if seen == secret => format!("succeeded: {target:#x} has {seen:#x}"),
+            (PATTERN | 0, _) => format!("blocked at {target:#x}"),
+            _ => format!("succeeded: {target:#x} has {seen:#x}"),
+        })
+    })
+}
+
+/// Writes outside the VM's RAM, and looks by DMA whether it is there.
+pub fn write(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    with_edu(board, |edu| {
+        fill(board.scratch + 0x2000, OTHER ^ PATTERN)?;
+        edu.read(board.scratch + 0x2000)?;
+        edu.write(target)?;
+        let seen = peek(edu, board, target)?;
+        Ok(if seen == OTHER ^ PATTERN {
+            format!("succeeded: {target:#x} was written")
+        } else {
+            format!("blocked at {target:#x}")
+        })
+    })
+}
+
+/// Many accesses outside, to fill the event queue.
+pub fn flood(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    with_edu(board, |edu| {
+        for page in 0..256u64 {
+            // Once it is quarantined the device may not answer any more.
+            if edu.write(target.wrapping_add(page << 12)).is_err() {
+                return Ok(format!("blocked after {page} accesses"));
+            }
+        }
+        Ok("blocked: 256 accesses made".into())
+    })
+}

@@ -1,0 +1,92 @@
+//! The GIC (Arm IHI 0069): lines and software interrupts of others.
+
+use alloc::format;
+use alloc::string::String;
+
+use axvm_addr::Address;
+
+use crate::board::Board;
+use crate::machine::{frequency, load32, load64, now, send_sgi, store32, store64};
+use crate::println;
+
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ISPENDR: u64 = 0x200;
+const ICPENDR: u64 = 0x280;
+/// The SGI frame of a redistributor, 64 KiB above its control frame.
+const SGI_FRAME: u64 = 0x1_0000;
+
+/// Whether the device tree gives this line to the guest.
+fn is_own(board: &Board, intid: u32) -> bool {
+    let devices =
+        board.platform.devices.iter().flat_map(|device| &device.interrupts).map(|line| line.intid.0);
+    let slots = board.platform.pci_hosts.iter().flat_map(|host| &host.lines).map(|line| line.2.intid.0);
+    devices.chain(slots).any(|own| own == intid)
+}
+
+/// Enables and raises every SPI; only the guest's own may take it.
+pub fn distributor(board: &Board) -> String {
+    let Some(gic) = &board.platform.gic else { return "skipped: no GIC".into() };
+    let base = gic.distributor.start().get();
+    let mut taken = String::new();
+    let mut own = 0;
+    for word in 1..32u32 {
+        let offset = u64::from(word) * 4;
+        let mine =
+            (0..32).filter(|bit| is_own(board, word * 32 + bit)).fold(0u32, |mask, bit| mask | 1 << bit);
+        own += mine.count_ones();
+        // Enabled and pending are looked at one at a time, so that nothing is delivered meanwhile.
+        for (set, clear) in [(ISENABLER, ICENABLER), (ISPENDR, ICPENDR)] {
+            let before = load32(base + set + offset).unwrap_or(0);
+            let _ = store32(base + set + offset, !mine);
+            let after = load32(base + set + offset).unwrap_or(0);
+            let _ = store32(base + clear + offset, !mine & !before);
+            if after & !mine != 0 {
+                taken.push_str(&format!(" {:#x}:{:#010x}", set + offset, after & !mine));
+            }
+        }
+    }
+    if taken.is_empty() { format!("blocked: {own} own lines") } else { format!("succeeded:{taken}") }
+}
+
+/// Software interrupts to everybody, by broadcast and by name. Whether others got them, they must say.
+pub fn software_interrupts(_: &Board) -> String {
+    const ALL_BUT_SELF: u64 = 1 << 40;
+    let mut accepted = 0;
+    for intid in [0u64, 7, 15] {
+        accepted += u32::from(send_sgi(intid << 24 | ALL_BUT_SELF));
+        for affinity1 in 0..4u64 {
+            accepted += u32::from(send_sgi(intid << 24 | affinity1 << 16 | 0xffff));
+        }
+        // Aff2 and Aff3 that nobody has.
+        accepted += u32::from(send_sgi(intid << 24 | 1 << 32 | 1 << 48 | 0xffff));
+    }
+    format!("blocked: {accepted} writes accepted, none may have reached others")
+}
+
+/// A neighbour: its RAM keeps what it wrote, and no software interrupt comes.
+pub fn victim(board: &Board) -> String {
+    const MARK: u64 = 0x7365_6372_6574_2121;
+    let Some(gic) = &board.platform.gic else { return "skipped: no GIC".into() };
+    let Some(redistributor) = gic.redistributors.first() else { return "skipped: no redistributor".into() };
+    let frame = redistributor.start().get() + SGI_FRAME;
+    let _ = store32(frame + ICPENDR, 0xffff);
+    let page = |word: u64| board.scratch + word * 8;
+    for word in 0..512 {
+        let _ = store64(page(word), board.number("axvm.secret").unwrap_or(MARK));
+    }
+    println!("ATTACK victim waits at {:#x}", board.scratch);
+    let (start, seconds) = (now(), board.number("axvm.seconds").unwrap_or(10));
+    while now() - start < seconds * frequency() {
+        let pending = load32(frame + ISPENDR).unwrap_or(0) & 0xffff;
+        if pending != 0 {
+            return format!("broken: software interrupts {pending:#x} came");
+        }
+        for word in 0..512 {
+            if load64(page(word)) != Ok(board.number("axvm.secret").unwrap_or(MARK)) {
+                return format!("broken: {:#x} changed", page(word));
+            }
+        }
+    }
+    "ok".into()
+}

@@ -1,0 +1,92 @@
+//! QEMU's teaching device (QEMU, docs/specs/edu.rst): a DMA engine with 4 KiB of its own.
+
+use alloc::vec::Vec;
+
+use axvm_addr::Address;
+use axvm_platform::model::{PciSpace, Platform};
+
+use crate::machine::{self, Fault, load16, load32, store16, store32, store64};
+
+const ID: u32 = 0x11e8_1234;
+const COMMAND: u64 = 0x04;
+const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_MASTER: u16 = 1 << 2;
+const BAR0: u64 = 0x10;
+const BAR_SIZE: u64 = 1 << 20;
+
+const DMA_SOURCE: u64 = 0x80;
+const DMA_DESTINATION: u64 = 0x88;
+const DMA_COUNT: u64 = 0x90;
+const DMA_COMMAND: u64 = 0x98;
+const DMA_START: u64 = 1;
+const DMA_TO_RAM: u64 = 2;
+/// Where the engine sees the device's own 4 KiB.
+const BUFFER: u64 = 0x4_0000;
+/// What is moved at once: small, since a blocked access makes an event for each four bytes.
+pub const CHUNK: u64 = 16;
+
+/// An `edu` that decodes and masters the bus.
+pub struct Edu {
+    registers: u64,
+    /// Its config space.
+    pub config: u64,
+}
+
+/// Config spaces of all functions on the root bus: (device, function), address.
+pub fn functions(platform: &Platform) -> Vec<((u8, u8), u64)> {
+    let Some(host) = platform.pci_hosts.first() else { return Vec::new() };
+    let ecam = host.ecam.start().get();
+    (0..32u8)
+        .flat_map(|device| (0..8u8).map(move |function| (device, function)))
+        .map(|(device, function)| {
+            ((device, function), ecam + (u64::from(device) << 15) + (u64::from(function) << 12))
+        })
+        .collect()
+}
+
+impl Edu {
+    /// Finds it, gives it an address in the host bridge's window if it has none, switches it on.
+    pub fn find(platform: &Platform) -> Option<Self> {
+        let (_, config) = functions(platform).into_iter().find(|&(_, config)| load32(config) == Ok(ID))?;
+        let host = platform.pci_hosts.first()?;
+        let window = host.windows.iter().find(|window| window.space == PciSpace::Memory32)?;
+        let start = window.pci.next_multiple_of(BAR_SIZE);
+        let inside = |bar: u64| bar >= start && bar + BAR_SIZE <= window.pci + window.cpu.size();
+        let mut bar = u64::from(load32(config + BAR0).ok()? & !0xf);
+        if !inside(bar) {
+            bar = start;
+            store32(config + BAR0, bar as u32).ok()?;
+        }
+        store16(config + COMMAND, COMMAND_MEMORY | COMMAND_MASTER).ok()?;
+        if load16(config + COMMAND).ok()? & COMMAND_MASTER == 0 {
+            return None;
+        }
+        Some(Self { registers: window.cpu.start().get() + (bar - window.pci), config })
+    }
+
+    /// Moves a chunk from RAM to the device's own buffer, or back; bounded.
+    fn transfer(&self, source: u64, destination: u64, command: u64) -> Result<(), Fault> {
+        store64(self.registers + DMA_SOURCE, source)?;
+        store64(self.registers + DMA_DESTINATION, destination)?;
+        store64(self.registers + DMA_COUNT, CHUNK)?;
+        store64(self.registers + DMA_COMMAND, DMA_START | command)?;
+        let start = machine::now();
+        let limit = machine::frequency() * 5;
+        while machine::load64(self.registers + DMA_COMMAND)? & DMA_START != 0 {
+            if machine::now() - start > limit {
+                return Err(Fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// The device reads a chunk of memory.
+    pub fn read(&self, address: u64) -> Result<(), Fault> {
+        self.transfer(address, BUFFER, 0)
+    }
+
+    /// The device writes what it read last.
+    pub fn write(&self, address: u64) -> Result<(), Fault> {
+        self.transfer(BUFFER, address, DMA_TO_RAM)
+    }
+}

@@ -1,0 +1,131 @@
+//! All that touches the machine directly.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use axvm_platform::model::PsciConduit;
+
+/// Synchronous exceptions so far; the vectors count them. One CPU, so relaxed loads do.
+pub static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// The image's own memory, which the accessors below refuse: it is Rust's.
+static IMAGE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(u64::MAX)];
+
+/// An access that ended in an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// Says where the image lies: first byte, first byte past it.
+pub fn set_image(start: u64, end: u64) {
+    let [first, last] = &IMAGE;
+    first.store(start, Ordering::Relaxed);
+    last.store(end, Ordering::Relaxed);
+}
+
+fn check(address: u64) {
+    let [first, last] = &IMAGE;
+    let own = first.load(Ordering::Relaxed)..last.load(Ordering::Relaxed);
+    assert!(!own.contains(&address), "the image's own memory isn't accessed by address");
+}
+
+macro_rules! accessors {
+    ($load:ident, $store:ident, $type:ty, $ldr:literal, $str:literal) => {
+        /// Reads at an address outside the image.
+        pub fn $load(address: u64) -> Result<$type, Fault> {
+            check(address);
+            let before = FAULTS.load(Ordering::Relaxed);
+            let value: u64;
+            // SAFETY: one aligned load outside all memory that Rust owns; if it faults, the vectors step over it.
+            unsafe { asm!($ldr, address = in(reg) address, value = inout(reg) 0u64 => value) };
+            if FAULTS.load(Ordering::Relaxed) == before { Ok(value as $type) } else { Err(Fault) }
+        }
+
+        /// Writes at an address outside the image.
+        pub fn $store(address: u64, value: $type) -> Result<(), Fault> {
+            check(address);
+            let before = FAULTS.load(Ordering::Relaxed);
+            let value = u64::from(value);
+            // SAFETY: one aligned store outside all memory that Rust owns; if it faults, the vectors step over it.
+            unsafe { asm!("dsb sy", $str, "dsb sy", address = in(reg) address, value = in(reg) value) };
+            if FAULTS.load(Ordering::Relaxed) == before { Ok(()) } else { Err(Fault) }
+        }
+    };
+}
+
+accessors!(load16, store16, u16, "ldrh {value:w}, [{address}]", "strh {value:w}, [{address}]");
+accessors!(load32, store32, u32, "ldr {value:w}, [{address}]", "str {value:w}, [{address}]");
+accessors!(load64, store64, u64, "ldr {value}, [{address}]", "str {value}, [{address}]");
+
+/// The bytes at an address, copied into what Rust owns.
+pub fn copy(address: u64, length: usize) -> Option<alloc::vec::Vec<u8>> {
+    let mut bytes = alloc::vec::Vec::with_capacity(length);
+    for word in 0..length.div_ceil(4) as u64 {
+        bytes.extend_from_slice(&load32(address + word * 4).ok()?.to_le_bytes());
+    }
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// An SMC or HVC by the SMC Calling Convention (Arm DEN 0028): the first result. `None` if it gave an exception.
+pub fn call(conduit: PsciConduit, function: u32, arguments: [u64; 3]) -> Option<u64> {
+    let before = FAULTS.load(Ordering::Relaxed);
+    let [x1, x2, x3] = arguments;
+    let mut x0 = u64::from(function);
+    macro_rules! conduit {
+        ($instruction:literal) => {
+            // SAFETY: the convention clobbers x0 to x17 at most; memory isn't an argument of any call made here.
+            unsafe {
+                asm!($instruction, inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _,
+                    out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _)
+            }
+        };
+    }
+    match conduit {
+        PsciConduit::Smc => conduit!("smc #0"),
+        PsciConduit::Hvc => conduit!("hvc #0"),
+    }
+    (FAULTS.load(Ordering::Relaxed) == before).then_some(x0)
+}
+
+/// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by the given conduit, then by both.
+pub fn power_off(conduit: Option<PsciConduit>) -> ! {
+    const SYSTEM_OFF: u32 = 0x8400_0008;
+    if let Some(conduit) = conduit {
+        let _ = call(conduit, SYSTEM_OFF, [0; 3]);
+    }
+    let _ = call(PsciConduit::Hvc, SYSTEM_OFF, [0; 3]);
+    let _ = call(PsciConduit::Smc, SYSTEM_OFF, [0; 3]);
+    loop {
+        // SAFETY: waiting touches nothing.
+        unsafe { asm!("wfi") };
+    }
+}
+
+/// The virtual counter.
+pub fn now() -> u64 {
+    let ticks: u64;
+    // SAFETY: reading the counter has no side effect.
+    unsafe { asm!("isb", "mrs {0}, cntvct_el0", out(reg) ticks) };
+    ticks
+}
+
+/// The counter's ticks a second.
+pub fn frequency() -> u64 {
+    let hz: u64;
+    // SAFETY: reading the register has no side effect.
+    unsafe { asm!("mrs {0}, cntfrq_el0", out(reg) hz) };
+    hz
+}
+
+/// Enables the GIC's system registers and writes ICC_SGI1R_EL1 (Arm IHI 0069, 12.2.15): whether it went through without
+/// an exception.
+pub fn send_sgi(value: u64) -> bool {
+    let before = FAULTS.load(Ordering::Relaxed);
+    // SAFETY: interrupts are masked, so what is sent to this CPU changes nothing for the program.
+    unsafe {
+        asm!("mrs {scratch}, S3_0_C12_C12_5", "orr {scratch}, {scratch}, #1", "msr S3_0_C12_C12_5, {scratch}", "isb",
+            "msr S3_0_C12_C11_5, {value}", "isb", scratch = out(reg) _, value = in(reg) value)
+    };
+    FAULTS.load(Ordering::Relaxed) == before
+}

@@ -1,0 +1,39 @@
+//! A small bare-metal guest that tries to leave its VM, and says how far it came.
+//!
+//! Words of its command line (`/chosen/bootargs`) choose what it tries, in that order; each gives one line
+//! `ATTACK name result`, where `result` begins with one of
+//!
+//! - `blocked`: the attack was kept from having an effect that the guest can see;
+//! - `succeeded`: it had one;
+//! - `ok` or `broken`: for what must work;
+//! - `skipped`: what it needs isn't there.
+//!
+//! Then `ATTACK done`, and it powers itself off. See [`attacks::ALL`] for the words. Numbers that some of them use:
+//! `axvm.target=ADDRESS` (where to read and write), `axvm.secret=VALUE` (the eight bytes that lie there),
+//! `axvm.seconds=N` (how long `victim` waits).
+//!
+//! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never gives `edu` an
+//! offset outside its internal buffer: that would corrupt QEMU, not test AxVM.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod attacks;
+#[cfg(target_os = "none")]
+mod board;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod edu;
+#[cfg(target_os = "none")]
+mod heap;
+#[cfg(target_os = "none")]
+mod machine;
+
+/// On a host there is nothing to attack.
+#[cfg(not(target_os = "none"))]
+fn main() {}
