@@ -72,7 +72,8 @@ impl CommandQueue {
         registers.write32(cmdq::CONS_OFFSET, self.producer);
     }
 
-    /// Runs commands to completion: a CMD_SYNC follows them.
+    /// Runs commands to completion: a CMD_SYNC follows them. What was written to memory before is seen by the SMMU
+    /// before it acts on them.
     ///
     /// If the SMMU refuses one, the others are completed all the same, and the first refusal is returned.
     pub(crate) fn run(
@@ -101,6 +102,7 @@ impl CommandQueue {
     ) -> Result<(), Error> {
         self.wait(registers, memory, Wait::CommandRoom, self.ring.size() - 1, refused)?;
         write_command(memory, self.ring.entry(self.producer), command);
+        // The command, and the tables that it is about, are in memory before the index says that it is there.
         memory.barrier();
         self.producer = self.ring.after(self.producer);
         registers.write32(cmdq::PROD_OFFSET, self.producer);

@@ -282,9 +282,9 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         Ok(())
     }
 
-    /// Orders what was written and makes the SMMU forget what it holds of a stream's entry.
+    /// Orders what was written (as [`CommandQueue::run`] does), makes the SMMU forget what it holds of a stream's
+    /// entry, and waits until it has.
     fn forget_stream(&mut self, stream: StreamId) -> Result<(), Error> {
-        self.memory.barrier();
         self.commands.run(&self.registers, &self.memory, [commands::cfgi_ste(stream.0)])
     }
 
@@ -294,7 +294,6 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     ///
     /// The SMMU doesn't answer, or refuses.
     pub fn invalidate_vmid(&mut self, vmid: u16) -> Result<(), Error> {
-        self.memory.barrier();
         self.commands.run(&self.registers, &self.memory, [commands::tlbi_s12_vmall(vmid)])
     }
 
@@ -309,7 +308,6 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         if pages.size() / PAGE_SIZE > MOST_SINGLE_PAGES {
             return self.invalidate_vmid(vmid);
         }
-        self.memory.barrier();
         let addresses = (pages.start().0..pages.end().0).step_by(PAGE_SIZE as usize);
         let commands = addresses.map(|address| commands::tlbi_s2_ipa(vmid, address));
         self.commands.run(&self.registers, &self.memory, commands)

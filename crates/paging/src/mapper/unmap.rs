@@ -132,6 +132,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
                 self.memory.write(slot.entry, self.format.encode_leaf(output, rest.attributes, level));
             } else if let Some(next) = spares.pop(&self.memory) {
                 self.fill_rest(next, level.saturating_add(1), covered, rest, spares);
+                self.memory.barrier();
                 self.memory.write(slot.entry, self.format.encode_table(next));
             }
         }
