@@ -38,6 +38,17 @@ pub enum VMInterruptMode {
     Passthrough,
 }
 
+impl VMInterruptMode {
+    /// Its name in the system file and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoIrq => "none",
+            Self::Emulated => "emulated",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
 /// A raw region of a passthrough device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassThroughDeviceConfig {

@@ -1,5 +1,281 @@
 //! The plan: from system file and platform to what each VM gets. Pure.
+//!
+//! [`plan`] says either all of what the later stages carry out, or all of what keeps the system from being started. The same
+//! arguments always give the same answer; nothing that it isn't given plays a part.
 
+mod assemble;
+mod board;
+mod describe;
+mod findings;
+mod given;
+mod layout;
+mod load;
+mod memory;
 mod model;
+mod pci;
+mod sharing;
+mod show;
+mod suggest;
+
+#[cfg(test)]
+mod tests;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Gpa, Hpa, Span};
+use axvm_guest::image::Images;
+use axvm_platform::model::Platform;
+use axvm_system::model::{InterruptChoice, Item, System, Vm};
 
 pub use model::*;
+pub use show::reset_name;
+
+use board::Board;
+use findings::{Bytes, Findings, VmRef};
+use given::Given;
+use memory::{BLOCK, Pool};
+
+use crate::problem::{Problem, Rule};
+
+/// VMs are counted in 16 bits; a file with anything near that is a mistake.
+const MOST_VMS: usize = 256;
+
+/// Plans all VMs of a system at once.
+///
+/// # Errors
+///
+/// Every problem that there is, in the order of the file: board, hypervisor, VMs, their CPUs, their devices.
+pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Plan, Vec<Problem>> {
+    let mut findings = Findings::default();
+    let board = Board::new(system, platform, &mut findings);
+    check_vms(system, &mut findings);
+    check_cpus(system, &board, &mut findings);
+    let mut given = given::resolve(system, &board, &mut findings);
+    sharing::check(&mut given, &board, &mut findings);
+
+    let mut pool = Pool::new(platform);
+    let mut vms = Vec::new();
+    for (index, config) in (0..).zip(&system.vms).take(MOST_VMS) {
+        let vm = VmRef::of(system, index);
+        check_interrupts(vm, config, &mut findings);
+        let ram = ram(vm, config, &board, &mut pool, &mut findings);
+        let devices: Vec<&Given<'_>> =
+            given.iter().filter(|device| device.vm.index == index && !device.refused).collect();
+        // Where RAM is short the rest is checked with the RAM that was asked for.
+        let seen = ram.as_ref().and_then(|ram| whole(ram)).or_else(|| wanted(config, &board));
+        let layout = layout::lay_out(vm, config, seen, &devices, &board, &mut findings);
+        let images = images.vms.get(usize::from(index));
+        let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
+        if let (Some(ram), Some(load)) = (ram, load) {
+            vms.push(assemble::assemble(vm, config, ram, load, &layout, &devices, &board, &mut findings));
+        }
+    }
+    let Findings { mut problems, mut notes } = findings;
+    if problems.is_empty() {
+        let incomplete = platform.functions.is_none() && given.iter().any(|device| device.is_pci());
+        if incomplete {
+            notes.push(
+                "incomplete: the platform lists no PCI functions, so those of the file are planned unseen"
+                    .into(),
+            );
+        }
+        return Ok(Plan {
+            hypervisor_cpu: board.hypervisor_cpu,
+            console: board.console,
+            vms,
+            notes,
+            incomplete,
+        });
+    }
+    problems.sort_by(|a, b| a.item.cmp(&b.item));
+    problems.dedup();
+    Err(problems)
+}
+
+fn check_vms(system: &System, findings: &mut Findings) {
+    if system.vms.is_empty() {
+        findings.general(Item::File, Rule::VmName, "the file has no [[vm]]: there is nothing to run");
+    }
+    if system.vms.len() > MOST_VMS {
+        findings.general(
+            Item::File,
+            Rule::NoRoom,
+            format_args!("the file has {} VMs: at most {MOST_VMS} are served", system.vms.len()),
+        );
+    }
+    for (index, config) in (0..).zip(&system.vms) {
+        let vm = VmRef::of(system, index);
+        if config.name.is_empty() {
+            findings.vm(vm, "name", Rule::VmName, "it needs a name");
+        } else if let Some(first) = system.vms.iter().position(|other| other.name == config.name)
+            && first < usize::from(index)
+        {
+            findings.vm(
+                vm,
+                "name",
+                Rule::VmName,
+                format_args!(
+                    "the VMs at positions {} and {} have one name: rename one",
+                    first + 1,
+                    u32::from(index) + 1
+                ),
+            );
+        }
+    }
+}
+
+fn check_cpus(system: &System, board: &Board<'_>, findings: &mut Findings) {
+    let mut owners: Vec<(CpuId, u16)> = Vec::new();
+    for (index, config) in (0..).zip(&system.vms) {
+        let vm = VmRef::of(system, index);
+        if config.cpus.is_empty() {
+            findings.vm(
+                vm,
+                "cpus",
+                Rule::CpuAbsent,
+                "it has no CPU: a VM needs one at least, as in `cpus = [1]`",
+            );
+        }
+        for (position, &cpu) in (0..).zip(&config.cpus) {
+            check_cpu(vm, position, cpu, board, findings);
+            if let Some(&(_, owner)) = owners.iter().find(|(taken, _)| *taken == cpu) {
+                let owner = VmRef::of(system, owner);
+                if owner.index == index {
+                    findings.cpu(
+                        vm,
+                        position,
+                        Rule::CpuTwice,
+                        format_args!("CPU {cpu} is given to it twice"),
+                    );
+                } else {
+                    findings.cpu(
+                        vm,
+                        position,
+                        Rule::CpuTwice,
+                        format_args!("CPU {cpu} is given to {owner} already: a CPU runs one vCPU"),
+                    );
+                }
+            }
+            owners.push((cpu, index));
+        }
+    }
+}
+
+fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findings: &mut Findings) {
+    let cpus = &board.platform.cpus;
+    match cpus.get(usize::from(cpu.0)) {
+        None if cpus.is_empty() => {}
+        None => findings.cpu(
+            vm,
+            position,
+            Rule::CpuAbsent,
+            format_args!("CPU {cpu} isn't there: the board has CPUs 0 to {}", cpus.len() - 1),
+        ),
+        Some(_) if cpu == board.hypervisor_cpu => findings.cpu(
+            vm,
+            position,
+            Rule::CpuReserved,
+            format_args!("CPU {cpu} is the hypervisor's own: give another, or say `[hypervisor] cpu = ..`"),
+        ),
+        Some(found) if !found.usable => findings.cpu(
+            vm,
+            position,
+            Rule::CpuAbsent,
+            format_args!(
+                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no PSCI",
+                found.path
+            ),
+        ),
+        Some(_) => {}
+    }
+}
+
+fn check_interrupts(vm: VmRef<'_>, config: &Vm, findings: &mut Findings) {
+    match config.interrupts {
+        InterruptChoice::Passthrough => findings.vm(
+            vm,
+            "interrupts",
+            Rule::InterruptMode,
+            "interrupts = \"passthrough\" isn't served yet: use \"auto\" or \"emulated\"",
+        ),
+        InterruptChoice::Auto => findings.note(format_args!(
+            "{vm}: interrupts are emulated: the hypervisor takes and injects them (passthrough isn't served yet)"
+        )),
+        InterruptChoice::Emulated | InterruptChoice::None => {}
+    }
+}
+
+/// Where a VM sees the start of its RAM: where the file says, else where the board's begins.
+fn base(config: &Vm, board: &Board<'_>) -> Option<Gpa> {
+    let first = || board.platform.memory.first()?.start().0.checked_next_multiple_of(BLOCK);
+    config.memory_base.or_else(|| first().map(Gpa))
+}
+
+fn wanted(config: &Vm, board: &Board<'_>) -> Option<Span<Gpa>> {
+    (config.memory > 0).then_some(())?;
+    Span::new(base(config, board)?, config.memory).ok()
+}
+
+fn whole(ram: &[(Span<Gpa>, Hpa)]) -> Option<Span<Gpa>> {
+    let (first, last) = (ram.first()?, ram.last()?);
+    Span::new(first.0.start(), last.0.end().0.checked_sub(first.0.start().0)?).ok()
+}
+
+fn ram(
+    vm: VmRef<'_>,
+    config: &Vm,
+    board: &Board<'_>,
+    pool: &mut Pool,
+    findings: &mut Findings,
+) -> Option<Vec<(Span<Gpa>, Hpa)>> {
+    let mut sound = true;
+    if config.memory == 0 || !config.memory.is_multiple_of(BLOCK) {
+        findings.vm(
+            vm,
+            "memory",
+            Rule::Alignment,
+            format_args!(
+                "memory is {}, but RAM comes in blocks of 2M: say \"{}\"",
+                Bytes(config.memory),
+                Bytes(config.memory.checked_next_multiple_of(BLOCK).unwrap_or(BLOCK).max(BLOCK))
+            ),
+        );
+        sound = false;
+    }
+    let base = base(config, board)?;
+    if !base.0.is_multiple_of(BLOCK) {
+        findings.vm(
+            vm,
+            "memory_base",
+            Rule::Alignment,
+            format_args!("memory_base {base} isn't a multiple of 2M (0x200000)"),
+        );
+        sound = false;
+    }
+    if !sound {
+        return None;
+    }
+    let available = pool.available();
+    let Some(pieces) = pool.take(config.memory) else {
+        findings.vm(
+            vm,
+            "memory",
+            Rule::MemoryFit,
+            format_args!(
+                "memory is {}, but {} of the board's {} are left: the hypervisor, reservations and the VMs before it \
+                 have the rest",
+                Bytes(config.memory),
+                Bytes(available),
+                Bytes(board.platform.memory.iter().fold(0, |sum, bank| sum.saturating_add(bank.size())))
+            ),
+        );
+        return None;
+    };
+    let ram = memory::lay_out(base, &pieces);
+    if ram.is_none() {
+        let what = String::from("its RAM passes the end of the address space: choose another `memory_base`");
+        findings.vm(vm, "memory_base", Rule::MemoryPlace, what);
+    }
+    ram
+}

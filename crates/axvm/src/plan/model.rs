@@ -23,6 +23,9 @@ pub struct Plan {
     pub vms: Vec<VmPlan>,
     /// What a user should know of it: which interrupt mode was chosen and why, ...
     pub notes: Vec<String>,
+    /// Whether the platform lists no PCI functions, so that those of the file are planned without having been seen: for a look
+    /// on a desk, not to be run.
+    pub incomplete: bool,
 }
 
 /// What one VM gets.

@@ -1,0 +1,168 @@
+//! One VM's plan, put together from what the other stages found.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{Address, Gpa, Hpa, Iova, Span, VcpuId, VmId};
+use axvm_platform::model::PciSpace;
+use axvm_system::model::{InterruptChoice, Vm};
+
+use super::board::Board;
+use super::describe;
+use super::findings::{Findings, VmRef};
+use super::given::{Given, Kind};
+use super::layout::{Layout, same};
+use super::model::{DevicePlan, Doorbell, LineRoute, LoadPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan};
+use crate::config::{MappingFlags, VMInterruptMode};
+
+/// From an ITS's registers to the page with GITS_TRANSLATER (Arm IHI 0069, 12.18).
+const TRANSLATION_FRAME: u64 = 0x1_0000;
+
+/// The plan of one VM.
+#[expect(clippy::too_many_arguments, reason = "it joins the results of all stages")]
+pub(super) fn assemble(
+    vm: VmRef<'_>,
+    config: &Vm,
+    ram: Vec<(Span<Gpa>, Hpa)>,
+    load: LoadPlan,
+    layout: &Layout,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> VmPlan {
+    let mode = match config.interrupts {
+        InterruptChoice::None => VMInterruptMode::NoIrq,
+        _ => VMInterruptMode::Emulated,
+    };
+    let silent = mode == VMInterruptMode::NoIrq;
+    let mut plan = VmPlan {
+        id: VmId(vm.index),
+        name: config.name.clone(),
+        autostart: config.autostart,
+        on_violation: config.on_violation,
+        mode,
+        cpus: (0..).zip(&config.cpus).map(|(vcpu, &cpu)| (cpu, affinity(vcpu))).collect(),
+        address_bits: layout.address_bits,
+        ram,
+        registers: registers(given, findings),
+        devices: given.iter().map(|device| device_plan(device, silent, findings)).collect(),
+        doorbells: if silent { Vec::new() } else { doorbells(given, board) },
+        lines: if silent { Vec::new() } else { lines(given) },
+        gic: layout.gic,
+        console: layout.console,
+        pci: bridges(given, board, layout.address_bits),
+        load,
+        description: axvm_guest::Description::default(),
+    };
+    plan.description = describe::describe(&plan, &config.cmdline, given, board);
+    plan
+}
+
+/// The affinity of a vCPU in MPIDR_EL1: sixteen to a cluster, because an SGI's target list names sixteen values of Aff0
+/// (Arm IHI 0069, 12.2.23, ICC_SGI1R_EL1).
+fn affinity(vcpu: u16) -> u64 {
+    u64::from(vcpu % 16) | u64::from(vcpu / 16) << 8
+}
+
+fn registers(given: &[&Given<'_>], findings: &mut Findings) -> Vec<RegisterPlan> {
+    let mut registers = Vec::new();
+    for (device, at) in (0..).zip(given) {
+        for block in &at.hardware.blocks {
+            let direct = block.direct && block.mappable();
+            if block.direct && !direct {
+                findings.note(format_args!(
+                    "{}: {}: registers {} aren't whole pages: each access exits and is forwarded",
+                    at.vm, at.name, block.hpa
+                ));
+            }
+            let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::USER | MappingFlags::DEVICE;
+            registers.push(RegisterPlan { device, gpa: block.gpa, hpa: block.hpa.start(), direct, flags });
+        }
+    }
+    registers
+}
+
+fn device_plan(device: &Given<'_>, silent: bool, findings: &mut Findings) -> DevicePlan {
+    let (pci, reset) = match device.hardware.kind {
+        Kind::Pci { address, reset, function, .. } => {
+            if function.is_some() && reset.is_none() {
+                findings.note(format_args!(
+                    "{}: {}: it is given without a reset, as the file says: what one owner leaves in it reaches the next",
+                    device.vm, device.name
+                ));
+            }
+            (Some(address), reset)
+        }
+        Kind::Node(_) | Kind::Region => (None, None),
+    };
+    DevicePlan {
+        name: device.name.clone(),
+        pci,
+        group: device.hardware.group,
+        reset,
+        streams: device.hardware.streams.clone(),
+        msi: if silent { None } else { device.hardware.msi },
+    }
+}
+
+/// The doorbell page of every ITS that a device's MSIs go to.
+fn doorbells(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Doorbell> {
+    let mut its: Vec<usize> = given.iter().filter_map(|device| Some(device.hardware.msi?.its)).collect();
+    its.sort_unstable();
+    its.dedup();
+    its.into_iter()
+        .filter_map(|its| {
+            let page = board.gic?.its.get(its)?.registers.start().checked_add(TRANSLATION_FRAME)?;
+            Some(Doorbell { iova: Iova(page.0), hpa: page })
+        })
+        .collect()
+}
+
+/// Every line once: functions of one VM may share theirs.
+fn lines(given: &[&Given<'_>]) -> Vec<LineRoute> {
+    let mut lines: Vec<LineRoute> = Vec::new();
+    for (device, at) in (0..).zip(given) {
+        for line in &at.hardware.lines {
+            if !lines.iter().any(|route| route.intid == line.intid) {
+                lines.push(LineRoute { device, intid: line.intid, trigger: line.trigger, vcpu: VcpuId(0) });
+            }
+        }
+    }
+    lines
+}
+
+/// A bridge for each host bridge with functions of the VM.
+fn bridges(given: &[&Given<'_>], board: &Board<'_>, address_bits: u8) -> Vec<PciPlan> {
+    let limit = 1u64 << address_bits.min(63);
+    let of_host = |wanted: usize| {
+        let functions = (0..).zip(given).filter_map(move |(index, device)| match device.hardware.kind {
+            Kind::Pci { host, .. } if host == wanted => Some(index),
+            _ => None,
+        });
+        functions.collect::<Vec<u16>>()
+    };
+    board
+        .platform
+        .pci_hosts
+        .iter()
+        .enumerate()
+        .map(|(host, bridge)| (host, bridge, of_host(host)))
+        .filter(|(_, _, functions)| !functions.is_empty())
+        .map(|(host, bridge, functions)| PciPlan {
+            host,
+            ecam: same(bridge.ecam),
+            buses: bridge.buses,
+            windows: bridge
+                .windows
+                .iter()
+                .filter(|window| window.space != PciSpace::Io && window.cpu.end().0 <= limit)
+                .map(|window| PciWindowPlan {
+                    pci: window.pci,
+                    gpa: same(window.cpu),
+                    wide: window.space == PciSpace::Memory64,
+                    prefetchable: window.prefetchable,
+                })
+                .collect(),
+            functions,
+        })
+        .collect()
+}

@@ -1,0 +1,217 @@
+//! What of the platform is the hypervisor's, and whether the platform has what AxVM needs.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Hpa, Intid, Span};
+use axvm_platform::model::{Gic, Interrupt, Platform, PlatformDevice};
+use axvm_system::model::{Arch, Item, System};
+
+use super::findings::Findings;
+use super::suggest::nearest;
+use crate::problem::Rule;
+
+/// SPIs (Arm IHI 0069, 2.2): what a device's line can be.
+pub(super) const SPIS: core::ops::Range<u32> = 32..1020;
+
+/// Who holds a span of the host's address space that no guest may be given as registers.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) span: Span<Hpa>,
+    /// With its article: `the GIC's distributor`.
+    pub(super) what: String,
+    /// Whether it is a device that the hypervisor drives as its console: a device like others, but in use.
+    pub(super) reserved: bool,
+}
+
+/// The board as the plan of every VM sees it.
+pub(super) struct Board<'a> {
+    pub(super) platform: &'a Platform,
+    pub(super) gic: Option<&'a Gic>,
+    pub(super) hypervisor_cpu: CpuId,
+    /// The hypervisor's console: its path, and the device if the platform lists it.
+    pub(super) console: Option<String>,
+    pub(super) console_device: Option<&'a PlatformDevice>,
+    /// The timer's interrupts in the binding's order.
+    pub(super) timer: [u32; 4],
+    /// What no guest is given as registers.
+    pub(super) taken: Vec<Taken>,
+    /// The hypervisor's own lines, and whose they are.
+    pub(super) lines: Vec<(Intid, String)>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(system: &System, platform: &'a Platform, findings: &mut Findings) -> Self {
+        check_architecture(system, findings);
+        check_platform(platform, findings);
+        let console = system.hypervisor.console.clone().or_else(|| platform.console.clone());
+        let console_device = console.as_ref().and_then(|path| find(platform, path));
+        if let (Some(path), None) = (&system.hypervisor.console, console_device) {
+            absent_console(path, platform, findings);
+        }
+        let mut timer = [0; 4];
+        for (slot, interrupt) in timer.iter_mut().zip(&platform.timer) {
+            *slot = interrupt.intid.0;
+        }
+        Self {
+            platform,
+            gic: platform.gic.as_ref(),
+            hypervisor_cpu: hypervisor_cpu(system, platform, findings),
+            console,
+            console_device,
+            timer,
+            taken: taken(platform, console_device),
+            lines: lines(platform, console_device),
+        }
+    }
+
+    /// The address bits that every CPU and IOMMU reaches; where the platform doesn't say, the 48 that a page table of 4 KiB
+    /// pages has without extensions.
+    pub(super) fn address_bits(&self) -> u8 {
+        match self.platform.address_bits {
+            0 => 48,
+            bits => bits.min(48),
+        }
+    }
+
+    /// Whether this is the hypervisor's console.
+    pub(super) fn is_console(&self, path: &str) -> bool {
+        self.console.as_deref() == Some(path)
+    }
+}
+
+/// The platform device at a device-tree path.
+pub(super) fn find<'a>(platform: &'a Platform, path: &str) -> Option<&'a PlatformDevice> {
+    platform.devices.iter().find(|device| device.path == path)
+}
+
+fn check_architecture(system: &System, findings: &mut Findings) {
+    let arch = match system.board.arch {
+        Arch::Aarch64 => return,
+        Arch::X86_64 => "x86_64",
+        Arch::Riscv64 => "riscv64",
+    };
+    findings.general(
+        Item::Board("arch".into()),
+        Rule::Architecture,
+        format_args!(
+            "the board is {arch} in the file, but this platform and this hypervisor are aarch64: the only architecture so far"
+        ),
+    );
+}
+
+fn check_platform(platform: &Platform, findings: &mut Findings) {
+    let mut lacks = |what: &str| {
+        findings.general(Item::Board(String::new()), Rule::Platform, format_args!("the board has no {what}"));
+    };
+    if platform.cpus.is_empty() {
+        lacks("CPU in its device tree");
+    }
+    if platform.memory.is_empty() {
+        lacks("memory in its device tree");
+    }
+    if platform.gic.is_none() {
+        lacks("GICv3 (QEMU: -M virt,gic-version=3): AxVM serves no other interrupt controller");
+    }
+    if platform.timer.len() < 4 {
+        lacks("generic timer with its four interrupts");
+    }
+    if platform.psci.is_none() {
+        lacks("PSCI: without it no CPU can be started or the board powered off");
+    }
+}
+
+fn hypervisor_cpu(system: &System, platform: &Platform, findings: &mut Findings) -> CpuId {
+    let cpu = system.hypervisor.cpu.unwrap_or_default();
+    let item = || Item::Hypervisor("cpu".into());
+    match platform.cpus.get(usize::from(cpu.0)) {
+        None if platform.cpus.is_empty() => {}
+        None => findings.general(
+            item(),
+            Rule::Hypervisor,
+            format_args!(
+                "hypervisor: CPU {cpu} isn't there: the board has CPUs 0 to {}",
+                platform.cpus.len() - 1
+            ),
+        ),
+        Some(found) if !found.usable => findings.general(
+            item(),
+            Rule::Hypervisor,
+            format_args!("hypervisor: CPU {cpu} ({}) can't be started: choose another", found.path),
+        ),
+        Some(_) => {}
+    }
+    cpu
+}
+
+fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {
+    let hint = match nearest(path, platform.devices.iter().map(|device| device.path.as_str())) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => "`axvm inspect` lists what there is".into(),
+    };
+    findings.general(
+        Item::Hypervisor("console".into()),
+        Rule::Hypervisor,
+        format_args!("hypervisor: the console \"{path}\" isn't in the device tree: {hint}"),
+    );
+}
+
+fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
+    let mut taken = Vec::new();
+    if let Some(device) = console {
+        let what = format!("the hypervisor's console ({})", device.path);
+        taken.extend(device.registers.iter().map(|&span| Taken { span, what: what.clone(), reserved: true }));
+    }
+    let mut take = |span: Span<Hpa>, what: String| taken.push(Taken { span, what, reserved: false });
+    if let Some(gic) = &platform.gic {
+        take(gic.distributor, format!("the GIC's distributor ({})", gic.path));
+        for &span in &gic.redistributors {
+            take(span, format!("the GIC's redistributors ({})", gic.path));
+        }
+        for &span in &gic.legacy {
+            take(span, format!("the GIC's CPU interface ({})", gic.path));
+        }
+        for its in &gic.its {
+            take(its.registers, format!("the ITS ({})", its.path));
+        }
+    }
+    for smmu in &platform.smmus {
+        take(smmu.registers, format!("the SMMU ({})", smmu.path));
+    }
+    for host in &platform.pci_hosts {
+        take(host.ecam, format!("the PCI config space of {}", host.path));
+        for window in &host.windows {
+            take(window.cpu, format!("a PCI window of {}", host.path));
+        }
+    }
+    for &span in &platform.memory {
+        take(span, "RAM".into());
+    }
+    for reserved in &platform.reserved {
+        take(reserved.span, reserved.owner.clone());
+    }
+    taken
+}
+
+fn lines(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<(Intid, String)> {
+    let mut lines = Vec::new();
+    let mut hold = |interrupt: &Interrupt, what: String| lines.push((interrupt.intid, what));
+    if let Some(device) = console {
+        for interrupt in &device.interrupts {
+            hold(interrupt, format!("the hypervisor's console ({})", device.path));
+        }
+    }
+    for smmu in &platform.smmus {
+        for interrupt in smmu.event_queue.iter().chain(&smmu.global_error) {
+            hold(interrupt, format!("the SMMU ({})", smmu.path));
+        }
+    }
+    for interrupt in platform.gic.iter().filter_map(|gic| gic.maintenance.as_ref()) {
+        hold(interrupt, "the GIC's maintenance interrupt".into());
+    }
+    for interrupt in &platform.timer {
+        hold(interrupt, "the timer".into());
+    }
+    lines
+}

@@ -1,0 +1,132 @@
+//! What the guest's device tree says: the plan once more, in the words of [`axvm_guest`].
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use axvm_addr::Span;
+use axvm_guest::{
+    Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,
+};
+use axvm_platform::model::{PlatformDevice, Trigger};
+
+use super::board::Board;
+use super::given::{Given, Kind};
+use super::model::VmPlan;
+use crate::config::VMInterruptMode;
+
+/// The device tree of a VM that is planned but for it.
+pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board: &Board<'_>) -> Description {
+    Description {
+        cpus: plan.cpus.iter().map(|&(_, affinity)| affinity).collect(),
+        memory: memory(plan),
+        cmdline: cmdline.to_string(),
+        initrd: plan.load.initrd,
+        gic: plan.gic.map(|gic| GicDescription {
+            distributor: gic.distributor,
+            redistributors: gic.redistributors,
+            its: gic.its.map(|(span, _)| span),
+        }),
+        timer: board.timer,
+        console: plan.console.map(|console| (console.registers, console.intid)),
+        pci: plan.pci.iter().filter_map(|bridge| pci(bridge, plan, given, board)).collect(),
+        devices: given
+            .iter()
+            .filter_map(|device| match device.hardware.kind {
+                Kind::Node(node) => Some(platform_device(node, device, plan.mode)),
+                _ => None,
+            })
+            .collect(),
+    }
+}
+
+/// RAM is one piece for the guest, whatever it is made of.
+fn memory(plan: &VmPlan) -> Vec<Span<axvm_addr::Gpa>> {
+    let mut memory: Vec<Span<axvm_addr::Gpa>> = Vec::new();
+    for &(span, _) in &plan.ram {
+        match memory.last_mut() {
+            Some(last) if last.end() == span.start() => {
+                *last = Span::new(last.start(), last.size().saturating_add(span.size())).unwrap_or(*last);
+            }
+            _ => memory.push(span),
+        }
+    }
+    memory
+}
+
+fn pci(
+    bridge: &super::model::PciPlan,
+    plan: &VmPlan,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+) -> Option<PciDescription> {
+    let host = board.platform.pci_hosts.get(bridge.host)?;
+    let mut msi = Vec::new();
+    let mut lines = Vec::new();
+    for device in given.iter().filter(|device| bridge.functions.contains(&device.index)) {
+        let Kind::Pci { address, function, .. } = device.hardware.kind else { continue };
+        if let (Some(plan), true) = (device.hardware.msi, plan.gic.is_some_and(|gic| gic.its.is_some())) {
+            msi.push((address.requester_id(), plan.device.0));
+        }
+        let pin = function.map_or(0, |function| function.function.interrupt_pin);
+        if let (Some(line), 1..=4, true) =
+            (device.hardware.lines.first(), pin, plan.mode != VMInterruptMode::NoIrq)
+        {
+            lines.push((address, pin, line.intid, line.trigger == Trigger::Edge));
+        }
+    }
+    Some(PciDescription {
+        segment: host.segment,
+        ecam: bridge.ecam,
+        buses: bridge.buses,
+        windows: bridge
+            .windows
+            .iter()
+            .map(|window| PciWindowDescription {
+                kind: if window.wide { WindowKind::Memory64 } else { WindowKind::Memory32 },
+                prefetchable: window.prefetchable,
+                pci: window.pci,
+                cpu: window.gpa,
+            })
+            .collect(),
+        coherent: host.coherent,
+        msi,
+        lines,
+    })
+}
+
+fn platform_device(node: &PlatformDevice, given: &Given<'_>, mode: VMInterruptMode) -> DeviceDescription {
+    let registers: Vec<_> = given.hardware.blocks.iter().map(|block| block.gpa).collect();
+    let silent = mode == VMInterruptMode::NoIrq;
+    DeviceDescription {
+        name: node_name(&node.path, registers.first().map(|span| span.start().0)),
+        registers,
+        interrupts: given
+            .hardware
+            .lines
+            .iter()
+            .filter(|_| !silent)
+            .map(|line| (line.intid, line.trigger == Trigger::Edge))
+            .collect(),
+        clocks: node
+            .providers
+            .iter()
+            .filter(|provider| provider.property == "clocks")
+            .filter_map(|provider| provider.fixed_clock.as_ref())
+            .map(|clock| (clock.frequency, clock.output_name.clone()))
+            .collect(),
+        coherent: node.coherent,
+        properties: node.properties.clone(),
+    }
+}
+
+/// The node's own name with the unit address that its registers have now: two nodes of one name below different buses become
+/// neighbours in the guest's tree.
+fn node_name(path: &str, start: Option<u64>) -> String {
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let base = last.split('@').next().unwrap_or(last);
+    match start {
+        Some(start) => format!("{base}@{start:x}"),
+        None => last.to_string(),
+    }
+}

@@ -1,0 +1,492 @@
+//! The devices that the file gives to VMs, each looked up on the platform and checked by itself. What they share with
+//! others is [`super::sharing`]'s business.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
+use axvm_pci::ResetMethod;
+use axvm_platform::model::{Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
+use axvm_system::model::{Device, Dma, RegisterAccess, System};
+
+use super::board::{Board, SPIS};
+use super::findings::{DeviceRef, Findings, VmRef};
+use super::model::MsiPlan;
+use super::pci;
+use super::suggest::nearest;
+use crate::problem::Rule;
+
+/// A physical thing that can be given once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thing {
+    Function(PciAddress),
+    /// The position in `Platform::devices`.
+    Device(usize),
+}
+
+/// A block of registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    pub(super) gpa: Span<Gpa>,
+    pub(super) hpa: Span<Hpa>,
+    /// Whether the file asks for it to be mapped.
+    pub(super) direct: bool,
+}
+
+impl Block {
+    /// Whether it can be mapped: whole pages on both sides. What can't be is trapped, or neighbours would be handed over
+    /// with it.
+    pub(super) fn mappable(&self) -> bool {
+        self.hpa.is_aligned(PAGE_SIZE) && self.gpa.is_aligned(PAGE_SIZE)
+    }
+}
+
+/// What the later stages need to know beside what all kinds have.
+pub(super) enum Kind<'a> {
+    /// A PCI function at a host bridge (position), if the platform lists functions with its record.
+    Pci {
+        address: PciAddress,
+        host: usize,
+        function: Option<&'a PciDevice>,
+        reset: Option<ResetMethod>,
+    },
+    Node(&'a PlatformDevice),
+    Region,
+}
+
+/// What a device is on this platform.
+pub(super) struct Hardware<'a> {
+    pub(super) kind: Kind<'a>,
+    pub(super) things: Vec<Thing>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) lines: Vec<Interrupt>,
+    pub(super) group: Option<u32>,
+    pub(super) streams: Vec<(usize, StreamId)>,
+    pub(super) msi: Option<MsiPlan>,
+}
+
+/// A device that a VM is given.
+pub(super) struct Given<'a> {
+    pub(super) vm: VmRef<'a>,
+    pub(super) index: u16,
+    pub(super) name: String,
+    pub(super) hardware: Hardware<'a>,
+    /// Whether it can't be given at all, whatever else is changed: what would follow from giving it isn't worth a line.
+    pub(super) refused: bool,
+}
+
+impl Given<'_> {
+    /// Whether it is a PCI function.
+    pub(super) fn is_pci(&self) -> bool {
+        matches!(self.hardware.kind, Kind::Pci { .. })
+    }
+
+    /// How messages name it.
+    pub(super) fn reference(&self) -> DeviceRef<'_> {
+        DeviceRef { vm: self.vm, index: self.index, name: &self.name }
+    }
+}
+
+/// All devices of all VMs that can be looked up; the others are problems.
+pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut Findings) -> Vec<Given<'a>> {
+    let mut all: Vec<Given<'a>> = Vec::new();
+    for (vm, config) in (0..).zip(&system.vms) {
+        let vm = VmRef::of(system, vm);
+        for (index, device) in (0..).zip(&config.devices) {
+            let name = name_of(device);
+            let reference = DeviceRef { vm, index, name: &name };
+            check_name(reference, device, &all, findings);
+            let before = findings.problems.len();
+            let hardware = match device {
+                Device::Pci { address, without_reset } => {
+                    pci::resolve(reference, *address, *without_reset, board, findings)
+                }
+                Device::Node { path, access, dma } => node(reference, path, *access, dma, board, findings),
+                Device::Region { .. } => region(reference, device, board, findings),
+                Device::Ports { .. } => {
+                    findings.device(
+                        reference,
+                        "ports",
+                        Rule::Ports,
+                        "I/O ports are x86's, aarch64 has none: name a `node` or a region of memory",
+                    );
+                    None
+                }
+            };
+            let refused = findings.problems.iter().skip(before).any(|problem| is_final(problem.rule));
+            all.extend(hardware.map(|hardware| Given { vm, index, name, hardware, refused }));
+        }
+    }
+    all
+}
+
+/// Whether a device that breaks this rule can't be given for what it is.
+fn is_final(rule: Rule) -> bool {
+    matches!(
+        rule,
+        Rule::DeviceDisabled
+            | Rule::DeviceReserved
+            | Rule::DeviceUnsupported
+            | Rule::Dma
+            | Rule::Provider
+            | Rule::RegisterPlace
+    )
+}
+
+fn name_of(device: &Device) -> String {
+    match device {
+        Device::Pci { address, .. } => address.to_string(),
+        Device::Node { path, .. } => path.clone(),
+        Device::Region { name, .. } | Device::Ports { name, .. } => name.clone(),
+    }
+}
+
+fn check_name(reference: DeviceRef<'_>, device: &Device, before: &[Given<'_>], findings: &mut Findings) {
+    let Device::Region { name, .. } = device else { return };
+    if name.is_empty() {
+        findings.device(reference, "name", Rule::File, "a raw region needs a name");
+    } else if before.iter().any(|other| other.vm.index == reference.vm.index && other.name == *name) {
+        findings.device(reference, "name", Rule::DeviceTwice, "another device of this VM has this name");
+    }
+}
+
+/// A platform device by its path.
+fn node<'a>(
+    reference: DeviceRef<'_>,
+    path: &str,
+    access: RegisterAccess,
+    dma: &Dma,
+    board: &Board<'a>,
+    findings: &mut Findings,
+) -> Option<Hardware<'a>> {
+    let platform = board.platform;
+    if let Some(what) = reserved_node(board, path) {
+        let what = format!("it is {what}: the hypervisor's own");
+        findings.device(reference, "node", Rule::DeviceReserved, what);
+        return None;
+    }
+    if platform.pci_hosts.iter().any(|host| host.path == path) {
+        findings.device(
+            reference,
+            "node",
+            Rule::DeviceReserved,
+            "it is a PCI host bridge: the hypervisor's own; give its functions by their addresses, as in pci = \"0000:00:02.0\"",
+        );
+        return None;
+    }
+    let Some((position, device)) =
+        platform.devices.iter().enumerate().find(|(_, device)| device.path == path)
+    else {
+        absent(reference, path, platform, findings);
+        return None;
+    };
+    if !device.enabled {
+        findings.device(
+            reference,
+            "node",
+            Rule::DeviceDisabled,
+            "its `status` in the device tree isn't \"okay\": firmware keeps it or it isn't wired",
+        );
+    }
+    if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {
+        return None;
+    }
+    check_needs(reference, device, findings);
+    let streams = streams(reference, &Known::of(device), dma, platform, findings);
+    let lines = device.interrupts.iter().filter(|line| check_spi(reference, line.intid, "node", findings));
+    let blocks = device.registers.iter().map(|&hpa| {
+        let gpa = Span::new(Gpa(hpa.start().0), hpa.size()).unwrap_or_default();
+        Block { gpa, hpa, direct: access == RegisterAccess::Direct }
+    });
+    Some(Hardware {
+        kind: Kind::Node(device),
+        things: alloc::vec![Thing::Device(position)],
+        blocks: blocks.collect(),
+        lines: lines.copied().collect(),
+        group: None,
+        streams,
+        msi: None,
+    })
+}
+
+/// What of the hypervisor's own is at this path.
+fn reserved_node(board: &Board<'_>, path: &str) -> Option<&'static str> {
+    let platform = board.platform;
+    if board.is_console(path) {
+        return Some("the console");
+    }
+    if let Some(gic) = &platform.gic {
+        if gic.path == path {
+            return Some("the GIC");
+        }
+        if gic.its.iter().any(|its| its.path == path) {
+            return Some("the ITS");
+        }
+    }
+    if platform.smmus.iter().any(|smmu| smmu.path == path) {
+        return Some("the SMMU");
+    }
+    if platform.cpus.iter().any(|cpu| cpu.path == path) {
+        return Some("a CPU (give it by its number in `cpus`)");
+    }
+    match path {
+        "/timer" => Some("the timer"),
+        "/psci" => Some("the firmware's interface"),
+        _ => None,
+    }
+}
+
+fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &mut Findings) {
+    let hint = match nearest(path, platform.devices.iter().map(|device| device.path.as_str())) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => "`axvm inspect` lists what there is".into(),
+    };
+    findings.device(
+        reference,
+        "node",
+        Rule::DeviceAbsent,
+        format_args!("no device with registers is at this path of the device tree: {hint}"),
+    );
+}
+
+/// What the device depends on and a guest can't be given.
+fn check_needs(reference: DeviceRef<'_>, device: &PlatformDevice, findings: &mut Findings) {
+    for provider in device.providers.iter().filter(|provider| provider.fixed_clock.is_none()) {
+        findings.device(
+            reference,
+            "node",
+            Rule::Provider,
+            format_args!(
+                "it needs {} ({}), which isn't a fixed clock and which other devices may share: it can't be given",
+                provider.path, provider.property
+            ),
+        );
+    }
+    for controller in &device.foreign_interrupts {
+        findings.device(
+            reference,
+            "node",
+            Rule::Interrupt,
+            format_args!("its interrupt goes to {controller} and not to the GIC: it can't be routed"),
+        );
+    }
+}
+
+/// What the platform knows of a device's DMA.
+struct Known<'a> {
+    bus_master: Option<bool>,
+    streams: &'a [(usize, StreamId)],
+    kind: &'a str,
+}
+
+impl<'a> Known<'a> {
+    fn of(device: &'a PlatformDevice) -> Self {
+        Self {
+            bus_master: device.bus_master,
+            streams: &device.streams,
+            kind: device.compatible.first().map_or("", String::as_str),
+        }
+    }
+}
+
+/// The streams with which a device masters the bus; a problem if it may do so unbounded.
+fn streams(
+    reference: DeviceRef<'_>,
+    known: &Known<'_>,
+    said: &Dma,
+    platform: &Platform,
+    findings: &mut Findings,
+) -> Vec<(usize, StreamId)> {
+    if !known.streams.is_empty() {
+        let differs = match said {
+            Dma::Unstated => false,
+            Dma::None => true,
+            Dma::Streams(said) => {
+                said.len() != known.streams.len()
+                    || !said.iter().all(|id| known.streams.iter().any(|(_, stream)| stream == id))
+            }
+        };
+        if differs {
+            let key = if matches!(said, Dma::None) { "dma" } else { "streams" };
+            findings.device(
+                reference,
+                key,
+                Rule::Dma,
+                format_args!(
+                    "the device tree says otherwise: it masters the bus as {}",
+                    Streams(known.streams)
+                ),
+            );
+        }
+        return known.streams.to_vec();
+    }
+    match (known.bus_master, said) {
+        (Some(true), _) => {
+            findings.device(
+                reference,
+                "",
+                Rule::Dma,
+                format_args!(
+                    "it masters the bus ({}) outside every IOMMU: its DMA can't be confined, so it can't be given",
+                    known.kind
+                ),
+            );
+            Vec::new()
+        }
+        (Some(false), Dma::Unstated | Dma::None) | (None, Dma::None) => Vec::new(),
+        (None, Dma::Unstated) => {
+            findings.device(
+                reference,
+                "",
+                Rule::Dma,
+                "whether it masters the bus isn't known: say `dma = \"none\"` if you know that it doesn't, or `streams = [..]`",
+            );
+            Vec::new()
+        }
+        (_, Dma::Streams(ids)) => {
+            if platform.smmus.len() != 1 {
+                findings.device(
+                    reference,
+                    "streams",
+                    Rule::Dma,
+                    format_args!(
+                        "the board has {} SMMUs, so stream ids alone don't say where the device is: its device tree must",
+                        platform.smmus.len()
+                    ),
+                );
+                return Vec::new();
+            }
+            ids.iter().map(|&id| (0, id)).collect()
+        }
+    }
+}
+
+struct Streams<'a>(&'a [(usize, StreamId)]);
+
+impl core::fmt::Display for Streams<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (position, (smmu, stream)) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            write!(f, "{separator}stream {stream:#x} of SMMU {smmu}", stream = stream.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a line is one that can be routed to a guest.
+pub(super) fn check_spi(reference: DeviceRef<'_>, intid: Intid, key: &str, findings: &mut Findings) -> bool {
+    let is_spi = SPIS.contains(&intid.0);
+    if !is_spi {
+        findings.device(
+            reference,
+            key,
+            Rule::Interrupt,
+            format_args!(
+                "its interrupt {intid} isn't a shared one (an SPI is 32 to 1019): it can't be routed"
+            ),
+        );
+    }
+    is_spi
+}
+
+/// Whether registers lie where a guest may be given any.
+fn check_place(
+    reference: DeviceRef<'_>,
+    block: &Span<Hpa>,
+    key: &str,
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> bool {
+    let limit = 1u64 << board.address_bits();
+    if block.end().0 > limit {
+        findings.device(
+            reference,
+            key,
+            Rule::RegisterPlace,
+            format_args!("its registers {block} pass the {} address bits of the board", board.address_bits()),
+        );
+        return false;
+    }
+    let Some(taken) = board.taken.iter().find(|taken| taken.span.overlaps(block)) else { return true };
+    findings.device(
+        reference,
+        key,
+        if taken.reserved { Rule::DeviceReserved } else { Rule::RegisterPlace },
+        format_args!(
+            "its registers {block} lie over {} at {}, which no guest may be given: choose others",
+            taken.what, taken.span
+        ),
+    );
+    false
+}
+
+/// A raw region.
+fn region<'a>(
+    reference: DeviceRef<'_>,
+    device: &Device,
+    board: &Board<'a>,
+    findings: &mut Findings,
+) -> Option<Hardware<'a>> {
+    let Device::Region { base_gpa, base_hpa, length, irq, access, dma, .. } = device else { return None };
+    let platform = board.platform;
+    let (Ok(gpa), Ok(hpa), 1..) = (Span::new(*base_gpa, *length), Span::new(*base_hpa, *length), *length)
+    else {
+        findings.device(
+            reference,
+            "length",
+            Rule::Alignment,
+            "the length is 0, or passes the end of the address space",
+        );
+        return None;
+    };
+    if !check_place(reference, &hpa, "base_hpa", board, findings) {
+        return None;
+    }
+    let direct = *access == RegisterAccess::Direct;
+    let offset = |address: u64| address & (PAGE_SIZE - 1);
+    if direct && offset(base_gpa.0) != offset(base_hpa.0) {
+        findings.device(
+            reference,
+            "base_gpa",
+            Rule::Alignment,
+            "base_gpa and base_hpa differ within their pages, so it can't be mapped: move one, or say `access = \"trap\"`",
+        );
+    }
+    // A raw region over a device that the platform knows is that device, whatever the file calls it.
+    let known: Vec<(usize, &PlatformDevice)> = platform
+        .devices
+        .iter()
+        .enumerate()
+        .filter(|(_, device)| device.registers.iter().any(|registers| registers.overlaps(&hpa)))
+        .collect();
+    let mut streams_given = Vec::new();
+    if known.is_empty() {
+        let unknown = Known { bus_master: None, streams: &[], kind: "" };
+        streams_given = streams(reference, &unknown, dma, platform, findings);
+    }
+    for (_, device) in &known {
+        streams_given.extend(streams(reference, &Known::of(device), dma, platform, findings));
+    }
+    streams_given.sort();
+    streams_given.dedup();
+    let lines = irq
+        .filter(|&intid| check_spi(reference, intid, "irq", findings))
+        .map(|intid| Interrupt { intid, trigger: trigger_of(platform, intid).unwrap_or(Trigger::Level) });
+    Some(Hardware {
+        kind: Kind::Region,
+        things: known.iter().map(|&(position, _)| Thing::Device(position)).collect(),
+        blocks: alloc::vec![Block { gpa, hpa, direct }],
+        lines: lines.into_iter().collect(),
+        group: None,
+        streams: streams_given,
+        msi: None,
+    })
+}
+
+/// How a line signals, if the platform knows a device with it.
+fn trigger_of(platform: &Platform, intid: Intid) -> Option<Trigger> {
+    let devices = platform.devices.iter().flat_map(|device| &device.interrupts);
+    let pins = platform.pci_hosts.iter().flat_map(|host| host.lines.iter().map(|(_, _, line)| line));
+    devices.chain(pins).find(|line| line.intid == intid).map(|line| line.trigger)
+}

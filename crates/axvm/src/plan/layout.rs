@@ -1,0 +1,300 @@
+//! A VM's guest-physical map: what is emulated, what is given, and that nothing lies over anything else.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{Address, Gpa, Hpa, Intid, PAGE_SIZE, Span};
+use axvm_system::model::{InterruptChoice, Vm};
+
+use super::board::{Board, SPIS};
+use super::findings::{Findings, VmRef};
+use super::given::{Given, Kind};
+use super::model::{ConsolePlan, GicPlan};
+use crate::problem::Rule;
+
+/// A redistributor's two frames (Arm IHI 0069, 12.10).
+const REDISTRIBUTOR: u64 = 128 << 10;
+
+/// The `compatible` of the console that guests are given.
+const PL011: &str = "arm,pl011";
+
+/// Whose a span of the guest's address space is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Ram,
+    /// The position among the VM's devices as resolved.
+    Device(usize),
+    /// What the board's addresses prescribe.
+    Board,
+}
+
+struct Claim {
+    span: Span<Gpa>,
+    owner: Owner,
+    what: String,
+}
+
+/// What of a VM's map is emulated.
+pub(super) struct Layout {
+    pub(super) gic: Option<GicPlan>,
+    pub(super) console: Option<ConsolePlan>,
+    /// The most address bits that anything needs.
+    pub(super) address_bits: u8,
+}
+
+/// Lays out the map of a VM with this RAM, and says what collides in it.
+pub(super) fn lay_out(
+    vm: VmRef<'_>,
+    config: &Vm,
+    ram: Option<Span<Gpa>>,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> Layout {
+    let mut claims = Vec::new();
+    let mut claim = |span: Span<Gpa>, owner, what: String| claims.push(Claim { span, owner, what });
+    if let Some(ram) = ram {
+        claim(ram, Owner::Ram, "RAM".into());
+    }
+    for (position, device) in given.iter().enumerate() {
+        for block in &device.hardware.blocks {
+            claim(block.gpa, Owner::Device(position), device.name.clone());
+        }
+    }
+    // The GIC and the windows of all host bridges are kept free whether or not the VM has functions: a device's DMA to a
+    // window's address doesn't reach the IOMMU, and the ITS's page is where MSIs go.
+    if let Some(gic) = board.gic {
+        claim(same(gic.distributor), Owner::Board, "the emulated GIC's distributor".into());
+        for &span in gic.redistributors.iter() {
+            claim(same(span), Owner::Board, "the emulated GIC's redistributors".into());
+        }
+        for its in &gic.its {
+            claim(same(its.registers), Owner::Board, "the ITS with the page that MSIs are sent to".into());
+        }
+    }
+    for host in &board.platform.pci_hosts {
+        claim(same(host.ecam), Owner::Board, format!("the PCI config space of {}", host.path));
+        for window in &host.windows {
+            claim(same(window.cpu), Owner::Board, format!("a PCI window of {}", host.path));
+            if let Ok(span) = Span::new(Gpa(window.pci), window.cpu.size())
+                && span != same(window.cpu)
+                && window.space != axvm_platform::model::PciSpace::Io
+            {
+                claim(span, Owner::Board, format!("a PCI window of {} as devices see it", host.path));
+            }
+        }
+    }
+    let gic = gic(vm, config, given, board, findings);
+    let console = console(vm, given, board, &claims, findings);
+    if let Some(console) = console {
+        claims.push(Claim {
+            span: console.registers,
+            owner: Owner::Board,
+            what: "the emulated console".into(),
+        });
+    }
+    report_overlaps(vm, config, &claims, given, findings);
+    let address_bits = report_reach(vm, config, &claims, given, board, findings);
+    let gic = gic.map(|gic| GicPlan { spis: spis(given, console), ..gic });
+    Layout { gic, console, address_bits }
+}
+
+/// The same place in the guest's terms: what is emulated or given by name keeps the board's addresses.
+pub(super) fn same(span: Span<Hpa>) -> Span<Gpa> {
+    Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
+}
+
+fn gic(
+    vm: VmRef<'_>,
+    config: &Vm,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> Option<GicPlan> {
+    let gic = board.gic?;
+    let size = (config.cpus.len() as u64).checked_mul(REDISTRIBUTOR)?;
+    let Some(region) = gic.redistributors.iter().find(|region| region.size() >= size) else {
+        findings.vm(
+            vm,
+            "cpus",
+            Rule::NoRoom,
+            format_args!(
+                "no redistributor region of the GIC holds {} vCPUs: give it fewer",
+                config.cpus.len()
+            ),
+        );
+        return None;
+    };
+    Some(GicPlan {
+        distributor: same(gic.distributor),
+        redistributors: Span::new(Gpa(region.start().0), size).ok()?,
+        its: if config.interrupts == InterruptChoice::None { None } else { its(given, board, findings) },
+        spis: 0,
+    })
+}
+
+/// The ITS that the VM's devices send their MSIs to: one for all.
+fn its(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Option<(Span<Gpa>, usize)> {
+    let gic = board.gic?;
+    let senders = || given.iter().filter_map(|device| Some((device, device.hardware.msi?)));
+    let (first, position) = senders().next().map(|(device, msi)| (device, msi.its))?;
+    for (device, msi) in senders().filter(|(_, msi)| msi.its != position) {
+        findings.device(
+            device.reference(),
+            "",
+            Rule::Interrupt,
+            format_args!(
+                "its MSIs go to ITS {} and those of {} to ITS {position}: a VM has one, so give them to two VMs",
+                msi.its, first.name
+            ),
+        );
+    }
+    Some((same(gic.its.get(position)?.registers), position))
+}
+
+/// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
+/// page where that isn't a PL011.
+fn console(
+    vm: VmRef<'_>,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    claims: &[Claim],
+    findings: &mut Findings,
+) -> Option<ConsolePlan> {
+    let like_boards =
+        board.console_device.filter(|device| device.compatible.iter().any(|kind| kind == PL011));
+    let at_boards = like_boards.and_then(|device| {
+        let start = device.registers.first()?.start().page();
+        let intid = device.interrupts.iter().map(|line| line.intid).find(|line| SPIS.contains(&line.0));
+        Some(ConsolePlan { registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?, intid: intid? })
+    });
+    if at_boards.is_some() {
+        return at_boards;
+    }
+    let page = |start: u64| Span::new(Gpa(start), PAGE_SIZE).ok();
+    // 64 KiB apart, so that a guest of any page size can map it alone.
+    let registers = (0x100..0x1_0000u64)
+        .filter_map(|step| page(step << 16))
+        .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
+    let intid = (SPIS).rev().map(Intid).take(988).find(|intid| {
+        intid.0 < 256
+            && !board.lines.iter().any(|(line, _)| line == intid)
+            && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.intid == *intid))
+    });
+    let plan = registers.zip(intid).map(|(registers, intid)| ConsolePlan { registers, intid });
+    if plan.is_none() {
+        findings.vm(vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");
+    }
+    plan
+}
+
+/// SPI lines: as many groups of 32 as it takes to include the highest.
+fn spis(given: &[&Given<'_>], console: Option<ConsolePlan>) -> u16 {
+    let lines = given.iter().flat_map(|device| device.hardware.lines.iter().map(|line| line.intid));
+    let highest = lines.chain(console.map(|console| console.intid)).map(|line| line.0).max().unwrap_or(0);
+    let groups = (highest.saturating_sub(SPIS.start) / 32 + 1).min(31);
+    (groups * 32) as u16
+}
+
+fn report_overlaps(
+    vm: VmRef<'_>,
+    config: &Vm,
+    claims: &[Claim],
+    given: &[&Given<'_>],
+    findings: &mut Findings,
+) {
+    for (position, later) in claims.iter().enumerate() {
+        for earlier in claims.iter().take(position).filter(|earlier| earlier.span.overlaps(&later.span)) {
+            match (earlier.owner, later.owner) {
+                // Two spans of the board that overlap are the board's business.
+                (Owner::Board, Owner::Board) => {}
+                (Owner::Ram, Owner::Board) => findings.vm(
+                    vm,
+                    if config.memory_base.is_some() { "memory_base" } else { "memory" },
+                    Rule::MemoryPlace,
+                    format_args!(
+                        "its RAM {} lies over {} at {}: choose another `memory_base` or less memory",
+                        earlier.span, later.what, later.span
+                    ),
+                ),
+                (Owner::Device(a), Owner::Device(b)) if a == b => {}
+                (_, Owner::Device(device)) | (Owner::Device(device), Owner::Board) => {
+                    let (mine, other) = match later.owner {
+                        Owner::Device(_) => (later, earlier),
+                        _ => (earlier, later),
+                    };
+                    if let Some(device) = given.get(device) {
+                        overlap(device, mine, other, findings);
+                    }
+                }
+                (_, Owner::Ram) => {}
+            }
+        }
+    }
+}
+
+fn overlap(device: &Given<'_>, mine: &Claim, other: &Claim, findings: &mut Findings) {
+    let raw = matches!(device.hardware.kind, Kind::Region);
+    findings.device(
+        device.reference(),
+        if raw { "base_gpa" } else { "" },
+        Rule::RegisterOverlap,
+        format_args!(
+            "the guest would see its registers {} over {} at {}: {}",
+            mine.span,
+            other.what,
+            other.span,
+            if raw {
+                "choose another `base_gpa`"
+            } else {
+                "choose another `memory_base` or give it to another VM"
+            }
+        ),
+    );
+}
+
+/// The address bits that the map needs, and what of it lies past those that there are. PCI windows may reach further: what
+/// lies past isn't offered.
+fn report_reach(
+    vm: VmRef<'_>,
+    config: &Vm,
+    claims: &[Claim],
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> u8 {
+    let bits = board.address_bits();
+    let limit = 1u64 << bits;
+    for claim in claims.iter().filter(|claim| claim.span.end().0 > limit) {
+        match claim.owner {
+            Owner::Board => {}
+            Owner::Ram => findings.vm(
+                vm,
+                if config.memory_base.is_some() { "memory_base" } else { "memory" },
+                Rule::MemoryPlace,
+                format_args!(
+                    "its RAM {} passes the {bits} address bits that CPUs and IOMMUs reach",
+                    claim.span
+                ),
+            ),
+            Owner::Device(device) => {
+                if let Some(device) = given.get(device) {
+                    findings.device(
+                        device.reference(),
+                        "base_gpa",
+                        Rule::RegisterPlace,
+                        format_args!(
+                            "its registers {} pass the {bits} address bits that CPUs reach",
+                            claim.span
+                        ),
+                    );
+                }
+            }
+        }
+    }
+    let highest =
+        claims.iter().map(|claim| claim.span.end().0).filter(|&end| end <= limit).max().unwrap_or(0);
+    let needed = u64::BITS - highest.saturating_sub(1).leading_zeros();
+    needed.clamp(32, u32::from(bits)) as u8
+}

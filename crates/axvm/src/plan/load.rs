@@ -1,0 +1,176 @@
+//! Where kernel, initial RAM disk and device tree go (Linux, Documentation/arch/arm64/booting.rst).
+
+use alloc::format;
+
+use axvm_addr::{Address, Gpa, Span};
+use axvm_guest::image::{ImageInfo, ImageKind, VmImages};
+use axvm_system::model::Vm;
+
+use super::findings::{Bytes, Findings, VmRef};
+use super::model::LoadPlan;
+use crate::problem::Rule;
+
+/// booting.rst, 2: a device tree has at most 2 MiB, and is mapped by blocks of that size.
+const DEVICE_TREE_MAX: u64 = 2 << 20;
+
+/// What a generated device tree is given where RAM is short: many times what one takes.
+const DEVICE_TREE_SMALL: u64 = 64 << 10;
+
+/// booting.rst, 4: the initial RAM disk must lie with the kernel in a window of this size aligned to 1 GiB.
+const WINDOW: u64 = 32 << 30;
+
+/// Places the images in `ram`, or says what is wrong with them.
+pub(super) fn place(
+    vm: VmRef<'_>,
+    config: &Vm,
+    images: Option<&VmImages>,
+    ram: Span<Gpa>,
+    findings: &mut Findings,
+) -> Option<LoadPlan> {
+    let images = check(vm, config, images, findings)?;
+    let kernel = images.kernel.as_ref().ok()?;
+    let Some(span) = kernel.place(ram.start()).and_then(|start| Span::new(start, kernel.memory_size).ok())
+    else {
+        findings.vm(vm, "kernel", Rule::ImageFit, "the kernel would pass the end of the address space");
+        return None;
+    };
+    let key = if config.load.is_some() { "load" } else { "memory" };
+    if !ram.encloses(&span) {
+        findings.vm(
+            vm,
+            key,
+            Rule::ImageFit,
+            format_args!(
+                "the kernel takes {span}, but RAM is {ram} ({}): give it more memory",
+                Bytes(ram.size())
+            ),
+        );
+        return None;
+    }
+    let mut free = Free { ram, kernel: span, taken: None, after: kernel.kind == ImageKind::LinuxImage };
+    let Some(device_tree) = device_tree(&mut free, images.dtb_len) else {
+        findings.vm(
+            vm,
+            "memory",
+            Rule::ImageFit,
+            "RAM has no room for a device tree beside the kernel: give it more memory",
+        );
+        return None;
+    };
+    let initrd = match images.initrd_len {
+        Some(length @ 1..) => match free.take(length, 4096).filter(|at| in_one_window(at, &span)) {
+            Some(at) => Span::new(at.start(), length).ok(),
+            None => {
+                findings.vm(
+                    vm,
+                    "initrd",
+                    Rule::ImageFit,
+                    format_args!(
+                        "RAM of {} has no room for the initial RAM disk ({length} bytes) beside the kernel ({}): give it more memory",
+                        Bytes(ram.size()),
+                        Bytes(span.size())
+                    ),
+                );
+                return None;
+            }
+        },
+        _ => None,
+    };
+    let entry = entry(vm, kernel, &span, findings)?;
+    Some(LoadPlan { kernel: span.start(), entry, initrd, device_tree })
+}
+
+fn check<'a>(
+    vm: VmRef<'_>,
+    config: &Vm,
+    images: Option<&'a VmImages>,
+    findings: &mut Findings,
+) -> Option<&'a VmImages> {
+    if config.load.is_some() != config.entry.is_some() {
+        findings.vm(
+            vm,
+            "load",
+            Rule::Kernel,
+            "`load` and `entry` go together: a raw binary needs both, other kernels neither",
+        );
+    }
+    let Some(images) = images else {
+        findings.vm(vm, "kernel", Rule::Kernel, format!("the kernel {} is missing", config.kernel));
+        return None;
+    };
+    if let Err(error) = &images.kernel {
+        findings.vm(vm, "kernel", Rule::Kernel, format!("{}: {error}", config.kernel));
+    }
+    if let Some(length) = images.dtb_len.filter(|&length| length > DEVICE_TREE_MAX) {
+        findings.vm(
+            vm,
+            "dtb",
+            Rule::ImageFit,
+            format!("its device tree has {length} bytes, but kernels take at most {DEVICE_TREE_MAX}"),
+        );
+        return None;
+    }
+    Some(images)
+}
+
+fn entry(vm: VmRef<'_>, kernel: &ImageInfo, span: &Span<Gpa>, findings: &mut Findings) -> Option<Gpa> {
+    let entry = span.start().checked_add(kernel.entry_offset).filter(|&entry| span.contains(entry));
+    if entry.is_none() {
+        findings.vm(vm, "kernel", Rule::Kernel, "the kernel's entry lies outside it");
+    }
+    entry
+}
+
+/// Room for the device tree: 2 MiB where there is that much, else what there is.
+fn device_tree(free: &mut Free, own: Option<u64>) -> Option<Span<Gpa>> {
+    free.take(DEVICE_TREE_MAX, DEVICE_TREE_MAX).or_else(|| {
+        let size = own.unwrap_or(DEVICE_TREE_SMALL).max(DEVICE_TREE_SMALL).checked_next_multiple_of(4096)?;
+        free.take(size, size.checked_next_power_of_two()?)
+    })
+}
+
+fn in_one_window(a: &Span<Gpa>, b: &Span<Gpa>) -> bool {
+    let start = a.start().min(b.start()).align_down(1 << 30);
+    a.end().max(b.end()).0 - start.0 <= WINDOW
+}
+
+/// RAM beside the kernel, of which one piece may be taken already.
+struct Free {
+    ram: Span<Gpa>,
+    kernel: Span<Gpa>,
+    taken: Option<Span<Gpa>>,
+    /// From the kernel's end upward: Linux needs its device tree near (booting.rst, 2, for old ones within 512 MiB). For
+    /// others from the top of RAM downward: what follows an image is often its heap, whatever its header says.
+    after: bool,
+}
+
+impl Free {
+    fn take(&mut self, size: u64, alignment: u64) -> Option<Span<Gpa>> {
+        let taken = self.taken.unwrap_or(Span::new(self.kernel.start(), 0).ok()?);
+        let mut edges = [self.kernel, taken];
+        edges.sort();
+        let [low, high] = edges;
+        let below = (self.ram.start().0, low.start().0);
+        let between = (low.end().0.max(self.ram.start().0), high.start().0);
+        let above = (low.end().0.max(high.end().0), self.ram.end().0);
+        let found = if self.after {
+            // Above the kernel first, then below it.
+            [between, above, below].into_iter().find_map(|gap| lowest(gap, size, alignment))
+        } else {
+            [above, between, below].into_iter().find_map(|gap| highest(gap, size, alignment))
+        };
+        let span = Span::new(Gpa(found?), size).ok()?;
+        self.taken = Some(span);
+        Some(span)
+    }
+}
+
+fn lowest((start, end): (u64, u64), size: u64, alignment: u64) -> Option<u64> {
+    let at = start.checked_next_multiple_of(alignment)?;
+    (at.checked_add(size)? <= end).then_some(at)
+}
+
+fn highest((start, end): (u64, u64), size: u64, alignment: u64) -> Option<u64> {
+    let at = end.checked_sub(size)? & !(alignment - 1);
+    (at >= start).then_some(at)
+}

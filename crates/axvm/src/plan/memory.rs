@@ -1,0 +1,142 @@
+//! Where each VM's RAM comes from: blocks of 2 MiB of the platform's memory that nothing else has, first fit, in the order
+//! of the system file.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{Gpa, Hpa, Span};
+use axvm_platform::model::Platform;
+
+/// The unit of RAM: what a second stage maps by one entry above its last level.
+pub(super) const BLOCK: u64 = 2 << 20;
+
+/// Free memory, in whole blocks, sorted.
+pub(super) struct Pool {
+    free: Vec<(u64, u64)>,
+}
+
+impl Pool {
+    /// The platform's memory without what is reserved.
+    pub(super) fn new(platform: &Platform) -> Self {
+        let blocks = |span: Span<Hpa>| {
+            let start = span.start().0.checked_next_multiple_of(BLOCK)?;
+            let end = span.end().0 & !(BLOCK - 1);
+            (start < end).then_some((start, end))
+        };
+        Self { free: platform.free_memory().into_iter().filter_map(blocks).collect() }
+    }
+
+    /// Bytes free.
+    pub(super) fn available(&self) -> u64 {
+        self.free.iter().fold(0u64, |sum, (start, end)| sum.saturating_add(end - start))
+    }
+
+    /// Takes `size` bytes, a multiple of [`BLOCK`]: in one piece from the first gap that has room, else from several, the
+    /// first ones. `None` takes nothing.
+    pub(super) fn take(&mut self, size: u64) -> Option<Vec<(Hpa, u64)>> {
+        if let Some(gap) = self.free.iter_mut().find(|(start, end)| end - start >= size) {
+            let start = gap.0;
+            gap.0 += size;
+            self.free.retain(|(start, end)| start < end);
+            return Some(alloc::vec![(Hpa(start), size)]);
+        }
+        if self.available() < size {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        let mut left = size;
+        for gap in &mut self.free {
+            let piece = left.min(gap.1 - gap.0);
+            if piece == 0 {
+                break;
+            }
+            pieces.push((Hpa(gap.0), piece));
+            gap.0 += piece;
+            left -= piece;
+        }
+        self.free.retain(|(start, end)| start < end);
+        Some(pieces)
+    }
+}
+
+/// The pieces one after the other in guest-physical terms from `base`; `None` past the end of the address space.
+pub(super) fn lay_out(base: Gpa, pieces: &[(Hpa, u64)]) -> Option<Vec<(Span<Gpa>, Hpa)>> {
+    let mut at = base.0;
+    let mut ram = Vec::with_capacity(pieces.len());
+    for &(hpa, size) in pieces {
+        ram.push((Span::new(Gpa(at), size).ok()?, hpa));
+        at = at.checked_add(size)?;
+    }
+    Some(ram)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec;
+
+    use axvm_platform::model::Reserved;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn platform(memory: &[(u64, u64)], reserved: &[(u64, u64)]) -> Platform {
+        let span = |&(start, size): &(u64, u64)| Span::new(Hpa(start), size).unwrap();
+        Platform {
+            memory: memory.iter().map(span).collect(),
+            reserved: reserved.iter().map(|r| Reserved { span: span(r), owner: String::new() }).collect(),
+            ..Platform::default()
+        }
+    }
+
+    #[test]
+    fn ram_is_the_first_gap_that_has_room_in_one_piece() {
+        let mut pool =
+            Pool::new(&platform(&[(0x4000_0000, 64 << 20)], &[(0x4020_0000, 1), (0x4100_0000, 1 << 20)]));
+        assert_eq!(pool.take(4 << 20), Some(vec![(Hpa(0x4040_0000), 4 << 20)]));
+        assert_eq!(pool.take(2 << 20), Some(vec![(Hpa(0x4000_0000), 2 << 20)]));
+        assert_eq!(pool.take(32 << 20), Some(vec![(Hpa(0x4120_0000), 32 << 20)]));
+    }
+
+    #[test]
+    fn ram_that_no_single_gap_holds_comes_in_pieces() {
+        let mut pool = Pool::new(&platform(&[(0, 8 << 20)], &[(2 << 20, 2 << 20)]));
+        assert_eq!(pool.take(6 << 20), Some(vec![(Hpa(0), 2 << 20), (Hpa(4 << 20), 4 << 20)]));
+        assert_eq!(pool.take(2 << 20), None);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_memory_that_is_neither_reserved_nor_given_before(
+            banks in proptest::collection::vec((0u64..64, 1u64..32), 1..4),
+            reserved in proptest::collection::vec((0u64..(96 << 20), 0u64..(8 << 20)), 0..6),
+            sizes in proptest::collection::vec(1u64..20, 1..8),
+        ) {
+            let banks: Vec<_> = banks.iter().map(|&(start, size)| (start << 20, size << 20)).collect();
+            let platform = platform(&banks, &reserved);
+            let mut pool = Pool::new(&platform);
+            let mut given: Vec<Span<Hpa>> = Vec::new();
+            for size in sizes {
+                let before = pool.available();
+                let Some(pieces) = pool.take(size * BLOCK) else {
+                    prop_assert!(before < size * BLOCK);
+                    continue;
+                };
+                prop_assert_eq!(pieces.iter().map(|(_, size)| size).sum::<u64>(), size * BLOCK);
+                prop_assert_eq!(pool.available(), before - size * BLOCK);
+                for (hpa, size) in pieces {
+                    let piece = Span::new(hpa, size).unwrap();
+                    prop_assert!(piece.is_aligned(BLOCK));
+                    // By the MiB, the unit of banks here: neighbouring banks may hold a piece together.
+                    let in_a_bank = |mib: u64| {
+                        let part = Span::new(Hpa(hpa.0 + (mib << 20)), 1 << 20).unwrap();
+                        platform.memory.iter().any(|bank| bank.encloses(&part))
+                    };
+                    prop_assert!((0..size >> 20).all(in_a_bank));
+                    prop_assert!(platform.reserved.iter().all(|r| !r.span.overlaps(&piece)));
+                    prop_assert!(given.iter().all(|other| !other.overlaps(&piece)));
+                    given.push(piece);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! PCI functions that the file gives to VMs.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use axvm_addr::{ItsDeviceId, PciAddress, StreamId};
+use axvm_pci::{BarKind, Function};
+use axvm_platform::model::{IdMapping, PciDevice, PciHost};
+
+use super::board::Board;
+use super::findings::{Bytes, DeviceRef, Findings};
+use super::given::{Hardware, Kind, Thing, check_spi};
+use super::model::MsiPlan;
+use crate::problem::Rule;
+
+/// The vendor id of virtio devices (Virtio 1.2, 4.1.2).
+const VIRTIO: u16 = 0x1af4;
+
+/// The base class of bridges (PCI Code and ID Assignment 1.11, 1.7).
+const BRIDGES: u32 = 0x06;
+
+/// A PCI function by its address.
+pub(super) fn resolve<'a>(
+    reference: DeviceRef<'_>,
+    address: PciAddress,
+    without_reset: bool,
+    board: &Board<'a>,
+    findings: &mut Findings,
+) -> Option<Hardware<'a>> {
+    let platform = board.platform;
+    let host = platform.pci_host_of(address);
+    let Some((position, host)) = host.and_then(|at| Some((at, platform.pci_hosts.get(at)?))) else {
+        let what = if platform.pci_hosts.is_empty() {
+            "the board has no PCI host bridge with a generic config space (ECAM)".into()
+        } else {
+            format!(
+                "no host bridge of the board has this segment and bus: there {}",
+                buses(&platform.pci_hosts)
+            )
+        };
+        findings.device(reference, "pci", Rule::DeviceAbsent, what);
+        return None;
+    };
+    let Some(functions) = &platform.functions else {
+        return Some(unseen(address, position, host));
+    };
+    let Some(device) = functions.iter().find(|device| device.function.address == address) else {
+        findings.device(reference, "pci", Rule::DeviceAbsent, absent(address, functions));
+        return None;
+    };
+    let function = &device.function;
+    let kind = Kind::Pci {
+        address,
+        host: position,
+        function: Some(device),
+        reset: if without_reset { None } else { function.resets.first().copied() },
+    };
+    let things = alloc::vec![Thing::Function(address)];
+    if !check_kind(reference, function, findings) {
+        // It can't be given at all: what else is wrong with it isn't worth a line.
+        let group = Some(device.group);
+        return Some(Hardware {
+            kind,
+            things,
+            blocks: Vec::new(),
+            lines: Vec::new(),
+            group,
+            streams: Vec::new(),
+            msi: None,
+        });
+    }
+    check_bars(reference, function, findings);
+    if device.stream.is_none_or(|(smmu, _)| smmu >= platform.smmus.len()) {
+        findings.device(
+            reference,
+            "pci",
+            Rule::Dma,
+            "it masters the bus outside every IOMMU: its DMA can't be confined (QEMU: -M virt,iommu=smmuv3)",
+        );
+    }
+    if function.resets.is_empty() && !without_reset {
+        findings.device(
+            reference,
+            "reset",
+            Rule::Reset,
+            "it can't be reset (neither FLR nor D3hot), so what one owner left in it reaches the next: \
+             say `reset = \"none\"` to give it all the same",
+        );
+    }
+    let line = device.line.filter(|line| check_spi(reference, line.intid, "pci", findings));
+    let msi = messages(reference, device, board, line.is_some(), findings);
+    Some(Hardware {
+        kind,
+        things,
+        blocks: Vec::new(),
+        lines: line.into_iter().collect(),
+        group: Some(device.group),
+        streams: device.stream.into_iter().collect(),
+        msi,
+    })
+}
+
+/// Where nothing has enumerated the functions: as far as the host bridge's maps tell.
+fn unseen<'a>(address: PciAddress, position: usize, host: &PciHost) -> Hardware<'a> {
+    let stream = map_id(&host.iommu_map, host.iommu_map_mask, address).map(|(smmu, id)| (smmu, StreamId(id)));
+    let msi = map_id(&host.msi_map, host.msi_map_mask, address);
+    Hardware {
+        kind: Kind::Pci { address, host: position, function: None, reset: None },
+        things: alloc::vec![Thing::Function(address)],
+        blocks: Vec::new(),
+        lines: Vec::new(),
+        group: None,
+        streams: stream.into_iter().collect(),
+        msi: msi.map(|(its, id)| MsiPlan { its, device: ItsDeviceId(id), events: 1 }),
+    }
+}
+
+/// The id that a map gives a requester (Devicetree bindings, pci-iommu and pci-msi).
+fn map_id(map: &[IdMapping], mask: u32, address: PciAddress) -> Option<(usize, u32)> {
+    let id = u32::from(address.requester_id()) & mask;
+    map.iter().find_map(|entry| {
+        let offset = id.checked_sub(entry.first).filter(|&offset| offset < entry.count)?;
+        Some((entry.target, entry.base.checked_add(offset)?))
+    })
+}
+
+fn buses(hosts: &[PciHost]) -> String {
+    let each = hosts.iter().map(|host| {
+        let (first, last) = host.buses;
+        format!("{} has {:04x}:{first:02x} to {:04x}:{last:02x}", host.path, host.segment, host.segment)
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// What to say of a function that isn't there: the nearest by address, and by number of functions whether to list all.
+fn absent(address: PciAddress, functions: &[PciDevice]) -> String {
+    let describe = |device: &PciDevice| {
+        let Function { address, vendor, device, .. } = device.function;
+        format!("{address} ({vendor:04x}:{device:04x})")
+    };
+    let distance = |device: &&PciDevice| {
+        let other = device.function.address;
+        (other.segment.abs_diff(address.segment), other.requester_id().abs_diff(address.requester_id()))
+    };
+    let endpoints = || functions.iter().filter(|device| !is_bridge(&device.function));
+    match (endpoints().count(), endpoints().min_by_key(distance)) {
+        (1..=8, _) => {
+            let all: Vec<String> = endpoints().map(describe).collect();
+            format!("no function is at this address; there are {}", all.join(", "))
+        }
+        (_, Some(near)) => format!("no function is at this address; the nearest is {}", describe(near)),
+        (_, None) => "no function is at this address, and the board has none but bridges".into(),
+    }
+}
+
+fn is_bridge(function: &Function) -> bool {
+    function.bridge || function.class >> 16 == BRIDGES
+}
+
+/// Whether it is of a kind that can be given; some can't yet.
+fn check_kind(reference: DeviceRef<'_>, function: &Function, findings: &mut Findings) -> bool {
+    let mut unsupported = |what: fmt::Arguments<'_>| {
+        findings.device(reference, "pci", Rule::DeviceUnsupported, what);
+        false
+    };
+    if is_bridge(function) {
+        return unsupported(format_args!(
+            "it is a bridge: bridges stay the hypervisor's, and functions behind them can't be given yet"
+        ));
+    }
+    if let Some(parent) = function.parent {
+        return unsupported(format_args!(
+            "it is behind the bridge {parent}: functions behind bridges can't be given yet; put it on the root bus"
+        ));
+    }
+    if function.vendor == VIRTIO {
+        return unsupported(format_args!(
+            "it is a virtio device (1af4): these can't be given yet; use a real device's model (nvme, e1000e, igb)"
+        ));
+    }
+    true
+}
+
+/// Every memory BAR must have found room when the host assigned addresses.
+fn check_bars(reference: DeviceRef<'_>, function: &Function, findings: &mut Findings) {
+    for bar in function.bars.iter().filter(|bar| bar.kind != BarKind::Io && bar.address.is_none()) {
+        findings.device(
+            reference,
+            "pci",
+            Rule::NoRoom,
+            format_args!("no window of its host bridge has room for BAR {} ({})", bar.index, Bytes(bar.size)),
+        );
+    }
+}
+
+/// Its MSIs: as many as it can send.
+fn messages(
+    reference: DeviceRef<'_>,
+    device: &PciDevice,
+    board: &Board<'_>,
+    has_line: bool,
+    findings: &mut Findings,
+) -> Option<MsiPlan> {
+    let msix = device.function.msix.map(|msix| msix.vectors);
+    let events = msix.max(device.function.msi_vectors.map(u16::from))?.max(1);
+    let known = board.gic.map_or(0, |gic| gic.its.len());
+    match device.msi.filter(|&(its, _)| its < known) {
+        Some((its, id)) => Some(MsiPlan { its, device: id, events }),
+        None if has_line => {
+            findings.note(format_args!(
+                "{}: {}: no ITS takes its MSIs: it has its interrupt line only",
+                reference.vm, reference.name
+            ));
+            None
+        }
+        None => {
+            findings.device(
+                reference,
+                "pci",
+                Rule::Interrupt,
+                "no ITS takes its MSIs and it has no interrupt line (QEMU: -M virt,gic-version=3,its=on)",
+            );
+            None
+        }
+    }
+}

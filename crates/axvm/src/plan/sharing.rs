@@ -1,0 +1,238 @@
+//! What devices share: itself, its group, its line, its page. Whatever is shared belongs to one VM or to none.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{Hpa, Intid, Span};
+use axvm_platform::model::Platform;
+
+use super::board::Board;
+use super::findings::{And, Findings};
+use super::given::{Given, Kind, Thing};
+use crate::problem::Rule;
+
+/// Checks every device against the hypervisor, against those before it and against those that nobody is given. What two
+/// devices share is said once, at the later one.
+pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut Findings) {
+    for position in 0..given.len() {
+        let (before, rest) = given.split_at_mut(position);
+        if let Some(device) = rest.first_mut().filter(|device| !device.refused) {
+            device.refused = given_twice(device, before, findings);
+        }
+    }
+    for (position, device) in given.iter().enumerate().filter(|(_, device)| !device.refused) {
+        let before = given.get(..position).unwrap_or(&[]);
+        group(device, before, given, board.platform, findings);
+        ids(device, before, findings);
+        lines(device, before, given, board, findings);
+        pages(device, before, given, board, findings);
+    }
+}
+
+fn given_twice(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) -> bool {
+    let same_thing =
+        |other: &&Given<'_>| other.hardware.things.iter().any(|thing| device.hardware.things.contains(thing));
+    // Two raw regions over registers that the platform doesn't know.
+    let same_registers = |other: &&Given<'_>| {
+        let theirs = &other.hardware.blocks;
+        device.hardware.blocks.iter().any(|mine| theirs.iter().any(|block| block.hpa.overlaps(&mine.hpa)))
+    };
+    let Some(first) = before.iter().find(|other| same_thing(other) || same_registers(other)) else {
+        return false;
+    };
+    let what = if first.vm.index == device.vm.index {
+        alloc::format!("this VM has it already, as {}: take one of the two out", first.name)
+    } else {
+        alloc::format!("{} has it already, as {}: a device has one owner", first.vm, first.name)
+    };
+    findings.device(device.reference(), "", Rule::DeviceTwice, what);
+    true
+}
+
+/// All functions of an isolation group go to one VM.
+fn group(
+    device: &Given<'_>,
+    before: &[Given<'_>],
+    given: &[Given<'_>],
+    platform: &Platform,
+    findings: &mut Findings,
+) {
+    let Some(group) = device.hardware.group else { return };
+    let mut others: Vec<String> = Vec::new();
+    for member in platform.functions.iter().flatten().filter(|member| member.group == group) {
+        let address = member.function.address;
+        let thing = Thing::Function(address);
+        if device.hardware.things.contains(&thing) {
+            continue;
+        }
+        let owner = |all: &[Given<'_>]| {
+            let owner = all.iter().find(|other| other.hardware.things.contains(&thing))?;
+            Some((owner.vm.index, alloc::format!("{address} ({})", owner.vm)))
+        };
+        match (owner(before), owner(given)) {
+            (Some((vm, named)), _) if vm != device.vm.index => others.push(named),
+            (None, None) => others.push(alloc::format!("{address} (not given to a VM)")),
+            _ => {}
+        }
+    }
+    if !others.is_empty() {
+        findings.device(
+            device.reference(),
+            "pci",
+            Rule::Group,
+            format_args!(
+                "it shares isolation group {group} with {}: they can reach each other without the IOMMU, \
+                 so give all of them to this VM or none",
+                And(&others)
+            ),
+        );
+    }
+}
+
+/// Whether another device is another VM's, and not one whose group says so already.
+fn is_stranger(device: &Given<'_>, other: &Given<'_>) -> bool {
+    let same_group = device.hardware.group.is_some() && device.hardware.group == other.hardware.group;
+    other.vm.index != device.vm.index && !other.refused && !same_group
+}
+
+/// Two devices that the IOMMU or the ITS can't tell apart.
+fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
+    for other in before.iter().filter(|other| is_stranger(device, other)) {
+        let (mine, theirs) = (&device.hardware, &other.hardware);
+        let what = if mine.streams.iter().any(|stream| theirs.streams.contains(stream)) {
+            "DMA stream: the SMMU"
+        } else if mine.msi.zip(theirs.msi).is_some_and(|(a, b)| (a.its, a.device) == (b.its, b.device)) {
+            "device id for MSIs: the ITS"
+        } else {
+            continue;
+        };
+        findings.device(
+            device.reference(),
+            "",
+            Rule::Group,
+            format_args!(
+                "it has the same {what} can't tell it from {} of {}: give both to one VM",
+                other.name, other.vm
+            ),
+        );
+    }
+}
+
+/// A line that a device of another owner can raise. Functions that nobody is given are quarantined with their lines
+/// disabled (command register, bit 10), so they don't count; a platform device can't be silenced that way.
+fn lines(
+    device: &Given<'_>,
+    before: &[Given<'_>],
+    given: &[Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) {
+    let key = if matches!(device.hardware.kind, Kind::Region) { "irq" } else { "" };
+    for line in &device.hardware.lines {
+        if let Some((_, holder)) = board.lines.iter().find(|(intid, _)| *intid == line.intid) {
+            findings.device(
+                device.reference(),
+                key,
+                Rule::InterruptShared,
+                format_args!("its interrupt {} is that of {holder}: the hypervisor's own", line.intid),
+            );
+        }
+        let has_line = |other: &&Given<'_>| {
+            is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.intid == line.intid)
+        };
+        if let Some(other) = before.iter().find(has_line) {
+            findings.device(
+                device.reference(),
+                key,
+                Rule::InterruptShared,
+                format_args!(
+                    "it shares interrupt {} with {} of {}: give both to one VM",
+                    line.intid, other.name, other.vm
+                ),
+            );
+        }
+        for path in strangers_with(line.intid, device, given, board) {
+            findings.device(
+                device.reference(),
+                key,
+                Rule::InterruptShared,
+                format_args!(
+                    "it shares interrupt {} with {path}, which isn't given to this VM: give both to it or none",
+                    line.intid
+                ),
+            );
+        }
+    }
+}
+
+/// Platform devices that can raise this line and that this VM isn't given, but for those that another VM has together with
+/// the line: those are found by comparing the two.
+fn strangers_with<'a>(
+    intid: Intid,
+    device: &Given<'_>,
+    given: &[Given<'_>],
+    board: &Board<'a>,
+) -> Vec<&'a str> {
+    let devices = board.platform.devices.iter().enumerate().filter(|(position, stranger)| {
+        let explained = |owner: &Given<'_>| {
+            owner.hardware.things.contains(&Thing::Device(*position))
+                && (owner.vm.index == device.vm.index
+                    || owner.hardware.lines.iter().any(|line| line.intid == intid))
+        };
+        stranger.enabled
+            && !board.is_console(&stranger.path)
+            && stranger.interrupts.iter().any(|line| line.intid == intid)
+            && !given.iter().any(explained)
+    });
+    devices.map(|(_, device)| device.path.as_str()).collect()
+}
+
+/// A page that would be mapped and holds something of another owner.
+fn pages(
+    device: &Given<'_>,
+    before: &[Given<'_>],
+    given: &[Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) {
+    for block in device.hardware.blocks.iter().filter(|block| block.direct) {
+        let pages = block.hpa.to_pages();
+        let mut others: Vec<String> = Vec::new();
+        let beside = |span: &Span<Hpa>| span.overlaps(&pages) && !span.overlaps(&block.hpa);
+        for (position, other) in board.platform.devices.iter().enumerate() {
+            let same_vm = given.iter().any(|owner| {
+                owner.vm.index == device.vm.index && owner.hardware.things.contains(&Thing::Device(position))
+            });
+            let listed = before.iter().any(|owner| owner.hardware.things.contains(&Thing::Device(position)));
+            if !same_vm && !listed && other.registers.iter().any(beside) {
+                others.push(other.path.clone());
+            }
+        }
+        for other in before.iter().filter(|other| is_stranger(device, other)) {
+            if other.hardware.blocks.iter().any(|theirs| beside(&theirs.hpa)) {
+                others.push(alloc::format!("{} of {}", other.name, other.vm));
+            }
+        }
+        for taken in board.taken.iter().filter(|taken| beside(&taken.span)) {
+            others.push(taken.what.clone());
+        }
+        if !others.is_empty() {
+            let shown = others.len().min(4);
+            let more = others.len() - shown;
+            if more > 0 {
+                others.truncate(shown);
+                others.push(alloc::format!("{more} more"));
+            }
+            findings.device(
+                device.reference(),
+                "",
+                Rule::PageShared,
+                format_args!(
+                    "the page at {:#x} holds {} too: mapping it would hand those over; say `access = \"trap\"`",
+                    pages.start(),
+                    And(&others)
+                ),
+            );
+        }
+    }
+}

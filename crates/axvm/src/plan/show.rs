@@ -1,0 +1,86 @@
+//! A plan in lines for people: what `axvm check` prints.
+
+use core::fmt;
+
+use axvm_pci::ResetMethod;
+
+use super::findings::Bytes;
+use super::model::{DevicePlan, Plan, VmPlan};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hypervisor: CPU {}", self.hypervisor_cpu)?;
+        match &self.console {
+            Some(console) => writeln!(f, ", console {console}")?,
+            None => writeln!(f, ", no console")?,
+        }
+        for vm in &self.vms {
+            write!(f, "{vm}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for VmPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vm \"{}\": {} vCPUs on CPUs", self.name, self.cpus.len())?;
+        for (cpu, _) in &self.cpus {
+            write!(f, " {cpu}")?;
+        }
+        writeln!(f, ", interrupts {}", self.mode.name())?;
+        for (gpa, hpa) in &self.ram {
+            writeln!(f, "  RAM {gpa} ({}) at {hpa}", Bytes(gpa.size()))?;
+        }
+        writeln!(f, "  kernel at {}, entered at {}", self.load.kernel, self.load.entry)?;
+        if let Some(initrd) = &self.load.initrd {
+            writeln!(f, "  initrd {initrd}")?;
+        }
+        writeln!(f, "  device tree at {}", self.load.device_tree.start())?;
+        if let Some(console) = &self.console {
+            writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.intid)?;
+        }
+        for (index, device) in (0u16..).zip(&self.devices) {
+            writeln!(f, "  {device}")?;
+            for block in self.registers.iter().filter(|block| block.device == index) {
+                let how = if block.direct { "mapped" } else { "trapped" };
+                writeln!(f, "    registers {} at {}, {how}", block.gpa, block.hpa)?;
+            }
+            for line in self.lines.iter().filter(|line| line.device == index) {
+                writeln!(f, "    interrupt {}, {:?}", line.intid, line.trigger)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for DevicePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(group) = self.group {
+            write!(f, ", group {group}")?;
+        }
+        if self.pci.is_some() {
+            write!(f, ", reset {}", reset_name(self.reset))?;
+        }
+        for (smmu, stream) in &self.streams {
+            write!(f, ", stream {:#x} of SMMU {smmu}", stream.0)?;
+        }
+        if let Some(msi) = &self.msi {
+            write!(f, ", {} MSIs as device {:#x} of ITS {}", msi.events, msi.device.0, msi.its)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of a way to reset in reports: `none` where there is none.
+pub fn reset_name(reset: Option<ResetMethod>) -> &'static str {
+    match reset {
+        Some(ResetMethod::FunctionLevel) => "flr",
+        Some(ResetMethod::PowerState) => "d3hot",
+        Some(ResetMethod::SecondaryBus) => "secondary-bus",
+        None => "none",
+    }
+}

@@ -1,0 +1,235 @@
+//! What is planned.
+
+use alloc::string::ToString;
+
+use axvm_addr::{Intid, ItsDeviceId, StreamId, VcpuId};
+use axvm_platform::model::Trigger;
+
+use super::*;
+use crate::config::VMInterruptMode;
+
+#[test]
+fn the_demos_vm_gets_its_cpus_its_ram_at_the_boards_address_and_the_first_memory_that_is_free() {
+    let plan = planned(&demo(), &board());
+    let vm = &plan.vms[0];
+    assert_eq!(plan.hypervisor_cpu, CpuId(0));
+    assert_eq!(plan.console.as_deref(), Some("/pl011@9000000"));
+    assert_eq!(vm.cpus, [(CpuId(1), 0), (CpuId(2), 1)]);
+    assert_eq!(vm.ram, [(Span::new(Gpa(0x4000_0000), 512 << 20).unwrap(), Hpa(0x4100_0000))]);
+    assert_eq!(vm.mode, VMInterruptMode::Emulated);
+    assert!(plan.notes.iter().any(|note| note.contains("emulated")));
+    assert!(!plan.incomplete);
+}
+
+#[test]
+fn the_demos_functions_have_their_streams_their_msis_and_their_resets() {
+    let plan = planned(&demo(), &board());
+    let [disk, card, clock] = &plan.vms[0].devices[..] else { panic!() };
+    assert_eq!(disk.streams, [(0, StreamId(0x10))]);
+    assert_eq!(disk.msi.map(|msi| (msi.its, msi.device, msi.events)), Some((0, ItsDeviceId(0x10), 65)));
+    assert_eq!(reset_name(disk.reset), "flr");
+    assert_eq!(card.msi.map(|msi| msi.events), Some(5));
+    assert_eq!(reset_name(card.reset), "d3hot");
+    assert_eq!((clock.name.as_str(), clock.pci, clock.msi), ("/pl031@9010000", None, None));
+    assert!(clock.streams.is_empty());
+}
+
+#[test]
+fn the_clock_is_mapped_where_the_board_has_it_and_its_line_is_routed() {
+    let plan = planned(&demo(), &board());
+    let vm = &plan.vms[0];
+    let [clock] = &vm.registers[..] else { panic!() };
+    assert_eq!((clock.device, clock.hpa, clock.direct), (2, Hpa(0x0901_0000), true));
+    assert_eq!(clock.gpa, Span::new(Gpa(0x0901_0000), 0x1000).unwrap());
+    let line = vm.lines.iter().find(|line| line.intid == Intid(34)).unwrap();
+    assert_eq!((line.device, line.trigger, line.vcpu), (2, Trigger::Level, VcpuId(0)));
+}
+
+#[test]
+fn dma_may_go_to_the_doorbell_page_which_is_not_in_the_cpus_map() {
+    let plan = planned(&demo(), &board());
+    let vm = &plan.vms[0];
+    assert_eq!(
+        vm.doorbells.iter().map(|d| (d.iova.0, d.hpa.0)).collect::<Vec<_>>(),
+        [(0x0809_0000, 0x0809_0000)]
+    );
+    assert!(vm.registers.iter().all(|block| !block.gpa.contains(Gpa(0x0809_0000))));
+}
+
+#[test]
+fn the_emulated_gic_and_console_are_where_the_board_has_its_own() {
+    let plan = planned(&demo(), &board());
+    let vm = &plan.vms[0];
+    let gic = vm.gic.unwrap();
+    assert_eq!(gic.distributor.start(), Gpa(0x0800_0000));
+    assert_eq!(gic.redistributors, Span::new(Gpa(0x080a_0000), 2 * 0x2_0000).unwrap());
+    assert_eq!(gic.its.map(|(span, its)| (span.start(), its)), Some((Gpa(0x0808_0000), 0)));
+    assert_eq!(gic.spis, 32, "lines up to INTID 38");
+    let console = vm.console.unwrap();
+    assert_eq!((console.registers.start(), console.intid), (Gpa(0x0900_0000), Intid(33)));
+    assert_eq!(vm.address_bits, 40, "the high PCI window ends at 1 TiB");
+}
+
+#[test]
+fn the_device_tree_says_what_the_plan_says() {
+    let plan = planned(&demo(), &board());
+    let description = &plan.vms[0].description;
+    assert_eq!(description.cpus, [0, 1]);
+    assert_eq!(description.memory, [Span::new(Gpa(0x4000_0000), 512 << 20).unwrap()]);
+    assert_eq!(description.timer, [29, 30, 27, 26]);
+    assert_eq!(description.cmdline, "console=ttyAMA0");
+    let [bridge] = &description.pci[..] else { panic!() };
+    assert_eq!(bridge.msi, [(0x10, 0x10), (0x18, 0x18)]);
+    assert!(bridge.coherent);
+    assert_eq!(bridge.windows.len(), 2, "memory windows, no ports");
+    assert_eq!(bridge.lines.len(), 2);
+    let [clock] = &description.devices[..] else { panic!() };
+    assert_eq!(clock.name, "pl031@9010000");
+    assert_eq!(clock.interrupts, [(Intid(34), false)]);
+    assert_eq!(clock.clocks.iter().map(|(hz, _)| *hz).collect::<Vec<_>>(), [24_000_000]);
+    assert!(
+        clock.properties.iter().any(|(name, value)| name == "compatible" && value.starts_with(b"arm,pl031"))
+    );
+}
+
+#[test]
+fn images_lie_in_ram_beside_each_other_as_linux_wants_them() {
+    let plan = planned(&demo(), &board());
+    let vm = &plan.vms[0];
+    let load = &vm.load;
+    assert_eq!((load.kernel, load.entry), (Gpa(0x4000_0000), Gpa(0x4000_0000)));
+    assert_eq!(load.device_tree, Span::new(Gpa(0x4300_0000), 2 << 20).unwrap());
+    let initrd = load.initrd.unwrap();
+    assert_eq!((initrd.start(), initrd.size()), (Gpa(0x4320_0000), 10_000_001));
+}
+
+#[test]
+fn ram_may_be_elsewhere_for_the_guest_than_for_the_host() {
+    let mut system = demo();
+    system.vms[0].memory_base = Some(Gpa(0x1_0000_0000));
+    let vm = &planned(&system, &board()).vms[0];
+    assert_eq!(vm.ram[0].0.start(), Gpa(0x1_0000_0000));
+    assert_eq!(vm.ram[0].1, Hpa(0x4100_0000));
+    assert_eq!(vm.load.kernel, Gpa(0x1_0000_0000));
+}
+
+#[test]
+fn two_vms_have_ram_of_their_own_at_the_same_guest_address() {
+    let system = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
+    let plan = planned(&system, &board());
+    assert_eq!(plan.vms[0].ram[0].0, plan.vms[1].ram[0].0);
+    assert_eq!(plan.vms[1].ram[0].1, Hpa(0x4100_0000 + (512 << 20)));
+}
+
+#[test]
+fn a_raw_region_is_mapped_from_its_host_address_to_its_guest_address() {
+    let system =
+        system(vec![vm("a", &[1], vec![region("gpio", 0x1800_0000_0000 >> 8, 0x0903_0000, 0x1000)])]);
+    let vm = &planned(&system, &board()).vms[0];
+    assert_eq!((vm.registers[0].gpa.start(), vm.registers[0].hpa), (Gpa(0x18_0000_0000), Hpa(0x0903_0000)));
+    assert!(vm.gic.unwrap().its.is_none(), "nothing sends messages");
+    assert!(vm.doorbells.is_empty());
+}
+
+#[test]
+fn a_block_smaller_than_its_page_is_trapped_with_a_note() {
+    let system = system(vec![vm("a", &[1], vec![region("half", 0x0a10_0000, 0x0a10_0000, 0x800)])]);
+    let plan = planned(&system, &board());
+    assert!(!plan.vms[0].registers[0].direct);
+    assert!(plan.notes.iter().any(|note| note.contains("half") && note.contains("forwarded")));
+}
+
+#[test]
+fn a_trapped_region_need_not_be_aligned_and_may_share_its_page() {
+    let mut device = region("flash", 0x0a10_0010, 0x0901_1004, 0x20);
+    if let Device::Region { access, .. } = &mut device {
+        *access = RegisterAccess::Trap;
+    }
+    let system = system(vec![vm("a", &[1], vec![device])]);
+    let block = planned(&system, &board()).vms[0].registers[0];
+    assert_eq!((block.gpa.start(), block.hpa, block.direct), (Gpa(0x0a10_0010), Hpa(0x0901_1004), false));
+}
+
+#[test]
+fn a_vm_without_interrupts_has_no_routes_and_no_doorbell() {
+    let mut system = demo();
+    system.vms[0].interrupts = InterruptChoice::None;
+    let vm = &planned(&system, &board()).vms[0];
+    assert_eq!(vm.mode, VMInterruptMode::NoIrq);
+    assert!(
+        vm.lines.is_empty()
+            && vm.doorbells.is_empty()
+            && vm.devices.iter().all(|device| device.msi.is_none())
+    );
+    assert!(vm.console.is_some(), "console and timer remain");
+}
+
+#[test]
+fn a_function_that_cannot_be_reset_is_given_where_the_file_says_so() {
+    let mut edu = endpoint(4, 0);
+    edu.resets.clear();
+    let platform = with_functions(vec![edu], &[0]);
+    let device = Device::Pci { address: address(4, 0), without_reset: true };
+    let plan = planned(&system(vec![vm("a", &[1], vec![device])]), &platform);
+    assert_eq!(plan.vms[0].devices[0].reset, None);
+    assert!(plan.notes.iter().any(|note| note.contains("without a reset")));
+}
+
+#[test]
+fn a_group_that_goes_to_one_vm_as_a_whole_is_given() {
+    let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1)], &[7, 7]);
+    let plan = planned(&system(vec![vm("a", &[1], vec![pci(4, 0), pci(4, 1)])]), &platform);
+    assert_eq!(plan.vms[0].devices.len(), 2);
+    assert_eq!(plan.vms[0].lines.len(), 1, "both have pin A of one slot: one line, routed once");
+}
+
+#[test]
+fn without_a_list_of_functions_the_plan_says_that_it_is_incomplete() {
+    let mut platform = board();
+    platform.functions = None;
+    let plan = planned(&demo(), &platform);
+    assert!(plan.incomplete);
+    assert!(plan.notes.iter().any(|note| note.contains("incomplete")));
+    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(0x10))]);
+}
+
+#[test]
+fn a_board_whose_console_is_no_pl011_gets_an_emulated_one_on_a_free_page() {
+    let mut platform = board();
+    let console = platform.devices.iter_mut().find(|device| device.path == "/pl011@9000000").unwrap();
+    console.compatible = vec!["ns16550a".into()];
+    let plan = planned(&demo(), &platform);
+    let console = plan.vms[0].console.unwrap();
+    assert!(console.registers.is_aligned(4096));
+    assert!(plan.vms[0].registers.iter().all(|block| !block.gpa.overlaps(&console.registers)));
+    assert!(plan.vms[0].lines.iter().all(|line| line.intid != console.intid));
+    assert!(!plan.vms[0].gic.unwrap().distributor.overlaps(&console.registers));
+}
+
+#[test]
+fn seventeen_vcpus_have_affinities_that_an_sgi_can_name() {
+    let mut platform = board();
+    let cpu = platform.cpus[0].clone();
+    platform.cpus.resize(20, cpu);
+    let cpus: Vec<u16> = (1..18).collect();
+    let plan = planned(&system(vec![vm("a", &cpus, vec![])]), &platform);
+    assert_eq!(plan.vms[0].cpus[16].1, 0x100);
+    assert_eq!(plan.vms[0].gic.unwrap().redistributors.size(), 17 * 0x2_0000);
+}
+
+#[test]
+fn a_plan_in_lines_names_everything_that_was_given() {
+    let text = planned(&demo(), &board()).to_string();
+    for word in
+        ["CPU 0", "vm \"linux\"", "0000:00:02.0", "reset flr", "/pl031@9010000", "interrupt 34", "RAM"]
+    {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn a_plan_travels_as_it_is() {
+    let plan = planned(&demo(), &board());
+    let packed = postcard::to_allocvec(&plan).unwrap();
+    assert_eq!(postcard::from_bytes::<Plan>(&packed).unwrap(), plan);
+}

@@ -1,0 +1,155 @@
+//! The planner on QEMU's `virt` board, as its device tree describes it.
+
+mod accepted;
+mod properties;
+mod refused;
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
+use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
+use axvm_pci::{Bar, BarKind, Function, MsiX, ResetMethod};
+use axvm_platform::fdt;
+use axvm_platform::model::{Platform, Reserved};
+use axvm_system::model::{
+    Arch, Board, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, ViolationPolicy, Vm,
+};
+
+use super::*;
+
+const VIRT: &[u8] = include_bytes!("../../../../platform/tests/qemu-virt.dtb");
+
+pub(super) fn address(device: u8, function: u8) -> PciAddress {
+    PciAddress::new(0, 0, device, function).unwrap()
+}
+
+/// An endpoint with FLR, MSI-X and one 64-bit BAR.
+pub(super) fn endpoint(device: u8, function: u8) -> Function {
+    Function {
+        address: address(device, function),
+        parent: None,
+        vendor: 0x1b36,
+        device: 0x0010,
+        class: 0x01_0802,
+        revision: 2,
+        bridge: false,
+        multifunction: false,
+        bars: vec![Bar {
+            index: 0,
+            kind: BarKind::Memory64 { prefetchable: false },
+            size: 0x4000,
+            address: Some(0x1000_0000 + u64::from(device) * 0x10_0000),
+        }],
+        capabilities: vec![],
+        extended_capabilities: vec![],
+        msix: Some(MsiX { offset: 0x40, vectors: 65, table: (0, 0x2000), pending: (0, 0x3000) }),
+        msi_vectors: None,
+        interrupt_pin: 1,
+        resets: vec![ResetMethod::FunctionLevel, ResetMethod::PowerState],
+    }
+}
+
+/// The demo's board: host bridge, NVMe at 2, network card at 3; the first 16 MiB of RAM are the hypervisor's.
+pub(super) fn board() -> Platform {
+    let mut bridge = endpoint(0, 0);
+    (bridge.class, bridge.bars, bridge.msix, bridge.interrupt_pin) = (0x06_0000, vec![], None, 0);
+    bridge.resets.clear();
+    let mut card = endpoint(3, 0);
+    (card.vendor, card.device, card.class) = (0x8086, 0x10d3, 0x02_0000);
+    card.msi_vectors = Some(1);
+    card.msix = Some(MsiX { offset: 0xa0, vectors: 5, table: (3, 0), pending: (3, 0x2000) });
+    card.resets = vec![ResetMethod::PowerState];
+    with_functions(vec![bridge, endpoint(2, 0), card], &[0, 1, 2])
+}
+
+pub(super) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
+    let mut platform = fdt::read(VIRT).unwrap();
+    platform.address_bits = 44;
+    let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
+    platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into() });
+    platform.add_functions(functions, groups);
+    platform
+}
+
+pub(super) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
+    Vm {
+        name: name.into(),
+        cpus: cpus.iter().map(|&cpu| CpuId(cpu)).collect(),
+        memory: 512 << 20,
+        memory_base: None,
+        kernel: "Image".into(),
+        initrd: Some("initrd".into()),
+        dtb: None,
+        cmdline: "console=ttyAMA0".into(),
+        load: None,
+        entry: None,
+        interrupts: InterruptChoice::Auto,
+        trusted: false,
+        on_violation: ViolationPolicy::QuarantineDevice,
+        autostart: true,
+        devices,
+    }
+}
+
+pub(super) fn system(vms: Vec<Vm>) -> System {
+    System { board: Board { arch: Arch::Aarch64, qemu: None }, hypervisor: Hypervisor::default(), vms }
+}
+
+pub(super) fn pci(device: u8, function: u8) -> Device {
+    Device::Pci { address: address(device, function), without_reset: false }
+}
+
+pub(super) fn node(path: &str) -> Device {
+    Device::Node { path: path.into(), access: RegisterAccess::Direct, dma: Dma::Unstated }
+}
+
+pub(super) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
+    Device::Region {
+        name: name.into(),
+        base_gpa: Gpa(gpa),
+        base_hpa: Hpa(hpa),
+        length,
+        irq: None,
+        access: RegisterAccess::Direct,
+        dma: Dma::None,
+    }
+}
+
+/// A Linux Image of 44 MB and an initial RAM disk of 10 MB for each VM.
+pub(super) fn images(vms: usize) -> Images {
+    let size = 48 << 20;
+    let kernel = ImageInfo {
+        kind: ImageKind::LinuxImage,
+        load: None,
+        alignment: 2 << 20,
+        text_offset: 0,
+        memory_size: size,
+        entry_offset: 0,
+        segments: vec![Segment { file_offset: 0, file_size: 44 << 20, offset: 0, memory_size: size }],
+    };
+    let one = VmImages { kernel: Ok(kernel), initrd_len: Some(10_000_001), dtb_len: None };
+    Images { vms: vec![one; vms] }
+}
+
+/// The demo's file.
+pub(super) fn demo() -> System {
+    system(vec![vm("linux", &[1, 2], vec![pci(2, 0), pci(3, 0), node("/pl031@9010000")])])
+}
+
+pub(super) fn planned(system: &System, platform: &Platform) -> Plan {
+    plan(system, platform, &images(system.vms.len())).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+/// The rules that are broken and what breaks them.
+pub(super) fn refusals(system: &System, platform: &Platform) -> Vec<(Rule, Item)> {
+    let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
+    problems.into_iter().map(|problem| (problem.rule, problem.item)).collect()
+}
+
+/// The lines of the problems.
+pub(super) fn lines(system: &System, platform: &Platform) -> Vec<String> {
+    let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
+    problems.iter().map(alloc::string::ToString::to_string).collect()
+}

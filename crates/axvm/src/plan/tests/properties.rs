@@ -1,0 +1,227 @@
+//! Whatever system is planned on whatever functions: what no plan may ever say. Held against the platform itself, not
+//! against the planner's own tables.
+
+use axvm_addr::Intid;
+use proptest::prelude::*;
+
+use super::*;
+
+fn device() -> impl Strategy<Value = Device> {
+    let paths = [
+        "/pl031@9010000",
+        "/pl061@9030000",
+        "/pl011@9000000",
+        "/pl011@9040000",
+        "/virtio_mmio@a000000",
+        "/virtio_mmio@a000200",
+        "/fw-cfg@9020000",
+        "/flash@0",
+        "/nowhere",
+    ];
+    let address = prop_oneof![
+        0u64..0x1_0000_0000,
+        prop::sample::select(vec![
+            0x0800_0000u64,
+            0x080a_0000,
+            0x0808_0000,
+            0x0900_0000,
+            0x0901_0000,
+            0x0903_0000,
+            0x0a00_0000,
+            0x0a10_0000,
+            0x1000_0000,
+            0x4000_0000,
+            0x40_1000_0000,
+            0x80_0000_0000
+        ]),
+    ];
+    let dma = prop_oneof![Just(Dma::None), Just(Dma::Unstated)];
+    let access = prop_oneof![Just(RegisterAccess::Direct), Just(RegisterAccess::Trap)];
+    let mask = prop_oneof![Just(!0xfffu64), Just(!0u64)];
+    let region = (address.clone(), address, 1u64..0x4000, prop::option::of(30u32..60), dma, access, mask)
+        .prop_map(|(gpa, hpa, length, irq, dma, access, mask)| Device::Region {
+            name: "raw".into(),
+            base_gpa: Gpa(gpa & mask),
+            base_hpa: Hpa(hpa & mask),
+            length: (length & mask).max(1),
+            irq: irq.map(Intid),
+            access,
+            dma,
+        });
+    prop_oneof![
+        (0u8..8, 0u8..2, any::<bool>())
+            .prop_map(|(d, f, without_reset)| Device::Pci { address: address_of(d, f), without_reset }),
+        prop::sample::select(paths.to_vec()).prop_map(node),
+        region,
+    ]
+}
+
+fn address_of(device: u8, function: u8) -> PciAddress {
+    address(device, function)
+}
+
+fn any_vm() -> impl Strategy<Value = Vm> {
+    let base = prop_oneof![Just(None), (0u64..0x400).prop_map(|block| Some(Gpa(block << 24)))];
+    (
+        proptest::collection::vec(0u16..5, 1..3),
+        (30u64..600).prop_map(|blocks| blocks * BLOCK),
+        base,
+        proptest::collection::vec(device(), 0..3),
+    )
+        .prop_map(|(cpus, memory, memory_base, devices)| {
+            let mut vm = vm("", &cpus, devices);
+            (vm.memory, vm.memory_base) = (memory, memory_base);
+            vm
+        })
+}
+
+fn any_system() -> impl Strategy<Value = System> {
+    proptest::collection::vec(any_vm(), 1..4).prop_map(|mut vms| {
+        for (index, vm) in vms.iter_mut().enumerate() {
+            vm.name = alloc::format!("vm{index}");
+        }
+        system(vms)
+    })
+}
+
+fn any_platform() -> impl Strategy<Value = Platform> {
+    let slot = (any::<bool>(), 0u32..4, any::<bool>(), any::<bool>());
+    proptest::collection::vec(slot, 8).prop_map(|slots| {
+        let mut functions = Vec::new();
+        let mut groups = Vec::new();
+        for (device, (there, group, resets, behind_iommu)) in (0..).zip(slots) {
+            if there {
+                let mut function = endpoint(device, 0);
+                if !resets {
+                    function.resets.clear();
+                }
+                functions.push((function, behind_iommu));
+                groups.push(if group == 0 { 0 } else { u32::from(device) + 1 });
+            }
+        }
+        let mut platform = with_functions(functions.iter().map(|(f, _)| f.clone()).collect(), &groups);
+        for (device, (_, behind)) in platform.functions.iter_mut().flatten().zip(functions) {
+            if !behind {
+                device.stream = None;
+            }
+        }
+        platform
+    })
+}
+
+/// Everything of the host that this VM's CPUs or devices reach.
+fn reach(vm: &VmPlan) -> Vec<Span<Hpa>> {
+    let ram = vm.ram.iter().map(|&(gpa, hpa)| Span::new(hpa, gpa.size()).unwrap());
+    let registers = vm.registers.iter().map(|block| {
+        let span = Span::new(block.hpa, block.gpa.size()).unwrap();
+        if block.direct { span.to_pages() } else { span }
+    });
+    ram.chain(registers).collect()
+}
+
+fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
+    let gic = platform.gic.as_ref().unwrap();
+    let mut kept: Vec<Span<Hpa>> = vec![gic.distributor];
+    kept.extend(&gic.redistributors);
+    kept.extend(gic.its.iter().map(|its| its.registers));
+    kept.extend(platform.smmus.iter().map(|smmu| smmu.registers));
+    kept.extend(platform.pci_hosts.iter().map(|host| host.ecam));
+    kept.extend(platform.pci_hosts.iter().flat_map(|host| host.windows.iter().map(|window| window.cpu)));
+    kept.extend(platform.reserved.iter().map(|reserved| reserved.span));
+    let masters = platform.devices.iter().filter(|d| d.bus_master == Some(true) && d.streams.is_empty());
+    kept.extend(masters.flat_map(|d| d.registers.iter().copied()));
+    let console = platform.console.as_deref();
+    kept.extend(
+        platform.devices.iter().filter(|d| console == Some(&d.path)).flat_map(|d| d.registers.clone()),
+    );
+
+    for (index, vm) in plan.vms.iter().enumerate() {
+        let mine = reach(vm);
+        for span in &mine {
+            for own in &kept {
+                prop_assert!(!span.overlaps(own), "{span} of {} reaches {own}", vm.name);
+            }
+            for other in plan.vms.iter().skip(index + 1) {
+                for theirs in reach(other) {
+                    prop_assert!(!span.overlaps(&theirs), "{} and {} share {span}", vm.name, other.name);
+                }
+            }
+        }
+        for other in plan.vms.iter().skip(index + 1) {
+            prop_assert!(vm.cpus.iter().all(|(cpu, _)| other.cpus.iter().all(|(theirs, _)| cpu != theirs)));
+            prop_assert!(vm.lines.iter().all(|line| other.lines.iter().all(|l| l.intid != line.intid)));
+            for (mine, theirs) in vm.devices.iter().flat_map(|d| other.devices.iter().map(move |o| (d, o))) {
+                prop_assert!(mine.pci.is_none() || mine.pci != theirs.pci);
+                prop_assert!(mine.group.is_none() || mine.group != theirs.group);
+                prop_assert!(mine.streams.iter().all(|stream| !theirs.streams.contains(stream)));
+            }
+        }
+        prop_assert!(vm.cpus.iter().all(|(cpu, _)| *cpu != plan.hypervisor_cpu));
+        for device in vm.devices.iter().filter(|device| device.pci.is_some()) {
+            prop_assert!(!device.streams.is_empty(), "a function without a stream was given");
+        }
+        check_guest_map(vm, platform)?;
+    }
+    Ok(())
+}
+
+fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError> {
+    let mut map: Vec<Span<Gpa>> = vm.ram.iter().map(|&(span, _)| span).collect();
+    map.extend(vm.registers.iter().map(|block| block.gpa));
+    map.extend(vm.console.iter().map(|console| console.registers));
+    if let Some(gic) = &vm.gic {
+        map.extend([gic.distributor, gic.redistributors]);
+        map.extend(gic.its.map(|(span, _)| span));
+    }
+    for host in &platform.pci_hosts {
+        map.push(Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
+        map.extend(host.windows.iter().map(|w| Span::new(Gpa(w.cpu.start().0), w.cpu.size()).unwrap()));
+    }
+    for (position, span) in map.iter().enumerate() {
+        for other in &map[position + 1..] {
+            prop_assert!(!span.overlaps(other), "{span} and {other} in the map of {}", vm.name);
+        }
+    }
+    let load = &vm.load;
+    let ram = vm.description.memory[0];
+    let images: Vec<Span<Gpa>> = [Some(load.device_tree), load.initrd].into_iter().flatten().collect();
+    prop_assert!(ram.contains(load.kernel) && images.iter().all(|span| ram.encloses(span)));
+    prop_assert!(images.len() < 2 || !images[0].overlaps(&images[1]));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_plan_lets_a_vm_reach_what_is_anothers(system in any_system(), platform in any_platform()) {
+        match plan(&system, &platform, &images(system.vms.len())) {
+            Ok(plan) => check(&plan, &platform)?,
+            Err(problems) => {
+                prop_assert!(!problems.is_empty());
+                for problem in problems {
+                    let line = alloc::string::ToString::to_string(&problem);
+                    prop_assert!(!line.contains('\n') && line.len() < 600, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_answer(system in any_system(), platform in any_platform()) {
+        let images = images(system.vms.len());
+        prop_assert_eq!(plan(&system, &platform, &images), plan(&system, &platform, &images));
+    }
+
+    #[test]
+    fn a_system_that_takes_less_than_one_that_is_accepted_is_accepted(system in any_system(), platform in any_platform()) {
+        let all = images(system.vms.len());
+        if plan(&system, &platform, &all).is_ok() {
+            let mut less = system.clone();
+            for vm in &mut less.vms {
+                vm.devices.clear();
+            }
+            prop_assert!(plan(&less, &platform, &all).is_ok());
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! What is refused, and how it is said: one line a fault.
+
+use axvm_addr::{Intid, StreamId};
+use axvm_guest::image::ImageError;
+use axvm_platform::model::Provider;
+
+use super::*;
+
+fn given(device: Device) -> System {
+    system(vec![vm("linux", &[1], vec![device])])
+}
+
+/// Items of the first VM and its first device.
+fn of_vm(key: &str) -> Item {
+    Item::Vm(0, key.into())
+}
+
+fn of_device(key: &str) -> Item {
+    Item::Device(0, 0, key.into())
+}
+
+#[test]
+fn each_problem_is_one_line_that_names_the_vm_the_device_and_both_parties() {
+    let system = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(2, 0)])]);
+    let [line] = &lines(&system, &board())[..] else { panic!() };
+    for word in ["vm \"b\"", "0000:00:02.0", "vm \"a\"", "[device-twice]"] {
+        assert!(line.contains(word), "{word} in {line}");
+    }
+    assert!(!line.contains('\n'));
+}
+
+#[test]
+fn all_problems_come_at_once_in_the_order_of_the_file() {
+    let mut first = vm("a", &[0, 9], vec![node("/nothing@0")]);
+    first.memory = 3 << 20;
+    let second = vm("a", &[1, 1], vec![pci(0, 0), node("/pl011@9000000")]);
+    assert_eq!(
+        refusals(&system(vec![first, second]), &board()),
+        [
+            (Rule::Alignment, of_vm("memory")),
+            (Rule::ImageFit, of_vm("memory")),
+            (Rule::VmName, Item::Vm(1, "name".into())),
+            (Rule::CpuReserved, Item::Cpu(0, 0)),
+            (Rule::CpuAbsent, Item::Cpu(0, 1)),
+            (Rule::CpuTwice, Item::Cpu(1, 1)),
+            (Rule::DeviceAbsent, of_device("node")),
+            (Rule::DeviceUnsupported, Item::Device(1, 0, "pci".into())),
+            (Rule::DeviceReserved, Item::Device(1, 1, "node".into())),
+        ]
+    );
+}
+
+#[test]
+fn ram_must_be_whole_blocks_at_a_multiple_of_a_block() {
+    let mut system = demo();
+    system.vms[0].memory = (512 << 20) + 4096;
+    assert_eq!(refusals(&system, &board()), [(Rule::Alignment, of_vm("memory"))]);
+    assert!(lines(&system, &board())[0].contains("\"514M\""));
+    let mut system = demo();
+    system.vms[0].memory_base = Some(Gpa(0x4010_0000));
+    assert_eq!(refusals(&system, &board()), [(Rule::Alignment, of_vm("memory_base"))]);
+}
+
+#[test]
+fn ram_must_fit_into_what_the_hypervisor_and_earlier_vms_leave() {
+    let mut system = system(vec![vm("a", &[1], vec![]), vm("b", &[2], vec![])]);
+    system.vms[0].memory = 1 << 30;
+    system.vms[1].memory = 1 << 30;
+    assert_eq!(refusals(&system, &board()), [(Rule::MemoryFit, Item::Vm(1, "memory".into()))]);
+}
+
+#[test]
+fn ram_must_not_lie_over_anything_of_the_boards() {
+    for (base, what) in [(0x0800_0000, "GIC"), (0x3000_0000, "PCI window"), (0x40_0000_0000, "config space")]
+    {
+        let mut system = demo();
+        system.vms[0].memory_base = Some(Gpa(base));
+        let lines = lines(&system, &board());
+        assert!(
+            lines.iter().any(|line| line.contains(what) && line.contains("[memory-place]")),
+            "{what}: {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn ram_must_lie_within_the_address_bits() {
+    let mut system = demo();
+    system.vms[0].memory_base = Some(Gpa(1 << 44));
+    assert_eq!(refusals(&system, &board()), [(Rule::MemoryPlace, of_vm("memory_base"))]);
+    system.vms[0].memory_base = Some(Gpa(!0x1f_ffff));
+    assert_eq!(refusals(&system, &board()), [(Rule::MemoryPlace, of_vm("memory_base"))]);
+}
+
+#[test]
+fn the_hypervisors_own_cpu_and_console_must_be_there() {
+    let mut system = demo();
+    system.hypervisor.cpu = Some(CpuId(11));
+    system.hypervisor.console = Some("/pl011@9000001".into());
+    assert_eq!(
+        refusals(&system, &board()),
+        [
+            (Rule::Hypervisor, Item::Hypervisor("console".into())),
+            (Rule::Hypervisor, Item::Hypervisor("cpu".into())),
+        ]
+    );
+    assert!(lines(&system, &board())[0].contains("did you mean \"/pl011@9000000\""));
+}
+
+#[test]
+fn a_cpu_that_cannot_be_started_is_refused() {
+    let mut platform = board();
+    platform.cpus[1].usable = false;
+    assert_eq!(refusals(&given(pci(2, 0)), &platform), [(Rule::CpuAbsent, Item::Cpu(0, 0))]);
+}
+
+#[test]
+fn a_board_that_lacks_what_axvm_needs_is_refused_naming_each() {
+    let mut platform = board();
+    platform.gic = None;
+    platform.psci = None;
+    platform.timer.clear();
+    let rules = refusals(&system(vec![vm("a", &[1], vec![])]), &platform);
+    assert_eq!(rules.iter().filter(|(rule, _)| *rule == Rule::Platform).count(), 3);
+}
+
+#[test]
+fn other_architectures_and_ports_are_refused() {
+    let mut system = given(Device::Ports { name: "com2".into(), base: 0x2f8, count: 8, irq: None });
+    assert_eq!(refusals(&system, &board()), [(Rule::Ports, of_device("ports"))]);
+    system.board.arch = Arch::X86_64;
+    assert!(refusals(&system, &board()).contains(&(Rule::Architecture, Item::Board("arch".into()))));
+}
+
+#[test]
+fn a_kernel_that_is_missing_or_cannot_be_started_is_refused_with_its_reason() {
+    let mut images = images(1);
+    images.vms[0].kernel = Err(ImageError::Empty);
+    let problems = plan(&demo(), &board(), &images).unwrap_err();
+    assert_eq!((problems.len(), problems[0].rule, &problems[0].item), (1, Rule::Kernel, &of_vm("kernel")));
+    assert!(problems[0].message.contains("the kernel is empty"));
+    let problems = plan(&demo(), &board(), &Images::default()).unwrap_err();
+    assert_eq!((problems.len(), problems[0].rule), (1, Rule::Kernel));
+}
+
+#[test]
+fn images_must_fit_into_ram() {
+    let mut system = demo();
+    system.vms[0].memory = 32 << 20;
+    assert_eq!(refusals(&system, &board()), [(Rule::ImageFit, of_vm("memory"))]);
+    system.vms[0].memory = 56 << 20;
+    assert_eq!(refusals(&system, &board()), [(Rule::ImageFit, of_vm("initrd"))]);
+}
+
+#[test]
+fn passthrough_interrupts_are_refused_for_now() {
+    let mut system = demo();
+    system.vms[0].interrupts = InterruptChoice::Passthrough;
+    assert_eq!(refusals(&system, &board()), [(Rule::InterruptMode, of_vm("interrupts"))]);
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_refused_with_the_nearest() {
+    assert_eq!(refusals(&given(node("/pl031@9010001")), &board()), [(Rule::DeviceAbsent, of_device("node"))]);
+    assert!(lines(&given(node("/pl031@9010001")), &board())[0].contains("did you mean \"/pl031@9010000\""));
+    assert_eq!(refusals(&given(pci(9, 0)), &board()), [(Rule::DeviceAbsent, of_device("pci"))]);
+    assert!(lines(&given(pci(9, 0)), &board())[0].contains("0000:00:03.0 (8086:10d3)"));
+}
+
+#[test]
+fn the_hypervisors_own_devices_are_refused_by_name() {
+    let platform = board();
+    let gic = platform.gic.clone().unwrap();
+    let mut paths = vec![gic.path.clone(), gic.its[0].path.clone(), platform.smmus[0].path.clone()];
+    paths.extend(platform.console.clone());
+    paths.push(platform.pci_hosts[0].path.clone());
+    paths.push(platform.cpus[1].path.clone());
+    paths.push("/timer".into());
+    for path in paths {
+        assert_eq!(
+            refusals(&given(node(&path)), &platform),
+            [(Rule::DeviceReserved, of_device("node"))],
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn masters_of_the_bus_outside_every_iommu_are_refused_whatever_the_file_says() {
+    let platform = board();
+    let fw_cfg = platform.devices.iter().find(|device| device.path.contains("fw")).unwrap().path.clone();
+    for path in ["/virtio_mmio@a000000", &fw_cfg] {
+        for dma in [Dma::Unstated, Dma::None, Dma::Streams(vec![StreamId(3)])] {
+            let device = Device::Node { path: path.into(), access: RegisterAccess::Trap, dma };
+            assert_eq!(refusals(&given(device), &platform), [(Rule::Dma, of_device(""))], "{path}");
+        }
+        let hidden = platform.devices.iter().find(|device| device.path == path).unwrap().registers[0];
+        let raw = region("raw", 0x0a10_0000, hidden.start().0, hidden.size());
+        assert_eq!(refusals(&given(raw), &platform), [(Rule::Dma, of_device(""))], "{path} as a raw region");
+    }
+}
+
+#[test]
+fn a_device_that_may_master_the_bus_needs_the_authors_word() {
+    let mut platform = board();
+    let clock = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
+    clock.bus_master = None;
+    assert_eq!(refusals(&given(node("/pl031@9010000")), &platform), [(Rule::Dma, of_device(""))]);
+    let said = |dma| Device::Node { path: "/pl031@9010000".into(), access: RegisterAccess::Direct, dma };
+    planned(&given(said(Dma::None)), &platform);
+    let plan = planned(&given(said(Dma::Streams(vec![StreamId(7)]))), &platform);
+    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(7))]);
+}
+
+#[test]
+fn a_function_outside_the_iommu_is_refused() {
+    let mut platform = board();
+    platform.functions.as_mut().unwrap()[1].stream = None;
+    assert_eq!(refusals(&given(pci(2, 0)), &platform), [(Rule::Dma, of_device("pci"))]);
+}
+
+#[test]
+fn bridges_functions_behind_them_and_virtio_are_refused_for_now() {
+    let mut behind = endpoint(5, 0);
+    behind.address = PciAddress::new(0, 1, 0, 0).unwrap();
+    behind.parent = Some(address(4, 0));
+    let mut bridge = endpoint(4, 0);
+    (bridge.bridge, bridge.class) = (true, 0x06_0400);
+    let mut virtio = endpoint(1, 0);
+    virtio.vendor = 0x1af4;
+    let platform = with_functions(vec![virtio, bridge, behind], &[0, 1, 2]);
+    for address in [address(1, 0), address(4, 0), PciAddress::new(0, 1, 0, 0).unwrap()] {
+        let device = Device::Pci { address, without_reset: false };
+        assert_eq!(
+            refusals(&given(device), &platform),
+            [(Rule::DeviceUnsupported, of_device("pci"))],
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn a_function_without_a_reset_is_refused_unless_the_file_says_so() {
+    let mut edu = endpoint(4, 0);
+    edu.resets.clear();
+    let platform = with_functions(vec![edu], &[0]);
+    assert_eq!(refusals(&given(pci(4, 0)), &platform), [(Rule::Reset, of_device("reset"))]);
+}
+
+#[test]
+fn a_bar_for_which_no_window_has_room_is_a_problem() {
+    let mut card = endpoint(4, 0);
+    card.bars[0].address = None;
+    let platform = with_functions(vec![card], &[0]);
+    assert_eq!(refusals(&given(pci(4, 0)), &platform), [(Rule::NoRoom, of_device("pci"))]);
+}
+
+#[test]
+fn functions_of_one_group_go_to_one_vm_or_none() {
+    let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1)], &[7, 7]);
+    assert_eq!(refusals(&given(pci(4, 0)), &platform), [(Rule::Group, of_device("pci"))]);
+    assert!(lines(&given(pci(4, 0)), &platform)[0].contains("0000:00:04.1 (not given to a VM)"));
+    let two = system(vec![vm("a", &[1], vec![pci(4, 0)]), vm("b", &[2], vec![pci(4, 1)])]);
+    assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, "pci".into()))]);
+    assert!(lines(&two, &platform)[0].contains("0000:00:04.0 (vm \"a\")"));
+}
+
+#[test]
+fn two_vms_cannot_share_a_line_a_stream_or_a_device_id() {
+    // Slots 2 and 6 have the same line on this board.
+    let mut platform = with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]);
+    let two = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(6, 0)])]);
+    assert_eq!(refusals(&two, &platform), [(Rule::InterruptShared, Item::Device(1, 0, String::new()))]);
+    for function in platform.functions.as_mut().unwrap() {
+        function.line = None;
+    }
+    planned(&two, &platform);
+    platform.functions.as_mut().unwrap()[1].stream = Some((0, StreamId(0x10)));
+    assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, String::new()))]);
+}
+
+#[test]
+fn a_line_of_the_hypervisors_or_of_a_device_that_is_not_given_is_refused() {
+    let with_line = |intid| {
+        let mut device = region("raw", 0x0a10_0000, 0x0a10_0000, 0x1000);
+        if let Device::Region { irq, .. } = &mut device {
+            *irq = Some(Intid(intid));
+        }
+        given(device)
+    };
+    for (intid, holder) in [(33, "console"), (74 + 32, "SMMU"), (34, "/pl031@9010000")] {
+        let smmu = board().smmus[0].event_queue.unwrap().intid.0;
+        let intid = if holder == "SMMU" { smmu } else { intid };
+        assert_eq!(refusals(&with_line(intid), &board()), [(Rule::InterruptShared, of_device("irq"))]);
+        assert!(lines(&with_line(intid), &board())[0].contains(holder));
+    }
+    for intid in [0, 27, 1020, 8192] {
+        assert_eq!(refusals(&with_line(intid), &board()), [(Rule::Interrupt, of_device("irq"))]);
+    }
+    planned(&with_line(200), &board());
+}
+
+#[test]
+fn a_page_with_something_of_another_owner_is_not_mapped() {
+    let mut platform = board();
+    let mut neighbour =
+        platform.devices.iter().find(|device| device.path == "/pl031@9010000").unwrap().clone();
+    neighbour.path = "/neighbour@9010800".into();
+    neighbour.registers = vec![Span::new(Hpa(0x0901_0800), 0x800).unwrap()];
+    neighbour.interrupts.clear();
+    let clock = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
+    clock.registers = vec![Span::new(Hpa(0x0901_0000), 0x800).unwrap()];
+    platform.devices.push(neighbour);
+    let system = given(node("/pl031@9010000"));
+    assert_eq!(refusals(&system, &platform), [(Rule::PageShared, of_device(""))]);
+    assert!(lines(&system, &platform)[0].contains("/neighbour@9010800"));
+    let trapped =
+        Device::Node { path: "/pl031@9010000".into(), access: RegisterAccess::Trap, dma: Dma::Unstated };
+    planned(&given(trapped), &platform);
+    let both = given(node("/pl031@9010000"));
+    let mut both = both;
+    both.vms[0].devices.push(node("/neighbour@9010800"));
+    assert!(planned(&both, &platform).vms[0].registers.iter().all(|block| !block.direct));
+}
+
+#[test]
+fn raw_regions_over_what_is_not_a_device_are_refused() {
+    let platform = board();
+    let gic = platform.gic.clone().unwrap();
+    for (hpa, what) in [
+        (0x4800_0000, "RAM"),
+        (platform.pci_hosts[0].ecam.start().0, "config space"),
+        (0x1000_0000, "PCI window"),
+        (gic.distributor.start().0, "distributor"),
+        (gic.redistributors[0].start().0, "redistributors"),
+        (gic.its[0].registers.start().0, "ITS"),
+        (platform.smmus[0].registers.start().0, "SMMU"),
+    ] {
+        let system = given(region("raw", 0x0a10_0000, hpa, 0x1000));
+        assert_eq!(refusals(&system, &platform), [(Rule::RegisterPlace, of_device("base_hpa"))], "{what}");
+        assert!(lines(&system, &platform)[0].contains(what), "{what}");
+    }
+    let console = given(region("raw", 0x0a10_0000, 0x0900_0000, 0x1000));
+    assert_eq!(refusals(&console, &platform), [(Rule::DeviceReserved, of_device("base_hpa"))]);
+}
+
+#[test]
+fn raw_regions_must_not_hide_what_the_guest_has_at_their_guest_address() {
+    for (gpa, what) in [
+        (0x4100_0000, "RAM"),
+        (0x0900_0000, "the emulated console"),
+        (0x0800_0000, "the emulated GIC's distributor"),
+        (0x0809_0000, "the ITS"),
+        (0x1000_0000, "PCI window"),
+    ] {
+        let system = given(region("gpio", gpa, 0x0903_0000, 0x1000));
+        assert_eq!(refusals(&system, &board()), [(Rule::RegisterOverlap, of_device("base_gpa"))], "{what}");
+        assert!(lines(&system, &board())[0].contains(what), "{what}");
+    }
+    let two = system(vec![vm(
+        "a",
+        &[1],
+        vec![
+            region("one", 0x0a10_0000, 0x0903_0000, 0x1000),
+            node("/pl031@9010000"),
+            region("two", 0x0901_0000, 0x0a20_0000, 0x1000),
+        ],
+    )]);
+    assert_eq!(refusals(&two, &board()), [(Rule::RegisterOverlap, Item::Device(0, 2, "base_gpa".into()))]);
+}
+
+#[test]
+fn two_regions_over_the_same_registers_are_one_device_given_twice() {
+    let two = system(vec![
+        vm("a", &[1], vec![region("one", 0x0a10_0000, 0x0a20_0000, 0x2000)]),
+        vm("b", &[2], vec![region("other", 0x0a10_0000, 0x0a20_1000, 0x1000)]),
+    ]);
+    assert_eq!(refusals(&two, &board()), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
+    let disguised = system(vec![
+        vm("a", &[1], vec![node("/pl031@9010000")]),
+        vm("b", &[2], vec![region("clock", 0x0a10_0000, 0x0901_0000, 0x1000)]),
+    ]);
+    assert_eq!(refusals(&disguised, &board()), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
+}
+
+#[test]
+fn regions_that_cannot_be_mapped_are_refused() {
+    let system = given(region("none", 0x0a10_0000, 0x0a10_0000, 0));
+    assert_eq!(refusals(&system, &board()), [(Rule::Alignment, of_device("length"))]);
+    let system = given(region("far", 0x0a10_0000, u64::MAX, 2));
+    assert_eq!(refusals(&system, &board()), [(Rule::Alignment, of_device("length"))]);
+    let system = given(region("askew", 0x0a10_0800, 0x0a10_0000, 0x800));
+    assert_eq!(refusals(&system, &board()), [(Rule::Alignment, of_device("base_gpa"))]);
+    let system = given(region("past", 0x0a10_0000, 1 << 46, 0x1000));
+    assert_eq!(refusals(&system, &board()), [(Rule::RegisterPlace, of_device("base_hpa"))]);
+}
+
+#[test]
+fn a_device_that_needs_a_provider_or_another_controller_is_refused_naming_it() {
+    let mut platform = board();
+    let clock = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
+    clock.providers.push(Provider { property: "resets".into(), path: "/reset@1".into(), fixed_clock: None });
+    clock.foreign_interrupts.push("/gpio@2".into());
+    let system = given(node("/pl031@9010000"));
+    assert_eq!(
+        refusals(&system, &platform),
+        [(Rule::Provider, of_device("node")), (Rule::Interrupt, of_device("node"))]
+    );
+    assert!(lines(&system, &platform)[0].contains("/reset@1 (resets)"));
+    assert!(lines(&system, &platform)[1].contains("/gpio@2"));
+}
+
+#[test]
+fn a_disabled_device_is_refused() {
+    let mut platform = board();
+    platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap().enabled = false;
+    assert_eq!(
+        refusals(&given(node("/pl031@9010000")), &platform),
+        [(Rule::DeviceDisabled, of_device("node"))]
+    );
+}
