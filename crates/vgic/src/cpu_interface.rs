@@ -1,4 +1,4 @@
-//! The list registers of a vCPU: filled before it enters the guest, read back after it has left (IHI 0069, 4.8 and 6.3).
+//! The list registers of a vCPU: filled before it enters the guest, read back after it has left (IHI 0069, chapter 6).
 //!
 //! Between the two, what is in a list register belongs to the hardware; [`Held`] keeps what the rest of the virtual GIC
 //! wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor [`Interrupts::flush`] is needed,

@@ -1,4 +1,4 @@
-//! The state of one interrupt (IHI 0069, 4.1).
+//! The state of one interrupt (IHI 0069, chapter 4).
 
 use axvm_addr::{Intid, VcpuId};
 

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | an assigned device's line, a hardware PPI | taken at EL2, priority dropped, left active: [`Vgic::hardware_spi`], [`Vgic::hardware_ppi`] | HW = 1: the guest's end of interrupt deactivates the physical one |
 //! | an assigned device's MSI | the hypervisor's own LPI: [`Vgic::hardware_lpi`] | HW = 0 |
-//! | an emulated device's line | [`Vgic::set_level`] | HW = 0; by level: EOI = 1, so that the line is looked at again when the guest ends it |
+//! | an emulated device's line | [`Vgic`] as an [`axvm_axdevice::InterruptLine`] | HW = 0; by level: EOI = 1, so that the line is looked at again when the guest ends it |
 //! | another vCPU | [`Vgic::send_sgi`] | HW = 0 |
 //!
 //! # The run loop

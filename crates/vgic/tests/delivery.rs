@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
 use axvm_vgic::spec::list_register::{HCR_UIE, ListRegister};
@@ -325,4 +329,42 @@ fn interrupts_of_others_are_not_accepted() {
     assert!(!bench.vgic.inject(VcpuId(9), Intid(3)));
     assert!(!bench.vgic.inject(V0, Intid(9000)));
     assert!(!bench.vgic.inject(V0, Intid(40)), "a hardware line comes from hardware");
+}
+
+#[test]
+fn a_vcpu_that_acts_only_when_kicked_misses_nothing_that_other_threads_do() {
+    const ROUNDS: usize = 2000;
+    let mut bench = Bench::started(config(2, vec![line(34, None, true), line(35, None, true)], 4));
+    for intid in [34, 35] {
+        bench.enable(intid);
+        bench.route(intid, 1);
+    }
+    bench.enter(1);
+    let (vgic, machine) = (bench.vgic.clone(), bench.machine.clone());
+    let (taken_in, taken) = mpsc::channel();
+    let guest = thread::spawn(move || {
+        for _ in 0..ROUNDS {
+            loop {
+                if let Some(intid) = bench.acknowledge(1) {
+                    bench.end(1);
+                    taken_in.send(intid).unwrap();
+                    break;
+                }
+                // It waits in the guest, or outside of it: for a kick, whatever it is.
+                bench.exit(1);
+                if !bench.vgic.has_pending(V1) {
+                    while !machine.kicked.lock().unwrap().contains(&1) {
+                        thread::yield_now();
+                    }
+                }
+                bench.enter(1);
+            }
+        }
+    });
+    for round in 0..ROUNDS {
+        let intid = 34 + (round % 2) as u32;
+        assert!(vgic.inject(V0, Intid(intid)));
+        assert_eq!(taken.recv_timeout(Duration::from_secs(60)), Ok(intid), "round {round}");
+    }
+    guest.join().unwrap();
 }

@@ -286,7 +286,7 @@ fn the_guests_tables_bound_devices_and_collections() {
 }
 
 #[test]
-fn a_configuration_table_that_is_not_memory_leaves_the_lpi_disabled() {
+fn an_lpi_whose_configuration_is_not_in_memory_is_not_mapped() {
     let bench = Bench::started(config(1, vec![], 4));
     bench.gicr.write(V0, 0x70, Width::B8, 13);
     bench.start_its();
@@ -295,6 +295,12 @@ fn a_configuration_table_that_is_not_memory_leaves_the_lpi_disabled() {
     bench.gicr.write(V0, 0, Width::B4, 1);
     run(&bench, &[mapc(0, 0), mapd(DEVICE, 5)]);
     refused(&bench, mapti(0, 8192, 0), CommandError::TableNotMemory(Gpa(0x1000_0000)));
+    assert_eq!(bench.machine.event(0x10, 0), None);
+    bench.gicr.write(V0, 0, Width::B4, 0);
+    bench.gicr.write(V0, 0x70, Width::B8, common::PROPERTIES | 13);
+    run(&bench, &[mapti(0, 8192, 0)]);
+    assert_eq!(bench.errors(), 1);
+    assert_ne!(bench.machine.event(0x10, 0), None);
 }
 
 #[test]

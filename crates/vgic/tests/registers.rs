@@ -118,6 +118,48 @@ fn sgis_are_edges_and_ppis_levels() {
     assert_eq!(bench.gicr.read(V0, 0x1_0c04, Width::B4), 0);
 }
 
+#[test]
+fn a_configuration_that_contradicts_itself_is_refused() {
+    use axvm_addr::Intid;
+    use axvm_vgic::{ConfigError, Vgic, VgicConfig};
+    let good = config(2, vec![line(40, Some(50), false), line(41, None, true)], 4);
+    let machine = bench().machine;
+    let refused = |change: &dyn Fn(&mut VgicConfig)| {
+        let mut config = good.clone();
+        change(&mut config);
+        Vgic::new(config, machine.clone()).err()
+    };
+    assert_eq!(refused(&|_| ()), None);
+    assert_eq!(refused(&|c| c.vcpus.clear()), Some(ConfigError::VcpuCount(0)));
+    assert_eq!(refused(&|c| c.vcpus[1] = 0), Some(ConfigError::SameAffinity(V0, V1)));
+    assert_eq!(refused(&|c| c.vcpus[1] = 1 << 31), Some(ConfigError::NotAnAffinity(V1, 1 << 31)));
+    assert_eq!(refused(&|c| c.spis = 33), Some(ConfigError::SpiCount(33)));
+    assert_eq!(refused(&|c| c.spis = 992), Some(ConfigError::SpiCount(992)));
+    assert_eq!(refused(&|c| c.lines[0].guest = Intid(96)), Some(ConfigError::NotAnSpi(Intid(96))));
+    assert_eq!(refused(&|c| c.lines[1].guest = Intid(40)), Some(ConfigError::LineTwice(Intid(40))));
+    assert_eq!(refused(&|c| c.lines[1].host = Some(Intid(50))), Some(ConfigError::HostTwice(Intid(50))));
+    let not_spi = ConfigError::NotAHostSpi { guest: Intid(41), host: Intid(27) };
+    assert_eq!(refused(&|c| c.lines[1].host = Some(Intid(27))), Some(not_spi));
+    assert_eq!(refused(&|c| c.hardware_ppis.push(Intid(3))), Some(ConfigError::NotAPpi(Intid(3))));
+    assert_eq!(refused(&|c| c.list_registers = 17), Some(ConfigError::ListRegisters(17)));
+    assert_eq!(refused(&|c| c.priority_bits = 9), Some(ConfigError::PriorityBits(9)));
+    assert_eq!(refused(&|c| c.its.as_mut().unwrap().event_bits = 12), Some(ConfigError::EventBits(12)));
+    assert_eq!(refused(&|c| c.its.as_mut().unwrap().lpi_id_bits = 13), Some(ConfigError::LpiIdBits(13)));
+}
+
+#[test]
+fn without_an_its_there_are_no_lpis() {
+    let mut plain = config(1, vec![], 4);
+    plain.its = None;
+    let bench = Bench::new(plain);
+    assert!(bench.gits.is_none());
+    assert_eq!(bench.gicd.read(V0, 4, Width::B4) >> 17 & 1, 0);
+    assert_eq!(bench.gicr.read(V0, 8, Width::B8) & 1, 0, "PLPIS");
+    bench.gicr.write(V0, 0, Width::B4, 1);
+    bench.gicr.write(V0, 0x70, Width::B8, u64::MAX);
+    assert_eq!((bench.gicr.read(V0, 0, Width::B4), bench.gicr.read(V0, 0x70, Width::B8)), (0, 0));
+}
+
 fn width() -> impl Strategy<Value = Width> {
     prop_oneof![Just(Width::B1), Just(Width::B2), Just(Width::B4), Just(Width::B8)]
 }

@@ -163,10 +163,15 @@ impl Executor<'_> {
             self.discard(device, id)?;
         }
         let handle = self.with(|state| state.bind_lpi(lpi));
-        let mut event = Event { lpi, handle, collection, physical: false };
+        let mut event = Event { lpi, handle, collection, physical: false, told: None };
         let target = self.its.tables.target(collection);
         if let Err(error) = place(self.vgic, self.current, device, id, &mut event, target) {
             self.with(|state| state.unbind_lpi(handle));
+            if event.physical
+                && let Err(also) = self.vgic.backend().discard_event(device, id)
+            {
+                self.vgic.count_command_error(also.into());
+            }
             return Err(error);
         }
         *self.its.tables.slot(position, id)? = Some(event);
@@ -196,9 +201,9 @@ impl Executor<'_> {
 
     fn inv(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
         let position = self.device(device)?;
-        let event = *self.its.tables.event(position, id)?;
-        self.mapped_collection(event.collection)?;
-        configure(self.vgic, self.current, device, id, &event)?;
+        let collection = self.its.tables.event(position, id)?.collection;
+        self.mapped_collection(collection)?;
+        configure(self.vgic, self.current, device, id, self.its.tables.event(position, id)?)?;
         Ok(0)
     }
 
@@ -254,20 +259,24 @@ fn place(
     event: &mut Event,
     target: Option<VcpuId>,
 ) -> Result<(), CommandError> {
-    match target {
-        Some(vcpu) if event.physical => vgic.backend().move_event(device, id, vcpu)?,
-        Some(vcpu) => {
-            vgic.backend().map_event(device, id, event.lpi, vcpu)?;
+    let was_physical = event.physical;
+    let done = match target {
+        Some(vcpu) if was_physical => vgic.backend().move_event(device, id, vcpu),
+        Some(vcpu) => vgic.backend().map_event(device, id, event.lpi, vcpu).map(|()| {
             event.physical = true;
-            configure(vgic, current, device, id, event)?;
+            event.told = None;
+        }),
+        None if was_physical => {
+            event.physical = false;
+            vgic.backend().discard_event(device, id)
         }
-        None => {
-            if core::mem::take(&mut event.physical) {
-                vgic.backend().discard_event(device, id)?;
-            }
-        }
-    }
+        None => Ok(()),
+    };
     vgic.with(current, |state| state.set_lpi_target(event.handle, target));
+    done?;
+    if event.physical && !was_physical {
+        configure(vgic, current, device, id, event)?;
+    }
     Ok(())
 }
 
@@ -277,7 +286,7 @@ fn configure(
     current: Option<VcpuId>,
     device: ItsDeviceId,
     id: ItsEventId,
-    event: &Event,
+    event: &mut Event,
 ) -> Result<(), CommandError> {
     let table = Gpa(propbaser_address(vgic.lpi_tables.lock().propbaser));
     let mut byte = [0];
@@ -290,8 +299,9 @@ fn configure(
         _ => LpiProperty::default(),
     };
     vgic.with(current, |state| state.configure_lpi(event.handle, property));
-    if event.physical {
+    if event.physical && event.told != Some(property) {
         vgic.backend().configure_event(device, id, property.enabled, property.priority)?;
+        event.told = Some(property);
     }
     match read {
         Some(Ok(())) => Ok(()),

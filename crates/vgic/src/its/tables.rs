@@ -10,6 +10,7 @@ use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 use super::CommandError;
 use crate::config::ItsConfig;
 use crate::interrupts::Handle;
+use crate::spec::redistributor::LpiProperty;
 
 /// A mapped event.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Event {
     pub(crate) collection: u16,
     /// The hypervisor has mapped the physical event: it does when the collection is mapped.
     pub(crate) physical: bool,
+    /// The configuration that the hypervisor was last told; none since the physical event was mapped.
+    pub(crate) told: Option<LpiProperty>,
 }
 
 /// A device of the VM.

@@ -328,6 +328,8 @@ impl Bench {
 
     pub fn enter(&mut self, cpu: usize) {
         let cpu = &mut self.cpus[cpu];
+        // A kick from here on counts: it makes the vCPU leave again.
+        self.machine.kicked.lock().unwrap().remove(&cpu.id.0);
         self.vgic.flush(cpu.id, &mut cpu.registers);
         let written = cpu.registers.to_write;
         assert!(written <= self.vgic.config().list_registers);
@@ -337,7 +339,6 @@ impl Bench {
             cpu.registers.to_write = 0;
         }
         cpu.maintenance = false;
-        self.machine.kicked.lock().unwrap().remove(&cpu.id.0);
     }
 
     pub fn exit(&mut self, cpu: usize) {
