@@ -23,3 +23,9 @@ pub mod wire;
 /// The version that the tool writes into a bundle and the hypervisor compares with its own: they share this crate, so they
 /// are of one release exactly if these are equal.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What stands before [`VERSION`] in the hypervisor's image, so that the tool can compare before it starts anything.
+pub const VERSION_MARK: &str = "AxVM image, version ";
+
+/// The mark, the version and an end, for the hypervisor to have in its image (its banner, or a `#[used]` static).
+pub const IMAGE_MARK: &str = concat!("AxVM image, version ", env!("CARGO_PKG_VERSION"), "\n");

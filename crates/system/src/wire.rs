@@ -21,14 +21,15 @@
 //! | `f` | none: the VM has the focus from now on |
 //! | `r` | a piece of the report, packed by postcard |
 //! | `R` | none: the pieces since the last `R` are the report |
+//! | `p` | a piece of the platform (a run that only plans), packed by postcard |
+//! | `P` | none: the pieces since the last `P` are the platform |
 //! | `e` | a security event, as one line ended by `\n` |
 //!
 //! Payloads are never looked at for frames, so that a guest can't forge one by writing it to its console; and a guest doesn't know
 //! the nonce, so that nothing which reaches the line outside a frame can be one either. A reader finds the next frame by its
 //! start; text between frames (a boot loader's, or a panic's) is shown as it is.
 //!
-//! The report may be longer than a frame: pieces are joined in their order. If there are several reports, the last complete
-//! one counts.
+//! Report and platform may be longer than a frame: pieces are joined in their order. Of several, the last complete one counts.
 //!
 //! Without a nonce (a boot loader started it, no tool listens) the hypervisor writes plain lines with prefixes.
 //!
@@ -40,7 +41,7 @@ use axvm_addr::VmId;
 
 mod decoder;
 
-pub use decoder::{Decoder, Piece, ReportPieces};
+pub use decoder::{Decoder, Piece, Pieces};
 
 /// How many bytes of the nonce a frame carries.
 pub const NONCE_BYTES: usize = 8;
@@ -78,6 +79,10 @@ pub enum Channel {
     Report,
     /// The report is complete.
     ReportEnd,
+    /// A piece of the platform.
+    Platform,
+    /// The platform is complete.
+    PlatformEnd,
     /// A security event.
     Event,
 }
@@ -91,6 +96,8 @@ impl Channel {
             Self::Focus(vm) => (b'f', vm.0 as u8),
             Self::Report => (b'r', 0),
             Self::ReportEnd => (b'R', 0),
+            Self::Platform => (b'p', 0),
+            Self::PlatformEnd => (b'P', 0),
             Self::Event => (b'e', 0),
         }
     }
@@ -103,6 +110,8 @@ impl Channel {
             (b'h', 0) => Self::Log,
             (b'r', 0) => Self::Report,
             (b'R', 0) => Self::ReportEnd,
+            (b'p', 0) => Self::Platform,
+            (b'P', 0) => Self::PlatformEnd,
             (b'e', 0) => Self::Event,
             _ => return None,
         })

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::ToString;
 
-use axvm_addr::{CpuId, Gpa, PAGE_SIZE};
+use axvm_addr::{CpuId, Gpa};
 use toml::de::DeTable;
 
 use super::section::Section;
@@ -50,9 +50,6 @@ impl Reader {
         match memory {
             None if !section.has("memory") => section.missing("memory", "how much RAM, as \"512M\""),
             Some(0) => section.wrong("memory", "`memory` can't be 0".to_string()),
-            Some(bytes) if !bytes.is_multiple_of(PAGE_SIZE) => {
-                section.wrong("memory", format!("`memory` is {bytes} bytes: not a multiple of 4 KiB"));
-            }
             _ => {}
         }
         let kernel = section.string("kernel");

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::{Channel, HEADER, NONCE_BYTES, Nonce, encode_header};
 
-/// The most bytes that a report may have: beyond is no report but a hypervisor gone wrong.
-const MAX_REPORT: usize = 16 << 20;
+/// The most bytes that pieces are joined to: beyond is no report but a hypervisor gone wrong.
+const MAX_JOINED: usize = 16 << 20;
 
 /// What the line carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,26 +81,40 @@ fn read_header(header: &[u8; HEADER]) -> Option<(Channel, usize)> {
     Some((Channel::from_code(header[19], vm)?, digits(22..26)?))
 }
 
-/// Joins the pieces of reports and keeps the last complete one.
-#[derive(Clone, Debug, Default)]
-pub struct ReportPieces {
+/// Joins the pieces of something longer than a frame and keeps the last complete one.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    part: Channel,
+    end: Channel,
     arriving: Vec<u8>,
     complete: Option<Vec<u8>>,
 }
 
-impl ReportPieces {
+impl Pieces {
+    /// For the report.
+    pub fn of_report() -> Self {
+        Self::new(Channel::Report, Channel::ReportEnd)
+    }
+
+    /// For the platform.
+    pub fn of_platform() -> Self {
+        Self::new(Channel::Platform, Channel::PlatformEnd)
+    }
+
+    fn new(part: Channel, end: Channel) -> Self {
+        Self { part, end, arriving: Vec::new(), complete: None }
+    }
+
     /// Takes a frame; frames of other channels are ignored.
     pub fn push(&mut self, channel: Channel, payload: &[u8]) {
-        match channel {
-            Channel::Report if self.arriving.len().saturating_add(payload.len()) <= MAX_REPORT => {
-                self.arriving.extend_from_slice(payload);
-            }
-            Channel::ReportEnd => self.complete = Some(core::mem::take(&mut self.arriving)),
-            _ => {}
+        if channel == self.part && self.arriving.len().saturating_add(payload.len()) <= MAX_JOINED {
+            self.arriving.extend_from_slice(payload);
+        } else if channel == self.end {
+            self.complete = Some(core::mem::take(&mut self.arriving));
         }
     }
 
-    /// The last complete report's bytes.
+    /// The last complete one's bytes.
     pub fn complete(&self) -> Option<&[u8]> {
         self.complete.as_deref()
     }
@@ -181,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_last_complete_report_counts_and_a_half_one_does_not() {
-        let mut pieces = ReportPieces::default();
+        let mut pieces = Pieces::of_report();
         pieces.push(Channel::Report, b"fir");
         assert_eq!(pieces.complete(), None);
         pieces.push(Channel::Report, b"st");

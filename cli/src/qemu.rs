@@ -1,0 +1,96 @@
+//! QEMU: which one, whether it is new enough, and what it is told.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use axvm_system::model::Arch;
+
+use crate::hypervisor;
+
+/// The oldest version with what an architecture needs, and what that is.
+const fn oldest(arch: Arch) -> ((u32, u32), &'static str) {
+    match arch {
+        Arch::Aarch64 => ((9, 1), "the second stage of its SMMUv3"),
+        Arch::X86_64 => ((9, 1), "its IOMMUs"),
+        Arch::Riscv64 => ((10, 0), "its IOMMU"),
+    }
+}
+
+/// The program for `arch`. `$AXVM_QEMU` names another one, for tests.
+fn program(arch: Arch) -> OsString {
+    let Some(given) = env::var_os("AXVM_QEMU") else {
+        return format!("qemu-system-{}", hypervisor::name(arch)).into();
+    };
+    // It is started in the system file's folder, where a relative path would name something else.
+    if Path::new(&given).components().count() > 1 {
+        return std::path::absolute(&given).map(PathBuf::into_os_string).unwrap_or(given);
+    }
+    given
+}
+
+/// Whether QEMU is there and new enough.
+///
+/// # Errors
+///
+/// In words, with what to install.
+pub fn check(arch: Arch) -> Result<(), String> {
+    let program = program(arch);
+    let shown = program.display();
+    let ((major, minor), why) = oldest(arch);
+    let package = match arch {
+        Arch::Aarch64 => "qemu-system-arm",
+        Arch::X86_64 => "qemu-system-x86",
+        Arch::Riscv64 => "qemu-system-riscv",
+    };
+    let install = format!(
+        "install QEMU {major}.{minor} or newer (Debian: {package}, in Debian 12 from bookworm-backports)"
+    );
+    let output = Command::new(&program).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("QEMU (`{shown}`) can't be started: {error}; {install}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first = text.lines().next().unwrap_or_default();
+    match version(first) {
+        Some(found) if found >= (major, minor) => Ok(()),
+        Some((a, b)) => Err(format!(
+            "QEMU (`{shown}`) is version {a}.{b}: too old, {why} needs {major}.{minor}; {install}"
+        )),
+        None => Err(format!("QEMU (`{shown}`) doesn't say its version but \"{first}\"; {install}")),
+    }
+}
+
+/// Major and minor in `QEMU emulator version 10.0.2 (Debian ...)`.
+fn version(line: &str) -> Option<(u32, u32)> {
+    let number = line.split_once("version ")?.1;
+    let mut parts = number.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// QEMU with the hypervisor as its kernel and the bundle as its initial RAM disk, its first serial line on its standard
+/// input and output.
+pub fn command(arch: Arch, given: &[&str], hypervisor: &Path, bundle: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program(arch));
+    command.args(given);
+    command.arg("-kernel").arg(hypervisor).arg("-initrd").arg(bundle);
+    command.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+    if !given.iter().any(|argument| matches!(argument.trim_start_matches('-'), "monitor" | "mon")) {
+        command.args(["-monitor", "none"]);
+    }
+    command.current_dir(folder);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let debian = version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)");
+        assert_eq!(debian, Some((10, 0)));
+        assert!(debian > Some((9, 1)));
+        assert!(version("QEMU emulator version 7.2.15") < Some((9, 1)));
+        assert_eq!(version("something else"), None);
+    }
+}

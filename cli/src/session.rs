@@ -1,0 +1,383 @@
+//! One machine from its start to its end: the child process, its serial line, the user's keys, the clock.
+//!
+//! A thread each reads the serial line, QEMU's messages, the keys and the signals, and sends what it has read to one loop, which
+//! alone decides. Keys go to QEMU by a thread of their own, so that a machine that doesn't read can't stop the clock.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axvm_addr::VmId;
+use axvm_system::wire::{Channel, Decoder, Key, Keys, Nonce, Piece, Pieces};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::console::{Console, Speaker, plain};
+use crate::terminal::Raw;
+
+/// How long the hypervisor has to send its report and switch the machine off once it was told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often the child is looked at when nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How many of the last lines are kept, for a run that ends without a report.
+const KEPT_LINES: usize = 20;
+
+/// Ctrl-] q. Twice: after a Ctrl-] of the user's the first is but a Ctrl-] itself.
+const QUIT: &[u8] = b"\x1dq\x1dq";
+
+/// What is to be run and shown.
+pub struct Job {
+    /// QEMU.
+    pub command: Command,
+    /// What frames carry.
+    pub nonce: Nonce,
+    /// The VMs' names.
+    pub names: Vec<String>,
+    /// The VM that has the focus first.
+    pub first: VmId,
+    /// After this it is ended.
+    pub timeout: Option<Duration>,
+    /// Whether this is a terminal with a user at it.
+    pub interactive: bool,
+    /// Whether standard input goes to the VM in focus.
+    pub keys: bool,
+}
+
+/// Who ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It did.
+    ByItself,
+    /// The clock.
+    Timeout,
+    /// The user.
+    Interrupted,
+}
+
+/// How it went.
+pub struct Outcome {
+    /// The report's bytes.
+    pub report: Option<Vec<u8>>,
+    /// The platform's bytes.
+    #[expect(dead_code, reason = "`inspect`, which shows it, comes next")]
+    pub platform: Option<Vec<u8>>,
+    /// Who ended it.
+    pub ended: Ended,
+    /// Whether the hypervisor has said anything.
+    pub spoke: bool,
+    /// QEMU's exit status; `None`: it had to be killed.
+    pub status: Option<ExitStatus>,
+    /// The last lines of hypervisor, board and QEMU.
+    pub last: Vec<String>,
+}
+
+enum Event {
+    Serial(Vec<u8>),
+    SerialEnd,
+    Errors(Vec<u8>),
+    Quit,
+    Signal,
+}
+
+/// A child that doesn't outlive this.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+///
+/// If QEMU can't be started.
+pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
+    // In a group of its own: a Ctrl-C at the terminal is this program's to act upon, not QEMU's.
+    job.command.process_group(0);
+    job.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Owned(job.command.spawn()?);
+    // Few events wait: a machine that writes faster than the user's terminal shows has to wait itself.
+    let (events, received) = mpsc::sync_channel(64);
+    if let Some(serial) = child.0.stdout.take() {
+        pass_on(serial, events.clone(), Event::Serial, Some(Event::SerialEnd));
+    }
+    if let Some(errors) = child.0.stderr.take() {
+        pass_on(errors, events.clone(), Event::Errors, None);
+    }
+    let keys = child.0.stdin.take().map(write_keys);
+    if let (true, Some(keys)) = (job.keys, &keys) {
+        read_keys(keys.clone(), events.clone());
+    }
+    let signals = watch_signals(events)?;
+    let raw = if job.interactive { Raw::enter() } else { None };
+    let focus = raw.as_ref().map(|_| job.first);
+    let run = Run {
+        console: Console::new(out, job.names, focus),
+        decoder: Decoder::new(&job.nonce),
+        report: Pieces::of_report(),
+        platform: Pieces::of_platform(),
+        spoke: false,
+        last: Lines::default(),
+        keys,
+        ended: Ended::ByItself,
+        deadline: job.timeout.map(|timeout| Instant::now() + timeout),
+        ending: false,
+    };
+    let outcome = run.until_it_ends(&mut child.0, &received);
+    signals.close();
+    drop(raw);
+    Ok(outcome)
+}
+
+struct Run<W> {
+    console: Console<W>,
+    decoder: Decoder,
+    report: Pieces,
+    platform: Pieces,
+    spoke: bool,
+    last: Lines,
+    keys: Option<SyncSender<Vec<u8>>>,
+    ended: Ended,
+    /// The end of the run's time, or of the grace if it is ending.
+    deadline: Option<Instant>,
+    /// Whether it was told to end, or has sent its report.
+    ending: bool,
+}
+
+impl<W: Write> Run<W> {
+    fn until_it_ends(mut self, child: &mut Child, received: &Receiver<Event>) -> Outcome {
+        let mut status = None;
+        loop {
+            match received.recv_timeout(TICK) {
+                Ok(Event::Serial(bytes)) => self.serial(&bytes),
+                Ok(Event::Errors(bytes)) => {
+                    self.last.push(&bytes);
+                    self.console.say(Speaker::Qemu, &bytes);
+                }
+                Ok(Event::Quit) => self.end(Ended::Interrupted),
+                Ok(Event::Signal) if self.ended == Ended::Interrupted => break,
+                Ok(Event::Signal) => {
+                    self.end(Ended::Interrupted);
+                    self.quit();
+                }
+                Ok(Event::SerialEnd) => {
+                    // Its line is closed, so that it can say no more; it may still be ending.
+                    status = status.or_else(|| wait(child, GRACE));
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => match child.try_wait() {
+                    // Ended with nothing more to read for a while, but the line is open: another process has it.
+                    Ok(Some(_)) if status.is_some() => break,
+                    Ok(now) => status = now,
+                    Err(_) => break,
+                },
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                if self.ending {
+                    break;
+                }
+                self.end(Ended::Timeout);
+                self.quit();
+            }
+        }
+        while let Ok(event) = received.try_recv() {
+            match event {
+                Event::Serial(bytes) => self.serial(&bytes),
+                Event::Errors(bytes) => {
+                    self.last.push(&bytes);
+                    self.console.say(Speaker::Qemu, &bytes);
+                }
+                _ => {}
+            }
+        }
+        let rest = self.decoder.finish();
+        self.last.push(&rest);
+        self.console.say(Speaker::Board, &rest);
+        self.console.finish();
+        Outcome {
+            report: self.report.complete().map(<[u8]>::to_vec),
+            platform: self.platform.complete().map(<[u8]>::to_vec),
+            ended: self.ended,
+            spoke: self.spoke,
+            status,
+            last: self.last.finish(),
+        }
+    }
+
+    fn serial(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        while let Some(piece) = self.decoder.next_piece() {
+            match piece {
+                Piece::Noise(bytes) => {
+                    self.last.push(&bytes);
+                    self.console.say(Speaker::Board, &bytes);
+                }
+                Piece::Frame(channel, payload) => {
+                    self.spoke = true;
+                    self.frame(channel, &payload);
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self, channel: Channel, payload: &[u8]) {
+        match channel {
+            Channel::Log | Channel::Event => {
+                self.last.push(payload);
+                self.console.say(Speaker::Hypervisor, payload);
+            }
+            Channel::Console(vm) => self.console.say(Speaker::Vm(vm), payload),
+            Channel::Focus(vm) => self.console.focus(vm),
+            Channel::Report | Channel::Platform | Channel::PlatformEnd => {
+                self.report.push(channel, payload);
+                self.platform.push(channel, payload);
+            }
+            Channel::ReportEnd => {
+                self.report.push(channel, payload);
+                // The report is the last thing it says: the machine goes off, or is switched off.
+                self.ending = true;
+                self.deadline = Some(Instant::now() + GRACE);
+            }
+        }
+    }
+
+    /// It is to end; the first reason counts.
+    fn end(&mut self, why: Ended) {
+        if !self.ending {
+            self.ending = true;
+            self.ended = why;
+            self.deadline = Some(Instant::now() + GRACE);
+        }
+    }
+
+    /// Tells the hypervisor.
+    fn quit(&self) {
+        if let Some(keys) = &self.keys {
+            // If keys are waiting already the hypervisor reads none: it is killed after the grace.
+            let _ = keys.try_send(QUIT.to_vec());
+        }
+    }
+}
+
+/// Waits for the child, but not for ever.
+fn wait(child: &mut Child, most: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + most;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => thread::sleep(TICK / 10),
+            _ => return None,
+        }
+    }
+}
+
+fn pass_on(
+    mut from: impl Read + Send + 'static,
+    to: SyncSender<Event>,
+    wrap: fn(Vec<u8>) -> Event,
+    end: Option<Event>,
+) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match from.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(length @ 1..) => {
+                    if to.send(wrap(buffer[..length].to_vec())).is_err() {
+                        return;
+                    }
+                }
+                _ => break,
+            }
+        }
+        if let Some(end) = end {
+            let _ = to.send(end);
+        }
+    });
+}
+
+/// Writes what it gets to QEMU.
+fn write_keys(mut stdin: ChildStdin) -> SyncSender<Vec<u8>> {
+    let (keys, received) = mpsc::sync_channel::<Vec<u8>>(64);
+    thread::spawn(move || {
+        while let Ok(bytes) = received.recv() {
+            if stdin.write_all(&bytes).and_then(|()| stdin.flush()).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
+/// Passes the user's keys on; the hypervisor reads the commands among them, this only takes note of the last one.
+fn read_keys(to: SyncSender<Vec<u8>>, events: SyncSender<Event>) {
+    thread::spawn(move || {
+        let mut keys = Keys::default();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
+            let bytes = &buffer[..length];
+            let quit = bytes.iter().filter_map(|byte| keys.push(*byte)).any(|key| key == Key::Quit);
+            if quit && events.send(Event::Quit).is_err() || to.send(bytes.to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn watch_signals(to: SyncSender<Event>) -> io::Result<signal_hook::iterator::Handle> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let handle = signals.handle();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if to.send(Event::Signal).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// The last lines of a stream.
+#[derive(Default)]
+struct Lines {
+    complete: VecDeque<String>,
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte != b'\n' && self.partial.len() < 4096 {
+                self.partial.push(*byte);
+            } else {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = plain(&std::mem::take(&mut self.partial));
+        if !line.trim().is_empty() {
+            self.complete.push_back(line);
+        }
+        if self.complete.len() > KEPT_LINES {
+            self.complete.pop_front();
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        self.end_line();
+        self.complete.into()
+    }
+}
