@@ -129,8 +129,8 @@ pub struct LoadSegment<'a> {
 }
 
 impl ImageInfo {
-    /// What the file holds. With `raw`, the address of its first byte and of its first instruction, a file that
-    /// isn't known otherwise is taken as it is.
+    /// What the file holds. With `raw`, the address of its first byte and of its first instruction, a file
+    /// that isn't known otherwise is taken as it is.
     ///
     /// # Errors
     ///
@@ -173,8 +173,8 @@ impl ImageInfo {
         })
     }
 
-    /// Where its first byte goes in RAM that starts at `ram`: as low as it may. `None` if that is past the end
-    /// of the address space.
+    /// Where its first byte goes in RAM that starts at `ram`: as low as it may. `None` if that is past the
+    /// end of the address space.
     pub fn place(&self, ram: Gpa) -> Option<Gpa> {
         match self.load {
             Some(load) => Some(load),
@@ -211,7 +211,8 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// Why a file that is neither an `Image` nor an ELF file can't be started, as helpfully as its first bytes allow.
+/// Why a file that is neither an `Image` nor an ELF file can't be started, as helpfully as its first bytes
+/// allow.
 fn foreign(bytes: &[u8]) -> ImageError {
     let compressed =
         |format: &str, hint: &str| ImageError::Compressed { format: format.into(), hint: hint.into() };

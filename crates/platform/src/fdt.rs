@@ -1,8 +1,10 @@
-//! Reads a device tree (Devicetree Specification 0.4 and the bindings of the Linux kernel) into a [`Platform`].
+//! Reads a device tree (Devicetree Specification 0.4 and the bindings of the Linux kernel) into a
+//! [`Platform`].
 //!
-//! What a broken node costs depends on what it is. One that the hypervisor rests on (memory, the GIC, an SMMU, a
-//! host bridge) makes the whole tree unusable. An interrupt or a provider that can't be followed makes its device
-//! unassignable. Nothing is skipped in silence where that would make a device look simpler than it is.
+//! What a broken node costs depends on what it is. One that the hypervisor rests on (memory, the GIC, an
+//! SMMU, a host bridge) makes the whole tree unusable. An interrupt or a provider that can't be followed
+//! makes its device unassignable. Nothing is skipped in silence where that would make a device look simpler
+//! than it is.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -180,8 +182,9 @@ fn psci(tree: &Tree<'_>) -> Option<PsciConduit> {
     }
 }
 
-/// The timer's interrupts by their names, else by their order; one that the node doesn't give is the PPI that the
-/// Base System Architecture (Arm DEN 0094, 3.5) assigns to it, which nobody can have given to something else.
+/// The timer's interrupts by their names, else by their order; one that the node doesn't give is the PPI
+/// that the Base System Architecture (Arm DEN 0094, 3.5) assigns to it, which nobody can have given to
+/// something else.
 fn timer(tree: &Tree<'_>) -> Vec<Interrupt> {
     let Some(id) = tree.ids().find(|&id| tree.is_compatible(id, kinds::TIMER) && tree.is_enabled(id)) else {
         return Vec::new();

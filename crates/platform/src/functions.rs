@@ -11,8 +11,9 @@ use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
 const MOST_BRIDGES: usize = 256;
 
 impl Platform {
-    /// Takes what enumeration found, and looks up each function's stream, MSI device id and line. `groups` has the
-    /// isolation group of each function, in the same order; functions without one share the group `u32::MAX`.
+    /// Takes what enumeration found, and looks up each function's stream, MSI device id and line. `groups`
+    /// has the isolation group of each function, in the same order; functions without one share the group
+    /// `u32::MAX`.
     pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[u32]) {
         let devices = functions
             .iter()

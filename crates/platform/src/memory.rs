@@ -27,7 +27,8 @@ fn between(start: Hpa, end: Hpa) -> Span<Hpa> {
 }
 
 impl Platform {
-    /// RAM that nothing has reserved, in whole pages, in order. A page of which any byte is reserved isn't free.
+    /// RAM that nothing has reserved, in whole pages, in order. A page of which any byte is reserved isn't
+    /// free.
     pub fn free_memory(&self) -> Vec<Span<Hpa>> {
         let taken = merge(self.reserved.iter().map(|reserved| reserved.span.to_pages()).collect());
         let mut free = Vec::new();
@@ -51,8 +52,8 @@ impl Platform {
         free
     }
 
-    /// Where the CPU sees `size` bytes at this memory address of a host bridge's bus; `None` unless they lie in one of
-    /// its windows. `host` is the position in [`Platform::pci_hosts`].
+    /// Where the CPU sees `size` bytes at this memory address of a host bridge's bus; `None` unless they lie
+    /// in one of its windows. `host` is the position in [`Platform::pci_hosts`].
     pub fn pci_to_cpu(&self, host: usize, pci: u64, size: u64) -> Option<Hpa> {
         self.pci_hosts.get(host)?.windows.iter().filter(|window| window.space != PciSpace::Io).find_map(
             |window| {

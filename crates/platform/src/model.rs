@@ -152,7 +152,8 @@ pub struct PciWindow {
     pub cpu: Span<Hpa>,
 }
 
-/// One entry of `iommu-map` or `msi-map`: requester ids from `first`, `count` of them, become ids from `base` at a target.
+/// One entry of `iommu-map` or `msi-map`: requester ids from `first`, `count` of them, become ids from
+/// `base` at a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMapping {
     /// The first requester id (after the map's mask).
@@ -199,7 +200,8 @@ pub struct PciDevice {
     pub function: Function,
     /// The isolation group: functions with the same number can reach each other without passing the IOMMU.
     pub group: u32,
-    /// The SMMU (position in [`Platform::smmus`]) and stream behind which it masters the bus; `None`: no IOMMU.
+    /// The SMMU (position in [`Platform::smmus`]) and stream behind which it masters the bus; `None`: no
+    /// IOMMU.
     pub stream: Option<(usize, StreamId)>,
     /// The ITS (position in [`Gic::its`]) and device id of its MSIs.
     pub msi: Option<(usize, ItsDeviceId)>,
@@ -207,7 +209,8 @@ pub struct PciDevice {
     pub line: Option<Interrupt>,
 }
 
-/// What a platform device needs from another one (`clocks`, `resets`, `*-supply`, `pinctrl-*`, `power-domains`, ...).
+/// What a platform device needs from another one (`clocks`, `resets`, `*-supply`, `pinctrl-*`,
+/// `power-domains`, ...).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// The property that asks for it.
@@ -244,13 +247,14 @@ pub struct PlatformDevice {
     pub foreign_interrupts: Vec<String>,
     /// `iommus`: the SMMU (position in [`Platform::smmus`]) and stream of each.
     pub streams: Vec<(usize, StreamId)>,
-    /// Whether it is of a kind that masters the bus (virtio-mmio, fw_cfg, anything with `dma-coherent`, `iommus`, `dmas`); `None`: not known.
+    /// Whether it is of a kind that masters the bus (virtio-mmio, fw_cfg, anything with `dma-coherent`,
+    /// `iommus`, `dmas`); `None`: not known.
     pub bus_master: Option<bool>,
     /// `dma-coherent`.
     pub coherent: bool,
     /// What it depends on.
     pub providers: Vec<Provider>,
-    /// Its other properties, as they are, for the guest's own node: without `reg`, `interrupts*`, `status`, `phandle`,
-    /// `iommus` and references to providers.
+    /// Its other properties, as they are, for the guest's own node: without `reg`, `interrupts*`, `status`,
+    /// `phandle`, `iommus` and references to providers.
     pub properties: Vec<(String, Vec<u8>)>,
 }

@@ -1,5 +1,6 @@
-//! The reader on two boards: QEMU's `virt` (dumped with `-M virt,virtualization=on,gic-version=3,iommu=smmuv3,
-//! dumpdtb=...`) and one made up to have in one place what real boards have in many (`made-up.dts`).
+//! The reader on two boards: QEMU's `virt` (dumped with `-M
+//! virt,virtualization=on,gic-version=3,iommu=smmuv3, dumpdtb=...`) and one made up to have in one place
+//! what real boards have in many (`made-up.dts`).
 
 use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
 use axvm_pci::Function;

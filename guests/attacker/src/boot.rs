@@ -67,7 +67,8 @@ _start:
 9:  wfi
     b       9b
 
-    // Every synchronous exception is taken for a failed access, counted and stepped over. Nothing else is unmasked.
+    // Every synchronous exception is taken for a failed access, counted and stepped over. Nothing else is
+    // unmasked.
     .section .text.vectors, "ax"
     .balign 2048
 vectors:

@@ -35,7 +35,8 @@ macro_rules! accessors {
             check(address);
             let before = FAULTS.load(Ordering::Relaxed);
             let value: u64;
-            // SAFETY: one aligned load outside all memory that Rust owns; if it faults, the vectors step over it.
+            // SAFETY: one aligned load outside all memory that Rust owns; if it faults, the vectors step
+            // over it.
             unsafe { asm!($ldr, address = in(reg) address, value = inout(reg) 0u64 => value) };
             if FAULTS.load(Ordering::Relaxed) == before { Ok(value as $type) } else { Err(Fault) }
         }
@@ -45,7 +46,8 @@ macro_rules! accessors {
             check(address);
             let before = FAULTS.load(Ordering::Relaxed);
             let value = u64::from(value);
-            // SAFETY: one aligned store outside all memory that Rust owns; if it faults, the vectors step over it.
+            // SAFETY: one aligned store outside all memory that Rust owns; if it faults, the vectors step
+            // over it.
             unsafe { asm!("dsb sy", $str, "dsb sy", address = in(reg) address, value = in(reg) value) };
             if FAULTS.load(Ordering::Relaxed) == before { Ok(()) } else { Err(Fault) }
         }
@@ -66,18 +68,24 @@ pub fn copy(address: u64, length: usize) -> Option<alloc::vec::Vec<u8>> {
     Some(bytes)
 }
 
-/// An SMC or HVC by the SMC Calling Convention (Arm DEN 0028): the first result. `None` if it gave an exception.
+/// An SMC or HVC by the SMC Calling Convention (Arm DEN 0028): the first result. `None` if it gave an
+/// exception.
 pub fn call(conduit: PsciConduit, function: u32, arguments: [u64; 3]) -> Option<u64> {
     let before = FAULTS.load(Ordering::Relaxed);
     let [x1, x2, x3] = arguments;
     let mut x0 = u64::from(function);
     macro_rules! conduit {
         ($instruction:literal) => {
-            // SAFETY: the convention clobbers x0 to x17 at most; memory isn't an argument of any call made here.
+            // SAFETY: the convention clobbers x0 to x17 at most; memory isn't an argument of any call made
+            // here.
             unsafe {
-                asm!($instruction, inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
-                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _,
-                    out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _)
+                asm!(
+                    $instruction,
+                    inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+                    out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+                    out("x16") _, out("x17") _,
+                )
             }
         };
     }
@@ -118,14 +126,22 @@ pub fn frequency() -> u64 {
     hz
 }
 
-/// Enables the GIC's system registers and writes ICC_SGI1R_EL1 (Arm IHI 0069, 12.2.15): whether it went through without
-/// an exception.
+/// Enables the GIC's system registers and writes ICC_SGI1R_EL1 (Arm IHI 0069, 12.2.15): whether it went
+/// through without an exception.
 pub fn send_sgi(value: u64) -> bool {
     let before = FAULTS.load(Ordering::Relaxed);
     // SAFETY: interrupts are masked, so what is sent to this CPU changes nothing for the program.
     unsafe {
-        asm!("mrs {scratch}, S3_0_C12_C12_5", "orr {scratch}, {scratch}, #1", "msr S3_0_C12_C12_5, {scratch}", "isb",
-            "msr S3_0_C12_C11_5, {value}", "isb", scratch = out(reg) _, value = in(reg) value)
+        asm!(
+            "mrs {scratch}, S3_0_C12_C12_5",
+            "orr {scratch}, {scratch}, #1",
+            "msr S3_0_C12_C12_5, {scratch}",
+            "isb",
+            "msr S3_0_C12_C11_5, {value}",
+            "isb",
+            scratch = out(reg) _,
+            value = in(reg) value,
+        )
     };
     FAULTS.load(Ordering::Relaxed) == before
 }

@@ -8,12 +8,12 @@
 //! - `ok` or `broken`: for what must work;
 //! - `skipped`: what it needs isn't there.
 //!
-//! Then `ATTACK done`, and it powers itself off. See [`attacks::ALL`] for the words. Numbers that some of them use:
-//! `axvm.target=ADDRESS` (where to read and write), `axvm.secret=VALUE` (the eight bytes that lie there),
-//! `axvm.seconds=N` (how long `victim` waits).
+//! Then `ATTACK done`, and it powers itself off. See [`attacks::ALL`] for the words. Numbers that some of
+//! them use: `axvm.target=ADDRESS` (where to read and write), `axvm.secret=VALUE` (the eight bytes that lie
+//! there), `axvm.seconds=N` (how long `victim` waits).
 //!
-//! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never gives `edu` an
-//! offset outside its internal buffer: that would corrupt QEMU, not test AxVM.
+//! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never
+//! gives `edu` an offset outside its internal buffer: that would corrupt QEMU, not test AxVM.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

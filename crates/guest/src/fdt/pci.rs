@@ -1,5 +1,5 @@
-//! The virtual PCI host bridge's node (PCI Bus Binding to IEEE 1275; Linux bindings `pci-host-ecam-generic` and
-//! pci-msi.txt).
+//! The virtual PCI host bridge's node (PCI Bus Binding to IEEE 1275; Linux bindings `pci-host-ecam-generic`
+//! and pci-msi.txt).
 
 use alloc::format;
 use alloc::vec::Vec;

@@ -1,5 +1,5 @@
-//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses, or, if they are
-//! position-independent and apply their relocations themselves, anywhere.
+//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses, or,
+//! if they are position-independent and apply their relocations themselves, anywhere.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -12,8 +12,8 @@ use elf::file::Class;
 
 use super::{ImageError, ImageInfo, ImageKind, Segment};
 
-/// What a position-independent file's base is a multiple of: enough for any page size and for blocks of the second
-/// stage.
+/// What a position-independent file's base is a multiple of: enough for any page size and for blocks of the
+/// second stage.
 const ALIGNMENT: u64 = 2 << 20;
 
 /// More loadable segments than any kernel has.
@@ -68,7 +68,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         }
         let end = segment.p_paddr.checked_add(segment.p_memsz);
         let end = end.ok_or_else(|| broken("a segment passes the end of the address space"))?;
-        // e_entry is a virtual address; the guest starts with its MMU off, so it is entered at the physical one.
+        // e_entry is a virtual address; the guest starts with its MMU off, so it is entered at the physical
+        // one.
         if let Some(offset) = header.e_entry.checked_sub(segment.p_vaddr)
             && offset < segment.p_memsz
             && segment.p_flags & PF_X != 0

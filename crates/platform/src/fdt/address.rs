@@ -129,7 +129,8 @@ impl<'a> Tree<'a> {
         Ok(None)
     }
 
-    /// Whether DMA of a node is coherent: the nearest `dma-coherent` or `dma-noncoherent`, its own or of a bus above.
+    /// Whether DMA of a node is coherent: the nearest `dma-coherent` or `dma-noncoherent`, its own or of a
+    /// bus above.
     pub(super) fn is_coherent(&self, id: NodeId) -> bool {
         self.lineage(id)
             .find_map(|id| {

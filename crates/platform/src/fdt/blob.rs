@@ -282,8 +282,8 @@ impl<'a> Tree<'a> {
         path
     }
 
-    /// The node at a path, or with an alias in front of one (3.3). A name without unit address finds the node if it
-    /// is the only one of that name.
+    /// The node at a path, or with an alias in front of one (3.3). A name without unit address finds the
+    /// node if it is the only one of that name.
     pub fn find(&self, path: &str) -> Option<NodeId> {
         if let Some(rest) = path.strip_prefix('/') {
             return self.descend(self.root(), rest);

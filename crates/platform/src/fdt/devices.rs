@@ -92,7 +92,8 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
     Ok(devices)
 }
 
-/// Whether a node may be a platform device: not memory, not the GIC, not an SMMU, not a host bridge, nor below one.
+/// Whether a node may be a platform device: not memory, not the GIC, not an SMMU, not a host bridge, nor
+/// below one.
 fn is_candidate(tree: &Tree<'_>, id: NodeId) -> bool {
     let own = [kinds::GIC, kinds::SMMU, kinds::PCI_HOST];
     let is_own = |id| own.iter().any(|kind| tree.is_compatible(id, kind)) && tree.is_enabled(id);

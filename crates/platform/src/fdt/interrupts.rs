@@ -36,8 +36,8 @@ pub(super) fn gic_interrupt(specifier: &[u32]) -> Option<Interrupt> {
         _ => return None,
     };
     let intid = (number < count).then_some(first + number)?;
-    // IRQ_TYPE_EDGE_RISING and _FALLING are 1 and 2, levels 4 and 8; bits above (PPI affinity of older bindings)
-    // say nothing of the trigger.
+    // IRQ_TYPE_EDGE_RISING and _FALLING are 1 and 2, levels 4 and 8; bits above (PPI affinity of older
+    // bindings) say nothing of the trigger.
     let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
     Some(Interrupt { intid: Intid(intid), trigger })
 }
@@ -158,7 +158,8 @@ impl Tree<'_> {
         while !map.is_empty() {
             let entry = map.take(address_cells.checked_add(cells)?)?;
             let parent = self.by_phandle(map.next()?)?;
-            // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes none).
+            // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes
+            // none).
             let parent_unit = map.take(self.u32(parent, "#address-cells").unwrap_or(0).min(MOST_CELLS))?;
             let parent_specifier = map.take(self.interrupt_cells(parent)?)?;
             let hit = wanted.len() == entry.len()

@@ -37,8 +37,8 @@ const MASTERS: &[&str] = &[
     "arm,coresight-tmc",
 ];
 
-/// Kinds that can't master the bus: peripherals with an APB slave port and nothing else. A DMA controller may serve
-/// some of them, but then the node says `dmas`.
+/// Kinds that can't master the bus: peripherals with an APB slave port and nothing else. A DMA controller
+/// may serve some of them, but then the node says `dmas`.
 const SLAVES: &[&str] = &[
     // UARTs: Arm DDI 0183, DDI 0139 (PL010), Server Base System Architecture appendix B, CMSDK (DDI 0479).
     "arm,pl011",
@@ -64,7 +64,8 @@ const SLAVES: &[&str] = &[
     "cfi-flash",
 ];
 
-/// Whether a device of these kinds masters the bus, if that is known. One kind that does outweighs one that doesn't.
+/// Whether a device of these kinds masters the bus, if that is known. One kind that does outweighs one that
+/// doesn't.
 pub(super) fn masters_the_bus(kinds: &[&str]) -> Option<bool> {
     if kinds.iter().any(|kind| MASTERS.contains(kind)) {
         return Some(true);

@@ -83,8 +83,8 @@ fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow>, FdtError> {
     Ok(windows)
 }
 
-/// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among `targets` are
-/// left out: their functions have no IOMMU, or no MSIs, that the hypervisor knows.
+/// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among
+/// `targets` are left out: their functions have no IOMMU, or no MSIs, that the hypervisor knows.
 fn id_map(
     tree: &Tree<'_>,
     id: NodeId,
@@ -114,8 +114,8 @@ fn msi_parent(tree: &Tree<'_>, id: NodeId, its: &[NodeId]) -> Vec<IdMapping> {
     target.map(|target| IdMapping { first: 0, count: 0x1_0000, target, base: 0 }).into_iter().collect()
 }
 
-/// What `interrupt-map` says for every slot of the root bus and every pin. Where it tells functions of a slot apart,
-/// which the PCI specifications have no use for, no line is known.
+/// What `interrupt-map` says for every slot of the root bus and every pin. Where it tells functions of a
+/// slot apart, which the PCI specifications have no use for, no line is known.
 fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Interrupt)> {
     const FUNCTION: u32 = 7 << 8;
     let mask = tree.cells(id, "interrupt-map-mask").and_then(|mut cells| cells.next()).unwrap_or(u32::MAX);

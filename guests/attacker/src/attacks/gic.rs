@@ -61,7 +61,7 @@ pub fn software_interrupts(_: &Board) -> String {
         // Aff2 and Aff3 that nobody has.
         accepted += u32::from(send_sgi(intid << 24 | 1 << 32 | 1 << 48 | 0xffff));
     }
-    format!("blocked: {accepted} writes accepted, none may have reached others")
+    format!("ok: {accepted} writes accepted; whether one came, a `victim` says")
 }
 
 /// A neighbour: its RAM keeps what it wrote, and no software interrupt comes.

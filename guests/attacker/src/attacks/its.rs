@@ -56,7 +56,8 @@ impl Queue {
         Ok(Self { its, memory, next: 0 })
     }
 
-    /// Whether the ITS consumed the command. A stalled one, which the architecture allows, is stepped over by a restart.
+    /// Whether the ITS consumed the command. A stalled one, which the architecture allows, is stepped over
+    /// by a restart.
     fn send(&mut self, command: [u64; 4]) -> Result<bool, Fault> {
         for (word, value) in (0u64..).zip(command) {
             store64(self.memory + self.next + word * 8, value)?;
@@ -134,5 +135,5 @@ fn attack(board: &Board, its: u64) -> Result<String, Fault> {
     store64(its + GITS_CWRITER, COMMAND)?;
     store32(its + GITS_CTLR, 1)?;
     store32(its + GITS_CTLR, 0)?;
-    Ok(format!("blocked: {passed} stepped over, {stalled} stalled"))
+    Ok(format!("ok: {passed} stepped over, {stalled} stalled, the queue works"))
 }
