@@ -1,7 +1,7 @@
 //! How accesses of any width reach registers of 32 and of 64 bits.
 //!
-//! A 64-bit register can be read and written as a whole or by halves (IHI 0069, 12.1.3). A 32-bit register takes 32-bit accesses.
-//! Whatever else a guest tries reads as zero and is ignored.
+//! A 64-bit register can be read and written as a whole or by halves (IHI 0069, 12.1.3). A 32-bit register
+//! takes 32-bit accesses. Whatever else a guest tries reads as zero and is ignored.
 
 use axvm_axdevice::Width;
 

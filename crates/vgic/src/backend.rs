@@ -46,12 +46,13 @@ pub enum Violation {
 
 /// The hypervisor's side: physical interrupts, the guest's memory, the other vCPUs.
 ///
-/// The methods may be called with a lock of the virtual GIC held: they must not call back into it, nor wait for another
-/// vCPU. The lock is the VM's own, so a method that takes long holds up that VM only.
+/// The methods may be called with a lock of the virtual GIC held: they must not call back into it, nor wait
+/// for another vCPU. The lock is the VM's own, so a method that takes long holds up that VM only.
 pub trait Backend: Send + Sync {
-    /// Makes `vcpu` leave the guest (or its sleep in WFI) soon, so that it calls [`crate::Vgic::flush`] again. Called
-    /// with the lock of the interrupts' state dropped. For the vCPU of the calling CPU, which is out of the guest already, there is nothing to do.
-    /// The effect must not get lost between that vCPU's `flush` and its entry into the guest.
+    /// Makes `vcpu` leave the guest (or its sleep in WFI) soon, so that it calls [`crate::Vgic::flush`]
+    /// again. Called with the lock of the interrupts' state dropped. For the vCPU of the calling CPU, which
+    /// is out of the guest already, there is nothing to do. The effect must not get lost between that vCPU's
+    /// `flush` and its entry into the guest.
     fn kick(&self, vcpu: VcpuId);
 
     /// Brings the physical SPI `host` in line with what the guest set up.
@@ -86,8 +87,8 @@ pub trait Backend: Send + Sync {
     /// [`BackendError`] if it couldn't be done.
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError>;
 
-    /// Maps an event to a physical LPI of the hypervisor's choice, which stands for the guest's `lpi`, on the CPU of
-    /// `vcpu`. It starts disabled; [`Backend::configure_event`] follows.
+    /// Maps an event to a physical LPI of the hypervisor's choice, which stands for the guest's `lpi`, on the
+    /// CPU of `vcpu`. It starts disabled; [`Backend::configure_event`] follows.
     ///
     /// # Errors
     ///

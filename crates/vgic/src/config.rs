@@ -89,8 +89,9 @@ pub enum ConfigError {
     /// A hardware PPI that isn't one.
     #[error("INTID {0} is not a PPI")]
     NotAPpi(Intid),
-    /// No list register, or more than 16.
-    #[error("{0} list registers: a CPU has 1 to 16")]
+    /// Fewer than 2 list registers, or more than 16. With one, the underflow interrupt that asks for more
+    /// would never go away. All known CPUs have at least 4.
+    #[error("{0} list registers: expected 2 to 16")]
     ListRegisters(usize),
     /// Not 4 to 8 priority bits.
     #[error("{0} priority bits: expected 4 to 8")]
@@ -131,7 +132,7 @@ impl VgicConfig {
         if let Some(ppi) = self.hardware_ppis.iter().find(|p| !(PPI_FIRST..SPI_FIRST).contains(&p.0)) {
             return Err(ConfigError::NotAPpi(*ppi));
         }
-        if self.list_registers == 0 || self.list_registers > LIST_REGISTERS_MAX {
+        if self.list_registers < 2 || self.list_registers > LIST_REGISTERS_MAX {
             return Err(ConfigError::ListRegisters(self.list_registers));
         }
         if !(4..=8).contains(&self.priority_bits) {

@@ -1,8 +1,9 @@
-//! The list registers of a vCPU: filled before it enters the guest, read back after it has left (IHI 0069, chapter 6).
+//! The list registers of a vCPU: filled before it enters the guest, read back after it has left (IHI 0069,
+//! chapter 6).
 //!
-//! Between the two, what is in a list register belongs to the hardware; [`Held`] keeps what the rest of the virtual GIC
-//! wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor [`Interrupts::flush`] is needed,
-//! and [`ListRegisters::is_unchanged`] knows.
+//! Between the two, what is in a list register belongs to the hardware; [`Held`] keeps what the rest of the
+//! virtual GIC wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor
+//! [`Interrupts::flush`] is needed, and [`ListRegisters::is_unchanged`] knows.
 
 use axvm_addr::VcpuId;
 
@@ -12,11 +13,13 @@ use crate::spec::list_register::{
     HCR_EN, HCR_LRENPIE, HCR_UIE, LIST_REGISTERS_MAX, ListRegister, State, hcr_eoi_count,
 };
 
-/// The list registers of one vCPU, as they are to be written before it enters the guest, or were read after it left.
+/// The list registers of one vCPU, as they are to be written before it enters the guest, or were read after
+/// it left.
 ///
 /// Before entry, after [`crate::Vgic::flush`]: if [`Self::to_write`] isn't zero, write `lr[..to_write]` to
-/// ICH_LR\<n\>_EL2 and `hcr` (with the hypervisor's own trap bits added) to ICH_HCR_EL2, and set it to zero. After exit, before
-/// [`crate::Vgic::sync`]: read `lr[..count]` back, and, if `hcr` has [`HCR_LRENPIE`], ICH_HCR_EL2 into `hcr`.
+/// ICH_LR\<n\>_EL2 and `hcr` (with the hypervisor's own trap bits added) to ICH_HCR_EL2, and set it to zero.
+/// After exit, before [`crate::Vgic::sync`]: read `lr[..count]` back, and, if `hcr` has [`HCR_LRENPIE`],
+/// ICH_HCR_EL2 into `hcr`.
 #[derive(Clone, Debug)]
 pub struct ListRegisters {
     /// The values of ICH_LR\<n\>_EL2.
@@ -25,7 +28,8 @@ pub struct ListRegisters {
     pub count: usize,
     /// How many, from the first, are to be written.
     pub to_write: usize,
-    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, UIE, LRENPIE, and EOIcount when it was read back.
+    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, UIE, LRENPIE, and EOIcount when it was read
+    /// back.
     pub hcr: u64,
     /// What was last put into `lr`.
     written: [u64; LIST_REGISTERS_MAX],
@@ -101,7 +105,8 @@ impl Interrupts {
         if irq.active {
             irq.active_on = vcpu;
         }
-        // The physical interrupt is active as long as the guest hasn't ended this one; here it won't, any more.
+        // The physical interrupt is active as long as the guest hasn't ended this one; here it won't, any
+        // more.
         if irq.host.is_some() && !irq.latch && !irq.active && (dropped || ended_by_write) {
             self.set_host_active(handle, false);
         }
@@ -112,8 +117,8 @@ impl Interrupts {
         self.free_if_gone(handle);
     }
 
-    /// The guest has ended an interrupt that was in no list register: by the rules of priority that is the active
-    /// one of highest priority.
+    /// The guest has ended an interrupt that was in no list register: by the rules of priority that is the
+    /// active one of highest priority.
     fn end_unlisted(&mut self, vcpu: VcpuId) {
         let Some(cpu) = self.cpu(vcpu) else { return };
         let ended = cpu
@@ -141,8 +146,8 @@ impl Interrupts {
         self.update(handle);
     }
 
-    /// Fills the list registers of `vcpu` with what concerns it most: what is active there, then what is pending, by
-    /// priority.
+    /// Fills the list registers of `vcpu` with what concerns it most: what is active there, then what is
+    /// pending, by priority.
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
         let most = self.list_registers;
@@ -192,8 +197,8 @@ impl Interrupts {
     fn put(&mut self, vcpu: VcpuId, handle: Handle) -> u64 {
         let Some(irq) = self.irq(handle) else { return 0 };
         let deliverable = self.is_deliverable(irq) && irq.target_is(vcpu);
-        // Pending and active at once is for edges that software made up: a hardware interrupt comes again from the
-        // physical GIC when the first has ended, and a level is looked at again then.
+        // Pending and active at once is for edges that software made up: a hardware interrupt comes again
+        // from the physical GIC when the first has ended, and a level is looked at again then.
         let pending = deliverable && (!irq.active || (irq.edge && irq.host.is_none()));
         let state = State { pending, active: irq.active };
         let value = match irq.host {
@@ -224,8 +229,8 @@ impl Interrupts {
         pending
     }
 
-    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON: nothing is active there, and no SGI or PPI
-    /// is pending. Set-up and LPIs stay, as an operating system expects that starts a processor again.
+    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON: nothing is active there, and no SGI
+    /// or PPI is pending. Set-up and LPIs stay, as an operating system expects that starts a processor again.
     pub(crate) fn reset_cpu_interface(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
         let Some(cpu) = self.cpu(vcpu) else { return };

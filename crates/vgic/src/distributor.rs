@@ -16,9 +16,9 @@ use crate::spec::{self, PIDR2, PIDR2_GICV3};
 
 /// The distributor of a VM: one frame of 64 KiB.
 ///
-/// The guest sees one security state with affinity routing (GICD_CTLR.DS and ARE are one and stay so), as a guest of
-/// any hypervisor does: it has both groups to itself. GICD_CTLR.RWP is always zero, since a write has taken effect
-/// when it is done.
+/// The guest sees one security state with affinity routing (GICD_CTLR.DS and ARE are one and stay so), as a
+/// guest of any hypervisor does: it has both groups to itself. GICD_CTLR.RWP is always zero, since a write
+/// has taken effect when it is done.
 pub struct Distributor(Arc<Vgic>);
 
 impl Distributor {

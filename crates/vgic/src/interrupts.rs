@@ -1,9 +1,9 @@
 //! The state of all interrupts of a VM, and which vCPU has to look at which of them.
 //!
-//! Each vCPU has a list of interrupts that concern it: those that can be delivered to it and those that are active on
-//! it. [`Interrupts::update`] keeps the lists right after any change. An interrupt that is in a list register stays
-//! where it is until its vCPU has read that register back; until then the change waits in [`Held`], and the vCPU is
-//! told to look.
+//! Each vCPU has a list of interrupts that concern it: those that can be delivered to it and those that are
+//! active on it. [`Interrupts::update`] keeps the lists right after any change. An interrupt that is in a
+//! list register stays where it is until its vCPU has read that register back; until then the change waits in
+//! [`Held`], and the vCPU is told to look.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -21,7 +21,8 @@ use crate::spec::{AFFINITY_MASK, SPI_FIRST};
 #[cfg(doc)]
 use crate::irq::Held;
 
-/// An interrupt's position in [`Interrupts::irqs`]: the private ones of each vCPU, then SPIs, then mapped LPIs.
+/// An interrupt's position in [`Interrupts::irqs`]: the private ones of each vCPU, then SPIs, then mapped
+/// LPIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Handle(u32);
 
@@ -315,8 +316,8 @@ impl Interrupts {
         });
     }
 
-    /// A physical interrupt that was taken at EL2 but that the guest has since disabled goes back to the physical
-    /// GIC: deactivated there, a level line is sampled anew, and an edge is made pending again.
+    /// A physical interrupt that was taken at EL2 but that the guest has since disabled goes back to the
+    /// physical GIC: deactivated there, a level line is sampled anew, and an edge is made pending again.
     fn give_back(&mut self, handle: Handle) {
         if self.irq(handle).is_some_and(|irq| !irq.enabled && irq.held.is_none() && !irq.active) {
             self.give_back_now(handle);

@@ -39,8 +39,8 @@ pub(crate) struct Held {
 pub(crate) struct Irq {
     pub(crate) intid: Intid,
     pub(crate) kind: Kind,
-    /// The physical interrupt that it stands for. That one is active from the time it is taken at EL2 until the
-    /// guest ends this one.
+    /// The physical interrupt that it stands for. That one is active from the time it is taken at EL2 until
+    /// the guest ends this one.
     pub(crate) host: Option<Intid>,
     pub(crate) priority: u8,
     pub(crate) enabled: bool,
@@ -66,8 +66,8 @@ pub(crate) struct Irq {
 }
 
 impl Irq {
-    /// An interrupt in its reset state. It is of group 1: with one security state, GICD_CTLR.DS = 1, software that
-    /// believes that it is non-secure can't set the group, and software that knows better does.
+    /// An interrupt in its reset state. It is of group 1: with one security state, GICD_CTLR.DS = 1, software
+    /// that believes that it is non-secure can't set the group, and software that knows better does.
     pub(crate) fn new(intid: Intid, kind: Kind, target: Option<VcpuId>) -> Self {
         Self {
             intid,
@@ -110,7 +110,8 @@ impl Irq {
         self.held.and_then(|h| h.force_active).unwrap_or(self.active)
     }
 
-    /// Whether it is a line of an emulated device, by level: what has to be looked at again when the guest ends it.
+    /// Whether it is a line of an emulated device, by level: what has to be looked at again when the guest
+    /// ends it.
     pub(crate) fn is_emulated_level(&self) -> bool {
         !self.edge && self.host.is_none()
     }

@@ -1,8 +1,9 @@
-//! A virtual GICv3 with an ITS (Arm IHI 0069), as state machines: what a guest reads and writes in the distributor, the
-//! redistributors and the ITS, and which interrupts its vCPUs find in their list registers.
+//! A virtual GICv3 with an ITS (Arm IHI 0069), as state machines: what a guest reads and writes in the
+//! distributor, the redistributors and the ITS, and which interrupts its vCPUs find in their list registers.
 //!
-//! Nothing here touches hardware. What has to happen there (physical interrupts enabled and routed, ITS commands, a
-//! vCPU kicked) goes through [`Backend`], and list registers are plain values ([`ListRegisters`]).
+//! Nothing here touches hardware. What has to happen there (physical interrupts enabled and routed, ITS
+//! commands, a vCPU kicked) goes through [`Backend`], and list registers are plain values
+//! ([`ListRegisters`]).
 //!
 //! One VM has one [`Vgic`]. Its register frames are [`Distributor`], [`Redistributors`] and [`Its`].
 //!
@@ -10,18 +11,23 @@
 //!
 //! | comes from | by | list register |
 //! |---|---|---|
-//! | an assigned device's line, a hardware PPI | taken at EL2, priority dropped, left active: [`Vgic::hardware_spi`], [`Vgic::hardware_ppi`] | HW = 1: the guest's end of interrupt deactivates the physical one |
-//! | an assigned device's MSI | the hypervisor's own LPI: [`Vgic::hardware_lpi`] | HW = 0 |
-//! | an emulated device's line | [`Vgic`] as an [`axvm_axdevice::InterruptLine`] | HW = 0; by level: EOI = 1, so that the line is looked at again when the guest ends it |
+//! | an assigned device's line | [`Vgic::hardware_spi`] | HW = 1 |
+//! | the timer, any hardware PPI | [`Vgic::hardware_ppi`] | HW = 1 |
+//! | an assigned device's MSI | [`Vgic::hardware_lpi`] | HW = 0 |
+//! | an emulated device's line | [`axvm_axdevice::InterruptLine`] | HW = 0, EOI = 1 by level |
 //! | another vCPU | [`Vgic::send_sgi`] | HW = 0 |
+//!
+//! Hardware lines and PPIs are taken at EL2, their priority dropped, and left active: with HW = 1 the guest's
+//! end of interrupt deactivates the physical one. With EOI = 1 the guest's end of interrupt leaves the guest,
+//! and the line is looked at again.
 //!
 //! # The run loop
 //!
-//! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts masked. If
-//! nothing has changed, neither takes a lock.
+//! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts
+//! masked. If nothing has changed, neither takes a lock.
 //!
-//! Registers that show pending and active state show what a vCPU's list registers held when it last left the guest:
-//! a vCPU that runs isn't stopped for a read of another.
+//! Registers that show pending and active state show what a vCPU's list registers held when it last left the
+//! guest: a vCPU that runs isn't stopped for a read of another.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The registers that have a field for each interrupt. They mean the same in the distributor, for SPIs, and in a
-//! redistributor's SGI frame, for SGIs and PPIs (IHI 0069, 12.9 and 12.11).
+//! The registers that have a field for each interrupt. They mean the same in the distributor, for SPIs, and
+//! in a redistributor's SGI frame, for SGIs and PPIs (IHI 0069, 12.9 and 12.11).
 
 use axvm_addr::{Intid, VcpuId};
 
@@ -148,7 +148,8 @@ impl Interrupts {
             .fold(0, |all, one| all | one)
     }
 
-    /// Writes word `word` of ICFGR. SGIs are edges and PPIs levels, whatever is written: the manual allows that.
+    /// Writes word `word` of ICFGR. SGIs are edges and PPIs levels, whatever is written: the manual allows
+    /// that.
     pub(crate) fn write_config(&mut self, vcpu: VcpuId, word: u32, value: u32) {
         for n in 0..16 {
             let edge = value >> (n * 2 + 1) & 1 != 0;
@@ -171,7 +172,8 @@ impl Interrupts {
             .map_or(0, |irq| irq.route)
     }
 
-    /// Writes the bits in `mask` of GICD_IROUTER of `intid`. Interrupt_Routing_Mode stays 0, as GICD_TYPER.No1N says.
+    /// Writes the bits in `mask` of GICD_IROUTER of `intid`. Interrupt_Routing_Mode stays 0, as
+    /// GICD_TYPER.No1N says.
     pub(crate) fn write_route(&mut self, vcpu: VcpuId, intid: Intid, mask: u64, value: u64) {
         let Some(handle) = self.find(vcpu, intid) else { return };
         let Some(irq) = self.irq(handle).filter(|irq| !irq.is_private()) else { return };

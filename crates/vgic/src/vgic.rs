@@ -30,7 +30,8 @@ pub struct Statistics {
 
 /// A VM's virtual GIC.
 ///
-/// Locks are taken in the order ITS, LPI tables, interrupts; the middle one is never held while another is taken.
+/// Locks are taken in the order ITS, LPI tables, interrupts; the middle one is never held while another is
+/// taken.
 pub struct Vgic {
     config: VgicConfig,
     backend: Arc<dyn Backend>,
@@ -81,8 +82,8 @@ impl Vgic {
         &*self.backend
     }
 
-    /// Does something with the interrupts' state, and then kicks the vCPUs that this concerns. `current` is the vCPU
-    /// that does it: it is out of the guest and needs no kick.
+    /// Does something with the interrupts' state, and then kicks the vCPUs that this concerns. `current` is
+    /// the vCPU that does it: it is out of the guest and needs no kick.
     pub(crate) fn with<R>(&self, current: Option<VcpuId>, f: impl FnOnce(&mut Interrupts) -> R) -> R {
         let (result, kicks) = {
             let mut state = self.interrupts.lock();
@@ -130,15 +131,15 @@ impl Vgic {
         self.with(Some(vcpu), |state| state.has_pending(vcpu))
     }
 
-    /// Takes a physical SPI that arrived at EL2: priority dropped, and left active. Answers whether it is this VM's;
-    /// if not, it is the caller's to deactivate.
+    /// Takes a physical SPI that arrived at EL2: priority dropped, and left active. Answers whether it is
+    /// this VM's; if not, it is the caller's to deactivate.
     #[must_use]
     pub fn hardware_spi(&self, host: Intid) -> bool {
         self.latch(|state| state.find_host(host))
     }
 
-    /// Takes a physical PPI that arrived at EL2 on the CPU of `vcpu`: priority dropped, and left active. Answers
-    /// whether it stands for one of the VM's; if not, it is the caller's to deactivate.
+    /// Takes a physical PPI that arrived at EL2 on the CPU of `vcpu`: priority dropped, and left active.
+    /// Answers whether it stands for one of the VM's; if not, it is the caller's to deactivate.
     #[must_use]
     pub fn hardware_ppi(&self, vcpu: VcpuId, host: Intid) -> bool {
         self.latch(|state| {
@@ -164,8 +165,8 @@ impl Vgic {
         self.latch(|state| state.find_lpi(lpi))
     }
 
-    /// Makes an interrupt pending: an SGI or PPI of `vcpu`, an SPI (which goes where the guest routed it) or an LPI.
-    /// Answers whether there is such an interrupt.
+    /// Makes an interrupt pending: an SGI or PPI of `vcpu`, an SPI (which goes where the guest routed it) or
+    /// an LPI. Answers whether there is such an interrupt.
     pub fn inject(&self, vcpu: VcpuId, intid: Intid) -> bool {
         if intid.0 >= LPI_FIRST {
             return self.inject_lpi(intid);
@@ -176,8 +177,8 @@ impl Vgic {
         })
     }
 
-    /// Carries out a write of `value` to ICC_SGI1R_EL1 by `from`: the SGI goes to those of the VM's own vCPUs that it
-    /// names. Writes to ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 are to be ignored.
+    /// Carries out a write of `value` to ICC_SGI1R_EL1 by `from`: the SGI goes to those of the VM's own vCPUs
+    /// that it names. Writes to ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 are to be ignored.
     pub fn send_sgi(&self, from: VcpuId, value: u64) {
         let request = SgiRequest(value);
         self.with(Some(from), |state| {
@@ -205,8 +206,8 @@ impl Vgic {
         self.with(Some(vcpu), |state| state.reset_cpu_interface(vcpu, registers));
     }
 
-    /// Puts everything in its reset state, for a restart of the VM. No vCPU may be in the guest, and each has to
-    /// start with new [`ListRegisters`].
+    /// Puts everything in its reset state, for a restart of the VM. No vCPU may be in the guest, and each has
+    /// to start with new [`ListRegisters`].
     pub fn reset(&self) {
         if let Some(its) = &self.its {
             its.lock().reset(self);

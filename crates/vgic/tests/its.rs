@@ -438,7 +438,9 @@ impl Model {
 
 proptest! {
     #[test]
-    fn any_sequence_of_commands_maps_what_a_simple_model_maps(commands in prop::collection::vec(command(), 1..120)) {
+    fn any_sequence_of_commands_maps_what_a_simple_model_maps(
+        commands in prop::collection::vec(command(), 1..120),
+    ) {
         let bench = Bench::started(config(2, vec![], 4));
         bench.start_its();
         let mut model = Model::default();

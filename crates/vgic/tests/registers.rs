@@ -141,6 +141,7 @@ fn a_configuration_that_contradicts_itself_is_refused() {
     let not_spi = ConfigError::NotAHostSpi { guest: Intid(41), host: Intid(27) };
     assert_eq!(refused(&|c| c.lines[1].host = Some(Intid(27))), Some(not_spi));
     assert_eq!(refused(&|c| c.hardware_ppis.push(Intid(3))), Some(ConfigError::NotAPpi(Intid(3))));
+    assert_eq!(refused(&|c| c.list_registers = 1), Some(ConfigError::ListRegisters(1)));
     assert_eq!(refused(&|c| c.list_registers = 17), Some(ConfigError::ListRegisters(17)));
     assert_eq!(refused(&|c| c.priority_bits = 9), Some(ConfigError::PriorityBits(9)));
     assert_eq!(refused(&|c| c.its.as_mut().unwrap().event_bits = 12), Some(ConfigError::EventBits(12)));

@@ -1,8 +1,9 @@
-//! What each ITS command does (IHI 0069, 5.3): checked first, then done here, then by the hypervisor in hardware.
+//! What each ITS command does (IHI 0069, 5.3): checked first, then done here, then by the hypervisor in
+//! hardware.
 //!
-//! A command that doesn't pass the checks is ignored and counted, and the next one is taken: of what the architecture
-//! allows on a command error (ignore, or stall and set GITS_CREADR.Stalled) that is the choice that leaves the guest
-//! its other devices.
+//! A command that doesn't pass the checks is ignored and counted, and the next one is taken: of what the
+//! architecture allows on a command error (ignore, or stall and set GITS_CREADR.Stalled) that is the choice
+//! that leaves the guest its other devices.
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
 

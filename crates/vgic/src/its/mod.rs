@@ -23,8 +23,8 @@ use crate::spec::{self, FRAME, PIDR2, PIDR2_GICV3};
 use commands::Executor;
 pub(crate) use tables::Tables;
 
-/// How much is done at most during one exit: a command counts one, and one more for each 16 events that it has to
-/// go through. The rest follows at the guest's next access to the ITS or its next entry.
+/// How much is done at most during one exit: a command counts one, and one more for each 16 events that it
+/// has to go through. The rest follows at the guest's next access to the ITS or its next entry.
 const WORK_PER_EXIT: usize = 2048;
 
 /// Why an ITS command was ignored.
@@ -131,8 +131,8 @@ impl ItsState {
         }
     }
 
-    /// Whether there is a command to carry out. A write pointer outside the queue, which can only come about if the
-    /// guest made the queue smaller after it wrote the pointer, is no work.
+    /// Whether there is a command to carry out. A write pointer outside the queue, which can only come about
+    /// if the guest made the queue smaller after it wrote the pointer, is no work.
     fn has_work(&self) -> bool {
         self.enabled
             && self.cbaser & VALID != 0
@@ -191,8 +191,8 @@ impl ItsState {
 
 /// The virtual ITS of a VM: the control frame and the translation frame, 64 KiB each.
 ///
-/// Devices reach the physical translation frame, by way of their DMA map; a write by the guest's processor to this
-/// one is ignored and counted.
+/// Devices reach the physical translation frame, by way of their DMA map; a write by the guest's processor to
+/// this one is ignored and counted.
 pub struct Its(Arc<Vgic>);
 
 impl Its {

@@ -1,7 +1,8 @@
 //! Which event of which device is which LPI, and where it goes (IHI 0069, 5.2).
 //!
-//! The guest gives memory for these tables, and its size bounds what can be mapped. What is mapped is kept in the
-//! hypervisor's own memory, bounded by the configuration, so that nothing the guest writes there has an effect.
+//! The guest gives memory for these tables, and its size bounds what can be mapped. What is mapped is kept in
+//! the hypervisor's own memory, bounded by the configuration, so that nothing the guest writes there has an
+//! effect.
 
 use alloc::vec::Vec;
 
@@ -42,8 +43,8 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Tables in which nothing is mapped. There is one collection for each vCPU and one more, the least that the
-    /// architecture asks for (IHI 0069, GITS_TYPER.HCC).
+    /// Tables in which nothing is mapped. There is one collection for each vCPU and one more, the least that
+    /// the architecture asks for (IHI 0069, GITS_TYPER.HCC).
     pub(crate) fn new(config: &ItsConfig, vcpus: usize) -> Self {
         let mut devices: Vec<_> =
             config.devices.iter().map(|id| Device { id: *id, mapped: false, events: Vec::new() }).collect();

@@ -61,8 +61,8 @@ pub const fn typer(spis: u32, id_bits: u32, lpis: bool, range_select: bool) -> u
         | if range_select { TYPER_RSS } else { 0 }
 }
 
-/// One of the register arrays that have a bit for each interrupt, at the same offsets in the distributor and in the
-/// redistributor's SGI frame.
+/// One of the register arrays that have a bit for each interrupt, at the same offsets in the distributor and
+/// in the redistributor's SGI frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bank {
     /// IGROUPR.

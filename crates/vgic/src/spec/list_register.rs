@@ -31,8 +31,8 @@ pub struct State {
 pub struct ListRegister(pub u64);
 
 impl ListRegister {
-    /// A list register for an interrupt that the hypervisor makes up. `eoi` asks for a maintenance interrupt when
-    /// the guest ends it.
+    /// A list register for an interrupt that the hypervisor makes up. `eoi` asks for a maintenance interrupt
+    /// when the guest ends it.
     pub const fn software(intid: Intid, priority: u8, group1: bool, state: State, eoi: bool) -> Self {
         Self(Self::common(intid, priority, group1, state) | (eoi as u64) << 41)
     }

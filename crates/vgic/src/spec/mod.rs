@@ -13,8 +13,8 @@ pub const PIDR2: u64 = 0xffe8;
 /// The value of PIDR2: architecture revision GICv3 in bits 7:4, the JEP106 flag in bit 3.
 pub const PIDR2_GICV3: u32 = 0x3b;
 
-/// The value of GICD_IIDR, GICR_IIDR and GITS_IIDR: a product id of its own, no JEP106 implementer, so that no
-/// guest applies a workaround made for a chip.
+/// The value of GICD_IIDR, GICR_IIDR and GITS_IIDR: a product id of its own, no JEP106 implementer, so that
+/// no guest applies a workaround made for a chip.
 pub const IIDR: u32 = 0x4100_0000;
 
 /// The bits of an affinity, as MPIDR_EL1 and GICD_IROUTER have them: Aff3 in 39:32, Aff2 to Aff0 in 23:0.
