@@ -337,7 +337,7 @@ fn page() -> impl Strategy<Value = u64> {
 }
 
 fn pages() -> impl Strategy<Value = u64> {
-    prop_oneof![4 => 1..1500u64, 2 => (1..4u64).prop_map(|blocks| blocks * 512), 1 => Just(G1 / K4)]
+    prop_oneof![30 => 1..1500u64, 15 => (1..4u64).prop_map(|blocks| blocks * 512), 1 => Just(G1 / K4)]
 }
 
 fn action() -> impl Strategy<Value = Action> {
