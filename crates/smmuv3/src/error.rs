@@ -3,7 +3,6 @@
 use core::fmt;
 
 use axvm_addr::{Hpa, StreamId};
-use axvm_paging::UnsupportedInputSize;
 
 use crate::spec::commands::Reason;
 
@@ -76,9 +75,12 @@ pub enum Error {
         /// That stream's tables.
         other_root: Hpa,
     },
-    /// An input size without a format.
-    #[error(transparent)]
-    InputSize(#[from] UnsupportedInputSize),
+    /// An input size that walks with the 4 KiB granule don't have.
+    #[error("stage 2 addresses of {bits} bits: 32 to 48 are served")]
+    InputSize {
+        /// What was asked for.
+        bits: u32,
+    },
     /// Address sizes that the SMMU would refuse: it needs input <= output <= what it puts out.
     #[error(
         "input addresses of {input} bits and output addresses of {output} bits don't go with the SMMU's {oas} bits"

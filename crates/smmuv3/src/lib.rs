@@ -8,7 +8,7 @@
 //! The hardware is reached through two traits, [`Registers`] and [`Memory`], so that the driver runs on any host
 //! and against a fake. It isn't locked: whoever shares a [`Smmu`] puts it behind a lock. No wait is unbounded.
 //!
-//! Served: stage 2 with AArch64 tables of the 4 KiB granule (those of `axvm-paging`), linear and two-level stream
+//! Served: stage 2 with AArch64 tables of the 4 KiB granule (as `axvm-paging` makes them), linear and two-level stream
 //! tables, wired interrupts for events and global errors. Not served: stage 1, ATS, page requests, stalls, and the
 //! SMMU's own message signalled interrupts.
 //!

@@ -3,7 +3,6 @@
 use alloc::collections::BTreeMap;
 
 use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span, StreamId};
-use axvm_paging::{Format, Stage2Format, physical_size_field};
 use bitflags::bitflags;
 
 use crate::access::{Memory, Registers, wait_for};
@@ -13,8 +12,10 @@ use crate::features::Features;
 use crate::queue::{CommandQueue, EventQueue};
 use crate::spec::commands;
 use crate::spec::events::Event;
-use crate::spec::registers::{cr0, cr1, cr2, eventq, gerror, irq_ctrl, strtab_base, strtab_base_cfg};
-use crate::spec::stream_table::{self, Entry, Stage2, word0};
+use crate::spec::registers::{
+    cr0, cr1, cr2, eventq, gerror, irq_ctrl, output_bits, output_size_field, strtab_base, strtab_base_cfg,
+};
+use crate::spec::stream_table::{self, Entry, Stage2, WalkStart, word0};
 use crate::stream_table::StreamTable;
 
 /// Pages up to which a span is invalidated one by one; above, the whole VMID is.
@@ -44,7 +45,7 @@ impl Options {
 pub struct Domain {
     /// The tag of its translations in the SMMU. Streams of one VMID have the same tables.
     pub vmid: u16,
-    /// The root table, as `axvm_paging::Mapper::root` gives it.
+    /// The root table, aligned to its size.
     pub root: Hpa,
     /// The size of the addresses that the tables translate.
     pub ipa_bits: u32,
@@ -58,21 +59,20 @@ impl Domain {
         if !features.vmid16 && self.vmid > 0xff {
             return Err(Error::VmidTooWide { vmid: self.vmid });
         }
-        let format = Stage2Format::new(self.ipa_bits)?;
+        let start = WalkStart::new(self.ipa_bits).ok_or(Error::InputSize { bits: self.ipa_bits })?;
         let output = self.output_bits.min(features.output_bits).min(48);
         let size =
             |bits: u32| Error::AddressSize { input: self.ipa_bits, output: bits, oas: features.output_bits };
-        let ps = physical_size_field(output).ok_or(size(output))?;
+        let ps = output_size_field(output).ok_or(size(output))?;
         // S2T0SZ is held against the encoded size, not against what was asked for.
-        if physical_size_field(self.ipa_bits).is_none_or(|input| input > ps) || self.ipa_bits > output {
+        if self.ipa_bits > output_bits(ps) {
             return Err(size(output));
         }
-        let bytes = format.root_pages() as u64 * PAGE_SIZE;
+        let bytes = start.root_bytes;
         if !self.root.is_aligned(bytes) || self.root.0 >> output != 0 {
             return Err(Error::Root { root: self.root, bytes });
         }
-        let (t0sz, sl0) = (format.t0sz(), format.sl0());
-        Ok(Stage2 { vmid: self.vmid, t0sz, sl0, ps, root: self.root.0, coherent: features.coherent }.encode())
+        Ok(Stage2 { vmid: self.vmid, start, ps, root: self.root.0, coherent: features.coherent }.encode())
     }
 }
 

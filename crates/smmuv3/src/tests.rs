@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
-use axvm_paging::{Attributes, Invalidate, Mapper, NotInvalidated, Stage2Format};
 use proptest::prelude::*;
 
-use crate::fake::{Fake, IDR0, IDR1, Outcome};
+use crate::fake::{Fake, IDR0, IDR1, Outcome, Tables};
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::registers::*;
 use crate::*;
@@ -21,14 +20,14 @@ fn smmu(fake: &Fake) -> Smmu<&Fake, &Fake> {
 }
 
 /// Tables that map one page, read and written, to `target`.
-fn tables(fake: &Fake, at: u64, target: u64) -> Mapper<&Fake> {
-    let mut mapper = Mapper::new(fake, Stage2Format::new(40).unwrap()).unwrap();
-    mapper.map(Span::new(Gpa(at), PAGE).unwrap(), Hpa(target), Attributes::DMA).unwrap();
-    mapper
+fn tables(fake: &Fake, at: u64, target: u64) -> Tables<'_> {
+    let tables = Tables::new(fake);
+    tables.map(at, target, true, true);
+    tables
 }
 
-fn domain(vmid: u16, mapper: &Mapper<&Fake>) -> Domain {
-    Domain { vmid, root: mapper.root(), ipa_bits: 40, output_bits: 48 }
+fn domain(vmid: u16, tables: &Tables<'_>) -> Domain {
+    Domain { vmid, root: tables.root(), ipa_bits: 40, output_bits: 48 }
 }
 
 fn opcodes(log: &[Command]) -> Vec<u64> {
@@ -208,7 +207,7 @@ fn a_domain_that_the_smmu_would_refuse_is_refused_before() {
     let stream = StreamId(8);
     let mut refused = |domain: Domain| smmu.attach(stream, &domain).unwrap_err();
     assert_eq!(refused(Domain { vmid: 256, ..good }), Error::VmidTooWide { vmid: 256 });
-    assert!(matches!(refused(Domain { ipa_bits: 31, ..good }), Error::InputSize(_)));
+    assert!(matches!(refused(Domain { ipa_bits: 31, ..good }), Error::InputSize { bits: 31 }));
     assert_eq!(
         refused(Domain { ipa_bits: 48, ..good }),
         Error::AddressSize { input: 48, output: 44, oas: 44 }
@@ -216,6 +215,11 @@ fn a_domain_that_the_smmu_would_refuse_is_refused_before() {
     assert_eq!(
         refused(Domain { output_bits: 36, ..good }),
         Error::AddressSize { input: 40, output: 36, oas: 44 }
+    );
+    assert_eq!(
+        refused(Domain { ipa_bits: 41, output_bits: 41, ..good }),
+        Error::AddressSize { input: 41, output: 41, oas: 44 },
+        "41 bits can't be said, and 40 are too few"
     );
     let root = Hpa(good.root.0 + PAGE);
     assert_eq!(refused(Domain { root, ..good }), Error::Root { root, bytes: 2 * PAGE });
@@ -251,30 +255,23 @@ fn streams_of_one_vmid_share_one_root() {
     assert_eq!(fake.dma(10, 0, true), Outcome::Reaches(0x9000_0000));
 }
 
-/// How a hypervisor joins the mapper and the SMMU.
-struct Tlb<'a, 'b>(core::cell::RefCell<&'b mut Smmu<&'a Fake, &'a Fake>>, u16);
-
-impl Invalidate for Tlb<'_, '_> {
-    fn invalidate(&self, span: Span<Gpa>) -> Result<(), NotInvalidated> {
-        self.0.borrow_mut().invalidate_range(self.1, span).map_err(|_| NotInvalidated)
-    }
-}
-
 #[test]
-fn what_is_unmapped_is_out_of_reach_when_the_call_returns() {
+fn what_is_unmapped_is_out_of_reach_once_it_is_invalidated() {
     for pages in [1, 64, 65] {
         let fake = Fake::new();
         let mut smmu = smmu(&fake);
-        let mut mapper = tables(&fake, 0, 0x8000_0000);
-        let more = Span::new(Gpa(PAGE), 100 * PAGE).unwrap();
-        mapper.map(more, Hpa(0x8000_1000), Attributes::DMA).unwrap();
+        let mapper = Tables::new(&fake);
+        for page in 0..101 {
+            mapper.map(page * PAGE, 0x8000_0000 + page * PAGE, true, true);
+        }
         smmu.attach(StreamId(8), &domain(3, &mapper)).unwrap();
         for page in 0..101 {
             assert_eq!(fake.dma(8, page * PAGE, false), Outcome::Reaches(0x8000_0000 + page * PAGE));
         }
         fake.take_log();
-        let gone = Span::new(Gpa(0), pages * PAGE).unwrap();
-        mapper.unmap(gone, &Tlb((&mut smmu).into(), 3)).unwrap();
+        (0..pages).for_each(|page| mapper.unmap(page * PAGE));
+        assert_eq!(fake.dma(8, 0, false), Outcome::Reaches(0x8000_0000), "the fake holds what it has used");
+        smmu.invalidate_range(3, Span::new(Gpa(0), pages * PAGE).unwrap()).unwrap();
         for page in 0..101 {
             let expected = if page < pages {
                 Outcome::Faults(0x10)
@@ -292,9 +289,8 @@ fn what_is_unmapped_is_out_of_reach_when_the_call_returns() {
 fn a_doorbell_is_written_and_never_read() {
     let fake = Fake::new();
     let mut smmu = smmu(&fake);
-    let mut mapper = tables(&fake, 0x4000_0000, 0x8000_0000);
-    let doorbell = Span::new(Gpa(0x809_0000), PAGE).unwrap();
-    mapper.map(doorbell, Hpa(0x809_0000), Attributes::DOORBELL).unwrap();
+    let mapper = tables(&fake, 0x4000_0000, 0x8000_0000);
+    mapper.map(0x809_0000, 0x809_0000, false, true);
     smmu.attach(StreamId(8), &domain(3, &mapper)).unwrap();
     assert_eq!(fake.dma(8, 0x809_0040, true), Outcome::Reaches(0x809_0040));
     assert_eq!(fake.dma(8, 0x809_0040, false), Outcome::Faults(0x13));

@@ -1,7 +1,5 @@
 //! The SMMU's side of the fake.
 
-use axvm_paging::{Entry as TableEntry, Format, Stage2Format};
-
 use super::{Outcome, State};
 use crate::spec::commands::{self, Command};
 use crate::spec::events;
@@ -186,8 +184,7 @@ impl State {
             word2::S2AA64.is_set(entry[2]) && word2::S2R.is_set(entry[2]) && word2::S2TG.get(entry[2]) == 0
         );
         let bits = 64 - word2::S2T0SZ.get(entry[2]) as u32;
-        let format = Stage2Format::new(bits).unwrap();
-        assert_eq!(word2::S2SL0.get(entry[2]), format.sl0());
+        assert_eq!((bits, word2::S2SL0.get(entry[2])), (40, 1), "as the fake's tables are");
         if u64::from(bits) > u64::from(output_bits(word2::S2PS.get(entry[2]))) {
             return self.fault(stream, 0x04, None);
         }
@@ -195,7 +192,7 @@ impl State {
             return self.fault(stream, 0x10, Some((address, write)));
         }
         let vmid = word2::S2VMID.get(entry[2]) as u16;
-        let fresh = self.walk(&format, entry[3] & word3::S2TTB.mask(), address);
+        let fresh = self.walk(entry[3] & word3::S2TTB.mask(), address);
         // Only what is mapped is held.
         let page = (vmid, address >> 12);
         let held = self.held_pages.get(&page).copied().or(fresh);
@@ -209,24 +206,6 @@ impl State {
             }
             Some(_) => self.fault(stream, 0x13, Some((address, write))),
         }
-    }
-
-    fn walk(&self, format: &Stage2Format, root: u64, address: u64) -> Option<(u64, bool, bool)> {
-        let mut table = root;
-        for level in format.start_level()..=3 {
-            let shift = 12 + 9 * u32::from(3 - level);
-            let mask = if level == format.start_level() { u64::MAX } else { 511 };
-            let entry = self.word(table + (address >> shift & mask) * 8);
-            match format.decode(entry, level) {
-                TableEntry::Empty => return None,
-                TableEntry::Table(next) => table = next.0,
-                TableEntry::Leaf(start, attributes) => {
-                    let page = start.0 + (address & ((1 << shift) - 1) & !0xfff);
-                    return Some((page, attributes.read, attributes.write));
-                }
-            }
-        }
-        None
     }
 
     fn fault(&mut self, stream: u32, code: u8, address: Option<(u64, bool)>) -> Outcome {

@@ -4,14 +4,15 @@
 extern crate std;
 
 mod hardware;
+mod tables;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use axvm_addr::Hpa;
-use axvm_paging::TableMemory;
 
+pub use self::tables::Tables;
 use crate::access::{Memory, Registers};
 use crate::spec::commands::Command;
 use crate::spec::registers::*;
@@ -154,27 +155,6 @@ impl Memory for Fake {
 
     fn barrier(&self) {
         self.0.borrow_mut().barrier();
-    }
-}
-
-/// Page tables lie in the same memory.
-impl TableMemory for Fake {
-    fn allocate(&self, pages: usize) -> Option<Hpa> {
-        Memory::allocate(self, pages << 12, pages << 12)
-    }
-
-    fn free(&self, _: Hpa, _: usize) {}
-
-    fn read(&self, entry: Hpa) -> u64 {
-        Memory::read64(self, entry)
-    }
-
-    fn write(&self, entry: Hpa, value: u64) {
-        Memory::write64(self, entry, value);
-    }
-
-    fn barrier(&self) {
-        Memory::barrier(self);
     }
 }
 

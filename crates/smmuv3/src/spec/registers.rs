@@ -241,6 +241,19 @@ pub const fn output_bits(oas: u64) -> u32 {
     }
 }
 
+/// The encoding of the largest size that isn't above `bits`, as in `OAS` and a stream table entry's `S2PS`. Never
+/// above 48 bits, which is all that tables of the 4 KiB granule hold. `None` below 32.
+pub const fn output_size_field(bits: u32) -> Option<u64> {
+    let mut field = 5;
+    while output_bits(field) > bits {
+        if field == 0 {
+            return None;
+        }
+        field -= 1;
+    }
+    Some(field)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +292,15 @@ mod tests {
         assert_eq!(cr2::RECINVSID.mask() | cr2::PTM.mask(), 0b110);
         assert_eq!(gbpa::ABORT.mask() | gbpa::UPDATE.mask(), 0x8010_0000);
         assert_eq!(irq_ctrl::GERROR_IRQEN.mask() | irq_ctrl::EVENTQ_IRQEN.mask(), 0b101);
+    }
+
+    #[test]
+    fn an_output_size_is_rounded_down_to_one_that_can_be_said() {
+        for (bits, field) in [(32, 0), (35, 0), (36, 1), (40, 2), (42, 3), (44, 4), (47, 4), (48, 5), (52, 5)]
+        {
+            assert_eq!(output_size_field(bits), Some(field), "{bits}");
+        }
+        assert_eq!(output_size_field(31), None);
     }
 
     #[test]

@@ -81,15 +81,38 @@ pub mod word3 {
     pub const S2TTB: Field = Field::new(51, 4);
 }
 
+/// How a stage-2 walk with the 4 KiB granule starts (5.2, S2T0SZ and S2SL0; ARM DDI 0487, D8.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkStart {
+    /// S2T0SZ.
+    pub t0sz: u64,
+    /// S2SL0: 1 starts at level 1, 2 at level 0.
+    pub sl0: u64,
+    /// Bytes of the root, concatenated tables included; it is aligned to them.
+    pub root_bytes: u64,
+}
+
+impl WalkStart {
+    /// The start for input addresses of this many bits: at level 1 up to 43, with concatenated tables above 39, and
+    /// at level 0 above 43. `None` outside 32 to 48.
+    pub const fn new(ipa_bits: u32) -> Option<Self> {
+        let (sl0, root_bytes) = match ipa_bits {
+            32..=39 => (1, 0x1000),
+            40..=43 => (1, 0x1000 << (ipa_bits - 39)),
+            44..=48 => (2, 0x1000),
+            _ => return None,
+        };
+        Some(Self { t0sz: 64 - ipa_bits as u64, sl0, root_bytes })
+    }
+}
+
 /// What a stage-2 entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
     /// The VMID that tags translations.
     pub vmid: u16,
-    /// S2T0SZ.
-    pub t0sz: u64,
-    /// S2SL0.
-    pub sl0: u64,
+    /// S2T0SZ and S2SL0.
+    pub start: WalkStart,
     /// S2PS.
     pub ps: u64,
     /// The root table's address.
@@ -104,8 +127,8 @@ impl Stage2 {
     pub const fn encode(&self) -> Entry {
         let (cacheable, shareable) = if self.coherent { (1, 0b11) } else { (0, 0b10) };
         let word2 = word2::S2VMID.put(self.vmid as u64)
-            | word2::S2T0SZ.put(self.t0sz)
-            | word2::S2SL0.put(self.sl0)
+            | word2::S2T0SZ.put(self.start.t0sz)
+            | word2::S2SL0.put(self.start.sl0)
             | word2::S2IR0.put(cacheable)
             | word2::S2OR0.put(cacheable)
             | word2::S2SH0.put(shareable)
@@ -131,8 +154,9 @@ mod tests {
 
     #[test]
     fn a_stage_2_entry_has_each_bit_in_its_place() {
-        let entry =
-            Stage2 { vmid: 0x1234, t0sz: 24, sl0: 1, ps: 4, root: 0x4_5678_2000, coherent: true }.encode();
+        let start = WalkStart { t0sz: 24, sl0: 1, root_bytes: 0x2000 };
+        assert_eq!(WalkStart::new(40), Some(start));
+        let entry = Stage2 { vmid: 0x1234, start, ps: 4, root: 0x4_5678_2000, coherent: true }.encode();
         assert_eq!(entry[0], 0b1101, "V, Config = stage 2 (5.2, bits 3:0)");
         assert_eq!(entry[1], 1 << 44, "SHCFG = use incoming (bits 109:108)");
         // Bits 143:128, 165:160, 167:166, 169:168, 171:170, 173:172, 178:176, 179, 186.
@@ -150,6 +174,20 @@ mod tests {
         assert_eq!(entry[4..], [0; 4]);
         assert!(!word2::S2S.is_set(entry[2]), "a stalled transaction would hold the bus for the guest");
         assert_eq!(word1::EATS.get(entry[1]), 0, "translated transactions are not taken on trust");
+    }
+
+    #[test]
+    fn a_walk_starts_where_the_manual_says() {
+        for (bits, t0sz, sl0, root_bytes) in [
+            (32, 32, 1, 0x1000),
+            (39, 25, 1, 0x1000),
+            (43, 21, 1, 0x1_0000),
+            (44, 20, 2, 0x1000),
+            (48, 16, 2, 0x1000),
+        ] {
+            assert_eq!(WalkStart::new(bits), Some(WalkStart { t0sz, sl0, root_bytes }));
+        }
+        assert_eq!((WalkStart::new(31), WalkStart::new(49)), (None, None));
     }
 
     #[test]
