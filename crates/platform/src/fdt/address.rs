@@ -79,7 +79,7 @@ impl<'a> Tree<'a> {
 
     /// `reg` as the CPU sees it. Entries that no CPU address leads to are left out.
     pub(super) fn registers(&self, id: NodeId) -> Result<Vec<Span<Hpa>>, FdtError> {
-        let Some(bus) = self.parent(id) else {
+        let Some(bus) = self.parent(id).filter(|&bus| self.leads_to_root(bus)) else {
             return Ok(Vec::new());
         };
         let mut registers = Vec::new();
@@ -91,6 +91,12 @@ impl<'a> Tree<'a> {
             }
         }
         Ok(registers)
+    }
+
+    /// Whether addresses on a bus can be the CPU's at all. Elsewhere `reg` numbers ports, channels and the like, and
+    /// what is odd about it is none of a memory map's business.
+    fn leads_to_root(&self, bus: NodeId) -> bool {
+        self.lineage(bus).all(|bus| self.parent(bus).is_none() || self.has(bus, "ranges"))
     }
 
     /// An address on `bus` as the CPU sees it; `None` where no `ranges` leads there.

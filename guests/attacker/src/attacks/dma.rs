@@ -85,9 +85,9 @@ pub fn flood(board: &Board) -> String {
         for page in 0..256u64 {
             // Once it is quarantined the device may not answer any more.
             if edu.write(target.wrapping_add(page << 12)).is_err() {
-                return Ok(format!("blocked after {page} accesses"));
+                return Ok(format!("ok: the device is gone after {page} accesses"));
             }
         }
-        Ok("blocked: 256 accesses made".into())
+        Ok("ok: 256 accesses made, the report says what became of them".into())
     })
 }
