@@ -1,4 +1,4 @@
-//! What a developer runs: `cargo xtask setup`, `demo`, `test`, `bench`. Each sets up what is missing first.
+//! What a developer runs: `cargo xtask setup`, `build`, `demo`, `test`, `bench`. Each sets up what is missing first.
 
 use std::process::ExitCode;
 
@@ -25,6 +25,7 @@ const HELP: &str = "\
 What a developer of AxVM runs. Everything that is missing is set up first, under target/.
 
   cargo xtask setup                  fetch and build what the demo and the tests need
+  cargo xtask build                  the hypervisor, the small guests and the tool only
   cargo xtask demo                   boot AxVM under QEMU with a Linux that drives its own devices; check it
       --nic e1000e|igb               its network card (default: e1000e)
       --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
@@ -105,6 +106,11 @@ fn run(options: Options) -> Result<u8> {
             say::step("everything is there: `cargo xtask demo`, `cargo xtask test`");
             Ok(0)
         }
+        "build" => {
+            host::prepare(&options.arch, host::For::Demo)?;
+            build::everything(&options.arch)?;
+            Ok(0)
+        }
         "demo" => {
             host::prepare(&options.arch, host::For::Demo)?;
             demo::run(&options.arch, &options.nic, &options.cpu)
@@ -122,6 +128,6 @@ fn run(options: Options) -> Result<u8> {
             eprint!("{HELP}");
             Ok(2)
         }
-        other => bail!("there is no command `{other}`; there are setup, demo, test, bench"),
+        other => bail!("there is no command `{other}`; there are setup, build, demo, test, bench"),
     }
 }
