@@ -20,7 +20,41 @@ pub enum Command {
     /// Start the system and show its consoles, until every VM has stopped
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Plan the system without running it: print every problem with its line, or the plan
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Check),
+    /// List a platform's devices, and which of them can be assigned
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(Inspect),
+    /// Write what a boot loader needs: hypervisor image, bundle, and the lines to type
+    #[command(after_help = PACK_EXAMPLES)]
+    Pack(Pack),
 }
+
+const CHECK_EXAMPLES: &str = "\
+Without --platform the board is started, if it is QEMU, to look at itself; no VM is.
+A device tree doesn't list PCI functions: with one the plan is \"incomplete\".
+
+Exit status:
+  0 it can be run, 2 it has problems
+
+Examples:
+  axvm check system.toml
+  axvm check system.toml --platform board.dtb
+  axvm check system.toml --platform board.snapshot --json";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  axvm inspect --system system.toml
+  axvm inspect --system system.toml --save board.snapshot
+  axvm inspect --platform board.dtb --json";
+
+const PACK_EXAMPLES: &str = "\
+Exit status:
+  0 written, 2 the file has problems
+
+Examples:
+  axvm pack system.toml -o boot/";
 
 const RUN_EXAMPLES: &str = "\
 Console:
@@ -68,6 +102,66 @@ pub struct Image {
     /// The hypervisor's image; default: $AXVM_HYPERVISOR, the repository's build, the installed one
     #[arg(long, value_name = "FILE")]
     pub hypervisor: Option<PathBuf>,
+}
+
+/// Arguments of `check`.
+#[derive(Args)]
+pub struct Check {
+    /// The system file
+    #[arg(value_name = "SYSTEM.toml")]
+    pub system: PathBuf,
+    /// Plan for this platform: a device tree, or what `inspect --save` wrote
+    #[arg(long, value_name = "DTB|SNAPSHOT")]
+    pub platform: Option<PathBuf>,
+    /// Print the plan, or the problems, as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What images are used.
+    #[command(flatten)]
+    pub image: Image,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args)]
+#[group(skip)]
+pub struct Inspect {
+    /// Look at the board of this system file, which must be QEMU
+    #[arg(
+        long,
+        value_name = "SYSTEM.toml",
+        conflicts_with = "platform",
+        required_unless_present = "platform"
+    )]
+    pub system: Option<PathBuf>,
+    /// Look at this platform: a device tree, or what `inspect --save` wrote
+    #[arg(long, value_name = "FILE")]
+    pub platform: Option<PathBuf>,
+    /// Write the platform to this file, for `check --platform`
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub save: Option<PathBuf>,
+    /// Print the devices as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What images are used.
+    #[command(flatten)]
+    pub image: Image,
+}
+
+/// Arguments of `pack`.
+#[derive(Args)]
+pub struct Pack {
+    /// The system file
+    #[arg(value_name = "SYSTEM.toml")]
+    pub system: PathBuf,
+    /// The folder to write to; it is made if need be
+    #[arg(short = 'o', long = "output", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Print the names and sizes of what was written, or the problems, as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What images are used.
+    #[command(flatten)]
+    pub image: Image,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,10 +1,15 @@
 //! `axvm`: runs, checks, inspects and packs systems that system files describe.
 
 mod args;
+mod board;
+mod check;
 mod console;
 mod hypervisor;
 mod input;
+mod inspect;
 mod output;
+mod pack;
+mod platform;
 mod qemu;
 mod run;
 mod session;
@@ -19,5 +24,8 @@ use args::{Arguments, Command};
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Pack(arguments) => pack::pack(&arguments),
     }
 }

@@ -1,25 +1,19 @@
 //! `axvm run`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axvm::problem::{Problem, Rule};
 use axvm::report::{Report, Verdict};
-use axvm_addr::VmId;
-use axvm_system::bundle::RunOptions;
 use axvm_system::file::refused_arguments;
-use axvm_system::model::{Arch, Item};
-use axvm_system::wire;
+use axvm_system::model::Item;
 
 use crate::args::Run;
+use crate::board::{Board, How};
 use crate::input::Input;
 use crate::output::{ReportFile, last_line};
-use crate::session::{self, Ended, Job, Outcome};
-use crate::{hypervisor, qemu, terminal};
-
-/// The most that a run takes which only plans.
-const PLANNING: Duration = Duration::from_secs(60);
+use crate::session::{Ended, Outcome};
 
 /// Runs a system file.
 pub fn run(arguments: &Run) -> ExitCode {
@@ -59,102 +53,34 @@ fn check_arguments(input: &mut Input, arguments: &Run) {
     }
 }
 
-/// What QEMU is run with, once everything about it is known to be good.
-struct Board<'a> {
-    arch: Arch,
-    words: Vec<&'a str>,
-    image: std::path::PathBuf,
-}
-
 /// Runs it, if nothing is wrong with it; else finds what else is wrong with it.
 fn report_of(input: &mut Input, arguments: &Run) -> Report {
-    let Some(system) = input.system.clone() else { return Report::bad_input(input.problems()) };
-    let arch = system.board.arch;
-    let Some(given) = &system.board.qemu else {
-        let message = "there is no `qemu` in [board]: this board isn't QEMU, start it with `axvm pack` and a boot loader";
-        input.add(Problem::new(Item::Board(String::new()), Rule::Platform, message));
+    let Some(board) = Board::prepare(input, arguments.image.hypervisor.as_deref(), &arguments.qemu) else {
         return Report::bad_input(input.problems());
     };
-    if let Err(message) = qemu::check(arch) {
-        input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
-    }
-    let image = match hypervisor::find(arguments.image.hypervisor.as_deref(), arch) {
-        Ok(image) => image,
-        Err(message) => {
-            input.add(Problem::new(Item::File, Rule::Hypervisor, message));
-            return Report::bad_input(input.problems());
-        }
-    };
-    if !input.can_plan() {
-        return Report::bad_input(input.problems());
-    }
-    let words: Vec<&str> = given.iter().chain(&arguments.qemu).map(String::as_str).collect();
-    let board = Board { arch, words, image };
     let plan_only = !input.is_good();
-    let outcome = match start(input, arguments, &board, plan_only) {
-        Ok(outcome) => outcome,
+    let how = How {
+        plan_only,
+        messages_only: arguments.json,
+        timeout: arguments.timeout,
+        protection_off: arguments.protection_off.clone(),
+    };
+    match board.start(input, &how) {
+        Ok(outcome) if plan_only => {
+            input.add_planned(outcome.report().map(|report| report.problems).unwrap_or_default());
+            Report::bad_input(input.problems())
+        }
+        Ok(outcome) => judge(input, &outcome),
         Err(message) => {
             input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
-            return Report::bad_input(input.problems());
+            Report::bad_input(input.problems())
         }
-    };
-    if plan_only {
-        input.add_planned(decode(&outcome).map(|report| report.problems).unwrap_or_default());
-        return Report::bad_input(input.problems());
     }
-    judge(input, &outcome)
-}
-
-fn start(input: &Input, arguments: &Run, board: &Board<'_>, plan_only: bool) -> Result<Outcome, String> {
-    let mut nonce = [0; 16];
-    let got = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
-    if got != Ok(nonce.len()) {
-        return Err("the system has no random numbers".to_string());
-    }
-    let options = RunOptions {
-        nonce: Some(nonce),
-        plan_only,
-        protection_off: arguments.protection_off.clone(),
-        // QEMU takes the file from the page cache: there is nothing on the way to damage it.
-        verify: false,
-    };
-    let bytes = input.bundle(&options)?;
-    let complain = |error: io::Error| format!("the bundle can't be written to a temporary file: {error}");
-    let mut file = tempfile::Builder::new().prefix("axvm-").suffix(".bundle").tempfile().map_err(complain)?;
-    file.write_all(&bytes).map_err(complain)?;
-    drop(bytes);
-    let vms = input.system.iter().flat_map(|system| &system.vms);
-    let first = vms.clone().position(|vm| vm.autostart).unwrap_or(0);
-    let interactive = terminal::is_interactive() && !arguments.json && !plan_only;
-    let timeout = arguments.timeout.or(plan_only.then_some(PLANNING));
-    let job = Job {
-        command: qemu::command(board.arch, &board.words, &board.image, file.path(), &input.folder),
-        nonce: wire::frame_nonce(&nonce),
-        names: vms.map(|vm| vm.name.clone()).collect(),
-        first: VmId(first as u16),
-        timeout,
-        interactive,
-        // A terminal is read only where it is the console: reading one from the background stops the reader.
-        keys: !plan_only && (interactive || !io::stdin().is_terminal()),
-    };
-    let outcome = if plan_only {
-        session::run(job, io::sink())
-    } else if arguments.json {
-        session::run(job, io::stderr())
-    } else {
-        session::run(job, io::stdout())
-    };
-    outcome.map_err(|error| format!("QEMU can't be started: {error}"))
-}
-
-/// The hypervisor's report, if there is one.
-fn decode(outcome: &Outcome) -> Option<Report> {
-    postcard::from_bytes(outcome.report.as_deref()?).ok()
 }
 
 /// The report of a run of VMs, with the verdict that the tool alone can give.
 fn judge(input: &mut Input, outcome: &Outcome) -> Report {
-    let Some(mut report) = decode(outcome) else { return without_report(input, outcome) };
+    let Some(mut report) = outcome.report() else { return without_report(input, outcome) };
     input.add_planned(std::mem::take(&mut report.problems));
     report.problems = input.problems();
     report.verdict = report.verdict.worst(report.judge());
@@ -179,7 +105,7 @@ fn without_report(input: &mut Input, outcome: &Outcome) -> Report {
     if outcome.ended == Ended::Interrupted && !outcome.spoke {
         return Report::new(Verdict::Interrupted);
     }
-    let what = if outcome.report.is_some() { "the report can't be decoded" } else { "no report came" };
+    let what = if outcome.has_report() { "the report can't be decoded" } else { "no report came" };
     let how = outcome.status.map_or("it was killed".to_string(), |status| format!("QEMU: {status}"));
     let mut problem = Problem::new(Item::File, Rule::Hypervisor, format!("{what} ({how})"));
     if !outcome.last.is_empty() {

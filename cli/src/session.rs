@@ -11,7 +11,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use axvm::report::Report;
 use axvm_addr::VmId;
+use axvm_platform::model::Platform;
 use axvm_system::wire::{Channel, Decoder, Key, Keys, Nonce, Piece, Pieces};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -62,11 +64,8 @@ pub enum Ended {
 
 /// How it went.
 pub struct Outcome {
-    /// The report's bytes.
-    pub report: Option<Vec<u8>>,
-    /// The platform's bytes.
-    #[expect(dead_code, reason = "`inspect`, which shows it, comes next")]
-    pub platform: Option<Vec<u8>>,
+    report: Option<Vec<u8>>,
+    platform: Option<Vec<u8>>,
     /// Who ended it.
     pub ended: Ended,
     /// Whether the hypervisor has said anything.
@@ -75,6 +74,23 @@ pub struct Outcome {
     pub status: Option<ExitStatus>,
     /// The last lines of hypervisor, board and QEMU.
     pub last: Vec<String>,
+}
+
+impl Outcome {
+    /// The hypervisor's report, if one came and can be read.
+    pub fn report(&self) -> Option<Report> {
+        postcard::from_bytes(self.report.as_deref()?).ok()
+    }
+
+    /// Whether one came, readable or not.
+    pub fn has_report(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// The platform, if it came.
+    pub fn platform(&self) -> Option<Platform> {
+        postcard::from_bytes(self.platform.as_deref()?).ok()
+    }
 }
 
 enum Event {

@@ -15,6 +15,9 @@ use axvm_system::wire::{Channel, Key, Keys, Nonce, for_each_frame, frame_nonce};
 /// The environment variable that says what happens.
 pub const SCENARIO: &str = "AXVM_FAKE_SCENARIO";
 
+/// The device tree of QEMU's `virt` board.
+pub const VIRT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/platform/tests/qemu-virt.dtb");
+
 /// The environment variable in which the script hands the arguments on.
 const ARGUMENTS: &str = "AXVM_FAKE_ARGUMENTS";
 
@@ -134,6 +137,13 @@ fn qemu() {
         "stays-on" => {
             line.report(&ok);
             std::thread::sleep(std::time::Duration::from_secs(60));
+        }
+        "platform" => {
+            assert!(bundle.run().plan_only);
+            let platform = axvm_platform::fdt::read(&fs::read(VIRT).unwrap()).unwrap();
+            line.send(Channel::Platform, &postcard::to_allocvec(&platform).unwrap());
+            line.send(Channel::PlatformEnd, &[]);
+            line.report(&Report::new(Verdict::Ok));
         }
         "plan" => line.report(&Report::bad_input(vec![
             Problem::new(Item::Vm(0, "kernel".into()), Rule::Kernel, "the kernel can't be started"),

@@ -1,0 +1,107 @@
+//! A board that is QEMU: everything about it checked, then started with a bundle.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axvm::problem::{Problem, Rule};
+use axvm_addr::VmId;
+use axvm_system::bundle::RunOptions;
+use axvm_system::model::{Arch, Item};
+use axvm_system::wire;
+
+use crate::input::Input;
+use crate::session::{self, Job, Outcome};
+use crate::{hypervisor, qemu, terminal};
+
+/// The most that a run takes which only plans.
+const PLANNING: Duration = Duration::from_secs(60);
+
+/// What QEMU is run with, once everything about it is known to be good.
+pub struct Board {
+    arch: Arch,
+    words: Vec<String>,
+    image: PathBuf,
+}
+
+/// How it is started.
+#[derive(Default)]
+pub struct How {
+    /// Probe and plan only; nothing is shown.
+    pub plan_only: bool,
+    /// Standard output is for something else.
+    pub messages_only: bool,
+    /// The most time it has.
+    pub timeout: Option<Duration>,
+    /// For a test image: the protection that is off.
+    pub protection_off: Option<String>,
+}
+
+impl Board {
+    /// The board of the system file with `more` words; what is wrong is added to the file's problems. `None`: it can't
+    /// be started, not even to plan.
+    pub fn prepare(input: &mut Input, image: Option<&Path>, more: &[String]) -> Option<Self> {
+        let board = input.system.as_ref()?.board.clone();
+        let Some(given) = &board.qemu else {
+            let message = "there is no `qemu` in [board]: this board isn't QEMU, start it by `axvm pack` and a boot loader";
+            input.add(Problem::new(Item::Board(String::new()), Rule::Platform, message));
+            return None;
+        };
+        if let Err(message) = qemu::check(board.arch) {
+            input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
+        }
+        let image = hypervisor::find(image, board.arch)
+            .map_err(|message| input.add(Problem::new(Item::File, Rule::Hypervisor, message)))
+            .ok()?;
+        let words = given.iter().chain(more).cloned().collect();
+        input.can_plan().then_some(Self { arch: board.arch, words, image })
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// In words, if it can't be started.
+    pub fn start(&self, input: &Input, how: &How) -> Result<Outcome, String> {
+        let mut nonce = [0; 16];
+        let got = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
+        if got != Ok(nonce.len()) {
+            return Err("the system has no random numbers".to_string());
+        }
+        let options = RunOptions {
+            nonce: Some(nonce),
+            plan_only: how.plan_only,
+            protection_off: how.protection_off.clone(),
+            // QEMU takes the file from the page cache: there is nothing on the way to damage it.
+            verify: false,
+        };
+        let bytes = input.bundle(&options)?;
+        let complain = |error: io::Error| format!("the bundle can't be written to a temporary file: {error}");
+        let mut file =
+            tempfile::Builder::new().prefix("axvm-").suffix(".bundle").tempfile().map_err(complain)?;
+        file.write_all(&bytes).map_err(complain)?;
+        drop(bytes);
+        let vms = input.system.iter().flat_map(|system| &system.vms);
+        let first = vms.clone().position(|vm| vm.autostart).unwrap_or(0);
+        let interactive = terminal::is_interactive() && !how.messages_only && !how.plan_only;
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let job = Job {
+            command: qemu::command(self.arch, &words, &self.image, file.path(), &input.folder),
+            nonce: wire::frame_nonce(&nonce),
+            names: vms.map(|vm| vm.name.clone()).collect(),
+            first: VmId(first as u16),
+            timeout: how.timeout.or(how.plan_only.then_some(PLANNING)),
+            interactive,
+            // A terminal is read only where it is the console: reading one from the background stops the reader.
+            keys: !how.plan_only && (interactive || !io::stdin().is_terminal()),
+        };
+        let outcome = if how.plan_only {
+            session::run(job, io::sink())
+        } else if how.messages_only {
+            session::run(job, io::stderr())
+        } else {
+            session::run(job, io::stdout())
+        };
+        outcome.map_err(|error| format!("QEMU can't be started: {error}"))
+    }
+}

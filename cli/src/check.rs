@@ -1,0 +1,90 @@
+//! `axvm check`.
+
+use std::io;
+use std::process::ExitCode;
+
+use axvm::plan::{Plan, plan};
+use axvm::problem::{Problem, Rule};
+use axvm_system::model::Item;
+use serde_json::json;
+
+use crate::args::Check;
+use crate::board::{Board, How};
+use crate::input::Input;
+use crate::platform;
+
+/// Plans without running.
+pub fn check(arguments: &Check) -> ExitCode {
+    let mut input = Input::read(&arguments.system);
+    let plan = find_plan(&mut input, arguments);
+    let problems = input.problems();
+    if arguments.json {
+        let result = json!({
+            "problems": problems,
+            "incomplete": plan.as_ref().is_some_and(|plan| plan.incomplete),
+            "plan": if problems.is_empty() { plan.as_ref() } else { None },
+        });
+        // A reader who has gone away has no use for it.
+        let _ = serde_json::to_writer_pretty(io::stdout(), &result).map(|()| println!());
+    }
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    match plan {
+        Some(plan) if problems.is_empty() => {
+            if !arguments.json {
+                print!("{}", text(&plan));
+            }
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let count = problems.len();
+            eprintln!("axvm: {}: {count} problem{}", input.name, if count == 1 { "" } else { "s" });
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The plan, where the file's problems let there be one; the plan's problems are added to the file's.
+fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
+    let platform = match &arguments.platform {
+        Some(path) => platform::read(path),
+        None => {
+            let board = Board::prepare(input, arguments.image.hypervisor.as_deref(), &[])?;
+            let how = How { plan_only: true, ..How::default() };
+            board.start(input, &how).and_then(|outcome| {
+                // What the hypervisor itself found, and the tool can't: that is all there is if it sent no platform.
+                let problems = outcome.report().map(|report| report.problems).unwrap_or_default();
+                let found = !problems.is_empty();
+                input.add_planned(problems);
+                outcome.platform().ok_or_else(|| match found {
+                    true => String::new(),
+                    false => format!(
+                        "the board said nothing of itself; its last lines: {}",
+                        outcome.last.join(" | ")
+                    ),
+                })
+            })
+        }
+    };
+    let system = input.system.clone()?;
+    match platform.map(|platform| plan(&system, &platform, &input.images)) {
+        Ok(Ok(plan)) => return Some(plan),
+        Ok(Err(problems)) => input.add_planned(problems),
+        Err(message) if message.is_empty() => {}
+        Err(message) => input.add(Problem::new(Item::File, Rule::Platform, message)),
+    }
+    None
+}
+
+/// The plan for people.
+fn text(plan: &Plan) -> String {
+    let mut text = format!("{plan}");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if plan.incomplete && !text.contains("incomplete") {
+        text.push_str("incomplete: the platform lists no PCI functions\n");
+    }
+    text
+}

@@ -1,0 +1,208 @@
+//! `axvm inspect`.
+
+use std::io;
+use std::process::ExitCode;
+
+use axvm::plan::{plan, reset_name};
+use axvm_addr::{CpuId, Gpa};
+use axvm_guest::image::{ImageInfo, Images, VmImages};
+use axvm_platform::model::{PciDevice, Platform, PlatformDevice};
+use axvm_platform::snapshot;
+use axvm_system::model::{
+    Arch, Board as BoardModel, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, Vm,
+};
+use serde_json::{Value, json};
+
+use crate::args::Inspect;
+use crate::board::{Board, How};
+use crate::input::Input;
+use crate::platform;
+
+/// Lists devices.
+pub fn inspect(arguments: &Inspect) -> ExitCode {
+    let platform = match find_platform(arguments) {
+        Ok(platform) => platform,
+        Err(messages) => {
+            for message in messages {
+                eprintln!("{message}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(path) = &arguments.save {
+        let saved = snapshot::save(&platform).map_err(|error| error.to_string());
+        let written = saved.and_then(|bytes| std::fs::write(path, bytes).map_err(|error| error.to_string()));
+        if let Err(error) = written {
+            eprintln!("axvm: the platform can't be written to \"{}\": {error}", path.display());
+            return ExitCode::from(2);
+        }
+    }
+    let result = describe(&platform);
+    if arguments.json {
+        // A reader who has gone away has no use for it.
+        let _ = serde_json::to_writer_pretty(io::stdout(), &result).map(|()| println!());
+    } else {
+        print!("{}", text(&result));
+    }
+    ExitCode::SUCCESS
+}
+
+fn find_platform(arguments: &Inspect) -> Result<Platform, Vec<String>> {
+    if let Some(path) = &arguments.platform {
+        return platform::read(path).map_err(|message| vec![message]);
+    }
+    let path = arguments.system.as_deref().unwrap_or("".as_ref());
+    let mut input = Input::read(path);
+    let board = Board::prepare(&mut input, arguments.image.hypervisor.as_deref(), &[]);
+    let problems = |input: &Input| input.problems().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let Some(board) = board else { return Err(problems(&input)) };
+    let outcome =
+        board.start(&input, &How { plan_only: true, ..How::default() }).map_err(|error| vec![error])?;
+    outcome.platform().ok_or_else(|| {
+        let mut messages = vec![format!("{}: the board said nothing of itself", input.name)];
+        messages
+            .extend(outcome.report().into_iter().flat_map(|report| report.problems).map(|p| p.to_string()));
+        messages.extend(outcome.last.iter().map(|line| format!("board: {line}")));
+        messages
+    })
+}
+
+/// The devices, as they are shown to machines.
+fn describe(platform: &Platform) -> Value {
+    let functions = platform.functions.as_ref();
+    let pci = functions.map(|all| all.iter().map(|device| pci(platform, device)).collect::<Vec<_>>());
+    let devices: Vec<Value> = platform.devices.iter().map(|device| node(platform, device)).collect();
+    json!({
+        "model": platform.model,
+        "cpus": platform.cpus.len(),
+        "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "incomplete": functions.is_none(),
+        "pci": pci.unwrap_or_default(),
+        "devices": devices,
+    })
+}
+
+fn pci(platform: &Platform, device: &PciDevice) -> Value {
+    let function = &device.function;
+    let bars: Vec<String> = function
+        .bars
+        .iter()
+        .map(|bar| {
+            let place = bar.address.map_or("unassigned".to_string(), |address| format!("{address:#x}"));
+            format!("BAR{} {place} size {:#x}", bar.index, bar.size)
+        })
+        .collect();
+    let msi = function.msix.map(|msix| format!("MSI-X {}", msix.vectors));
+    let msi = msi.or(function.msi_vectors.map(|vectors| format!("MSI {vectors}")));
+    let line = device.line.map(|line| format!("INTID {}", line.intid));
+    let iommu = device.stream.map(|(smmu, stream)| {
+        let path = platform.smmus.get(smmu).map_or("", |smmu| smmu.path.as_str());
+        format!("{path} stream {stream}")
+    });
+    let reference = Device::Pci { address: function.address, without_reset: false };
+    json!({
+        "address": function.address.to_string(),
+        "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),
+        "registers": bars,
+        "interrupts": msi.into_iter().chain(line).collect::<Vec<_>>(),
+        "iommu": iommu,
+        "group": device.group,
+        "reset": function.resets.iter().map(|method| reset_name(Some(*method))).collect::<Vec<_>>(),
+        "why_not": why_not(platform, reference),
+    })
+}
+
+fn node(platform: &Platform, device: &PlatformDevice) -> Value {
+    let streams = device.streams.iter().map(|(smmu, stream)| {
+        let path = platform.smmus.get(*smmu).map_or("", |smmu| smmu.path.as_str());
+        format!("{path} stream {stream}")
+    });
+    let reference =
+        Device::Node { path: device.path.clone(), access: RegisterAccess::Direct, dma: Dma::Unstated };
+    json!({
+        "address": device.path,
+        "name": device.compatible.first().map_or("", String::as_str),
+        "registers": device.registers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "interrupts": device.interrupts.iter().map(|one| format!("INTID {}", one.intid)).collect::<Vec<_>>(),
+        "iommu": streams.collect::<Vec<_>>(),
+        "why_not": why_not(platform, reference),
+    })
+}
+
+/// What the plan has against a VM whose only device is this one. Asking the plan itself means that nothing here can
+/// disagree with it.
+fn why_not(platform: &Platform, device: Device) -> Vec<String> {
+    // Any guest will do: what is asked about is the device alone.
+    let kernel = ImageInfo::parse(&[0; 4096], Some((Gpa(0), Gpa(0))));
+    let images = Images { vms: vec![VmImages { kernel, initrd_len: None, dtb_len: None }] };
+    let vm = Vm {
+        name: "vm".into(),
+        cpus: vec![CpuId(1)],
+        memory: 2 << 20,
+        memory_base: None,
+        kernel: String::new(),
+        initrd: None,
+        dtb: None,
+        cmdline: String::new(),
+        load: None,
+        entry: None,
+        interrupts: InterruptChoice::Emulated,
+        trusted: false,
+        on_violation: Default::default(),
+        autostart: true,
+        devices: vec![device],
+    };
+    // Device trees are read on aarch64 boards only, so far.
+    let board = BoardModel { arch: Arch::Aarch64, qemu: None };
+    let system = System { board, hypervisor: Hypervisor::default(), vms: vec![vm] };
+    let problems = plan(&system, platform, &images).err().unwrap_or_default();
+    let of_device = problems.into_iter().filter(|problem| matches!(problem.item, Item::Device(..)));
+    of_device.map(|problem| problem.to_string()).collect()
+}
+
+/// The devices, for people.
+fn text(result: &Value) -> String {
+    let mut text = format!(
+        "{}: {} CPUs, memory {}\n",
+        result["model"].as_str().filter(|model| !model.is_empty()).unwrap_or("a platform"),
+        result["cpus"],
+        list(&result["memory"])
+    );
+    for kind in ["pci", "devices"] {
+        for device in result[kind].as_array().into_iter().flatten() {
+            text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
+            for key in ["registers", "interrupts", "iommu", "group", "reset"] {
+                let shown = list(&device[key]);
+                if !shown.is_empty() {
+                    text += &format!("    {key}: {shown}\n");
+                }
+            }
+            match device["why_not"].as_array().map(Vec::as_slice) {
+                Some([]) => text += "    assignable\n",
+                Some(reasons) => {
+                    for reason in reasons {
+                        text += &format!("    not assignable: {}\n", word(reason));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+    if result["incomplete"] == true {
+        text += "incomplete: this platform doesn't list PCI functions\n";
+    }
+    text
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> String {
+    match value {
+        Value::Array(values) => values.iter().map(word).collect::<Vec<_>>().join(", "),
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+//! `axvm pack`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use axvm::problem::{Problem, Rule};
+use axvm_system::bundle::RunOptions;
+use axvm_system::model::{Arch, Item};
+use serde_json::json;
+
+use crate::args::Pack;
+use crate::hypervisor;
+use crate::input::Input;
+
+const IMAGE: &str = "axvm-hypervisor.bin";
+const BUNDLE: &str = "bundle.axvm";
+
+/// Writes what a boot loader needs.
+pub fn pack(arguments: &Pack) -> ExitCode {
+    let mut input = Input::read(&arguments.system);
+    let files = match files(&mut input, arguments) {
+        Some(files) => files,
+        None => return refuse(&input, arguments),
+    };
+    for (name, content) in &files {
+        let written = fs::create_dir_all(&arguments.output)
+            .and_then(|()| fs::write(arguments.output.join(name), content));
+        if let Err(error) = written {
+            let message = format!("\"{}\" can't be written: {error}", arguments.output.join(name).display());
+            input.add(Problem::new(Item::File, Rule::File, message));
+            return refuse(&input, arguments);
+        }
+    }
+    if arguments.json {
+        let list: Vec<_> =
+            files.iter().map(|(name, content)| json!({"file": name, "bytes": content.len()})).collect();
+        println!("{}", json!({"problems": [], "folder": arguments.output, "files": list}));
+    } else {
+        for (name, content) in &files {
+            println!("{} ({} bytes)", arguments.output.join(name).display(), content.len());
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn refuse(input: &Input, arguments: &Pack) -> ExitCode {
+    let problems = input.problems();
+    if arguments.json {
+        // A reader who has gone away has no use for it.
+        let _ =
+            serde_json::to_writer_pretty(io::stdout(), &json!({"problems": problems})).map(|()| println!());
+    }
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    eprintln!("axvm: {}: nothing was packed", input.name);
+    ExitCode::from(2)
+}
+
+/// The files by name; `None` if there are problems.
+fn files(input: &mut Input, arguments: &Pack) -> Option<Vec<(&'static str, Vec<u8>)>> {
+    let arch = input.system.as_ref()?.board.arch;
+    let image =
+        hypervisor::find(arguments.image.hypervisor.as_deref(), arch).and_then(|path: std::path::PathBuf| {
+            fs::read(&path).map_err(|error| format!("\"{}\" can't be read: {error}", Path::display(&path)))
+        });
+    let image =
+        image.map_err(|message| input.add(Problem::new(Item::File, Rule::Hypervisor, message))).ok()?;
+    if !input.is_good() {
+        return None;
+    }
+    // Boot loaders read media and networks: what they bring is checked. No tool listens, so there is no nonce.
+    let run = RunOptions { verify: true, ..RunOptions::default() };
+    let bundle = input.bundle(&run);
+    let bundle = bundle.map_err(|message| input.add(Problem::new(Item::File, Rule::File, message))).ok()?;
+    let mut files = vec![(IMAGE, image), (BUNDLE, bundle)];
+    if arch != Arch::X86_64 {
+        files.push(("boot-uboot.txt", uboot().into_bytes()));
+    }
+    files.push(("boot-grub.txt", grub(arch).into_bytes()));
+    Some(files)
+}
+
+/// U-Boot boots it as it boots Linux: an image, an initrd with its size, a device tree.
+fn uboot() -> String {
+    format!(
+        "# For U-Boot's prompt, or a script made of it by `mkimage -T script`. Put the two files on a medium and\n\
+         # say which: here the first partition of the first virtio disk. U-Boot must run at the hypervisor's level\n\
+         # (EL2 on aarch64, HS-mode on riscv64).\n\
+         setenv axvm_dev virtio 0:1\n\
+         load ${{axvm_dev}} ${{kernel_addr_r}} {IMAGE}\n\
+         load ${{axvm_dev}} ${{ramdisk_addr_r}} {BUNDLE}\n\
+         booti ${{kernel_addr_r}} ${{ramdisk_addr_r}}:${{filesize}} ${{fdtcontroladdr}}\n"
+    )
+}
+
+fn grub(arch: Arch) -> String {
+    let (kernel, initrd) = if arch == Arch::X86_64 { ("multiboot2", "module2") } else { ("linux", "initrd") };
+    format!(
+        "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    {kernel} /{IMAGE}\n    {initrd} /{BUNDLE}\n}}\n"
+    )
+}

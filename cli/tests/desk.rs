@@ -1,0 +1,152 @@
+//! `axvm check`, `inspect` and `pack`: what can be done without running a VM.
+
+mod fake;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use axvm_addr::VmId;
+use axvm_system::bundle::{Bundle, ImageKind};
+use serde_json::Value;
+
+const GOOD: &str = r#"[board]
+arch = "aarch64"
+qemu = []
+
+[[vm]]
+name = "one"
+cpus = [1]
+memory = "64M"
+kernel = "kernel.bin"
+load = 0x4000_0000
+entry = 0x4000_0000
+interrupts = "emulated"
+
+[[vm.device]]
+node = "/pl031@9010000"
+"#;
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+struct Done {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new(system: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("system.toml"), system).unwrap();
+        fs::write(folder.path().join("kernel.bin"), [7; 64]).unwrap();
+        fs::write(folder.path().join("hypervisor.bin"), axvm_system::IMAGE_MARK).unwrap();
+        fake::write_script(&folder.path().join("qemu"));
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn axvm(&self, words: &[&str]) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_axvm"));
+        command.current_dir(self.folder.path()).args(words).stdin(Stdio::null());
+        command.env("AXVM_HYPERVISOR", "hypervisor.bin").env("AXVM_QEMU", "./qemu");
+        let output = command.env(fake::SCENARIO, "platform").output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Done { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+#[test]
+fn a_good_file_is_checked_on_a_saved_device_tree() {
+    let done = Place::new(GOOD).axvm(&["check", "system.toml", "--platform", fake::VIRT]);
+    assert_eq!(done.status, Some(0), "{}", done.err);
+    assert!(done.out.contains("/pl031@9010000"), "{}", done.out);
+}
+
+#[test]
+fn problems_of_file_and_platform_come_together_each_with_its_line() {
+    let system = GOOD.replace("cpus = [1]", "cpus = [0]\nspeed = 1").replace("9010000", "9999999");
+    let place = Place::new(&system);
+    for more in [&["--platform", fake::VIRT][..], &[]] {
+        let done = place.axvm(&[&["check", "system.toml"], more].concat());
+        assert_eq!(done.status, Some(2));
+        let places: Vec<_> = done.err.lines().filter_map(|line| line.split(": ").next()).collect();
+        assert_eq!(places, ["system.toml:7", "system.toml:8", "system.toml:16", "axvm"], "{}", done.err);
+    }
+}
+
+#[test]
+fn a_function_on_a_platform_that_lists_none_makes_the_plan_incomplete() {
+    let place = Place::new(&GOOD.replace("node = \"/pl031@9010000\"", "pci = \"0000:00:02.0\""));
+    let done = place.axvm(&["check", "system.toml", "--platform", fake::VIRT]);
+    assert!(done.out.contains("incomplete"), "{}{}", done.out, done.err);
+    let json = place.axvm(&["check", "system.toml", "--platform", fake::VIRT, "--json"]).out;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["incomplete"], true);
+}
+
+#[test]
+fn devices_are_listed_with_why_they_cannot_be_assigned() {
+    let done = Place::new(GOOD).axvm(&["inspect", "--platform", fake::VIRT, "--json"]);
+    let listed: Value = serde_json::from_str(&done.out).unwrap();
+    let devices = listed["devices"].as_array().unwrap();
+    let find = |path: &str| devices.iter().find(|device| device["address"] == path).unwrap();
+    assert_eq!(find("/pl031@9010000")["why_not"], serde_json::json!([]));
+    let console = find("/pl011@9000000")["why_not"].as_array().unwrap();
+    assert!(!console.is_empty(), "the hypervisor's own console");
+    let text = Place::new(GOOD).axvm(&["inspect", "--platform", fake::VIRT]).out;
+    assert!(text.contains("not assignable: ") && text.contains("    assignable\n"), "{text}");
+}
+
+#[test]
+fn a_board_is_inspected_and_saved_and_checked_again_without_it() {
+    let place = Place::new(GOOD);
+    let done = place.axvm(&["inspect", "--system", "system.toml", "--save", "board.snapshot"]);
+    assert_eq!(done.status, Some(0), "{}", done.err);
+    assert!(done.out.contains("/pl031@9010000"), "{}", done.out);
+    let done = place.axvm(&["check", "system.toml", "--platform", "board.snapshot"]);
+    assert_eq!(done.status, Some(0), "{}", done.err);
+}
+
+#[test]
+fn what_is_no_platform_is_said_to_be_none() {
+    let done = Place::new(GOOD).axvm(&["check", "system.toml", "--platform", "kernel.bin"]);
+    assert_eq!(done.status, Some(2));
+    assert!(done.err.contains("kernel.bin: neither a saved platform nor a device tree"), "{}", done.err);
+}
+
+#[test]
+fn a_packed_folder_has_the_image_a_checked_bundle_and_the_lines_to_type() {
+    let place = Place::new(GOOD);
+    let done = place.axvm(&["pack", "system.toml", "-o", "boot/here"]);
+    assert_eq!(done.status, Some(0), "{}", done.err);
+    let bytes = fs::read(place.path("boot/here/bundle.axvm")).unwrap();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    assert_eq!((bundle.run().nonce, bundle.run().verify), (None, true));
+    assert_eq!(bundle.image(VmId(0), ImageKind::Kernel), Some(&[7; 64][..]));
+    assert_eq!(bundle.toml(), GOOD);
+    assert!(place.path("boot/here/axvm-hypervisor.bin").is_file());
+    assert!(fs::read_to_string(place.path("boot/here/boot-uboot.txt")).unwrap().contains("booti"));
+}
+
+#[test]
+fn nothing_is_packed_of_a_file_with_problems() {
+    let place = Place::new(&GOOD.replace("kernel.bin", "absent"));
+    let done = place.axvm(&["pack", "system.toml", "-o", "boot", "--json"]);
+    assert_eq!(done.status, Some(2));
+    assert!(done.err.starts_with("system.toml:9: "), "{}", done.err);
+    assert_eq!(serde_json::from_str::<Value>(&done.out).unwrap()["problems"].as_array().unwrap().len(), 1);
+    assert!(!place.path("boot").exists());
+}
+
+#[test]
+fn every_command_shows_examples() {
+    for command in ["run", "check", "inspect", "pack"] {
+        let done = Place::new(GOOD).axvm(&[command, "--help"]);
+        assert!(done.out.contains("Examples:\n  axvm "), "{}", done.out);
+    }
+}
