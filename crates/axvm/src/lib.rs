@@ -5,10 +5,15 @@
 extern crate alloc;
 
 pub mod config;
+pub mod devices;
+pub mod events;
 pub mod plan;
 pub mod problem;
 pub mod report;
+pub mod space;
 pub mod stats;
 
+pub use devices::AxVmDevices;
 pub use problem::{Problem, Rule};
 pub use report::{Report, Verdict};
+pub use space::AddrSpace;

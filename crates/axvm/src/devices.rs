@@ -1,0 +1,334 @@
+//! Which device answers an exit: emulated ones, and passthrough ones whose registers are trapped.
+//!
+//! The table is built once, refuses overlaps, and doesn't change while the VM runs; so an exit takes no lock here and
+//! allocates nothing. A vCPU passes a [`Hint`] of its own: the last device that it reached is looked at first, then the
+//! table is searched by halves.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use axvm_addr::{Address, Gpa, Hpa, Span, VcpuId};
+use axvm_axdevice::{MmioDevice, PortDevice, SysReg, SysRegDevice, Width};
+
+#[cfg(test)]
+mod tests;
+
+/// An access to a device's registers that the bus answered with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;
+
+/// Who performs a guest's access on physical registers. It survives an abort.
+pub trait Forward {
+    /// A read of `width` at `hpa`.
+    ///
+    /// # Errors
+    ///
+    /// [`Aborted`] if the bus answered with an error.
+    fn forward_read(&self, hpa: Hpa, width: Width) -> Result<u64, Aborted>;
+
+    /// A write of `width` at `hpa`.
+    ///
+    /// # Errors
+    ///
+    /// [`Aborted`] if the bus answered with an error.
+    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted>;
+}
+
+/// Who answered, for statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// An emulated device.
+    Emulated,
+    /// The physical registers of a passthrough device: its position in the plan.
+    Forwarded {
+        /// The position in `VmPlan::devices`.
+        device: u16,
+        /// Whether the bus answered with an error. A read was answered with all ones, a write is lost.
+        aborted: bool,
+    },
+}
+
+/// The entry that was hit last: a vCPU's own. Any value is safe.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hint(usize);
+
+enum Target {
+    Emulated(Arc<dyn MmioDevice>),
+    Forwarded { device: u16, hpa: Hpa },
+}
+
+struct Mmio {
+    span: Span<Gpa>,
+    target: Target,
+}
+
+struct Ports {
+    base: u16,
+    last: u16,
+    device: Arc<dyn PortDevice>,
+}
+
+struct SysRegs {
+    first: SysReg,
+    last: SysReg,
+    device: Arc<dyn SysRegDevice>,
+}
+
+/// What of two devices overlaps, each by its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {first} of {first_name} overlap {second} of {second_name}")]
+pub struct Overlap {
+    what: &'static str,
+    first: Box<str>,
+    first_name: Box<str>,
+    second: Box<str>,
+    second_name: Box<str>,
+}
+
+/// A device's range that isn't one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Two overlap.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+    /// A range is empty or ends before it starts.
+    #[error("{0} has a range without addresses")]
+    Empty(Box<str>),
+}
+
+/// The devices of a VM.
+#[derive(Default)]
+pub struct AxVmDevices {
+    mmio: Box<[Mmio]>,
+    ports: Box<[Ports]>,
+    sysregs: Box<[SysRegs]>,
+}
+
+/// Builds an [`AxVmDevices`].
+#[derive(Default)]
+pub struct AxVmDevicesBuilder {
+    mmio: Vec<(Mmio, Box<str>)>,
+    ports: Vec<Ports>,
+    sysregs: Vec<SysRegs>,
+}
+
+impl AxVmDevicesBuilder {
+    /// Adds an emulated device.
+    #[must_use]
+    pub fn mmio(mut self, span: Span<Gpa>, device: Arc<dyn MmioDevice>) -> Self {
+        let name = device.name().into();
+        self.mmio.push((Mmio { span, target: Target::Emulated(device) }, name));
+        self
+    }
+
+    /// Adds trapped registers of a passthrough device: `span` is forwarded to `hpa` and what follows.
+    #[must_use]
+    pub fn forwarded(mut self, span: Span<Gpa>, hpa: Hpa, device: u16, name: &str) -> Self {
+        self.mmio.push((Mmio { span, target: Target::Forwarded { device, hpa } }, name.into()));
+        self
+    }
+
+    /// Adds a device behind `count` ports from `base` on.
+    #[must_use]
+    pub fn ports(mut self, base: u16, count: u16, device: Arc<dyn PortDevice>) -> Self {
+        // A range that is empty or wraps ends before it starts, which `build` refuses.
+        let last =
+            count.checked_sub(1).and_then(|past| base.checked_add(past)).unwrap_or(base.wrapping_sub(1));
+        self.ports.push(Ports { base, last, device });
+        self
+    }
+
+    /// Adds a device behind system registers `first` to `last`, both included.
+    #[must_use]
+    pub fn sysregs(mut self, first: SysReg, last: SysReg, device: Arc<dyn SysRegDevice>) -> Self {
+        self.sysregs.push(SysRegs { first, last, device });
+        self
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the devices whose ranges overlap or are empty.
+    pub fn build(self) -> Result<AxVmDevices, BuildError> {
+        let Self { mut mmio, mut ports, mut sysregs } = self;
+        mmio.sort_by_key(|(entry, _)| entry.span);
+        ports.sort_by_key(|entry| entry.base);
+        sysregs.sort_by_key(|entry| entry.first);
+        let last =
+            |span: &Span<Gpa>| span.size().checked_sub(1).and_then(|past| span.start().checked_add(past));
+        check(
+            "registers",
+            mmio.iter().map(|(entry, name)| {
+                (entry.span.start().get(), last(&entry.span).map(Address::get), name.as_ref())
+            }),
+        )?;
+        check(
+            "ports",
+            ports
+                .iter()
+                .map(|entry| (u64::from(entry.base), Some(u64::from(entry.last)), entry.device.name())),
+        )?;
+        check(
+            "system registers",
+            sysregs
+                .iter()
+                .map(|entry| (u64::from(entry.first.0), Some(u64::from(entry.last.0)), entry.device.name())),
+        )?;
+        Ok(AxVmDevices {
+            mmio: mmio.into_iter().map(|(entry, _)| entry).collect(),
+            ports: ports.into(),
+            sysregs: sysregs.into(),
+        })
+    }
+}
+
+/// Ranges with both ends included, sorted by their starts: none empty, none over its neighbour.
+fn check<'a>(
+    what: &'static str,
+    ranges: impl Iterator<Item = (u64, Option<u64>, &'a str)>,
+) -> Result<(), BuildError> {
+    let show = |first: u64, last: u64| alloc::format!("{first:#x}-{last:#x}").into_boxed_str();
+    let mut before: Option<(u64, u64, &str)> = None;
+    for (first, last, name) in ranges {
+        let last = last.filter(|&last| last >= first).ok_or_else(|| BuildError::Empty(name.into()))?;
+        if let Some((other_first, other_last, other)) = before.filter(|&(_, end, _)| end >= first) {
+            return Err(BuildError::Overlap(Overlap {
+                what,
+                first: show(other_first, other_last),
+                first_name: other.into(),
+                second: show(first, last),
+                second_name: name.into(),
+            }));
+        }
+        before = Some((first, last, name));
+    }
+    Ok(())
+}
+
+impl AxVmDevices {
+    /// A builder without devices.
+    pub fn builder() -> AxVmDevicesBuilder {
+        AxVmDevicesBuilder::default()
+    }
+
+    /// The entry that holds all `width` bytes at `gpa`, and the offset in it. An access across a region's end is no access
+    /// to it.
+    fn find(&self, gpa: Gpa, width: Width, hint: &mut Hint) -> Option<(&Mmio, u64)> {
+        let holds = |entry: &Mmio| {
+            let offset = entry.span.offset_of(gpa)?;
+            (entry.span.size() - offset >= width.bytes()).then_some(offset)
+        };
+        if let Some(entry) = self.mmio.get(hint.0)
+            && let Some(offset) = holds(entry)
+        {
+            return Some((entry, offset));
+        }
+        let at = self.mmio.partition_point(|entry| entry.span.start() <= gpa).checked_sub(1)?;
+        let entry = self.mmio.get(at)?;
+        let offset = holds(entry)?;
+        hint.0 = at;
+        Some((entry, offset))
+    }
+
+    /// A read by `vcpu`, and who answered it; `None`: no device is there.
+    pub fn mmio_read(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        hint: &mut Hint,
+        forward: &impl Forward,
+    ) -> Option<(u64, Handled)> {
+        let (entry, offset) = self.find(gpa, width, hint)?;
+        match &entry.target {
+            Target::Emulated(device) => {
+                Some((device.read(vcpu, offset, width) & width.mask(), Handled::Emulated))
+            }
+            Target::Forwarded { device, hpa } => {
+                let read = forward.forward_read(hpa.checked_add(offset)?, width);
+                let value = read.unwrap_or(u64::MAX) & width.mask();
+                Some((value, Handled::Forwarded { device: *device, aborted: read.is_err() }))
+            }
+        }
+    }
+
+    /// A write by `vcpu`, and who took it; `None`: no device is there.
+    pub fn mmio_write(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: &mut Hint,
+        forward: &impl Forward,
+    ) -> Option<Handled> {
+        let (entry, offset) = self.find(gpa, width, hint)?;
+        let value = value & width.mask();
+        match &entry.target {
+            Target::Emulated(device) => {
+                device.write(vcpu, offset, width, value);
+                Some(Handled::Emulated)
+            }
+            Target::Forwarded { device, hpa } => {
+                let written = forward.forward_write(hpa.checked_add(offset)?, width, value);
+                Some(Handled::Forwarded { device: *device, aborted: written.is_err() })
+            }
+        }
+    }
+
+    fn port(&self, port: u16) -> Option<(&Ports, u16)> {
+        let at = self.ports.partition_point(|entry| entry.base <= port).checked_sub(1)?;
+        let entry = self.ports.get(at).filter(|entry| port <= entry.last)?;
+        Some((entry, port - entry.base))
+    }
+
+    /// An access by `vcpu` to a port, with the value of a write; `None`: no device is there. A write gives back 0.
+    pub fn handle_port(&self, vcpu: VcpuId, port: u16, width: Width, write: Option<u32>) -> Option<u32> {
+        let (entry, offset) = self.port(port)?;
+        // Ports reach from `port` on: the last one must be the device's too.
+        let past = u16::try_from(width.bytes().checked_sub(1)?).ok()?;
+        if port.checked_add(past)? > entry.last {
+            return None;
+        }
+        match write {
+            None => Some((u64::from(entry.device.read(vcpu, offset, width)) & width.mask()) as u32),
+            Some(value) => {
+                entry.device.write(vcpu, offset, width, (u64::from(value) & width.mask()) as u32);
+                Some(0)
+            }
+        }
+    }
+
+    /// An access by `vcpu` to a system register, with the value of a write; `None`: no device is there, or it refuses. A
+    /// write gives back 0.
+    pub fn handle_sysreg(&self, vcpu: VcpuId, register: SysReg, write: Option<u64>) -> Option<u64> {
+        let at = self.sysregs.partition_point(|entry| entry.first <= register).checked_sub(1)?;
+        let entry = self.sysregs.get(at).filter(|entry| register <= entry.last)?;
+        match write {
+            None => entry.device.read(vcpu, register),
+            Some(value) => entry.device.write(vcpu, register, value).map(|()| 0),
+        }
+    }
+
+    /// Whether any byte of `span` is a device's.
+    pub fn overlaps(&self, span: Span<Gpa>) -> bool {
+        self.mmio.iter().any(|entry| entry.span.overlaps(&span))
+    }
+}
+
+impl fmt::Debug for AxVmDevices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        for entry in &self.mmio {
+            let name = match &entry.target {
+                Target::Emulated(device) => device.name(),
+                Target::Forwarded { .. } => "forwarded",
+            };
+            list.entry(&format_args!("{} {name}", entry.span));
+        }
+        list.finish()
+    }
+}

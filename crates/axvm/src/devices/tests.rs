@@ -1,0 +1,200 @@
+//! The dispatcher against a plain list.
+
+extern crate std;
+
+use std::cell::RefCell;
+use std::format;
+use std::string::{String, ToString};
+use std::sync::Mutex;
+use std::vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Answers with its number and remembers what was written.
+struct Fake {
+    name: String,
+    number: u64,
+    writes: Mutex<Vec<(u64, u64)>>,
+}
+
+fn fake(number: u64) -> Arc<Fake> {
+    Arc::new(Fake { name: format!("device{number}"), number, writes: Mutex::default() })
+}
+
+impl MmioDevice for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, _: VcpuId, offset: u64, _: Width) -> u64 {
+        self.number << 32 | offset
+    }
+
+    fn write(&self, _: VcpuId, offset: u64, _: Width, value: u64) {
+        self.writes.lock().unwrap().push((offset, value));
+    }
+}
+
+impl PortDevice for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, _: VcpuId, offset: u16, _: Width) -> u32 {
+        (self.number << 16) as u32 | u32::from(offset)
+    }
+
+    fn write(&self, _: VcpuId, offset: u16, _: Width, value: u32) {
+        self.writes.lock().unwrap().push((offset.into(), value.into()));
+    }
+}
+
+impl SysRegDevice for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, _: VcpuId, register: SysReg) -> Option<u64> {
+        (register.0 % 2 == 0).then_some(self.number)
+    }
+
+    fn write(&self, _: VcpuId, _: SysReg, _: u64) -> Option<()> {
+        None
+    }
+}
+
+/// Registers that echo their address; those at 0xdead000 abort.
+#[derive(Default)]
+struct Bus(RefCell<Vec<(Hpa, Width, u64)>>);
+
+impl Forward for Bus {
+    fn forward_read(&self, hpa: Hpa, _: Width) -> Result<u64, Aborted> {
+        if hpa.page() == Hpa(0xdead_000) { Err(Aborted) } else { Ok(hpa.0) }
+    }
+
+    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted> {
+        if hpa.page() == Hpa(0xdead_000) {
+            return Err(Aborted);
+        }
+        self.0.borrow_mut().push((hpa, width, value));
+        Ok(())
+    }
+}
+
+fn span(start: u64, size: u64) -> Span<Gpa> {
+    Span::new(Gpa(start), size).unwrap()
+}
+
+const VCPU: VcpuId = VcpuId(0);
+
+#[test]
+fn an_access_reaches_the_device_at_its_address_with_the_offset_in_it() {
+    let (a, b) = (fake(1), fake(2));
+    let devices = AxVmDevices::builder()
+        .mmio(span(0x2000, 0x1000), b.clone())
+        .mmio(span(0x1000, 0x800), a)
+        .build()
+        .unwrap();
+    let (bus, mut hint) = (Bus::default(), Hint::default());
+    let mut read = |gpa, width| devices.mmio_read(VCPU, Gpa(gpa), width, &mut hint, &bus);
+    assert_eq!(read(0x1010, Width::B8), Some((1 << 32 | 0x10, Handled::Emulated)));
+    assert_eq!(read(0x2ff8, Width::B8), Some((2 << 32 | 0xff8, Handled::Emulated)));
+    assert_eq!(read(0x2004, Width::B2), Some((4, Handled::Emulated)), "only the bits of the width");
+    assert_eq!(read(0x1800, Width::B1), None);
+    assert_eq!(read(0xfff, Width::B1), None);
+    let wrote = devices.mmio_write(VCPU, Gpa(0x2004), Width::B1, 0x1ff, &mut Hint::default(), &bus);
+    assert_eq!(wrote, Some(Handled::Emulated));
+    assert_eq!(*b.writes.lock().unwrap(), [(4, 0xff)]);
+}
+
+#[test]
+fn trapped_registers_are_forwarded_to_where_they_are_and_an_abort_reads_all_ones() {
+    let devices = AxVmDevices::builder()
+        .forwarded(span(0x1200, 0x200), Hpa(0x0a00_0400), 3, "half a page")
+        .forwarded(span(0x3000, 0x1000), Hpa(0xdead_000), 4, "dead")
+        .build()
+        .unwrap();
+    let (bus, mut hint) = (Bus::default(), Hint::default());
+    let read = devices.mmio_read(VCPU, Gpa(0x1208), Width::B4, &mut hint, &bus);
+    assert_eq!(read, Some((0x0a00_0408, Handled::Forwarded { device: 3, aborted: false })));
+    assert_eq!(
+        devices.mmio_read(VCPU, Gpa(0x1400), Width::B4, &mut hint, &bus),
+        None,
+        "its neighbour in the page"
+    );
+    assert_eq!(devices.mmio_read(VCPU, Gpa(0x13fe), Width::B4, &mut hint, &bus), None, "across its end");
+    let read = devices.mmio_read(VCPU, Gpa(0x3000), Width::B2, &mut hint, &bus);
+    assert_eq!(read, Some((0xffff, Handled::Forwarded { device: 4, aborted: true })));
+    devices.mmio_write(VCPU, Gpa(0x1210), Width::B2, 0x1_2345, &mut hint, &bus).unwrap();
+    assert_eq!(*bus.0.borrow(), [(Hpa(0x0a00_0410), Width::B2, 0x2345)]);
+}
+
+#[test]
+fn overlaps_are_refused_naming_both_and_empty_ranges_naming_one() {
+    let error = AxVmDevices::builder()
+        .mmio(span(0x1000, 0x1000), fake(1))
+        .forwarded(span(0x1800, 0x10), Hpa(0), 0, "clock")
+        .build()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("device1") && error.contains("clock") && error.contains("0x1800-0x180f"),
+        "{error}"
+    );
+    assert!(AxVmDevices::builder().mmio(span(0x1000, 0), fake(1)).build().is_err());
+    assert!(AxVmDevices::builder().ports(0x10, 0, fake(1)).build().is_err());
+    assert!(AxVmDevices::builder().ports(0xffff, 2, fake(1)).build().is_err());
+    let ports = AxVmDevices::builder().ports(0x2f8, 8, fake(1)).ports(0x2ff, 1, fake(2)).build();
+    assert!(ports.unwrap_err().to_string().contains("ports 0x2f8-0x2ff of device1"));
+}
+
+#[test]
+fn ports_and_system_registers_reach_their_devices() {
+    let devices = AxVmDevices::builder()
+        .ports(0x2f8, 8, fake(1))
+        .sysregs(SysReg(10), SysReg(20), fake(7))
+        .build()
+        .unwrap();
+    assert_eq!(devices.handle_port(VCPU, 0x2fa, Width::B1, None), Some(2));
+    assert_eq!(devices.handle_port(VCPU, 0x2fc, Width::B4, None), Some(1 << 16 | 4));
+    assert_eq!(devices.handle_port(VCPU, 0x2ff, Width::B2, None), None, "across its end");
+    assert_eq!(devices.handle_port(VCPU, 0x300, Width::B1, None), None);
+    assert_eq!(devices.handle_port(VCPU, 0x2f8, Width::B1, Some(3)), Some(0));
+    assert_eq!(devices.handle_sysreg(VCPU, SysReg(20), None), Some(7));
+    assert_eq!(devices.handle_sysreg(VCPU, SysReg(11), None), None, "the device refuses");
+    assert_eq!(devices.handle_sysreg(VCPU, SysReg(20), Some(1)), None);
+    assert_eq!(devices.handle_sysreg(VCPU, SysReg(21), None), None);
+}
+
+proptest! {
+    #[test]
+    fn the_search_finds_what_a_list_finds_whatever_the_hint(
+        sizes in proptest::collection::vec((0u64..0x40, 1u64..0x40), 0..20),
+        accesses in proptest::collection::vec((0u64..0x900, 0u64..4, 0usize..40), 1..100),
+    ) {
+        let mut builder = AxVmDevices::builder();
+        let mut list = vec![];
+        let mut at = 0;
+        for (number, (gap, size)) in (0u64..).zip(sizes) {
+            at += gap;
+            list.push((number, span(at, size)));
+            builder = builder.mmio(span(at, size), fake(number));
+            at += size;
+        }
+        let devices = builder.build().unwrap();
+        let mut hint = Hint::default();
+        for (gpa, log, forged) in accesses {
+            let width = Width::from_bytes(1 << log).unwrap();
+            if forged >= 20 {
+                hint = Hint(forged);
+            }
+            let access = span(gpa, width.bytes());
+            let expected = list.iter().find(|(_, span)| span.encloses(&access));
+            let found = devices.mmio_read(VCPU, Gpa(gpa), width, &mut hint, &Bus::default());
+            let expected = expected.map(|(number, span)| (number << 32 | (gpa - span.start().0)) & width.mask());
+            prop_assert_eq!(found.map(|(value, _)| value), expected);
+        }
+    }
+}
