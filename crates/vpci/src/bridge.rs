@@ -1,0 +1,229 @@
+//! The host bridge: an ECAM region in which the VM's functions answer.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, Span, VcpuId};
+use axvm_axdevice::{MmioDevice, Width};
+use axvm_pci::{Function, ResetError};
+use spin::Mutex;
+
+use crate::backend::Backend;
+use crate::bars::{Decode, ShownBar};
+use crate::function::{Shared, VirtualFunction};
+
+/// What a host bridge is built from.
+#[derive(Clone, Debug)]
+pub struct BridgeConfig {
+    /// Its segment: that of its functions.
+    pub segment: u16,
+    /// The bus at the start of the ECAM region, and the last one.
+    pub buses: (u8, u8),
+    /// Where BARs may be.
+    pub windows: Vec<Window>,
+    /// The VM's functions.
+    pub functions: Vec<AssignedFunction>,
+}
+
+/// A window for BARs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The PCI address of its start.
+    pub pci: u64,
+    /// Where the guest's CPUs see it.
+    pub gpa: Span<Gpa>,
+    /// Whether it is for 64-bit BARs. The guest's description says so; where a BAR is mapped depends on its address only.
+    pub wide: bool,
+    /// Whether it is prefetchable, likewise. How a BAR is mapped depends on the BAR.
+    pub prefetchable: bool,
+}
+
+/// A function of the VM: quarantined, reset, its stream attached.
+#[derive(Clone, Debug)]
+pub struct AssignedFunction {
+    /// What enumeration said of it.
+    pub function: Function,
+    /// The host-physical address of each of its memory BARs.
+    pub bars: Vec<(u8, Hpa)>,
+}
+
+/// A host bridge that can't be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BridgeError {
+    /// Twice the same function.
+    #[error("{0} is there twice")]
+    Twice(PciAddress),
+    /// A bridge: only endpoints are shown.
+    #[error("{0} is a bridge, which a guest can't have")]
+    IsBridge(PciAddress),
+    /// Outside the region.
+    #[error(
+        "{function} isn't on the buses {first:02x} to {last:02x} of segment {segment:04x} that the VM sees"
+    )]
+    OutOfRange {
+        /// The function.
+        function: PciAddress,
+        /// The bridge's segment.
+        segment: u16,
+        /// The first bus.
+        first: u8,
+        /// The last bus.
+        last: u8,
+    },
+    /// Two windows share an address, or one isn't made of whole pages.
+    #[error("the PCI window {0} overlaps another one or isn't made of whole pages")]
+    Window(Span<Gpa>),
+    /// The VM has no such function.
+    #[error("{0} isn't a function of the VM")]
+    Unknown(PciAddress),
+    /// It couldn't be reset.
+    #[error(transparent)]
+    Reset(#[from] ResetError),
+}
+
+/// A virtual host bridge. Its [`MmioDevice`] is the ECAM region.
+pub struct HostBridge<B> {
+    segment: u16,
+    buses: (u8, u8),
+    shared: Shared<B>,
+    /// Sorted by address.
+    functions: Vec<VirtualFunction>,
+}
+
+impl<B: Backend> HostBridge<B> {
+    /// Takes over the VM's functions. They have no decoding and no bus mastering, and BARs hold the addresses
+    /// that they have in hardware.
+    ///
+    /// # Errors
+    ///
+    /// See [`BridgeError`].
+    pub fn new(config: BridgeConfig, backend: B) -> Result<Self, BridgeError> {
+        let BridgeConfig { segment, buses, windows, mut functions } = config;
+        for (position, window) in windows.iter().enumerate() {
+            let clash = windows.iter().take(position).any(|other| {
+                let distance = window.pci.abs_diff(other.pci);
+                let reach = if window.pci < other.pci { window.gpa.size() } else { other.gpa.size() };
+                window.gpa.overlaps(&other.gpa) || distance < reach
+            });
+            if clash || !window.gpa.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
+                return Err(BridgeError::Window(window.gpa));
+            }
+        }
+        functions.sort_by_key(|assigned| assigned.function.address);
+        let shared =
+            Shared { backend, windows, decode: Mutex::new(Decode::default()), refused: AtomicU64::new(0) };
+        let mut new = Self { segment, buses, shared, functions: Vec::new() };
+        for AssignedFunction { function, bars } in functions {
+            let address = function.address;
+            if function.bridge {
+                return Err(BridgeError::IsBridge(address));
+            }
+            if address.segment != segment || !(buses.0..=buses.1).contains(&address.bus) {
+                return Err(BridgeError::OutOfRange {
+                    function: address,
+                    segment,
+                    first: buses.0,
+                    last: buses.1,
+                });
+            }
+            if new.functions.last().is_some_and(|last| last.address() == address) {
+                return Err(BridgeError::Twice(address));
+            }
+            let shown = function
+                .bars
+                .iter()
+                .filter_map(|bar| {
+                    let hpa = bars.iter().find(|(index, _)| *index == bar.index).map(|(_, hpa)| *hpa);
+                    ShownBar::new(bar, hpa)
+                })
+                .collect();
+            new.functions.push(VirtualFunction::new(&new.shared, function, shown));
+        }
+        Ok(new)
+    }
+
+    /// The bytes of its ECAM region.
+    pub fn ecam_size(&self) -> u64 {
+        (u64::from(self.buses.1.saturating_sub(self.buses.0)) + 1) << 20
+    }
+
+    /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is answered by
+    /// nobody: it reads as all ones and ignores writes.
+    pub fn claims(&self, address: Gpa) -> bool {
+        self.shared.windows.iter().any(|window| window.gpa.contains(address))
+    }
+
+    /// Turns a function's bus mastering off, and keeps it off until [`HostBridge::reset_function`]. Doesn't wait, and
+    /// may be called from any CPU: while the guest has the function reset, it is carried out right after that; the
+    /// function is silent in the meantime.
+    ///
+    /// # Errors
+    ///
+    /// [`BridgeError::Unknown`].
+    pub fn quarantine(&self, function: PciAddress) -> Result<(), BridgeError> {
+        self.find(function).ok_or(BridgeError::Unknown(function))?.quarantine(&self.shared);
+        Ok(())
+    }
+
+    /// Resets a function by its best method, if it has one, and everything that the guest sees of it: for a new start of
+    /// the VM.
+    ///
+    /// # Errors
+    ///
+    /// [`BridgeError::Unknown`]; [`BridgeError::Reset`]: it is quarantined and shown as gone.
+    pub fn reset_function(&self, function: PciAddress) -> Result<(), BridgeError> {
+        Ok(self.find(function).ok_or(BridgeError::Unknown(function))?.restart(&self.shared)?)
+    }
+
+    /// How many accesses were refused, as a whole or in part: to functions that aren't the VM's, and writes of bits
+    /// that the guest may not change.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many accesses there were to the config space of a function.
+    pub fn accesses(&self, function: PciAddress) -> Option<u64> {
+        Some(self.find(function)?.accesses())
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.shared.backend
+    }
+
+    fn find(&self, function: PciAddress) -> Option<&VirtualFunction> {
+        let position = self.functions.binary_search_by_key(&function, VirtualFunction::address).ok()?;
+        self.functions.get(position)
+    }
+
+    /// The function and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in 19:15,
+    /// function in 14:12).
+    fn decode(&self, offset: u64) -> Option<(&VirtualFunction, u16)> {
+        let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.0)?;
+        let id = u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff;
+        Some((self.find(PciAddress::from_requester_id(self.segment, id))?, offset as u16 & 0xfff))
+    }
+}
+
+impl<B: Backend> MmioDevice for HostBridge<B> {
+    fn name(&self) -> &str {
+        "pci-host"
+    }
+
+    fn read(&self, _vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+        match self.decode(offset) {
+            Some((function, register)) => function.read(&self.shared, register, width),
+            // A guest looks for functions everywhere: that is no offence.
+            None => width.mask(),
+        }
+    }
+
+    fn write(&self, _vcpu: VcpuId, offset: u64, width: Width, value: u64) {
+        match self.decode(offset) {
+            Some((function, register)) => function.write(&self.shared, register, width, value as u32),
+            None => {
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! One function as the guest sees it.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use axvm_addr::PciAddress;
+use axvm_pci::spec::express::{self, DeviceControl};
+use axvm_pci::spec::header::{self, Command};
+use axvm_pci::spec::{capability, msi, power};
+use axvm_pci::{Function, Kept, Registers, ResetError, ResetMethod, Width, quarantine, reset};
+use spin::Mutex;
+
+use crate::backend::{Backend, Physical};
+use crate::bars::{Decode, ShownBar, Values};
+use crate::bridge::Window;
+use crate::layout;
+use crate::rules::{Access, Rules, Special};
+
+/// How long going to D3hot or back takes (PM 5.4).
+const POWER_US: u64 = 10_000;
+
+/// What a guest may turn on in the command register. Parity and system errors are reports to the machine, I/O ports
+/// there are none.
+const COMMAND: Command = Command::MEMORY.union(Command::BUS_MASTER).union(Command::INTX_DISABLE);
+
+/// What the functions of a bridge share.
+pub(crate) struct Shared<B> {
+    pub backend: B,
+    pub windows: Vec<Window>,
+    pub decode: Mutex<Decode>,
+    pub refused: AtomicU64,
+}
+
+impl<B> Shared<B> {
+    fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A function of the VM.
+pub(crate) struct VirtualFunction {
+    function: Function,
+    bars: Vec<ShownBar>,
+    rules: Rules,
+    /// What the host had set when the function was handed over.
+    kept: Kept,
+    /// Whether all its memory BARs have a place, so that it may decode.
+    decodable: bool,
+    accesses: AtomicU64,
+    /// Asked for, from any CPU, whoever holds the lock.
+    quarantine: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    command: Command,
+    line: u8,
+    values: Values,
+    d3: bool,
+    /// It didn't come back from a reset.
+    gone: bool,
+    /// The quarantine that was asked for is in the hardware.
+    quarantined: bool,
+}
+
+impl VirtualFunction {
+    /// Takes over a function that is quarantined and reset.
+    pub fn new<B: Backend>(shared: &Shared<B>, function: Function, bars: Vec<ShownBar>) -> Self {
+        let physical = Physical(&shared.backend);
+        let rules = layout::rules(&physical, &function, &bars);
+        let kept = Kept::save(&physical, &function);
+        let memory = function.bars.iter().filter(|bar| bar.kind != axvm_pci::BarKind::Io).count();
+        shared.decode.lock().add(function.address, &bars);
+        let state = State {
+            command: Command::empty(),
+            line: 0,
+            values: Values::initial(&bars),
+            d3: false,
+            gone: false,
+            quarantined: false,
+        };
+        let new = Self {
+            decodable: memory == bars.len(),
+            function,
+            bars,
+            rules,
+            kept,
+            accesses: AtomicU64::new(0),
+            quarantine: AtomicBool::new(false),
+            state: Mutex::new(state),
+        };
+        new.with(shared, |state| new.write_command(shared, state));
+        new
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> PciAddress {
+        self.function.address
+    }
+
+    /// How often its config space was accessed.
+    pub fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
+    }
+
+    /// Works on the state. A quarantine that was asked for meanwhile is done before anyone else has it.
+    fn with<B: Backend, R>(&self, shared: &Shared<B>, work: impl FnOnce(&mut State) -> R) -> R {
+        let result = {
+            let mut state = self.state.lock();
+            self.pending(shared, &mut state);
+            work(&mut state)
+        };
+        self.settle_quarantine(shared);
+        result
+    }
+
+    /// Does a quarantine that was asked for, unless someone holds the lock, who then will.
+    fn settle_quarantine<B: Backend>(&self, shared: &Shared<B>) {
+        // Whoever asks sets the flag first and tries the lock then; whoever unlocks looks at the flag after that. So one of
+        // the two sees the other.
+        while self.quarantine.load(Ordering::SeqCst) {
+            match self.state.try_lock() {
+                Some(state) if state.quarantined => return,
+                Some(mut state) => self.pending(shared, &mut state),
+                None => return,
+            }
+        }
+    }
+
+    fn pending<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
+        if self.quarantine.load(Ordering::SeqCst) && !state.quarantined {
+            state.quarantined = true;
+            self.stop_mastering(shared, state);
+        }
+    }
+
+    /// Bus mastering off, and off it stays until the VM starts anew.
+    pub fn quarantine<B: Backend>(&self, shared: &Shared<B>) {
+        self.quarantine.store(true, Ordering::SeqCst);
+        self.settle_quarantine(shared);
+    }
+
+    /// Resets the function and everything that the guest sees of it, for a new start.
+    pub fn restart<B: Backend>(&self, shared: &Shared<B>) -> Result<(), ResetError> {
+        self.with(shared, |state| {
+            self.silence(shared, state);
+            let physical = Physical(&shared.backend);
+            let delay = |us| shared.backend.delay_us(us);
+            if state.d3 {
+                // In D3hot only the power state can be relied on (PM 5.4.1).
+                self.write_power(shared, 0);
+                state.d3 = false;
+            }
+            let done = match self.function.resets.first() {
+                Some(&method) => reset(&physical, &self.function, method, &delay),
+                None => {
+                    quarantine(&physical, &self.function);
+                    self.kept.restore(&physical, &self.function);
+                    Ok(())
+                }
+            };
+            state.gone = done.is_err();
+            state.values = Values::initial(&self.bars);
+            if done.is_ok() {
+                self.quarantine.store(false, Ordering::SeqCst);
+                state.quarantined = false;
+                self.write_command(shared, state);
+            }
+            done
+        })
+    }
+
+    /// A read by the guest.
+    pub fn read<B: Backend>(&self, shared: &Shared<B>, offset: u16, width: Width) -> u64 {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        let Some(access) = Access::new(offset, width) else {
+            shared.refuse();
+            return width.mask();
+        };
+        let value = self.with(shared, |state| {
+            if state.gone { access.extract(u32::MAX) } else { self.visible(shared, state, access) }
+        });
+        value.into()
+    }
+
+    /// What the accessed bits read.
+    fn visible<B: Backend>(&self, shared: &Shared<B>, state: &State, access: Access) -> u32 {
+        let rule = self.rules.get(access.register);
+        let mut value = rule.fixed;
+        if rule.shown & access.lanes != 0 {
+            value |=
+                self.registers(&shared.backend, |registers| registers.read32(access.register)) & rule.shown;
+        }
+        match rule.special {
+            Some(Special::Command) => value |= u32::from(state.command.bits()),
+            Some(Special::Bar(index)) => value |= state.values.read(&self.bars, index),
+            Some(Special::Line) => value |= u32::from(state.line),
+            Some(Special::Absent | Special::Power | Special::Express | Special::Msi) | None => {}
+        }
+        access.extract(value)
+    }
+
+    /// A write by the guest.
+    pub fn write<B: Backend>(&self, shared: &Shared<B>, offset: u16, width: Width, value: u32) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        let Some(access) = Access::new(offset, width) else { return shared.refuse() };
+        self.with(shared, |state| {
+            if state.gone {
+                return;
+            }
+            let value = access.place(value);
+            if !self.perform(shared, state, access, value) {
+                shared.refuse();
+            }
+        });
+    }
+
+    /// Does what of a write is allowed, and says whether that was all of it.
+    fn perform<B: Backend>(&self, shared: &Shared<B>, state: &mut State, access: Access, value: u32) -> bool {
+        let rule = self.rules.get(access.register);
+        let special = rule.special.map_or(0, Special::bits);
+        let done = match rule.special {
+            Some(Special::Command) if access.lanes & 0xffff != 0 => {
+                self.command(shared, state, access.lanes as u16, value as u16)
+            }
+            Some(Special::Bar(index)) => {
+                state.values.write(&self.bars, index, access.lanes, value);
+                self.decode(shared, state)
+            }
+            Some(Special::Line) if access.lanes & 0xff != 0 => {
+                state.line = value as u8;
+                true
+            }
+            Some(Special::Power) if access.lanes & 0xff != 0 => {
+                self.power(shared, state, value as u16 & power::STATE)
+            }
+            Some(Special::Express) if value & Special::Express.bits() != 0 => {
+                if self.function_level_reset(shared, state) {
+                    // It takes everything else in this register with it.
+                    return true;
+                }
+                false
+            }
+            _ => true,
+        };
+        if access.lanes & !special == 0 || state.gone {
+            return done;
+        }
+        let before = self.registers(&shared.backend, |registers| registers.read32(access.register));
+        let (mut writable, mut refused) = (rule.written, false);
+        if rule.special == Some(Special::Msi)
+            && !given_is_possible(before, value & access.lanes, access.lanes)
+        {
+            writable &= !(u32::from(msi::MSI_GIVEN) << 16);
+            refused = true;
+        }
+        let lowered = rule.lowered & !value;
+        let changed = access.lanes & (writable | lowered);
+        let cleared = access.lanes & rule.cleared & value;
+        // Registers are 16 bits wide where bits that a written one clears are near; those of the other half stay alone.
+        self.registers(&shared.backend, |registers| {
+            let value = before & !changed & !rule.cleared | value & changed | cleared;
+            let touched = access.lanes & (writable | rule.lowered | rule.cleared);
+            match (touched & 0xffff != 0, touched >> 16 != 0) {
+                (true, true) => registers.write32(access.register, value),
+                (true, false) => registers.write16(access.register, value as u16),
+                (false, true) => registers.write16(access.register + 2, (value >> 16) as u16),
+                (false, false) => {}
+            }
+        });
+        let kept = access.lanes & !(writable | lowered | rule.cleared | special);
+        let seen = before & rule.shown | rule.fixed;
+        done && !refused && (seen ^ value) & kept == 0
+    }
+
+    /// The guest writes these bits of the command register.
+    fn command<B: Backend>(&self, shared: &Shared<B>, state: &mut State, lanes: u16, value: u16) -> bool {
+        let before = state.command;
+        let asked = Command::from_bits_retain(before.bits() & !lanes | value & lanes);
+        let mut new = asked & COMMAND;
+        if !self.decodable {
+            new.remove(Command::MEMORY);
+        }
+        let starts = new.contains(Command::BUS_MASTER) && !before.contains(Command::BUS_MASTER);
+        if starts && (state.quarantined || shared.backend.set_bus_master(self.address(), true).is_err()) {
+            new.remove(Command::BUS_MASTER);
+        }
+        state.command = new;
+        // A BAR is unmapped before its function stops to answer, and mapped after it has begun to.
+        let mut mapped = true;
+        if !new.contains(Command::MEMORY) {
+            mapped = self.decode(shared, state);
+        }
+        self.write_command(shared, state);
+        if before.contains(Command::BUS_MASTER) && !new.contains(Command::BUS_MASTER) {
+            let _ = shared.backend.set_bus_master(self.address(), false);
+        }
+        if new.contains(Command::MEMORY) {
+            mapped = self.decode(shared, state);
+        }
+        mapped && new == asked
+    }
+
+    /// Maps or unmaps BARs as the state says.
+    fn decode<B: Backend>(&self, shared: &Shared<B>, state: &State) -> bool {
+        let on = state.command.contains(Command::MEMORY) && !state.d3 && !state.gone;
+        let values = on.then_some(&state.values);
+        shared.decode.lock().set(&shared.backend, &shared.windows, self.address(), values)
+    }
+
+    /// The guest asks for a power state.
+    fn power<B: Backend>(&self, shared: &Shared<B>, state: &mut State, asked: u16) -> bool {
+        match (state.d3, asked) {
+            (false, 0) | (true, power::D3HOT) => true,
+            (false, power::D3HOT) => {
+                state.d3 = true;
+                let unmapped = self.decode(shared, state);
+                self.write_power(shared, power::D3HOT);
+                unmapped
+            }
+            (true, 0) => {
+                let keeps = self.write_power(shared, 0);
+                if !self.answers(shared) {
+                    self.lose(shared, state);
+                    return true;
+                }
+                state.d3 = false;
+                if keeps {
+                    return self.decode(shared, state);
+                }
+                self.silence(shared, state);
+                self.initialise(shared, state);
+                true
+            }
+            // D1 and D2 aren't shown.
+            _ => false,
+        }
+    }
+
+    /// Writes the power state and waits; says whether the function keeps its state on the way back to D0.
+    fn write_power<B: Backend>(&self, shared: &Shared<B>, value: u16) -> bool {
+        let Some(offset) = self.function.capability(capability::POWER) else { return true };
+        let at = offset + power::CONTROL;
+        let keeps = self.registers(&shared.backend, |registers| {
+            let before = registers.read16(at);
+            registers.write16(at, before & !(power::STATE | power::PME_STATUS) | value);
+            before & power::NO_SOFT_RESET != 0
+        });
+        shared.backend.delay_us(POWER_US);
+        keeps
+    }
+
+    /// The guest initiates a function-level reset.
+    fn function_level_reset<B: Backend>(&self, shared: &Shared<B>, state: &mut State) -> bool {
+        let method = ResetMethod::FunctionLevel;
+        if !self.function.resets.contains(&method) {
+            return false;
+        }
+        self.silence(shared, state);
+        let delay = |us| shared.backend.delay_us(us);
+        match reset(&Physical(&shared.backend), &self.function, method, &delay) {
+            Ok(()) => {
+                state.d3 = false;
+                self.initialise(shared, state);
+            }
+            Err(_) => self.lose(shared, state),
+        }
+        true
+    }
+
+    /// Takes the function off the bus and its BARs from the guest.
+    fn silence<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
+        let mastered = state.command.contains(Command::BUS_MASTER);
+        state.command = Command::empty();
+        self.decode(shared, state);
+        self.write_command(shared, state);
+        if mastered {
+            let _ = shared.backend.set_bus_master(self.address(), false);
+        }
+    }
+
+    /// Brings the registers to what the guest expects after a reset, whatever of it the hardware did, and what
+    /// belongs to the host to what it was.
+    fn initialise<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
+        let physical = Physical(&shared.backend);
+        quarantine(&physical, &self.function);
+        self.kept.restore(&physical, &self.function);
+        state.values = Values::default();
+        state.line = 0;
+        self.write_command(shared, state);
+    }
+
+    /// The function doesn't answer any more: from now on it doesn't to the guest either.
+    fn lose<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
+        state.gone = true;
+        self.silence(shared, state);
+    }
+
+    fn answers<B: Backend>(&self, shared: &Shared<B>) -> bool {
+        let ids = self.registers(&shared.backend, |registers| registers.read32(header::VENDOR));
+        ids == u32::from(self.function.vendor) | u32::from(self.function.device) << 16
+    }
+
+    fn stop_mastering<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
+        let mastered = state.command.contains(Command::BUS_MASTER);
+        state.command.remove(Command::BUS_MASTER);
+        self.write_command(shared, state);
+        if mastered {
+            let _ = shared.backend.set_bus_master(self.address(), false);
+        }
+    }
+
+    /// The hardware has of the command register what the guest has, and nothing else.
+    fn write_command<B: Backend>(&self, shared: &Shared<B>, state: &State) {
+        let command = state.command.bits();
+        self.registers(&shared.backend, |registers| registers.write16(header::COMMAND, command));
+    }
+
+    fn registers<B: Backend, R>(
+        &self,
+        backend: &B,
+        work: impl FnOnce(Registers<'_, Physical<'_, B>>) -> R,
+    ) -> R {
+        work(Registers::new(&Physical(backend), self.address()))
+    }
+}
+
+/// Whether an MSI control register with this value before gives no more vectors than there are.
+fn given_is_possible(before: u32, value: u32, lanes: u32) -> bool {
+    let after = ((before & !lanes | value) >> 16) as u16;
+    (after & msi::MSI_GIVEN) >> 4 <= ((before >> 16) as u16 & msi::MSI_CAPABLE) >> 1
+}
+
+const _: () = assert!(Special::Express.bits() == DeviceControl::INITIATE_FLR.bits() as u32);
+const _: () = assert!(express::DEVICE_CONTROL.is_multiple_of(4) && power::CONTROL.is_multiple_of(4));
