@@ -157,7 +157,8 @@ fn why_not(platform: &Platform, device: Device) -> Vec<String> {
     let system = System { board, hypervisor: Hypervisor::default(), vms: vec![vm] };
     let problems = plan(&system, platform, &images).err().unwrap_or_default();
     let of_device = problems.into_iter().filter(|problem| matches!(problem.item, Item::Device(..)));
-    of_device.map(|problem| problem.to_string()).collect()
+    // That it is about the VM made up here is no news to anyone.
+    of_device.map(|problem| problem.to_string().trim_start_matches("vm \"vm\": ").to_string()).collect()
 }
 
 /// The devices, for people.

@@ -4,7 +4,7 @@
 //! | module | what it is | who uses it |
 //! |---|---|---|
 //! | [`model`] | what a system file says | everyone |
-//! | [`file`](mod@file) | the TOML reader: all problems at once, each with its place | the tool |
+//! | `file` | the TOML reader: all problems at once, each with its place (feature `toml`) | the tool |
 //! | [`packed`] | an envelope of version, length and checksum around a postcard value | tool and hypervisor |
 //! | [`bundle`] | system, images and run options in one file | tool and hypervisor |
 //! | [`wire`] | frames on the console that a guest can't forge | tool and hypervisor |
@@ -14,7 +14,7 @@
 extern crate alloc;
 
 pub mod bundle;
-#[cfg(feature = "toml")]
+#[cfg(any(test, feature = "toml"))]
 pub mod file;
 pub mod model;
 pub mod packed;
