@@ -1,4 +1,5 @@
-//! Where BARs go. The biggest first, so the same functions always get the same places and little room is lost.
+//! Where BARs go. The biggest first, so the same functions always get the same places and little room is
+//! lost.
 
 use alloc::vec::Vec;
 
@@ -230,7 +231,8 @@ impl<C: ConfigSpace + ?Sized> Assignment<'_, C> {
         }
     }
 
-    /// Lets bridges with something behind them forward both ways. The functions there have their own bits off.
+    /// Lets bridges with something behind them forward both ways. The functions there have their own bits
+    /// off.
     fn open_bridges(&self) {
         for bridge in self.functions.iter().filter(|function| function.bridge) {
             if self.functions.iter().any(|function| function.parent == Some(bridge.address)) {

@@ -53,10 +53,10 @@ pub enum Space {
 
 /// Finds the functions below `host`, by address.
 ///
-/// Afterwards every function but the bridges that are needed has decoding and bus mastering off, sends no MSI and asserts
-/// no line; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS isolation on that they
-/// are capable of; BARs have the addresses that the result says, and the windows of bridges fit them. The same machine gives
-/// the same result, whatever was in these registers before.
+/// Afterwards every function but the bridges that are needed has decoding and bus mastering off, sends no MSI
+/// and asserts no line; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS
+/// isolation on that they are capable of; BARs have the addresses that the result says, and the windows of
+/// bridges fit them. The same machine gives the same result, whatever was in these registers before.
 pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<Function> {
     let mut scan = Scan { config, host, last: host.buses.0, functions: Vec::new() };
     scan.bus(host.buses.0, None, 0);
@@ -144,7 +144,8 @@ fn inspect<C: ConfigSpace + ?Sized>(
     let class = registers.read32(header::REVISION);
     let capabilities = capabilities::standard(registers);
     let of = |id: u8| capabilities.iter().find(|found| found.0 == id).map(|found| found.1);
-    // Without an Express capability there is no extended config space; some bridges show the first 256 bytes again.
+    // Without an Express capability there is no extended config space; some bridges show the first 256 bytes
+    // again.
     let extended_capabilities = match of(capability::EXPRESS) {
         Some(_) => capabilities::extended(registers),
         None => Vec::new(),
@@ -180,7 +181,8 @@ pub(crate) fn port_type<C: ConfigSpace + ?Sized>(
     Some(PortType::from_capabilities(registers.read16(offset + express::CAPABILITIES)))
 }
 
-/// The resets that the function itself has. What is behind a bridge would be reset with it, so a bridge has none.
+/// The resets that the function itself has. What is behind a bridge would be reset with it, so a bridge has
+/// none.
 fn resets<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Vec<ResetMethod> {
     let mut methods = Vec::new();
     if function.bridge {
@@ -248,7 +250,9 @@ fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Func
             extended::PASID => registers.update16(offset + extended::PASID_CONTROL, 1, 0),
             extended::ACS => {
                 let capable = Acs::from_bits_retain(registers.read16(offset + extended::ACS_CAPABILITY));
-                registers.write16(offset + extended::ACS_CONTROL, (capable & Acs::ISOLATION).bits());
+                // Nobody here uses ATS, so an address that claims to be translated is a lie.
+                let on = capable & (Acs::ISOLATION | Acs::TRANSLATION_BLOCKING);
+                registers.write16(offset + extended::ACS_CONTROL, on.bits());
             }
             _ => {}
         }

@@ -8,12 +8,13 @@ use crate::function::Function;
 use crate::spec::express::PortType;
 use crate::spec::extended::{self, Acs};
 
-/// The group of each function, in the order of `functions`. Groups are numbered from 0 by their first function.
+/// The group of each function, in the order of `functions`. Groups are numbered from 0 by their first
+/// function.
 ///
-/// Two functions share a group if they are in one multi-function slot and one of them doesn't send requests to its
-/// siblings up (PCIe 6.12.1.2), if they are below a bridge to conventional PCI, whose devices hear each other and share
-/// a requester id, or if they are below a port that doesn't have the ACS isolation on (PCIe 6.12.1.1). The bridge
-/// or port is then of their group too.
+/// Two functions share a group if they are in one multi-function slot and one of them doesn't send requests
+/// to its siblings up (PCIe 6.12.1.2), if they are below a bridge to conventional PCI, whose devices hear
+/// each other and share a requester id, or if they are below a port that doesn't have the ACS isolation on
+/// (PCIe 6.12.1.1). The bridge or port is then of their group too.
 pub fn groups<C: ConfigSpace + ?Sized>(functions: &[Function], config: &C) -> Vec<u32> {
     let isolating: Vec<bool> = functions
         .iter()
@@ -86,8 +87,8 @@ fn isolates<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, bridge: &Funct
     }
 }
 
-/// Whether a function of a multi-function slot sends its requests to siblings up. What its ACS capability doesn't list
-/// it can't do (PCIe 6.12.1.2).
+/// Whether a function of a multi-function slot sends its requests to siblings up. What its ACS capability
+/// doesn't list it can't do (PCIe 6.12.1.2).
 fn redirects<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> bool {
     acs(registers, function).is_some_and(|(capable, enabled)| {
         enabled

@@ -1,7 +1,7 @@
 //! Physical PCI: enumeration, capabilities, BARs, resets, topology, isolation groups.
 //!
-//! Everything here goes through [`ConfigSpace`], so that the same code runs on a memory-mapped config space and on the
-//! functions that the feature `fake` makes up for tests.
+//! Everything here goes through [`ConfigSpace`], so that the same code runs on a memory-mapped config space
+//! and on the functions that the feature `fake` makes up for tests.
 //!
 //! | step | function |
 //! |---|---|

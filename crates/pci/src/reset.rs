@@ -12,8 +12,8 @@ use crate::spec::extended;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi, power};
 
-/// How long a function has for what it has begun, before a function-level reset (PCIe 6.6.2: a full second in the worst
-/// case; Linux gives less than that too).
+/// How long a function has to end what it has begun, before a function-level reset (PCIe 6.6.2 advises to
+/// wait, and leaves open for how long).
 const DRAIN_US: u64 = 100_000;
 /// How long a function needs before it may be asked again (PCIe 6.6.2, 6.6.1).
 const SETTLE_US: u64 = 100_000;
@@ -59,8 +59,8 @@ pub enum ResetError {
 
 /// Resets a function by one of its methods. `delay` waits for a number of microseconds.
 ///
-/// The function is quarantined before and after; its BARs are where they were, and the settings that belong to the
-/// hypervisor (payload size, isolation) are as they were.
+/// The function is quarantined before and after; its BARs are where they were, and the settings that belong
+/// to the hypervisor (payload size, isolation) are as they were.
 ///
 /// # Errors
 ///
@@ -101,7 +101,8 @@ pub fn reset<C: ConfigSpace + ?Sized>(
     Ok(())
 }
 
-/// Function-level reset, by the Express capability where it has one, else by the Advanced Features capability.
+/// Function-level reset, by the Express capability where it has one, else by the Advanced Features
+/// capability.
 fn function_level<C: ConfigSpace + ?Sized>(
     registers: Registers<'_, C>,
     function: &Function,
@@ -125,7 +126,8 @@ fn function_level<C: ConfigSpace + ?Sized>(
     Some(())
 }
 
-/// Waits until `pending` is over. A function that never ends is reset all the same: that is what resets are for.
+/// Waits until `pending` is over. A function that never ends is reset all the same: that is what resets are
+/// for.
 fn drain(delay: &dyn Fn(u64), pending: impl Fn() -> bool) {
     for _ in 0..DRAIN_US / POLL_US {
         if !pending() {

@@ -5,11 +5,12 @@ use axvm_pci::{ConfigSpace, Width};
 
 /// The host's side of a virtual host bridge.
 ///
-/// The bridge calls with the lock of the function held, so several calls are under way at a time only for different
-/// functions; `map_bar` and `unmap_bar` are called one at a time. None may call back into the bridge.
+/// The bridge calls with the lock of the function held, so several calls are under way at a time only for
+/// different functions; `map_bar` and `unmap_bar` are called one at a time. None may call back into the
+/// bridge.
 pub trait Backend: Send + Sync {
-    /// Reads the config space of a physical function: naturally aligned, at most four bytes; all ones if nobody
-    /// answers. Survives an abort.
+    /// Reads the config space of a physical function: naturally aligned, at most four bytes; all ones if
+    /// nobody answers. Survives an abort.
     fn config_read(&self, function: PciAddress, offset: u16, width: Width) -> u32;
 
     /// Writes the config space of a physical function.
@@ -38,7 +39,8 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Refused`] if its stream isn't attached, or is blocked. Turning off is never refused; the answer is not looked at.
+    /// [`Refused`] if its stream isn't attached, or is blocked. Turning off is never refused: nobody looks at
+    /// the answer.
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused>;
 
     /// Waits this many microseconds.

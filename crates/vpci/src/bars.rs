@@ -24,7 +24,8 @@ pub(crate) struct ShownBar {
 }
 
 impl ShownBar {
-    /// The memory BAR `bar`, which is at `hpa`. `None`: it isn't for guests, being I/O, unassigned or misplaced.
+    /// The memory BAR `bar`, which is at `hpa`. `None`: it isn't for guests, being I/O, unassigned or
+    /// misplaced.
     pub fn new(bar: &Bar, hpa: Option<Hpa>) -> Option<Self> {
         let (initial, hpa) = (bar.address?, hpa?);
         let size = bar.size.max(PAGE_SIZE);
@@ -113,8 +114,8 @@ pub(crate) fn place(windows: &[Window], address: u64, size: u64) -> Option<Span<
 
 /// All BARs of a VM: where its functions decode, and what of that is in its second stage.
 ///
-/// A BAR is mapped if its function decodes memory, the guest put it into a window, and no other decoding BAR is there.
-/// That is a function of the registers' values alone, whatever way they came about.
+/// A BAR is mapped if its function decodes memory, the guest put it into a window, and no other decoding BAR
+/// is there. That is a function of the registers' values alone, whatever way they came about.
 #[derive(Debug, Default)]
 pub(crate) struct Decode(Vec<Entry>);
 

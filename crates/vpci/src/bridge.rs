@@ -32,7 +32,8 @@ pub struct Window {
     pub pci: u64,
     /// Where the guest's CPUs see it.
     pub gpa: Span<Gpa>,
-    /// Whether it is for 64-bit BARs. The guest's description says so; where a BAR is mapped depends on its address only.
+    /// Whether it is for 64-bit BARs. That is for the guest's description: a BAR is mapped by its address
+    /// alone.
     pub wide: bool,
     /// Whether it is prefetchable, likewise. How a BAR is mapped depends on the BAR.
     pub prefetchable: bool,
@@ -147,15 +148,15 @@ impl<B: Backend> HostBridge<B> {
         (u64::from(self.buses.1.saturating_sub(self.buses.0)) + 1) << 20
     }
 
-    /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is answered by
-    /// nobody: it reads as all ones and ignores writes.
+    /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is
+    /// answered by nobody: it reads as all ones and ignores writes.
     pub fn claims(&self, address: Gpa) -> bool {
         self.shared.windows.iter().any(|window| window.gpa.contains(address))
     }
 
-    /// Turns a function's bus mastering off, and keeps it off until [`HostBridge::reset_function`]. Doesn't wait, and
-    /// may be called from any CPU: while the guest has the function reset, it is carried out right after that; the
-    /// function is silent in the meantime.
+    /// Turns a function's bus mastering off, and keeps it off until [`HostBridge::reset_function`]. Doesn't
+    /// wait, and may be called from any CPU: while the guest has the function reset, it is carried out right
+    /// after that; the function is silent in the meantime.
     ///
     /// # Errors
     ///
@@ -165,8 +166,8 @@ impl<B: Backend> HostBridge<B> {
         Ok(())
     }
 
-    /// Resets a function by its best method, if it has one, and everything that the guest sees of it: for a new start of
-    /// the VM.
+    /// Resets a function by its best method, if it has one, and everything that the guest sees of it: for a
+    /// new start of the VM.
     ///
     /// # Errors
     ///
@@ -175,8 +176,8 @@ impl<B: Backend> HostBridge<B> {
         Ok(self.find(function).ok_or(BridgeError::Unknown(function))?.restart(&self.shared)?)
     }
 
-    /// How many accesses were refused, as a whole or in part: to functions that aren't the VM's, and writes of bits
-    /// that the guest may not change.
+    /// How many accesses were refused, as a whole or in part: to functions that aren't the VM's, and writes
+    /// of bits that the guest may not change.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
     }
@@ -196,8 +197,8 @@ impl<B: Backend> HostBridge<B> {
         self.functions.get(position)
     }
 
-    /// The function and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in 19:15,
-    /// function in 14:12).
+    /// The function and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in
+    /// 19:15, function in 14:12).
     fn decode(&self, offset: u64) -> Option<(&VirtualFunction, u16)> {
         let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.0)?;
         let id = u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff;

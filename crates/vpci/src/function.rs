@@ -19,8 +19,8 @@ use crate::rules::{Access, Rules, Special};
 /// How long going to D3hot or back takes (PM 5.4).
 const POWER_US: u64 = 10_000;
 
-/// What a guest may turn on in the command register. Parity and system errors are reports to the machine, I/O ports
-/// there are none.
+/// What a guest may turn on in the command register. Parity and system errors are reports to the machine, I/O
+/// ports there are none.
 const COMMAND: Command = Command::MEMORY.union(Command::BUS_MASTER).union(Command::INTX_DISABLE);
 
 /// What the functions of a bridge share.
@@ -116,8 +116,8 @@ impl VirtualFunction {
 
     /// Does a quarantine that was asked for, unless someone holds the lock, who then will.
     fn settle_quarantine<B: Backend>(&self, shared: &Shared<B>) {
-        // Whoever asks sets the flag first and tries the lock then; whoever unlocks looks at the flag after that. So one of
-        // the two sees the other.
+        // Whoever asks sets the flag first and tries the lock then; whoever unlocks looks at the flag after
+        // that. So one of the two sees the other.
         while self.quarantine.load(Ordering::SeqCst) {
             match self.state.try_lock() {
                 Some(state) if state.quarantined => return,
@@ -257,7 +257,8 @@ impl VirtualFunction {
         let lowered = rule.lowered & !value;
         let changed = access.lanes & (writable | lowered);
         let cleared = access.lanes & rule.cleared & value;
-        // Registers are 16 bits wide where bits that a written one clears are near; those of the other half stay alone.
+        // Registers are 16 bits wide where bits that a written one clears are near; those of the other half
+        // stay alone.
         self.registers(&shared.backend, |registers| {
             let value = before & !changed & !rule.cleared | value & changed | cleared;
             let touched = access.lanes & (writable | rule.lowered | rule.cleared);
@@ -379,8 +380,8 @@ impl VirtualFunction {
         }
     }
 
-    /// Brings the registers to what the guest expects after a reset, whatever of it the hardware did, and what
-    /// belongs to the host to what it was.
+    /// Brings the registers to what the guest expects after a reset, whatever of it the hardware did, and
+    /// what belongs to the host to what it was.
     fn initialise<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
         let physical = Physical(&shared.backend);
         quarantine(&physical, &self.function);

@@ -137,7 +137,8 @@ fn body<C: ConfigSpace>(rules: &mut Rules, registers: Registers<'_, C>, function
     }
 }
 
-/// The extended list. It starts at a fixed place, so if the first one is hidden, an empty entry points on (PCIe 7.6.3).
+/// The extended list. It starts at a fixed place, so if the first one is hidden, an empty entry points on
+/// (PCIe 7.6.3).
 fn extended_list<C: ConfigSpace>(rules: &mut Rules, registers: Registers<'_, C>, function: &Function) {
     let mut shown: Vec<(u16, u16, u16)> = Vec::new();
     for &(id, offset) in &function.extended_capabilities {

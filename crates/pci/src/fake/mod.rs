@@ -46,7 +46,8 @@ impl FakeBus {
         self
     }
 
-    /// Plugs a function in behind the bridge that was plugged in last, at any depth of which `path` says the devices.
+    /// Plugs a function in behind the bridge that was plugged in last, at any depth of which `path` says the
+    /// devices.
     pub fn with_behind(self, path: &[u8], device: u8, number: u8, function: FakeFunction) -> Self {
         {
             let mut state = self.locked();

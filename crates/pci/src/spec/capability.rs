@@ -1,4 +1,5 @@
-//! The two capability lists (PCI 6.7; PCIe 7.6.3) and the ids in them (PCI Code and ID Assignment Specification).
+//! The two capability lists (PCI 6.7; PCIe 7.6.3) and the ids in them (PCI Code and ID Assignment
+//! Specification).
 
 /// Power management.
 pub const POWER: u8 = 0x01;

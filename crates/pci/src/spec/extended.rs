@@ -1,4 +1,5 @@
-//! Extended capabilities: ids, and the registers of those that the hypervisor keeps. Offsets are from their start.
+//! Extended capabilities: ids, and the registers of those that the hypervisor keeps. Offsets are from their
+//! start.
 
 use bitflags::bitflags;
 

@@ -45,7 +45,8 @@ pub const SUBORDINATE_BUS: u16 = 0x1a;
 pub const IO_BASE: u16 = 0x1c;
 /// Memory base, and limit in the next half word: address bits 31:20 in bits 15:4 (Bridge 3.2.5.8).
 pub const MEMORY_BASE: u16 = 0x20;
-/// Prefetchable memory base, and limit in the next half word; bits 3:0 are 1 where it has 64 bits (Bridge 3.2.5.9).
+/// Prefetchable memory base, and limit in the next half word; bits 3:0 are 1 where it has 64 bits (Bridge
+/// 3.2.5.9).
 pub const PREFETCH_BASE: u16 = 0x24;
 /// Upper 32 bits of the prefetchable base (Bridge 3.2.5.10).
 pub const PREFETCH_BASE_UPPER: u16 = 0x28;

@@ -1,6 +1,6 @@
-//! Register layouts of PCI config space: pure data, each with its section of the PCI Local Bus Specification 3.0
-//! ("PCI"), the PCI Express Base Specification 5.0 ("PCIe"), the PCI Bus Power Management Interface Specification 1.2
-//! ("PM") or the PCI-to-PCI Bridge Architecture Specification 1.2 ("Bridge").
+//! Register layouts of PCI config space: pure data, each with its section of the PCI Local Bus Specification
+//! 3.0 ("PCI"), the PCI Express Base Specification 5.0 ("PCIe"), the PCI Bus Power Management Interface
+//! Specification 1.2 ("PM") or the PCI-to-PCI Bridge Architecture Specification 1.2 ("Bridge").
 
 pub mod capability;
 pub mod express;

@@ -144,3 +144,22 @@ fn a_function_with_a_bar_without_a_place_never_decodes() {
     assert_eq!(guest.r32(EDU, 0x10), 0);
     assert_eq!(guest.bridge.refused(), 1);
 }
+
+#[test]
+fn a_quarantine_from_another_cpu_takes_effect_whatever_the_guest_is_doing() {
+    for _ in 0..200 {
+        let guest = Guest::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    guest.w16(NVME, 4, MASTER | MEMORY);
+                    guest.w16(NVME, 4, MEMORY);
+                    guest.w16(NVME, 4, MASTER | MEMORY);
+                }
+            });
+            scope.spawn(|| guest.bridge.quarantine(NVME).unwrap());
+        });
+        assert_eq!(guest.hardware(NVME, 4, Width::B2) as u16, MEMORY);
+        assert!(guest.masters().is_empty());
+    }
+}
