@@ -1,0 +1,16 @@
+//! Hands the linker script to the linker, for the bare-metal target only: on a host this package is an empty program,
+//! so that the workspace builds as a whole.
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/arch/aarch64/image.ld");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
+        return;
+    }
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    println!("cargo:rustc-link-arg-bins=-T{folder}/src/arch/{arch}/image.ld");
+    // Position-independent: the boot loader chooses the address, the first instructions apply the relocations.
+    for argument in ["-pie", "--no-dynamic-linker", "-zmax-page-size=4096", "-znorelro", "--gc-sections"] {
+        println!("cargo:rustc-link-arg-bins={argument}");
+    }
+}

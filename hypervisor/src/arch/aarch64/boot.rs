@@ -1,0 +1,137 @@
+//! The first instructions: the arm64 Image header, relocation, the first stack; and the same for other CPUs.
+//!
+//! The boot protocol is Linux's (Documentation/arch/arm64/booting.rst): the image lies at a multiple of 2 MiB, the MMU
+//! is off, x0 has the address of the device tree.
+
+use core::arch::global_asm;
+
+/// What a CPU needs before it can run Rust with the MMU on. The first CPU fills it in, [`_secondary_start`] reads it with the
+/// MMU off; so it is cleaned to the point of coherency in between.
+#[repr(C)]
+pub struct SecondaryBoot {
+    /// MAIR_EL2.
+    pub mair: u64,
+    /// TCR_EL2.
+    pub tcr: u64,
+    /// TTBR0_EL2.
+    pub ttbr: u64,
+    /// SCTLR_EL2.
+    pub sctlr: u64,
+    /// The top of its stack.
+    pub stack: u64,
+    /// Passed to [`super::secondary_main`].
+    pub argument: u64,
+}
+
+unsafe extern "C" {
+    /// Where PSCI CPU_ON sends a CPU, with the address of a [`SecondaryBoot`] in x0. Not to be called.
+    pub fn _secondary_start();
+}
+
+global_asm!(
+    r#"
+    .section .head.front, "ax"
+    .global _head
+_head:
+    b       _start
+    .long   0
+    .quad   0                   // text_offset: at the very base that the boot loader picks
+    // image_size follows, from the linker script
+    .section .head.back, "ax"
+    .quad   0xa                 // flags: little endian, 4 KiB pages, anywhere in memory
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+_start:
+    mrs     x1, CurrentEL
+    cmp     x1, #(2 << 2)
+    b.ne    9f                  // not at EL2: nothing can be done, nor said
+    msr     daifset, #0xf
+    mov     x20, x0
+    adrp    x21, _head
+
+    // R_AARCH64_RELATIVE (AAELF64, 5.7.16): *(base + offset) = base + addend.
+    adrp    x1, __rela_start
+    add     x1, x1, :lo12:__rela_start
+    adrp    x2, __rela_end
+    add     x2, x2, :lo12:__rela_end
+1:  cmp     x1, x2
+    b.hs    2f
+    ldp     x3, x4, [x1], #16
+    ldr     x5, [x1], #8
+    cmp     w4, #1027
+    b.ne    9f
+    add     x5, x5, x21
+    str     x5, [x3, x21]
+    b       1b
+
+2:  adrp    x1, __bss_start
+    add     x1, x1, :lo12:__bss_start
+    adrp    x2, __bss_end
+    add     x2, x2, :lo12:__bss_end
+3:  cmp     x1, x2
+    b.hs    4f
+    str     xzr, [x1], #8
+    b       3b
+
+    // What was just written went past the caches: drop the lines that the boot loader may have left.
+4:  dsb     sy
+    mrs     x3, ctr_el0
+    ubfx    x3, x3, #16, #4
+    mov     x4, #4
+    lsl     x4, x4, x3
+    mov     x1, x21
+5:  cmp     x1, x2
+    b.hs    6f
+    dc      ivac, x1
+    add     x1, x1, x4
+    b       5b
+6:  dsb     sy
+    ic      iallu
+    dsb     sy
+    isb
+    msr     spsel, #1
+    adrp    x1, __boot_stack_top
+    add     x1, x1, :lo12:__boot_stack_top
+    mov     sp, x1
+    adrp    x1, hypervisor_vectors
+    add     x1, x1, :lo12:hypervisor_vectors
+    msr     vbar_el2, x1
+    mov     x0, x20
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      {early_main}
+9:  wfe
+    b       9b
+
+    .section .text.secondary, "ax"
+    .global _secondary_start
+_secondary_start:
+    msr     daifset, #0xf
+    msr     spsel, #1
+    ldp     x1, x2, [x0]
+    ldp     x3, x4, [x0, #16]
+    ldp     x5, x6, [x0, #32]
+    msr     mair_el2, x1
+    msr     tcr_el2, x2
+    msr     ttbr0_el2, x3
+    adrp    x1, hypervisor_vectors
+    add     x1, x1, :lo12:hypervisor_vectors
+    msr     vbar_el2, x1
+    tlbi    alle2
+    dsb     sy
+    isb
+    msr     sctlr_el2, x4
+    isb
+    mov     sp, x5
+    mov     x0, x6
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      {secondary_main}
+8:  wfe
+    b       8b
+    "#,
+    early_main = sym super::early_main,
+    secondary_main = sym super::secondary_main,
+);

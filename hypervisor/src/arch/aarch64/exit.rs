@@ -1,0 +1,225 @@
+//! Why a guest was left, and what is done about it.
+
+use axvm::stats::ExitReason;
+use axvm_addr::{Gpa, VcpuId};
+use axvm_axdevice::Width;
+
+use super::guest_psci::{self, After};
+use super::sysreg::mrs;
+use super::vcpu::Context;
+use super::vectors::Left;
+use super::{fault, idregs};
+use crate::vm::{NoDevice, StopReason, Vm};
+
+/// What the run loop has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Enter the guest again.
+    Resume,
+    /// Sleep until an interrupt is pending for the vCPU, then enter again.
+    Suspend,
+    /// The vCPU is off.
+    Off,
+    /// The VM stops.
+    Stop(StopReason),
+}
+
+/// Exception classes (Arm ARM, ESR_EL2.EC).
+mod class {
+    pub const WFX: u64 = 0x01;
+    pub const SVE: u64 = 0x19;
+    pub const HVC64: u64 = 0x16;
+    pub const SMC64: u64 = 0x17;
+    pub const SYSTEM: u64 = 0x18;
+    pub const INSTRUCTION_ABORT: u64 = 0x20;
+    pub const DATA_ABORT: u64 = 0x24;
+}
+
+/// Handles a synchronous exception or an SError. Interrupts are the run loop's.
+pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next {
+    // Read before anything else can fault: a guarded access that aborts overwrites them.
+    let esr = mrs!("esr_el2");
+    let (far, hpfar) = (mrs!("far_el2"), mrs!("hpfar_el2"));
+    if left == Left::SystemError {
+        vm.count_exit(vcpu, ExitReason::Other);
+        vm.report_system_error(vcpu);
+        context.inject_system_error();
+        return Next::Resume;
+    }
+    match esr >> 26 & 0x3f {
+        class::DATA_ABORT => data_abort(vm, vcpu, context, esr, far, hpfar),
+        class::INSTRUCTION_ABORT => {
+            vm.count_exit(vcpu, ExitReason::Stage2Fault);
+            let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
+            vm.report_access(vcpu, gpa, false);
+            context.inject_abort(far, true, false);
+            Next::Resume
+        }
+        class::SYSTEM => {
+            system_register(vm, vcpu, context, esr);
+            Next::Resume
+        }
+        class::HVC64 => {
+            vm.count_exit(vcpu, ExitReason::Hypercall);
+            call(vm, vcpu, context)
+        }
+        class::SMC64 => {
+            vm.count_exit(vcpu, ExitReason::Hypercall);
+            // HVC returns behind itself, a trapped SMC to itself.
+            context.skip();
+            call(vm, vcpu, context)
+        }
+        class::WFX => {
+            vm.count_exit(vcpu, ExitReason::Wfi);
+            context.skip();
+            Next::Suspend
+        }
+        other => {
+            // SVE, SME, AArch32 coprocessor accesses, and whatever else is hidden: it doesn't exist.
+            vm.count_exit(vcpu, ExitReason::Other);
+            if other != class::SVE {
+                vm.count_refused_sysreg(vcpu);
+            }
+            context.inject_undefined();
+            Next::Resume
+        }
+    }
+}
+
+fn call(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
+    match guest_psci::call(vm, vcpu, context) {
+        After::Resume => Next::Resume,
+        After::Suspend => Next::Suspend,
+        After::Off => Next::Off,
+        After::Stop(reason) => Next::Stop(reason),
+    }
+}
+
+/// A data abort from the guest (Arm ARM, ISS encoding for an exception from a Data Abort).
+fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, hpfar: u64) -> Next {
+    const ISV: u64 = 1 << 24;
+    const SSE: u64 = 1 << 21;
+    const SF: u64 = 1 << 15;
+    const S1PTW: u64 = 1 << 7;
+    const WNR: u64 = 1 << 6;
+    const CM: u64 = 1 << 8;
+    let write = esr & WNR != 0;
+    // HPFAR_EL2.FIPA holds for translation, access flag and address size faults, and for permission faults during a first-stage
+    // walk; the second stage has no entry that could fault by permission otherwise but a write to what is read only.
+    let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
+    let status = esr & 0x3f;
+    if status == 0x10 || (0x14..=0x17).contains(&status) {
+        // The bus aborted an access to something that is mapped: FIPA isn't valid.
+        vm.count_exit(vcpu, ExitReason::Other);
+        vm.report_bus_abort(vcpu, far);
+        context.inject_abort(far, false, write);
+        return Next::Resume;
+    }
+    if esr & CM != 0 {
+        // Maintenance by address of what isn't memory does nothing.
+        vm.count_exit(vcpu, ExitReason::Stage2Fault);
+        context.skip();
+        return Next::Resume;
+    }
+    let described = esr & ISV != 0 && esr & S1PTW == 0;
+    let width = Width::from_bytes(1 << (esr >> 22 & 3));
+    let register = esr >> 16 & 0x1f;
+    if let (true, Some(width)) = (described, width) {
+        let result = if write {
+            vm.mmio_write(vcpu, gpa, width, context.x(register) & width.mask())
+        } else {
+            match vm.mmio_read(vcpu, gpa, width) {
+                Ok(value) => {
+                    let value = extend(value & width.mask(), width, esr & SSE != 0, esr & SF != 0);
+                    context.set_x(register, value);
+                    Ok(())
+                }
+                Err(why) => Err(why),
+            }
+        };
+        match result {
+            Ok(()) => {
+                context.skip();
+                return Next::Resume;
+            }
+            Err(NoDevice) => {}
+        }
+    } else if vm.is_device(gpa) {
+        log::warn!(
+            "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
+            vm.name(),
+            context.frame.pc,
+            fault::status_name(esr),
+        );
+    }
+    vm.count_exit(vcpu, ExitReason::Stage2Fault);
+    vm.report_access(vcpu, gpa, write);
+    context.inject_abort(far, false, write);
+    Next::Resume
+}
+
+/// What a load leaves in its register: sign-extended if it asks so, to 32 or 64 bits.
+fn extend(value: u64, width: Width, signed: bool, wide: bool) -> u64 {
+    let bits = width.bytes() * 8;
+    let value =
+        if signed && bits < 64 { ((value << (64 - bits)) as i64 >> (64 - bits)) as u64 } else { value };
+    if wide { value } else { value & 0xffff_ffff }
+}
+
+/// A trapped MSR, MRS or system instruction (Arm ARM, ISS encoding for EC 0x18).
+fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
+    let field = |shift: u64, bits: u64| (esr >> shift & ((1 << bits) - 1)) as u8;
+    let register = (field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3));
+    let (target, read) = (u64::from(field(5, 5)), esr & 1 != 0);
+    /// ICC_SGI1R_EL1.
+    const SGI1R: idregs::Encoding = (3, 0, 12, 11, 5);
+    if register == SGI1R && !read {
+        vm.count_exit(vcpu, ExitReason::Sgi);
+        context.skip();
+        let value = context.x(target);
+        vm.send_sgi(vcpu, value);
+        return;
+    }
+    vm.count_exit(vcpu, ExitReason::Sysreg);
+    let answer = if read { read_register(register) } else { write_register(register).then_some(0) };
+    match answer {
+        Some(value) => {
+            if read {
+                context.set_x(target, value);
+            }
+            context.skip();
+        }
+        None => {
+            vm.count_refused_sysreg(vcpu);
+            context.inject_undefined();
+        }
+    }
+}
+
+/// Registers that read as something though they are trapped.
+fn read_register(register: idregs::Encoding) -> Option<u64> {
+    match register {
+        // ACTLR_EL1: implementation defined, nothing in it is the guest's.
+        (3, 0, 1, 0, 1) => Some(0),
+        // OSLSR_EL1: the OS lock is implemented (OSLM, bit 3) and open. OSDLR, DBGPRCR, MDRAR, MDCCSR, DBGDTR: nothing there.
+        (2, 0, 1, 1, 4) => Some(1 << 3),
+        (2, 0, 1, 3, 4) | (2, 0, 1, 4, 4) | (2, 0, 1, 0, 0) | (2, 3, 0, 1, 0) | (2, 3, 0, 4 | 5, 0) => {
+            Some(0)
+        }
+        other => idregs::read(other),
+    }
+}
+
+/// Registers whose writes are taken and do nothing.
+fn write_register(register: idregs::Encoding) -> bool {
+    matches!(
+        register,
+        // ACTLR_EL1; OSLAR, OSDLR, DBGPRCR, DBGDTR; SGI0R and ASGI1R: no interrupt of the guest is in Group 0.
+        (3, 0, 1, 0, 1)
+            | (2, 0, 1, 0, 4)
+            | (2, 0, 1, 3, 4)
+            | (2, 0, 1, 4, 4)
+            | (2, 3, 0, 4 | 5, 0)
+            | (3, 0, 12, 11, 6 | 7)
+    )
+}

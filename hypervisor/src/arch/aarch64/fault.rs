@@ -1,0 +1,125 @@
+//! Faults of the hypervisor itself: say all there is to say, and end the run.
+
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::psci;
+use super::sysreg::mrs;
+use super::vectors::{Frame, fixup};
+use crate::console;
+
+/// What an exception class says, in words (Arm ARM, ESR_EL2.EC).
+pub fn class_name(class: u64) -> &'static str {
+    match class {
+        0x00 => "unknown reason",
+        0x01 => "WFI or WFE",
+        0x07 => "access to SIMD or floating point",
+        0x0e => "illegal execution state",
+        0x15 => "SVC",
+        0x16 => "HVC",
+        0x17 => "SMC",
+        0x18 => "MSR, MRS or system instruction",
+        0x19 => "access to SVE",
+        0x1a => "ERET",
+        0x20 => "instruction abort from a lower level",
+        0x21 => "instruction abort",
+        0x22 => "PC alignment fault",
+        0x24 => "data abort from a lower level",
+        0x25 => "data abort",
+        0x26 => "SP alignment fault",
+        0x2f => "SError",
+        0x30 | 0x31 => "breakpoint",
+        0x3c => "BRK",
+        _ => "other",
+    }
+}
+
+/// What a fault status says, in words (Arm ARM, ESR_EL2.ISS.DFSC).
+pub fn status_name(status: u64) -> &'static str {
+    match status & 0x3f {
+        0x00..=0x03 => "address size fault",
+        0x04..=0x07 => "translation fault",
+        0x08..=0x0b => "access flag fault",
+        0x0c..=0x0f => "permission fault",
+        0x10 => "synchronous external abort",
+        0x14..=0x17 => "external abort on a table walk",
+        0x21 => "alignment fault",
+        0x30 => "TLB conflict",
+        _ => "other fault",
+    }
+}
+
+/// An exception taken from EL2. Called by the vectors with the interrupted registers; returns only to the place where a
+/// guarded access goes on after an abort.
+pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
+    let esr = mrs!("esr_el2");
+    let class = esr >> 26 & 0x3f;
+    // Vector 4: synchronous, on the stack that the hypervisor uses. 0x25: a data abort of its own.
+    if vector == 4
+        && class == 0x25
+        && let Some(place) = fixup(frame.pc)
+    {
+        frame.pc = place;
+        return;
+    }
+    let mut out = Report::begin();
+    let _ = writeln!(
+        out,
+        "hypervisor fault: {} (vector {vector}, esr {esr:#x}{}), at {:#x}, address {:#x}",
+        class_name(class),
+        if matches!(class, 0x21 | 0x25) { Status(esr) } else { Status(u64::MAX) },
+        frame.pc.wrapping_sub(super::image_start()),
+        mrs!("far_el2"),
+    );
+    for (index, chunk) in frame.x.chunks(4).enumerate() {
+        let _ = write!(out, "  x{:<2}", index * 4);
+        for value in chunk {
+            let _ = write!(out, " {value:016x}");
+        }
+        let _ = writeln!(out);
+    }
+    let _ = writeln!(out, "  pstate {:#x}, image at {:#x}", frame.pstate, super::image_start());
+    Report::end()
+}
+
+struct Status(u64);
+
+impl core::fmt::Display for Status {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if self.0 == u64::MAX { Ok(()) } else { write!(f, ": {}", status_name(self.0)) }
+    }
+}
+
+/// The stack pointer ran into the guard below the stack.
+pub extern "C" fn stack_overflow() -> ! {
+    let mut out = Report::begin();
+    let pc = mrs!("elr_el2").wrapping_sub(super::image_start());
+    let _ = writeln!(out, "hypervisor fault: stack overflow, at {pc:#x}");
+    Report::end()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let mut out = Report::begin();
+    let _ = writeln!(out, "hypervisor fault: {info}");
+    Report::end()
+}
+
+/// The last words of a CPU. The first to fault speaks; a fault while speaking ends at once.
+struct Report;
+
+static SPEAKING: AtomicBool = AtomicBool::new(false);
+
+impl Report {
+    fn begin() -> console::Emergency {
+        if SPEAKING.swap(true, Ordering::AcqRel) {
+            Self::end()
+        }
+        console::emergency()
+    }
+
+    /// Ends the run: without its last report, which makes the verdict `hypervisor-failed`.
+    fn end() -> ! {
+        psci::system_off()
+    }
+}

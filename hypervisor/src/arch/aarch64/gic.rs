@@ -1,0 +1,336 @@
+//! The physical GICv3 (Arm IHI 0069): what the hypervisor itself does with it.
+//!
+//! Every interrupt is Group 1 and is taken at EL2 with end-of-interrupt split in two (EOImode=1): the hypervisor drops the
+//! priority, and the interrupt stays active until the guest deactivates it (list registers with the hardware bit) or the hypervisor
+//! does.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Hpa, Intid, Span};
+use axvm_platform::model::{Gic, Interrupt, Trigger};
+use spin::Mutex;
+
+use super::sysreg::{dsb, isb, mrs, msr};
+use crate::mmio::Mmio;
+
+/// Distributor registers (IHI 0069, 12.9).
+mod gicd {
+    pub const CTLR: u64 = 0x0000;
+    pub const TYPER: u64 = 0x0004;
+    pub const IGROUPR: u64 = 0x0080;
+    pub const ISENABLER: u64 = 0x0100;
+    pub const ICENABLER: u64 = 0x0180;
+    pub const ISPENDR: u64 = 0x0200;
+    pub const ICPENDR: u64 = 0x0280;
+    pub const ISACTIVER: u64 = 0x0300;
+    pub const ICACTIVER: u64 = 0x0380;
+    pub const IPRIORITYR: u64 = 0x0400;
+    pub const ICFGR: u64 = 0x0c00;
+    pub const IROUTER: u64 = 0x6000;
+    /// Register write pending (CTLR).
+    pub const RWP: u32 = 1 << 31;
+}
+
+/// Redistributor registers (IHI 0069, 12.11): the control frame, and at [`gicr::SGI`] the frame of SGIs and PPIs.
+mod gicr {
+    pub const CTLR: u64 = 0x0000;
+    pub const TYPER: u64 = 0x0008;
+    pub const WAKER: u64 = 0x0014;
+    pub const PROPBASER: u64 = 0x0070;
+    pub const PENDBASER: u64 = 0x0078;
+    pub const SGI: u64 = 0x1_0000;
+    pub const RWP: u32 = 1 << 3;
+    pub const ENABLE_LPIS: u32 = 1;
+}
+
+/// The priority of everything that the hypervisor takes: the middle, so that a virtual priority needs no physical one.
+const PRIORITY: u8 = 0xa0;
+
+/// How often a register is read for a bit that hardware changes within microseconds.
+const PATIENCE: usize = 1_000_000;
+
+/// The SGI by which CPUs call each other.
+pub const KICK: Intid = Intid(0);
+
+/// Hardware that isn't as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GicError {
+    /// The distributor or a redistributor did not finish a write.
+    #[error("the GIC did not finish a register write")]
+    Stuck,
+    /// A CPU has no redistributor.
+    #[error("CPU {0} has no redistributor in the GIC's regions")]
+    NoRedistributor(CpuId),
+    /// LPIs were left on by firmware, and the GIC doesn't let them be turned off.
+    #[error("LPIs were left enabled by firmware on CPU {0}, and this GIC can't turn them off")]
+    LpisLeftOn(CpuId),
+    /// No memory for a table.
+    #[error("no memory for the GIC's tables")]
+    NoMemory,
+}
+
+/// The GIC: distributor, and each CPU's redistributor.
+pub struct PhysicalGic {
+    distributor: Mutex<Mmio>,
+    /// By CPU: the redistributor's frames, and its number (GICR_TYPER.Processor_Number).
+    redistributors: Vec<Option<(Mmio, u16, Hpa)>>,
+    lines: u32,
+}
+
+/// Where LPIs are configured, for all CPUs alike.
+#[derive(Clone, Copy, Debug)]
+pub struct LpiTables {
+    /// One byte for each LPI from 8192 (IHI 0069, 5.1.1).
+    pub properties: Hpa,
+    /// INTID bits.
+    pub id_bits: u32,
+}
+
+impl PhysicalGic {
+    /// Takes over the GIC: everything off, all lines Group 1, and finds the redistributor of each of `cpus` (by MPIDR).
+    ///
+    /// # Safety
+    ///
+    /// The regions must be mapped as the platform describes them, and driven by nobody else.
+    pub unsafe fn new(gic: &Gic, cpus: &[u64]) -> Result<Self, GicError> {
+        // SAFETY: by the caller's promise.
+        let distributor = unsafe { Mmio::new(gic.distributor) };
+        distributor.write32(gicd::CTLR, 0);
+        let lines = ((distributor.read32(gicd::TYPER) & 0x1f) + 1) * 32;
+        for word in 1..u64::from(lines / 32) {
+            distributor.write32(gicd::ICENABLER + word * 4, u32::MAX);
+            distributor.write32(gicd::ICPENDR + word * 4, u32::MAX);
+            distributor.write32(gicd::ICACTIVER + word * 4, u32::MAX);
+            distributor.write32(gicd::IGROUPR + word * 4, u32::MAX);
+        }
+        for line in 32..u64::from(lines) {
+            distributor.write8(gicd::IPRIORITYR + line, PRIORITY);
+        }
+        wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
+        // ARE (bit 4; with a single security state also the non-secure copy in bit 5), then Group 1. In the non-secure view of two
+        // security states bit 4 is ARE_NS, bit 1 EnableGrp1A; with one (DS=1) bit 1 is EnableGrp1.
+        distributor.write32(gicd::CTLR, 1 << 4);
+        distributor.write32(gicd::CTLR, 1 << 4 | 1 << 1);
+        wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
+
+        let mut redistributors = Vec::new();
+        redistributors.resize(cpus.len(), None);
+        for region in &gic.redistributors {
+            let mut at = 0;
+            while at + 0x2_0000 <= region.size() {
+                let Ok(span) = Span::new(Hpa(region.start().0 + at), 0x2_0000) else { break };
+                // SAFETY: inside a region that is ours.
+                let frame = unsafe { Mmio::new(span) };
+                let typer = frame.read64(gicr::TYPER);
+                let affinity = typer >> 32;
+                let mpidr = affinity & 0xff_ffff | (affinity >> 24 & 0xff) << 32;
+                if let Some(cpu) = cpus.iter().position(|&it| it == mpidr)
+                    && let Some(slot) = redistributors.get_mut(cpu)
+                {
+                    *slot = Some((frame, (typer >> 8) as u16, span.start()));
+                }
+                // VLPIS (bit 1): two more frames. Last (bit 4).
+                let stride = match gic.redistributor_stride {
+                    0 if typer & 2 != 0 => 0x4_0000,
+                    0 => 0x2_0000,
+                    given => given,
+                };
+                at += stride;
+                if typer & 1 << 4 != 0 && gic.redistributor_stride == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(Self { distributor: Mutex::new(distributor), redistributors, lines })
+    }
+
+    fn redistributor(&self, cpu: CpuId) -> Result<&(Mmio, u16, Hpa), GicError> {
+        self.redistributors
+            .get(usize::from(cpu.0))
+            .and_then(Option::as_ref)
+            .ok_or(GicError::NoRedistributor(cpu))
+    }
+
+    /// The redistributor's number and address: what an ITS knows the CPU by.
+    pub fn its_target(&self, cpu: CpuId) -> Result<(u16, Hpa), GicError> {
+        self.redistributor(cpu).map(|&(_, number, base)| (number, base))
+    }
+
+    /// SPIs and below that the distributor has.
+    pub fn lines(&self) -> u32 {
+        self.lines
+    }
+
+    /// Brings up the calling CPU's redistributor and CPU interface.
+    pub fn init_cpu(&self, cpu: CpuId, lpis: Option<LpiTables>) -> Result<(), GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        // ProcessorSleep (bit 1) off, ChildrenAsleep (bit 2) follows.
+        frame.write32(gicr::WAKER, frame.read32(gicr::WAKER) & !2);
+        wait(|| frame.read32(gicr::WAKER) & 4 == 0)?;
+        frame.write32(gicr::SGI + gicd::ICENABLER, u32::MAX);
+        frame.write32(gicr::SGI + gicd::ICPENDR, u32::MAX);
+        frame.write32(gicr::SGI + gicd::ICACTIVER, u32::MAX);
+        frame.write32(gicr::SGI + gicd::IGROUPR, u32::MAX);
+        for id in 0..32 {
+            frame.write8(gicr::SGI + gicd::IPRIORITYR + id, PRIORITY);
+        }
+        frame.write32(gicr::SGI + gicd::ISENABLER, 1 << KICK.0);
+        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+        if let Some(tables) = lpis {
+            self.enable_lpis(cpu, frame, tables)?;
+        }
+        // SAFETY: the interrupt controller's CPU interface at EL2; the hypervisor's own interrupts stay masked by PSTATE.
+        unsafe {
+            // System registers for EL2 and below, no bypass.
+            msr!("icc_sre_el2", 0xf);
+            isb!();
+            msr!("icc_pmr_el1", 0xff);
+            msr!("icc_bpr1_el1", 0);
+            // EOImode: priority drop and deactivation apart.
+            msr!("icc_ctlr_el1", 2);
+            msr!("icc_igrpen1_el1", 1);
+        }
+        isb!();
+        Ok(())
+    }
+
+    fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, tables: LpiTables) -> Result<(), GicError> {
+        if frame.read32(gicr::CTLR) & gicr::ENABLE_LPIS != 0 {
+            frame.write32(gicr::CTLR, 0);
+            wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+            if frame.read32(gicr::CTLR) & gicr::ENABLE_LPIS != 0 {
+                return Err(GicError::LpisLeftOn(cpu));
+            }
+        }
+        // One bit for each INTID, from 0; zeroed (PTZ, bit 62).
+        let bytes = (1usize << tables.id_bits) / 8;
+        let pending = crate::memory::allocate(bytes.max(0x1_0000), 0x1_0000).ok_or(GicError::NoMemory)?;
+        super::clean_to_memory(pending, bytes as u64);
+        // Inner shareable, inner write-back cacheable (IHI 0069, 12.11.31): what the hypervisor writes by, too.
+        let attributes = 1 << 10 | 7 << 7;
+        frame.write64(gicr::PROPBASER, tables.properties.0 | attributes | u64::from(tables.id_bits - 1));
+        frame.write64(gicr::PENDBASER, pending.0 | attributes | 1 << 62);
+        dsb!("sy");
+        frame.write32(gicr::CTLR, gicr::ENABLE_LPIS);
+        Ok(())
+    }
+
+    /// Routes a line to a CPU, sets how it triggers, and enables it.
+    pub fn enable_line(&self, interrupt: Interrupt, mpidr: u64) {
+        self.configure_line(interrupt.intid, interrupt.trigger == Trigger::Edge, Some(mpidr), true);
+    }
+
+    /// Sets trigger, target and enable of an SPI. Numbers that the distributor hasn't are ignored.
+    pub fn configure_line(&self, line: Intid, edge: bool, mpidr: Option<u64>, enable: bool) {
+        let id = u64::from(line.0);
+        if !(32..u64::from(self.lines)).contains(&id) {
+            return;
+        }
+        let distributor = self.distributor.lock();
+        let (word, bit) = (id / 32 * 4, 1u32 << (id % 32));
+        distributor.write32(gicd::ICENABLER + word, bit);
+        let _ = wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0);
+        let (config, shift) = (gicd::ICFGR + id / 16 * 4, id % 16 * 2);
+        let value = distributor.read32(config) & !(3 << shift);
+        distributor.write32(config, value | u32::from(edge) << (shift + 1));
+        if let Some(mpidr) = mpidr {
+            distributor.write64(gicd::IROUTER + id * 8, mpidr);
+        }
+        if enable {
+            distributor.write32(gicd::ISENABLER + word, bit);
+        }
+    }
+
+    /// Sets or clears the pending state of an SPI.
+    pub fn set_pending(&self, line: Intid, pending: bool) {
+        self.write_bit(line, if pending { gicd::ISPENDR } else { gicd::ICPENDR });
+    }
+
+    /// Sets or clears the active state of an SPI.
+    pub fn set_active(&self, line: Intid, active: bool) {
+        self.write_bit(line, if active { gicd::ISACTIVER } else { gicd::ICACTIVER });
+    }
+
+    fn write_bit(&self, line: Intid, register: u64) {
+        let id = u64::from(line.0);
+        if (32..u64::from(self.lines)).contains(&id) {
+            self.distributor.lock().write32(register + id / 32 * 4, 1 << (id % 32));
+        }
+    }
+
+    /// Enables or disables a PPI of a CPU.
+    pub fn enable_ppi(&self, cpu: CpuId, line: Intid, enable: bool) {
+        self.write_ppi(cpu, line, if enable { gicd::ISENABLER } else { gicd::ICENABLER });
+    }
+
+    /// Sets or clears the pending state of a CPU's PPI.
+    pub fn set_ppi_pending(&self, cpu: CpuId, line: Intid, pending: bool) {
+        self.write_ppi(cpu, line, if pending { gicd::ISPENDR } else { gicd::ICPENDR });
+    }
+
+    /// Sets or clears the active state of a CPU's PPI.
+    pub fn set_ppi_active(&self, cpu: CpuId, line: Intid, active: bool) {
+        self.write_ppi(cpu, line, if active { gicd::ISACTIVER } else { gicd::ICACTIVER });
+    }
+
+    fn write_ppi(&self, cpu: CpuId, line: Intid, register: u64) {
+        if let Ok((frame, ..)) = self.redistributor(cpu)
+            && (16..32).contains(&line.0)
+        {
+            frame.write32(gicr::SGI + register, 1 << line.0);
+        }
+    }
+
+    /// Brings a CPU's PPI back to inactive and not pending.
+    pub fn clear_ppi(&self, cpu: CpuId, line: Intid) {
+        for register in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
+            self.write_ppi(cpu, line, register);
+        }
+    }
+}
+
+fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
+    for _ in 0..PATIENCE {
+        if done() {
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    Err(GicError::Stuck)
+}
+
+/// Takes the most urgent pending interrupt, and drops the running priority again at once: from then on it is active
+/// only. `None` if there is none.
+pub fn acknowledge() -> Option<Intid> {
+    let id = mrs!("icc_iar1_el1") as u32 & 0xff_ffff;
+    dsb!("sy");
+    if (1020..1024).contains(&id) {
+        return None;
+    }
+    // SAFETY: ends what was just acknowledged.
+    unsafe { msr!("icc_eoir1_el1", u64::from(id)) };
+    isb!();
+    Some(Intid(id))
+}
+
+/// Ends the active state of what [`acknowledge`] gave. LPIs have none.
+pub fn deactivate(id: Intid) {
+    // SAFETY: ends an interrupt that this CPU has taken.
+    unsafe { msr!("icc_dir_el1", u64::from(id.0)) };
+    isb!();
+}
+
+/// Interrupts the CPU with this MPIDR (IHI 0069, ICC_SGI1R_EL1).
+pub fn kick(mpidr: u64) {
+    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
+    let value = aff3 << 48
+        | (aff0 >> 4) << 44
+        | aff2 << 32
+        | u64::from(KICK.0) << 24
+        | aff1 << 16
+        | 1 << (aff0 & 0xf);
+    dsb!("ish");
+    // SAFETY: an interrupt to another CPU, which takes it when it asks.
+    unsafe { msr!("icc_sgi1r_el1", value) };
+    isb!();
+}

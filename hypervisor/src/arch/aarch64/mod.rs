@@ -1,0 +1,120 @@
+//! aarch64: boot, vectors, the CPU's registers, GIC and ITS.
+
+mod boot;
+mod control;
+mod cpu;
+mod exit;
+mod fault;
+pub mod gic;
+mod guest_psci;
+mod idregs;
+pub mod its;
+pub mod psci;
+pub mod stage1;
+mod sysreg;
+mod vcpu;
+mod vectors;
+
+use axvm_addr::Hpa;
+
+pub use boot::SecondaryBoot;
+pub use cpu::{clean_to_memory, delay_us, memory_barrier, mpidr, tick_hz, ticks, wait_for_interrupt};
+pub use exit::{Next, handle};
+pub use vcpu::{Context, list_registers, park, priority_bits};
+pub use vectors::{Aborted, Left, enter, probe_read, probe_write};
+
+use sysreg::{dsb, isb, mrs};
+
+/// The protocol lets a device tree have this many bytes (booting.rst, 2).
+pub const DEVICE_TREE_MAX: u64 = 2 << 20;
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __boot_stack_guard: u8;
+    static __boot_stack_bottom: u8;
+    static __image_end: u8;
+}
+
+/// The address of the image's first byte.
+pub fn image_start() -> u64 {
+    &raw const __image_start as u64
+}
+
+/// Where the parts of the image are.
+pub struct ImageLayout {
+    /// Instructions: from the image's start to here.
+    pub text_end: Hpa,
+    /// Constants: from there to here.
+    pub constants_end: Hpa,
+    /// The pages below the first CPU's stack.
+    pub guard: (Hpa, Hpa),
+    /// The end.
+    pub end: Hpa,
+}
+
+/// Where the parts of the image are.
+pub fn image_layout() -> ImageLayout {
+    ImageLayout {
+        text_end: Hpa(&raw const __text_end as u64),
+        constants_end: Hpa(&raw const __rodata_end as u64),
+        guard: (Hpa(&raw const __boot_stack_guard as u64), Hpa(&raw const __boot_stack_bottom as u64)),
+        end: Hpa(&raw const __image_end as u64),
+    }
+}
+
+/// The first Rust code, on the first CPU, with the MMU off and all interrupts masked.
+extern "C" fn early_main(device_tree: u64) -> ! {
+    let layout = image_layout();
+    // SAFETY: nothing else runs yet; the spans hold the image with its stack, and the device tree.
+    unsafe {
+        stage1::early_enable(&[(image_start(), layout.end.0), (device_tree, device_tree + DEVICE_TREE_MAX)]);
+        crate::memory::init_early();
+    }
+    crate::main(Hpa(device_tree))
+}
+
+/// The first Rust code of any other CPU: the MMU is on, all interrupts are masked. `argument` is its position in
+/// [`crate::cpus`].
+extern "C" fn secondary_main(argument: u64) -> ! {
+    crate::cpus::secondary_main(argument as u16)
+}
+
+/// Where a CPU starts, for PSCI.
+pub fn secondary_entry() -> Hpa {
+    Hpa(boot::_secondary_start as *const () as u64)
+}
+
+/// The smaller of what the CPU and 48 bits can address (ID_AA64MMFR0_EL1.PARange).
+pub fn physical_address_bits() -> u8 {
+    match mrs!("id_aa64mmfr0_el1") & 0xf {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// Forgets all second-stage translations of the VM with this VTTBR, on all CPUs.
+pub fn invalidate_vm(vttbr: u64) {
+    let before = mrs!("vttbr_el2");
+    dsb!("ishst");
+    // SAFETY: the register selects the VMID that the next instruction names; it is put back at once, and no guest runs on this
+    // CPU in between.
+    unsafe {
+        sysreg::msr!("vttbr_el2", vttbr);
+        isb!();
+        core::arch::asm!("tlbi vmalls12e1is", "dsb ish", "isb", options(nostack));
+        sysreg::msr!("vttbr_el2", before);
+    }
+    isb!();
+}
+
+/// Whether HCR_EL2.E2H is fixed to one on this CPU (ID_AA64MMFR4_EL1.E2H0 negative): then the hypervisor's register layouts are
+/// wrong for it.
+pub fn needs_host_extensions() -> bool {
+    mrs!("s3_0_c0_c7_4") >> 24 & 0xf >= 0xe
+}

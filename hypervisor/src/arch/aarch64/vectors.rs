@@ -1,0 +1,301 @@
+//! The exception vectors of EL2, the way into a guest and back, and accesses that survive an abort.
+//!
+//! The hypervisor runs with its interrupts masked and takes them by asking (`ICC_IAR1_EL1`), so an exception from EL2
+//! itself is either the abort of a guarded access ([`probe_read`]) or a fault of the hypervisor.
+
+use core::arch::global_asm;
+
+/// The registers of a vCPU that the hypervisor's own code would overwrite. Layout known to the assembly below.
+#[repr(C)]
+#[derive(Default)]
+pub struct Frame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// Where the guest goes on (ELR_EL2).
+    pub pc: u64,
+    /// Its processor state (SPSR_EL2).
+    pub pstate: u64,
+}
+
+/// Why a guest was left: the vector that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// A synchronous exception: ESR_EL2 says which.
+    Synchronous,
+    /// An interrupt of either group.
+    Interrupt,
+    /// An SError.
+    SystemError,
+    /// An exception from AArch32 at EL1, which is never entered: of the guest's EL0 only.
+    Other,
+}
+
+unsafe extern "C" {
+    fn enter_guest(frame: *mut Frame) -> u64;
+    fn guarded_read(address: u64, bytes: u64, value: *mut u64) -> u64;
+    fn guarded_write(address: u64, bytes: u64, value: u64) -> u64;
+    static guarded_start: u8;
+    static guarded_end: u8;
+    static guarded_fixup: u8;
+}
+
+/// Runs the guest until its next exit.
+///
+/// `tpidr_el2` is this function's own between entry and exit: it holds the frame.
+pub fn enter(frame: &mut Frame) -> Left {
+    // SAFETY: the frame is exclusively borrowed and stays in place for the whole call. The assembly keeps Rust's calling
+    // convention. What the guest can reach is bounded by stage 2 and the control registers, not by this call.
+    match unsafe { enter_guest(frame) } {
+        0 => Left::Synchronous,
+        1 | 2 => Left::Interrupt,
+        3 => Left::SystemError,
+        _ => Left::Other,
+    }
+}
+
+/// The bus did not answer an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;
+
+/// Reads 1, 2, 4 or 8 bytes of a device; an abort is an error and not a fault.
+///
+/// # Safety
+///
+/// `address` must be mapped for the hypervisor as device memory, aligned to `bytes`, and reading it must not change
+/// what Rust relies on.
+pub unsafe fn probe_read(address: u64, bytes: u64) -> Result<u64, Aborted> {
+    let mut value = 0;
+    // SAFETY: by the caller's promise; the pointer is to a live local.
+    match unsafe { guarded_read(address, bytes, &mut value) } {
+        0 => Ok(value),
+        _ => Err(Aborted),
+    }
+}
+
+/// Writes 1, 2, 4 or 8 bytes of a device; an abort is an error and not a fault.
+///
+/// # Safety
+///
+/// As [`probe_read`], of writing.
+pub unsafe fn probe_write(address: u64, bytes: u64, value: u64) -> Result<(), Aborted> {
+    // SAFETY: by the caller's promise.
+    match unsafe { guarded_write(address, bytes, value) } {
+        0 => Ok(()),
+        _ => Err(Aborted),
+    }
+}
+
+/// Where to go on after an abort at `pc`, if it was that of a guarded access.
+pub fn fixup(pc: u64) -> Option<u64> {
+    let (start, end) = (&raw const guarded_start as u64, &raw const guarded_end as u64);
+    (start..end).contains(&pc).then_some(&raw const guarded_fixup as u64)
+}
+
+global_asm!(
+    r#"
+    .section .text.vectors, "ax"
+
+    // From the guest: save its registers into the frame, go back to the caller of enter_guest with the vector's number.
+    .macro from_guest number
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mrs     x0, tpidr_el2
+    stp     x2, x3, [x0, #16]
+    mov     x1, #\number
+    b       leave_guest
+    .endm
+
+    // From the hypervisor itself.
+    .macro from_self number
+    .balign 128
+    sub     sp, sp, #272
+    // Is the stack used up? Its bit 16 tells (stack.rs); no register is free yet, so do it by sums.
+    add     sp, sp, x0
+    sub     x0, sp, x0
+    tbz     x0, #16, stack_overflow
+    sub     x0, sp, x0
+    sub     sp, sp, x0
+    stp     x0, x1, [sp]
+    mov     x1, #\number
+    b       self_exception
+    .endm
+
+    .balign 2048
+    .global hypervisor_vectors
+hypervisor_vectors:
+    from_self 0
+    from_self 1
+    from_self 2
+    from_self 3
+    from_self 4
+    from_self 5
+    from_self 6
+    from_self 7
+    from_guest 0
+    from_guest 1
+    from_guest 2
+    from_guest 3
+    from_guest 0
+    from_guest 1
+    from_guest 2
+    from_guest 3
+
+leave_guest:
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    stp     x18, x19, [x0, #144]
+    stp     x20, x21, [x0, #160]
+    stp     x22, x23, [x0, #176]
+    stp     x24, x25, [x0, #192]
+    stp     x26, x27, [x0, #208]
+    stp     x28, x29, [x0, #224]
+    mrs     x4, elr_el2
+    mrs     x5, spsr_el2
+    stp     x30, x4, [x0, #240]
+    str     x5, [x0, #256]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    mov     x0, x1
+    ldp     x19, x20, [sp]
+    ldp     x21, x22, [sp, #16]
+    ldp     x23, x24, [sp, #32]
+    ldp     x25, x26, [sp, #48]
+    ldp     x27, x28, [sp, #64]
+    ldp     x29, x30, [sp, #80]
+    add     sp, sp, #96
+    ret
+
+    .global enter_guest
+enter_guest:
+    sub     sp, sp, #96
+    stp     x19, x20, [sp]
+    stp     x21, x22, [sp, #16]
+    stp     x23, x24, [sp, #32]
+    stp     x25, x26, [sp, #48]
+    stp     x27, x28, [sp, #64]
+    stp     x29, x30, [sp, #80]
+    msr     tpidr_el2, x0
+    ldp     x30, x1, [x0, #240]
+    ldr     x2, [x0, #256]
+    msr     elr_el2, x1
+    msr     spsr_el2, x2
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldp     x18, x19, [x0, #144]
+    ldp     x20, x21, [x0, #160]
+    ldp     x22, x23, [x0, #176]
+    ldp     x24, x25, [x0, #192]
+    ldp     x26, x27, [x0, #208]
+    ldp     x28, x29, [x0, #224]
+    ldp     x0, x1, [x0]
+    eret
+    // No speculation past the return.
+    dsb     nsh
+    isb
+
+stack_overflow:
+    adrp    x1, emergency_stack_top
+    add     x1, x1, :lo12:emergency_stack_top
+    mov     sp, x1
+    bl      {stack_overflow}
+
+self_exception:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x30, x2, [sp, #240]
+    str     x3, [sp, #256]
+    mov     x0, sp
+    bl      {self_exception}
+    // Only the abort of a guarded access comes back, with the place to go on in the frame.
+    ldr     x2, [sp, #248]
+    msr     elr_el2, x2
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x19, [sp, #144]
+    ldr     x30, [sp, #240]
+    ldp     x0, x1, [sp]
+    add     sp, sp, #272
+    eret
+    dsb     nsh
+    isb
+
+    // guarded_read(x0: address, x1: bytes, x2: where the value goes) -> x0: 0, or 1 if the access aborted.
+    .global guarded_start, guarded_end, guarded_fixup, guarded_read, guarded_write
+guarded_start:
+guarded_read:
+    cmp     x1, #4
+    b.eq    4f
+    b.hi    8f
+    cmp     x1, #2
+    b.eq    2f
+    ldrb    w3, [x0]
+    b       9f
+2:  ldrh    w3, [x0]
+    b       9f
+4:  ldr     w3, [x0]
+    b       9f
+8:  ldr     x3, [x0]
+9:  dsb     sy
+    str     x3, [x2]
+    mov     x0, #0
+    ret
+guarded_write:
+    cmp     x1, #4
+    b.eq    4f
+    b.hi    8f
+    cmp     x1, #2
+    b.eq    2f
+    strb    w2, [x0]
+    b       9f
+2:  strh    w2, [x0]
+    b       9f
+4:  str     w2, [x0]
+    b       9f
+8:  str     x2, [x0]
+9:  dsb     sy
+    mov     x0, #0
+    ret
+guarded_end:
+guarded_fixup:
+    mov     x0, #1
+    ret
+
+    .section .bss
+    .balign 16
+    .space 8192
+emergency_stack_top:
+    "#,
+    stack_overflow = sym super::fault::stack_overflow,
+    self_exception = sym super::fault::self_exception,
+);

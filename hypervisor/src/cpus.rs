@@ -1,0 +1,115 @@
+//! The physical CPUs: bringing them up, calling them, and what each runs.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use axvm_addr::{CpuId, Hpa, VcpuId};
+use spin::{Mutex, Once};
+
+use crate::arch::{self, SecondaryBoot};
+use crate::host;
+use crate::vm::Vm;
+
+/// The bytes of a stack. Each lies at an odd multiple of its size, and nothing is mapped below it; the exception vectors rely on
+/// both.
+pub const STACK_BYTES: u64 = 0x1_0000;
+
+/// A physical CPU.
+pub struct Cpu {
+    /// Its position among the device tree's CPUs.
+    pub id: CpuId,
+    /// Its affinity.
+    pub mpidr: u64,
+    online: AtomicBool,
+    /// The vCPU whose CPU it is.
+    vcpu: Mutex<Option<(Arc<Vm>, VcpuId)>>,
+    /// What it starts with; the address goes to the firmware.
+    boot: SecondaryBoot,
+}
+
+static CPUS: Once<Vec<Cpu>> = Once::new();
+
+/// Lists the CPUs: affinity and the top of the stack of each. `common`: how their MMUs are set.
+pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
+    CPUS.call_once(|| {
+        (0u16..)
+            .zip(cpus)
+            .map(|(id, (mpidr, stack))| Cpu {
+                id: CpuId(id),
+                mpidr,
+                online: AtomicBool::new(false),
+                vcpu: Mutex::new(None),
+                boot: SecondaryBoot { stack: stack.0, argument: u64::from(id), ..*common },
+            })
+            .collect()
+    });
+}
+
+/// A CPU.
+pub fn get(id: CpuId) -> Option<&'static Cpu> {
+    CPUS.get()?.get(usize::from(id.0))
+}
+
+/// The CPU that runs this.
+pub fn current() -> Option<&'static Cpu> {
+    CPUS.get()?.iter().find(|cpu| cpu.mpidr == arch::mpidr())
+}
+
+impl Cpu {
+    /// Starts it, and waits (bounded) until it says that it runs.
+    pub fn start(&self) -> Result<(), &'static str> {
+        if self.online.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let boot = &raw const self.boot as u64;
+        // It reads this with its caches off.
+        arch::clean_to_memory(Hpa(boot), size_of::<SecondaryBoot>() as u64);
+        arch::psci::cpu_on(self.mpidr, arch::secondary_entry().0, boot)
+            .map_err(|_| "the firmware refused to start it")?;
+        let end = arch::ticks() + arch::tick_hz() * 5;
+        while !self.online.load(Ordering::Acquire) {
+            if arch::ticks() > end {
+                return Err("it did not come up within 5 s");
+            }
+            core::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    /// Gives it a vCPU to run; it stays with it until the VM stops.
+    pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
+        *self.vcpu.lock() = Some((vm, vcpu));
+        self.kick();
+    }
+
+    /// Makes it leave its guest or its sleep, and look around.
+    pub fn kick(&self) {
+        arch::gic::kick(self.mpidr);
+    }
+}
+
+/// What every CPU but the first does: runs the vCPU that it was given, over and over.
+pub fn secondary_main(id: u16) -> ! {
+    let Some(cpu) = get(CpuId(id)) else { arch::psci::system_off() };
+    if let Err(error) = host::get().init_cpu(cpu.id) {
+        log::error!("CPU {}: {error}", cpu.id);
+        arch::psci::system_off()
+    }
+    cpu.online.store(true, Ordering::Release);
+    loop {
+        let work = cpu.vcpu.lock().clone();
+        if let Some((vm, vcpu)) = work {
+            if crate::run::run(&vm, vcpu) {
+                continue;
+            }
+            if vm.is_stopping() {
+                *cpu.vcpu.lock() = None;
+                vm.parked();
+                continue;
+            }
+        }
+        arch::wait_for_interrupt();
+        crate::run::take_interrupts(None);
+    }
+}

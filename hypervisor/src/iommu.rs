@@ -1,0 +1,169 @@
+//! The SMMUs: closed first, then opened stream by stream for what the plan says, and asked for what they blocked.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{Gpa, Hpa, Span, StreamId};
+use axvm_paging::{Attributes, MapError, Mapper, MemoryType, Stage2Format};
+use axvm_platform::model::Platform;
+use axvm_smmuv3::{Domain, Drained, Error, Event, Memory, Options, Registers, Smmu};
+use spin::Mutex;
+
+use crate::mmio::Mmio;
+use crate::tables::{SpaceError, Tables};
+use crate::{arch, memory};
+
+impl Registers for Mmio {
+    fn read32(&self, offset: usize) -> u32 {
+        Mmio::read32(self, offset as u64)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        Mmio::write32(self, offset as u64, value);
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        Mmio::read64(self, offset as u64)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        Mmio::write64(self, offset as u64, value);
+    }
+}
+
+/// Memory that an SMMU and the hypervisor share.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared;
+
+impl Memory for Shared {
+    fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
+        let block = memory::allocate(bytes, align)?;
+        arch::clean_to_memory(block, bytes as u64);
+        Some(block)
+    }
+
+    fn read64(&self, address: Hpa) -> u64 {
+        memory::read64(address)
+    }
+
+    fn write64(&self, address: Hpa, value: u64) {
+        memory::write64(address, value);
+        arch::clean_to_memory(address, 8);
+    }
+
+    fn barrier(&self) {
+        arch::memory_barrier();
+    }
+}
+
+/// All SMMUs of the platform, by position.
+pub struct Iommus {
+    smmus: Vec<Mutex<Smmu<Mmio, Shared>>>,
+}
+
+/// The registers of each SMMU.
+///
+/// # Safety
+///
+/// They must be mapped as the platform describes them, and driven by nobody else.
+unsafe fn registers(platform: &Platform) -> impl Iterator<Item = Mmio> {
+    // SAFETY: by the caller's promise.
+    platform.smmus.iter().map(|smmu| unsafe { Mmio::new(smmu.registers) })
+}
+
+/// Makes every SMMU abort whatever comes, before anything else is done.
+///
+/// # Safety
+///
+/// The SMMUs must be mapped as the platform describes them, and driven by nobody else.
+pub unsafe fn close(platform: &Platform) -> Result<(), Error> {
+    // SAFETY: by the caller's promise.
+    for smmu in unsafe { registers(platform) } {
+        axvm_smmuv3::close(&smmu)?;
+    }
+    Ok(())
+}
+
+impl Iommus {
+    /// Starts the SMMUs with tables in which every stream aborts.
+    ///
+    /// # Safety
+    ///
+    /// As [`close`].
+    pub unsafe fn new(platform: &Platform) -> Result<Self, Error> {
+        let functions = platform.functions.iter().flatten().filter_map(|it| it.stream);
+        let devices = platform.devices.iter().flat_map(|it| it.streams.iter().copied());
+        let highest = functions.chain(devices).map(|(_, stream)| stream).max().unwrap_or_default();
+        // SAFETY: by the caller's promise.
+        let smmus = unsafe { registers(platform) }
+            .map(|it| Smmu::new(it, Shared, Options::new(highest)).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { smmus })
+    }
+
+    /// Address bits that every SMMU puts out.
+    pub fn output_bits(&self) -> u32 {
+        self.smmus.iter().map(|smmu| smmu.lock().features().output_bits).min().unwrap_or(48)
+    }
+
+    /// Lets a stream reach what is in `space`.
+    pub fn attach(&self, smmu: usize, stream: StreamId, space: &DmaSpace) -> Result<(), Error> {
+        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
+        smmu.lock().attach(stream, &space.domain)
+    }
+
+    /// Closes a stream.
+    pub fn block(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
+        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
+        smmu.lock().block(stream)
+    }
+
+    /// Hands over what SMMU `smmu` has blocked, at most `limit` records.
+    pub fn drain(&self, smmu: usize, limit: usize, f: impl FnMut(Event)) -> Option<Drained> {
+        Some(self.smmus.get(smmu)?.lock().drain_events(limit, f))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.smmus.len()
+    }
+
+    /// Acknowledges global errors of SMMU `smmu`, and says what they were.
+    pub fn take_global_errors(&self, smmu: usize) -> Option<axvm_smmuv3::GlobalErrors> {
+        Some(self.smmus.get(smmu)?.lock().take_gerror())
+    }
+}
+
+/// What a VM's devices reach: its RAM and the doorbells of its MSIs. Fixed when the VM is built.
+pub struct DmaSpace {
+    mapper: Mapper<Tables>,
+    domain: Domain,
+}
+
+impl DmaSpace {
+    /// An empty map. VMIDs of SMMU domains are apart from the CPUs'; both use the VM's id plus one.
+    pub fn new(address_bits: u8, output_bits: u32, vmid: u16) -> Result<Self, SpaceError> {
+        let bits = u32::from(address_bits).min(output_bits).clamp(32, 48);
+        let format = Stage2Format::new(bits)?;
+        let mapper = Mapper::new(Tables, format)?;
+        let domain = Domain { vmid, root: mapper.root(), ipa_bits: bits, output_bits: output_bits.min(48) };
+        Ok(Self { mapper, domain })
+    }
+
+    /// Lets devices read and write RAM.
+    pub fn map_ram(&mut self, span: Span<Gpa>, start: Hpa) -> Result<(), MapError> {
+        self.mapper.map(
+            span,
+            start,
+            Attributes { memory: MemoryType::Normal, read: true, write: true, execute: false },
+        )
+    }
+
+    /// Lets devices write to the page of a doorbell.
+    pub fn map_doorbell(&mut self, page: Span<Gpa>, start: Hpa) -> Result<(), MapError> {
+        self.mapper.map(
+            page,
+            start,
+            Attributes { memory: MemoryType::Device, read: false, write: true, execute: false },
+        )
+    }
+}

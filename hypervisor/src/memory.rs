@@ -1,0 +1,155 @@
+//! The hypervisor's own memory: one heap, for objects, tables and queues alike; and raw access to physical memory, which is
+//! mapped one to one.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use alloc::alloc::{alloc_zeroed, dealloc};
+use axvm_addr::{Address, Gpa, Hpa, Span};
+use buddy_system_allocator::LockedHeap;
+
+/// Blocks of up to 2^30 bytes; every block is aligned to its size.
+#[global_allocator]
+static HEAP: LockedHeap<31> = LockedHeap::empty();
+
+/// What there is until the device tree says where memory is: enough for reading it and for the hypervisor's own tables.
+const EARLY_BYTES: usize = 384 * 1024;
+
+#[repr(align(4096))]
+struct Early([u8; EARLY_BYTES]);
+
+static mut EARLY: Early = Early([0; EARLY_BYTES]);
+
+/// Opens the heap with the part that lies in the image.
+///
+/// # Safety
+///
+/// Once, by the first CPU, before the first allocation.
+pub unsafe fn init_early() {
+    // SAFETY: nothing else refers to the block, by the caller's promise.
+    unsafe { HEAP.lock().init(&raw mut EARLY as usize, EARLY_BYTES) };
+}
+
+/// Gives the heap a span of RAM.
+///
+/// # Safety
+///
+/// The span must be mapped as memory, and be nobody else's, for good.
+pub unsafe fn add(span: Span<Hpa>) {
+    // SAFETY: by the caller's promise.
+    unsafe { HEAP.lock().add_to_heap(span.start().0 as usize, span.end().0 as usize) };
+}
+
+/// Bytes that the heap manages.
+pub fn heap_bytes() -> u64 {
+    HEAP.lock().stats_total_bytes() as u64
+}
+
+/// A zeroed, aligned block of the hypervisor's memory for a table or queue that hardware reads.
+pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
+    let layout = Layout::from_size_align(bytes.max(1), align).ok()?;
+    // SAFETY: the size isn't zero.
+    NonNull::new(unsafe { alloc_zeroed(layout) }).map(|block| Hpa(block.as_ptr() as u64))
+}
+
+/// Gives back what [`allocate`] gave.
+///
+/// # Safety
+///
+/// With the same size and alignment, once, and nothing (no hardware either) uses it any more.
+pub unsafe fn free(block: Hpa, bytes: usize, align: usize) {
+    if let Ok(layout) = Layout::from_size_align(bytes.max(1), align) {
+        // SAFETY: by the caller's promise.
+        unsafe { dealloc(block.0 as *mut u8, layout) }
+    }
+}
+
+/// Reads 64 bits of a table in the hypervisor's memory.
+pub fn read64(address: Hpa) -> u64 {
+    // SAFETY: tables come from `allocate`, so they are mapped memory; hardware may write them, so the access is volatile.
+    unsafe { (address.0 as *const u64).read_volatile() }
+}
+
+/// Writes 64 bits of a table in the hypervisor's memory.
+pub fn write64(address: Hpa, value: u64) {
+    // SAFETY: as `read64`; the tables' users own them, and no Rust object lies in them.
+    unsafe { (address.0 as *mut u64).write_volatile(value) }
+}
+
+/// Where a VM's RAM is. Rust holds no reference into it: guest and devices change it at any time.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    chunks: alloc::vec::Vec<(Span<Gpa>, Hpa)>,
+}
+
+/// An address that isn't RAM of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotGuestRam(pub Gpa);
+
+impl GuestRam {
+    /// # Safety
+    ///
+    /// Each chunk must be RAM that is mapped for the hypervisor and holds nothing of its own.
+    pub unsafe fn new(chunks: alloc::vec::Vec<(Span<Gpa>, Hpa)>) -> Self {
+        Self { chunks }
+    }
+
+    /// Calls `f` with each contiguous piece of `gpa..gpa + length`: its host address, and where in the whole it begins.
+    fn pieces(
+        &self,
+        gpa: Gpa,
+        length: usize,
+        mut f: impl FnMut(Hpa, usize, usize),
+    ) -> Result<(), NotGuestRam> {
+        let mut done = 0;
+        while done < length {
+            let at = gpa.checked_add(done as u64).ok_or(NotGuestRam(gpa))?;
+            let (span, hpa) =
+                self.chunks.iter().find(|(span, _)| span.contains(at)).ok_or(NotGuestRam(at))?;
+            let offset = at.0 - span.start().0;
+            let bytes = (span.size() - offset).min((length - done) as u64) as usize;
+            f(Hpa(hpa.0 + offset), done, bytes);
+            done += bytes;
+        }
+        Ok(())
+    }
+
+    /// Copies out of RAM. On an error nothing or a front part was copied.
+    pub fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotGuestRam> {
+        let length = buffer.len();
+        self.pieces(gpa, length, |hpa, at, bytes| {
+            if let Some(part) = buffer.get_mut(at..at + bytes) {
+                // SAFETY: the piece is guest RAM, mapped, apart from anything of Rust's (`new`). It may change meanwhile: whatever
+                // bytes come are as good as others.
+                unsafe { core::ptr::copy(hpa.0 as *const u8, part.as_mut_ptr(), bytes) }
+            }
+        })
+    }
+
+    /// Copies into RAM. On an error nothing or a front part was copied.
+    pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), NotGuestRam> {
+        self.pieces(gpa, data.len(), |hpa, at, bytes| {
+            if let Some(part) = data.get(at..at + bytes) {
+                // SAFETY: as in `read`.
+                unsafe { core::ptr::copy(part.as_ptr(), hpa.0 as *mut u8, bytes) }
+            }
+        })
+    }
+
+    /// Zeroes all of it and cleans it to the point of coherency, so that a guest with its caches off (and a device) sees no
+    /// trace of the last owner.
+    pub fn clear(&self) {
+        for (span, hpa) in &self.chunks {
+            // SAFETY: as in `read`.
+            unsafe { core::ptr::write_bytes(hpa.0 as *mut u8, 0, span.size() as usize) };
+        }
+        self.clean();
+    }
+
+    /// Cleans all of it to the point of coherency.
+    pub fn clean(&self) {
+        for (span, hpa) in &self.chunks {
+            crate::arch::clean_to_memory(*hpa, span.size());
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The config space of physical PCI functions, by ECAM (PCI Express Base 5.0, 7.2.2).
+
+use alloc::vec::Vec;
+
+use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_axdevice::Width;
+use axvm_pci::ConfigSpace;
+use axvm_platform::model::Platform;
+
+use crate::arch;
+
+/// Where a host bridge's config space is.
+#[derive(Clone, Copy, Debug)]
+struct Ecam {
+    segment: u16,
+    buses: (u8, u8),
+    span: Span<Hpa>,
+}
+
+/// The config spaces of all host bridges.
+#[derive(Clone, Debug)]
+pub struct Config {
+    ecams: Vec<Ecam>,
+}
+
+impl Config {
+    /// # Safety
+    ///
+    /// The config spaces must be mapped as the platform describes them, and accessed only through this.
+    pub unsafe fn new(platform: &Platform) -> Self {
+        let ecams = platform
+            .pci_hosts
+            .iter()
+            .map(|host| Ecam { segment: host.segment, buses: host.buses, span: host.ecam })
+            .collect();
+        Self { ecams }
+    }
+
+    /// The address of a register, if there is such a function's config space and the access stays in it.
+    fn locate(&self, function: PciAddress, offset: u16, width: Width) -> Option<u64> {
+        if offset >= 4096 || u64::from(offset) % width.bytes() != 0 {
+            return None;
+        }
+        let ecam = self.ecams.iter().find(|ecam| {
+            ecam.segment == function.segment && (ecam.buses.0..=ecam.buses.1).contains(&function.bus)
+        })?;
+        let bus = u64::from(function.bus - ecam.buses.0);
+        let place = bus << 20
+            | u64::from(function.device()) << 15
+            | u64::from(function.function()) << 12
+            | u64::from(offset);
+        (place + width.bytes() <= ecam.span.size()).then(|| ecam.span.start().0 + place)
+    }
+}
+
+impl ConfigSpace for Config {
+    fn read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
+        let value = self.locate(function, offset, width).and_then(|address| {
+            // SAFETY: inside a config space that is mapped, aligned; an abort is caught.
+            unsafe { arch::probe_read(address, width.bytes()) }.ok()
+        });
+        (value.unwrap_or(u64::MAX) & width.mask()) as u32
+    }
+
+    fn write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
+        if let Some(address) = self.locate(function, offset, width) {
+            // SAFETY: as for reads. What a function does in consequence is bounded by the SMMU.
+            let _ = unsafe { arch::probe_write(address, width.bytes(), u64::from(value)) };
+        }
+    }
+}

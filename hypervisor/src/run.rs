@@ -1,0 +1,72 @@
+//! The run loop of a vCPU on its CPU.
+
+use axvm::stats::ExitReason;
+use axvm_addr::{Intid, VcpuId};
+
+use crate::arch::gic;
+use crate::arch::{self, Context, Left, Next};
+use crate::host;
+use crate::vm::Vm;
+
+/// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
+pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
+    let Some((entry, argument)) = vm.take_start(vcpu) else { return false };
+    let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr());
+    host::get().note_first_entry();
+    let mut next = Next::Resume;
+    while !vm.is_stopping() {
+        match next {
+            Next::Resume => {}
+            Next::Suspend => {
+                if !vm.vgic().has_pending(vcpu) {
+                    arch::wait_for_interrupt();
+                    take_interrupts(Some((vm, vcpu)));
+                    continue;
+                }
+                next = Next::Resume;
+            }
+            Next::Off => break,
+            Next::Stop(reason) => {
+                vm.stop(reason);
+                break;
+            }
+        }
+        vm.vgic().flush(vcpu, &mut context.lists);
+        context.load_lists();
+        let left = arch::enter(&mut context.frame);
+        context.save_lists();
+        vm.vgic().sync(vcpu, &mut context.lists);
+        if left == Left::Interrupt {
+            vm.count_exit(vcpu, ExitReason::Interrupt);
+            take_interrupts(Some((vm, vcpu)));
+        } else {
+            next = arch::handle(vm, vcpu, &mut context, left);
+        }
+    }
+    arch::park();
+    vm.vcpu_off(vcpu);
+    true
+}
+
+/// Takes every interrupt that is pending for this CPU. `running`: the vCPU whose CPU it is.
+pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
+    /// So many in a row, then the guest (or whoever called) gets its turn: an interrupt that storms can't hold the CPU.
+    const AT_ONCE: usize = 64;
+    for _ in 0..AT_ONCE {
+        let Some(id) = gic::acknowledge() else { return };
+        dispatch(running, id);
+    }
+}
+
+fn dispatch(running: Option<(&Vm, VcpuId)>, id: Intid) {
+    if let Some((vm, vcpu)) = running
+        && vm.deliver(vcpu, id)
+    {
+        // The guest deactivates what is a line; LPIs have no active state.
+        return;
+    }
+    host::get().interrupt(id);
+    if id.0 < 8192 {
+        gic::deactivate(id);
+    }
+}

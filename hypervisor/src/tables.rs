@@ -1,0 +1,123 @@
+//! Memory for second-stage tables, and the two trees of a VM: what its CPUs reach, and what its devices reach.
+
+use axvm::config::MappingFlags;
+use axvm_addr::{Gpa, Hpa, Span};
+use axvm_paging::{
+    Attributes, Invalidate, MapError, Mapper, MemoryType, NotInvalidated, Stage2Format, TableMemory,
+    UnmapError, UnsupportedInputSize,
+};
+use spin::Mutex;
+
+use crate::{arch, memory};
+
+/// Tables in the hypervisor's heap.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables;
+
+impl TableMemory for Tables {
+    fn allocate(&self, pages: usize) -> Option<Hpa> {
+        let bytes = pages.checked_mul(4096)?;
+        let table = memory::allocate(bytes, bytes)?;
+        arch::clean_to_memory(table, bytes as u64);
+        Some(table)
+    }
+
+    fn free(&self, table: Hpa, pages: usize) {
+        // SAFETY: the mapper gives back what it was given, once, when no walker holds it any more.
+        unsafe { memory::free(table, pages * 4096, pages * 4096) }
+    }
+
+    fn read(&self, entry: Hpa) -> u64 {
+        memory::read64(entry)
+    }
+
+    fn write(&self, entry: Hpa, value: u64) {
+        memory::write64(entry, value);
+        // For an SMMU whose walks aren't coherent; a CPU's always are.
+        arch::clean_to_memory(entry, 8);
+    }
+
+    fn barrier(&self) {
+        arch::memory_barrier();
+    }
+}
+
+/// What the flags of the core mean to a table.
+pub fn attributes(flags: MappingFlags) -> Attributes {
+    let memory = if flags.contains(MappingFlags::DEVICE) {
+        MemoryType::Device
+    } else if flags.contains(MappingFlags::UNCACHED) {
+        MemoryType::NormalNonCacheable
+    } else {
+        MemoryType::Normal
+    };
+    Attributes {
+        memory,
+        read: flags.contains(MappingFlags::READ),
+        write: flags.contains(MappingFlags::WRITE),
+        execute: flags.contains(MappingFlags::EXECUTE),
+    }
+}
+
+/// A space that can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SpaceError {
+    /// The size is none that the format has.
+    #[error(transparent)]
+    Size(#[from] UnsupportedInputSize),
+    /// No memory for tables.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// What a VM's CPUs reach.
+pub struct GuestSpace {
+    mapper: Mutex<Mapper<Tables>>,
+    vttbr: u64,
+    vtcr: u64,
+}
+
+/// Forgets translations of one VMID on all CPUs.
+struct CpuTlbs(u64);
+
+impl Invalidate for CpuTlbs {
+    fn invalidate(&self, _: Span<Gpa>) -> Result<(), NotInvalidated> {
+        // The whole VMID: what is unmapped at run time are BARs, which are moved seldom.
+        arch::invalidate_vm(self.0);
+        Ok(())
+    }
+}
+
+impl GuestSpace {
+    /// An empty space of so many address bits. VMID 0 is nobody's.
+    pub fn new(address_bits: u8, vmid: u16) -> Result<Self, SpaceError> {
+        let bits = u32::from(address_bits).clamp(32, 48);
+        let format = Stage2Format::new(bits)?;
+        let vtcr = format.vtcr_el2(u32::from(arch::physical_address_bits()), false).unwrap_or_default();
+        let mapper = Mapper::new(Tables, format)?;
+        let vttbr = u64::from(vmid) << 48 | mapper.root().0;
+        let space = Self { mapper: Mutex::new(mapper), vttbr, vtcr };
+        arch::invalidate_vm(vttbr);
+        Ok(space)
+    }
+
+    /// VTTBR_EL2.
+    pub fn vttbr(&self) -> u64 {
+        self.vttbr
+    }
+
+    /// VTCR_EL2.
+    pub fn vtcr(&self) -> u64 {
+        self.vtcr
+    }
+
+    /// Maps a span.
+    pub fn map(&self, span: Span<Gpa>, start: Hpa, flags: MappingFlags) -> Result<(), MapError> {
+        self.mapper.lock().map(span, start, attributes(flags))
+    }
+
+    /// Unmaps a span; when this returns no CPU uses it any more.
+    pub fn unmap(&self, span: Span<Gpa>) -> Result<(), UnmapError> {
+        self.mapper.lock().unmap(span, &CpuTlbs(self.vttbr)).map(|_| ())
+    }
+}

@@ -1,0 +1,160 @@
+//! What the virtual GIC of a VM has done in hardware.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
+use axvm_vgic::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
+use spin::Mutex;
+
+use crate::arch::its::ItsError;
+use crate::memory::GuestRam;
+use crate::{cpus, host};
+
+/// The hypervisor's side of a VM's interrupts.
+pub struct GicBackend {
+    vm: VmId,
+    /// The physical CPU of each vCPU.
+    cpus: Vec<CpuId>,
+    ram: GuestRam,
+    /// The ITS behind the virtual one.
+    its: Option<usize>,
+    /// Physical LPIs: the first, how many, whose.
+    lpis: Mutex<Vec<(Intid, u32, ItsDeviceId)>>,
+}
+
+impl GicBackend {
+    /// For a VM with these physical CPUs.
+    pub fn new(vm: VmId, cpus: Vec<CpuId>, ram: GuestRam, its: Option<usize>) -> Self {
+        Self { vm, cpus, ram, its, lpis: Mutex::new(Vec::new()) }
+    }
+
+    /// The device and event behind a physical LPI.
+    pub fn event_of(&self, lpi: Intid) -> Option<(ItsDeviceId, ItsEventId)> {
+        self.lpis.lock().iter().find_map(|&(first, count, device)| {
+            let event = lpi.0.checked_sub(first.0).filter(|&event| event < count)?;
+            Some((device, ItsEventId(event)))
+        })
+    }
+
+    fn cpu(&self, vcpu: VcpuId) -> Option<CpuId> {
+        self.cpus.get(usize::from(vcpu.0)).copied()
+    }
+
+    fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
+        self.its.and_then(|its| host::get().its.get(its)).ok_or(BackendError::Unknown)
+    }
+}
+
+fn error(error: ItsError) -> BackendError {
+    match error {
+        ItsError::Stuck => BackendError::Timeout,
+        ItsError::NoMemory => BackendError::NoMemory,
+        ItsError::NoLpis => BackendError::NoLpi,
+        ItsError::NotMapped(_) | ItsError::DeviceId(_) => BackendError::Unknown,
+    }
+}
+
+impl Backend for GicBackend {
+    fn kick(&self, vcpu: VcpuId) {
+        if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get) {
+            cpu.kick();
+        }
+    }
+
+    fn configure_spi(&self, line: Intid, settings: &SpiSettings) {
+        let mpidr = settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.mpidr);
+        // A line that goes nowhere is off.
+        host::get().gic.configure_line(line, settings.edge, mpidr, settings.enabled && mpidr.is_some());
+    }
+
+    fn set_spi_pending(&self, line: Intid, pending: bool) {
+        host::get().gic.set_pending(line, pending);
+    }
+
+    fn set_spi_active(&self, line: Intid, active: bool) {
+        host::get().gic.set_active(line, active);
+    }
+
+    fn configure_ppi(&self, vcpu: VcpuId, line: Intid, enabled: bool, _priority: u8) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            host::get().gic.enable_ppi(cpu, line, enabled);
+        }
+    }
+
+    fn set_ppi_pending(&self, vcpu: VcpuId, line: Intid, pending: bool) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            host::get().gic.set_ppi_pending(cpu, line, pending);
+        }
+    }
+
+    fn set_ppi_active(&self, vcpu: VcpuId, line: Intid, active: bool) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            host::get().gic.set_ppi_active(cpu, line, active);
+        }
+    }
+
+    fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
+        let its = self.its()?;
+        let mut lpis = self.lpis.lock();
+        lpis.retain(|&(_, _, it)| it != device);
+        let first = its.map_device(&host::get().lpis, device, event_bits).map_err(error)?;
+        lpis.push((first, 1 << event_bits.min(11), device));
+        Ok(())
+    }
+
+    fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
+        self.lpis.lock().retain(|&(_, _, it)| it != device);
+        self.its()?.unmap_device(&host::get().lpis, device).map_err(error)
+    }
+
+    fn map_event(
+        &self,
+        device: ItsDeviceId,
+        event: ItsEventId,
+        _: Intid,
+        vcpu: VcpuId,
+    ) -> Result<(), BackendError> {
+        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
+        self.its()?.map_event(&host::get().gic, device, event, cpu).map_err(error)
+    }
+
+    fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
+        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
+        self.its()?.move_event(&host::get().gic, device, event, cpu).map_err(error)
+    }
+
+    fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+        self.its()?.discard_event(device, event).map_err(error)
+    }
+
+    fn clear_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+        self.its()?.clear_event(device, event).map_err(error)
+    }
+
+    fn trigger_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+        self.its()?.trigger_event(device, event).map_err(error)
+    }
+
+    fn configure_event(
+        &self,
+        device: ItsDeviceId,
+        event: ItsEventId,
+        enabled: bool,
+        _: u8,
+    ) -> Result<(), BackendError> {
+        self.its()?.configure_event(&host::get().lpis, device, event, enabled).map_err(error)
+    }
+
+    fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {
+        self.ram.read(address, bytes).map_err(|at| NotGuestMemory(at.0))
+    }
+
+    fn write_guest(&self, address: Gpa, bytes: &[u8]) -> Result<(), NotGuestMemory> {
+        self.ram.write(address, bytes).map_err(|at| NotGuestMemory(at.0))
+    }
+
+    fn violation(&self, kind: Violation) {
+        let Violation::ForeignItsDevice(device) = kind;
+        host::get().record(self.vm, "its-command", u64::from(device.0));
+    }
+}

@@ -1,0 +1,104 @@
+//! What the virtual PCI host bridge of a VM has done in hardware.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::config::MappingFlags;
+use axvm::plan::{PciPlan, VmPlan};
+use axvm_addr::{Gpa, Hpa, PciAddress, Span, VmId};
+use axvm_axdevice::Width;
+use axvm_pci::ConfigSpace;
+use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
+
+use crate::tables::GuestSpace;
+use crate::{arch, host};
+
+/// A VM's virtual host bridge.
+pub type Bridge = HostBridge<PciBackend>;
+
+/// The hypervisor's side of a virtual host bridge.
+pub struct PciBackend {
+    vm: VmId,
+    space: Arc<GuestSpace>,
+}
+
+impl Backend for PciBackend {
+    fn config_read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
+        host::get().config.read(function, offset, width)
+    }
+
+    fn config_write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
+        host::get().config.write(function, offset, width, value);
+    }
+
+    fn map_bar(
+        &self,
+        function: PciAddress,
+        bar: u8,
+        gpa: Gpa,
+        hpa: Hpa,
+        size: u64,
+        prefetchable: bool,
+    ) -> Result<(), Refused> {
+        let span = Span::new(gpa, size).map_err(|_| Refused)?;
+        // What may be prefetched may be combined, but a driver of a function whose BARs don't say so relies on order.
+        let kind = if prefetchable { MappingFlags::UNCACHED } else { MappingFlags::DEVICE };
+        self.space.map(span, hpa, MappingFlags::READ | MappingFlags::WRITE | kind).map_err(|error| {
+            log::warn!("{function}: BAR {bar} can't be mapped at {gpa}: {error}");
+            Refused
+        })
+    }
+
+    fn unmap_bar(&self, function: PciAddress, bar: u8, gpa: Gpa, size: u64) {
+        let Ok(span) = Span::new(gpa, size) else { return };
+        if let Err(error) = self.space.unmap(span) {
+            log::error!("{function}: BAR {bar} can't be unmapped at {gpa}: {error}");
+        }
+    }
+
+    fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused> {
+        if on && host::get().is_quarantined(self.vm, function) { Err(Refused) } else { Ok(()) }
+    }
+
+    fn delay_us(&self, microseconds: u64) {
+        arch::delay_us(microseconds);
+    }
+}
+
+/// The virtual host bridge that a plan asks for.
+///
+/// # Errors
+///
+/// A plan that doesn't fit the platform.
+pub fn new_bridge(plan: &VmPlan, pci: &PciPlan, space: Arc<GuestSpace>) -> Result<Arc<Bridge>, BridgeError> {
+    let host = host::get();
+    let functions = pci
+        .functions
+        .iter()
+        .filter_map(|&index| plan.devices.get(usize::from(index))?.pci)
+        .filter_map(|address| host.function(address))
+        .map(|function| AssignedFunction {
+            function: function.clone(),
+            bars: function
+                .bars
+                .iter()
+                .filter_map(|bar| {
+                    Some((bar.index, host.platform.pci_to_cpu(pci.host, bar.address?, bar.size)?))
+                })
+                .collect(),
+        })
+        .collect();
+    let windows: Vec<Window> = pci
+        .windows
+        .iter()
+        .map(|window| Window {
+            pci: window.pci,
+            gpa: window.gpa,
+            wide: window.wide,
+            prefetchable: window.prefetchable,
+        })
+        .collect();
+    let segment = host.platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
+    let config = BridgeConfig { segment, buses: pci.buses, windows, functions };
+    Ok(Arc::new(HostBridge::new(config, PciBackend { vm: plan.id, space })?))
+}
