@@ -57,7 +57,7 @@ impl SysRegDevice for Fake {
     }
 
     fn read(&self, _: VcpuId, register: SysReg) -> Option<u64> {
-        (register.0 % 2 == 0).then_some(self.number)
+        (register.0.is_multiple_of(2)).then_some(self.number)
     }
 
     fn write(&self, _: VcpuId, _: SysReg, _: u64) -> Option<()> {
@@ -71,11 +71,11 @@ struct Bus(RefCell<Vec<(Hpa, Width, u64)>>);
 
 impl Forward for Bus {
     fn forward_read(&self, hpa: Hpa, _: Width) -> Result<u64, Aborted> {
-        if hpa.page() == Hpa(0xdead_000) { Err(Aborted) } else { Ok(hpa.0) }
+        if hpa.page() == Hpa(0x0dea_d000) { Err(Aborted) } else { Ok(hpa.0) }
     }
 
     fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted> {
-        if hpa.page() == Hpa(0xdead_000) {
+        if hpa.page() == Hpa(0x0dea_d000) {
             return Err(Aborted);
         }
         self.0.borrow_mut().push((hpa, width, value));
@@ -113,7 +113,7 @@ fn an_access_reaches_the_device_at_its_address_with_the_offset_in_it() {
 fn trapped_registers_are_forwarded_to_where_they_are_and_an_abort_reads_all_ones() {
     let devices = AxVmDevices::builder()
         .forwarded(span(0x1200, 0x200), Hpa(0x0a00_0400), 3, "half a page")
-        .forwarded(span(0x3000, 0x1000), Hpa(0xdead_000), 4, "dead")
+        .forwarded(span(0x3000, 0x1000), Hpa(0x0dea_d000), 4, "dead")
         .build()
         .unwrap();
     let (bus, mut hint) = (Bus::default(), Hint::default());

@@ -10,7 +10,7 @@ use axvm_platform::model::Trigger;
 use axvm_system::model::ViolationPolicy;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{MappingFlags, VMInterruptMode};
+use crate::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};
 
 /// The whole plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,29 @@ pub struct VmPlan {
     pub load: LoadPlan,
     /// What the guest's device tree says (unless the file brings its own).
     pub description: Description,
+}
+
+impl VmPlan {
+    /// The part that the core carries out, in the vocabulary of the AxVM family.
+    pub fn config(&self) -> AxVMConfig {
+        let line = |device| self.lines.iter().find(|line| line.device == device).map(|line| line.intid);
+        let region = |block: &RegisterPlan| PassThroughDeviceConfig {
+            name: self
+                .devices
+                .get(usize::from(block.device))
+                .map_or_else(String::new, |device| device.name.clone()),
+            base_gpa: block.gpa.start(),
+            base_hpa: block.hpa,
+            length: block.gpa.size(),
+            irq: line(block.device),
+        };
+        AxVMConfig {
+            name: self.name.clone(),
+            cpus: self.cpus.iter().map(|&(cpu, _)| cpu).collect(),
+            interrupt_mode: self.mode,
+            pass_through_devices: self.registers.iter().map(region).collect(),
+        }
+    }
 }
 
 /// A device's registers.

@@ -1,0 +1,464 @@
+//! Who owns a device: the host, nobody, a VM.
+//!
+//! The owner is in the type. Moving the value is the hand-over: a transition takes the device and gives it back in its new
+//! state, or as it was together with the reason why not. Nothing happens to hardware when a value is dropped.
+//!
+//! ```text
+//! Device<Host> ── unbind, close, reset ──► Device<Quarantined> ── attach ──► Device<Assigned>
+//!      ▲                                      │         ▲                          │
+//!      └─────────────── release ──────────────┘         └── close, detach, reset ──┘
+//! ```
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::marker::PhantomData;
+
+use axvm_addr::VmId;
+
+use crate::plan::DevicePlan;
+
+#[cfg(test)]
+mod tests;
+
+/// The hardware's side of a hand-over.
+pub trait DeviceOps {
+    /// Why something couldn't be done.
+    type Error: fmt::Debug + fmt::Display;
+
+    /// Takes the device from the host's own driver, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// The driver can't let go.
+    fn unbind(&self, device: &DevicePlan) -> Result<(), Self::Error>;
+
+    /// Closes the device: bus mastering off, its streams blocked, its interrupts masked. Whatever of that can be done is
+    /// done, also on failure; doing it again does no harm.
+    ///
+    /// # Errors
+    ///
+    /// Something of it couldn't be confirmed.
+    fn close(&self, device: &DevicePlan) -> Result<(), Self::Error>;
+
+    /// Resets the device as its plan says; nothing where it says no way.
+    ///
+    /// # Errors
+    ///
+    /// It doesn't come back in time.
+    fn reset(&self, device: &DevicePlan) -> Result<(), Self::Error>;
+
+    /// Puts a closed device behind the VM's DMA map and its MSIs behind the VM's interrupt controller. Bus mastering stays
+    /// off. On failure the streams are blocked as before.
+    ///
+    /// # Errors
+    ///
+    /// The IOMMU or the interrupt controller can't.
+    fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), Self::Error>;
+
+    /// Takes a closed device's MSIs from the VM and forgets its DMA map. The streams stay blocked.
+    ///
+    /// # Errors
+    ///
+    /// Something of it couldn't be confirmed.
+    fn detach(&self, vm: VmId, device: &DevicePlan) -> Result<(), Self::Error>;
+}
+
+/// The host's.
+#[derive(Debug)]
+pub struct Host(());
+
+/// Nobody's: it can't master the bus or interrupt, and holds nothing of its last owner.
+#[derive(Debug)]
+pub struct Quarantined(());
+
+/// A VM's.
+#[derive(Debug)]
+pub struct Assigned {
+    vm: VmId,
+}
+
+/// A device, with its owner in its type.
+#[derive(Debug)]
+pub struct Device<S> {
+    plan: Arc<DevicePlan>,
+    state: S,
+}
+
+/// What was being done when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Taking it from the host's driver.
+    Unbind,
+    /// Closing it.
+    Close,
+    /// Resetting it.
+    Reset,
+    /// Attaching it to its VM.
+    Attach,
+    /// Detaching it from its VM.
+    Detach,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unbind => "taking it from its driver",
+            Self::Close => "taking it off the bus",
+            Self::Reset => "resetting it",
+            Self::Attach => "attaching it",
+            Self::Detach => "detaching it",
+        })
+    }
+}
+
+/// A transition that failed: the device as it was.
+#[derive(Debug)]
+pub struct Refused<D, E> {
+    /// The device.
+    pub device: D,
+    /// What was being done.
+    pub step: Step,
+    /// Why it failed.
+    pub error: E,
+}
+
+/// The permission to let a device master the bus, which only an attachment gives.
+#[derive(Clone, Copy, Debug)]
+pub struct MayMaster<'a> {
+    vm: VmId,
+    device: PhantomData<&'a Device<Assigned>>,
+}
+
+impl MayMaster<'_> {
+    /// The VM whose memory it then reaches.
+    pub fn vm(&self) -> VmId {
+        self.vm
+    }
+}
+
+impl<S> Device<S> {
+    /// What the plan says of it.
+    pub fn plan(&self) -> &DevicePlan {
+        &self.plan
+    }
+
+    /// Does the steps in order; the first failure gives the device back.
+    fn steps<O: DeviceOps>(
+        self,
+        steps: &[(Step, &dyn Fn(&DevicePlan) -> Result<(), O::Error>)],
+    ) -> Result<Self, Refused<Self, O::Error>> {
+        for (step, action) in steps {
+            if let Err(error) = action(&self.plan) {
+                return Err(Refused { device: self, step: *step, error });
+            }
+        }
+        Ok(self)
+    }
+
+    fn now<T>(self, state: T) -> Device<T> {
+        Device { plan: self.plan, state }
+    }
+}
+
+impl Device<Host> {
+    /// Takes it from the host: unbound, closed, reset.
+    ///
+    /// # Errors
+    ///
+    /// The device, the step and the reason.
+    pub fn quarantine<O: DeviceOps>(self, ops: &O) -> Result<Device<Quarantined>, Refused<Self, O::Error>> {
+        let device = self.steps::<O>(&[
+            (Step::Unbind, &|plan| ops.unbind(plan)),
+            (Step::Close, &|plan| ops.close(plan)),
+            (Step::Reset, &|plan| ops.reset(plan)),
+        ])?;
+        Ok(device.now(Quarantined(())))
+    }
+}
+
+impl Device<Quarantined> {
+    /// Gives it to a VM.
+    ///
+    /// # Errors
+    ///
+    /// The device, the step and the reason.
+    pub fn assign<O: DeviceOps>(
+        self,
+        vm: VmId,
+        ops: &O,
+    ) -> Result<Device<Assigned>, Refused<Self, O::Error>> {
+        let device = self.steps::<O>(&[(Step::Attach, &|plan| ops.attach(vm, plan))])?;
+        Ok(device.now(Assigned { vm }))
+    }
+
+    /// Gives it back to the host, whose driver may bind to it.
+    pub fn release(self) -> Device<Host> {
+        self.now(Host(()))
+    }
+}
+
+impl Device<Assigned> {
+    /// The VM that has it.
+    pub fn vm(&self) -> VmId {
+        self.state.vm
+    }
+
+    /// The permission to let it master the bus.
+    pub fn may_master(&self) -> MayMaster<'_> {
+        MayMaster { vm: self.state.vm, device: PhantomData }
+    }
+
+    /// Takes it from its VM: closed, detached, reset.
+    ///
+    /// # Errors
+    ///
+    /// The device, the step and the reason. It is then as closed as it could be made.
+    pub fn reclaim<O: DeviceOps>(self, ops: &O) -> Result<Device<Quarantined>, Refused<Self, O::Error>> {
+        let vm = self.state.vm;
+        let device = self.steps::<O>(&[
+            (Step::Close, &|plan| ops.close(plan)),
+            (Step::Detach, &|plan| ops.detach(vm, plan)),
+            (Step::Reset, &|plan| ops.reset(plan)),
+        ])?;
+        Ok(device.now(Quarantined(())))
+    }
+}
+
+/// A device's place in the registry.
+#[derive(Debug)]
+pub enum Slot {
+    /// The host has it.
+    Host {
+        /// The device.
+        device: Device<Host>,
+    },
+    /// Nobody has it.
+    Quarantined {
+        /// The device.
+        device: Device<Quarantined>,
+    },
+    /// A VM has it.
+    Assigned {
+        /// The VM.
+        vm: VmId,
+        /// The device.
+        device: Device<Assigned>,
+    },
+    /// A hand-over failed: nobody gets it any more.
+    Failed {
+        /// What was being done, and why it failed.
+        why: String,
+        /// The VM whose memory it may reach still, because it couldn't be taken off the bus: that memory isn't given to anyone.
+        reaches: Option<VmId>,
+    },
+}
+
+/// Why devices weren't given to a VM. Those that were on their way are back in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssignError {
+    /// Not in the registry.
+    #[error("{device} isn't known")]
+    Unknown {
+        /// The device.
+        device: String,
+    },
+    /// Another has it.
+    #[error("{device} belongs to VM {vm}")]
+    Taken {
+        /// The device.
+        device: String,
+        /// Its owner.
+        vm: VmId,
+    },
+    /// It failed before.
+    #[error("{device} can't be given: {why}")]
+    Broken {
+        /// The device.
+        device: String,
+        /// What failed.
+        why: String,
+    },
+    /// Another device of its group isn't given with it.
+    #[error("{device} shares isolation group {group} with {other}, which isn't given with it")]
+    GroupSplit {
+        /// The device.
+        device: String,
+        /// The one that is missing.
+        other: String,
+        /// Their group.
+        group: u32,
+    },
+    /// The hardware failed.
+    #[error("{device}: {why}")]
+    Hardware {
+        /// The device.
+        device: String,
+        /// What was being done, and why it failed.
+        why: String,
+    },
+}
+
+/// A device that couldn't be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The device.
+    pub device: String,
+    /// What was being done, and why it failed.
+    pub why: String,
+    /// The VM whose memory it may reach still, because it couldn't be taken off the bus.
+    pub reaches: Option<VmId>,
+}
+
+/// All devices that VMs may be given, each in exactly one slot.
+#[derive(Debug, Default)]
+pub struct Registry {
+    slots: BTreeMap<String, Slot>,
+    groups: BTreeMap<String, u32>,
+}
+
+impl Registry {
+    /// The devices of a plan, all of them the host's.
+    pub fn new<'a>(devices: impl IntoIterator<Item = &'a DevicePlan>) -> Self {
+        let mut registry = Self::default();
+        for plan in devices {
+            if let Some(group) = plan.group {
+                registry.groups.insert(plan.name.clone(), group);
+            }
+            let device = Device { plan: Arc::new(plan.clone()), state: Host(()) };
+            registry.slots.insert(plan.name.clone(), Slot::Host { device });
+        }
+        registry
+    }
+
+    /// Where a device is.
+    pub fn slot(&self, device: &str) -> Option<&Slot> {
+        self.slots.get(device)
+    }
+
+    /// All devices.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.slots.iter().map(|(name, slot)| (name.as_str(), slot))
+    }
+
+    /// The permission to let a device master the bus, if this VM has it.
+    pub fn may_master(&self, device: &str, vm: VmId) -> Option<MayMaster<'_>> {
+        match self.slots.get(device)? {
+            Slot::Assigned { vm: owner, device } if *owner == vm => Some(device.may_master()),
+            _ => None,
+        }
+    }
+
+    /// Whether a device that couldn't be taken off the bus may reach this VM's memory still.
+    pub fn may_reach(&self, vm: VmId) -> bool {
+        self.slots
+            .values()
+            .any(|slot| matches!(slot, Slot::Failed { reaches: Some(reached), .. } if *reached == vm))
+    }
+
+    /// Gives all of `devices` to a VM, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError`].
+    pub fn assign<O: DeviceOps>(&mut self, vm: VmId, devices: &[&str], ops: &O) -> Result<(), AssignError> {
+        for &name in devices {
+            self.check(name, devices)?;
+        }
+        for (done, &name) in devices.iter().enumerate() {
+            if let Err(why) = self.assign_one(vm, name, ops) {
+                for &back in devices.iter().take(done).rev() {
+                    self.reclaim_one(back, ops);
+                }
+                return Err(AssignError::Hardware { device: name.to_string(), why });
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, name: &str, together: &[&str]) -> Result<(), AssignError> {
+        let device = || name.to_string();
+        match self.slots.get(name) {
+            None => return Err(AssignError::Unknown { device: device() }),
+            Some(Slot::Assigned { vm, .. }) => {
+                return Err(AssignError::Taken { device: device(), vm: *vm });
+            }
+            Some(Slot::Failed { why, .. }) => {
+                return Err(AssignError::Broken { device: device(), why: why.clone() });
+            }
+            Some(Slot::Host { .. } | Slot::Quarantined { .. }) => {}
+        }
+        let Some(&group) = self.groups.get(name) else { return Ok(()) };
+        let missing = |other: &&String| !together.contains(&other.as_str());
+        let mut members = self.groups.iter().filter(|(_, theirs)| **theirs == group).map(|(other, _)| other);
+        match members.find(missing) {
+            Some(other) => Err(AssignError::GroupSplit { device: device(), other: other.clone(), group }),
+            None => Ok(()),
+        }
+    }
+
+    fn assign_one<O: DeviceOps>(&mut self, vm: VmId, name: &str, ops: &O) -> Result<(), String> {
+        let quarantined = match self.slots.remove(name) {
+            Some(Slot::Host { device }) => match device.quarantine(ops) {
+                Ok(device) => device,
+                Err(refused) => {
+                    let why = describe(refused.step, &refused.error);
+                    // What the host's driver didn't let go is the host's still. What couldn't be closed or reset is
+                    // nobody's.
+                    let slot = match refused.step {
+                        Step::Unbind => Slot::Host { device: refused.device },
+                        // It was never attached, so there is nothing that it reaches.
+                        _ => Slot::Failed { why: why.clone(), reaches: None },
+                    };
+                    self.slots.insert(name.to_string(), slot);
+                    return Err(why);
+                }
+            },
+            Some(Slot::Quarantined { device }) => device,
+            Some(other) => {
+                self.slots.insert(name.to_string(), other);
+                return Err("it was given meanwhile".to_string());
+            }
+            None => return Err("it isn't known".to_string()),
+        };
+        let (slot, result) = match quarantined.assign(vm, ops) {
+            Ok(device) => (Slot::Assigned { vm, device }, Ok(())),
+            Err(refused) => {
+                (Slot::Quarantined { device: refused.device }, Err(describe(refused.step, &refused.error)))
+            }
+        };
+        self.slots.insert(name.to_string(), slot);
+        result
+    }
+
+    /// Takes back everything that a VM has. What can't be taken back is marked as failed, and named here.
+    pub fn reclaim<O: DeviceOps>(&mut self, vm: VmId, ops: &O) -> Vec<Stuck> {
+        let owned = |slot: &Slot| matches!(slot, Slot::Assigned { vm: owner, .. } if *owner == vm);
+        let names: Vec<String> =
+            self.slots.iter().filter(|(_, slot)| owned(slot)).map(|(name, _)| name.clone()).collect();
+        names.iter().filter_map(|name| self.reclaim_one(name, ops)).collect()
+    }
+
+    fn reclaim_one<O: DeviceOps>(&mut self, name: &str, ops: &O) -> Option<Stuck> {
+        let (slot, stuck) = match self.slots.remove(name)? {
+            Slot::Assigned { device, .. } => match device.reclaim(ops) {
+                Ok(device) => (Slot::Quarantined { device }, None),
+                Err(refused) => {
+                    let why = describe(refused.step, &refused.error);
+                    let reaches = (refused.step == Step::Close).then(|| refused.device.vm());
+                    let stuck = Stuck { device: name.to_string(), why: why.clone(), reaches };
+                    (Slot::Failed { why, reaches }, Some(stuck))
+                }
+            },
+            other => (other, None),
+        };
+        self.slots.insert(name.to_string(), slot);
+        stuck
+    }
+}
+
+fn describe(step: Step, error: &impl fmt::Display) -> String {
+    alloc::format!("{step} failed: {error}")
+}

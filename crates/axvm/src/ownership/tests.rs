@@ -1,0 +1,159 @@
+//! One owner at a time, and after any failure the device is closed.
+
+use alloc::collections::BTreeSet;
+use alloc::vec;
+use core::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Hardware that remembers which devices are open, and fails at one operation if it is told to.
+#[derive(Default)]
+struct Hardware {
+    attached: RefCell<BTreeSet<String>>,
+    bound: RefCell<BTreeSet<String>>,
+    log: RefCell<Vec<String>>,
+    operations: Cell<usize>,
+    fail_at: Cell<Option<usize>>,
+}
+
+impl Hardware {
+    fn step(&self, what: &str, device: &DevicePlan) -> Result<(), &'static str> {
+        let operation = self.operations.get();
+        self.operations.set(operation + 1);
+        if self.fail_at.get() == Some(operation) {
+            return Err("broken");
+        }
+        self.log.borrow_mut().push(alloc::format!("{what} {}", device.name));
+        Ok(())
+    }
+}
+
+impl DeviceOps for Hardware {
+    type Error = &'static str;
+
+    fn unbind(&self, device: &DevicePlan) -> Result<(), &'static str> {
+        self.step("unbind", device)?;
+        self.bound.borrow_mut().remove(&device.name);
+        Ok(())
+    }
+
+    fn close(&self, device: &DevicePlan) -> Result<(), &'static str> {
+        self.attached.borrow_mut().remove(&device.name);
+        self.step("close", device)
+    }
+
+    fn reset(&self, device: &DevicePlan) -> Result<(), &'static str> {
+        self.step("reset", device)
+    }
+
+    fn attach(&self, _: VmId, device: &DevicePlan) -> Result<(), &'static str> {
+        self.step("attach", device)?;
+        assert!(!self.bound.borrow().contains(&device.name), "attached while the host's driver has it");
+        self.attached.borrow_mut().insert(device.name.clone());
+        Ok(())
+    }
+
+    fn detach(&self, _: VmId, device: &DevicePlan) -> Result<(), &'static str> {
+        assert!(!self.attached.borrow().contains(&device.name), "detached while it could master the bus");
+        self.step("detach", device)
+    }
+}
+
+fn device(name: &str, group: Option<u32>) -> DevicePlan {
+    DevicePlan { name: name.into(), pci: None, group, reset: None, streams: vec![], msi: None }
+}
+
+fn three() -> [DevicePlan; 3] {
+    [device("a", Some(1)), device("b", Some(1)), device("c", None)]
+}
+
+#[test]
+fn a_device_is_unbound_closed_and_reset_before_it_is_attached_and_closed_before_it_is_detached() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&[device("a", None)]);
+    registry.assign(VmId(3), &["a"], &hardware).unwrap();
+    assert!(matches!(registry.slot("a"), Some(Slot::Assigned { vm: VmId(3), .. })));
+    assert_eq!(registry.reclaim(VmId(3), &hardware), []);
+    assert!(matches!(registry.slot("a"), Some(Slot::Quarantined { .. })));
+    assert_eq!(
+        *hardware.log.borrow(),
+        ["unbind a", "close a", "reset a", "attach a", "close a", "detach a", "reset a"]
+    );
+}
+
+#[test]
+fn only_the_owner_of_an_attached_device_may_let_it_master_the_bus() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&[device("a", None)]);
+    assert!(registry.may_master("a", VmId(0)).is_none());
+    registry.assign(VmId(0), &["a"], &hardware).unwrap();
+    assert_eq!(registry.may_master("a", VmId(0)).unwrap().vm(), VmId(0));
+    assert!(registry.may_master("a", VmId(1)).is_none());
+    registry.reclaim(VmId(0), &hardware);
+    assert!(registry.may_master("a", VmId(0)).is_none());
+}
+
+#[test]
+fn a_device_that_another_has_and_a_part_of_a_group_are_refused() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&three());
+    let error = registry.assign(VmId(0), &["a", "c"], &hardware).unwrap_err();
+    assert_eq!(error, AssignError::GroupSplit { device: "a".into(), other: "b".into(), group: 1 });
+    registry.assign(VmId(0), &["a", "b"], &hardware).unwrap();
+    let error = registry.assign(VmId(1), &["c", "a", "b"], &hardware).unwrap_err();
+    assert_eq!(error, AssignError::Taken { device: "a".into(), vm: VmId(0) });
+    assert!(matches!(registry.slot("c"), Some(Slot::Host { .. })), "nothing was touched");
+    let error = registry.assign(VmId(1), &["d"], &hardware).unwrap_err();
+    assert_eq!(error, AssignError::Unknown { device: "d".into() });
+}
+
+#[test]
+fn a_device_given_back_and_given_again_is_not_unbound_twice() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&[device("a", None)]);
+    for _ in 0..2 {
+        registry.assign(VmId(0), &["a"], &hardware).unwrap();
+        registry.reclaim(VmId(0), &hardware);
+    }
+    assert_eq!(hardware.log.borrow().iter().filter(|step| step.as_str() == "unbind a").count(), 1);
+}
+
+#[test]
+fn a_device_that_does_not_come_back_from_its_reset_is_nobodys() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&[device("a", None)]);
+    hardware.fail_at.set(Some(2));
+    registry.assign(VmId(0), &["a"], &hardware).unwrap_err();
+    assert!(matches!(registry.slot("a"), Some(Slot::Failed { reaches: None, .. })));
+    let error = registry.assign(VmId(0), &["a"], &hardware).unwrap_err();
+    assert!(matches!(error, AssignError::Broken { why, .. } if why.contains("resetting it failed: broken")));
+}
+
+proptest! {
+    #[test]
+    fn whatever_fails_a_vm_has_all_of_its_devices_or_none(fail_at in 0usize..24) {
+        let hardware = Hardware::default();
+        let plans = three();
+        hardware.bound.borrow_mut().extend(plans.iter().map(|plan| plan.name.clone()));
+        let mut registry = Registry::new(&plans);
+        hardware.fail_at.set(Some(fail_at));
+        let given = registry.assign(VmId(0), &["a", "b", "c"], &hardware);
+        let attached = hardware.attached.borrow().len();
+        prop_assert_eq!(attached, if given.is_ok() { 3 } else { 0 });
+        let stuck = registry.reclaim(VmId(0), &hardware);
+        prop_assert!(hardware.attached.borrow().is_empty());
+        for (name, slot) in registry.iter() {
+            match slot {
+                Slot::Assigned { .. } => prop_assert!(false, "{name} has an owner still"),
+                Slot::Failed { why, reaches } => {
+                    prop_assert!(why.contains("broken"));
+                    prop_assert_eq!(reaches.is_some(), registry.may_reach(VmId(0)));
+                }
+                Slot::Host { .. } | Slot::Quarantined { .. } => {}
+            }
+        }
+        prop_assert!(stuck.len() <= 1);
+    }
+}

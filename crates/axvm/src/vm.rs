@@ -1,0 +1,493 @@
+//! A VM and its life: created from its plan, running, stopped, disposed of.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
+use spin::Mutex;
+
+use crate::config::{AxVMConfig, MappingFlags};
+use crate::hal::{AxVMHal, DmaMap};
+use crate::ownership::{AssignError, DeviceOps, Registry, Stuck};
+use crate::plan::{LineRoute, VmPlan, reset_name};
+use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
+use crate::space::{AddrSpace, SpaceError};
+use crate::stats::{Counter, ExitCounters, ExitCounts};
+
+#[cfg(test)]
+mod tests;
+
+/// Why a VM stopped. The names only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It powered itself off.
+    SystemOff,
+    /// It asked to be started again, which isn't served.
+    SystemReset,
+    /// Its policy stops it at a violation.
+    Violation,
+    /// It did what can't be answered as the architecture says.
+    GuestFault,
+    /// The run was ended from outside.
+    RunEnded,
+    /// The hypervisor couldn't go on with it.
+    HostError,
+}
+
+impl StopReason {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::SystemOff,
+        Self::SystemReset,
+        Self::Violation,
+        Self::GuestFault,
+        Self::RunEnded,
+        Self::HostError,
+    ];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SystemOff => "system-off",
+            Self::SystemReset => "system-reset",
+            Self::Violation => "violation",
+            Self::GuestFault => "guest-fault",
+            Self::RunEnded => "run-ended",
+            Self::HostError => "host-error",
+        }
+    }
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has everything, and hasn't run.
+    Created,
+    /// Its vCPUs run or may be started.
+    Running,
+    /// Its vCPUs don't run any more.
+    Stopped {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+impl State {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
+/// What can't be done in the state that the VM is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the VM is {}", .0.name())]
+pub struct WrongState(pub State);
+
+/// Why a VM wasn't created. Everything that was done for it has been undone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError<E> {
+    /// No address space, no RAM, no registers: what it was for, and the host's reason.
+    #[error("{what}: {error}")]
+    Host {
+        /// What it was for.
+        what: String,
+        /// The host's reason.
+        error: E,
+    },
+    /// A mapping was refused.
+    #[error(transparent)]
+    Space(#[from] SpaceError<E>),
+    /// A device wasn't given.
+    #[error(transparent)]
+    Device(#[from] AssignError),
+}
+
+/// Counters of one device.
+#[derive(Debug, Default)]
+pub struct DeviceCounters {
+    /// Exits for its config space.
+    pub config: Counter,
+    /// Exits for its registers.
+    pub registers: Counter,
+    /// Exits for its interrupts.
+    pub interrupts: Counter,
+}
+
+/// Refused accesses, by kind.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    /// PCI config space.
+    pub config: Counter,
+    /// Ports.
+    pub port: Counter,
+    /// Hypercalls and firmware calls.
+    pub hypercall: Counter,
+    /// System registers.
+    pub sysreg: Counter,
+}
+
+/// A piece of RAM, with what backs it.
+struct Ram<B> {
+    gpa: Span<Gpa>,
+    backing: B,
+}
+
+/// What was done for a VM, so that it can be undone in the opposite order.
+struct Holdings<H: AxVMHal> {
+    space: AddrSpace<H::Backing>,
+    stage2: H::Space,
+    dma: H::Dma,
+    ram: Vec<Ram<H::Backing>>,
+    windows: Vec<Span<Iova>>,
+    routes: Vec<LineRoute>,
+}
+
+/// A VM.
+pub struct AxVM<H: AxVMHal> {
+    plan: VmPlan,
+    hal: Arc<H>,
+    holdings: Mutex<Holdings<H>>,
+    state: Mutex<State>,
+    exits: Box<[ExitCounters]>,
+    devices: Box<[DeviceCounters]>,
+    /// Accesses that were refused.
+    pub refusals: Refusals,
+}
+
+/// What is left of a VM.
+#[derive(Debug)]
+pub struct Disposed {
+    /// Its plan: a VM can be created from it again.
+    pub plan: VmPlan,
+    /// Devices that couldn't be taken back.
+    pub stuck: Vec<Stuck>,
+    /// Whether its RAM stays with nobody, because a device may reach it still.
+    pub ram_withheld: bool,
+}
+
+type HostError<H> = <H as DeviceOps>::Error;
+
+impl<H: AxVMHal> AxVM<H> {
+    /// Gives a VM all that its plan says: RAM, registers, DMA map, devices, lines. All or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing is left of the attempt.
+    pub fn new(
+        plan: VmPlan,
+        hal: Arc<H>,
+        registry: &mut Registry,
+    ) -> Result<Self, CreateError<HostError<H>>> {
+        let failed = |what: &str| {
+            let what = what.into();
+            move |error| CreateError::Host { what, error }
+        };
+        let (stage2, dma) = hal.create(&plan).map_err(failed("its address space"))?;
+        let mut holdings = Holdings {
+            space: AddrSpace::new(plan.address_bits),
+            stage2,
+            dma,
+            ram: Vec::new(),
+            windows: Vec::new(),
+            routes: Vec::new(),
+        };
+        let filled = fill(&mut holdings, &plan, &*hal, registry);
+        if let Err(error) = filled {
+            undo(holdings, plan.id, &*hal, registry);
+            return Err(error);
+        }
+        Ok(Self {
+            exits: plan.cpus.iter().map(|_| ExitCounters::default()).collect(),
+            devices: plan.devices.iter().map(|_| DeviceCounters::default()).collect(),
+            refusals: Refusals::default(),
+            holdings: Mutex::new(holdings),
+            state: Mutex::new(State::Created),
+            plan,
+            hal,
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> VmId {
+        self.plan.id
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> &VmPlan {
+        &self.plan
+    }
+
+    /// Its configuration, in the vocabulary of the AxVM family.
+    pub fn config(&self) -> AxVMConfig {
+        self.plan.config()
+    }
+
+    /// Its host.
+    pub fn hal(&self) -> &Arc<H> {
+        &self.hal
+    }
+
+    /// Its state.
+    pub fn state(&self) -> State {
+        *self.state.lock()
+    }
+
+    /// It may run.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongState`] unless it was just created.
+    pub fn start(&self) -> Result<(), WrongState> {
+        let mut state = self.state.lock();
+        match *state {
+            State::Created => {
+                *state = State::Running;
+                Ok(())
+            }
+            other => Err(WrongState(other)),
+        }
+    }
+
+    /// It must not run any more: every vCPU is brought out of its guest and finds the VM stopped. The first reason stays.
+    /// Returns whether this was it.
+    pub fn stop(&self, reason: StopReason) -> bool {
+        {
+            let mut state = self.state.lock();
+            if let State::Stopped { .. } = *state {
+                return false;
+            }
+            *state = State::Stopped { reason };
+        }
+        for vcpu in (0..).map(VcpuId).take(self.plan.cpus.len()) {
+            self.hal.kick(self.plan.id, vcpu);
+        }
+        true
+    }
+
+    /// Whether vCPUs may enter the guest.
+    pub fn is_running(&self) -> bool {
+        self.state() == State::Running
+    }
+
+    /// Makes an interrupt pending at a vCPU.
+    ///
+    /// # Errors
+    ///
+    /// The host's.
+    pub fn inject(&self, vcpu: VcpuId, irq: Intid) -> Result<(), HostError<H>> {
+        self.hal.inject_irq_to_vcpu(self.plan.id, vcpu, irq)
+    }
+
+    /// Maps a device's registers while the VM runs: a BAR that its guest has placed. `device` is its position in the plan.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]: there is no such device, the host has no such registers, or something is there already.
+    pub fn map_registers(
+        &self,
+        device: u16,
+        gpa: Gpa,
+        hpa: Hpa,
+        length: u64,
+        flags: MappingFlags,
+    ) -> Result<(), CreateError<HostError<H>>> {
+        let Some(device) = self.plan.devices.get(usize::from(device)) else {
+            return Err(AssignError::Unknown {
+                device: alloc::format!("device {device} of {}", self.plan.name),
+            }
+            .into());
+        };
+        let backing = self
+            .hal
+            .registers(device, hpa, length)
+            .map_err(|error| CreateError::Host { what: device.name.clone(), error })?;
+        let Holdings { space, stage2, .. } = &mut *self.holdings.lock();
+        Ok(space.map_linear(stage2, &device.name, gpa, backing, length, flags)?)
+    }
+
+    /// Takes away what is mapped at `span`.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`].
+    pub fn unmap_registers(&self, span: Span<Gpa>) -> Result<(), SpaceError<HostError<H>>> {
+        let Holdings { space, stage2, .. } = &mut *self.holdings.lock();
+        space.unmap(stage2, span)
+    }
+
+    /// What is at `gpa`, and with which rights.
+    pub fn translate(&self, gpa: Gpa) -> Option<(H::Backing, MappingFlags)> {
+        self.holdings.lock().space.translate(gpa)
+    }
+
+    /// What backs RAM at `gpa`, and how many bytes follow there in one piece; `None` where RAM isn't. Registers are not RAM.
+    pub fn ram_at(&self, gpa: Gpa) -> Option<(H::Backing, u64)> {
+        use crate::space::Backing;
+        let holdings = self.holdings.lock();
+        let piece = holdings.ram.iter().find(|piece| piece.gpa.contains(gpa))?;
+        let offset = piece.gpa.offset_of(gpa)?;
+        Some((piece.backing.advance(offset)?, piece.gpa.size() - offset))
+    }
+
+    /// Looks at the host's second stage and DMA map: what a vCPU loads, what a stream is attached to.
+    pub fn with_maps<R>(&self, look: impl FnOnce(&H::Space, &H::Dma) -> R) -> R {
+        let holdings = self.holdings.lock();
+        look(&holdings.stage2, &holdings.dma)
+    }
+
+    /// A vCPU's exit counters.
+    pub fn exits(&self, vcpu: VcpuId) -> Option<&ExitCounters> {
+        self.exits.get(usize::from(vcpu.0))
+    }
+
+    /// A device's counters.
+    pub fn device(&self, device: u16) -> Option<&DeviceCounters> {
+        self.devices.get(usize::from(device))
+    }
+
+    /// What the run report says of it.
+    pub fn report(&self) -> VmReport {
+        let state = self.state();
+        let exits = self.exits.iter().fold(ExitCounts::default(), |sum, vcpu| sum + vcpu.read());
+        let injected = self.exits.iter().fold(0u64, |sum, vcpu| sum.saturating_add(vcpu.injected()));
+        let devices = self.plan.devices.iter().zip(&self.devices).map(|(plan, counters)| DeviceReport {
+            device: plan.name.clone(),
+            group: plan.group,
+            reset: reset_name(plan.reset).into(),
+            exits: DeviceExitReport {
+                config: counters.config.read(),
+                registers: counters.registers.read(),
+                interrupts: counters.interrupts.read(),
+            },
+        });
+        VmReport {
+            name: self.plan.name.clone(),
+            state: state.name().into(),
+            reason: match state {
+                State::Stopped { reason } => reason.name().into(),
+                State::Created | State::Running => String::new(),
+            },
+            interrupts: self.plan.mode.name().into(),
+            exits: exits.into(),
+            interrupts_injected: injected,
+            refused: RefusedReport {
+                config: self.refusals.config.read(),
+                port: self.refusals.port.read(),
+                hypercall: self.refusals.hypercall.read(),
+                sysreg: self.refusals.sysreg.read(),
+            },
+            devices: devices.collect(),
+        }
+    }
+
+    /// Takes everything back: devices through quarantine, lines, mappings, RAM. Only for a VM that has stopped (or never
+    /// started) and whose vCPUs have left their guest.
+    ///
+    /// # Errors
+    ///
+    /// The VM itself, if it is running.
+    pub fn dispose(self, registry: &mut Registry) -> Result<Disposed, Self> {
+        if self.is_running() {
+            return Err(self);
+        }
+        let (stuck, ram_withheld) = undo(self.holdings.into_inner(), self.plan.id, &*self.hal, registry);
+        Ok(Disposed { plan: self.plan, stuck, ram_withheld })
+    }
+}
+
+impl<H: AxVMHal> fmt::Debug for AxVM<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AxVM")
+            .field("name", &self.plan.name)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+fn fill<H: AxVMHal>(
+    holdings: &mut Holdings<H>,
+    plan: &VmPlan,
+    hal: &H,
+    registry: &mut Registry,
+) -> Result<(), CreateError<HostError<H>>> {
+    let memory = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE | MappingFlags::USER;
+    for &(gpa, hpa) in &plan.ram {
+        let failed = |error| CreateError::Host { what: alloc::format!("RAM at {gpa}"), error };
+        let backing = hal.ram(plan.id, hpa, gpa.size()).map_err(failed)?;
+        holdings.ram.push(Ram { gpa, backing: backing.clone() });
+        holdings.space.map_linear(
+            &holdings.stage2,
+            "RAM",
+            gpa.start(),
+            backing.clone(),
+            gpa.size(),
+            memory,
+        )?;
+        let iova = Span::new(Iova(gpa.start().0), gpa.size()).unwrap_or_default();
+        let flags = MappingFlags::READ | MappingFlags::WRITE;
+        holdings.dma.map_dma(iova, &backing, flags).map_err(failed)?;
+        holdings.windows.push(iova);
+    }
+    for doorbell in &plan.doorbells {
+        let failed =
+            |error| CreateError::Host { what: alloc::format!("the doorbell at {:#x}", doorbell.iova), error };
+        let iova = Span::new(doorbell.iova, axvm_addr::PAGE_SIZE).unwrap_or_default();
+        if let Some(backing) = hal.doorbell(plan.id, doorbell).map_err(failed)? {
+            let flags = MappingFlags::WRITE | MappingFlags::DEVICE;
+            holdings.dma.map_dma(iova, &backing, flags).map_err(failed)?;
+            holdings.windows.push(iova);
+        }
+    }
+    let names: Vec<&str> = plan.devices.iter().map(|device| device.name.as_str()).collect();
+    registry.assign(plan.id, &names, hal)?;
+    // Registers last: nobody but the new owner reaches them, and only after the reset.
+    for block in plan.registers.iter().filter(|block| block.direct) {
+        let Some(device) = plan.devices.get(usize::from(block.device)) else { continue };
+        let failed = |error| CreateError::Host { what: device.name.clone(), error };
+        let backing = hal.registers(device, block.hpa, block.gpa.size()).map_err(failed)?;
+        let (start, size) = (block.gpa.start(), block.gpa.size());
+        holdings.space.map_linear(&holdings.stage2, &device.name, start, backing, size, block.flags)?;
+    }
+    for route in &plan.lines {
+        let failed = |error| CreateError::Host { what: alloc::format!("interrupt {}", route.intid), error };
+        hal.route_line(plan.id, route).map_err(failed)?;
+        holdings.routes.push(*route);
+    }
+    Ok(())
+}
+
+/// Undoes [`fill`], however far it came, in the opposite order. What fails doesn't keep the rest from being undone. Also
+/// returns whether the VM's memory had to be withheld.
+fn undo<H: AxVMHal>(holdings: Holdings<H>, vm: VmId, hal: &H, registry: &mut Registry) -> (Vec<Stuck>, bool) {
+    let Holdings { mut space, stage2, dma, ram, windows, routes } = holdings;
+    for route in routes.iter().rev() {
+        hal.unroute_line(vm, route);
+    }
+    let stuck = registry.reclaim(vm, hal);
+    let mut reachable = registry.may_reach(vm);
+    for window in windows.into_iter().rev() {
+        reachable |= dma.unmap_dma(window).is_err();
+    }
+    let spans: Vec<Span<Gpa>> = space.iter().map(|region| region.gpa).collect();
+    for span in spans.into_iter().rev() {
+        reachable |= space.unmap(&stage2, span).is_err();
+    }
+    if reachable {
+        hal.withhold(vm, stage2, dma, ram.into_iter().map(|piece| piece.backing).collect());
+    } else {
+        for piece in ram.into_iter().rev() {
+            hal.release_ram(vm, piece.backing, piece.gpa.size());
+        }
+        hal.destroy(vm, stage2, dma);
+    }
+    (stuck, reachable)
+}

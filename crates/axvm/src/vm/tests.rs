@@ -1,0 +1,273 @@
+//! A VM's life on two kinds of hosts: one with tables and an interrupt controller of its own, one that is a process with
+//! memory slots, an IOMMU container and eventfds. The same cases run on both.
+
+extern crate std;
+
+mod bare_metal;
+mod kvm;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::string::{String, ToString};
+use std::vec;
+
+use axvm_addr::{CpuId, PAGE_SIZE, StreamId};
+use axvm_axdevice::Width;
+use axvm_platform::model::Trigger;
+use axvm_system::model::ViolationPolicy;
+
+use super::*;
+use crate::config::VMInterruptMode;
+use crate::devices::{Aborted, Forward};
+use crate::events::Violation;
+use crate::ownership::Slot;
+use crate::plan::{DevicePlan, Doorbell, LoadPlan, RegisterPlan};
+use crate::space::{Backing, Materialise};
+
+use bare_metal::BareMetal;
+use kvm::Kvm;
+
+/// What the cases want to know of a host beside what the core asks of it.
+trait Fake: AxVMHal<Error = &'static str> + Default {
+    fn faults(&self) -> &Faults;
+    /// Whether the guest's CPU reaches `gpa`.
+    fn cpu_reaches(&self, gpa: u64) -> bool;
+    /// Whether a device of the guest reaches `iova`.
+    fn device_reaches(&self, iova: u64) -> bool;
+    /// The names of the devices behind the VM's DMA map.
+    fn attached(&self) -> Vec<String>;
+    /// The lines that go to the VM.
+    fn routed(&self) -> Vec<u32>;
+    /// Bytes of RAM that were handed out and not taken back.
+    fn ram_out(&self) -> u64;
+    /// Whether second stage and DMA map are gone.
+    fn destroyed(&self) -> bool;
+    /// vCPUs that were kicked.
+    fn kicked(&self) -> Vec<u16>;
+    /// Interrupts that were made pending.
+    fn injected(&self) -> Vec<(u16, u32)>;
+    /// A name for messages.
+    const NAME: &'static str;
+}
+
+/// Which operation fails.
+#[derive(Default)]
+struct Faults {
+    operations: Cell<usize>,
+    fail_at: Cell<Option<usize>>,
+    fail_named: Cell<Option<&'static str>>,
+}
+
+impl Faults {
+    fn step(&self, what: &'static str) -> Result<(), &'static str> {
+        let operation = self.operations.get();
+        self.operations.set(operation + 1);
+        if self.fail_at.get() == Some(operation) || self.fail_named.get() == Some(what) {
+            return Err("the host failed");
+        }
+        Ok(())
+    }
+}
+
+const RAM: u64 = 0x4000_0000;
+const CLOCK: u64 = 0x0901_0000;
+const DOORBELL: u64 = 0x0809_0000;
+const BAR: u64 = 0x1000_0000;
+
+fn device(name: &str, streams: Vec<(usize, StreamId)>) -> DevicePlan {
+    DevicePlan { name: name.into(), pci: None, group: None, reset: None, streams, msi: None }
+}
+
+/// Two pieces of RAM, a disk with DMA, a clock with registers and a line.
+fn vm_plan() -> VmPlan {
+    let gpa = |start, size| Span::new(Gpa(start), size).unwrap();
+    let registers = |device, start: u64, direct| RegisterPlan {
+        device,
+        gpa: gpa(start, PAGE_SIZE),
+        hpa: Hpa(CLOCK),
+        direct,
+        flags: MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE,
+    };
+    VmPlan {
+        id: VmId(0),
+        name: "linux".into(),
+        autostart: true,
+        on_violation: ViolationPolicy::QuarantineDevice,
+        mode: VMInterruptMode::Emulated,
+        cpus: vec![(CpuId(1), 0), (CpuId(2), 1)],
+        address_bits: 40,
+        ram: vec![(gpa(RAM, 2 << 20), Hpa(0x8000_0000)), (gpa(RAM + (2 << 20), 2 << 20), Hpa(0x9000_0000))],
+        registers: vec![registers(1, CLOCK, true), registers(1, CLOCK + 0x1000, false)],
+        devices: vec![device("disk", vec![(0, StreamId(0x10))]), device("clock", vec![])],
+        doorbells: vec![Doorbell { iova: Iova(DOORBELL), hpa: Hpa(DOORBELL) }],
+        lines: vec![LineRoute { device: 1, intid: Intid(34), trigger: Trigger::Level, vcpu: VcpuId(0) }],
+        gic: None,
+        console: None,
+        pci: vec![],
+        load: LoadPlan { kernel: Gpa(RAM), entry: Gpa(RAM), initrd: None, device_tree: gpa(RAM, 8) },
+        description: axvm_guest::Description::default(),
+    }
+}
+
+fn created<H: Fake>() -> (AxVM<H>, Arc<H>, Registry) {
+    let (plan, hal) = (vm_plan(), Arc::new(H::default()));
+    let mut registry = Registry::new(&plan.devices);
+    let vm = AxVM::new(plan, hal.clone(), &mut registry).unwrap();
+    (vm, hal, registry)
+}
+
+fn is_clean<H: Fake>(hal: &H) {
+    assert_eq!((hal.ram_out(), hal.attached(), hal.routed()), (0, vec![], vec![]), "{}", H::NAME);
+    assert!(!hal.cpu_reaches(RAM) && !hal.cpu_reaches(CLOCK) && !hal.device_reaches(RAM), "{}", H::NAME);
+    assert!(!hal.device_reaches(DOORBELL) && hal.destroyed(), "{}", H::NAME);
+}
+
+fn a_vm_reaches_what_its_plan_says_and_nothing_else<H: Fake>() {
+    let (vm, hal, _registry) = created::<H>();
+    for gpa in [RAM, RAM + (2 << 20), RAM + (4 << 20) - 1, CLOCK] {
+        assert!(hal.cpu_reaches(gpa), "{}: {gpa:#x}", H::NAME);
+    }
+    for gpa in [RAM - 1, RAM + (4 << 20), CLOCK - 1, CLOCK + 0x1000, DOORBELL] {
+        assert!(!hal.cpu_reaches(gpa), "{}: {gpa:#x}", H::NAME);
+    }
+    assert!(hal.device_reaches(RAM) && hal.device_reaches(RAM + (3 << 20)));
+    assert!(!hal.device_reaches(CLOCK) && !hal.device_reaches(RAM - 1));
+    assert_eq!(hal.attached(), ["clock", "disk"]);
+    assert_eq!(hal.routed(), [34]);
+    assert!(vm.translate(Gpa(RAM + 5)).is_some() && vm.translate(Gpa(CLOCK + 0x1000)).is_none());
+}
+
+fn whatever_fails_nothing_is_left_of_the_attempt<H: Fake>() {
+    let mut failures = 0;
+    for fail_at in 0..100 {
+        let (plan, hal) = (vm_plan(), Arc::new(H::default()));
+        let mut registry = Registry::new(&plan.devices);
+        hal.faults().fail_at.set(Some(fail_at));
+        match AxVM::new(plan, hal.clone(), &mut registry) {
+            Err(error) => {
+                assert!(error.to_string().contains("the host failed"), "{error}");
+                failures += 1;
+                is_clean(&*hal);
+                assert!(registry.iter().all(|(_, slot)| !matches!(slot, Slot::Assigned { .. })));
+            }
+            Ok(_) => {
+                assert!(hal.faults().operations.get() <= fail_at, "{}: a failure was passed over", H::NAME);
+                break;
+            }
+        }
+    }
+    assert!(failures > 10, "{}: {failures}", H::NAME);
+}
+
+fn a_life_ends_with_everything_given_back<H: Fake>() {
+    let (vm, hal, mut registry) = created::<H>();
+    assert_eq!((vm.state(), vm.is_running()), (State::Created, false));
+    vm.start().unwrap();
+    assert_eq!(vm.start(), Err(WrongState(State::Running)));
+    let vm = vm.dispose(&mut registry).unwrap_err();
+    assert!(vm.stop(StopReason::SystemOff));
+    assert_eq!(hal.kicked(), [0, 1]);
+    assert!(!vm.stop(StopReason::Violation), "the first reason stays");
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
+    assert!(vm.start().is_err());
+    let report = vm.report();
+    assert_eq!((report.state.as_str(), report.reason.as_str()), ("stopped", "system-off"));
+    assert!(!report.failed());
+    let left = vm.dispose(&mut registry).unwrap();
+    assert!(left.stuck.is_empty() && !left.ram_withheld);
+    is_clean(&*hal);
+    let again = AxVM::new(left.plan, hal.clone(), &mut registry).unwrap();
+    assert!(hal.cpu_reaches(RAM), "and can be created again");
+    assert!(again.start().is_ok());
+}
+
+fn ram_that_a_stuck_device_may_reach_is_given_to_nobody<H: Fake>() {
+    let (vm, hal, mut registry) = created::<H>();
+    hal.faults().fail_named.set(Some("close"));
+    vm.stop(StopReason::Violation);
+    let left = vm.dispose(&mut registry).unwrap();
+    assert!(left.ram_withheld && left.stuck.len() == 2);
+    assert_eq!(hal.ram_out(), 4 << 20, "{}", H::NAME);
+    assert!(!hal.destroyed());
+    assert!(matches!(registry.slot("disk"), Some(Slot::Failed { reaches: Some(VmId(0)), .. })));
+}
+
+fn a_bar_is_mapped_where_the_guest_puts_it_and_taken_away<H: Fake>() {
+    let (vm, hal, _registry) = created::<H>();
+    let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
+    vm.map_registers(0, Gpa(BAR), Hpa(0x2000_0000), 0x4000, flags).unwrap();
+    assert!(hal.cpu_reaches(BAR + 0x3fff) && !hal.cpu_reaches(BAR + 0x4000) && !hal.device_reaches(BAR));
+    let over = vm.map_registers(0, Gpa(BAR + 0x3000), Hpa(0x2000_0000), 0x4000, flags).unwrap_err();
+    assert!(over.to_string().contains("disk"));
+    assert!(vm.map_registers(9, Gpa(BAR + 0x8000), Hpa(0), 0x1000, flags).is_err());
+    vm.unmap_registers(Span::new(Gpa(BAR), 0x4000).unwrap()).unwrap();
+    assert!(!hal.cpu_reaches(BAR));
+}
+
+fn interrupts_are_asked_for<H: Fake>() {
+    let (vm, hal, _registry) = created::<H>();
+    vm.inject(VcpuId(1), Intid(34)).unwrap();
+    assert_eq!(hal.injected(), [(1, 34)]);
+    assert!(vm.inject(VcpuId(2), Intid(34)).is_err(), "there is no such vCPU");
+}
+
+macro_rules! on_both_hosts {
+    ($($case:ident,)*) => {
+        mod on_bare_metal {
+            $(#[test]
+            fn $case() {
+                super::$case::<super::BareMetal>();
+            })*
+        }
+
+        mod on_kvm {
+            $(#[test]
+            fn $case() {
+                super::$case::<super::Kvm>();
+            })*
+        }
+    };
+}
+
+on_both_hosts! {
+    a_vm_reaches_what_its_plan_says_and_nothing_else,
+    whatever_fails_nothing_is_left_of_the_attempt,
+    a_life_ends_with_everything_given_back,
+    ram_that_a_stuck_device_may_reach_is_given_to_nobody,
+    a_bar_is_mapped_where_the_guest_puts_it_and_taken_away,
+    interrupts_are_asked_for,
+}
+
+#[test]
+fn on_bare_metal_ram_is_where_the_plan_put_it_and_the_doorbell_is_for_writing_only() {
+    let (vm, hal, _registry) = created::<BareMetal>();
+    assert_eq!(vm.translate(Gpa(RAM + 0x1234)).map(|(hpa, _)| hpa), Some(Hpa(0x8000_1234)));
+    assert_eq!(vm.ram_at(Gpa(RAM + (3 << 20))), Some((Hpa(0x9010_0000), 1 << 20)));
+    assert_eq!(vm.ram_at(Gpa(CLOCK)), None, "registers are not RAM");
+    assert_eq!(hal.dma_flags(DOORBELL), Some(MappingFlags::WRITE | MappingFlags::DEVICE));
+}
+
+#[test]
+fn a_report_has_the_sum_of_the_vcpus_and_each_devices_own_counts() {
+    let (vm, _hal, _registry) = created::<BareMetal>();
+    vm.exits(VcpuId(0)).unwrap().count(crate::stats::ExitReason::Wfi);
+    vm.exits(VcpuId(1)).unwrap().count(crate::stats::ExitReason::Wfi);
+    vm.exits(VcpuId(1)).unwrap().count_injected();
+    assert!(vm.exits(VcpuId(2)).is_none());
+    vm.device(1).unwrap().registers.count();
+    vm.refusals.config.count();
+    let report = vm.report();
+    assert_eq!((report.exits.by_reason.wfi, report.exits.total, report.interrupts_injected), (2, 2, 1));
+    assert_eq!((report.devices[1].exits.registers, report.devices[0].exits.registers), (1, 0));
+    assert_eq!(report.refused.config, 1);
+    assert_eq!((report.state.as_str(), report.reason.as_str()), ("created", ""));
+}
+
+#[test]
+fn a_vms_configuration_lists_its_regions_with_both_addresses() {
+    let config = vm_plan().config();
+    assert_eq!(config.cpus, [CpuId(1), CpuId(2)]);
+    let clock = &config.pass_through_devices[0];
+    assert_eq!((clock.name.as_str(), clock.base_gpa, clock.base_hpa), ("clock", Gpa(CLOCK), Hpa(CLOCK)));
+    assert_eq!((clock.length, clock.irq), (PAGE_SIZE, Some(Intid(34))));
+}
