@@ -114,6 +114,9 @@ impl fmt::Display for Step {
     }
 }
 
+/// A step's work.
+type Action<'a, E> = dyn Fn(&DevicePlan) -> Result<(), E> + 'a;
+
 /// A transition that failed: the device as it was.
 #[derive(Debug)]
 pub struct Refused<D, E> {
@@ -148,7 +151,7 @@ impl<S> Device<S> {
     /// Does the steps in order; the first failure gives the device back.
     fn steps<O: DeviceOps>(
         self,
-        steps: &[(Step, &dyn Fn(&DevicePlan) -> Result<(), O::Error>)],
+        steps: &[(Step, &Action<'_, O::Error>)],
     ) -> Result<Self, Refused<Self, O::Error>> {
         for (step, action) in steps {
             if let Err(error) = action(&self.plan) {

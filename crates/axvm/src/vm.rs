@@ -395,9 +395,9 @@ impl<H: AxVMHal> AxVM<H> {
     /// # Errors
     ///
     /// The VM itself, if it is running.
-    pub fn dispose(self, registry: &mut Registry) -> Result<Disposed, Self> {
+    pub fn dispose(self, registry: &mut Registry) -> Result<Disposed, Box<Self>> {
         if self.is_running() {
-            return Err(self);
+            return Err(Box::new(self));
         }
         let (stuck, ram_withheld) = undo(self.holdings.into_inner(), self.plan.id, &*self.hal, registry);
         Ok(Disposed { plan: self.plan, stuck, ram_withheld })
