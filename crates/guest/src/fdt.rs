@@ -307,20 +307,13 @@ fn timer(tree: &mut Tree, intids: [u32; 4]) -> Result<(), FdtWriteError> {
     tree.end()
 }
 
-fn fixed_clock(
-    tree: &mut Tree,
-    name: &str,
-    hz: u32,
-    output: &str,
-    phandle: u32,
-) -> Result<(), FdtWriteError> {
+/// A clock. It has no `clock-output-names`: Linux then calls it by its node's name, which is unique, while two clocks of the
+/// same output name (the console's and a device's, both repeated from one on the host) would keep the second from coming up.
+fn fixed_clock(tree: &mut Tree, name: &str, hz: u32, phandle: u32) -> Result<(), FdtWriteError> {
     tree.begin(name)?;
     tree.text("compatible", "fixed-clock")?;
     tree.cells("#clock-cells", &[0])?;
     tree.cells("clock-frequency", &[hz])?;
-    if !output.is_empty() {
-        tree.text("clock-output-names", output)?;
-    }
     tree.cells("phandle", &[phandle])?;
     tree.end()
 }
@@ -335,7 +328,7 @@ fn console(
     if description.gic.is_none() {
         return Err(FdtWriteError::NoController(name));
     }
-    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, "clk24mhz", CONSOLE_CLOCK)?;
+    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, CONSOLE_CLOCK)?;
     tree.begin(&name)?;
     tree.texts("compatible", &["arm,pl011", "arm,primecell"])?;
     tree.registers(&[*registers])?;
@@ -351,8 +344,8 @@ fn devices(tree: &mut Tree, description: &Description) -> Result<(), FdtWriteErr
         description.devices.iter().flat_map(|device| &device.clocks).collect();
     clocks.sort();
     clocks.dedup();
-    for ((hz, output), phandle) in clocks.iter().zip(FIRST_DEVICE_CLOCK..) {
-        fixed_clock(tree, &format!("clock-{phandle}"), *hz, output, phandle)?;
+    for ((hz, _), phandle) in clocks.iter().zip(FIRST_DEVICE_CLOCK..) {
+        fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle)?;
     }
     for device in &description.devices {
         if !device.interrupts.is_empty() && description.gic.is_none() {

@@ -222,9 +222,10 @@ proptest! {
                 .providers
                 .iter()
                 .map(|provider| provider.fixed_clock.clone().unwrap())
-                .map(|clock| (clock.frequency, clock.output_name))
+                .map(|clock| clock.frequency)
                 .collect();
-            prop_assert_eq!(&clocks, &given.clocks);
+            let wanted: Vec<_> = given.clocks.iter().map(|(hz, _)| *hz).collect();
+            prop_assert_eq!(clocks, wanted);
             prop_assert_eq!(found.coherent, given.coherent);
         }
         let map = &found.pci_hosts[0].msi_map;
