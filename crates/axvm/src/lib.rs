@@ -1,4 +1,18 @@
 //! The VM model: configuration, plan, address space, devices, events.
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`plan`] | what does each VM get, or why can the system not be started? Pure. |
+//! | [`problem`] | what keeps a system from being started, one line each |
+//! | [`vm`] | a VM's life: created all or nothing, running, stopped, disposed of |
+//! | [`hal`] | what the core asks of its host, bare metal or not |
+//! | [`space`] | what is mapped where: the ledger that the host materialises |
+//! | [`devices`] | which device answers an exit |
+//! | [`ownership`] | who owns a device: the host, nobody, a VM |
+//! | [`events`] | what was tried beyond a plan, and what it leads to |
+//! | [`stats`], [`report`] | what happened, counted, and as the run report says it |
+//!
+//! No architecture is known here, and no hardware is touched: a host does that behind [`AxVMHal`].
 #![no_std]
 #![forbid(unsafe_code)]
 

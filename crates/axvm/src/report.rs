@@ -174,9 +174,9 @@ pub struct HypervisorReport {
 pub struct VmReport {
     /// Its name.
     pub name: String,
-    /// `created`, `running` or `stopped`: `vm::State`.
+    /// `created`, `running` or `stopped`: [`crate::vm::State`].
     pub state: String,
-    /// Why it stopped: `vm::StopReason`. Empty while it hasn't.
+    /// Why it stopped: [`crate::vm::StopReason`]. Empty while it hasn't.
     pub reason: String,
     /// `emulated`, `passthrough` or `none`.
     pub interrupts: String,
@@ -263,11 +263,11 @@ pub struct EventReport {
     pub vm: String,
     /// The device; empty: none, the VM's CPU did it.
     pub device: String,
-    /// The kind: `events::Kind`.
+    /// The kind: [`crate::events::Kind`].
     pub kind: String,
     /// The address of the first, as `0x80000000`; empty: there is none.
     pub address: String,
-    /// What was done: `events::Action`.
+    /// What was done: [`crate::events::Action`].
     pub action: String,
     /// How many.
     pub count: u64,

@@ -40,10 +40,11 @@ fn given_twice(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings
     let Some(first) = before.iter().find(|other| same_thing(other) || same_registers(other)) else {
         return false;
     };
+    let alias = if first.name == device.name { String::new() } else { alloc::format!(", as {}", first.name) };
     let what = if first.vm.index == device.vm.index {
-        alloc::format!("this VM has it already, as {}: take one of the two out", first.name)
+        alloc::format!("this VM has it already{alias}: take one of the two out")
     } else {
-        alloc::format!("{} has it already, as {}: a device has one owner", first.vm, first.name)
+        alloc::format!("{} has it already{alias}: a device has one owner", first.vm)
     };
     findings.device(device.reference(), "", Rule::DeviceTwice, what);
     true
