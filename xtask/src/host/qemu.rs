@@ -6,7 +6,8 @@ use super::{packages, sources};
 use crate::{process, say};
 
 const OLDEST: (u32, u32) = (9, 1);
-const PACKAGE: &str = "qemu-system-arm";
+/// The second has the cards' boot ROMs, without which QEMU doesn't start with a card of its own choice.
+const PACKAGES: &[&str] = &["qemu-system-arm", "ipxe-qemu"];
 
 /// The program that emulates the architecture.
 pub fn program(arch: &str) -> String {
@@ -37,16 +38,17 @@ pub fn ensure(arch: &str) -> Result<()> {
             String::new()
         };
         return say::missing(format!(
-            "{need}; as root:\n{source}  apt-get update\n  apt-get install {target}{PACKAGE}"
+            "{need}; as root:\n{source}  apt-get update\n  apt-get install {target}{}",
+            PACKAGES.join(" ")
         ));
     }
     if by_backports {
         if !known(&backports) {
             packages::add_source(&backports, &sources::mirror())?;
         }
-        packages::install(&[PACKAGE], Some(&backports))?;
+        packages::install(PACKAGES, Some(&backports))?;
     } else {
-        packages::install(&[PACKAGE], None)?;
+        packages::install(PACKAGES, None)?;
     }
     match installed(arch) {
         Some(version) if version >= OLDEST => Ok(()),
