@@ -14,7 +14,21 @@ use axvm_system::bundle::Bundle;
 use crate::arch::stage1::{Builder, Rights};
 use crate::arch::{self, SecondaryBoot};
 use crate::cpus::{self, STACK_BYTES};
-use crate::{console, host, memory};
+use crate::{console, host, memory, report};
+
+/// The version, where the tool can find it in the image.
+// SAFETY: the section holds constants, as this is one; the linker script keeps it though nothing refers to it.
+#[unsafe(link_section = ".rodata.image_mark")]
+#[used]
+static IMAGE_MARK: [u8; axvm_system::IMAGE_MARK.len()] = {
+    let mut mark = [0; axvm_system::IMAGE_MARK.len()];
+    let mut index = 0;
+    while index < mark.len() {
+        mark[index] = axvm_system::IMAGE_MARK.as_bytes()[index];
+        index += 1;
+    }
+    mark
+};
 
 /// What the hypervisor keeps for its heap, beside its image and its stacks.
 const POOL_BYTES: u64 = 8 << 20;
@@ -80,6 +94,11 @@ pub fn main(device_tree: Hpa) -> ! {
     if let Some(nonce) = bundle.run().nonce {
         console::use_frames(nonce);
     }
+    if bundle.run().verify
+        && let Err(error) = bundle.verify()
+    {
+        fail(&format!("the bundle can't be used: {error}"))
+    }
     host::run(host::Start { platform, bundle, start, pool: pool.size() })
 }
 
@@ -94,7 +113,7 @@ pub fn refuse(problems: Vec<Problem>) -> ! {
     for problem in &problems {
         log::error!("{problem}");
     }
-    host::send_report(&Report::bad_input(problems));
+    report::send(&Report::bad_input(problems));
     arch::psci::system_off()
 }
 

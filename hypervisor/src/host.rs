@@ -1,31 +1,29 @@
 //! The machine under the VMs: its interrupt controller, IOMMUs and PCI, and what the hypervisor's own CPU does.
 
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use axvm::plan::{Plan, plan};
-use axvm::report::{
-    DeviceExitReport, DeviceReport, EventReport, HypervisorReport, RefusedReport, Report, SCHEMA, Verdict,
-    VmReport,
-};
-use axvm::stats::ExitCounts;
-use axvm_addr::{CpuId, Intid, PciAddress, Span, StreamId, VmId};
+use axvm::events::{Action, Kind, Violation};
+use axvm::ownership::Registry;
+use axvm::plan::{Plan, VmPlan, plan};
+use axvm::report::{HypervisorReport, Report, Verdict};
+use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Function, HostBridge, Space, Window};
 use axvm_platform::model::{PciSpace, Platform};
+use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
-use axvm_system::model::{System, ViolationPolicy};
-use axvm_system::wire::{Channel, Key, Keys};
 use spin::{Mutex, Once};
 
 use crate::arch::gic::{GicError, PhysicalGic};
 use crate::arch::its::{Lpis, PhysicalIts};
 use crate::iommu::{self, Iommus};
 use crate::pci::Config;
-use crate::vm::{StopReason, Vm, VmFiles};
-use crate::{arch, boot, console, cpus, memory};
+use crate::security::Security;
+use crate::vm::{Vm, VmFiles};
+use crate::{arch, boot, console, cpus, report, serve};
 
 /// What boot hands over.
 pub struct Start {
@@ -53,14 +51,20 @@ pub struct Host {
     pub iommus: Iommus,
     /// PCI config space.
     pub config: Config,
-    hypervisor_cpu: CpuId,
+    /// Who owns which device.
+    pub registry: Mutex<Registry>,
+    /// What was tried beyond the plans.
+    pub security: Security,
+    /// What the VMs were planned to be: it outlives them.
+    pub plans: Vec<VmPlan>,
+    /// What each SMMU's streams of a VM are attached to.
+    domains: Mutex<Vec<(VmId, usize, Domain)>>,
     vms: Mutex<Vec<Arc<Vm>>>,
-    events: Mutex<Vec<EventReport>>,
-    quarantined: Mutex<Vec<PciAddress>>,
+    hypervisor_cpu: CpuId,
     start: u64,
     first_entry: AtomicU64,
-    pool: u64,
-    bundle_bytes: u64,
+    /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
+    held: u64,
 }
 
 static HOST: Once<Host> = Once::new();
@@ -99,28 +103,34 @@ pub fn run(start: Start) -> ! {
     platform.address_bits = u32::from(arch::physical_address_bits()).min(iommus.output_bits()) as u8;
 
     let (images, files) = images(&bundle);
-    let plan = match plan(bundle.system(), &platform, &images) {
+    let plan = plan(bundle.system(), &platform, &images);
+    if bundle.run().plan_only {
+        report::send_platform(&platform);
+        match plan {
+            Ok(_) => report::send(&Report::new(Verdict::Ok)),
+            Err(problems) => report::send(&Report::bad_input(problems)),
+        }
+        arch::psci::system_off()
+    }
+    let plan = match plan {
         Ok(plan) => plan,
         Err(problems) => boot::refuse(problems),
     };
-    if bundle.run().plan_only {
-        send_report(&Report::new(Verdict::Ok));
-        arch::psci::system_off()
-    }
-    let host = match take_over(platform, iommus, config, &plan, &bundle, start, pool) {
-        Ok(host) => HOST.call_once(|| host),
-        Err(error) => fail(&error),
-    };
-    if let Err(error) = host.init_cpu(plan.hypervisor_cpu) {
-        fail(&error)
-    }
-    host.listen();
-    console::set_names(plan.vms.iter().map(|vm| vm.name.clone()).collect());
     for note in &plan.notes {
         log::info!("{note}");
     }
-    host.start_vms(plan, &files);
-    host.serve(bundle.system())
+    let held = pool + bundle.length();
+    let host = match take_over(platform, iommus, config, plan, start, held) {
+        Ok(host) => HOST.call_once(|| host),
+        Err(error) => fail(&error),
+    };
+    if let Err(error) = host.init_cpu(host.hypervisor_cpu) {
+        fail(&error)
+    }
+    host.listen();
+    console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
+    host.start_vms(&files);
+    serve::serve(host)
 }
 
 /// Finds the PCI functions.
@@ -185,10 +195,9 @@ fn take_over(
     platform: Platform,
     iommus: Iommus,
     config: Config,
-    plan: &Plan,
-    bundle: &Bundle<'_>,
+    plan: Plan,
     start: u64,
-    pool: u64,
+    held: u64,
 ) -> Result<Host, TakeOverError> {
     let described = platform.gic.as_ref().ok_or(TakeOverError::NoGic)?;
     let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.mpidr).collect();
@@ -200,20 +209,22 @@ fn take_over(
         // SAFETY: as above.
         its.push(unsafe { PhysicalIts::new(one.registers, cpus.len())? });
     }
+    let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
     Ok(Host {
         gic,
         lpis,
         its,
         iommus,
         config,
-        hypervisor_cpu: plan.hypervisor_cpu,
+        registry: Mutex::new(registry),
+        security: Security::new(cpus.len(), plan.vms.iter().map(|vm| vm.devices.len())),
+        domains: Mutex::new(Vec::new()),
         vms: Mutex::new(Vec::new()),
-        events: Mutex::new(Vec::new()),
-        quarantined: Mutex::new(Vec::new()),
+        hypervisor_cpu: plan.hypervisor_cpu,
+        plans: plan.vms,
         start,
         first_entry: AtomicU64::new(0),
-        pool,
-        bundle_bytes: bundle.length(),
+        held,
         platform,
     })
 }
@@ -263,22 +274,17 @@ impl Host {
         let _ = self.first_entry.compare_exchange(0, arch::ticks(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// An interrupt that isn't a guest's: whoever waits for it looks around afterwards.
-    pub fn interrupt(&self, _: Intid) {}
-
-    fn start_vms(&self, plan: Plan, files: &[Option<VmFiles<'static>>]) {
+    fn start_vms(&self, files: &[Option<VmFiles<'static>>]) {
         // Everything is built before anything runs, so that nothing is half assigned.
         let mut vms = Vec::new();
-        for (vm, files) in plan.vms.into_iter().zip(files) {
+        for (plan, files) in self.plans.iter().zip(files) {
             let Some(files) = files else { continue };
-            let name = vm.name.clone();
-            match Vm::build(vm, files) {
+            match Vm::build(plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
-                Err(error) => fail(&format_args!("{name}: {error}")),
+                Err(error) => fail(&format_args!("{}: {error}", plan.name)),
             }
         }
-        let mut used: Vec<CpuId> =
-            vms.iter().flat_map(|vm| vm.plan().cpus.iter().map(|&(cpu, _)| cpu)).collect();
+        let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|&(cpu, _)| cpu).collect();
         used.sort_unstable();
         used.dedup();
         for id in used {
@@ -298,239 +304,85 @@ impl Host {
         }
     }
 
-    /// What the hypervisor's CPU does from then on.
-    fn serve(&self, _system: &System) -> ! {
-        let mut focus = 0;
-        let mut keys = Keys::default();
-        let mut input: Vec<u8> = Vec::new();
-        let vms = self.vms.lock().clone();
-        console::send(Channel::Focus(VmId(focus)), &[]);
-        loop {
-            crate::run::take_interrupts(None);
-            self.drain_iommus();
-            let mut busy = false;
-            for vm in &vms {
-                let bytes = vm.output().take(512);
-                if !bytes.is_empty() {
-                    console::send(Channel::Console(vm.plan().id), &bytes);
-                    busy = true;
-                    if let Some(uart) = vm.console() {
-                        uart.pump();
-                    }
-                }
-            }
-            while let Some(byte) = console::receive() {
-                match keys.push(byte) {
-                    Some(Key::Byte(byte)) => input.push(byte),
-                    Some(Key::NextVm) => {
-                        focus = (focus + 1) % (vms.len().max(1) as u16);
-                        input.clear();
-                        console::send(Channel::Focus(VmId(focus)), &[]);
-                    }
-                    Some(Key::Quit) => {
-                        for vm in &vms {
-                            vm.stop(StopReason::RunEnded);
-                        }
-                    }
-                    Some(Key::Shell) | None => {}
-                }
-            }
-            if !input.is_empty()
-                && let Some(uart) = vms.get(usize::from(focus)).and_then(|vm| vm.console())
-            {
-                let taken = uart.push_input(&input);
-                input.drain(..taken);
-            }
-            let running = vms.iter().filter(|vm| vm.plan().autostart).any(|vm| vm.stopped().is_none());
-            if !busy && !running {
-                self.drain_iommus();
-                self.finish(&vms)
-            }
-            if !busy {
-                arch::wait_for_interrupt();
-            }
-        }
+    /// The VMs that there are now.
+    pub fn vms(&self) -> Vec<Arc<Vm>> {
+        self.vms.lock().clone()
     }
 
-    /// Ends the run.
-    fn finish(&self, vms: &[Arc<Vm>]) -> ! {
-        send_report(&self.report(vms));
-        arch::psci::system_off()
+    /// A VM.
+    pub fn vm(&self, id: VmId) -> Option<Arc<Vm>> {
+        self.vms.lock().iter().find(|vm| vm.id() == id).cloned()
     }
 
-    /// Takes the records of what the SMMUs have blocked.
-    fn drain_iommus(&self) {
-        /// So many records in a row, then the consoles get their turn.
-        const AT_ONCE: usize = 256;
-        for smmu in 0..self.iommus.count() {
-            let mut found = Vec::new();
-            let drained = self.iommus.drain(smmu, AT_ONCE, |event| found.push(event));
-            for event in found {
-                let kind = match event.write {
-                    Some(true) => "dma-write",
-                    _ => "dma-read",
-                };
-                self.record_dma(smmu, event.stream, kind, event.iova.map_or(0, |iova| iova.0));
-            }
-            if let Some(errors) = self.iommus.take_global_errors(smmu)
-                && !errors.is_empty()
-            {
-                log::warn!("SMMU: {errors:?}");
-            }
-            if drained.is_some_and(|drained| drained.overflowed) {
-                log::warn!("SMMU: records of blocked accesses were lost");
-            }
-        }
+    /// Takes a VM out of the list, so that nothing finds it any more.
+    pub fn forget_vm(&self, id: VmId) {
+        self.vms.lock().retain(|vm| vm.id() != id);
     }
 
-    /// Records what a device did outside its bounds, and does what the VM's policy says.
-    fn record_dma(&self, smmu: usize, stream: StreamId, kind: &str, address: u64) {
-        let vms = self.vms.lock().clone();
-        for vm in &vms {
-            let plan = vm.plan();
-            let Some(device) = plan.devices.iter().find(|it| it.streams.contains(&(smmu, stream))) else {
-                continue;
-            };
-            let action = match plan.on_violation {
-                ViolationPolicy::Report => "reported",
-                ViolationPolicy::QuarantineDevice => {
-                    if let Err(error) = self.iommus.block(smmu, stream) {
-                        log::error!("{}: {error}", device.name);
-                    }
-                    if let Some(function) = device.pci {
-                        self.quarantined.lock().push(function);
-                        for bridge in vm.bridges() {
-                            // One of the bridges has it; the others say that they don't know it.
-                            let _ = bridge.quarantine(function);
-                        }
-                    }
-                    "quarantined"
-                }
-                ViolationPolicy::StopVm => {
-                    vm.stop(StopReason::Violation);
-                    "vm-stopped"
-                }
-            };
-            return self.push_event(plan.name.clone(), device.name.clone(), kind, address, action);
-        }
-        self.push_event(String::new(), stream.to_string(), kind, address, "blocked");
+    /// The plan of a VM.
+    pub fn plan(&self, id: VmId) -> Option<&VmPlan> {
+        self.plans.get(usize::from(id.0))
     }
 
-    /// Whether a function of a VM has been quarantined: it doesn't master the bus again until the VM is started anew.
-    pub fn is_quarantined(&self, _: VmId, function: PciAddress) -> bool {
-        self.quarantined.lock().contains(&function)
+    /// The physical CPU of a vCPU.
+    pub fn cpu_of(&self, vm: VmId, vcpu: VcpuId) -> Option<CpuId> {
+        self.plan(vm)?.cpus.get(usize::from(vcpu.0)).map(|&(cpu, _)| cpu)
     }
 
-    /// Records what a VM's CPU did outside its bounds.
-    pub fn record(&self, vm: VmId, kind: &str, address: u64) {
-        let name = self.vms.lock().iter().find(|it| it.plan().id == vm).map(|it| it.name().to_string());
-        self.push_event(name.unwrap_or_default(), String::new(), kind, address, "blocked");
+    /// Remembers what the streams of a VM at an SMMU are attached to.
+    pub fn add_domain(&self, vm: VmId, smmu: usize, domain: Domain) {
+        self.domains.lock().push((vm, smmu, domain));
     }
 
-    fn push_event(&self, vm: String, device: String, kind: &str, address: u64, action: &str) {
-        const MOST: usize = 1024;
-        let mut events = self.events.lock();
-        if let Some(last) = events.last_mut()
-            && last.vm == vm
-            && last.device == device
-            && last.kind == kind
-        {
-            last.count += 1;
-            return;
-        }
-        if events.len() < MOST {
-            log::warn!("{vm} {device}: {kind} at {address:#x}: {action}");
-            let time_ns = self.nanoseconds(arch::ticks().saturating_sub(self.start));
-            events.push(EventReport {
-                time_ns,
-                vm,
-                device,
-                kind: kind.to_string(),
-                address: alloc::format!("{address:#x}"),
-                action: action.to_string(),
-                count: 1,
-            });
-        }
+    /// Forgets what [`Host::add_domain`] remembered of a VM.
+    pub fn remove_domains(&self, vm: VmId) {
+        self.domains.lock().retain(|&(it, ..)| it != vm);
     }
 
-    fn nanoseconds(&self, ticks: u64) -> u64 {
+    /// What the streams of a VM at an SMMU are attached to.
+    pub fn domain(&self, vm: VmId, smmu: usize) -> Option<Domain> {
+        let domains = self.domains.lock();
+        domains.iter().find(|&&(it, at, _)| (it, at) == (vm, smmu)).map(|&(.., domain)| domain)
+    }
+
+    /// Whether a VM's function may master the bus: it is assigned to it, and not in quarantine.
+    pub fn may_master(&self, vm: VmId, function: PciAddress) -> bool {
+        let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
+        device.is_some_and(|device| {
+            !self.security.is_quarantined(vm, &device.name)
+                && self.registry.lock().may_master(&device.name, vm).is_some()
+        })
+    }
+
+    /// Nanoseconds since the first instruction.
+    pub fn now_ns(&self) -> u64 {
+        let ticks = arch::ticks().saturating_sub(self.start);
         (u128::from(ticks) * 1_000_000_000 / u128::from(arch::tick_hz())) as u64
     }
 
-    fn report(&self, vms: &[Arc<Vm>]) -> Report {
+    /// Records a violation of a VM's CPU, or of a device that is emulated or forwarded for it.
+    pub fn violated(&self, vm: VmId, device: Option<u16>, kind: Kind, address: Option<u64>) {
+        let time_ns = self.now_ns();
+        let action = Action::Reported;
+        self.record(Violation { time_ns, vm: Some(vm), device, kind, address, action, count: 1 });
+    }
+
+    /// Hands a violation to the hypervisor's CPU, which decides what it leads to.
+    pub fn record(&self, violation: Violation) {
+        self.security.record(violation);
+        self.call_hypervisor_cpu();
+    }
+
+    /// The hypervisor's own figures.
+    pub fn figures(&self) -> HypervisorReport {
         let layout = arch::image_layout();
         let image_bytes = layout.end.0 - arch::image_start();
-        let mut report = Report {
-            schema: SCHEMA,
-            verdict: Verdict::Ok,
-            hypervisor: HypervisorReport {
-                version: env!("CARGO_PKG_VERSION").to_string(),
-                image_bytes,
-                ram_bytes: image_bytes + self.pool + self.bundle_bytes,
-                boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
-                tick_hz: arch::tick_hz(),
-            },
-            vms: vms.iter().map(|vm| vm_report(vm)).collect(),
-            events: self.events.lock().clone(),
-            problems: Vec::new(),
-        };
-        report.verdict = report.judge();
-        report
-    }
-}
-
-fn vm_report(vm: &Vm) -> VmReport {
-    let plan = vm.plan();
-    let reason = vm.stopped();
-    let exits = vm.exits().map(|it| it.read()).fold(ExitCounts::default(), |sum, it| sum + it);
-    VmReport {
-        name: plan.name.clone(),
-        state: match (reason, plan.autostart) {
-            (Some(_), _) => "stopped",
-            (None, true) => "running",
-            (None, false) => "created",
+        HypervisorReport {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            image_bytes,
+            ram_bytes: image_bytes + self.held,
+            boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
+            tick_hz: arch::tick_hz(),
         }
-        .to_string(),
-        reason: reason.map_or("", StopReason::name).to_string(),
-        interrupts: match plan.mode {
-            axvm::config::VMInterruptMode::NoIrq => "none",
-            axvm::config::VMInterruptMode::Emulated => "emulated",
-            axvm::config::VMInterruptMode::Passthrough => "passthrough",
-        }
-        .to_string(),
-        exits: exits.into(),
-        interrupts_injected: vm.exits().map(|it| it.injected()).sum(),
-        refused: RefusedReport {
-            config: vm.bridges().iter().map(|bridge| bridge.refused()).sum(),
-            port: 0,
-            hypercall: vm.refused().hypercall.read(),
-            sysreg: vm.refused().sysreg.read(),
-        },
-        devices: plan
-            .devices
-            .iter()
-            .map(|device| DeviceReport {
-                device: device.name.clone(),
-                group: device.group,
-                reset: axvm::plan::reset_name(device.reset).to_string(),
-                exits: DeviceExitReport { config: config_exits(vm, device.pci), ..Default::default() },
-            })
-            .collect(),
-    }
-}
-
-fn config_exits(vm: &Vm, function: Option<PciAddress>) -> u64 {
-    function.map_or(0, |function| vm.bridges().iter().filter_map(|bridge| bridge.accesses(function)).sum())
-}
-
-/// Sends the report to the tool. Without the tool there is a line for people.
-pub fn send_report(report: &Report) {
-    log::info!("verdict: {}", report.verdict);
-    match postcard::to_allocvec(report) {
-        Ok(bytes) => {
-            console::send(Channel::Report, &bytes);
-            console::send(Channel::ReportEnd, &[]);
-        }
-        Err(error) => log::error!("the report can't be sent: {error}"),
     }
 }

@@ -2,14 +2,15 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Span, StreamId};
-use axvm_paging::{Attributes, MapError, Mapper, MemoryType, Stage2Format};
+use axvm::config::MappingFlags;
+use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
+use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
 use axvm_platform::model::Platform;
 use axvm_smmuv3::{Domain, Drained, Error, Event, Memory, Options, Registers, Smmu};
 use spin::Mutex;
 
 use crate::mmio::Mmio;
-use crate::tables::{SpaceError, Tables};
+use crate::tables::{SpaceError, Tables, attributes};
 use crate::{arch, memory};
 
 impl Registers for Mmio {
@@ -105,10 +106,10 @@ impl Iommus {
         self.smmus.iter().map(|smmu| smmu.lock().features().output_bits).min().unwrap_or(48)
     }
 
-    /// Lets a stream reach what is in `space`.
-    pub fn attach(&self, smmu: usize, stream: StreamId, space: &DmaSpace) -> Result<(), Error> {
+    /// Lets a stream reach what is in a domain.
+    pub fn attach(&self, smmu: usize, stream: StreamId, domain: &Domain) -> Result<(), Error> {
         let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
-        smmu.lock().attach(stream, &space.domain)
+        smmu.lock().attach(stream, domain)
     }
 
     /// Closes a stream.
@@ -133,37 +134,61 @@ impl Iommus {
     }
 }
 
-/// What a VM's devices reach: its RAM and the doorbells of its MSIs. Fixed when the VM is built.
+/// What a VM's devices reach through one SMMU.
 pub struct DmaSpace {
+    smmu: usize,
     mapper: Mapper<Tables>,
     domain: Domain,
 }
 
+/// Forgets translations of one VMID at one SMMU.
+struct SmmuTlb<'a>(&'a Iommus, usize, u16);
+
+impl Invalidate for SmmuTlb<'_> {
+    fn invalidate(&self, span: Span<Gpa>) -> Result<(), NotInvalidated> {
+        let Some(smmu) = self.0.smmus.get(self.1) else { return Ok(()) };
+        smmu.lock().invalidate_range(self.2, span).map_err(|_| NotInvalidated)
+    }
+}
+
 impl DmaSpace {
-    /// An empty map. VMIDs of SMMU domains are apart from the CPUs'; both use the VM's id plus one.
-    pub fn new(address_bits: u8, output_bits: u32, vmid: u16) -> Result<Self, SpaceError> {
+    /// An empty map.
+    pub fn new(smmu: usize, address_bits: u8, output_bits: u32, vmid: u16) -> Result<Self, SpaceError> {
         let bits = u32::from(address_bits).min(output_bits).clamp(32, 48);
-        let format = Stage2Format::new(bits)?;
-        let mapper = Mapper::new(Tables, format)?;
+        let mapper = Mapper::new(Tables, Stage2Format::new(bits)?)?;
         let domain = Domain { vmid, root: mapper.root(), ipa_bits: bits, output_bits: output_bits.min(48) };
-        Ok(Self { mapper, domain })
+        Ok(Self { smmu, mapper, domain })
     }
 
-    /// Lets devices read and write RAM.
-    pub fn map_ram(&mut self, span: Span<Gpa>, start: Hpa) -> Result<(), MapError> {
-        self.mapper.map(
-            span,
-            start,
-            Attributes { memory: MemoryType::Normal, read: true, write: true, execute: false },
-        )
+    /// The SMMU.
+    pub fn smmu(&self) -> usize {
+        self.smmu
     }
 
-    /// Lets devices write to the page of a doorbell.
-    pub fn map_doorbell(&mut self, page: Span<Gpa>, start: Hpa) -> Result<(), MapError> {
-        self.mapper.map(
-            page,
-            start,
-            Attributes { memory: MemoryType::Device, read: false, write: true, execute: false },
-        )
+    /// What a stream is attached to.
+    pub fn domain(&self) -> Domain {
+        self.domain
     }
+
+    /// Lets devices reach a span.
+    pub fn map(&mut self, span: Span<Iova>, start: Hpa, flags: MappingFlags) -> Result<(), MapError> {
+        self.mapper.map(input(span), start, attributes(flags))
+    }
+
+    /// Lets them reach it no more; when this returns, none does.
+    pub fn unmap(&mut self, span: Span<Iova>, iommus: &Iommus) -> Result<(), UnmapError> {
+        let invalidate = SmmuTlb(iommus, self.smmu, self.domain.vmid);
+        self.mapper.unmap(input(span), &invalidate).map(|_| ())
+    }
+
+    /// Frees the tables. No stream is attached any more.
+    pub fn destroy(self, iommus: &Iommus) -> Result<(), NotInvalidated> {
+        let invalidate = SmmuTlb(iommus, self.smmu, self.domain.vmid);
+        self.mapper.destroy(&invalidate).map_err(|(_, error)| error)
+    }
+}
+
+/// The tables translate what a device puts out, which here takes the place of a guest-physical address.
+fn input(span: Span<Iova>) -> Span<Gpa> {
+    Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
 }

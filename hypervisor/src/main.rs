@@ -15,6 +15,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod cpus;
 #[cfg(target_os = "none")]
+mod hal;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod iommu;
@@ -25,9 +27,15 @@ mod mmio;
 #[cfg(target_os = "none")]
 mod pci;
 #[cfg(target_os = "none")]
+mod report;
+#[cfg(target_os = "none")]
 mod ring;
 #[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
+mod security;
+#[cfg(target_os = "none")]
+mod serve;
 #[cfg(target_os = "none")]
 mod tables;
 #[cfg(target_os = "none")]

@@ -65,7 +65,7 @@ fn dispatch(running: Option<(&Vm, VcpuId)>, id: Intid) {
         // The guest deactivates what is a line; LPIs have no active state.
         return;
     }
-    host::get().interrupt(id);
+    // Whoever waits for it (the hypervisor's CPU for its SMMU and its console) looks around after every interrupt.
     if id.0 < 8192 {
         gic::deactivate(id);
     }

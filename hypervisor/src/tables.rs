@@ -120,4 +120,10 @@ impl GuestSpace {
     pub fn unmap(&self, span: Span<Gpa>) -> Result<(), UnmapError> {
         self.mapper.lock().unmap(span, &CpuTlbs(self.vttbr)).map(|_| ())
     }
+
+    /// Frees the tables. No CPU uses them any more.
+    pub fn destroy(self) -> Result<(), NotInvalidated> {
+        let invalidate = CpuTlbs(self.vttbr);
+        self.mapper.into_inner().destroy(&invalidate).map_err(|(_, error)| error)
+    }
 }

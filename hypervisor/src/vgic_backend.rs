@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use axvm::events::Kind;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
 use axvm_vgic::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
 use spin::Mutex;
@@ -155,6 +156,6 @@ impl Backend for GicBackend {
 
     fn violation(&self, kind: Violation) {
         let Violation::ForeignItsDevice(device) = kind;
-        host::get().record(self.vm, "its-command", u64::from(device.0));
+        host::get().violated(self.vm, None, Kind::ItsCommand, Some(u64::from(device.0)));
     }
 }

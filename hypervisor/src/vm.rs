@@ -4,51 +4,27 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use axvm::plan::VmPlan;
-use axvm::stats::{Counter, ExitCounters, ExitReason};
-use axvm_addr::{Address, CpuId, Gpa, Intid, Span, VcpuId};
-use axvm_axdevice::{MmioDevice, Width};
+use axvm::devices::{AxVmDevices, Handled, Hint};
+use axvm::events::Kind;
+use axvm::plan::{GicPlan, VmPlan};
+use axvm::report::VmReport;
+use axvm::stats::ExitReason;
+pub use axvm::vm::StopReason;
+use axvm::vm::{AxVM, CreateError, Disposed};
+use axvm_addr::{Address, CpuId, Gpa, Intid, Span, VcpuId, VmId};
+use axvm_axdevice::Width;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, Redistributors, Vgic, VgicConfig};
 use spin::Mutex;
 
 use crate::arch::gic;
-use crate::iommu::DmaSpace;
+use crate::hal::{Hal, HalError};
 use crate::memory::GuestRam;
 use crate::ring::Ring;
-use crate::tables::GuestSpace;
 use crate::vgic_backend::GicBackend;
 use crate::vpci_backend::{Bridge, new_bridge};
 use crate::{arch, cpus, host};
-
-/// Why a VM stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// It powered itself off.
-    SystemOff,
-    /// It asked for a reset.
-    SystemReset,
-    /// All its CPUs are off.
-    AllCpusOff,
-    /// The run ended.
-    RunEnded,
-    /// It violated its bounds, and its policy says so.
-    Violation,
-}
-
-impl StopReason {
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SystemOff => "system-off",
-            Self::SystemReset => "system-reset",
-            Self::AllCpusOff => "all-cpus-off",
-            Self::RunEnded => "run-ended",
-            Self::Violation => "violation",
-        }
-    }
-}
 
 /// Why a vCPU can't be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +53,6 @@ pub struct Vcpu {
     /// Its affinity, for the guest.
     mpidr: u64,
     power: Mutex<Power>,
-    exits: ExitCounters,
 }
 
 impl Vcpu {
@@ -91,55 +66,36 @@ impl Vcpu {
     }
 }
 
-/// Accesses that were answered as the manual says for what isn't there.
-#[derive(Debug, Default)]
-pub struct Refused {
-    /// Calls.
-    pub hypercall: Counter,
-    /// System registers.
-    pub sysreg: Counter,
-}
-
 /// A VM.
 pub struct Vm {
-    plan: VmPlan,
+    core: Arc<AxVM<Hal>>,
     ram: GuestRam,
-    space: Arc<GuestSpace>,
-    /// Where emulated devices answer: sorted, not overlapping.
-    devices: Vec<(Span<Gpa>, Arc<dyn MmioDevice>)>,
+    devices: AxVmDevices,
     bridges: Vec<Arc<Bridge>>,
     vgic: Arc<Vgic>,
     backend: Arc<GicBackend>,
     console: Option<Arc<Pl011>>,
     output: Arc<Ring>,
     vcpus: Vec<Vcpu>,
-    refused: Refused,
+    vttbr: u64,
+    vtcr: u64,
     stopping: AtomicBool,
-    reason: Mutex<Option<StopReason>>,
     /// CPUs that have still to leave it.
     busy: AtomicUsize,
-    /// What its devices reach, by SMMU. Kept for as long as the VM is: the streams refer to it.
-    dma: Vec<(usize, DmaSpace)>,
 }
 
 /// Why a VM couldn't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// A space can't be made.
-    #[error("second stage: {0}")]
-    Space(#[from] crate::tables::SpaceError),
-    /// No memory for tables, or a mapping that the plan should not have said.
-    #[error("second stage: {0}")]
-    Map(#[from] axvm_paging::MapError),
+    /// The core: RAM, mappings, devices.
+    #[error(transparent)]
+    Create(#[from] CreateError<HalError>),
     /// The virtual GIC.
     #[error("virtual GIC: {0}")]
     Gic(#[from] axvm_vgic::ConfigError),
-    /// The IOMMU.
-    #[error("SMMU: {0}")]
-    Iommu(#[from] axvm_smmuv3::Error),
-    /// A device can't be reset.
-    #[error("device {0}: {1}")]
-    Reset(alloc::string::String, axvm_pci::ResetError),
+    /// Two of its devices answer at one address.
+    #[error(transparent)]
+    Devices(#[from] axvm::devices::BuildError),
     /// The device tree.
     #[error("device tree: {0}")]
     DeviceTree(#[from] axvm_guest::fdt::FdtWriteError),
@@ -167,21 +123,28 @@ pub struct VmFiles<'a> {
 impl Vm {
     /// Brings a plan to life, up to the point where the first vCPU can be started: memory loaded, devices reset and attached.
     pub fn build(plan: VmPlan, files: &VmFiles<'_>) -> Result<Arc<Self>, BuildError> {
-        let vmid = plan.id.0 + 1;
-        // SAFETY: the plan takes RAM of VMs from what is free: not the hypervisor's, mapped, and nobody else's.
+        let host = host::get();
+        let core = Arc::new(AxVM::new(plan, Arc::new(Hal), &mut host.registry.lock())?);
+        match Self::around(core.clone(), files) {
+            Ok(vm) => Ok(Arc::new(vm)),
+            Err(error) => {
+                // Nothing else has it: `around` has dropped what it made.
+                if let Some(core) = Arc::into_inner(core) {
+                    let _ = core.dispose(&mut host.registry.lock());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the core leaves to its host: images, interrupt controller, console, PCI.
+    fn around(core: Arc<AxVM<Hal>>, files: &VmFiles<'_>) -> Result<Self, BuildError> {
+        let plan = core.plan();
+        // SAFETY: the core has just been given this RAM: it is mapped, and nothing of the hypervisor's lies in it.
         let ram = unsafe { GuestRam::new(plan.ram.clone()) };
-        ram.clear();
-        load(&plan, files, &ram)?;
+        load(plan, files, &ram)?;
         ram.clean();
 
-        let space = Arc::new(GuestSpace::new(plan.address_bits, vmid)?);
-        use axvm::config::MappingFlags as Flags;
-        for &(span, hpa) in &plan.ram {
-            space.map(span, hpa, Flags::READ | Flags::WRITE | Flags::EXECUTE | Flags::USER)?;
-        }
-        for region in plan.registers.iter().filter(|region| region.direct) {
-            space.map(region.gpa, region.hpa, region.flags)?;
-        }
         let gic = plan.gic.ok_or(BuildError::NoGic)?;
         let backend = Arc::new(GicBackend::new(
             plan.id,
@@ -189,43 +152,37 @@ impl Vm {
             ram.clone(),
             gic.its.map(|(_, its)| its),
         ));
-        let vgic = Vgic::new(vgic_config(&plan, &gic), backend.clone())?;
-        let mut devices: Vec<(Span<Gpa>, Arc<dyn MmioDevice>)> = alloc::vec![
-            (gic.distributor, Arc::new(Distributor::new(vgic.clone())) as Arc<dyn MmioDevice>),
-            (gic.redistributors, Arc::new(Redistributors::new(vgic.clone()))),
-        ];
+        let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
+        let mut devices = AxVmDevices::builder()
+            .mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone())))
+            .mmio(gic.redistributors, Arc::new(Redistributors::new(vgic.clone())));
         if let (Some((span, _)), Some(its)) = (gic.its, Its::new(vgic.clone())) {
-            devices.push((span, Arc::new(its)));
+            devices = devices.mmio(span, Arc::new(its));
         }
         let output = Arc::new(Ring::new());
         let mut console = None;
         if let Some(at) = plan.console {
             let uart = Arc::new(Pl011::new(output.clone(), vgic.clone(), at.intid));
-            devices.push((at.registers, uart.clone()));
+            devices = devices.mmio(at.registers, uart.clone());
             console = Some(uart);
         }
-        let dma = attach_devices(&plan, vmid)?;
         let mut bridges = Vec::new();
         for pci in &plan.pci {
-            let bridge = new_bridge(&plan, pci, space.clone())?;
-            devices.push((pci.ecam, bridge.clone()));
+            let bridge = new_bridge(&core, pci)?;
+            devices = devices.mmio(pci.ecam, bridge.clone());
             bridges.push(bridge);
         }
-        devices.sort_by_key(|(span, _)| span.start());
-        let vcpus = plan
-            .cpus
-            .iter()
-            .map(|&(cpu, mpidr)| Vcpu {
-                cpu,
-                mpidr,
-                power: Mutex::new(Power::Off),
-                exits: ExitCounters::default(),
-            })
-            .collect();
-        Ok(Arc::new(Self {
-            plan,
+        for block in plan.registers.iter().filter(|block| !block.direct) {
+            let name = plan.devices.get(usize::from(block.device)).map_or("", |device| device.name.as_str());
+            devices = devices.forwarded(block.gpa, block.hpa, block.device, name);
+        }
+        let devices = devices.build()?;
+        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, power: Mutex::new(Power::Off) };
+        let vcpus = plan.cpus.iter().map(vcpu).collect();
+        let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
+        Ok(Self {
+            core,
             ram,
-            space,
             devices,
             bridges,
             vgic,
@@ -233,22 +190,23 @@ impl Vm {
             console,
             output,
             vcpus,
-            refused: Refused::default(),
+            vttbr,
+            vtcr,
             stopping: AtomicBool::new(false),
-            reason: Mutex::new(None),
             busy: AtomicUsize::new(0),
-            dma,
-        }))
+        })
     }
 
     /// Starts it: vCPU 0 at the kernel's entry with the device tree's address, the others wait for PSCI.
     pub fn start(self: &Arc<Self>) {
+        if self.core.start().is_err() {
+            return;
+        }
         self.busy.store(self.vcpus.len(), Ordering::Release);
+        let load = &self.core.plan().load;
         if let Some(first) = self.vcpus.first() {
-            *first.power.lock() = Power::Starting {
-                entry: self.plan.load.entry.0,
-                argument: self.plan.load.device_tree.start().0,
-            };
+            *first.power.lock() =
+                Power::Starting { entry: load.entry.0, argument: load.device_tree.start().0 };
         }
         for (id, vcpu) in (0..).zip(&self.vcpus) {
             if let Some(cpu) = cpus::get(vcpu.cpu) {
@@ -257,14 +215,19 @@ impl Vm {
         }
     }
 
+    /// Its id.
+    pub fn id(&self) -> VmId {
+        self.core.id()
+    }
+
     /// Its plan.
     pub fn plan(&self) -> &VmPlan {
-        &self.plan
+        self.core.plan()
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.plan.name
+        &self.core.plan().name
     }
 
     /// Its virtual GIC.
@@ -287,24 +250,14 @@ impl Vm {
         &self.bridges
     }
 
-    /// What was refused.
-    pub fn refused(&self) -> &Refused {
-        &self.refused
-    }
-
     /// VTTBR_EL2.
     pub fn vttbr(&self) -> u64 {
-        self.space.vttbr()
+        self.vttbr
     }
 
     /// VTCR_EL2.
     pub fn vtcr(&self) -> u64 {
-        self.space.vtcr()
-    }
-
-    /// Each vCPU's exits.
-    pub fn exits(&self) -> impl Iterator<Item = &ExitCounters> {
-        self.vcpus.iter().map(|vcpu| &vcpu.exits)
+        self.vtcr
     }
 
     fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
@@ -323,7 +276,7 @@ impl Vm {
 
     /// Whether a vCPU could execute there.
     pub fn is_ram(&self, address: u64) -> bool {
-        self.plan.ram.iter().any(|(span, _)| span.contains(Gpa(address)))
+        self.core.plan().ram.iter().any(|(span, _)| span.contains(Gpa(address)))
     }
 
     /// Has a vCPU start on its CPU.
@@ -362,24 +315,15 @@ impl Vm {
             *vcpu.power.lock() = Power::Off;
         }
         if self.vcpus.iter().all(|vcpu| *vcpu.power.lock() == Power::Off) {
-            self.stop(StopReason::AllCpusOff);
+            self.stop(StopReason::CpusOff);
         }
     }
 
     /// Stops it: every CPU leaves it soon. The first reason counts.
     pub fn stop(&self, reason: StopReason) {
-        let mut first = self.reason.lock();
-        if first.is_some() {
-            return;
-        }
-        *first = Some(reason);
-        drop(first);
+        // Before the core kicks the CPUs, so that they find it.
         self.stopping.store(true, Ordering::Release);
-        for vcpu in &self.vcpus {
-            if let Some(cpu) = cpus::get(vcpu.cpu) {
-                cpu.kick();
-            }
-        }
+        self.core.stop(reason);
     }
 
     /// Whether it is stopping or has stopped.
@@ -393,67 +337,104 @@ impl Vm {
         host::get().call_hypervisor_cpu();
     }
 
-    /// Why it stopped, once every CPU has left it.
-    pub fn stopped(&self) -> Option<StopReason> {
-        if self.busy.load(Ordering::Acquire) != 0 { None } else { *self.reason.lock() }
+    /// Whether it has stopped and every CPU has left it.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopping() && self.busy.load(Ordering::Acquire) == 0
+    }
+
+    /// What the report says of it.
+    pub fn report(&self) -> VmReport {
+        let mut report = self.core.report();
+        report.refused.config = self.bridges.iter().map(|bridge| bridge.refused()).sum();
+        for (device, plan) in report.devices.iter_mut().zip(&self.core.plan().devices) {
+            if let Some(function) = plan.pci {
+                device.exits.config =
+                    self.bridges.iter().filter_map(|bridge| bridge.accesses(function)).sum();
+            }
+        }
+        report
+    }
+
+    /// Takes everything back: only for a VM that every CPU has left. `None`: something still refers to it.
+    pub fn dispose(self) -> Option<Disposed> {
+        let Self { core, devices, bridges, .. } = self;
+        // The bridges refer to the core.
+        drop((devices, bridges));
+        Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()
     }
 
     /// Counts an exit of a vCPU, on its own CPU.
     pub fn count_exit(&self, id: VcpuId, reason: ExitReason) {
-        if let Some(vcpu) = self.vcpu(id) {
-            vcpu.exits.count(reason);
+        if let Some(exits) = self.core.exits(id) {
+            exits.count(reason);
         }
     }
 
     /// Counts a call that was answered NOT_SUPPORTED.
-    pub fn count_refused_hypercall(&self, _: VcpuId) {
-        self.refused.hypercall.count();
+    pub fn count_refused_hypercall(&self) {
+        self.core.refusals.hypercall.count();
     }
 
     /// Counts a system register that isn't there.
-    pub fn count_refused_sysreg(&self, _: VcpuId) {
-        self.refused.sysreg.count();
+    pub fn count_refused_sysreg(&self) {
+        self.core.refusals.sysreg.count();
     }
 
-    fn find(&self, gpa: Gpa) -> Option<(&Span<Gpa>, &dyn MmioDevice)> {
-        let after = self.devices.partition_point(|(span, _)| span.start() <= gpa);
-        let (span, device) = self.devices.get(after.checked_sub(1)?)?;
-        span.contains(gpa).then_some((span, device.as_ref()))
+    /// Whether a BAR that isn't decoded now would be there: nobody answers, which on PCI is all ones.
+    fn is_silent(&self, gpa: Gpa) -> bool {
+        self.bridges.iter().any(|bridge| bridge.claims(gpa))
     }
 
     /// Whether an emulated or forwarded device is there.
     pub fn is_device(&self, gpa: Gpa) -> bool {
-        self.find(gpa).is_some() || self.bridges.iter().any(|bridge| bridge.claims(gpa))
+        Span::new(gpa, 1).is_ok_and(|byte| self.devices.overlaps(byte)) || self.is_silent(gpa)
     }
 
     /// A trapped read.
-    pub fn mmio_read(&self, vcpu: VcpuId, gpa: Gpa, width: Width) -> Result<u64, NoDevice> {
-        if let Some((span, device)) = self.find(gpa) {
-            self.count_exit(vcpu, ExitReason::MmioEmulated);
-            let offset = gpa.0 - span.start().0;
-            return Ok(device.read(vcpu, offset, width));
+    pub fn mmio_read(&self, vcpu: VcpuId, gpa: Gpa, width: Width, hint: &mut Hint) -> Result<u64, NoDevice> {
+        match self.devices.mmio_read(vcpu, gpa, width, hint, &Hal) {
+            Some((value, handled)) => {
+                self.count_handled(vcpu, gpa, handled);
+                Ok(value)
+            }
+            None if self.is_silent(gpa) => {
+                self.count_exit(vcpu, ExitReason::MmioEmulated);
+                Ok(u64::MAX)
+            }
+            None => Err(NoDevice),
         }
-        if self.bridges.iter().any(|bridge| bridge.claims(gpa)) {
-            // A BAR that isn't decoded now: nobody answers.
-            self.count_exit(vcpu, ExitReason::MmioEmulated);
-            return Ok(u64::MAX);
-        }
-        Err(NoDevice)
     }
 
     /// A trapped write.
-    pub fn mmio_write(&self, vcpu: VcpuId, gpa: Gpa, width: Width, value: u64) -> Result<(), NoDevice> {
-        if let Some((span, device)) = self.find(gpa) {
-            self.count_exit(vcpu, ExitReason::MmioEmulated);
-            let offset = gpa.0 - span.start().0;
-            device.write(vcpu, offset, width, value);
-            return Ok(());
+    pub fn mmio_write(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: &mut Hint,
+    ) -> Result<(), NoDevice> {
+        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &Hal) {
+            Some(handled) => self.count_handled(vcpu, gpa, handled),
+            None if self.is_silent(gpa) => self.count_exit(vcpu, ExitReason::MmioEmulated),
+            None => return Err(NoDevice),
         }
-        if self.bridges.iter().any(|bridge| bridge.claims(gpa)) {
-            self.count_exit(vcpu, ExitReason::MmioEmulated);
-            return Ok(());
+        Ok(())
+    }
+
+    fn count_handled(&self, vcpu: VcpuId, gpa: Gpa, handled: Handled) {
+        match handled {
+            Handled::Emulated => self.count_exit(vcpu, ExitReason::MmioEmulated),
+            Handled::Forwarded { device, aborted } => {
+                self.count_exit(vcpu, ExitReason::MmioForwarded);
+                if let Some(counters) = self.core.device(device) {
+                    counters.registers.count();
+                }
+                if aborted {
+                    host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
+                }
+            }
         }
-        Err(NoDevice)
     }
 
     /// A write to ICC_SGI1R_EL1.
@@ -463,28 +444,32 @@ impl Vm {
 
     /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.
     pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> bool {
-        let injected = match id.0 {
+        let plan = self.core.plan();
+        let (injected, device) = match id.0 {
             16..32 => {
                 if !self.vgic.config().hardware_ppis.contains(&id) {
                     return false;
                 }
-                self.vgic.hardware_ppi(vcpu, id)
+                (self.vgic.hardware_ppi(vcpu, id), None)
             }
             32..1020 => {
-                if !self.plan.lines.iter().any(|line| line.intid == id) {
-                    return false;
-                }
-                self.vgic.hardware_spi(id)
+                let Some(line) = plan.lines.iter().find(|line| line.intid == id) else { return false };
+                (self.vgic.hardware_spi(id), Some(line.device))
             }
             8192.. => {
                 let Some((device, event)) = self.backend.event_of(id) else { return false };
-                self.vgic.hardware_lpi(device, event)
+                let sender = |plan: &axvm::plan::DevicePlan| plan.msi.is_some_and(|msi| msi.device == device);
+                let position = plan.devices.iter().position(sender).map(|position| position as u16);
+                (self.vgic.hardware_lpi(device, event), position)
             }
             _ => return false,
         };
         if injected {
-            if let Some(vcpu) = self.vcpu(vcpu) {
-                vcpu.exits.count_injected();
+            if let Some(exits) = self.core.exits(vcpu) {
+                exits.count_injected();
+            }
+            if let Some(counters) = device.and_then(|device| self.core.device(device)) {
+                counters.interrupts.count();
             }
         } else if id.0 < 8192 {
             // The guest has no use for it now: it doesn't stay active.
@@ -493,24 +478,14 @@ impl Vm {
         true
     }
 
-    /// An access to what the plan doesn't list.
-    pub fn report_access(&self, _: VcpuId, gpa: Gpa, write: bool) {
-        host::get().record(self.plan.id, if write { "cpu-write" } else { "cpu-read" }, gpa.0);
+    /// A vCPU did what the plan doesn't list.
+    pub fn violated(&self, kind: Kind, address: Option<u64>) {
+        host::get().violated(self.id(), None, kind, address);
     }
 
-    /// The bus aborted an access to an assigned device.
-    pub fn report_bus_abort(&self, _: VcpuId, far: u64) {
-        host::get().record(self.plan.id, "bus-abort", far);
-    }
-
-    /// An SError arrived while a vCPU ran.
-    pub fn report_system_error(&self, _: VcpuId) {
-        host::get().record(self.plan.id, "system-error", 0);
-    }
-
-    /// What its devices reach.
-    pub fn dma(&self) -> &[(usize, DmaSpace)] {
-        &self.dma
+    /// Its RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
     }
 }
 
@@ -537,7 +512,7 @@ fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildE
     }
 }
 
-fn vgic_config(plan: &VmPlan, gic: &axvm::plan::GicPlan) -> VgicConfig {
+fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
     let mut lines: Vec<LineConfig> = plan
         .lines
         .iter()
@@ -565,41 +540,4 @@ fn vgic_config(plan: &VmPlan, gic: &axvm::plan::GicPlan) -> VgicConfig {
             lpi_id_bits: 16,
         }),
     }
-}
-
-/// Takes the devices through quarantine and reset, and lets each reach the VM's RAM and its doorbell.
-fn attach_devices(plan: &VmPlan, vmid: u16) -> Result<Vec<(usize, DmaSpace)>, BuildError> {
-    let host = host::get();
-    let mut spaces: Vec<(usize, DmaSpace)> = Vec::new();
-    for device in &plan.devices {
-        if let Some(function) = device.pci.and_then(|address| host.function(address)) {
-            axvm_pci::quarantine(&host.config, function);
-            if let Some(method) = device.reset {
-                axvm_pci::reset(&host.config, function, method, &|us| arch::delay_us(us))
-                    .map_err(|error| BuildError::Reset(device.name.clone(), error))?;
-            }
-        }
-        for &(smmu, stream) in &device.streams {
-            let position = match spaces.iter().position(|&(it, _)| it == smmu) {
-                Some(position) => position,
-                None => {
-                    let mut space = DmaSpace::new(plan.address_bits, host.iommus.output_bits(), vmid)?;
-                    for &(span, hpa) in &plan.ram {
-                        space.map_ram(span, hpa)?;
-                    }
-                    for doorbell in &plan.doorbells {
-                        if let Ok(page) = Span::new(Gpa(doorbell.iova.0), axvm_addr::PAGE_SIZE) {
-                            space.map_doorbell(page, doorbell.hpa)?;
-                        }
-                    }
-                    spaces.push((smmu, space));
-                    spaces.len() - 1
-                }
-            };
-            if let Some((_, space)) = spaces.get(position) {
-                host.iommus.attach(smmu, stream, space)?;
-            }
-        }
-    }
-    Ok(spaces)
 }

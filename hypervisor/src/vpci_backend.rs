@@ -4,13 +4,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::config::MappingFlags;
-use axvm::plan::{PciPlan, VmPlan};
-use axvm_addr::{Gpa, Hpa, PciAddress, Span, VmId};
+use axvm::plan::{DevicePlan, PciPlan};
+use axvm::vm::AxVM;
+use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::ConfigSpace;
 use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
 
-use crate::tables::GuestSpace;
+use crate::hal::Hal;
 use crate::{arch, host};
 
 /// A VM's virtual host bridge.
@@ -18,8 +19,7 @@ pub type Bridge = HostBridge<PciBackend>;
 
 /// The hypervisor's side of a virtual host bridge.
 pub struct PciBackend {
-    vm: VmId,
-    space: Arc<GuestSpace>,
+    core: Arc<AxVM<Hal>>,
 }
 
 impl Backend for PciBackend {
@@ -40,10 +40,12 @@ impl Backend for PciBackend {
         size: u64,
         prefetchable: bool,
     ) -> Result<(), Refused> {
-        let span = Span::new(gpa, size).map_err(|_| Refused)?;
+        let position = |device: &DevicePlan| device.pci == Some(function);
+        let device = self.core.plan().devices.iter().position(position).ok_or(Refused)? as u16;
         // What may be prefetched may be combined, but a driver of a function whose BARs don't say so relies on order.
         let kind = if prefetchable { MappingFlags::UNCACHED } else { MappingFlags::DEVICE };
-        self.space.map(span, hpa, MappingFlags::READ | MappingFlags::WRITE | kind).map_err(|error| {
+        let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::USER | kind;
+        self.core.map_registers(device, gpa, hpa, size, flags).map_err(|error| {
             log::warn!("{function}: BAR {bar} can't be mapped at {gpa}: {error}");
             Refused
         })
@@ -51,13 +53,13 @@ impl Backend for PciBackend {
 
     fn unmap_bar(&self, function: PciAddress, bar: u8, gpa: Gpa, size: u64) {
         let Ok(span) = Span::new(gpa, size) else { return };
-        if let Err(error) = self.space.unmap(span) {
+        if let Err(error) = self.core.unmap_registers(span) {
             log::error!("{function}: BAR {bar} can't be unmapped at {gpa}: {error}");
         }
     }
 
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused> {
-        if on && host::get().is_quarantined(self.vm, function) { Err(Refused) } else { Ok(()) }
+        if on && !host::get().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
     }
 
     fn delay_us(&self, microseconds: u64) {
@@ -70,8 +72,9 @@ impl Backend for PciBackend {
 /// # Errors
 ///
 /// A plan that doesn't fit the platform.
-pub fn new_bridge(plan: &VmPlan, pci: &PciPlan, space: Arc<GuestSpace>) -> Result<Arc<Bridge>, BridgeError> {
+pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, BridgeError> {
     let host = host::get();
+    let plan = core.plan();
     let functions = pci
         .functions
         .iter()
@@ -100,5 +103,5 @@ pub fn new_bridge(plan: &VmPlan, pci: &PciPlan, space: Arc<GuestSpace>) -> Resul
         .collect();
     let segment = host.platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
     let config = BridgeConfig { segment, buses: pci.buses, windows, functions };
-    Ok(Arc::new(HostBridge::new(config, PciBackend { vm: plan.id, space })?))
+    Ok(Arc::new(HostBridge::new(config, PciBackend { core: core.clone() })?))
 }

@@ -28,6 +28,8 @@ pub enum StopReason {
     SystemOff,
     /// It asked to be started again, which isn't served.
     SystemReset,
+    /// It switched all its CPUs off, so that nothing could ever switch one on.
+    CpusOff,
     /// Its policy stops it at a violation.
     Violation,
     /// It did what can't be answered as the architecture says.
@@ -43,6 +45,7 @@ impl StopReason {
     pub const ALL: &[Self] = &[
         Self::SystemOff,
         Self::SystemReset,
+        Self::CpusOff,
         Self::Violation,
         Self::GuestFault,
         Self::RunEnded,
@@ -54,6 +57,7 @@ impl StopReason {
         match self {
             Self::SystemOff => "system-off",
             Self::SystemReset => "system-reset",
+            Self::CpusOff => "cpus-off",
             Self::Violation => "violation",
             Self::GuestFault => "guest-fault",
             Self::RunEnded => "run-ended",

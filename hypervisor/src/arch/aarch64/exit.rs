@@ -1,5 +1,6 @@
 //! Why a guest was left, and what is done about it.
 
+use axvm::events::Kind;
 use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
@@ -42,7 +43,7 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
     let (far, hpfar) = (mrs!("far_el2"), mrs!("hpfar_el2"));
     if left == Left::SystemError {
         vm.count_exit(vcpu, ExitReason::Other);
-        vm.report_system_error(vcpu);
+        vm.violated(Kind::RegisterAbort, None);
         context.inject_system_error();
         return Next::Resume;
     }
@@ -51,7 +52,7 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
         class::INSTRUCTION_ABORT => {
             vm.count_exit(vcpu, ExitReason::Stage2Fault);
             let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
-            vm.report_access(vcpu, gpa, false);
+            vm.violated(Kind::CpuExecute, Some(gpa.0));
             context.inject_abort(far, true, false);
             Next::Resume
         }
@@ -61,13 +62,13 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
         }
         class::HVC64 => {
             vm.count_exit(vcpu, ExitReason::Hypercall);
-            call(vm, vcpu, context)
+            call(vm, context)
         }
         class::SMC64 => {
             vm.count_exit(vcpu, ExitReason::Hypercall);
             // HVC returns behind itself, a trapped SMC to itself.
             context.skip();
-            call(vm, vcpu, context)
+            call(vm, context)
         }
         class::WFX => {
             vm.count_exit(vcpu, ExitReason::Wfi);
@@ -78,7 +79,7 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
             // SVE, SME, AArch32 coprocessor accesses, and whatever else is hidden: it doesn't exist.
             vm.count_exit(vcpu, ExitReason::Other);
             if other != class::SVE {
-                vm.count_refused_sysreg(vcpu);
+                vm.count_refused_sysreg();
             }
             context.inject_undefined();
             Next::Resume
@@ -86,8 +87,8 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
     }
 }
 
-fn call(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
-    match guest_psci::call(vm, vcpu, context) {
+fn call(vm: &Vm, context: &mut Context) -> Next {
+    match guest_psci::call(vm, context) {
         After::Resume => Next::Resume,
         After::Suspend => Next::Suspend,
         After::Off => Next::Off,
@@ -111,7 +112,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     if status == 0x10 || (0x14..=0x17).contains(&status) {
         // The bus aborted an access to something that is mapped: FIPA isn't valid.
         vm.count_exit(vcpu, ExitReason::Other);
-        vm.report_bus_abort(vcpu, far);
+        vm.violated(Kind::RegisterAbort, None);
         context.inject_abort(far, false, write);
         return Next::Resume;
     }
@@ -126,9 +127,12 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     let register = esr >> 16 & 0x1f;
     if let (true, Some(width)) = (described, width) {
         let result = if write {
-            vm.mmio_write(vcpu, gpa, width, context.x(register) & width.mask())
+            {
+                let value = context.x(register) & width.mask();
+                vm.mmio_write(vcpu, gpa, width, value, &mut context.hint)
+            }
         } else {
-            match vm.mmio_read(vcpu, gpa, width) {
+            match vm.mmio_read(vcpu, gpa, width, &mut context.hint) {
                 Ok(value) => {
                     let value = extend(value & width.mask(), width, esr & SSE != 0, esr & SF != 0);
                     context.set_x(register, value);
@@ -153,7 +157,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
         );
     }
     vm.count_exit(vcpu, ExitReason::Stage2Fault);
-    vm.report_access(vcpu, gpa, write);
+    vm.violated(if write { Kind::CpuWrite } else { Kind::CpuRead }, Some(gpa.0));
     context.inject_abort(far, false, write);
     Next::Resume
 }
@@ -190,7 +194,7 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
             context.skip();
         }
         None => {
-            vm.count_refused_sysreg(vcpu);
+            vm.count_refused_sysreg();
             context.inject_undefined();
         }
     }

@@ -1,8 +1,6 @@
 //! PSCI and SMCCC as the guest sees them (Arm DEN 0022, DEN 0028). HVC and SMC are alike: both are trapped, and no call goes on
 //! to the firmware but questions about its workarounds.
 
-use axvm_addr::VcpuId;
-
 use super::psci as firmware;
 use super::vcpu::Context;
 use crate::vm::{StopReason, Vm};
@@ -54,7 +52,7 @@ pub enum After {
 }
 
 /// Answers a call.
-pub fn call(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> After {
+pub fn call(vm: &Vm, context: &mut Context) -> After {
     let id = context.x(0) as u32;
     // A 32-bit call passes 32-bit arguments.
     let narrow = id & SMC64 == 0;
@@ -125,7 +123,7 @@ pub fn call(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> After {
             },
             function::AFFINITY_INFO => INVALID_PARAMETERS,
             _ => {
-                vm.count_refused_hypercall(vcpu);
+                vm.count_refused_hypercall();
                 NOT_SUPPORTED
             }
         },

@@ -1,5 +1,6 @@
 //! One vCPU on its CPU: its registers, its reset, its list registers.
 
+use axvm::devices::Hint;
 use axvm_vgic::ListRegisters;
 
 use super::control;
@@ -11,6 +12,8 @@ use super::vectors::Frame;
 pub struct Context {
     /// Its general registers, PC and PSTATE.
     pub frame: Frame,
+    /// The device that was accessed last: the next access is often to the same.
+    pub hint: Hint,
     /// What the list registers were loaded with.
     pub lists: ListRegisters,
 }
@@ -38,7 +41,7 @@ impl Context {
         }
         let mut frame = Frame { pc: entry, pstate: START_PSTATE, ..Frame::default() };
         frame.x[0] = argument;
-        Self { frame, lists: ListRegisters::new() }
+        Self { frame, hint: Hint::default(), lists: ListRegisters::new() }
     }
 
     /// Register `number` as an instruction names it: 31 is the zero register.

@@ -1,0 +1,263 @@
+//! The bare-metal host of the core's VMs: what `axvm::AxVMHal` asks for, done with page tables, SMMUs and the GIC.
+
+use alloc::vec::Vec;
+
+use axvm::config::MappingFlags;
+use axvm::devices::{Aborted, Forward};
+use axvm::events::Violation;
+use axvm::hal::{AxVMHal, DmaMap};
+use axvm::ownership::DeviceOps;
+use axvm::plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
+use axvm::space::Materialise;
+use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
+use axvm_axdevice::Width;
+use axvm_platform::model::Trigger;
+use spin::Mutex;
+
+use crate::iommu::DmaSpace;
+use crate::memory::GuestRam;
+use crate::tables::{GuestSpace, SpaceError};
+use crate::{arch, cpus, host};
+
+/// Why the machine couldn't do something.
+#[derive(Debug, thiserror::Error)]
+pub enum HalError {
+    /// A space can't be made.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// A mapping can't be made.
+    #[error(transparent)]
+    Map(#[from] axvm_paging::MapError),
+    /// A mapping can't be taken away.
+    #[error(transparent)]
+    Unmap(#[from] axvm_paging::UnmapError),
+    /// The SMMU.
+    #[error("SMMU: {0}")]
+    Iommu(#[from] axvm_smmuv3::Error),
+    /// A device doesn't come back from its reset.
+    #[error(transparent)]
+    Reset(#[from] axvm_pci::ResetError),
+    /// The ITS.
+    #[error(transparent)]
+    Its(#[from] crate::arch::its::ItsError),
+    /// A VM, a vCPU or an interrupt that isn't there.
+    #[error("there is no such VM, vCPU or interrupt")]
+    Unknown,
+}
+
+/// The host. All it needs is the machine, which there is one of.
+#[derive(Clone, Copy, Debug)]
+pub struct Hal;
+
+/// A VM's second stage.
+pub struct Space(pub GuestSpace);
+
+impl Materialise for Space {
+    type Backing = Hpa;
+    type Error = HalError;
+
+    fn map(&self, gpa: Span<Gpa>, backing: &Hpa, flags: MappingFlags) -> Result<(), HalError> {
+        Ok(self.0.map(gpa, *backing, flags)?)
+    }
+
+    fn unmap(&self, gpa: Span<Gpa>) -> Result<(), HalError> {
+        Ok(self.0.unmap(gpa)?)
+    }
+}
+
+/// What a VM's devices reach: a map for each SMMU that one of them is behind.
+pub struct Dma(pub Mutex<Vec<DmaSpace>>);
+
+impl DmaMap for Dma {
+    type Backing = Hpa;
+    type Error = HalError;
+
+    fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, flags: MappingFlags) -> Result<(), HalError> {
+        let mut maps = self.0.lock();
+        for position in 0..maps.len() {
+            let Some(map) = maps.get_mut(position) else { continue };
+            if let Err(error) = map.map(iova, *backing, flags) {
+                for done in maps.iter_mut().take(position) {
+                    // What was mapped a moment ago, and no stream uses: it can be unmapped.
+                    let _ = done.unmap(iova, &host::get().iommus);
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), HalError> {
+        for map in self.0.lock().iter_mut() {
+            map.unmap(iova, &host::get().iommus)?;
+        }
+        Ok(())
+    }
+}
+
+impl DeviceOps for Hal {
+    type Error = HalError;
+
+    fn unbind(&self, _: &DevicePlan) -> Result<(), HalError> {
+        // The hypervisor's only driver is its console's, and the plan keeps that device.
+        Ok(())
+    }
+
+    fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
+        let host = host::get();
+        if let Some(function) = device.pci.and_then(|address| host.function(address)) {
+            axvm_pci::quarantine(&host.config, function);
+        }
+        let mut result = Ok(());
+        for &(smmu, stream) in &device.streams {
+            if let Err(error) = host.iommus.block(smmu, stream) {
+                result = Err(error.into());
+            }
+        }
+        result
+    }
+
+    fn reset(&self, device: &DevicePlan) -> Result<(), HalError> {
+        let host = host::get();
+        if let Some(function) = device.pci.and_then(|address| host.function(address))
+            && let Some(method) = device.reset
+        {
+            axvm_pci::reset(&host.config, function, method, &|us| arch::delay_us(us))?;
+        }
+        Ok(())
+    }
+
+    fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
+        let host = host::get();
+        for &(smmu, stream) in &device.streams {
+            let domain = host.domain(vm, smmu).ok_or(HalError::Unknown)?;
+            if let Err(error) = host.iommus.attach(smmu, stream, &domain) {
+                // As before: none of its streams reaches anything.
+                self.close(device)?;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&self, _: VmId, device: &DevicePlan) -> Result<(), HalError> {
+        let host = host::get();
+        if let Some(msi) = device.msi
+            && let Some(its) = host.its.get(msi.its)
+        {
+            its.unmap_device(&host.lpis, msi.device)?;
+        }
+        Ok(())
+    }
+}
+
+impl Forward for Hal {
+    fn forward_read(&self, hpa: Hpa, width: Width) -> Result<u64, Aborted> {
+        // SAFETY: registers that the plan gives to the VM; boot has mapped every device's. An abort is caught, and so is an
+        // address that isn't mapped.
+        unsafe { arch::probe_read(hpa.0, width.bytes()) }.map_err(|_| Aborted)
+    }
+
+    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted> {
+        // SAFETY: as for reads.
+        unsafe { arch::probe_write(hpa.0, width.bytes(), value) }.map_err(|_| Aborted)
+    }
+}
+
+/// VMID of a VM, for CPUs and SMMUs alike; 0 is nobody's.
+fn vmid(vm: VmId) -> u16 {
+    vm.0 + 1
+}
+
+impl AxVMHal for Hal {
+    type Backing = Hpa;
+    type Space = Space;
+    type Dma = Dma;
+
+    fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
+        let host = host::get();
+        let space = GuestSpace::new(plan.address_bits, vmid(plan.id))?;
+        let mut maps: Vec<DmaSpace> = Vec::new();
+        for &(smmu, _) in plan.devices.iter().flat_map(|device| &device.streams) {
+            if !maps.iter().any(|map| map.smmu() == smmu) {
+                let map = DmaSpace::new(smmu, plan.address_bits, host.iommus.output_bits(), vmid(plan.id))?;
+                host.add_domain(plan.id, smmu, map.domain());
+                maps.push(map);
+            }
+        }
+        Ok((Space(space), Dma(Mutex::new(maps))))
+    }
+
+    fn destroy(&self, vm: VmId, space: Space, dma: Dma) {
+        let host = host::get();
+        host.remove_domains(vm);
+        if let Err(error) = space.0.destroy() {
+            log::error!("VM {vm}: the tables of its second stage stay allocated: {error}");
+        }
+        for map in dma.0.into_inner() {
+            if let Err(error) = map.destroy(&host.iommus) {
+                log::error!("VM {vm}: the tables of its DMA map stay allocated: {error}");
+            }
+        }
+    }
+
+    fn withhold(&self, vm: VmId, space: Space, dma: Dma, ram: Vec<Hpa>) {
+        log::error!(
+            "VM {vm}: a device of it couldn't be taken off the bus: its RAM is given to nobody any more"
+        );
+        // Dropping a mapper leaves its tables allocated, which is what is wanted: a walker may still read them.
+        drop((space, dma, ram));
+    }
+
+    fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, HalError> {
+        let span = Span::new(Gpa(hpa.0), bytes).map_err(|_| HalError::Unknown)?;
+        // SAFETY: the plan takes RAM of VMs from what is free: not the hypervisor's, mapped, and nobody else's.
+        unsafe { GuestRam::new(alloc::vec![(span, hpa)]) }.clear();
+        Ok(hpa)
+    }
+
+    fn release_ram(&self, vm: VmId, backing: Hpa, bytes: u64) {
+        // Zeroing is what taking it does, too; done here so that nothing of a VM outlives it.
+        let _ = self.ram(vm, backing, bytes);
+    }
+
+    fn registers(&self, _: &DevicePlan, hpa: Hpa, _: u64) -> Result<Hpa, HalError> {
+        Ok(hpa)
+    }
+
+    fn doorbell(&self, _: VmId, doorbell: &Doorbell) -> Result<Option<Hpa>, HalError> {
+        Ok(Some(doorbell.hpa))
+    }
+
+    fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), HalError> {
+        // To nobody yet: the guest's distributor enables it and says to which vCPU.
+        host::get().gic.configure_line(route.intid, route.trigger == Trigger::Edge, None, false);
+        Ok(())
+    }
+
+    fn unroute_line(&self, _: VmId, route: &LineRoute) {
+        let gic = &host::get().gic;
+        gic.configure_line(route.intid, route.trigger == Trigger::Edge, None, false);
+        gic.set_pending(route.intid, false);
+        gic.set_active(route.intid, false);
+    }
+
+    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), HalError> {
+        let vm = host::get().vm(vm).ok_or(HalError::Unknown)?;
+        if vm.vgic().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
+    }
+
+    fn kick(&self, vm: VmId, vcpu: VcpuId) {
+        if let Some(cpu) = host::get().cpu_of(vm, vcpu).and_then(cpus::get) {
+            cpu.kick();
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        host::get().now_ns()
+    }
+
+    fn record(&self, violation: Violation) {
+        host::get().record(violation);
+    }
+}

@@ -1,0 +1,146 @@
+//! What the hypervisor's own CPU does while VMs run: consoles, security events, the end of VMs, the end of the run.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm_addr::VmId;
+use axvm_system::wire::{Channel, Key, Keys};
+
+use crate::host::Host;
+use crate::vm::{StopReason, Vm};
+use crate::{arch, console, report, run, security};
+
+/// Bytes of a console that are shown before another one gets its turn.
+const OUTPUT_AT_ONCE: usize = 512;
+
+/// Bytes typed for a guest that it hasn't read: beyond that they are lost, as on a line without flow control.
+const INPUT_MOST: usize = 4096;
+
+/// The state of the consoles.
+struct Consoles {
+    keys: Keys,
+    focus: VmId,
+    /// Typed, and not yet taken by the guest in focus.
+    input: Vec<u8>,
+}
+
+/// Serves until every VM that was started has stopped; then reports and switches the machine off.
+pub fn serve(host: &Host) -> ! {
+    let mut consoles = Consoles { keys: Keys::default(), focus: VmId(0), input: Vec::new() };
+    // By VM: the report of one that is gone.
+    let mut reports: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
+    console::send(Channel::Focus(consoles.focus), &[]);
+    loop {
+        run::take_interrupts(None);
+        security::attend(host);
+        let vms = host.vms();
+        let mut busy = show_output(&vms);
+        consoles.take_input(host, &vms);
+        for vm in vms {
+            busy |= end(host, vm, &mut reports);
+        }
+        let running = host.vms().iter().any(|vm| vm.plan().autostart);
+        if !running && !busy {
+            security::attend(host);
+            finish(host, reports);
+        }
+        if !busy {
+            arch::wait_for_interrupt();
+        }
+    }
+}
+
+/// Shows what the guests have written. Whether there was anything.
+fn show_output(vms: &[Arc<Vm>]) -> bool {
+    let mut busy = false;
+    for vm in vms {
+        let bytes = vm.output().take(OUTPUT_AT_ONCE);
+        if !bytes.is_empty() {
+            busy = true;
+            console::send(Channel::Console(vm.id()), &bytes);
+            if let Some(uart) = vm.console() {
+                uart.pump();
+            }
+        }
+    }
+    busy
+}
+
+impl Consoles {
+    /// Reads what was typed, and offers it to the guest in focus.
+    fn take_input(&mut self, host: &Host, vms: &[Arc<Vm>]) {
+        while let Some(byte) = console::receive() {
+            match self.keys.push(byte) {
+                Some(Key::Byte(byte)) if self.input.len() < INPUT_MOST => self.input.push(byte),
+                Some(Key::NextVm) => {
+                    self.focus = VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16));
+                    self.input.clear();
+                    console::send(Channel::Focus(self.focus), &[]);
+                }
+                Some(Key::Quit) => vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded)),
+                // There is no shell yet.
+                Some(Key::Byte(_) | Key::Shell) | None => {}
+            }
+        }
+        let focused = vms.iter().find(|vm| vm.id() == self.focus);
+        if !self.input.is_empty()
+            && let Some(uart) = focused.and_then(|vm| vm.console())
+        {
+            let taken = uart.push_input(&self.input);
+            self.input.drain(..taken.min(self.input.len()));
+        }
+    }
+}
+
+/// Takes a VM that has stopped apart: its devices go back through quarantine, its RAM is zeroed. Whether there is still something
+/// to do for it.
+fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
+    if !vm.is_stopped() {
+        return false;
+    }
+    let id = vm.id();
+    if let Some(slot) = reports.get_mut(usize::from(id.0)) {
+        *slot = Some(vm.report());
+    }
+    host.forget_vm(id);
+    let mut vm = vm;
+    // A CPU that has just left it may hold it for a moment longer.
+    let left = arch::ticks() + arch::tick_hz();
+    let disposed = loop {
+        match Arc::try_unwrap(vm) {
+            Ok(vm) => break vm.dispose(),
+            Err(again) if arch::ticks() < left => vm = again,
+            Err(_) => break None,
+        }
+        core::hint::spin_loop();
+    };
+    match disposed {
+        Some(disposed) => {
+            for stuck in disposed.stuck {
+                log::error!("{}: {}", stuck.device, stuck.why);
+            }
+        }
+        None => log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody"),
+    }
+    true
+}
+
+/// Ends the run.
+fn finish(host: &Host, reports: Vec<Option<VmReport>>) -> ! {
+    let vms = host.vms();
+    let of = |(id, gone): (u16, Option<VmReport>)| {
+        gone.or_else(|| vms.iter().find(|vm| vm.id() == VmId(id)).map(|vm| vm.report()))
+    };
+    let mut last = Report {
+        schema: SCHEMA,
+        verdict: Verdict::Ok,
+        hypervisor: host.figures(),
+        vms: (0..).zip(reports).filter_map(of).collect(),
+        events: security::records(host),
+        problems: Vec::new(),
+    };
+    last.verdict = last.judge();
+    report::send(&last);
+    arch::psci::system_off()
+}
