@@ -91,8 +91,8 @@ pub struct Run {
     /// What images are used.
     #[command(flatten)]
     pub image: Image,
-    /// A test image: start it with this protection off
-    #[arg(long, value_name = "NAME", hide = true)]
+    /// For test images of the hypervisor only, others refuse: start with this protection off
+    #[arg(long, value_name = "NAME", help_heading = "Testing")]
     pub protection_off: Option<String>,
 }
 

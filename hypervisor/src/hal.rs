@@ -16,6 +16,7 @@ use spin::Mutex;
 
 use crate::iommu::DmaSpace;
 use crate::memory::GuestRam;
+use crate::protection::{self, Protection};
 use crate::tables::{GuestSpace, SpaceError};
 use crate::{arch, cpus, host};
 
@@ -177,11 +178,27 @@ impl AxVMHal for Hal {
     fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
         let host = host::get();
         let space = GuestSpace::new(plan.address_bits, vmid(plan.id))?;
+        if protection::is_off(Protection::Stage2) {
+            let flags = MappingFlags::READ | MappingFlags::WRITE;
+            protection::open_memory(&host.platform.memory, &plan.ram, |span, hpa| {
+                space.map(span, hpa, flags)
+            })?;
+        }
         let mut maps: Vec<DmaSpace> = Vec::new();
         for &(smmu, _) in plan.devices.iter().flat_map(|device| &device.streams) {
             if !maps.iter().any(|map| map.smmu() == smmu) {
-                let map = DmaSpace::new(smmu, plan.address_bits, host.iommus.output_bits(), vmid(plan.id))?;
+                let mut map =
+                    DmaSpace::new(smmu, plan.address_bits, host.iommus.output_bits(), vmid(plan.id))?;
                 host.add_domain(plan.id, smmu, map.domain());
+                if protection::is_off(Protection::Smmu) {
+                    let flags = MappingFlags::READ | MappingFlags::WRITE;
+                    protection::open_memory(&host.platform.memory, &plan.ram, |span, hpa| {
+                        match Span::new(Iova(span.start().0), span.size()) {
+                            Ok(span) => map.map(span, hpa, flags),
+                            Err(_) => Ok(()),
+                        }
+                    })?;
+                }
                 maps.push(map);
             }
         }

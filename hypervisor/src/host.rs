@@ -23,7 +23,7 @@ use crate::iommu::{self, Iommus};
 use crate::pci::Config;
 use crate::security::Security;
 use crate::vm::{Vm, VmFiles};
-use crate::{arch, boot, console, cpus, report, serve};
+use crate::{arch, boot, console, cpus, protection, report, serve};
 
 /// What boot hands over.
 pub struct Start {
@@ -92,6 +92,9 @@ fn fail(why: &dyn core::fmt::Display) -> ! {
 /// Sets the machine up, plans, runs the VMs, reports, and ends.
 pub fn run(start: Start) -> ! {
     let Start { mut platform, bundle, start, pool } = start;
+    if let Err(problem) = protection::choose(bundle.run().protection_off.as_deref()) {
+        boot::refuse(alloc::vec![problem])
+    }
     // SAFETY: boot has mapped the config spaces.
     let config = unsafe { Config::new(&platform) };
     enumerate(&mut platform, &config);

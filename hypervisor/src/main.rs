@@ -27,6 +27,8 @@ mod mmio;
 #[cfg(target_os = "none")]
 mod pci;
 #[cfg(target_os = "none")]
+mod protection;
+#[cfg(target_os = "none")]
 mod report;
 #[cfg(target_os = "none")]
 mod ring;

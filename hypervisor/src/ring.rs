@@ -20,6 +20,11 @@ impl Ring {
         Self(Mutex::new(VecDeque::with_capacity(CAPACITY)))
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Takes out what waits, at most `limit` bytes.
     pub fn take(&self, limit: usize) -> Vec<u8> {
         let mut bytes = self.0.lock();

@@ -99,6 +99,10 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
     if !vm.is_stopped() {
         return false;
     }
+    if !vm.output().is_empty() {
+        // Its last words come first.
+        return true;
+    }
     let id = vm.id();
     if let Some(slot) = reports.get_mut(usize::from(id.0)) {
         *slot = Some(vm.report());

@@ -11,7 +11,7 @@ use axvm::report::VmReport;
 use axvm::stats::ExitReason;
 pub use axvm::vm::StopReason;
 use axvm::vm::{AxVM, CreateError, Disposed};
-use axvm_addr::{Address, CpuId, Gpa, Intid, Span, VcpuId, VmId};
+use axvm_addr::{Address, CpuId, Gpa, Intid, ItsDeviceId, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
@@ -21,6 +21,7 @@ use spin::Mutex;
 use crate::arch::gic;
 use crate::hal::{Hal, HalError};
 use crate::memory::GuestRam;
+use crate::protection::{self, Protection};
 use crate::ring::Ring;
 use crate::vgic_backend::GicBackend;
 use crate::vpci_backend::{Bridge, new_bridge};
@@ -153,9 +154,12 @@ impl Vm {
             gic.its.map(|(_, its)| its),
         ));
         let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
-        let mut devices = AxVmDevices::builder()
-            .mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone())))
-            .mmio(gic.redistributors, Arc::new(Redistributors::new(vgic.clone())));
+        let mut devices = AxVmDevices::builder();
+        devices = match protection::real_distributor() {
+            Some(real) => devices.forwarded(gic.distributor, real, 0, "the machine's distributor"),
+            None => devices.mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone()))),
+        };
+        devices = devices.mmio(gic.redistributors, Arc::new(Redistributors::new(vgic.clone())));
         if let (Some((span, _)), Some(its)) = (gic.its, Its::new(vgic.clone())) {
             devices = devices.mmio(span, Arc::new(its));
         }
@@ -169,7 +173,10 @@ impl Vm {
         let mut bridges = Vec::new();
         for pci in &plan.pci {
             let bridge = new_bridge(&core, pci)?;
-            devices = devices.mmio(pci.ecam, bridge.clone());
+            devices = match protection::real_config_space(pci) {
+                Some(real) => devices.forwarded(pci.ecam, real, 0, "the machine's config space"),
+                None => devices.mmio(pci.ecam, bridge.clone()),
+            };
             bridges.push(bridge);
         }
         for block in plan.registers.iter().filter(|block| !block.direct) {
@@ -439,7 +446,22 @@ impl Vm {
 
     /// A write to ICC_SGI1R_EL1.
     pub fn send_sgi(&self, from: VcpuId, value: u64) {
+        if protection::is_off(Protection::Sgi) {
+            for vm in host::get().vms().iter().filter(|vm| vm.id() != self.id()) {
+                vm.receive_foreign_sgi(value);
+            }
+        }
         self.vgic.send_sgi(from, value);
+    }
+
+    /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].
+    fn receive_foreign_sgi(&self, value: u64) {
+        let all_others = value & 1 << 40 != 0;
+        for (id, vcpu) in (0..).zip(&self.vcpus) {
+            if all_others || value & 1 << (vcpu.mpidr & 0xf) != 0 {
+                self.vgic.inject(VcpuId(id), Intid((value >> 24 & 0xf) as u32));
+            }
+        }
     }
 
     /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.
@@ -535,7 +557,10 @@ fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
         list_registers: arch::list_registers(),
         priority_bits: arch::priority_bits(),
         its: gic.its.map(|_| ItsConfig {
-            devices: devices.iter().map(|msi| msi.device).collect(),
+            devices: match protection::is_off(Protection::Its) {
+                true => (0..256).map(ItsDeviceId).collect(),
+                false => devices.iter().map(|msi| msi.device).collect(),
+            },
             event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
             lpi_id_bits: 16,
         }),

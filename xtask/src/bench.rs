@@ -72,6 +72,7 @@ impl Bench<'_> {
             system: &system,
             name,
             qemu,
+            arguments: &[],
             timeout: demo::TIMEOUT,
             show: false,
             report: None,

@@ -51,7 +51,7 @@ pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
     }
     let mut place = paths::hypervisor_image(arch);
     if !features.is_empty() {
-        place.set_file_name(format!("{HYPERVISOR}-{}.bin", features.join("-")));
+        place = paths::test_image(arch);
     }
     paths::write_atomically(&place, &flat)?;
     Ok(place)

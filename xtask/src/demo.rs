@@ -41,6 +41,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         system: &system,
         name: &name,
         qemu: &[],
+        arguments: &[],
         timeout: TIMEOUT,
         show: true,
         report: Some(report.clone()),

@@ -29,6 +29,11 @@ pub fn hypervisor_image(arch: &str) -> PathBuf {
     target().join("axvm").join(arch).join("axvm-hypervisor.bin")
 }
 
+/// The hypervisor's test image, in which a protection can be off. `axvm run` doesn't look for it by itself.
+pub fn test_image(arch: &str) -> PathBuf {
+    hypervisor_image(arch).with_file_name("axvm-hypervisor-unprotected.bin")
+}
+
 /// Logs of everything that xtask starts.
 pub fn logs() -> PathBuf {
     target().join("logs")

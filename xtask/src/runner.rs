@@ -24,6 +24,8 @@ pub struct Request<'a> {
     pub name: &'a str,
     /// More words for QEMU.
     pub qemu: &'a [String],
+    /// More words for `axvm run`.
+    pub arguments: &'a [String],
     /// After this the run is over, whatever it does.
     pub timeout: Duration,
     /// Whether the user sees the output.
@@ -73,6 +75,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let mut command = process::command(request.tool);
     command.arg("run").arg(request.system).arg("--report").arg(&report);
     command.arg("--timeout").arg(request.timeout.as_secs().to_string());
+    command.args(request.arguments);
     for word in request.qemu {
         command.arg("--qemu").arg(word);
     }

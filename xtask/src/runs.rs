@@ -1,15 +1,18 @@
 //! The list of QEMU runs (`systems/runs.toml`): each a system file and what must come of it.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::guest::disk;
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
-use crate::{build, demo, paths, refusal};
+use crate::{demo, paths, refusal};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -41,22 +44,56 @@ pub struct Run {
     /// Texts that no line may have.
     #[serde(default)]
     never: Vec<String>,
-    /// Kinds of violation that the report must have.
+    /// Violations that the report must have.
     #[serde(default)]
-    events: Vec<String>,
+    events: Vec<Event>,
+    /// Kinds of violation that it must not have.
+    #[serde(default)]
+    no_events: Vec<String>,
     /// Whether the file is refused, with exactly the problems that its comments `# problem: RULE` announce.
     #[serde(default)]
     refused: bool,
     /// A folder, from `systems/`, whose programs come before all others: stand-ins, such as an old QEMU.
     programs: Option<String>,
-    /// The hypervisor's features: makes it a test image with a protection that can be left out.
+    /// The protection that is off, in the hypervisor's test image.
+    protection_off: Option<String>,
+    /// More words for `axvm run`.
     #[serde(default)]
-    features: Vec<String>,
+    arguments: Vec<String>,
     /// More words for QEMU.
     #[serde(default)]
     qemu: Vec<String>,
     /// Seconds that it may take.
     timeout: Option<u64>,
+}
+
+/// A violation in a report: its kind, and what else is given of it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Event {
+    Kind(String),
+    Fields(BTreeMap<String, String>),
+}
+
+impl Event {
+    /// Whether the report's record is such a one.
+    fn is(&self, record: &Value) -> bool {
+        match self {
+            Event::Kind(kind) => record["kind"] == kind.as_str(),
+            Event::Fields(fields) => {
+                fields.iter().all(|(name, value)| record[name.as_str()] == value.as_str())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Kind(kind) => write!(f, "of kind {kind}"),
+            Event::Fields(fields) => write!(f, "with {fields:?}"),
+        }
+    }
 }
 
 /// Reads the list.
@@ -95,11 +132,14 @@ impl Run {
 
     /// Runs it; all that is wrong, and the outcome with its log.
     pub fn perform(&self, arch: &str, tool: &Path) -> Result<(Vec<String>, Outcome)> {
-        let image = if self.features.is_empty() {
-            paths::hypervisor_image(arch)
-        } else {
-            build::hypervisor(arch, &self.features)?
+        let image = match self.protection_off {
+            None => paths::hypervisor_image(arch),
+            Some(_) => paths::test_image(arch),
         };
+        let mut arguments = self.arguments.clone();
+        if let Some(name) = &self.protection_off {
+            arguments.extend(["--protection-off".to_owned(), name.clone()]);
+        }
         if self.demo {
             disk::refresh(arch)?;
         }
@@ -113,6 +153,7 @@ impl Run {
             system: &system,
             name: &self.name,
             qemu: &self.qemu,
+            arguments: &arguments,
             timeout,
             show: false,
             report: None,
@@ -152,10 +193,12 @@ impl Run {
             problems.push(format!("a line says `{text}`"));
         }
         let events = outcome.report.as_ref().and_then(|report| report["events"].as_array());
-        for kind in &self.events {
-            if !events.is_some_and(|events| events.iter().any(|event| event["kind"] == kind.as_str())) {
-                problems.push(format!("the report has no event of kind {kind}"));
-            }
+        let events = events.map_or(&[][..], Vec::as_slice);
+        for event in self.events.iter().filter(|event| !events.iter().any(|it| event.is(it))) {
+            problems.push(format!("the report has no event {event}"));
+        }
+        for kind in self.no_events.iter().filter(|kind| events.iter().any(|it| it["kind"] == kind.as_str())) {
+            problems.push(format!("the report has an event of kind {kind}"));
         }
         problems
     }
@@ -172,7 +215,9 @@ mod tests {
         Outcome {
             status: Some(status),
             lines: lines.iter().map(|line| line.to_string()).collect(),
-            report: Some(serde_json::json!({"verdict": verdict, "events": [{"kind": "dma-write"}]})),
+            report: Some(
+                serde_json::json!({"verdict": verdict, "events": [{"kind": "dma-write", "action": "reported"}]}),
+            ),
             log: Default::default(),
             time: Default::default(),
         }
@@ -195,6 +240,15 @@ mod tests {
         assert!(expected.differences(&outcome(4, "violation", &[])).is_empty());
         assert_eq!(expected.differences(&outcome(0, "violation", &[])).len(), 1);
         assert_eq!(expected.differences(&outcome(4, "ok", &[])).len(), 1);
+        let action = |action: &str| {
+            run(&format!(
+                "verdict = \"violation\"\nevents = [{{ kind = \"dma-write\", action = \"{action}\" }}]"
+            ))
+        };
+        assert!(action("reported").differences(&outcome(4, "violation", &[])).is_empty());
+        assert_eq!(action("blocked").differences(&outcome(4, "violation", &[])).len(), 1);
+        let none = run("verdict = \"violation\"\nno_events = [\"dma-write\"]");
+        assert_eq!(none.differences(&outcome(4, "violation", &[])).len(), 1);
         let other = run("verdict = \"violation\"\nevents = [\"dma-read\"]");
         assert_eq!(other.differences(&outcome(4, "violation", &[])).len(), 1);
     }

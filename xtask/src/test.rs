@@ -219,6 +219,7 @@ fn qemu(job: &Job) -> Result<Count> {
 fn prepare(arch: &str) -> Result<PathBuf> {
     guest::prepare(arch)?;
     build::hypervisor(arch, &[])?;
+    build::hypervisor(arch, &["protection-off".to_owned()])?;
     build::guests(arch)?;
     build::tool()
 }

@@ -275,7 +275,7 @@ impl<const N: usize> Log<N> {
 }
 
 /// The most violations of one device in a [`WINDOW_NS`] that a policy of `report` lets pass.
-pub const MOST_IN_WINDOW: u64 = 10_000;
+pub const MOST_IN_WINDOW: u64 = 1_000;
 
 /// The window over which they are counted.
 pub const WINDOW_NS: u64 = 1_000_000_000;

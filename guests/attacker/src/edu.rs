@@ -44,6 +44,12 @@ pub fn functions(platform: &Platform) -> Vec<((u8, u8), u64)> {
         .collect()
 }
 
+/// The requester id of the VM's `edu`: what the ITS knows it by, on a board without a map of ids.
+pub fn requester_id(platform: &Platform) -> Option<u64> {
+    let found = functions(platform).into_iter().find(|&(_, config)| load32(config) == Ok(ID));
+    found.map(|((device, function), _)| u64::from(device) << 3 | u64::from(function))
+}
+
 impl Edu {
     /// Finds it, gives it an address in the host bridge's window if it has none, switches it on.
     pub fn find(platform: &Platform) -> Option<Self> {
@@ -64,11 +70,11 @@ impl Edu {
         Some(Self { registers: window.cpu.start().get() + (bar - window.pci), config })
     }
 
-    /// Moves a chunk from RAM to the device's own buffer, or back; bounded.
-    fn transfer(&self, source: u64, destination: u64, command: u64) -> Result<(), Fault> {
+    /// Moves bytes, at most as many as the buffer has, from RAM to the device's own buffer, or back; bounded.
+    fn transfer(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
         store64(self.registers + DMA_SOURCE, source)?;
         store64(self.registers + DMA_DESTINATION, destination)?;
-        store64(self.registers + DMA_COUNT, CHUNK)?;
+        store64(self.registers + DMA_COUNT, length)?;
         store64(self.registers + DMA_COMMAND, DMA_START | command)?;
         let start = machine::now();
         let limit = machine::frequency() * 5;
@@ -82,11 +88,16 @@ impl Edu {
 
     /// The device reads a chunk of memory.
     pub fn read(&self, address: u64) -> Result<(), Fault> {
-        self.transfer(address, BUFFER, 0)
+        self.transfer(address, BUFFER, CHUNK, 0)
     }
 
     /// The device writes what it read last.
     pub fn write(&self, address: u64) -> Result<(), Fault> {
-        self.transfer(BUFFER, address, DMA_TO_RAM)
+        self.write_bytes(address, CHUNK)
+    }
+
+    /// The device writes this much of its buffer.
+    pub fn write_bytes(&self, address: u64, length: u64) -> Result<(), Fault> {
+        self.transfer(BUFFER, address, length, DMA_TO_RAM)
     }
 }

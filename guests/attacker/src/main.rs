@@ -9,8 +9,10 @@
 //! - `skipped`: what it needs isn't there.
 //!
 //! Then `ATTACK done`, and it powers itself off. See [`attacks::ALL`] for the words. Numbers that some of
-//! them use: `axvm.target=ADDRESS` (where to read and write), `axvm.secret=VALUE` (the eight bytes that lie
-//! there), `axvm.seconds=N` (how long `victim` waits).
+//! them use: `axvm.target=ADDRESS` (where to read and write; for `victim`, where it keeps its secret),
+//! `axvm.secret=VALUE` (the eight bytes that lie there), `axvm.seconds=N` (how long `victim` waits),
+//! `axvm.functions=N` (how many PCI functions the VM has), `axvm.device=ID` (a neighbour's at the ITS),
+//! `axvm.line=INTID` (of its PCI function).
 //!
 //! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never
 //! gives `edu` an offset outside its internal buffer: that would corrupt QEMU, not test AxVM.

@@ -7,12 +7,17 @@ use axvm_platform::model::PsciConduit;
 
 use crate::board::Board;
 use crate::machine::{Fault, call, load32, store32};
+use crate::println;
 
 /// Reads where nothing was given.
 pub fn mmio_outside(board: &Board) -> String {
     let Some(target) = board.target() else { return "skipped: no target".into() };
+    let secret = board.number("axvm.secret");
     match load32(target) {
         Err(Fault) => format!("blocked at {target:#x}: abort"),
+        Ok(value) if secret.is_some_and(|secret| secret as u32 == value) => {
+            format!("succeeded: {target:#x} has {value:#x}")
+        }
         Ok(value @ (0 | u32::MAX)) => format!("blocked at {target:#x}: reads {value:#x}"),
         Ok(value) => format!("succeeded: {target:#x} has {value:#x}"),
     }
@@ -86,4 +91,14 @@ pub fn calls_for_others(board: &Board) -> String {
         }
     }
     format!("blocked: {tried} calls")
+}
+
+/// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by SMC: it must end this VM and no more. A neighbour says whether it still runs.
+pub fn system_off(_: &Board) -> String {
+    const SYSTEM_OFF: u32 = 0x8400_0008;
+    println!("ATTACK smc-system-off calls");
+    match call(PsciConduit::Smc, SYSTEM_OFF, [0; 3]) {
+        Some(result) => format!("broken: SYSTEM_OFF came back with {result:#x}"),
+        None => "broken: SYSTEM_OFF gave an exception".into(),
+    }
 }

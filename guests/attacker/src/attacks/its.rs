@@ -6,7 +6,8 @@ use alloc::string::String;
 use axvm_addr::Address;
 
 use crate::board::Board;
-use crate::machine::{Fault, frequency, load64, now, store32, store64};
+use crate::edu::requester_id;
+use crate::machine::{Fault, frequency, load32, load64, now, store32, store64, take_interrupt};
 
 const GITS_CTLR: u64 = 0x00;
 const GITS_CBASER: u64 = 0x80;
@@ -77,6 +78,74 @@ impl Queue {
         }
         Ok(true)
     }
+}
+
+/// An interrupt by an own device's id must come, or that none comes by another's would show nothing.
+pub fn own_device(board: &Board) -> String {
+    match requester_id(&board.platform) {
+        None => "skipped: no edu".into(),
+        Some(id) => match raise(board, id) {
+            Ok(true) => format!("ok: device {id:#x} raised an LPI"),
+            Ok(false) => format!("broken: device {id:#x} raised no LPI"),
+            Err(Fault) => "broken: the GIC doesn't answer".into(),
+        },
+    }
+}
+
+/// Maps a neighbour's device (`axvm.device`) and raises an interrupt by its id.
+pub fn foreign_device(board: &Board) -> String {
+    let Some(id) = board.number("axvm.device") else { return "skipped: no axvm.device".into() };
+    match raise(board, id) {
+        Ok(true) => format!("succeeded: device {id:#x} raised an LPI"),
+        Ok(false) => format!("blocked: device {id:#x}"),
+        Err(Fault) => "broken: the GIC doesn't answer".into(),
+    }
+}
+
+/// Maps event 0 of a device to the first LPI, raises it by a command, and says whether it came.
+fn raise(board: &Board, id: u64) -> Result<bool, Fault> {
+    const LPI: u64 = 8192;
+    const GICD_CTLR_GROUP1: u32 = 1 << 1;
+    const GICR_CTLR: u64 = 0x00;
+    const GICR_WAKER: u64 = 0x14;
+    const GICR_PROPBASER: u64 = 0x70;
+    const GICR_PENDBASER: u64 = 0x78;
+    let gic = board.platform.gic.as_ref().ok_or(Fault)?;
+    let its = gic.its.first().ok_or(Fault)?.registers.start().get();
+    let redistributor = gic.redistributors.first().ok_or(Fault)?.start().get();
+    let distributor = gic.distributor.start().get();
+    let tables = board.scratch.next_multiple_of(0x1_0000);
+    let [memory, itt, properties, pending] =
+        [0x8_0000, 0x9_0000, 0xa_0000, 0xb_0000].map(|offset| tables + offset);
+    // Enabled, in the middle of all priorities.
+    store32(properties, 0xa1)?;
+    store32(redistributor + GICR_WAKER, 0)?;
+    // 14 bits of INTID: 8192 LPIs.
+    store64(redistributor + GICR_PROPBASER, properties | 13)?;
+    store64(redistributor + GICR_PENDBASER, pending)?;
+    store32(redistributor + GICR_CTLR, 1)?;
+    store32(distributor, load32(distributor)? | GICD_CTLR_GROUP1)?;
+    let mut queue = Queue::new(its, memory, tables)?;
+    let device = id << 32;
+    let commands = [
+        [MAPC, 0, VALID, 0],
+        [MAPD | device, 0, VALID | itt, 0],
+        [MAPTI | device, LPI << 32, 0, 0],
+        [INV | device, 0, 0, 0],
+        [SYNC, 0, 0, 0],
+        [INT | device, 0, 0, 0],
+        [SYNC, 0, 0, 0],
+    ];
+    for command in commands {
+        queue.send(command)?;
+    }
+    let start = now();
+    let mut came = false;
+    while !came && now() - start < frequency() {
+        came = take_interrupt() == LPI;
+    }
+    queue.send([MAPD | device, 0, 0, 0])?;
+    Ok(came)
 }
 
 /// All of them must be refused; and the queue must still work after them.

@@ -3,7 +3,7 @@
 use alloc::string::String;
 
 use crate::board::Board;
-use crate::println;
+use crate::{machine, println};
 
 mod cpu;
 mod dma;
@@ -21,22 +21,35 @@ pub const ALL: &[Attack] = &[
     ("edu-dma-read", dma::read),
     ("edu-dma-write", dma::write),
     ("edu-dma-flood", dma::flood),
+    ("edu-dma-gone", dma::gone),
     // The virtual host bridge.
     ("config-poke", pci::config_poke),
     ("config-identity", pci::config_identity),
+    ("config-foreign", pci::config_foreign),
     ("bar-over-ram", pci::bar_over_ram),
     // Accesses, calls.
     ("mmio-outside", cpu::mmio_outside),
     ("mmio-outside-write", cpu::mmio_outside_write),
     ("smc-unknown", cpu::unknown_calls),
     ("smc-poweroff-other", cpu::calls_for_others),
+    ("smc-system-off", cpu::system_off),
     // Interrupts.
     ("gicd-foreign", gic::distributor),
     ("sgi-foreign", gic::software_interrupts),
     ("its-bad-commands", its::bad_commands),
+    ("its-own-device", its::own_device),
+    ("its-foreign-device", its::foreign_device),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
+    ("pause", pause),
 ];
+
+/// Gives a neighbour the time to start.
+fn pause(_: &Board) -> String {
+    let start = machine::now();
+    while machine::now() - start < machine::frequency() * 2 {}
+    "ok".into()
+}
 
 /// Runs what the command line asks for, in its order.
 pub fn run(board: &Board) {

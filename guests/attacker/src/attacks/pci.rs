@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::board::Board;
 use crate::edu::{Edu, functions};
@@ -28,6 +29,21 @@ pub fn config_poke(board: &Board) -> String {
         }
     }
     format!("blocked: {present} present, {absent} absent")
+}
+
+/// No other function than the VM's own is seen; `axvm.functions` says how many those are.
+pub fn config_foreign(board: &Board) -> String {
+    let Some(own) = board.number("axvm.functions") else { return "skipped: no axvm.functions".into() };
+    let seen: Vec<_> = functions(&board.platform)
+        .into_iter()
+        .filter(|(_, config)| !matches!(load32(*config), Ok(NOBODY) | Err(_)))
+        .map(|(address, _)| address)
+        .collect();
+    if seen.len() as u64 > own {
+        format!("succeeded: {seen:x?} answer")
+    } else {
+        format!("blocked: {seen:x?}")
+    }
 }
 
 /// A present function's identity, capabilities pointer and ROM can't be changed.

@@ -147,7 +147,7 @@ pub fn apply(guest_mpidr: u64) {
     let hpmn = if mrs!("id_aa64dfr0_el1") >> 8 & 0xf != 0 { mrs!("pmcr_el0") >> 11 & 0x1f } else { 0 };
     // SAFETY: these registers bound EL1 and EL0; the hypervisor's own execution depends on none of them.
     unsafe {
-        msr!("hcr_el2", value(Register::Hcr));
+        msr!("hcr_el2", crate::protection::hcr(value(Register::Hcr)));
         msr!("cptr_el2", value(Register::Cptr));
         msr!("mdcr_el2", value(Register::Mdcr) | hpmn);
         msr!("hstr_el2", value(Register::Hstr));

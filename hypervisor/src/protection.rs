@@ -1,0 +1,136 @@
+//! Protections that can be left out, one at a time, to show that the test of each can fail.
+//!
+//! Only an image built with the feature `protection-off` has them; it is a test image, says so at boot, and a build without debug
+//! assertions refuses to be one. In any other image [`is_off`] is a constant `false`, and a bundle that names a protection
+//! is refused. Names only grow.
+
+use alloc::string::String;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use axvm::plan::PciPlan;
+use axvm::problem::{Problem, Rule};
+use axvm_addr::{Gpa, Hpa, Span};
+use axvm_system::model::Item;
+
+use crate::host;
+
+#[cfg(all(feature = "protection-off", not(debug_assertions)))]
+compile_error!("an image in which a protection can be left out is for tests: build it with debug assertions");
+
+/// A protection, by what is gone without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protection {
+    /// The DMA map has RAM of the VM only. Without it: all memory, each address at itself.
+    Smmu = 1,
+    /// The second stage has RAM of the VM only. Without it: all memory, each address at itself.
+    Stage2,
+    /// Calls by SMC come to the hypervisor (HCR_EL2.TSC). Without it: to the firmware.
+    Smc,
+    /// Config space is virtual. Without it: accesses go to the functions of the machine.
+    Config,
+    /// The distributor is virtual. Without it: the machine's own is mapped.
+    Gicd,
+    /// Software interrupts reach vCPUs of the same VM. Without it: those of every VM.
+    Sgi,
+    /// The virtual ITS takes commands on the VM's own devices. Without it: on all of the machine's.
+    Its,
+    /// A device that violated is kept from the bus where the policy says so. Without it: it goes on.
+    Quarantine,
+    /// A device that violates too fast is kept from the bus whatever the policy. Without it: it goes on.
+    Rate,
+}
+
+use Protection::{Config, Gicd, Its, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
+
+const NAMES: &[(&str, Protection)] = &[
+    ("smmu", Smmu),
+    ("stage2", Stage2),
+    ("smc", Smc),
+    ("config", Config),
+    ("gicd", Gicd),
+    ("sgi", Sgi),
+    ("its", Its),
+    ("quarantine", Quarantine),
+    ("rate", Rate),
+];
+
+static OFF: AtomicU8 = AtomicU8::new(0);
+
+/// Whether this protection is off. Never, but in a test image.
+#[inline(always)]
+pub fn is_off(protection: Protection) -> bool {
+    cfg!(feature = "protection-off") && OFF.load(Ordering::Relaxed) == protection as u8
+}
+
+/// Leaves out what the bundle names, if anything, and says so.
+///
+/// # Errors
+///
+/// The image has no such thing to leave out.
+pub fn choose(name: Option<&str>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    let refuse = |why: String| Err(Problem::new(Item::File, Rule::Hypervisor, why));
+    if cfg!(not(feature = "protection-off")) {
+        return refuse(alloc::format!(
+            "protection \"{name}\" can't be off: this is a release image; only a test image (feature `protection-off`) can do that"
+        ));
+    }
+    let Some(&(name, protection)) = NAMES.iter().find(|(known, _)| *known == name) else {
+        let known: alloc::vec::Vec<&str> = NAMES.iter().map(|&(name, _)| name).collect();
+        return refuse(alloc::format!("there is no protection \"{name}\"; there are {}", known.join(", ")));
+    };
+    OFF.store(protection as u8, Ordering::Relaxed);
+    log::warn!("NOT PROTECTED: {name} is off. This is a test image.");
+    Ok(())
+}
+
+/// The machine's memory outside a VM's RAM, each address at itself: what a VM reaches without [`Smmu`] or [`Stage2`].
+pub fn open_memory<E>(
+    memory: &[Span<Hpa>],
+    ram: &[(Span<Gpa>, Hpa)],
+    mut map: impl FnMut(Span<Gpa>, Hpa) -> Result<(), E>,
+) -> Result<(), E> {
+    for bank in memory {
+        let mut at = bank.start().0;
+        let mut own: alloc::vec::Vec<Span<Gpa>> = ram.iter().map(|&(span, _)| span).collect();
+        own.sort_unstable_by_key(|span| span.start());
+        for span in own {
+            open_span(at, span.start().0.min(bank.end().0), &mut map)?;
+            at = at.max(span.end().0);
+        }
+        open_span(at, bank.end().0, &mut map)?;
+    }
+    Ok(())
+}
+
+fn open_span<E>(
+    start: u64,
+    end: u64,
+    map: &mut impl FnMut(Span<Gpa>, Hpa) -> Result<(), E>,
+) -> Result<(), E> {
+    match end.checked_sub(start).filter(|&size| size > 0).map(|size| Span::new(Gpa(start), size)) {
+        Some(Ok(span)) => map(span, Hpa(start)),
+        _ => Ok(()),
+    }
+}
+
+/// The machine's distributor, where it is what a guest gets.
+pub fn real_distributor() -> Option<Hpa> {
+    let gic = host::get().platform.gic.as_ref().filter(|_| is_off(Gicd))?;
+    Some(gic.distributor.start())
+}
+
+/// The machine's config space, where it is what a guest gets.
+pub fn real_config_space(pci: &PciPlan) -> Option<Hpa> {
+    let host = host::get().platform.pci_hosts.get(pci.host).filter(|_| is_off(Config))?;
+    let buses = u64::from(pci.buses.0.checked_sub(host.buses.0)?);
+    Some(Hpa(host.ecam.start().0 + (buses << 20)))
+}
+
+/// HCR_EL2 as the table of control registers has it, without what is off.
+#[inline(always)]
+pub fn hcr(value: u64) -> u64 {
+    const TSC: u64 = 1 << 19;
+    if is_off(Smc) { value & !TSC } else { value }
+}
