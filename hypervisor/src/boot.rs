@@ -75,6 +75,9 @@ pub fn main(device_tree: Hpa) -> ! {
         log::error!("{error}");
         arch::psci::system_off()
     }
+    if arch::needs_host_extensions() {
+        fail("this CPU has HCR_EL2.E2H fixed to one, which AxVM doesn't serve yet")
+    }
     cpus::init(
         platform.cpus.iter().zip(&stacks).map(|(cpu, &stack)| (cpu.mpidr, Hpa(stack.0 + STACK_BYTES))),
         &boot,

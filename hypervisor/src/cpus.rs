@@ -89,27 +89,42 @@ impl Cpu {
     }
 }
 
-/// What every CPU but the first does: runs the vCPU that it was given, over and over.
+/// What every CPU but the first does.
 pub fn secondary_main(id: u16) -> ! {
     let Some(cpu) = get(CpuId(id)) else { arch::psci::system_off() };
-    if let Err(error) = host::get().init_cpu(cpu.id) {
-        log::error!("CPU {}: {error}", cpu.id);
-        arch::psci::system_off()
+    cpu.bring_up();
+    if host::get().hypervisor_cpu() == cpu.id {
+        crate::serve::serve(host::get())
     }
-    cpu.online.store(true, Ordering::Release);
-    loop {
-        let work = cpu.vcpu.lock().clone();
-        if let Some((vm, vcpu)) = work {
-            if crate::run::run(&vm, vcpu) {
-                continue;
-            }
-            if vm.is_stopping() {
-                *cpu.vcpu.lock() = None;
-                vm.parked();
-                continue;
-            }
+    cpu.run_vcpus()
+}
+
+impl Cpu {
+    /// Sets up what the calling CPU has for itself, and says that it runs.
+    pub fn bring_up(&self) {
+        if let Err(error) = host::get().init_cpu(self.id) {
+            log::error!("CPU {}: {error}", self.id);
+            arch::psci::system_off()
         }
-        arch::wait_for_interrupt();
-        crate::run::take_interrupts(None);
+        self.online.store(true, Ordering::Release);
+    }
+
+    /// Runs the vCPU that it was given, over and over.
+    pub fn run_vcpus(&self) -> ! {
+        loop {
+            let work = self.vcpu.lock().clone();
+            if let Some((vm, vcpu)) = work {
+                if crate::run::run(&vm, vcpu) {
+                    continue;
+                }
+                if vm.is_stopping() {
+                    *self.vcpu.lock() = None;
+                    vm.parked();
+                    continue;
+                }
+            }
+            arch::wait_for_interrupt();
+            crate::run::take_interrupts(None);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm::events::{Action, Kind, Violation};
 use axvm::ownership::Registry;
@@ -19,6 +19,7 @@ use spin::{Mutex, Once};
 
 use crate::arch::gic::{GicError, PhysicalGic};
 use crate::arch::its::{Lpis, PhysicalIts};
+use crate::cpus::Cpu;
 use crate::iommu::{self, Iommus};
 use crate::pci::Config;
 use crate::security::Security;
@@ -61,6 +62,8 @@ pub struct Host {
     domains: Mutex<Vec<(VmId, usize, Domain)>>,
     vms: Mutex<Vec<Arc<Vm>>>,
     hypervisor_cpu: CpuId,
+    /// The VMs have been started.
+    started: AtomicBool,
     start: u64,
     first_entry: AtomicU64,
     /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
@@ -127,13 +130,21 @@ pub fn run(start: Start) -> ! {
         Ok(host) => HOST.call_once(|| host),
         Err(error) => fail(&error),
     };
-    if let Err(error) = host.init_cpu(host.hypervisor_cpu) {
-        fail(&error)
+    console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
+    let Some(this) = cpus::current() else { fail(&"the device tree has no node for the CPU that booted") };
+    this.bring_up();
+    if host.hypervisor_cpu != this.id {
+        host.start_cpu(host.hypervisor_cpu);
     }
     host.listen();
-    console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
     host.start_vms(&files);
-    serve::serve(host)
+    host.started.store(true, Ordering::Release);
+    if host.hypervisor_cpu == this.id {
+        serve::serve(host)
+    }
+    // The CPU that booted isn't the hypervisor's: from here on it is a VM's, or idle.
+    host.call_hypervisor_cpu();
+    this.run_vcpus()
 }
 
 /// Finds the PCI functions.
@@ -224,6 +235,7 @@ fn take_over(
         domains: Mutex::new(Vec::new()),
         vms: Mutex::new(Vec::new()),
         hypervisor_cpu: plan.hypervisor_cpu,
+        started: AtomicBool::new(false),
         plans: plan.vms,
         start,
         first_entry: AtomicU64::new(0),
@@ -291,10 +303,7 @@ impl Host {
         used.sort_unstable();
         used.dedup();
         for id in used {
-            let Some(cpu) = cpus::get(id) else { continue };
-            if let Err(error) = cpu.start() {
-                fail(&format_args!("CPU {id}: {error}"));
-            }
+            self.start_cpu(id);
             for its in &self.its {
                 if let Err(error) = its.map_collection(&self.gic, id) {
                     fail(&error);
@@ -305,6 +314,22 @@ impl Host {
         for vm in vms.iter().filter(|vm| vm.plan().autostart) {
             vm.start();
         }
+    }
+
+    fn start_cpu(&self, id: CpuId) {
+        if let Some(Err(error)) = cpus::get(id).map(Cpu::start) {
+            fail(&format_args!("CPU {id}: {error}"));
+        }
+    }
+
+    /// The hypervisor's own CPU.
+    pub fn hypervisor_cpu(&self) -> CpuId {
+        self.hypervisor_cpu
+    }
+
+    /// Whether all VMs that start at boot have been started.
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
     }
 
     /// The VMs that there are now.

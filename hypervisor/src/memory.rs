@@ -16,7 +16,7 @@ static HEAP: LockedHeap<31> = LockedHeap::empty();
 const EARLY_BYTES: usize = 384 * 1024;
 
 #[repr(align(4096))]
-struct Early([u8; EARLY_BYTES]);
+struct Early(#[expect(dead_code, reason = "the heap has it by its address")] [u8; EARLY_BYTES]);
 
 static mut EARLY: Early = Early([0; EARLY_BYTES]);
 
@@ -38,11 +38,6 @@ pub unsafe fn init_early() {
 pub unsafe fn add(span: Span<Hpa>) {
     // SAFETY: by the caller's promise.
     unsafe { HEAP.lock().add_to_heap(span.start().0 as usize, span.end().0 as usize) };
-}
-
-/// Bytes that the heap manages.
-pub fn heap_bytes() -> u64 {
-    HEAP.lock().stats_total_bytes() as u64
 }
 
 /// A zeroed, aligned block of the hypervisor's memory for a table or queue that hardware reads.

@@ -5,13 +5,14 @@ use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
 use crate::arch::{self, Context, Left, Next};
-use crate::host;
 use crate::vm::Vm;
+use crate::{cpus, host};
 
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
     let Some((entry, argument)) = vm.take_start(vcpu) else { return false };
     let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr());
+    vm.vgic().reset_vcpu(vcpu, &mut context.lists);
     host::get().note_first_entry();
     let mut next = Next::Resume;
     while !vm.is_stopping() {
@@ -44,6 +45,14 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
         }
     }
     arch::park();
+    if vm.is_stopping()
+        && let Some(cpu) = cpus::current()
+    {
+        // Whoever gets this CPU next finds its timers' interrupts as after power-on.
+        for timer in host::get().guest_timers() {
+            host::get().gic.clear_ppi(cpu.id, timer);
+        }
+    }
     vm.vcpu_off(vcpu);
     true
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
 use axvm::report::EventReport;
-use axvm_addr::{StreamId, VmId};
+use axvm_addr::VmId;
 use axvm_smmuv3::{Event, GlobalErrors};
 use axvm_system::model::ViolationPolicy;
 use axvm_system::wire::Channel;
@@ -28,8 +28,6 @@ pub struct Security {
     governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
     /// VM and name of each device that has lost the bus.
     quarantined: Mutex<Vec<(VmId, String)>>,
-    /// Streams that nobody has, which were reported: each once.
-    strangers: Mutex<Vec<(usize, StreamId)>>,
 }
 
 impl Security {
@@ -42,7 +40,6 @@ impl Security {
             log: Mutex::new(Log::new()),
             governors: Mutex::new(devices.map(judges).collect()),
             quarantined: Mutex::new(Vec::new()),
-            strangers: Mutex::new(Vec::new()),
         }
     }
 

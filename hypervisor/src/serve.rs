@@ -40,7 +40,7 @@ pub fn serve(host: &Host) -> ! {
         for vm in vms {
             busy |= end(host, vm, &mut reports);
         }
-        let running = host.vms().iter().any(|vm| vm.plan().autostart);
+        let running = !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart);
         if !running && !busy {
             security::attend(host);
             finish(host, reports);

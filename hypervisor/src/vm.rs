@@ -70,7 +70,6 @@ impl Vcpu {
 /// A VM.
 pub struct Vm {
     core: Arc<AxVM<Hal>>,
-    ram: GuestRam,
     devices: AxVmDevices,
     bridges: Vec<Arc<Bridge>>,
     vgic: Arc<Vgic>,
@@ -189,7 +188,6 @@ impl Vm {
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
         Ok(Self {
             core,
-            ram,
             devices,
             bridges,
             vgic,
@@ -503,11 +501,6 @@ impl Vm {
     /// A vCPU did what the plan doesn't list.
     pub fn violated(&self, kind: Kind, address: Option<u64>) {
         host::get().violated(self.id(), None, kind, address);
-    }
-
-    /// Its RAM.
-    pub fn ram(&self) -> &GuestRam {
-        &self.ram
     }
 }
 

@@ -28,6 +28,10 @@ pub enum Register {
 }
 
 /// Bits of a register and why they are as they are.
+#[expect(
+    dead_code,
+    reason = "names and reasons are for the reader; the compiler sees to it that none is missing"
+)]
 pub struct Control {
     /// The register.
     pub register: Register,

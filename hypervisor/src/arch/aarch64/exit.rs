@@ -10,7 +10,7 @@ use super::sysreg::mrs;
 use super::vcpu::Context;
 use super::vectors::Left;
 use super::{fault, idregs};
-use crate::vm::{NoDevice, StopReason, Vm};
+use crate::vm::{StopReason, Vm};
 
 /// What the run loop has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,12 +141,9 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
                 Err(why) => Err(why),
             }
         };
-        match result {
-            Ok(()) => {
-                context.skip();
-                return Next::Resume;
-            }
-            Err(NoDevice) => {}
+        if result.is_ok() {
+            context.skip();
+            return Next::Resume;
         }
     } else if vm.is_device(gpa) {
         log::warn!(

@@ -156,11 +156,6 @@ impl PhysicalGic {
         self.redistributor(cpu).map(|&(_, number, base)| (number, base))
     }
 
-    /// SPIs and below that the distributor has.
-    pub fn lines(&self) -> u32 {
-        self.lines
-    }
-
     /// Brings up the calling CPU's redistributor and CPU interface.
     pub fn init_cpu(&self, cpu: CpuId, lpis: Option<LpiTables>) -> Result<(), GicError> {
         let (frame, ..) = self.redistributor(cpu)?;

@@ -126,7 +126,6 @@ struct State {
 /// An ITS.
 pub struct PhysicalIts {
     state: Mutex<State>,
-    doorbell: Hpa,
     entry_bytes: usize,
     device_bits: u32,
     physical_targets: bool,
@@ -175,17 +174,11 @@ impl PhysicalIts {
         registers.write32(gits::CTLR, 1);
         Ok(Self {
             state: Mutex::new(State { registers, queue, write: 0, devices: Vec::new() }),
-            doorbell: Hpa(span.start().0 + 0x1_0000),
             entry_bytes,
             device_bits: device_bits.min(16),
             // PTA (bit 19): targets are addresses, not numbers.
             physical_targets: typer & 1 << 19 != 0,
         })
-    }
-
-    /// The page of GITS_TRANSLATER.
-    pub fn doorbell_page(&self) -> Hpa {
-        self.doorbell
     }
 
     /// The collection of a CPU is its number; this maps it.

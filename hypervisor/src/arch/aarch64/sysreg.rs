@@ -6,6 +6,7 @@ macro_rules! mrs {
         let value: u64;
         // SAFETY: reading a register that has no side effects on reads changes nothing that Rust knows of. The
         // registers read by this macro are of that kind, or (ICC_IAR1_EL1) only change the interrupt controller.
+        #[allow(unused_unsafe, reason = "it is also used between writes, which are unsafe")]
         unsafe { core::arch::asm!(concat!("mrs {0}, ", $name), out(reg) value, options(nostack)) };
         value
     }};
@@ -25,7 +26,10 @@ macro_rules! msr {
 macro_rules! isb {
     () => {{
         // SAFETY: a barrier.
-        unsafe { core::arch::asm!("isb", options(nostack)) }
+        #[allow(unused_unsafe, reason = "it is also used between writes, which are unsafe")]
+        unsafe {
+            core::arch::asm!("isb", options(nostack))
+        }
     }};
 }
 
