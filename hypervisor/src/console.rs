@@ -18,6 +18,8 @@ use axvm_system::wire::{self, Channel, Nonce};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
+use crate::arch;
+
 /// How often the UART is asked whether it has room for a byte before the byte is dropped.
 const PATIENCE: usize = 1_000_000;
 
@@ -151,6 +153,21 @@ pub fn receive() -> Option<u8> {
     uart.read_word().ok().flatten()
 }
 
+/// The most messages in a second: a guest that provokes them can't keep the line busy for all others.
+const MESSAGES_A_SECOND: u64 = 100;
+
+/// Whether one more message may be said in this second.
+fn within_budget() -> bool {
+    /// The second, and the messages in it so far.
+    static SECOND: AtomicU64 = AtomicU64::new(0);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = arch::ticks() / arch::tick_hz();
+    if SECOND.swap(now, Ordering::Relaxed) != now {
+        COUNT.store(0, Ordering::Relaxed);
+    }
+    COUNT.fetch_add(1, Ordering::Relaxed) < MESSAGES_A_SECOND
+}
+
 struct Messages;
 
 impl Log for Messages {
@@ -159,6 +176,9 @@ impl Log for Messages {
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !within_budget() {
+            return;
+        }
         let mut line = String::new();
         let _ = match record.level() {
             Level::Error => write!(line, "error: {}", record.args()),

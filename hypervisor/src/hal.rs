@@ -41,6 +41,9 @@ pub enum HalError {
     /// The ITS.
     #[error(transparent)]
     Its(#[from] crate::arch::its::ItsError),
+    /// More VMs than there are tags for their translations.
+    #[error("there are more VMs than VMIDs: 255")]
+    TooManyVms,
     /// A VM, a vCPU or an interrupt that isn't there.
     #[error("there is no such VM, vCPU or interrupt")]
     Unknown,
@@ -177,6 +180,10 @@ impl AxVMHal for Hal {
 
     fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
         let host = host::get();
+        // VMIDs have 8 bits here (VTCR_EL2.VS, and SMMUs without VMID16).
+        if vmid(plan.id) > 0xff {
+            return Err(HalError::TooManyVms);
+        }
         let space = GuestSpace::new(plan.address_bits, vmid(plan.id))?;
         if protection::is_off(Protection::Stage2) {
             let flags = MappingFlags::READ | MappingFlags::WRITE;

@@ -131,19 +131,19 @@ impl GuestRam {
         })
     }
 
+    /// As [`GuestRam::write`], and cleans what was written to the point of coherency, for a guest that starts with its caches
+    /// off.
+    pub fn load(&self, gpa: Gpa, data: &[u8]) -> Result<(), NotGuestRam> {
+        self.write(gpa, data)?;
+        self.pieces(gpa, data.len(), |hpa, _, bytes| crate::arch::clean_to_memory(hpa, bytes as u64))
+    }
+
     /// Zeroes all of it and cleans it to the point of coherency, so that a guest with its caches off (and a device) sees no
     /// trace of the last owner.
     pub fn clear(&self) {
         for (span, hpa) in &self.chunks {
             // SAFETY: as in `read`.
             unsafe { core::ptr::write_bytes(hpa.0 as *mut u8, 0, span.size() as usize) };
-        }
-        self.clean();
-    }
-
-    /// Cleans all of it to the point of coherency.
-    pub fn clean(&self) {
-        for (span, hpa) in &self.chunks {
             crate::arch::clean_to_memory(*hpa, span.size());
         }
     }

@@ -39,9 +39,13 @@ pub enum Protection {
     Quarantine,
     /// A device that violates too fast is kept from the bus whatever the policy. Without it: it goes on.
     Rate,
+    /// Not a protection: the hypervisor writes to its own code, which must fault.
+    OwnCode,
+    /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
+    OwnStack,
 }
 
-use Protection::{Config, Gicd, Its, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
+use Protection::{Config, Gicd, Its, OwnCode, OwnStack, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
 
 const NAMES: &[(&str, Protection)] = &[
     ("smmu", Smmu),
@@ -53,6 +57,8 @@ const NAMES: &[(&str, Protection)] = &[
     ("its", Its),
     ("quarantine", Quarantine),
     ("rate", Rate),
+    ("own-code", OwnCode),
+    ("own-stack", OwnStack),
 ];
 
 static OFF: AtomicU8 = AtomicU8::new(0);
@@ -83,6 +89,25 @@ pub fn choose(name: Option<&str>) -> Result<(), Problem> {
     OFF.store(protection as u8, Ordering::Relaxed);
     log::warn!("NOT PROTECTED: {name} is off. This is a test image.");
     Ok(())
+}
+
+/// Where the bundle asks for it, has the hypervisor do what its own mappings forbid, to show that it ends with a fault.
+pub fn test_own_mappings() {
+    if is_off(OwnCode) {
+        // SAFETY: not sound, and not meant to be: the page is mapped read-only, so that this faults and doesn't return.
+        unsafe { (crate::arch::image_start() as *mut u64).write_volatile(0) };
+        log::error!("the hypervisor's code can be written");
+    }
+    if is_off(OwnStack) {
+        log::error!("the stack has no end: {}", use_up_stack(1));
+    }
+}
+
+/// Recursion that the compiler can't turn into a loop.
+#[inline(never)]
+fn use_up_stack(depth: u64) -> u64 {
+    let block = core::hint::black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { use_up_stack(depth + 1).wrapping_add(core::hint::black_box(block)[0]) }
 }
 
 /// The machine's memory outside a VM's RAM, each address at itself: what a VM reaches without [`Smmu`] or [`Stage2`].

@@ -19,6 +19,12 @@ use crate::protection::{self, Protection};
 use crate::vm::StopReason;
 use crate::{console, cpus};
 
+/// Who, by what, did what, and what it led to.
+type What = (Option<VmId>, Option<u16>, Kind, Action);
+
+/// So many different violations are said on the console; the report has them all.
+const MOST_ANNOUNCED: usize = 256;
+
 /// The records and the judges.
 pub struct Security {
     /// By CPU.
@@ -28,6 +34,8 @@ pub struct Security {
     governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
     /// VM and name of each device that has lost the bus.
     quarantined: Mutex<Vec<(VmId, String)>>,
+    /// What was said on the console: each once.
+    announced: Mutex<Vec<What>>,
 }
 
 impl Security {
@@ -40,6 +48,7 @@ impl Security {
             log: Mutex::new(Log::new()),
             governors: Mutex::new(devices.map(judges).collect()),
             quarantined: Mutex::new(Vec::new()),
+            announced: Mutex::new(Vec::new()),
         }
     }
 
@@ -115,16 +124,17 @@ fn settle(host: &Host, mut violation: Violation) {
             _ => {}
         }
     }
-    let mut log = host.security.log.lock();
-    let known = log.records().len();
-    log.push(violation);
-    if log.records().len() > known {
-        drop(log);
+    host.security.log.lock().push(violation);
+    let what = (violation.vm, violation.device, violation.kind, violation.action);
+    let mut announced = host.security.announced.lock();
+    if announced.len() < MOST_ANNOUNCED && !announced.contains(&what) {
+        announced.push(what);
+        drop(announced);
         announce(host, &violation);
     }
 }
 
-/// Says it on the console: what repeats is counted, not said again.
+/// Says it on the console.
 fn announce(host: &Host, violation: &Violation) {
     let event = violation.report(|vm, device| names(host, vm, device));
     let who = match (event.vm.is_empty(), event.device.is_empty()) {

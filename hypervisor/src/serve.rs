@@ -9,7 +9,7 @@ use axvm_system::wire::{Channel, Key, Keys};
 
 use crate::host::Host;
 use crate::vm::{StopReason, Vm};
-use crate::{arch, console, report, run, security};
+use crate::{arch, console, protection, report, run, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
@@ -31,6 +31,7 @@ pub fn serve(host: &Host) -> ! {
     // By VM: the report of one that is gone.
     let mut reports: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
     console::send(Channel::Focus(consoles.focus), &[]);
+    protection::test_own_mappings();
     loop {
         run::take_interrupts(None);
         security::attend(host);

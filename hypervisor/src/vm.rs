@@ -143,7 +143,6 @@ impl Vm {
         // SAFETY: the core has just been given this RAM: it is mapped, and nothing of the hypervisor's lies in it.
         let ram = unsafe { GuestRam::new(plan.ram.clone()) };
         load(plan, files, &ram)?;
-        ram.clean();
 
         let gic = plan.gic.ok_or(BuildError::NoGic)?;
         let backend = Arc::new(GicBackend::new(
@@ -506,7 +505,7 @@ impl Vm {
 
 /// Copies the images into RAM.
 fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildError> {
-    let put = |at: Gpa, bytes: &[u8]| ram.write(at, bytes).map_err(|_| BuildError::Image(at));
+    let put = |at: Gpa, bytes: &[u8]| ram.load(at, bytes).map_err(|_| BuildError::Image(at));
     for segment in files.kernel.segments() {
         // The rest of the segment is zero, as all of RAM is.
         let at = plan.load.kernel.checked_add(segment.offset).ok_or(BuildError::Image(plan.load.kernel))?;

@@ -127,10 +127,8 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     let register = esr >> 16 & 0x1f;
     if let (true, Some(width)) = (described, width) {
         let result = if write {
-            {
-                let value = context.x(register) & width.mask();
-                vm.mmio_write(vcpu, gpa, width, value, &mut context.hint)
-            }
+            let value = context.x(register) & width.mask();
+            vm.mmio_write(vcpu, gpa, width, value, &mut context.hint)
         } else {
             match vm.mmio_read(vcpu, gpa, width, &mut context.hint) {
                 Ok(value) => {
@@ -146,12 +144,16 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
             return Next::Resume;
         }
     } else if vm.is_device(gpa) {
+        // The guest's own device, by an instruction that the syndrome doesn't describe: not a violation, but it can't be served.
         log::warn!(
             "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
             vm.name(),
             context.frame.pc,
             fault::status_name(esr),
         );
+        vm.count_exit(vcpu, ExitReason::Other);
+        context.inject_abort(far, false, write);
+        return Next::Resume;
     }
     vm.count_exit(vcpu, ExitReason::Stage2Fault);
     vm.violated(if write { Kind::CpuWrite } else { Kind::CpuRead }, Some(gpa.0));
