@@ -69,7 +69,7 @@ pub fn main(device_tree: Hpa) -> ! {
     }
     // Before anything else: what no one has opened is closed.
     let closed = host::close_iommus(&platform);
-    start_console(&platform);
+    start_console(&platform, platform.console.as_deref());
     log::info!("AxVM {} on {}", env!("CARGO_PKG_VERSION"), name(&platform));
     if let Err(error) = closed {
         log::error!("{error}");
@@ -189,18 +189,16 @@ fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
     spans
 }
 
-/// The hypervisor's console is what the platform says; the system file may name another one later.
-fn start_console(platform: &Platform) {
-    let Some(device) = platform.devices.iter().find(|device| Some(&device.path) == platform.console.as_ref())
-    else {
-        return;
+/// Takes over a console: what the platform calls its own at first, then the one that the system file names. `false` if it
+/// can't be driven.
+pub fn start_console(platform: &Platform, path: Option<&str>) -> bool {
+    let device = platform.devices.iter().find(|device| Some(device.path.as_str()) == path);
+    let Some(device) = device.filter(|it| it.compatible.iter().any(|kind| kind == "arm,pl011")) else {
+        return false;
     };
-    if !device.compatible.iter().any(|it| it == "arm,pl011") {
-        return;
-    }
+    let Some(registers) = device.registers.first() else { return false };
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);
-    if let Some(registers) = device.registers.first() {
-        // SAFETY: the device tree says that it is a PL011; it is mapped, and no VM gets it (the plan keeps it).
-        unsafe { console::init(registers.start(), clock) };
-    }
+    // SAFETY: the device tree says that it is a PL011; it is mapped, and no VM gets it (the plan keeps it).
+    unsafe { console::init(registers.start(), clock) };
+    true
 }

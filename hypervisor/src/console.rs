@@ -117,7 +117,13 @@ pub unsafe fn init(base: Hpa, clock_hz: Option<u32>) {
     // Input wakes the hypervisor's CPU; it asks, so the interrupt only has to be pending.
     uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
     BASE.store(base.0, Ordering::Relaxed);
-    *OUTPUT.lock() = Some(Output { uart, nonce: None, open: None, names: Vec::new() });
+    let mut output = OUTPUT.lock();
+    let nonce = output.as_mut().and_then(|old| {
+        old.uart.set_interrupt_masks(Interrupts::empty());
+        old.nonce
+    });
+    *output = Some(Output { uart, nonce, open: None, names: Vec::new() });
+    drop(output);
     let _ = log::set_logger(&Messages);
     log::set_max_level(LevelFilter::Info);
 }

@@ -1,6 +1,6 @@
 //! The machine under the VMs: its interrupt controller, IOMMUs and PCI, and what the hypervisor's own CPU does.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axvm::events::{Action, Kind, Violation};
 use axvm::ownership::Registry;
 use axvm::plan::{Plan, VmPlan, plan};
+use axvm::problem::{Problem, Rule};
 use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
@@ -15,6 +16,7 @@ use axvm_pci::{Function, HostBridge, Space, Window};
 use axvm_platform::model::{PciSpace, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
+use axvm_system::model::Item;
 use spin::{Mutex, Once};
 
 use crate::arch::gic::{GicError, PhysicalGic};
@@ -62,6 +64,8 @@ pub struct Host {
     domains: Mutex<Vec<(VmId, usize, Domain)>>,
     vms: Mutex<Vec<Arc<Vm>>>,
     hypervisor_cpu: CpuId,
+    /// The device-tree path of the hypervisor's console.
+    console: Option<String>,
     /// The VMs have been started.
     started: AtomicBool,
     start: u64,
@@ -122,6 +126,10 @@ pub fn run(start: Start) -> ! {
         Ok(plan) => plan,
         Err(problems) => boot::refuse(problems),
     };
+    if plan.console != platform.console && !boot::start_console(&platform, plan.console.as_deref()) {
+        let why = "the hypervisor: its console isn't a PL011, the only kind that it can drive: name another, or none";
+        boot::refuse(alloc::vec![Problem::new(Item::Hypervisor("console".into()), Rule::Hypervisor, why)])
+    }
     for note in &plan.notes {
         log::info!("{note}");
     }
@@ -235,6 +243,7 @@ fn take_over(
         domains: Mutex::new(Vec::new()),
         vms: Mutex::new(Vec::new()),
         hypervisor_cpu: plan.hypervisor_cpu,
+        console: plan.console,
         started: AtomicBool::new(false),
         plans: plan.vms,
         start,
@@ -265,8 +274,10 @@ impl Host {
                 self.gic.enable_line(line, cpu.mpidr);
             }
         }
-        let console = self.platform.console.as_ref();
-        if let Some(device) = self.platform.devices.iter().find(|device| Some(&device.path) == console) {
+        let console = &self.console;
+        if let Some(device) =
+            self.platform.devices.iter().find(|device| Some(&device.path) == console.as_ref())
+        {
             for &line in &device.interrupts {
                 self.gic.enable_line(line, cpu.mpidr);
             }

@@ -51,8 +51,9 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
         class::DATA_ABORT => data_abort(vm, vcpu, context, esr, far, hpfar),
         class::INSTRUCTION_ABORT => {
             vm.count_exit(vcpu, ExitReason::Stage2Fault);
-            let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
-            vm.violated(Kind::CpuExecute, Some(gpa.0));
+            // HPFAR_EL2 doesn't hold for a permission fault (DFSC 0x0c to 0x0f): registers that are mapped, but not to execute.
+            let gpa = (esr & 0x3c != 0x0c).then_some((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
+            vm.violated(Kind::CpuExecute, gpa);
             context.inject_abort(far, true, false);
             Next::Resume
         }

@@ -116,12 +116,15 @@ struct EarlyTable([u64; 512]);
 
 /// One level 0, two level 1 and four level 2 tables: enough for the image and the device tree wherever they are, each
 /// across one boundary.
+///
+/// All zeros at first, so that they take no room in the image.
 struct EarlyTables {
     tables: [EarlyTable; 9],
+    /// Tables in use beside the root, which is the first.
     used: usize,
 }
 
-static mut EARLY: EarlyTables = EarlyTables { tables: [const { EarlyTable([0; 512]) }; 9], used: 1 };
+static mut EARLY: EarlyTables = EarlyTables { tables: [const { EarlyTable([0; 512]) }; 9], used: 0 };
 
 /// Turns on the MMU with the given spans as normal memory, writable and executable: the image can't be told apart yet
 /// (WXN stays off until [`Builder::activate`]).
@@ -145,8 +148,8 @@ pub unsafe fn early_enable(spans: &[(u64, u64)]) {
                 let index = (block >> shift & 511) as usize;
                 let entry = early.tables[table].0[index];
                 table = if entry == 0 {
-                    let fresh = early.used;
                     early.used += 1;
+                    let fresh = early.used;
                     early.tables[table].0[index] = &raw const early.tables[fresh] as u64 | TABLE;
                     fresh
                 } else {

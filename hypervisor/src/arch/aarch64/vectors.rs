@@ -109,7 +109,7 @@ global_asm!(
     .macro from_self number
     .balign 128
     sub     sp, sp, #272
-    // Is the stack used up? Its bit 16 tells (stack.rs); no register is free yet, so do it by sums.
+    // Is the stack used up? Its bit 16 tells (cpus.rs); no register is free yet, so do it by sums.
     add     sp, sp, x0
     sub     x0, sp, x0
     tbz     x0, #16, stack_overflow
