@@ -1,6 +1,5 @@
 //! `axvm check`.
 
-use std::io;
 use std::process::ExitCode;
 
 use axvm::plan::{Plan, plan};
@@ -11,6 +10,7 @@ use serde_json::json;
 use crate::args::Check;
 use crate::board::{Board, How};
 use crate::input::Input;
+use crate::output::{print, print_json};
 use crate::platform;
 
 /// Plans without running.
@@ -24,8 +24,7 @@ pub fn check(arguments: &Check) -> ExitCode {
             "incomplete": plan.as_ref().is_some_and(|plan| plan.incomplete),
             "plan": if problems.is_empty() { plan.as_ref() } else { None },
         });
-        // A reader who has gone away has no use for it.
-        let _ = serde_json::to_writer_pretty(io::stdout(), &result).map(|()| println!());
+        print_json(&result);
     }
     for problem in &problems {
         eprintln!("{problem}");
@@ -33,7 +32,7 @@ pub fn check(arguments: &Check) -> ExitCode {
     match plan {
         Some(plan) if problems.is_empty() => {
             if !arguments.json {
-                print!("{}", text(&plan));
+                print(&text(&plan));
             }
             ExitCode::SUCCESS
         }

@@ -23,7 +23,9 @@ pub const fn name(arch: Arch) -> &'static str {
 ///
 /// In words: there is none, or it is of another version.
 pub fn find(given: Option<&Path>, arch: Arch) -> Result<PathBuf, String> {
-    let path = match given.map(Path::to_path_buf).or_else(|| env::var_os("AXVM_HYPERVISOR").map(PathBuf::from)) {
+    // A variable that is set to nothing names nothing.
+    let named = || env::var_os("AXVM_HYPERVISOR").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let path = match given.map(Path::to_path_buf).or_else(named) {
         Some(path) => path,
         None => built_or_installed(arch).ok_or_else(|| {
             let arch = name(arch);
@@ -32,16 +34,20 @@ pub fn find(given: Option<&Path>, arch: Arch) -> Result<PathBuf, String> {
     };
     let complain =
         |error: std::io::Error| format!("the hypervisor image \"{}\" can't be read: {error}", path.display());
-    let bytes = fs::read(&path).map_err(complain)?;
-    if let Some(version) = version(&bytes)
-        && version != VERSION
-    {
-        let path = path.display();
-        return Err(format!(
-            "the hypervisor image \"{path}\" is of version {version}, this is {VERSION}: they must be equal"
-        ));
+    // Reading a pipe or a device might never end.
+    if !fs::metadata(&path).map_err(complain)?.is_file() {
+        return Err(format!("the hypervisor image \"{}\" is not a file", path.display()));
     }
-    fs::canonicalize(&path).map_err(complain)
+    let bytes = fs::read(&path).map_err(complain)?;
+    match version(&bytes).as_deref() {
+        Some(VERSION) => fs::canonicalize(&path).map_err(complain),
+        Some(version) => Err(format!(
+            "the hypervisor image \"{}\" is of version {version}, this is {VERSION}: they must be equal",
+            path.display()
+        )),
+        // Started all the same it would most likely say nothing, for ever.
+        None => Err(format!("\"{}\" is no hypervisor image: it doesn't say its version", path.display())),
+    }
 }
 
 /// The build lies in the target folder that this program was built into; an installed image beside this program.
@@ -67,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_says_its_version_and_one_that_does_not_is_not_asked() {
+    fn an_image_says_its_version_and_other_files_say_none() {
         let image = [b"\0code", axvm_system::IMAGE_MARK.as_bytes(), b"\0more"].concat();
         assert_eq!(version(&image).as_deref(), Some(VERSION));
         assert_eq!(version(b"no mark at all"), None);

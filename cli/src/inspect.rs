@@ -1,6 +1,5 @@
 //! `axvm inspect`.
 
-use std::io;
 use std::process::ExitCode;
 
 use axvm::plan::{plan, reset_name};
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use crate::args::Inspect;
 use crate::board::{Board, How};
 use crate::input::Input;
+use crate::output::{print, print_json};
 use crate::platform;
 
 /// Lists devices.
@@ -39,10 +39,9 @@ pub fn inspect(arguments: &Inspect) -> ExitCode {
     }
     let result = describe(&platform);
     if arguments.json {
-        // A reader who has gone away has no use for it.
-        let _ = serde_json::to_writer_pretty(io::stdout(), &result).map(|()| println!());
+        print_json(&result);
     } else {
-        print!("{}", text(&result));
+        print(&text(&result));
     }
     ExitCode::SUCCESS
 }

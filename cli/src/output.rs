@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axvm::report::{Report, Verdict};
+use serde_json::Value;
 use tempfile::{Builder, NamedTempFile};
 
 /// Where the report goes. Opened before the run, so that a place that can't be written is known before anything starts, and written
@@ -64,6 +65,17 @@ impl ReportFile {
             }
         }
     }
+}
+
+/// Writes to standard output. A reader who has gone away (`axvm inspect ... | head`) is no error.
+pub fn print(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The same, for JSON.
+pub fn print_json(value: &Value) {
+    print(&format!("{value:#}\n"));
 }
 
 /// The verdict in one line.

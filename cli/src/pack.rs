@@ -1,7 +1,6 @@
 //! `axvm pack`.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,6 +12,7 @@ use serde_json::json;
 use crate::args::Pack;
 use crate::hypervisor;
 use crate::input::Input;
+use crate::output::{print, print_json};
 
 const IMAGE: &str = "axvm-hypervisor.bin";
 const BUNDLE: &str = "bundle.axvm";
@@ -36,10 +36,10 @@ pub fn pack(arguments: &Pack) -> ExitCode {
     if arguments.json {
         let list: Vec<_> =
             files.iter().map(|(name, content)| json!({"file": name, "bytes": content.len()})).collect();
-        println!("{}", json!({"problems": [], "folder": arguments.output, "files": list}));
+        print_json(&json!({"problems": [], "folder": arguments.output, "files": list}));
     } else {
         for (name, content) in &files {
-            println!("{} ({} bytes)", arguments.output.join(name).display(), content.len());
+            print(&format!("{} ({} bytes)\n", arguments.output.join(name).display(), content.len()));
         }
     }
     ExitCode::SUCCESS
@@ -48,9 +48,7 @@ pub fn pack(arguments: &Pack) -> ExitCode {
 fn refuse(input: &Input, arguments: &Pack) -> ExitCode {
     let problems = input.problems();
     if arguments.json {
-        // A reader who has gone away has no use for it.
-        let _ =
-            serde_json::to_writer_pretty(io::stdout(), &json!({"problems": problems})).map(|()| println!());
+        print_json(&json!({"problems": problems}));
     }
     for problem in &problems {
         eprintln!("{problem}");

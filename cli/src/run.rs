@@ -1,6 +1,5 @@
 //! `axvm run`.
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use axvm_system::model::Item;
 use crate::args::Run;
 use crate::board::{Board, How};
 use crate::input::Input;
-use crate::output::{ReportFile, last_line};
+use crate::output::{ReportFile, last_line, print};
 use crate::session::{Ended, Outcome};
 
 /// Runs a system file.
@@ -30,8 +29,8 @@ pub fn run(arguments: &Run) -> ExitCode {
     check_arguments(&mut input, arguments);
     let report = report_of(&mut input, arguments);
     if arguments.json {
-        // A reader who has gone away has no use for it.
-        let _ = serde_json::to_writer_pretty(io::stdout(), &report).map(|()| println!());
+        let json = serde_json::to_string_pretty(&report);
+        print(&(json.unwrap_or_default() + "\n"));
     }
     for problem in &report.problems {
         eprintln!("{problem}");

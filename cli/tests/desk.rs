@@ -51,11 +51,16 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    fn axvm(&self, words: &[&str]) -> Done {
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_axvm"));
         command.current_dir(self.folder.path()).args(words).stdin(Stdio::null());
         command.env("AXVM_HYPERVISOR", "hypervisor.bin").env("AXVM_QEMU", "./qemu");
-        let output = command.env(fake::SCENARIO, "platform").output().unwrap();
+        command.env(fake::SCENARIO, "platform");
+        command
+    }
+
+    fn axvm(&self, words: &[&str]) -> Done {
+        let output = self.command(words).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Done { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -141,6 +146,27 @@ fn nothing_is_packed_of_a_file_with_problems() {
     assert!(done.err.starts_with("system.toml:9: "), "{}", done.err);
     assert_eq!(serde_json::from_str::<Value>(&done.out).unwrap()["problems"].as_array().unwrap().len(), 1);
     assert!(!place.path("boot").exists());
+}
+
+#[test]
+fn a_reader_who_has_gone_away_is_no_error() {
+    let place = Place::new(GOOD);
+    let on_virt = ["--platform", fake::VIRT];
+    let commands = [
+        [&["check", "system.toml"][..], &on_virt].concat(),
+        [&["check", "system.toml", "--json"][..], &on_virt].concat(),
+        [&["inspect"][..], &on_virt].concat(),
+        [&["inspect", "--json"][..], &on_virt].concat(),
+        vec!["pack", "system.toml", "-o", "boot"],
+        vec!["pack", "system.toml", "-o", "boot", "--json"],
+    ];
+    for words in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = place.command(&words).stdout(writer).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{words:?}");
+    }
 }
 
 #[test]

@@ -242,6 +242,22 @@ fn a_hypervisor_image_of_another_version_is_not_started() {
 }
 
 #[test]
+fn what_does_not_say_that_it_is_a_hypervisor_image_is_not_started() {
+    let place = Place::new(GOOD);
+    for content in ["", "some text\n"] {
+        fs::write(place.path("hypervisor.bin"), content).unwrap();
+        let run = place.run("ok", &[]);
+        run.ended("bad-input", 2);
+        assert!(run.err.contains("\"hypervisor.bin\" is no hypervisor image"), "{run:#?}");
+    }
+    fs::remove_file(place.path("hypervisor.bin")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", place.path("hypervisor.bin")).unwrap();
+    let run = place.run("ok", &[]);
+    run.ended("bad-input", 2);
+    assert!(run.err.contains("is not a file"), "{run:#?}");
+}
+
+#[test]
 fn words_for_qemu_that_are_the_tools_own_are_refused_on_the_command_line_too() {
     let run = Place::new(GOOD).run("ok", &["--qemu", "-serial", "--qemu", "stdio"]);
     run.ended("bad-input", 2);
