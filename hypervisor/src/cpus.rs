@@ -118,6 +118,10 @@ impl Cpu {
                     continue;
                 }
                 if vm.is_stopping() {
+                    // Whoever gets this CPU next finds its timers' interrupts as after power-on.
+                    for timer in host::get().guest_timers() {
+                        host::get().gic.clear_ppi(self.id, timer);
+                    }
                     *self.vcpu.lock() = None;
                     vm.parked();
                     continue;

@@ -256,7 +256,12 @@ fn take_over(
 impl Host {
     /// Brings up the calling CPU's part of the interrupt controller.
     pub fn init_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
-        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.tables()))
+        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.tables()))?;
+        // It brings a vCPU out of its guest when a level is to be looked at again, or when list registers are free for what waits.
+        if let Some(maintenance) = self.platform.gic.as_ref().and_then(|gic| gic.maintenance) {
+            self.gic.enable_ppi(cpu, maintenance.intid, true);
+        }
+        Ok(())
     }
 
     /// Wakes the hypervisor's CPU, so that it looks around.
@@ -384,13 +389,17 @@ impl Host {
         domains.iter().find(|&&(it, at, _)| (it, at) == (vm, smmu)).map(|&(.., domain)| domain)
     }
 
-    /// Whether a VM's function may master the bus: it is assigned to it, and not in quarantine.
+    /// Whether a function is assigned to a VM, by the registry. Not for what a guest can call: the registry is locked while another
+    /// VM is taken apart.
+    pub fn is_assigned(&self, vm: VmId, function: PciAddress) -> bool {
+        let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
+        device.is_some_and(|device| self.registry.lock().may_master(&device.name, vm).is_some())
+    }
+
+    /// Whether a VM's function may master the bus: it has it, and not in quarantine.
     pub fn may_master(&self, vm: VmId, function: PciAddress) -> bool {
         let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
-        device.is_some_and(|device| {
-            !self.security.is_quarantined(vm, &device.name)
-                && self.registry.lock().may_master(&device.name, vm).is_some()
-        })
+        device.is_some_and(|device| !self.security.is_quarantined(vm, &device.name))
     }
 
     /// Nanoseconds since the first instruction.

@@ -143,7 +143,7 @@ impl GuestRam {
     pub fn clear(&self) {
         for (span, hpa) in &self.chunks {
             // SAFETY: as in `read`.
-            unsafe { core::ptr::write_bytes(hpa.0 as *mut u8, 0, span.size() as usize) };
+            unsafe { crate::arch::zero(*hpa, span.size()) };
             crate::arch::clean_to_memory(*hpa, span.size());
         }
     }

@@ -5,8 +5,8 @@ use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
 use crate::arch::{self, Context, Left, Next};
+use crate::host;
 use crate::vm::Vm;
-use crate::{cpus, host};
 
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
@@ -45,14 +45,6 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
         }
     }
     arch::park();
-    if vm.is_stopping()
-        && let Some(cpu) = cpus::current()
-    {
-        // Whoever gets this CPU next finds its timers' interrupts as after power-on.
-        for timer in host::get().guest_timers() {
-            host::get().gic.clear_ppi(cpu.id, timer);
-        }
-    }
     vm.vcpu_off(vcpu);
     true
 }

@@ -25,10 +25,13 @@ type What = (Option<VmId>, Option<u16>, Kind, Action);
 /// So many different violations are said on the console; the report has them all.
 const MOST_ANNOUNCED: usize = 256;
 
+/// Records that a CPU's ring holds.
+const RING: usize = 64;
+
 /// The records and the judges.
 pub struct Security {
     /// By CPU.
-    rings: Vec<Ring>,
+    rings: Vec<Ring<RING>>,
     log: Mutex<Log>,
     /// By VM: one for its CPUs, and one for each device.
     governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
@@ -85,8 +88,13 @@ impl Security {
 pub fn attend(host: &Host) {
     take_iommu_events(host);
     for ring in &host.security.rings {
-        while let Some(violation) = ring.pop() {
+        // No more than a ring holds, and its record of losses: one that is filled faster than it is read ends here too.
+        for taken in 0..=RING {
+            let Some(violation) = ring.pop() else { break };
             settle(host, violation);
+            if taken == RING {
+                host.call_hypervisor_cpu();
+            }
         }
     }
 }

@@ -96,10 +96,15 @@ impl Backend for GicBackend {
 
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
         let its = self.its()?;
+        // No more LPIs than the device can send, however many the guest asks for: they are the machine's.
+        let plan = host::get().plan(self.vm).ok_or(BackendError::Unknown)?;
+        let msi = plan.devices.iter().filter_map(|it| it.msi).find(|msi| msi.device == device);
+        let most = msi.map_or(1, |msi| u32::from(msi.events).max(2).next_power_of_two().trailing_zeros());
+        let bits = event_bits.min(most);
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
-        let first = its.map_device(&host::get().lpis, device, event_bits).map_err(error)?;
-        lpis.push((first, 1 << event_bits.min(11), device));
+        let first = its.map_device(&host::get().lpis, device, bits).map_err(error)?;
+        lpis.push((first, 1 << bits, device));
         Ok(())
     }
 

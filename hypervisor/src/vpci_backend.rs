@@ -79,6 +79,8 @@ pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, B
         .functions
         .iter()
         .filter_map(|&index| plan.devices.get(usize::from(index))?.pci)
+        // The bridge lives between assignment and disposal, so that asking once is enough.
+        .filter(|&address| host.is_assigned(plan.id, address))
         .filter_map(|address| host.function(address))
         .map(|function| AssignedFunction {
             function: function.clone(),

@@ -48,6 +48,11 @@ _start:
     cmp     x1, #(2 << 2)
     b.ne    9f                  // not at EL2: nothing can be done, nor said
     msr     daifset, #0xf
+    // Whatever firmware left: no host extensions, no second stage; interrupts come to EL2 (FMO, IMO, AMO), EL1 is AArch64.
+    mov     x1, #0x38
+    orr     x1, x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
     mov     x20, x0
     adrp    x21, _head
 
@@ -110,6 +115,10 @@ _start:
 _secondary_start:
     msr     daifset, #0xf
     msr     spsel, #1
+    mov     x1, #0x38
+    orr     x1, x1, #(1 << 31)
+    msr     hcr_el2, x1
+    isb
     ldp     x1, x2, [x0]
     ldp     x3, x4, [x0, #16]
     ldp     x5, x6, [x0, #32]

@@ -148,7 +148,12 @@ pub fn apply(guest_mpidr: u64) {
     /// MPIDR_EL1, bit 31: RES1.
     const MPIDR_RES1: u64 = 1 << 31;
     // PMCR_EL0.N counters: all of them the guest's (HPMN), which can't reach them; a value beyond N is unpredictable.
-    let hpmn = if mrs!("id_aa64dfr0_el1") >> 8 & 0xf != 0 { mrs!("pmcr_el0") >> 11 & 0x1f } else { 0 };
+    // PMUVer 0: no counters; 0xf: counters of another kind, without this register.
+    let hpmn = if !matches!(mrs!("id_aa64dfr0_el1") >> 8 & 0xf, 0 | 0xf) {
+        mrs!("pmcr_el0") >> 11 & 0x1f
+    } else {
+        0
+    };
     // SAFETY: these registers bound EL1 and EL0; the hypervisor's own execution depends on none of them.
     unsafe {
         msr!("hcr_el2", crate::protection::hcr(value(Register::Hcr)));

@@ -51,9 +51,15 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
         class::DATA_ABORT => data_abort(vm, vcpu, context, esr, far, hpfar),
         class::INSTRUCTION_ABORT => {
             vm.count_exit(vcpu, ExitReason::Stage2Fault);
-            // HPFAR_EL2 doesn't hold for a permission fault (DFSC 0x0c to 0x0f): registers that are mapped, but not to execute.
-            let gpa = (esr & 0x3c != 0x0c).then_some((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
-            vm.violated(Kind::CpuExecute, gpa);
+            // HPFAR_EL2 holds for address size, translation and access flag faults, and not for permission faults: registers that
+            // are mapped, but not to execute.
+            match esr & 0x3f {
+                0x00..=0x0b => {
+                    vm.violated(Kind::CpuExecute, Some((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff))
+                }
+                0x0c..=0x0f => vm.violated(Kind::CpuExecute, None),
+                _ => vm.violated(Kind::RegisterAbort, None),
+            }
             context.inject_abort(far, true, false);
             Next::Resume
         }
@@ -110,8 +116,8 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     // walk; the second stage has no entry that could fault by permission otherwise but a write to what is read only.
     let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
     let status = esr & 0x3f;
-    if status == 0x10 || (0x14..=0x17).contains(&status) {
-        // The bus aborted an access to something that is mapped: FIPA isn't valid.
+    if !(0x00..=0x0f).contains(&status) {
+        // The bus aborted an access to something that is mapped, or found it damaged: FIPA isn't valid.
         vm.count_exit(vcpu, ExitReason::Other);
         vm.violated(Kind::RegisterAbort, None);
         context.inject_abort(far, false, write);
@@ -123,7 +129,9 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
         context.skip();
         return Next::Resume;
     }
-    let described = esr & ISV != 0 && esr & S1PTW == 0;
+    // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
+    let narrow = context.frame.pstate & 1 << 4 != 0;
+    let described = esr & ISV != 0 && esr & S1PTW == 0 && !narrow;
     let width = Width::from_bytes(1 << (esr >> 22 & 3));
     let register = esr >> 16 & 0x1f;
     if let (true, Some(width)) = (described, width) {

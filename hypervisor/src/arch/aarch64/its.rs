@@ -24,7 +24,7 @@ mod gits {
 const QUEUE_BYTES: u64 = 0x1_0000;
 
 /// How often CREADR is read for the queue to drain.
-const PATIENCE: usize = 10_000_000;
+const PATIENCE: usize = 1_000_000;
 
 /// Inner shareable, inner write-back, valid: for CBASER and BASERs.
 const ATTRIBUTES: u64 = 1 << 63 | 7 << 59 | 1 << 10;
@@ -121,6 +121,8 @@ struct State {
     queue: Hpa,
     write: u64,
     devices: Vec<Device>,
+    /// It has stopped reading commands: it gets no more, so that nobody waits for it again.
+    dead: bool,
 }
 
 /// An ITS.
@@ -173,7 +175,7 @@ impl PhysicalIts {
         dsb!("sy");
         registers.write32(gits::CTLR, 1);
         Ok(Self {
-            state: Mutex::new(State { registers, queue, write: 0, devices: Vec::new() }),
+            state: Mutex::new(State { registers, queue, write: 0, devices: Vec::new(), dead: false }),
             entry_bytes,
             device_bits: device_bits.min(16),
             // PTA (bit 19): targets are addresses, not numbers.
@@ -329,6 +331,9 @@ impl State {
 
     /// Puts commands into the queue and waits, bounded, until the ITS has read them.
     fn issue(&mut self, commands: &[Command]) -> Result<(), ItsError> {
+        if self.dead {
+            return Err(ItsError::Stuck);
+        }
         for command in commands {
             for (word, &value) in (0u64..).zip(command) {
                 memory::write64(Hpa(self.queue.0 + self.write + word * 8), value);
@@ -338,8 +343,11 @@ impl State {
         }
         dsb!("sy");
         self.registers.write64(gits::CWRITER, self.write);
-        // A stall (bit 0 of CREADR) can't come from commands that were checked; it would show as a timeout.
-        wait(|| self.registers.read64(gits::CREADR) == self.write)
+        // A stall at a command that it doesn't like (bit 0 of CREADR; commands are checked, so there should be none) shows as a
+        // timeout.
+        let done = wait(|| self.registers.read64(gits::CREADR) == self.write);
+        self.dead = done.is_err();
+        done
     }
 }
 

@@ -18,7 +18,7 @@ mod vectors;
 use axvm_addr::Hpa;
 
 pub use boot::SecondaryBoot;
-pub use cpu::{clean_to_memory, delay_us, memory_barrier, mpidr, tick_hz, ticks, wait_for_interrupt};
+pub use cpu::{clean_to_memory, delay_us, memory_barrier, mpidr, tick_hz, ticks, wait_for_interrupt, zero};
 pub use exit::{Next, handle};
 pub use vcpu::{Context, list_registers, park, priority_bits};
 pub use vectors::{Left, enter, probe_read, probe_write};

@@ -123,17 +123,17 @@ impl Context {
 
     /// Loads the list registers, before an entry: those that changed since the last one.
     pub fn load_lists(&mut self) {
-        if self.lists.to_write == 0 {
-            return;
-        }
         for (index, &value) in
             self.lists.lr.iter().enumerate().take(self.lists.to_write.min(list_registers()))
         {
             write_lr(index, value);
         }
         self.lists.to_write = 0;
+        /// EOIcount, which hardware counts up from what is written.
+        const EOI_COUNT: u64 = 0x1f << 27;
+        let value = control::value(control::Register::IchHcr) | self.lists.hcr & !EOI_COUNT;
         // SAFETY: the virtual interface is the guest's.
-        unsafe { msr!("ich_hcr_el2", control::value(control::Register::IchHcr) | self.lists.hcr) };
+        unsafe { msr!("ich_hcr_el2", value) };
     }
 
     /// Reads back those list registers that hold something, after an exit.
@@ -147,6 +147,10 @@ impl Context {
         if self.lists.hcr & LRENPIE != 0 {
             self.lists.hcr = mrs!("ich_hcr_el2");
         }
+        // SAFETY: the virtual interface is the guest's. Off while the hypervisor runs: the maintenance interrupt is a level, and
+        // would come again and again until the list registers are filled anew.
+        unsafe { msr!("ich_hcr_el2", 0) };
+        isb!();
     }
 }
 
