@@ -88,6 +88,7 @@ impl Board {
         let job = Job {
             command: qemu::command(self.arch, &words, &self.image, file.path(), &input.folder),
             nonce: wire::frame_nonce(&nonce),
+            memory: vms.clone().fold(0, |sum: u64, vm| sum.saturating_add(vm.memory)),
             names: vms.map(|vm| vm.name.clone()).collect(),
             first: VmId(first as u16),
             timeout: how.timeout.or(how.plan_only.then_some(PLANNING)),

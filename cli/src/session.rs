@@ -21,7 +21,7 @@ use signal_hook::iterator::Signals;
 use crate::console::{Console, Speaker, plain};
 use crate::terminal::Raw;
 
-/// How long the hypervisor has to send its report and switch the machine off once it was told to.
+/// How long the machine has to end once nothing is left to do.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How often the child is looked at when nothing happens.
@@ -45,6 +45,8 @@ pub struct Job {
     pub first: VmId,
     /// After this it is ended.
     pub timeout: Option<Duration>,
+    /// The guests' RAM in bytes: it is zeroed before the report comes.
+    pub memory: u64,
     /// Whether this is a terminal with a user at it.
     pub interactive: bool,
     /// Whether standard input goes to the VM in focus.
@@ -147,6 +149,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         keys,
         ended: Ended::ByItself,
         deadline: job.timeout.map(|timeout| Instant::now() + timeout),
+        grace: grace(job.memory),
         ending: false,
     };
     let outcome = run.until_it_ends(&mut child.0, &received);
@@ -166,6 +169,8 @@ struct Run<W> {
     ended: Ended,
     /// The end of the run's time, or of the grace if it is ending.
     deadline: Option<Instant>,
+    /// How long the hypervisor has to stop the VMs and send its report once it was told to.
+    grace: Duration,
     /// Whether it was told to end, or has sent its report.
     ending: bool,
 }
@@ -273,7 +278,7 @@ impl<W: Write> Run<W> {
         if !self.ending {
             self.ending = true;
             self.ended = why;
-            self.deadline = Some(Instant::now() + GRACE);
+            self.deadline = Some(Instant::now() + self.grace);
         }
     }
 
@@ -284,6 +289,12 @@ impl<W: Write> Run<W> {
             let _ = keys.try_send(QUIT.to_vec());
         }
     }
+}
+
+/// The time that stopping guests with so much RAM may take. An emulated machine zeroes some 256 MiB in a second, one on a busy
+/// host less.
+const fn grace(memory: u64) -> Duration {
+    GRACE.saturating_add(Duration::from_secs(memory / (64 << 20)))
 }
 
 /// Waits for the child, but not for ever.
@@ -395,5 +406,16 @@ impl Lines {
     fn finish(mut self) -> Vec<String> {
         self.end_line();
         self.complete.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_with_more_memory_have_more_time_to_be_taken_apart() {
+        assert_eq!(grace(0), GRACE);
+        assert_eq!(grace(3 << 30), GRACE + Duration::from_secs(48));
     }
 }
