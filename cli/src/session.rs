@@ -99,6 +99,7 @@ enum Event {
     Serial(Vec<u8>),
     SerialEnd,
     Errors(Vec<u8>),
+    ErrorsEnd,
     Quit,
     Signal,
 }
@@ -127,10 +128,10 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
     // Few events wait: a machine that writes faster than the user's terminal shows has to wait itself.
     let (events, received) = mpsc::sync_channel(64);
     if let Some(serial) = child.0.stdout.take() {
-        pass_on(serial, events.clone(), Event::Serial, Some(Event::SerialEnd));
+        pass_on(serial, events.clone(), Event::Serial, Event::SerialEnd);
     }
     if let Some(errors) = child.0.stderr.take() {
-        pass_on(errors, events.clone(), Event::Errors, None);
+        pass_on(errors, events.clone(), Event::Errors, Event::ErrorsEnd);
     }
     let keys = child.0.stdin.take().map(write_keys);
     if let (true, Some(keys)) = (job.keys, &keys) {
@@ -178,6 +179,7 @@ struct Run<W> {
 impl<W: Write> Run<W> {
     fn until_it_ends(mut self, child: &mut Child, received: &Receiver<Event>) -> Outcome {
         let mut status = None;
+        let mut errors_open = true;
         loop {
             match received.recv_timeout(TICK) {
                 Ok(Event::Serial(bytes)) => self.serial(&bytes),
@@ -185,6 +187,7 @@ impl<W: Write> Run<W> {
                     self.last.push(&bytes);
                     self.console.say(Speaker::Qemu, &bytes);
                 }
+                Ok(Event::ErrorsEnd) => errors_open = false,
                 Ok(Event::Quit) => self.end(Ended::Interrupted),
                 Ok(Event::Signal) if self.ended == Ended::Interrupted => break,
                 Ok(Event::Signal) => {
@@ -212,8 +215,15 @@ impl<W: Write> Run<W> {
                 self.quit();
             }
         }
-        while let Ok(event) = received.try_recv() {
+        // QEMU's last words come by another pipe than the end of its line did. Another process may have that pipe too.
+        let deadline = Instant::now() + TICK;
+        loop {
+            let more = errors_open && status.is_some();
+            let patience =
+                if more { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let Ok(event) = received.recv_timeout(patience) else { break };
             match event {
+                Event::ErrorsEnd => errors_open = false,
                 Event::Serial(bytes) => self.serial(&bytes),
                 Event::Errors(bytes) => {
                     self.last.push(&bytes);
@@ -313,7 +323,7 @@ fn pass_on(
     mut from: impl Read + Send + 'static,
     to: SyncSender<Event>,
     wrap: fn(Vec<u8>) -> Event,
-    end: Option<Event>,
+    end: Event,
 ) {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
@@ -328,9 +338,8 @@ fn pass_on(
                 _ => break,
             }
         }
-        if let Some(end) = end {
-            let _ = to.send(end);
-        }
+        // Nobody may be left to hear it.
+        let _ = to.send(end);
     });
 }
 
