@@ -69,8 +69,7 @@ pub fn main(device_tree: Hpa) -> ! {
     }
     // Before anything else: what no one has opened is closed.
     let closed = host::close_iommus(&platform);
-    start_console(&platform, platform.console.as_deref());
-    log::info!("AxVM {} on {}", env!("CARGO_PKG_VERSION"), name(&platform));
+    let _ = start_console(&platform, platform.console.as_deref());
     if let Err(error) = closed {
         log::error!("{error}");
         arch::psci::system_off()
@@ -97,6 +96,7 @@ pub fn main(device_tree: Hpa) -> ! {
     if let Some(nonce) = bundle.run().nonce {
         console::use_frames(nonce);
     }
+    log::info!("AxVM {} on {}", env!("CARGO_PKG_VERSION"), name(&platform));
     if bundle.run().verify
         && let Err(error) = bundle.verify()
     {

@@ -11,7 +11,9 @@ use crate::console;
 
 /// Sends the report. It is the last that the tool waits for. Without the tool there is a line for people.
 pub fn send(report: &Report) {
-    log::info!("verdict: {}", report.verdict);
+    if !console::has_frames() {
+        log::info!("verdict: {}", report.verdict);
+    }
     console::send(Channel::Report, &pack(report));
     console::send(Channel::ReportEnd, &[]);
 }
