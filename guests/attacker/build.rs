@@ -1,17 +1,3 @@
-//! Hands the linker script to the linker, for the bare-metal target only: on a host this package is an empty
-//! program, so that the workspace builds as a whole.
+//! Hands the small guests' linker script to the linker.
 
-fn main() {
-    println!("cargo:rerun-if-changed=image.ld");
-    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
-        return;
-    }
-    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rustc-link-arg-bins=-T{folder}/image.ld");
-    // Position-independent: it runs wherever the VM's RAM is, the first instructions apply the relocations.
-    for argument in
-        ["-pie", "-znotext", "--no-dynamic-linker", "-zmax-page-size=4096", "-znorelro", "--gc-sections"]
-    {
-        println!("cargo:rustc-link-arg-bins={argument}");
-    }
-}
+include!("../runtime/link.rs");

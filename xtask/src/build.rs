@@ -18,6 +18,17 @@ pub fn metadata() -> Result<Value> {
     serde_json::from_str(&text).context("cannot read `cargo metadata`")
 }
 
+/// Of the bare-metal packages those that are programs: what they share is a library.
+fn bare_metal_programs(metadata: &Value) -> Result<Vec<String>> {
+    let is_program = |name: &String| {
+        let package = metadata["packages"].as_array().into_iter().flatten().find(|it| it["name"] == **name);
+        package.is_some_and(|package| {
+            package["targets"].as_array().into_iter().flatten().any(|target| target["kind"][0] == "bin")
+        })
+    };
+    Ok(bare_metal_packages(metadata)?.into_iter().filter(is_program).collect())
+}
+
 /// Packages that run on bare metal: the workspace's members that aren't built by default.
 pub fn bare_metal_packages(metadata: &Value) -> Result<Vec<String>> {
     let ids = |key: &str| -> Vec<&str> {
@@ -59,7 +70,7 @@ pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
 
 /// Builds the small guests; their ELF files lie beside the other guest's files.
 pub fn guests(arch: &str) -> Result<()> {
-    for name in bare_metal_packages(&metadata()?)? {
+    for name in bare_metal_programs(&metadata()?)? {
         if name == HYPERVISOR {
             continue;
         }

@@ -23,18 +23,12 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod attacks;
+
 #[cfg(target_os = "none")]
-mod board;
+use axvm_guest_runtime::{board, edu, machine, println};
+
 #[cfg(target_os = "none")]
-mod boot;
-#[cfg(target_os = "none")]
-mod console;
-#[cfg(target_os = "none")]
-mod edu;
-#[cfg(target_os = "none")]
-mod heap;
-#[cfg(target_os = "none")]
-mod machine;
+axvm_guest_runtime::entry!("ATTACK", attacks::run);
 
 /// On a host there is nothing to attack.
 #[cfg(not(target_os = "none"))]

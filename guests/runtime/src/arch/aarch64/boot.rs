@@ -1,10 +1,8 @@
-//! The first instructions, the vectors, and the last resort.
+//! The first instructions and the vectors.
 
 use core::arch::global_asm;
-use core::panic::PanicInfo;
 
-use crate::board::Board;
-use crate::{attacks, console, machine, println};
+use crate::machine;
 
 global_asm!(
     r#"
@@ -24,6 +22,7 @@ _head:
 _start:
     msr     daifset, #0xf
     mov     x20, x0
+    bl      go_down_to_el1
     adrp    x21, _head
 
     // R_AARCH64_RELATIVE (AAELF64, 5.7.16): *(base + offset) = base + addend.
@@ -67,6 +66,26 @@ _start:
 9:  wfi
     b       9b
 
+    // Another CPU (PSCI CPU_ON): x0 points to its stack's top and to the function that it runs.
+    .section .text.secondary, "ax"
+    .global secondary_start
+secondary_start:
+    msr     daifset, #0xf
+    mov     x20, x0
+    bl      go_down_to_el1
+    msr     spsel, #1
+    ldp     x1, x2, [x20]
+    mov     sp, x1
+    adrp    x1, vectors
+    add     x1, x1, :lo12:vectors
+    msr     vbar_el1, x1
+    isb
+    mov     x29, xzr
+    mov     x30, xzr
+    blr     x2
+6:  wfi
+    b       6b
+
     // Every synchronous exception is taken for a failed access, counted and stepped over. Nothing else is
     // unmasked.
     .section .text.vectors, "ax"
@@ -93,20 +112,5 @@ vectors:
 );
 
 extern "C" fn main(device_tree: u64, image_start: u64, image_end: u64) -> ! {
-    match Board::find(device_tree, image_start, image_end) {
-        Some(board) => {
-            console::set(board.console);
-            attacks::run(&board);
-            println!("ATTACK done");
-            machine::power_off(board.conduit)
-        }
-        // Without a console there is no one to tell.
-        None => machine::power_off(None),
-    }
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    println!("ATTACK panic broken: {info}");
-    machine::power_off(None)
+    crate::run(device_tree, image_start, image_end)
 }

@@ -96,6 +96,30 @@ pub fn call(conduit: PsciConduit, function: u32, arguments: [u64; 3]) -> Option<
     (FAULTS.load(Ordering::Relaxed) == before).then_some(x0)
 }
 
+/// What another CPU begins with; layout known to `secondary_start`.
+#[repr(C)]
+pub struct Start {
+    /// One past its stack, a multiple of 16.
+    pub stack_top: u64,
+    /// What it runs, at EL1 with the MMU off and interrupts masked. It must not allocate: the heap is the first CPU's.
+    pub function: extern "C" fn() -> !,
+}
+
+unsafe extern "C" {
+    static secondary_start: u8;
+}
+
+/// PSCI CPU_ON (Arm DEN 0022, 5.6): starts the CPU with this MPIDR affinity. Whether it was accepted.
+///
+/// # Safety
+///
+/// The stack must be that CPU's alone, and memory that nothing else uses.
+pub unsafe fn start_cpu(conduit: PsciConduit, mpidr: u64, start: &'static Start) -> bool {
+    const CPU_ON: u32 = 0xc400_0003;
+    let entry = &raw const secondary_start as u64;
+    call(conduit, CPU_ON, [mpidr, entry, core::ptr::from_ref(start) as u64]) == Some(0)
+}
+
 /// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by the given conduit, then by both.
 pub fn power_off(conduit: Option<PsciConduit>) -> ! {
     const SYSTEM_OFF: u32 = 0x8400_0008;

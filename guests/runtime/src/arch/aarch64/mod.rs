@@ -1,0 +1,5 @@
+//! aarch64 at EL1.
+
+mod boot;
+mod el2;
+pub mod machine;
