@@ -22,12 +22,23 @@ const DMA_START: u64 = 1;
 const DMA_TO_RAM: u64 = 2;
 /// Where the engine sees the device's own 4 KiB.
 const BUFFER: u64 = 0x4_0000;
+const CAPABILITIES: u64 = 0x34;
+const CAPABILITY_MSI: u32 = 0x05;
+const MSI_ENABLE: u32 = 1 << 16;
+const MSI_WIDE: u32 = 1 << 23;
+
+/// Raises its interrupt, for the reasons whose bits are written.
+pub const RAISE: u64 = 0x60;
+/// Ends reasons for its interrupt.
+pub const ACKNOWLEDGE: u64 = 0x64;
+
 /// What is moved at once: small, since a blocked access makes an event for each four bytes.
 pub const CHUNK: u64 = 16;
 
 /// An `edu` that decodes and masters the bus.
 pub struct Edu {
-    registers: u64,
+    /// Its registers.
+    pub registers: u64,
     /// Its config space.
     pub config: u64,
 }
@@ -99,5 +110,28 @@ impl Edu {
     /// The device writes this much of its buffer.
     pub fn write_bytes(&self, address: u64, length: u64) -> Result<(), Fault> {
         self.transfer(BUFFER, address, length, DMA_TO_RAM)
+    }
+
+    /// Lets it raise its interrupt by writing to a doorbell (PCI Local Bus 3.0, 6.8.1): event 0.
+    pub fn enable_msi(&self, doorbell: u64) -> Result<(), Fault> {
+        let mut at = u64::from(load32(self.config + CAPABILITIES)? & 0xfc);
+        // So many fit into the config space.
+        for _ in 0..48 {
+            if at == 0 {
+                break;
+            }
+            let header = load32(self.config + at)?;
+            if header & 0xff == CAPABILITY_MSI {
+                let data = if header & MSI_WIDE == 0 { 8 } else { 12 };
+                store32(self.config + at + 4, doorbell as u32)?;
+                if header & MSI_WIDE != 0 {
+                    store32(self.config + at + 8, (doorbell >> 32) as u32)?;
+                }
+                store16(self.config + at + data, 0)?;
+                return store16(self.config + at + 2, ((header | MSI_ENABLE) >> 16) as u16);
+            }
+            at = u64::from(header >> 8 & 0xfc);
+        }
+        Err(Fault)
     }
 }

@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod board;
 pub mod console;
 pub mod edu;
+pub mod gic;
 
 mod arch;
 mod heap;

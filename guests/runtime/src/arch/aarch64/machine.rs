@@ -142,6 +142,14 @@ pub fn now() -> u64 {
     ticks
 }
 
+/// The calling CPU's affinity fields of MPIDR_EL1.
+pub fn mpidr() -> u64 {
+    let value: u64;
+    // SAFETY: reading the register has no side effect.
+    unsafe { asm!("mrs {0}, mpidr_el1", out(reg) value) };
+    value & 0xff_00ff_ffff
+}
+
 /// The counter's ticks a second.
 pub fn frequency() -> u64 {
     let hz: u64;

@@ -1,0 +1,186 @@
+//! What is measured.
+
+use alloc::format;
+use alloc::string::String;
+use core::cell::UnsafeCell;
+
+use axvm_addr::Address;
+use axvm_guest_runtime::board::Board;
+use axvm_guest_runtime::edu::{self, Edu};
+use axvm_guest_runtime::gic::{Gic, LPI};
+use axvm_guest_runtime::machine::{self, Start, store32};
+use axvm_guest_runtime::println;
+use axvm_platform::model::PlatformDevice;
+
+use crate::measure::{self, Quiet};
+
+/// A figure, or why there is none.
+type Figure = Result<u64, String>;
+
+/// All of them, in this order.
+pub const ALL: &[(&str, fn(&Probe<'_>) -> Figure)] = &[
+    ("nothing", |_| measured(measure::nothing())),
+    ("hypercall", |_| measured(measure::hypercall(PSCI_VERSION))),
+    ("emulated-read", |probe| measured(measure::read(probe.gic.distributor + GICD_TYPER))),
+    ("emulated-state-read", |probe| measured(measure::read(probe.gic.distributor + GICD_ISENABLER1))),
+    // No bit is set: nothing changes.
+    ("emulated-write", |probe| measured(measure::write(probe.gic.distributor + GICD_ISENABLER1, 0))),
+    ("mapped-read", |probe| measured(measure::read(probe.registers("arm,pl031")? + PL031_MASK))),
+    ("trapped-read", |probe| measured(measure::read(probe.registers("arm,pl061")? + PL061_DIRECTION))),
+    ("trapped-write", |probe| measured(measure::write(probe.registers("arm,pl061")? + PL061_DIRECTION, 0))),
+    ("line", line),
+    ("timer", timer),
+    ("msi", msi),
+    ("sgi-self", |probe| measured(measure::to_itself(SGI.into(), probe.target()))),
+    ("ipi", ipi),
+];
+
+const PSCI_VERSION: u32 = 0x8400_0000;
+const GICD_TYPER: u64 = 0x004;
+const GICD_ISENABLER1: u64 = 0x104;
+
+/// The PL031's alarm, interrupt mask and clear registers (Arm DDI 0224, 3.3).
+const PL031_DATA: u64 = 0x00;
+const PL031_MATCH: u64 = 0x04;
+const PL031_MASK: u64 = 0x10;
+const PL031_RAW: u64 = 0x14;
+/// The PL061's direction register (Arm DDI 0190, 3.3).
+const PL061_DIRECTION: u64 = 0x400;
+
+/// The software interrupt that is sent.
+const SGI: u32 = 5;
+
+/// The board, its GIC started.
+pub struct Probe<'a> {
+    board: &'a Board,
+    gic: Gic,
+}
+
+fn measured(figure: Option<u64>) -> Figure {
+    figure.ok_or_else(|| "skipped: no interrupt came, or another".into())
+}
+
+/// Measures everything.
+pub fn run(board: &Board) {
+    match start(board) {
+        Ok(probe) => {
+            println!("PROBE counter {} Hz", machine::frequency());
+            for (name, figure) in ALL {
+                match figure(&probe) {
+                    Ok(ticks) => println!("PROBE {name} {ticks}"),
+                    Err(why) => println!("PROBE {name} {why}"),
+                }
+            }
+        }
+        Err(why) => println!("PROBE broken: {why}"),
+    }
+}
+
+fn start(board: &Board) -> Result<Probe<'_>, String> {
+    let gic = Gic::find(&board.platform).ok_or("no GIC")?;
+    let own = gic.redistributor(machine::mpidr()).map_err(|_| "no redistributor")?;
+    gic.start()
+        .and_then(|()| own.start())
+        .and_then(|()| own.enable(SGI))
+        .map_err(|_| "the GIC doesn't answer")?;
+    measure::open_interface();
+    Ok(Probe { board, gic })
+}
+
+impl Probe<'_> {
+    fn device(&self, compatible: &str) -> Result<&PlatformDevice, String> {
+        let is = |device: &&PlatformDevice| device.compatible.iter().any(|it| it == compatible);
+        self.board.platform.devices.iter().find(is).ok_or_else(|| format!("skipped: no {compatible}"))
+    }
+
+    fn registers(&self, compatible: &str) -> Result<u64, String> {
+        let registers = self.device(compatible)?.registers.first().map(|it| it.start().get());
+        registers.ok_or_else(|| format!("skipped: {compatible} has no registers"))
+    }
+
+    /// What ICC_SGI1R_EL1 names the first CPU by: affinity fields and target list.
+    fn target(&self) -> u64 {
+        target(machine::mpidr())
+    }
+}
+
+fn target(mpidr: u64) -> u64 {
+    (mpidr >> 32 & 0xff) << 48 | (mpidr >> 16 & 0xff) << 32 | (mpidr >> 8 & 0xff) << 16 | 1 << (mpidr & 0xf)
+}
+
+/// The PL031's line: its alarm is due, and the mask decides whether its line is high.
+fn line(probe: &Probe<'_>) -> Figure {
+    let device = probe.device("arm,pl031")?;
+    let registers = probe.registers("arm,pl031")?;
+    let intid = device.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let broken = |_| String::from("skipped: the PL031 doesn't answer");
+    store32(registers + PL031_MASK, 0).map_err(broken)?;
+    let start = machine::now();
+    while machine::load32(registers + PL031_RAW).map_err(broken)? == 0 {
+        let time = machine::load32(registers + PL031_DATA).map_err(broken)?;
+        store32(registers + PL031_MATCH, time).map_err(broken)?;
+        if machine::now() - start > machine::frequency() {
+            return Err("skipped: the PL031's alarm doesn't come".into());
+        }
+    }
+    probe.gic.enable_line(intid, machine::mpidr()).map_err(broken)?;
+    let figure =
+        measure::raised_by(registers + PL031_MASK, 1, intid.into(), Quiet(registers + PL031_MASK, 0));
+    probe.gic.disable_line(intid).map_err(broken)?;
+    measured(figure)
+}
+
+fn timer(probe: &Probe<'_>) -> Figure {
+    /// The virtual timer's place in the device tree's list.
+    const VIRTUAL: usize = 2;
+    let intid = probe.board.platform.timer.get(VIRTUAL).ok_or("skipped: no timer")?.intid.0;
+    let own = probe.gic.redistributor(machine::mpidr()).map_err(|_| "skipped: no redistributor")?;
+    own.enable(intid).map_err(|_| "skipped: the GIC doesn't answer")?;
+    measured(measure::timer(intid.into()))
+}
+
+fn msi(probe: &Probe<'_>) -> Figure {
+    let platform = &probe.board.platform;
+    let edu = Edu::find(platform).ok_or("skipped: no edu")?;
+    let id = edu::requester_id(platform).ok_or("skipped: no edu")?;
+    let doorbell = probe.gic.doorbell().ok_or("skipped: no ITS")?;
+    let own = probe.gic.redistributor(machine::mpidr()).map_err(|_| "skipped: no redistributor")?;
+    let memory = probe.board.scratch.next_multiple_of(0x1_0000);
+    probe
+        .gic
+        .map_msi(id, &own, memory)
+        .and_then(|()| edu.enable_msi(doorbell))
+        .map_err(|_| "skipped: ITS or edu don't answer")?;
+    let quiet = Quiet(edu.registers + edu::ACKNOWLEDGE, u32::MAX);
+    measured(measure::raised_by(edu.registers + edu::RAISE, 1, LPI, quiet))
+}
+
+/// The second CPU's stack.
+#[repr(C, align(16))]
+struct Stack(UnsafeCell<[u8; 16 << 10]>);
+
+// SAFETY: nothing in Rust refers to its bytes; the second CPU, started once, has them.
+unsafe impl Sync for Stack {}
+
+static STACK: Stack = Stack(UnsafeCell::new([0; 16 << 10]));
+
+fn ipi(probe: &Probe<'_>) -> Figure {
+    let own = machine::mpidr();
+    let other = probe.board.platform.cpus.iter().find(|cpu| cpu.mpidr != own && cpu.usable);
+    let other = other.ok_or("skipped: one CPU only")?.mpidr;
+    let redistributor = probe.gic.redistributor(other).map_err(|_| "skipped: no second redistributor")?;
+    redistributor
+        .start()
+        .and_then(|()| redistributor.enable(SGI))
+        .map_err(|_| "skipped: the GIC doesn't answer")?;
+    let conduit = probe.board.conduit.ok_or("skipped: no PSCI")?;
+    let start = alloc::boxed::Box::leak(alloc::boxed::Box::new(Start {
+        stack_top: STACK.0.get() as u64 + (16 << 10),
+        function: measure::wait_for_interrupts,
+    }));
+    // SAFETY: this is called once, and the stack is there for it alone.
+    if !unsafe { machine::start_cpu(conduit, other, start) } {
+        return Err("skipped: the second CPU doesn't start".into());
+    }
+    measured(measure::to_another(SGI.into(), target(other)))
+}
