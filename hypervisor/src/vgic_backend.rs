@@ -68,6 +68,10 @@ impl Backend for GicBackend {
         host::get().gic.configure_line(line, settings.edge, mpidr, settings.enabled && mpidr.is_some());
     }
 
+    fn set_spi_enabled(&self, line: Intid, enabled: bool) {
+        host::get().gic.set_enabled(line, enabled);
+    }
+
     fn set_spi_pending(&self, line: Intid, pending: bool) {
         host::get().gic.set_pending(line, pending);
     }

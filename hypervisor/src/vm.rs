@@ -15,7 +15,7 @@ use axvm_addr::{Address, CpuId, Gpa, Intid, ItsDeviceId, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
-use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, Redistributors, Vgic, VgicConfig};
+use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 use spin::Mutex;
 
 use crate::arch::gic;
@@ -534,10 +534,16 @@ fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
             guest: line.intid,
             host: Some(line.intid),
             edge: line.trigger == axvm_platform::model::Trigger::Edge,
+            delivery: LineDelivery::Hardware,
         })
         .collect();
     if let Some(console) = plan.console {
-        lines.push(LineConfig { guest: console.intid, host: None, edge: false });
+        lines.push(LineConfig {
+            guest: console.intid,
+            host: None,
+            edge: false,
+            delivery: LineDelivery::default(),
+        });
     }
     let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
     let most = devices.iter().map(|msi| msi.events).max().unwrap_or(1);

@@ -58,6 +58,11 @@ pub trait Backend: Send + Sync {
     /// Brings the physical SPI `host` in line with what the guest set up.
     fn configure_spi(&self, host: Intid, settings: &SpiSettings);
 
+    /// Enables or disables the physical SPI `host`, and nothing else of it: its trigger and target are as
+    /// [`Backend::configure_spi`] left them. When it returns from disabling,
+    /// the SPI is signalled to no CPU any more; one that a CPU has acknowledged just before may still arrive.
+    fn set_spi_enabled(&self, host: Intid, enabled: bool);
+
     /// Sets or clears the pending state of the physical SPI `host`.
     fn set_spi_pending(&self, host: Intid, pending: bool);
 

@@ -13,6 +13,20 @@ pub const VCPUS_MAX: usize = 256;
 /// The most event id bits of a device: what MSI-X can use.
 pub const EVENT_BITS_MAX: u32 = 11;
 
+/// How the physical SPI behind a guest's line is held while the guest serves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineDelivery {
+    /// It stays active, and the list register has the hardware bit: the guest's end of interrupt deactivates
+    /// it, with no exit. A VM that takes physical interrupts itself (HCR_EL2.IMO = 0) can end the active
+    /// state of anyone's SPI: beside such a VM the line would come again and again while it is served.
+    #[default]
+    Hardware,
+    /// It is disabled and its active state ended as soon as it is taken, the list register is a software
+    /// one, and the guest's end of interrupt is an exit that enables it again. Nothing that anyone does to
+    /// active states matters to it.
+    MaskUntilEnd,
+}
+
 /// An SPI that exists for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineConfig {
@@ -22,6 +36,8 @@ pub struct LineConfig {
     pub host: Option<Intid>,
     /// Edge triggered at reset; else by level.
     pub edge: bool,
+    /// How the physical one is held while the guest serves it. Nothing to a line without one.
+    pub delivery: LineDelivery,
 }
 
 /// The virtual ITS.

@@ -105,10 +105,10 @@ impl Interrupts {
         if irq.active {
             irq.active_on = vcpu;
         }
-        // The physical interrupt is active as long as the guest hasn't ended this one; here it won't, any
-        // more.
-        if irq.host.is_some() && !irq.latch && !irq.active && (dropped || ended_by_write) {
-            self.set_host_active(handle, false);
+        // A linked physical interrupt is active as long as the guest hasn't ended this one; here it won't,
+        // any more. A masked one waits for any end.
+        if irq.is_done() && (irq.by_mask || dropped || ended_by_write) {
+            self.release_host(handle);
         }
         if taken && let Some(cpu) = self.cpu_mut(vcpu) {
             cpu.taken = cpu.taken.wrapping_add(1);
@@ -139,9 +139,9 @@ impl Interrupts {
         if !core::mem::take(&mut irq.active) {
             return;
         }
-        // If it is pending too, the physical interrupt is active on account of that.
-        if irq.host.is_some() && !irq.latch {
-            self.set_host_active(handle, false);
+        // If it is pending too, the physical interrupt is held on account of that.
+        if irq.is_done() {
+            self.release_host(handle);
         }
         self.update(handle);
     }
@@ -201,11 +201,12 @@ impl Interrupts {
         // from the physical GIC when the first has ended, and a level is looked at again then.
         let pending = deliverable && (!irq.active || (irq.edge && irq.host.is_none()));
         let state = State { pending, active: irq.active };
-        let value = match irq.host {
+        let value = match irq.linked_host() {
             Some(host) => ListRegister::hardware(irq.intid, host, irq.priority, irq.group1, state),
             None => {
-                // Something is to be done when the guest ends it: look at the line, or at what is kept back.
-                let eoi = irq.is_emulated_level() || (irq.active && !pending && irq.is_pending());
+                // Something is to be done when the guest ends it: look at the line, unmask it, or look at what is
+                // kept back.
+                let eoi = irq.wants_its_end() || (irq.active && !pending && irq.is_pending());
                 ListRegister::software(irq.intid, irq.priority, irq.group1, state, eoi)
             }
         };
@@ -245,7 +246,7 @@ impl Interrupts {
             }
             let still = irq.latch;
             if physical && !still {
-                self.set_host_active(handle, false);
+                self.release_host(handle);
             }
             self.update(handle);
         }
@@ -256,7 +257,7 @@ impl Interrupts {
                 && core::mem::take(&mut irq.latch)
             {
                 if irq.host.is_some() {
-                    self.set_host_active(handle, false);
+                    self.release_host(handle);
                 }
                 self.update(handle);
             }

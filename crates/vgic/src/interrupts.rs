@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use axvm_addr::{Intid, VcpuId};
 
 use crate::backend::{Backend, SpiSettings};
-use crate::config::{VCPUS_MAX, VgicConfig};
+use crate::config::{LineDelivery, VCPUS_MAX, VgicConfig};
 use crate::irq::{Irq, Kind};
 use crate::spec::list_register::LIST_REGISTERS_MAX;
 use crate::spec::{AFFINITY_MASK, SPI_FIRST};
@@ -158,6 +158,7 @@ impl Interrupts {
             if let Some(line) = line {
                 irq.edge = line.edge;
                 irq.host = line.host;
+                irq.by_mask = line.host.is_some() && line.delivery == LineDelivery::MaskUntilEnd;
                 if let Some(host) = line.host {
                     self.hosts.push((host, Handle(self.irqs.len() as u32)));
                 }
@@ -335,7 +336,49 @@ impl Interrupts {
             if latch && edge {
                 self.set_host_pending(handle, true);
             }
-            self.set_host_active(handle, false);
+            self.release_host(handle);
+        }
+    }
+
+    /// A physical SPI has arrived: it becomes pending for the guest.
+    pub(crate) fn arrive(&mut self, handle: Handle) {
+        let Some(irq) = self.irq(handle) else { return };
+        if irq.by_mask {
+            // It was acknowledged before it was masked, and something has ended it since: the level is
+            // looked at again anyhow, once it is unmasked.
+            let again = irq.masked && !irq.edge;
+            self.hold_host(handle);
+            if again {
+                return;
+            }
+        }
+        self.latch(handle);
+    }
+
+    /// Keeps the physical interrupt from coming again until [`Self::release_host`].
+    pub(crate) fn hold_host(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let Some(host) = irq.host else { return };
+        if !irq.by_mask {
+            return self.set_host_active(handle, true);
+        }
+        // In this order: a level that is still high must not come again in between.
+        if !core::mem::replace(&mut irq.masked, true) {
+            self.backend.set_spi_enabled(host, false);
+        }
+        self.backend.set_spi_active(host, false);
+    }
+
+    /// The guest is done with what it was given of the physical interrupt: the next may come.
+    pub(crate) fn release_host(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let Some(host) = irq.host else { return };
+        if !irq.by_mask {
+            return self.set_host_active(handle, false);
+        }
+        // One that goes nowhere stays off, as [`Self::mirror`] left it.
+        if core::mem::take(&mut irq.masked) && irq.enabled && irq.target.is_some() {
+            self.backend.set_spi_enabled(host, true);
         }
     }
 
@@ -366,7 +409,12 @@ impl Interrupts {
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, target) => self.backend.configure_spi(
                 host,
-                &SpiSettings { enabled: irq.enabled, priority: irq.priority, edge: irq.edge, target },
+                &SpiSettings {
+                    enabled: irq.enabled && !irq.masked,
+                    priority: irq.priority,
+                    edge: irq.edge,
+                    target,
+                },
             ),
             (Some(host), Kind::Ppi, Some(vcpu)) => {
                 self.backend.configure_ppi(vcpu, host, irq.enabled, irq.priority);
@@ -375,7 +423,7 @@ impl Interrupts {
         }
     }
 
-    pub(crate) fn set_host_active(&self, handle: Handle, active: bool) {
+    fn set_host_active(&self, handle: Handle, active: bool) {
         let Some(irq) = self.irq(handle) else { return };
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, _) => self.backend.set_spi_active(host, active),

@@ -39,9 +39,13 @@ pub(crate) struct Held {
 pub(crate) struct Irq {
     pub(crate) intid: Intid,
     pub(crate) kind: Kind,
-    /// The physical interrupt that it stands for. That one is active from the time it is taken at EL2 until
-    /// the guest ends this one.
+    /// The physical interrupt that it stands for. From the time that one is taken at EL2 until the guest ends
+    /// this one it is active, or masked.
     pub(crate) host: Option<Intid>,
+    /// The physical interrupt is masked, not left active, while the guest serves this one.
+    pub(crate) by_mask: bool,
+    /// It is masked now.
+    pub(crate) masked: bool,
     pub(crate) priority: u8,
     pub(crate) enabled: bool,
     pub(crate) group1: bool,
@@ -73,6 +77,8 @@ impl Irq {
             intid,
             kind,
             host: None,
+            by_mask: false,
+            masked: false,
             priority: 0,
             // For SGIs the reset value of GICR_ISENABLER0 is left to the implementation.
             enabled: kind == Kind::Sgi,
@@ -110,9 +116,19 @@ impl Irq {
         self.held.and_then(|h| h.force_active).unwrap_or(self.active)
     }
 
-    /// Whether it is a line of an emulated device, by level: what has to be looked at again when the guest
-    /// ends it.
-    pub(crate) fn is_emulated_level(&self) -> bool {
-        !self.edge && self.host.is_none()
+    /// The physical interrupt that its list register names: the guest's end of interrupt then ends that one.
+    pub(crate) fn linked_host(&self) -> Option<Intid> {
+        self.host.filter(|_| !self.by_mask)
+    }
+
+    /// Whether something is to be done when the guest ends it: the level of an emulated line is looked at
+    /// again, and a masked line is unmasked.
+    pub(crate) fn wants_its_end(&self) -> bool {
+        if self.host.is_none() { !self.edge } else { self.by_mask }
+    }
+
+    /// Whether the guest has nothing more to do with what was last taken from the physical interrupt.
+    pub(crate) fn is_done(&self) -> bool {
+        !self.latch && !self.active && self.held.is_none()
     }
 }

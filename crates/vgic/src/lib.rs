@@ -12,13 +12,15 @@
 //! | comes from | by | list register |
 //! |---|---|---|
 //! | an assigned device's line | [`Vgic::hardware_spi`] | HW = 1 |
+//! | the same with [`LineDelivery::MaskUntilEnd`] | [`Vgic::hardware_spi`] | HW = 0, EOI = 1 |
 //! | the timer, any hardware PPI | [`Vgic::hardware_ppi`] | HW = 1 |
 //! | an assigned device's MSI | [`Vgic::hardware_lpi`] | HW = 0 |
 //! | an emulated device's line | [`axvm_axdevice::InterruptLine`] | HW = 0, EOI = 1 by level |
 //! | another vCPU | [`Vgic::send_sgi`] | HW = 0 |
 //!
 //! Hardware lines and PPIs are taken at EL2, their priority dropped, and left active: with HW = 1 the guest's
-//! end of interrupt deactivates the physical one. With EOI = 1 the guest's end of interrupt leaves the guest,
+//! end of interrupt deactivates the physical one. A line that is to be masked until its end is disabled and
+//! deactivated before it is injected, and enabled again when the guest has ended it. With EOI = 1 the guest's end of interrupt leaves the guest,
 //! and the line is looked at again.
 //!
 //! # The run loop
@@ -48,7 +50,7 @@ pub mod spec;
 mod vgic;
 
 pub use backend::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
-pub use config::{ConfigError, EVENT_BITS_MAX, ItsConfig, LineConfig, VCPUS_MAX, VgicConfig};
+pub use config::{ConfigError, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig};
 pub use cpu_interface::ListRegisters;
 pub use distributor::Distributor;
 use interrupts::Interrupts;

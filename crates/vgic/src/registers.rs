@@ -81,7 +81,7 @@ impl Interrupts {
             self.set_host_pending(handle, false);
             // It was taken at EL2 and so is active there; with nobody to end it, it would never come again.
             if latch && quiet {
-                self.set_host_active(handle, false);
+                self.release_host(handle);
             }
         }
         self.update(handle);
@@ -99,7 +99,7 @@ impl Interrupts {
             return;
         }
         if irq.host.is_some() {
-            self.set_host_active(handle, true);
+            self.hold_host(handle);
         }
         self.update(handle);
     }

@@ -135,7 +135,13 @@ impl Vgic {
     /// this VM's; if not, it is the caller's to deactivate.
     #[must_use]
     pub fn hardware_spi(&self, host: Intid) -> bool {
-        self.latch(|state| state.find_host(host))
+        self.with(None, |state| match state.find_host(host) {
+            Some(handle) => {
+                state.arrive(handle);
+                true
+            }
+            None => false,
+        })
     }
 
     /// Takes a physical PPI that arrived at EL2 on the CPU of `vcpu`: priority dropped, and left active.

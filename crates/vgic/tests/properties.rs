@@ -6,7 +6,7 @@ mod common;
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
 use axvm_vgic::spec::list_register::{HCR_UIE, ListRegister};
-use common::{Bench, V0, config, line};
+use common::{Bench, V0, config, line, masked_line};
 use proptest::prelude::*;
 
 const VCPUS: usize = 3;
@@ -15,7 +15,10 @@ const SOFTWARE_LEVELS: core::ops::Range<u32> = 46..49;
 /// Their physical lines are 100 higher.
 const HARDWARE_LEVELS: core::ops::Range<u32> = 49..51;
 const HARDWARE_EDGES: core::ops::Range<u32> = 51..53;
-const ALL: core::ops::Range<u32> = 40..53;
+/// The same, masked until their end.
+const MASKED_LEVELS: core::ops::Range<u32> = 53..55;
+const MASKED_EDGES: core::ops::Range<u32> = 55..57;
+const ALL: core::ops::Range<u32> = 40..57;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -26,6 +29,8 @@ enum Op {
     Enable(u32),
     Disable(u32),
     Clear(u32),
+    /// Another VM ends the active state of the physical line.
+    ForeignEnd(u32),
     Route(u32, u64),
     Priority(u32, u8),
     Groups(bool),
@@ -42,6 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => ALL.prop_map(Op::Enable),
         1 => ALL.prop_map(Op::Disable),
         1 => ALL.prop_map(Op::Clear),
+        2 => (MASKED_LEVELS.start..MASKED_EDGES.end).prop_map(Op::ForeignEnd),
         2 => (ALL, 0u64..4).prop_map(|(intid, vcpu)| Op::Route(intid, vcpu)),
         2 => (ALL, any::<u8>()).prop_map(|(intid, priority)| Op::Priority(intid, priority)),
         1 => any::<bool>().prop_map(Op::Groups),
@@ -61,6 +67,10 @@ struct Expected {
     pending: bool,
 }
 
+fn is_hardware_edge(intid: u32) -> bool {
+    HARDWARE_EDGES.contains(&intid) || MASKED_EDGES.contains(&intid)
+}
+
 struct Run {
     bench: Bench,
     expected: Vec<Expected>,
@@ -71,7 +81,10 @@ impl Run {
     fn new(list_registers: usize) -> Self {
         let lines = ALL
             .map(|intid| {
-                let edge = SOFTWARE_EDGES.contains(&intid) || HARDWARE_EDGES.contains(&intid);
+                let edge = SOFTWARE_EDGES.contains(&intid) || is_hardware_edge(intid);
+                if intid >= MASKED_LEVELS.start {
+                    return masked_line(intid, intid + 100, edge);
+                }
                 line(intid, (intid >= HARDWARE_LEVELS.start).then_some(intid + 100), edge)
             })
             .collect();
@@ -139,6 +152,7 @@ impl Run {
                 self.expected(intid).pending = false;
                 self.bench.clear_pending(intid);
             }
+            Op::ForeignEnd(intid) => self.bench.machine.deactivate(V0, Intid(intid + 100)),
             Op::Route(intid, vcpu) => {
                 self.expected(intid).route = vcpu;
                 self.bench.route(intid, vcpu);
@@ -224,8 +238,7 @@ impl Run {
         }
         for (intid, expected) in ALL.zip(&self.expected) {
             assert!(!expected.pending, "{intid} got lost");
-            let waits =
-                expected.level && !SOFTWARE_EDGES.contains(&intid) && !HARDWARE_EDGES.contains(&intid);
+            let waits = expected.level && !SOFTWARE_EDGES.contains(&intid) && !is_hardware_edge(intid);
             assert!(!waits, "the line of {intid} is still high");
         }
         for cpu in 0..VCPUS {
@@ -233,7 +246,7 @@ impl Run {
             assert_eq!(self.bench.listed(cpu), []);
         }
         for (host, spi) in &*self.bench.machine.spis.lock().unwrap() {
-            assert!(!spi.active && !spi.pending, "physical {host} is stuck");
+            assert!(spi.enabled && !spi.active && !spi.pending, "physical {host} is stuck");
         }
         for intid in ALL {
             assert!(!self.bench.is_pending(intid) && !self.bench.is_active(intid));

@@ -9,8 +9,8 @@ use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_UIE, ListRegister};
 use axvm_vgic::{
-    Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, ListRegisters, NotGuestMemory,
-    Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
+    Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters,
+    NotGuestMemory, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
 };
 
 pub const RAM: u64 = 0x4000_0000;
@@ -112,6 +112,10 @@ impl Backend for Machine {
             spi.edge = settings.edge;
             spi.target = settings.target;
         });
+    }
+
+    fn set_spi_enabled(&self, host: Intid, enabled: bool) {
+        self.spi(host, |spi| spi.enabled = enabled);
     }
 
     fn set_spi_pending(&self, host: Intid, pending: bool) {
@@ -235,7 +239,11 @@ pub struct Bench {
 }
 
 pub fn line(guest: u32, host: Option<u32>, edge: bool) -> LineConfig {
-    LineConfig { guest: Intid(guest), host: host.map(Intid), edge }
+    LineConfig { guest: Intid(guest), host: host.map(Intid), edge, delivery: LineDelivery::Hardware }
+}
+
+pub fn masked_line(guest: u32, host: u32, edge: bool) -> LineConfig {
+    LineConfig { delivery: LineDelivery::MaskUntilEnd, ..line(guest, Some(host), edge) }
 }
 
 pub fn config(vcpus: u64, lines: Vec<LineConfig>, list_registers: usize) -> VgicConfig {

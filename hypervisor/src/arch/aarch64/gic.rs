@@ -236,6 +236,16 @@ impl PhysicalGic {
         }
     }
 
+    /// Enables or disables an SPI. Once it has returned from disabling, no CPU is signalled any more.
+    pub fn set_enabled(&self, line: Intid, enabled: bool) {
+        self.write_bit(line, if enabled { gicd::ISENABLER } else { gicd::ICENABLER });
+        if !enabled {
+            // RWP covers writes to ICENABLER (IHI 0069, GICD_CTLR).
+            let distributor = self.distributor.lock();
+            let _ = wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0);
+        }
+    }
+
     /// Sets or clears the pending state of an SPI.
     pub fn set_pending(&self, line: Intid, pending: bool) {
         self.write_bit(line, if pending { gicd::ISPENDR } else { gicd::ICPENDR });
