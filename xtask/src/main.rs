@@ -102,6 +102,11 @@ fn run(options: Options) -> Result<u8> {
         "setup" => {
             host::prepare(&options.arch, host::For::Tests)?;
             guest::prepare(&options.arch)?;
+            for run in runs::list()? {
+                if let Some(series) = run.kernel()? {
+                    guest::prepare_kernel(&options.arch, series)?;
+                }
+            }
             build::everything(&options.arch)?;
             say::step("everything is there: `cargo xtask demo`, `cargo xtask test`");
             Ok(0)

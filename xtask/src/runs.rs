@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::guest::disk;
+use crate::guest::{Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
 use crate::{demo, paths, refusal};
@@ -126,6 +126,11 @@ fn status_of(verdict: &str) -> Option<i32> {
 }
 
 impl Run {
+    /// The kernel that its guest needs beside the usual one.
+    pub fn kernel(&self) -> Result<Option<Series>> {
+        self.change.kernel.as_deref().map(Series::named).transpose()
+    }
+
     fn verdict(&self) -> &str {
         self.verdict.as_deref().unwrap_or(if self.refused { "bad-input" } else { "ok" })
     }

@@ -187,7 +187,7 @@ fn qemu(job: &Job) -> Result<Count> {
         bail!("systems/runs.toml has no run `{name}`");
     }
     list.retain(|run| job.runs.is_empty() || job.runs.contains(&run.name));
-    let tool = match prepare(job.arch) {
+    let tool = match prepare(job.arch, &list) {
         Ok(tool) => tool,
         Err(error) if error.is::<say::Missing>() => return Err(error),
         // Nothing can run: every run has failed, for the same reason.
@@ -216,8 +216,13 @@ fn qemu(job: &Job) -> Result<Count> {
     Ok(count)
 }
 
-fn prepare(arch: &str) -> Result<PathBuf> {
+fn prepare(arch: &str, list: &[runs::Run]) -> Result<PathBuf> {
     guest::prepare(arch)?;
+    for run in list {
+        if let Some(series) = run.kernel()? {
+            guest::prepare_kernel(arch, series)?;
+        }
+    }
     build::hypervisor(arch, &[])?;
     build::hypervisor(arch, &["protection-off".to_owned()])?;
     build::guests(arch)?;

@@ -1,4 +1,4 @@
-//! A system file with some words changed: another network card, CPU model or kernel argument. The changed file
+//! A system file with some words changed: another kernel, network card, CPU model or kernel argument. The changed file
 //! lies in `target/systems/`, as deep as `systems/NAME/`, so its relative paths hold.
 
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use toml_edit::{Array, DocumentMut, Item, Value};
 
+use crate::guest::Series;
 use crate::paths;
 
 /// What is different from the file in the repository.
@@ -15,6 +16,8 @@ use crate::paths;
 pub struct Change {
     /// QEMU's CPU model.
     pub cpu: Option<String>,
+    /// The series of the demo's kernel.
+    pub kernel: Option<String>,
     /// The network card's model.
     pub nic: Option<String>,
     /// Words after every VM's kernel command line.
@@ -39,6 +42,7 @@ pub fn of(system: &Path, change: &Change, name: &str) -> Result<PathBuf> {
 
 fn apply(text: &str, change: &Change) -> Result<String> {
     let mut document: DocumentMut = text.parse()?;
+    let arch = document["board"].get("arch").and_then(Item::as_str).unwrap_or("aarch64").to_owned();
     let qemu = document["board"]["qemu"].as_array_mut().context("it has no board.qemu")?;
     if let Some(cpu) = &change.cpu {
         replace_after(qemu, "-cpu", |_| Some(cpu.clone()))?;
@@ -49,14 +53,35 @@ fn apply(text: &str, change: &Change) -> Result<String> {
             CARDS.contains(&model).then(|| format!("{card},{rest}"))
         })?;
     }
+    let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
+    if let Some(series) = &change.kernel {
+        let (old, new) = (Series::DEFAULT.folder(&arch), Series::named(series)?.folder(&arch));
+        let mut replaced = false;
+        for machine in machines.iter_mut() {
+            for key in ["kernel", "initrd"] {
+                let Some(file) = machine.get(key).and_then(Item::as_str) else { continue };
+                // As the system file has it: from its own folder, two below the repository's.
+                let Some(name) = Path::new(file).strip_prefix(from_system(&old)).ok() else { continue };
+                machine[key] = toml_edit::value(from_system(&new).join(name).display().to_string());
+                replaced = true;
+            }
+        }
+        if !replaced {
+            bail!("no VM has the demo's kernel");
+        }
+    }
     if let Some(more) = &change.append {
-        let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
         for machine in machines.iter_mut() {
             let old = machine.get("cmdline").and_then(Item::as_str).unwrap_or_default();
             machine["cmdline"] = toml_edit::value(format!("{old} {more}").trim());
         }
     }
     Ok(document.to_string())
+}
+
+/// A path of the repository as a system file names it, which lies two folders deep.
+fn from_system(path: &Path) -> PathBuf {
+    Path::new("../..").join(paths::shown(path))
 }
 
 /// Replaces the words after each `flag` for which there is a replacement; there must be one.
@@ -83,12 +108,30 @@ mod tests {
 
     #[test]
     fn only_what_is_named_changes() {
-        let change =
-            Change { cpu: Some("cortex-a76".into()), nic: Some("igb".into()), append: Some("x=1".into()) };
+        let change = Change {
+            cpu: Some("cortex-a76".into()),
+            nic: Some("igb".into()),
+            append: Some("x=1".into()),
+            ..Change::default()
+        };
         let changed = apply(FILE, &change).unwrap();
         assert!(changed.contains("\"cortex-a76\"") && !changed.contains("\"max\""));
         assert!(changed.contains("\"igb,netdev=n0\"") && changed.contains("\"nvme,addr=2\""));
         assert!(changed.contains("cmdline = \"a x=1\"") && changed.contains("cmdline = \"x=1\""));
+    }
+
+    #[test]
+    fn a_kernel_comes_with_its_initramfs_and_other_guests_keep_theirs() {
+        let file = "[board]\narch = \"aarch64\"\nqemu = []\n[[vm]]\n\
+                    kernel = \"../../target/guest/aarch64/Image\"\n\
+                    initrd = \"../../target/guest/aarch64/initrd.cpio.gz\"\n[[vm]]\nkernel = \"own\"\n";
+        let change = |name: &str| Change { kernel: Some(name.into()), ..Change::default() };
+        let changed = apply(file, &change("6.1")).unwrap();
+        assert!(changed.contains("kernel = \"../../target/guest/aarch64/6.1/Image\""));
+        assert!(changed.contains("initrd = \"../../target/guest/aarch64/6.1/initrd.cpio.gz\""));
+        assert!(changed.contains("kernel = \"own\""));
+        assert!(apply(file, &change("5.10")).is_err());
+        assert!(apply("[board]\nqemu = []\n[[vm]]\nkernel = \"own\"\n", &change("6.1")).is_err());
     }
 
     #[test]

@@ -8,14 +8,41 @@ use anyhow::{Context, Result, bail};
 use crate::host::sources;
 use crate::{paths, process, say};
 
-/// The kernel series that the demo promises.
-const SERIES: &str = "6.12.";
+/// A series of kernels, by the first two numbers of its versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series(&'static str);
+
+impl Series {
+    /// What is run where nothing else is said.
+    pub const DEFAULT: Series = Series("6.12");
+
+    const ALL: [Series; 2] = [Series::DEFAULT, Series("6.1")];
+
+    /// The series of that name, of those that the tests promise.
+    pub fn named(name: &str) -> Result<Series> {
+        let known = || Series::ALL.map(|series| series.0).join(" and ");
+        Series::ALL
+            .into_iter()
+            .find(|series| series.0 == name)
+            .with_context(|| format!("there is no kernel series {name} here; there are {}", known()))
+    }
+
+    /// Its folder for one architecture: `Image`, `initrd.cpio.gz` and what they are made of.
+    pub fn folder(self, arch: &str) -> PathBuf {
+        let guest = paths::guest(arch);
+        if self == Series::DEFAULT { guest } else { guest.join(self.0) }
+    }
+
+    fn has(self, version: &str) -> bool {
+        version.strip_prefix(self.0).is_some_and(|rest| rest.starts_with('.'))
+    }
+}
 
 /// A kernel that lies ready.
 pub struct Kernel {
     /// As `uname -r` says it.
     pub release: String,
-    /// The folder of its modules.
+    /// The folder of its modules: `kernel/` and the list of what is built in.
     pub modules: PathBuf,
 }
 
@@ -26,9 +53,9 @@ fn debian_arch(arch: &str) -> Result<&'static str> {
     }
 }
 
-/// Debian's kernel: its `Image` beside the guest's other files, its modules in a folder.
-pub fn kernel(arch: &str) -> Result<Kernel> {
-    let folder = paths::guest(arch);
+/// Debian's kernel: its `Image` in the series' folder, its modules in a folder below.
+pub fn kernel(arch: &str, series: Series) -> Result<Kernel> {
+    let folder = series.folder(arch);
     let image = folder.join("Image");
     let release_file = folder.join("kernel.release");
     let unpacked = folder.join("linux");
@@ -38,8 +65,8 @@ pub fn kernel(arch: &str) -> Result<Kernel> {
     {
         return Ok(Kernel { release, modules });
     }
-    say::step(format_args!("fetching Debian's {SERIES}x kernel for the guest (about 90 MB)"));
-    let (apt, package, version) = AptRoot::with_kernel(arch)?;
+    say::step(format_args!("fetching Debian's kernel {} for the guest (about 90 MB)", series.0));
+    let (apt, package, version) = AptRoot::with_kernel(arch, series)?;
     say::note(format_args!("{package} {version} from {}", apt.suite));
     apt.unpack(&format!("{package}={version}"), &unpacked)?;
     let release = package.strip_prefix("linux-image-").unwrap_or(&package).to_owned();
@@ -62,7 +89,7 @@ pub fn busybox(arch: &str) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     say::step("fetching Debian's busybox for the guest");
-    let (apt, ..) = AptRoot::with_kernel(arch)?;
+    let (apt, ..) = AptRoot::with_kernel(arch, Series::DEFAULT)?;
     apt.unpack("busybox-static", &unpacked)?;
     read().context("the package busybox-static has no busybox")
 }
@@ -70,8 +97,8 @@ pub fn busybox(arch: &str) -> Result<Vec<u8>> {
 fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
     ["lib/modules", "usr/lib/modules"]
         .iter()
-        .map(|folder| unpacked.join(folder).join(release).join("kernel"))
-        .find(|folder| folder.is_dir())
+        .map(|folder| unpacked.join(folder).join(release))
+        .find(|folder| folder.join("kernel").is_dir())
         .with_context(|| format!("there are no modules of {release} in {}", unpacked.display()))
 }
 
@@ -84,17 +111,17 @@ struct AptRoot {
 
 impl AptRoot {
     /// An apt root whose suites have a kernel of the series; the kernel's package and version.
-    fn with_kernel(arch: &str) -> Result<(AptRoot, String, String)> {
+    fn with_kernel(arch: &str, series: Series) -> Result<(AptRoot, String, String)> {
         let mut reasons = Vec::new();
-        // The host's own release first; the other one has the same series too.
+        // The host's own release first; the other one may have the same series too.
         for suite in sources::guest_suites() {
             let apt = AptRoot::open(arch, suite)?;
-            match apt.kernel_package() {
+            match apt.kernel_package(series) {
                 Ok((package, version)) => return Ok((apt, package, version)),
                 Err(reason) => reasons.push(format!("{suite}: {reason}")),
             }
         }
-        bail!("no Debian suite has a kernel {SERIES}x for {arch}:\n  {}", reasons.join("\n  "))
+        bail!("no Debian suite has a kernel {} for {arch}:\n  {}", series.0, reasons.join("\n  "))
     }
 
     fn open(arch: &str, suite: &str) -> Result<AptRoot> {
@@ -167,13 +194,14 @@ impl AptRoot {
     }
 
     /// The newest kernel of the series: what one of the versions of `linux-image-arm64` depends on.
-    fn kernel_package(&self) -> Result<(String, String)> {
+    fn kernel_package(&self, series: Series) -> Result<(String, String)> {
         let shown = process::output(self.command("apt-cache").args([
             "show",
             "--all-versions",
             &format!("linux-image-{}", self.arch),
         ]))?;
-        newest_kernel(&shown).with_context(|| format!("no version of linux-image-{} is {SERIES}x", self.arch))
+        newest_kernel(&shown, series)
+            .with_context(|| format!("no version of linux-image-{} is {}", self.arch, series.0))
     }
 
     /// Downloads a package and unpacks it into a folder, which exists only when it is whole.
@@ -205,10 +233,10 @@ impl AptRoot {
 }
 
 /// From `apt-cache show --all-versions` (newest first): package and version of the series' kernel.
-fn newest_kernel(records: &str) -> Option<(String, String)> {
+fn newest_kernel(records: &str, series: Series) -> Option<(String, String)> {
     records.split("\n\n").find_map(|record| {
         let field = |name: &str| record.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        field("Version:").filter(|version| version.starts_with(SERIES))?;
+        field("Version:").filter(|version| series.has(version))?;
         let depends = field("Depends:")?;
         let (package, rest) = depends.split(',').next()?.trim().split_once(' ')?;
         let version = rest.trim().strip_prefix("(=")?.strip_suffix(')')?.trim();
@@ -229,7 +257,16 @@ mod tests {
                        Package: linux-image-arm64\nVersion: 6.1.176-1\n\
                        Depends: linux-image-6.1.0-50-arm64 (= 6.1.176-1)\n";
         let expected = ("linux-image-6.12.95+deb12-arm64".to_owned(), "6.12.95-1~bpo12+1".to_owned());
-        assert_eq!(newest_kernel(records), Some(expected));
-        assert_eq!(newest_kernel("Package: x\nVersion: 5.10\n"), None);
+        assert_eq!(newest_kernel(records, Series::DEFAULT), Some(expected));
+        let expected = ("linux-image-6.1.0-50-arm64".to_owned(), "6.1.176-1".to_owned());
+        assert_eq!(newest_kernel(records, Series::named("6.1").unwrap()), Some(expected));
+        assert_eq!(newest_kernel("Package: x\nVersion: 5.10\n", Series::DEFAULT), None);
+    }
+
+    #[test]
+    fn a_series_is_two_numbers_and_not_a_beginning_of_them() {
+        let series = Series::named("6.1").unwrap();
+        assert!(series.has("6.1.176-1") && !series.has("6.12.95-1") && !series.has("6.19"));
+        assert!(Series::named("5.10").is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The demo's guest: Debian's kernel, an initramfs of busybox and the distribution's modules, and a disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -13,6 +13,8 @@ pub mod disk;
 mod modules;
 pub mod payload;
 
+pub use debian::Series;
+
 /// Modules that the demo's devices need; what these need is found from the modules themselves.
 const MODULES: &[&str] = &["crc32c_generic", "ext4", "nvme", "e1000e", "igb"];
 
@@ -21,21 +23,25 @@ const BUILDER: &str = "2";
 
 /// Makes sure that kernel, initramfs, payload and disk of the demo's guest are there.
 pub fn prepare(arch: &str) -> Result<()> {
-    let kernel = debian::kernel(arch)?;
+    disk::prepare(arch, &payload::prepare()?)?;
+    prepare_kernel(arch, Series::DEFAULT)
+}
+
+/// Makes sure that a kernel and its initramfs are there.
+pub fn prepare_kernel(arch: &str, series: Series) -> Result<()> {
+    let kernel = debian::kernel(arch, series)?;
     let busybox = debian::busybox(arch)?;
-    let payloads = payload::prepare()?;
-    initramfs(arch, &kernel, &busybox, &payloads)?;
-    disk::prepare(arch, &payloads)
+    initramfs(&series.folder(arch), &kernel, &busybox, &payload::prepare()?)
 }
 
 /// The initramfs, made again when anything in it changed.
 fn initramfs(
-    arch: &str,
+    folder: &Path,
     kernel: &debian::Kernel,
     busybox: &[u8],
     payloads: &payload::Payloads,
 ) -> Result<()> {
-    let place = paths::guest(arch).join("initrd.cpio.gz");
+    let place = folder.join("initrd.cpio.gz");
     let source = paths::root().join("guests/linux");
     let read = |name: &str| -> Result<Vec<u8>> {
         let path: PathBuf = source.join(name);
@@ -54,7 +60,7 @@ fn initramfs(
     key.update(&payloads.disk_sum);
     key.update(&payloads.http_sum);
     let key = payload::hex(&key.finalize());
-    let stamp = paths::guest(arch).join("initrd.key");
+    let stamp = folder.join("initrd.key");
     if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
         return Ok(());
     }

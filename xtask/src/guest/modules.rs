@@ -16,13 +16,21 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
-/// The wanted modules and all that they need, each after what it needs.
+/// The wanted modules and all that they need, each after what it needs. What this kernel has built in is left out:
+/// one series has as a module what the next has inside.
 pub fn resolve(folder: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let mut index = BTreeMap::new();
-    list(folder, &mut index)?;
+    list(&folder.join("kernel"), &mut index)?;
+    let builtin = folder.join("modules.builtin");
+    let builtin =
+        std::fs::read_to_string(&builtin).with_context(|| format!("cannot read {}", builtin.display()))?;
+    let builtin: Vec<String> = builtin.lines().filter_map(|line| module_name(Path::new(line))).collect();
     let mut loaded = Vec::new();
     let mut open = Vec::new();
     for name in wanted {
+        if !index.contains_key(*name) && builtin.iter().any(|inside| inside == name) {
+            continue;
+        }
         load(name, &index, &mut open, &mut loaded)?;
     }
     Ok(loaded)
@@ -57,13 +65,17 @@ fn list(folder: &Path, index: &mut BTreeMap<String, PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             list(&path, index)?;
-        } else if let Some((stem, _)) =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once(".ko"))
-        {
-            index.insert(stem.replace('-', "_"), path);
+        } else if let Some(name) = module_name(&path) {
+            index.insert(name, path);
         }
     }
     Ok(())
+}
+
+/// The module's name by its file: `kernel/lib/crc-t10dif.ko.xz` is `crc_t10dif`.
+fn module_name(file: &Path) -> Option<String> {
+    let (stem, _) = file.file_name()?.to_str()?.split_once(".ko")?;
+    Some(stem.replace('-', "_"))
 }
 
 fn unpack(path: &Path) -> Result<Vec<u8>> {
