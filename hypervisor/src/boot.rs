@@ -37,9 +37,8 @@ const POOL_BYTES: u64 = 8 << 20;
 /// smaller pages because of it.
 const BLOCK: u64 = 2 << 20;
 
-/// Boots, runs the VMs, reports, and switches the machine off.
-pub fn main(device_tree: Hpa) -> ! {
-    let start = arch::ticks();
+/// Boots, runs the VMs, reports, and switches the machine off. `start`: the counter at the first instruction.
+pub fn main(device_tree: Hpa, start: u64) -> ! {
     // SAFETY: the boot protocol: x0 is the device tree's address; what of it is mapped was mapped for this. Its header says how
     // long it is (`totalsize`, big-endian, at offset 4), and it is memory that nobody writes.
     let blob = unsafe {

@@ -26,7 +26,7 @@ use crate::iommu::{self, Iommus};
 use crate::pci::Config;
 use crate::security::Security;
 use crate::vm::{Vm, VmFiles};
-use crate::{arch, boot, console, cpus, protection, report, serve};
+use crate::{arch, boot, console, cpus, memory, protection, report, serve};
 
 /// What boot hands over.
 pub struct Start {
@@ -70,6 +70,8 @@ pub struct Host {
     started: AtomicBool,
     start: u64,
     first_entry: AtomicU64,
+    /// Of the ticks until then, those that guests' RAM took.
+    filling: AtomicU64,
     /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
     held: u64,
 }
@@ -248,6 +250,7 @@ fn take_over(
         plans: plan.vms,
         start,
         first_entry: AtomicU64::new(0),
+        filling: AtomicU64::new(0),
         held,
         platform,
     })
@@ -302,7 +305,10 @@ impl Host {
 
     /// Remembers when a guest was entered for the first time.
     pub fn note_first_entry(&self) {
-        let _ = self.first_entry.compare_exchange(0, arch::ticks(), Ordering::Relaxed, Ordering::Relaxed);
+        let first = self.first_entry.compare_exchange(0, arch::ticks(), Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() {
+            self.filling.store(memory::filling_ticks(), Ordering::Relaxed);
+        }
     }
 
     fn start_vms(&self, files: &[Option<VmFiles<'static>>]) {
@@ -430,6 +436,7 @@ impl Host {
             image_bytes,
             ram_bytes: image_bytes + self.held,
             boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
+            boot_filling_ticks: self.filling.load(Ordering::Relaxed),
             tick_hz: arch::tick_hz(),
         }
     }

@@ -3,6 +3,7 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use axvm_addr::{Address, Gpa, Hpa, Span};
@@ -19,6 +20,29 @@ const EARLY_BYTES: usize = 384 * 1024;
 struct Early(#[expect(dead_code, reason = "the heap has it by its address")] [u8; EARLY_BYTES]);
 
 static mut EARLY: Early = Early([0; EARLY_BYTES]);
+
+/// Ticks spent on clearing, filling and cleaning guests' RAM.
+static FILLING: AtomicU64 = AtomicU64::new(0);
+
+/// Ticks spent so far on clearing, filling and cleaning guests' RAM, by all CPUs.
+pub fn filling_ticks() -> u64 {
+    FILLING.load(Ordering::Relaxed)
+}
+
+/// Counts the ticks of its life.
+struct Filling(u64);
+
+impl Filling {
+    fn start() -> Self {
+        Self(crate::arch::ticks())
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        FILLING.fetch_add(crate::arch::ticks().saturating_sub(self.0), Ordering::Relaxed);
+    }
+}
 
 /// Opens the heap with the part that lies in the image.
 ///
@@ -134,6 +158,7 @@ impl GuestRam {
     /// As [`GuestRam::write`], and cleans what was written to the point of coherency, for a guest that starts with its caches
     /// off.
     pub fn load(&self, gpa: Gpa, data: &[u8]) -> Result<(), NotGuestRam> {
+        let _counted = Filling::start();
         self.write(gpa, data)?;
         self.pieces(gpa, data.len(), |hpa, _, bytes| crate::arch::clean_to_memory(hpa, bytes as u64))
     }
@@ -141,6 +166,7 @@ impl GuestRam {
     /// Zeroes all of it and cleans it to the point of coherency, so that a guest with its caches off (and a device) sees no
     /// trace of the last owner.
     pub fn clear(&self) {
+        let _counted = Filling::start();
         for (span, hpa) in &self.chunks {
             // SAFETY: as in `read`.
             unsafe { crate::arch::zero(*hpa, span.size()) };

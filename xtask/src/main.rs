@@ -32,7 +32,9 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
   cargo xtask test [STAGE]...        all tests, or the stages named:
                                      fmt clippy clippy-target doc unit edges qemu
       --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
-  cargo xtask bench [--json]         figures: exits of NVMe reads, image size, memory, start
+  cargo xtask bench [--json]         figures: what exits and interrupts cost, start, image size, memory, NVMe reads
+      --check                        fail on a figure more than 5 % over its goal
+      --short                        without the runs of Linux (NVMe reads)
       --reads N                      reads of the first run; the second does twice as many (default: 2000)
 
 For all: --arch aarch64 (the default), --yes (a package source may be added without asking; CI=true says so too).
@@ -46,6 +48,8 @@ struct Options {
     nic: String,
     cpu: String,
     json: bool,
+    check: bool,
+    short: bool,
     reads: u64,
     stages: Vec<String>,
     runs: Vec<String>,
@@ -68,6 +72,8 @@ fn parse() -> Result<Options> {
         nic: "e1000e".into(),
         cpu: "max".into(),
         json: false,
+        check: false,
+        short: false,
         reads: 2000,
         stages: Vec::new(),
         runs: Vec::new(),
@@ -81,6 +87,8 @@ fn parse() -> Result<Options> {
             Long("nic") => options.nic = parser.value()?.string()?,
             Long("cpu") => options.cpu = parser.value()?.string()?,
             Long("json") => options.json = true,
+            Long("check") => options.check = true,
+            Long("short") => options.short = true,
             Long("reads") => options.reads = parser.value()?.parse()?,
             Long("run") => options.runs.push(parser.value()?.string()?),
             Value(word) if options.command.is_empty() => options.command = word.string()?,
@@ -123,7 +131,8 @@ fn run(options: Options) -> Result<u8> {
         "test" => test::run(&options.arch, &options.stages, &options.runs),
         "bench" => {
             host::prepare(&options.arch, host::For::Demo)?;
-            bench::run(&options.arch, options.reads, options.json)
+            let Options { reads, json, check, short, .. } = options;
+            bench::run(&options.arch, &bench::Options { reads, json, check, short })
         }
         "help" => {
             print!("{HELP}");

@@ -22,6 +22,10 @@ pub struct Change {
     pub nic: Option<String>,
     /// Words after every VM's kernel command line.
     pub append: Option<String>,
+    /// Every VM's way of getting interrupts.
+    pub interrupts: Option<String>,
+    /// Every VM's RAM.
+    pub memory: Option<String>,
 }
 
 /// Network cards that may stand for each other.
@@ -76,6 +80,13 @@ fn apply(text: &str, change: &Change) -> Result<String> {
             machine["cmdline"] = toml_edit::value(format!("{old} {more}").trim());
         }
     }
+    for (key, value) in [("interrupts", &change.interrupts), ("memory", &change.memory)] {
+        let Some(value) = value else { continue };
+        let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
+        for machine in machines.iter_mut() {
+            machine[key] = toml_edit::value(value);
+        }
+    }
     Ok(document.to_string())
 }
 
@@ -112,12 +123,14 @@ mod tests {
             cpu: Some("cortex-a76".into()),
             nic: Some("igb".into()),
             append: Some("x=1".into()),
+            interrupts: Some("none".into()),
             ..Change::default()
         };
         let changed = apply(FILE, &change).unwrap();
         assert!(changed.contains("\"cortex-a76\"") && !changed.contains("\"max\""));
         assert!(changed.contains("\"igb,netdev=n0\"") && changed.contains("\"nvme,addr=2\""));
         assert!(changed.contains("cmdline = \"a x=1\"") && changed.contains("cmdline = \"x=1\""));
+        assert!(changed.matches("interrupts = \"none\"").count() == 2 && !changed.contains("memory"));
     }
 
     #[test]

@@ -165,6 +165,9 @@ pub struct HypervisorReport {
     pub ram_bytes: u64,
     /// Ticks of its counter from its first instruction to the first guest instruction.
     pub boot_ticks: u64,
+    /// Of these, the ticks that clearing, filling and cleaning guests' RAM took.
+    #[serde(default)]
+    pub boot_filling_ticks: u64,
     /// Ticks a second.
     pub tick_hz: u64,
 }
@@ -319,7 +322,8 @@ mod tests {
         let json = serde_json::to_value(example()).unwrap();
         let contract: serde_json::Value = serde_json::from_str(
             r#"{"schema": 1, "verdict": "violation",
-                "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0, "tick_hz": 0},
+                "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0,
+                  "boot_filling_ticks": 0, "tick_hz": 0},
                 "vms": [{"name": "linux", "state": "stopped", "reason": "system-off", "interrupts": "emulated",
                   "exits": {"total": 5, "by_reason": {"mmio_emulated": 0, "mmio_forwarded": 0, "port": 0, "sysreg": 0,
                     "sgi": 3, "hypercall": 0, "interrupt": 0, "wfi": 2, "stage2_fault": 0, "other": 0}},

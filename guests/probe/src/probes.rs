@@ -17,8 +17,11 @@ use crate::measure::{self, Quiet};
 /// A figure, or why there is none.
 type Figure = Result<u64, String>;
 
+/// A figure's name and what measures it.
+type Named = (&'static str, fn(&Probe<'_>) -> Figure);
+
 /// All of them, in this order.
-pub const ALL: &[(&str, fn(&Probe<'_>) -> Figure)] = &[
+pub const ALL: &[Named] = &[
     ("nothing", |_| measured(measure::nothing())),
     ("hypercall", |_| measured(measure::hypercall(PSCI_VERSION))),
     ("emulated-read", |probe| measured(measure::read(probe.gic.distributor + GICD_TYPER))),

@@ -44,6 +44,7 @@ _head:
     .long   0
 
 _start:
+    mrs     x22, cntpct_el0
     mrs     x1, CurrentEL
     cmp     x1, #(2 << 2)
     b.ne    9f                  // not at EL2: nothing can be done, nor said
@@ -104,6 +105,7 @@ _start:
     add     x1, x1, :lo12:hypervisor_vectors
     msr     vbar_el2, x1
     mov     x0, x20
+    mov     x1, x22
     mov     x29, xzr
     mov     x30, xzr
     bl      {early_main}

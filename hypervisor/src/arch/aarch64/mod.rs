@@ -65,14 +65,14 @@ pub fn image_layout() -> ImageLayout {
 }
 
 /// The first Rust code, on the first CPU, with the MMU off and all interrupts masked.
-extern "C" fn early_main(device_tree: u64) -> ! {
+extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
     let layout = image_layout();
     // SAFETY: nothing else runs yet; the spans hold the image with its stack, and the device tree.
     unsafe {
         stage1::early_enable(&[(image_start(), layout.end.0), (device_tree, device_tree + DEVICE_TREE_MAX)]);
         crate::memory::init_early();
     }
-    crate::main(Hpa(device_tree))
+    crate::main(Hpa(device_tree), start)
 }
 
 /// The first Rust code of any other CPU: the MMU is on, all interrupts are masked. `argument` is its position in

@@ -1,0 +1,242 @@
+//! The goals that figures are held against, and the verdict on each.
+//!
+//! In instructions unless said otherwise. A figure may be 5 % over its goal. Where a goal can't be reached, `floor` says
+//! which measured figure shows that, and what is accepted instead.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What the figures of one kind of run are called: `native`, a mode of interrupts, or `all`.
+pub type Figures = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// The run on the bare board, without a hypervisor.
+pub const NATIVE: &str = "native";
+/// What isn't measured in modes.
+pub const ALL: &str = "all";
+/// `VMInterruptMode`s that are measured.
+pub const MODES: &[&str] = &["emulated"];
+
+/// So many percent over its goal a figure may be.
+const TOLERANCE: u64 = 5;
+
+/// What a figure may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So much.
+    At(u64),
+    /// What the same takes on the bare board.
+    AsNative,
+    /// Anything: it is shown only.
+    Shown,
+}
+
+/// A goal.
+pub struct Goal {
+    /// The figure's name.
+    pub figure: &'static str,
+    /// In words.
+    pub what: &'static str,
+    /// The modes it holds in.
+    pub modes: &'static [&'static str],
+    /// The goal.
+    pub limit: Limit,
+    /// The best of Bao, hvisor, Xen and KVM on the same board.
+    pub elsewhere: Option<u64>,
+    /// Why the goal isn't reached.
+    pub floor: Option<Floor>,
+}
+
+/// Why a goal can't be reached, by measurement.
+pub struct Floor {
+    /// The figure that shows it, on the bare board.
+    pub figure: &'static str,
+    /// What is accepted instead of the goal.
+    pub accepted: u64,
+    /// Why.
+    pub why: &'static str,
+}
+
+const fn goal(
+    figure: &'static str,
+    what: &'static str,
+    modes: &'static [&'static str],
+    limit: Limit,
+    elsewhere: Option<u64>,
+) -> Goal {
+    Goal { figure, what, modes, limit, elsewhere, floor: None }
+}
+
+const EMULATED: &[&str] = &["emulated"];
+const PASSTHROUGH: &[&str] = &["passthrough"];
+const ONCE: &[&str] = &[ALL];
+
+/// The table.
+pub const GOALS: &[Goal] = &[
+    goal("mapped-read", "directly mapped register, read", MODES, Limit::At(1), Some(1)),
+    goal("hypercall", "hypercall, round trip", MODES, Limit::At(90), Some(127)),
+    goal("emulated-read", "emulated distributor register, read", MODES, Limit::At(150), Some(227)),
+    goal("emulated-state-read", "the same, of all interrupts' state", MODES, Limit::Shown, None),
+    goal("emulated-write", "the same, written", MODES, Limit::Shown, None),
+    goal("trapped-read", "trapped and forwarded register, read", MODES, Limit::At(180), None),
+    goal("trapped-write", "the same, written", MODES, Limit::At(180), None),
+    goal("line", "device line to handler", EMULATED, Limit::At(150), Some(208)),
+    goal("timer", "timer to handler", EMULATED, Limit::Shown, Some(208)),
+    goal("msi", "MSI to handler", EMULATED, Limit::Shown, Some(208)),
+    goal("line", "device line to handler", PASSTHROUGH, Limit::AsNative, Some(201)),
+    goal("timer", "timer to handler", PASSTHROUGH, Limit::AsNative, Some(201)),
+    goal("msi", "MSI to handler", PASSTHROUGH, Limit::AsNative, Some(201)),
+    goal("sgi-self", "software interrupt to itself", MODES, Limit::At(150), Some(343)),
+    goal("ipi", "software interrupt to another, waiting CPU", MODES, Limit::At(350), Some(771)),
+    goal(
+        "start",
+        "boot to the first guest instruction, no copying",
+        ONCE,
+        Limit::At(2_000_000),
+        Some(530_000),
+    ),
+    goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
+    goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None),
+];
+
+/// What came of one goal in one mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Reached.
+    Reached,
+    /// Not reached, and a measured floor says why.
+    Floor,
+    /// Over the goal.
+    Missed,
+    /// There is no figure.
+    NotMeasured,
+    /// No goal.
+    Shown,
+}
+
+impl Verdict {
+    /// Whether `--check` fails on it.
+    pub fn fails(&self) -> bool {
+        matches!(self, Verdict::Missed | Verdict::NotMeasured)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Reached => "ok",
+            Verdict::Floor => "floor",
+            Verdict::Missed => "MISSED",
+            Verdict::NotMeasured => "NOT MEASURED",
+            Verdict::Shown => "-",
+        })
+    }
+}
+
+/// One line of the result.
+pub struct Line<'a> {
+    /// The goal.
+    pub goal: &'a Goal,
+    /// The mode.
+    pub mode: &'a str,
+    /// The figure in this mode.
+    pub value: Option<u64>,
+    /// On the bare board.
+    pub native: Option<u64>,
+    /// The goal as a number.
+    pub limit: Option<u64>,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// Holds all figures against the table. Of modes that aren't measured there is no line.
+pub fn judge<'a>(goals: &'a [Goal], figures: &Figures) -> Vec<Line<'a>> {
+    let mut lines = Vec::new();
+    let of = |kind: &str, figure: &str| figures.get(kind).and_then(|all| all.get(figure)).copied();
+    for goal in goals {
+        for mode in goal.modes.iter().filter(|mode| **mode == ALL || MODES.contains(mode)) {
+            let (value, native) = (of(mode, goal.figure), of(NATIVE, goal.figure));
+            let limit = match goal.limit {
+                Limit::At(limit) => Some(limit),
+                Limit::AsNative => native,
+                Limit::Shown => None,
+            };
+            let within = |value: u64, limit: u64| value * 100 <= limit * (100 + TOLERANCE);
+            let verdict = match (value, limit) {
+                (None, _) => Verdict::NotMeasured,
+                (Some(_), None) if goal.limit == Limit::Shown => Verdict::Shown,
+                (Some(_), None) => Verdict::NotMeasured,
+                (Some(value), Some(limit)) if within(value, limit) => Verdict::Reached,
+                (Some(value), Some(_)) => match &goal.floor {
+                    // The floor is a measurement too: without it, it excuses nothing.
+                    Some(floor) if of(NATIVE, floor.figure).is_some() && within(value, floor.accepted) => {
+                        Verdict::Floor
+                    }
+                    _ => Verdict::Missed,
+                },
+            };
+            lines.push(Line { goal, mode, value, native, limit, verdict });
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(list: &[(&str, &str, u64)]) -> Figures {
+        let mut figures = Figures::new();
+        for (kind, name, value) in list {
+            figures.entry(kind.to_string()).or_default().insert(name.to_string(), *value);
+        }
+        figures
+    }
+
+    fn verdict(goal: Goal, list: &[(&str, &str, u64)]) -> Verdict {
+        judge(&[goal], &figures(list))[0].verdict.clone()
+    }
+
+    #[test]
+    fn a_figure_may_be_five_percent_over_its_goal() {
+        let call = || goal("hypercall", "", EMULATED, Limit::At(100), None);
+        assert_eq!(verdict(call(), &[("emulated", "hypercall", 105)]), Verdict::Reached);
+        assert_eq!(verdict(call(), &[("emulated", "hypercall", 106)]), Verdict::Missed);
+        assert_eq!(verdict(call(), &[("native", "hypercall", 1)]), Verdict::NotMeasured);
+        assert!(Verdict::Missed.fails() && Verdict::NotMeasured.fails() && !Verdict::Floor.fails());
+    }
+
+    #[test]
+    fn what_must_be_as_native_needs_both() {
+        let line = || goal("line", "", EMULATED, Limit::AsNative, None);
+        assert_eq!(verdict(line(), &[("emulated", "line", 1), ("native", "line", 1)]), Verdict::Reached);
+        assert_eq!(verdict(line(), &[("emulated", "line", 2), ("native", "line", 1)]), Verdict::Missed);
+        assert_eq!(verdict(line(), &[("emulated", "line", 1)]), Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn a_floor_excuses_only_what_is_measured_and_accepted() {
+        let call = || Goal {
+            floor: Some(Floor { figure: "trap", accepted: 200, why: "" }),
+            ..goal("hypercall", "", EMULATED, Limit::At(100), None)
+        };
+        assert_eq!(
+            verdict(call(), &[("emulated", "hypercall", 190), ("native", "trap", 180)]),
+            Verdict::Floor
+        );
+        assert_eq!(verdict(call(), &[("emulated", "hypercall", 190)]), Verdict::Missed);
+        assert_eq!(
+            verdict(call(), &[("emulated", "hypercall", 211), ("native", "trap", 1)]),
+            Verdict::Missed
+        );
+    }
+
+    #[test]
+    fn the_table_has_each_figure_once_a_mode() {
+        let mut seen = std::collections::BTreeSet::new();
+        for goal in GOALS {
+            for mode in goal.modes {
+                assert!(seen.insert((goal.figure, mode)), "{} in {mode}", goal.figure);
+            }
+        }
+    }
+}
