@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm::plan::PciPlan;
 use axvm::problem::{Problem, Rule};
-use axvm_addr::{Gpa, Hpa, Span};
+use axvm_addr::{Address, Gpa, Hpa, Span};
 use axvm_system::model::Item;
 
 use crate::host;
@@ -39,13 +39,15 @@ pub enum Protection {
     Quarantine,
     /// A device that violates too fast is kept from the bus whatever the policy. Without it: it goes on.
     Rate,
+    /// Of a trapped block of registers its own bytes are forwarded. Without it: those of its page.
+    Block,
     /// Not a protection: the hypervisor writes to its own code, which must fault.
     OwnCode,
     /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
     OwnStack,
 }
 
-use Protection::{Config, Gicd, Its, OwnCode, OwnStack, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
+use Protection::{Block, Config, Gicd, Its, OwnCode, OwnStack, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
 
 const NAMES: &[(&str, Protection)] = &[
     ("smmu", Smmu),
@@ -57,6 +59,7 @@ const NAMES: &[(&str, Protection)] = &[
     ("its", Its),
     ("quarantine", Quarantine),
     ("rate", Rate),
+    ("block", Block),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),
 ];
@@ -137,6 +140,15 @@ fn open_span<E>(
     match end.checked_sub(start).filter(|&size| size > 0).map(|size| Span::new(Gpa(start), size)) {
         Some(Ok(span)) => map(span, Hpa(start)),
         _ => Ok(()),
+    }
+}
+
+/// What is forwarded of a trapped block of registers: its own bytes.
+pub fn forwarded_block(gpa: Span<Gpa>, hpa: Hpa) -> (Span<Gpa>, Hpa) {
+    if is_off(Block) && gpa.start().page_offset() == hpa.page_offset() {
+        (gpa.to_pages(), hpa.page())
+    } else {
+        (gpa, hpa)
     }
 }
 

@@ -76,6 +76,7 @@ pub struct Vm {
     backend: Arc<GicBackend>,
     console: Option<Arc<Pl011>>,
     output: Arc<Ring>,
+    ram: GuestRam,
     vcpus: Vec<Vcpu>,
     vttbr: u64,
     vtcr: u64,
@@ -105,6 +106,9 @@ pub enum BuildError {
     /// The plan has no GIC for it.
     #[error("the plan has no GIC")]
     NoGic,
+    /// There is no memory to map registers with.
+    #[error("{0}: its registers can't be mapped for the hypervisor")]
+    Registers(alloc::string::String),
     /// The virtual PCI bridge.
     #[error("virtual PCI bridge: {0}")]
     Pci(#[from] axvm_vpci::BridgeError),
@@ -179,7 +183,10 @@ impl Vm {
         }
         for block in plan.registers.iter().filter(|block| !block.direct) {
             let name = plan.devices.get(usize::from(block.device)).map_or("", |device| device.name.as_str());
-            devices = devices.forwarded(block.gpa, block.hpa, block.device, name);
+            let registers = Span::new(block.hpa, block.gpa.size()).unwrap_or_default();
+            arch::stage1::add_device(registers).map_err(|_| BuildError::Registers(name.into()))?;
+            let (gpa, hpa) = protection::forwarded_block(block.gpa, block.hpa);
+            devices = devices.forwarded(gpa, hpa, block.device, name);
         }
         let devices = devices.build()?;
         let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, power: Mutex::new(Power::Off) };
@@ -193,6 +200,7 @@ impl Vm {
             backend,
             console,
             output,
+            ram,
             vcpus,
             vttbr,
             vtcr,
@@ -252,6 +260,11 @@ impl Vm {
     /// Its virtual PCI bridges.
     pub fn bridges(&self) -> &[Arc<Bridge>] {
         &self.bridges
+    }
+
+    /// Its RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
     }
 
     /// VTTBR_EL2.
@@ -394,17 +407,29 @@ impl Vm {
         Span::new(gpa, 1).is_ok_and(|byte| self.devices.overlaps(byte)) || self.is_silent(gpa)
     }
 
+    /// Whether all `width` bytes at `gpa` are one device's.
+    pub fn answers(&self, gpa: Gpa, width: Width) -> bool {
+        self.devices.answers(gpa, width) || self.is_silent(gpa)
+    }
+
     /// A trapped read.
     pub fn mmio_read(&self, vcpu: VcpuId, gpa: Gpa, width: Width, hint: &mut Hint) -> Result<u64, NoDevice> {
+        let (value, reason) = self.read_device(vcpu, gpa, width, hint)?;
+        self.count_exit(vcpu, reason);
+        Ok(value)
+    }
+
+    /// A read that is all or part of an exit, and what to count the exit as.
+    pub fn read_device(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        hint: &mut Hint,
+    ) -> Result<(u64, ExitReason), NoDevice> {
         match self.devices.mmio_read(vcpu, gpa, width, hint, &Hal) {
-            Some((value, handled)) => {
-                self.count_handled(vcpu, gpa, handled);
-                Ok(value)
-            }
-            None if self.is_silent(gpa) => {
-                self.count_exit(vcpu, ExitReason::MmioEmulated);
-                Ok(u64::MAX)
-            }
+            Some((value, handled)) => Ok((value, self.note_handled(gpa, handled))),
+            None if self.is_silent(gpa) => Ok((u64::MAX, ExitReason::MmioEmulated)),
             None => Err(NoDevice),
         }
     }
@@ -418,25 +443,38 @@ impl Vm {
         value: u64,
         hint: &mut Hint,
     ) -> Result<(), NoDevice> {
-        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &Hal) {
-            Some(handled) => self.count_handled(vcpu, gpa, handled),
-            None if self.is_silent(gpa) => self.count_exit(vcpu, ExitReason::MmioEmulated),
-            None => return Err(NoDevice),
-        }
+        let reason = self.write_device(vcpu, gpa, width, value, hint)?;
+        self.count_exit(vcpu, reason);
         Ok(())
     }
 
-    fn count_handled(&self, vcpu: VcpuId, gpa: Gpa, handled: Handled) {
+    /// A write that is all or part of an exit, and what to count the exit as.
+    pub fn write_device(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: &mut Hint,
+    ) -> Result<ExitReason, NoDevice> {
+        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &Hal) {
+            Some(handled) => Ok(self.note_handled(gpa, handled)),
+            None if self.is_silent(gpa) => Ok(ExitReason::MmioEmulated),
+            None => Err(NoDevice),
+        }
+    }
+
+    fn note_handled(&self, gpa: Gpa, handled: Handled) -> ExitReason {
         match handled {
-            Handled::Emulated => self.count_exit(vcpu, ExitReason::MmioEmulated),
+            Handled::Emulated => ExitReason::MmioEmulated,
             Handled::Forwarded { device, aborted } => {
-                self.count_exit(vcpu, ExitReason::MmioForwarded);
                 if let Some(counters) = self.core.device(device) {
                     counters.registers.count();
                 }
                 if aborted {
                     host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
                 }
+                ExitReason::MmioForwarded
             }
         }
     }
@@ -495,6 +533,12 @@ impl Vm {
             gic::deactivate(id);
         }
         true
+    }
+
+    /// The bus aborted an access of a vCPU to what is mapped for it, at `gpa` if that is known.
+    pub fn aborted(&self, gpa: Option<Gpa>) {
+        let device = gpa.and_then(|gpa| self.core.device_at(gpa));
+        host::get().violated(self.id(), device, Kind::RegisterAbort, gpa.map(|gpa| gpa.0));
     }
 
     /// A vCPU did what the plan doesn't list.

@@ -233,6 +233,11 @@ impl AxVmDevices {
         Some((entry, offset))
     }
 
+    /// Whether all `width` bytes at `gpa` are one device's.
+    pub fn answers(&self, gpa: Gpa, width: Width) -> bool {
+        self.find(gpa, width, &mut Hint::default()).is_some()
+    }
+
     /// A read by `vcpu`, and who answered it; `None`: no device is there.
     pub fn mmio_read(
         &self,

@@ -328,6 +328,14 @@ impl<H: AxVMHal> AxVM<H> {
         space.unmap(stage2, span)
     }
 
+    /// The position in the plan of the device whose registers are mapped at `gpa`.
+    pub fn device_at(&self, gpa: Gpa) -> Option<u16> {
+        let holdings = self.holdings.lock();
+        let name = &holdings.space.find(gpa)?.name;
+        let position = self.plan.devices.iter().position(|device| *device.name == **name)?;
+        u16::try_from(position).ok()
+    }
+
     /// What is at `gpa`, and with which rights.
     pub fn translate(&self, gpa: Gpa) -> Option<(H::Backing, MappingFlags)> {
         self.holdings.lock().space.translate(gpa)

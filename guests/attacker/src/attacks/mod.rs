@@ -10,6 +10,8 @@ mod dma;
 mod gic;
 mod its;
 mod pci;
+mod raw;
+mod trapped;
 
 /// An attack: the word that asks for it, and what does it and says what came of it.
 type Attack = (&'static str, fn(&Board) -> String);
@@ -39,6 +41,15 @@ pub const ALL: &[Attack] = &[
     ("its-bad-commands", its::bad_commands),
     ("its-own-device", its::own_device),
     ("its-foreign-device", its::foreign_device),
+    // Raw regions: what must work, then what must not.
+    ("trap-widths", trapped::widths),
+    ("trap-pairs", trapped::pairs),
+    ("trap-vectors", trapped::vectors),
+    ("trap-refused", trapped::refused),
+    ("trap-block", trapped::block),
+    ("trap-silence", trapped::silence),
+    ("raw-clock", raw::clock),
+    ("raw-pins", raw::pins),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
     ("pause", pause),

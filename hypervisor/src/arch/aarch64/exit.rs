@@ -5,11 +5,12 @@ use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 
+use super::emulate::Refused;
 use super::guest_psci::{self, After};
 use super::sysreg::mrs;
 use super::vcpu::Context;
 use super::vectors::Left;
-use super::{fault, idregs};
+use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};
 
 /// What the run loop has to do next.
@@ -111,15 +112,23 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     const S1PTW: u64 = 1 << 7;
     const WNR: u64 = 1 << 6;
     const CM: u64 = 1 << 8;
+    const ALIGNMENT: u64 = 0x21;
     let write = esr & WNR != 0;
     // HPFAR_EL2.FIPA holds for translation, access flag and address size faults, and for permission faults during a first-stage
     // walk; the second stage has no entry that could fault by permission otherwise but a write to what is read only.
     let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
     let status = esr & 0x3f;
+    if status == ALIGNMENT {
+        // The guest's first stage calls it memory, the second calls it a device.
+        vm.count_exit(vcpu, ExitReason::Other);
+        context.inject_alignment_fault(far, write);
+        return Next::Resume;
+    }
     if !(0x00..=0x0f).contains(&status) {
         // The bus aborted an access to something that is mapped, or found it damaged: FIPA isn't valid.
         vm.count_exit(vcpu, ExitReason::Other);
-        vm.violated(Kind::RegisterAbort, None);
+        const FNV: u64 = 1 << 10;
+        vm.aborted(if esr & FNV == 0 { emulate::translate(far) } else { None });
         context.inject_abort(far, false, write);
         return Next::Resume;
     }
@@ -131,7 +140,8 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     }
     // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
     let narrow = context.frame.pstate & 1 << 4 != 0;
-    let described = esr & ISV != 0 && esr & S1PTW == 0 && !narrow;
+    let walk = esr & S1PTW != 0;
+    let described = esr & ISV != 0 && !walk && !narrow;
     let width = Width::from_bytes(1 << (esr >> 22 & 3));
     let register = esr >> 16 & 0x1f;
     if let (true, Some(width)) = (described, width) {
@@ -152,18 +162,35 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
             context.skip();
             return Next::Resume;
         }
-    } else if vm.is_device(gpa) {
-        // The guest's own device, by an instruction that the syndrome doesn't describe: not a violation, but it can't be served.
-        log::warn!(
-            "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
-            vm.name(),
-            context.frame.pc,
-            fault::status_name(esr),
-        );
-        vm.count_exit(vcpu, ExitReason::Other);
-        context.inject_abort(far, false, write);
-        return Next::Resume;
+        return no_device(vm, vcpu, context, far, gpa, write);
     }
+    if !vm.is_device(gpa) {
+        return no_device(vm, vcpu, context, far, gpa, write);
+    }
+    // The guest's own device, by an instruction that the syndrome doesn't describe.
+    let fault = emulate::Fault { write, far, gpa };
+    match if walk { Err(Refused::Instruction) } else { emulate::access(vm, vcpu, context, &fault) } {
+        Ok(()) => return Next::Resume,
+        Err(Refused::NoDevice(gpa)) => return no_device(vm, vcpu, context, far, gpa, write),
+        Err(Refused::Misaligned) => context.inject_alignment_fault(far, write),
+        Err(Refused::Instruction) => {
+            // Not a violation, but it can't be served.
+            log::warn!(
+                "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
+                vm.name(),
+                context.frame.pc,
+                fault::status_name(esr),
+            );
+            context.inject_abort(far, false, write);
+        }
+    }
+    vm.count_exit(vcpu, ExitReason::Other);
+    Next::Resume
+}
+
+/// An access to what the plan doesn't list.
+#[cold]
+fn no_device(vm: &Vm, vcpu: VcpuId, context: &mut Context, far: u64, gpa: Gpa, write: bool) -> Next {
     vm.count_exit(vcpu, ExitReason::Stage2Fault);
     vm.violated(if write { Kind::CpuWrite } else { Kind::CpuRead }, Some(gpa.0));
     context.inject_abort(far, false, write);

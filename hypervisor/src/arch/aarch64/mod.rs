@@ -3,6 +3,7 @@
 mod boot;
 mod control;
 mod cpu;
+mod emulate;
 mod exit;
 mod fault;
 pub mod gic;

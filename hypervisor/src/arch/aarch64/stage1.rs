@@ -3,8 +3,10 @@
 
 use aarch64_paging::descriptor::El23Attributes;
 use aarch64_paging::idmap::IdMap;
-use aarch64_paging::paging::{El2, MemoryRegion};
+use aarch64_paging::paging::{El2, MemoryRegion, PAGE_SIZE};
 use alloc::boxed::Box;
+use axvm_addr::{Hpa, Span};
+use spin::Mutex;
 
 use super::boot::SecondaryBoot;
 use super::sysreg::{dsb, isb, mrs, msr};
@@ -69,14 +71,9 @@ impl Builder {
     pub unsafe fn activate(self) -> SecondaryBoot {
         let map = Box::leak(Box::new(self.map));
         map.mark_active();
-        let boot = SecondaryBoot {
-            mair: MAIR,
-            tcr: tcr(),
-            ttbr: map.root_address().0 as u64,
-            sctlr: sctlr(),
-            stack: 0,
-            argument: 0,
-        };
+        let root = map.root_address().0 as u64;
+        let boot =
+            SecondaryBoot { mair: MAIR, tcr: tcr(), ttbr: root, sctlr: sctlr(), stack: 0, argument: 0 };
         dsb!("ishst");
         // SAFETY: by the caller's promise about the map, execution goes on as before under it. The early map and this one are
         // both identity, and agree in memory type for what both hold, so no break-before-make is needed.
@@ -87,8 +84,36 @@ impl Builder {
             msr!("sctlr_el2", boot.sctlr);
         }
         isb!();
+        *MAP.lock() = Some(map);
         boot
     }
+}
+
+/// The map in use, once it is.
+static MAP: Mutex<Option<&'static mut IdMap<El2>>> = Mutex::new(None);
+
+/// Adds registers that the device tree doesn't name, and so boot hasn't mapped, in whole pages. What is mapped already stays
+/// as it is.
+pub fn add_device(registers: Span<Hpa>) -> Result<(), aarch64_paging::MapError> {
+    let mut map = MAP.lock();
+    let Some(map) = map.as_mut() else { return Ok(()) };
+    let pages = registers.to_pages();
+    for start in (pages.start().0 as usize..pages.end().0 as usize).step_by(PAGE_SIZE) {
+        let page = MemoryRegion::new(start, start + PAGE_SIZE);
+        let mut mapped = false;
+        // An error says that nothing is there.
+        let _ = map.walk_range(&page, &mut |_, descriptor, _| {
+            mapped |= descriptor.is_valid();
+            Ok(())
+        });
+        if !mapped {
+            map.map_range(&page, DEVICE | El23Attributes::XN)?;
+        }
+    }
+    // An entry that wasn't valid is in no TLB.
+    dsb!("ishst");
+    isb!();
+    Ok(())
 }
 
 /// TCR_EL2 with HCR_EL2.E2H=0 (Arm ARM, D24.2.184): 48-bit addresses, 4 KiB granule, write-back inner shareable walks, physical size

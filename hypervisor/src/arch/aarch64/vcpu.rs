@@ -114,6 +114,12 @@ impl Context {
         self.inject(class << 26 | 1 << 25 | wnr | 0x10, Some(far));
     }
 
+    /// The guest's access to device memory isn't aligned: what its own first stage would say (DFSC 0x21).
+    pub fn inject_alignment_fault(&mut self, far: u64, write: bool) {
+        let class: u64 = if self.frame.pstate & 0xf == 0 { 0x24 } else { 0x25 };
+        self.inject(class << 26 | 1 << 25 | u64::from(write) << 6 | 0x21, Some(far));
+    }
+
     /// Makes the guest take an SError when it unmasks them.
     pub fn inject_system_error(&mut self) {
         // SAFETY: HCR_EL2.VSE (bit 8) only affects the guest.

@@ -34,6 +34,7 @@ unsafe extern "C" {
     fn enter_guest(frame: *mut Frame) -> u64;
     fn guarded_read(address: u64, bytes: u64, value: *mut u64) -> u64;
     fn guarded_write(address: u64, bytes: u64, value: u64) -> u64;
+    fn guarded_translation(address: u64, par: *mut u64) -> u64;
     static guarded_start: u8;
     static guarded_end: u8;
     static guarded_fixup: u8;
@@ -81,6 +82,17 @@ pub unsafe fn probe_write(address: u64, bytes: u64, value: u64) -> Result<(), Ab
     // SAFETY: by the caller's promise.
     match unsafe { guarded_write(address, bytes, value) } {
         0 => Ok(()),
+        _ => Err(Aborted),
+    }
+}
+
+/// What the first stage of the guest that was left makes of a virtual address, for a read at EL1, as PAR_EL1 says it; the
+/// guest's own PAR_EL1 stays. That the walk is aborted is an error and not a fault: the guest chooses where its tables are.
+pub fn probe_translation(address: u64) -> Result<u64, Aborted> {
+    let mut par = 0;
+    // SAFETY: translating changes nothing but PAR_EL1, which is put back; the pointer is to a live local.
+    match unsafe { guarded_translation(address, &mut par) } {
+        0 => Ok(par),
         _ => Err(Aborted),
     }
 }
@@ -251,7 +263,7 @@ self_exception:
     isb
 
     // guarded_read(x0: address, x1: bytes, x2: where the value goes) -> x0: 0, or 1 if the access aborted.
-    .global guarded_start, guarded_end, guarded_fixup, guarded_read, guarded_write
+    .global guarded_start, guarded_end, guarded_fixup, guarded_read, guarded_write, guarded_translation
 guarded_start:
 guarded_read:
     cmp     x1, #4
@@ -284,6 +296,16 @@ guarded_write:
     b       9f
 8:  str     x2, [x0]
 9:  dsb     sy
+    mov     x0, #0
+    ret
+    // guarded_translation(x0: address, x1: where PAR_EL1 goes) -> x0: 0, or 1 if a table couldn't be read.
+guarded_translation:
+    mrs     x2, par_el1
+    at      s1e1r, x0
+    isb
+    mrs     x3, par_el1
+    msr     par_el1, x2
+    str     x3, [x1]
     mov     x0, #0
     ret
 guarded_end:
