@@ -94,6 +94,9 @@ pub struct Run {
     /// For test images of the hypervisor only, others refuse: start with this protection off
     #[arg(long, value_name = "NAME", help_heading = "Testing")]
     pub protection_off: Option<String>,
+    /// Start through this boot loader, a U-Boot that is QEMU's `-bios`: by the files and the lines that `pack` writes
+    #[arg(long, value_name = "FILE", help_heading = "Testing")]
+    pub boot_loader: Option<PathBuf>,
 }
 
 /// Which hypervisor.

@@ -1,7 +1,7 @@
 //! A board that is QEMU: everything about it checked, then started with a bundle.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use axvm::problem::{Problem, Rule};
@@ -11,7 +11,9 @@ use axvm_system::model::{Arch, Item};
 use axvm_system::wire;
 
 use crate::input::Input;
+use crate::medium::Medium;
 use crate::session::{self, Job, Outcome};
+use crate::typist::Typist;
 use crate::{hypervisor, qemu, terminal};
 
 /// The most that a run takes which only plans.
@@ -35,6 +37,8 @@ pub struct How {
     pub timeout: Option<Duration>,
     /// For a test image: the protection that is off.
     pub protection_off: Option<String>,
+    /// The boot loader, if there is to be one.
+    pub boot_loader: Option<PathBuf>,
 }
 
 impl Board {
@@ -72,21 +76,42 @@ impl Board {
             nonce: Some(nonce),
             plan_only: how.plan_only,
             protection_off: how.protection_off.clone(),
-            // QEMU takes the file from the page cache: there is nothing on the way to damage it.
-            verify: false,
+            // QEMU takes the file from the page cache: there is nothing on the way to damage it. A boot loader reads a disk.
+            verify: how.boot_loader.is_some(),
         };
         let bytes = input.bundle(&options)?;
         let complain = |error: io::Error| format!("the bundle can't be written to a temporary file: {error}");
-        let mut file =
-            tempfile::Builder::new().prefix("axvm-").suffix(".bundle").tempfile().map_err(complain)?;
-        file.write_all(&bytes).map_err(complain)?;
-        drop(bytes);
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        // Dropped when the run is over.
+        let (_file, _medium, command, typist);
+        match &how.boot_loader {
+            None => {
+                let mut file = tempfile::Builder::new()
+                    .prefix("axvm-")
+                    .suffix(".bundle")
+                    .tempfile()
+                    .map_err(complain)?;
+                file.write_all(&bytes).map_err(complain)?;
+                let boot = qemu::Boot::Kernel { hypervisor: &self.image, bundle: file.path() };
+                command = qemu::command(self.arch, &words, &boot, &input.folder);
+                typist = None;
+                _file = file;
+            }
+            Some(loader) => {
+                let firmware = path::absolute(loader).map_err(|error| error.to_string())?;
+                let medium = Medium::write(self.arch, &self.image, bytes)?;
+                let boot = qemu::Boot::Loader { firmware: &firmware, medium: medium.folder() };
+                command = qemu::command(self.arch, &words, &boot, &input.folder);
+                typist = Some(Typist::new(medium.lines()?));
+                _medium = medium;
+            }
+        }
         let vms = input.system.iter().flat_map(|system| &system.vms);
         let first = vms.clone().position(|vm| vm.autostart).unwrap_or(0);
         let interactive = terminal::is_interactive() && !how.messages_only && !how.plan_only;
-        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let job = Job {
-            command: qemu::command(self.arch, &words, &self.image, file.path(), &input.folder),
+            command,
+            typist,
             nonce: wire::frame_nonce(&nonce),
             memory: vms.clone().fold(0, |sum: u64, vm| sum.saturating_add(vm.memory)),
             names: vms.map(|vm| vm.name.clone()).collect(),

@@ -7,6 +7,7 @@ mod console;
 mod hypervisor;
 mod input;
 mod inspect;
+mod medium;
 mod output;
 mod pack;
 mod platform;
@@ -14,6 +15,7 @@ mod qemu;
 mod run;
 mod session;
 mod terminal;
+mod typist;
 
 use std::process::ExitCode;
 

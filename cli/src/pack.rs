@@ -16,6 +16,8 @@ use crate::output::{print, print_json};
 
 const IMAGE: &str = "axvm-hypervisor.bin";
 const BUNDLE: &str = "bundle.axvm";
+/// The file with the lines for U-Boot.
+pub const UBOOT: &str = "boot-uboot.txt";
 
 /// Writes what a boot loader needs.
 pub fn pack(arguments: &Pack) -> ExitCode {
@@ -73,12 +75,17 @@ fn files(input: &mut Input, arguments: &Pack) -> Option<Vec<(&'static str, Vec<u
     let run = RunOptions { verify: true, ..RunOptions::default() };
     let bundle = input.bundle(&run);
     let bundle = bundle.map_err(|message| input.add(Problem::new(Item::File, Rule::File, message))).ok()?;
+    Some(boot_files(arch, image, bundle))
+}
+
+/// What a boot loader needs, by name.
+pub fn boot_files(arch: Arch, image: Vec<u8>, bundle: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
     let mut files = vec![(IMAGE, image), (BUNDLE, bundle)];
     if arch != Arch::X86_64 {
-        files.push(("boot-uboot.txt", uboot().into_bytes()));
+        files.push((UBOOT, uboot().into_bytes()));
     }
     files.push(("boot-grub.txt", grub(arch).into_bytes()));
-    Some(files)
+    files
 }
 
 /// U-Boot boots it as it boots Linux: an image, an initrd with its size, a device tree.

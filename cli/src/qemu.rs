@@ -67,12 +67,40 @@ fn version(line: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// QEMU with the hypervisor as its kernel and the bundle as its initial RAM disk, its first serial line on its standard
-/// input and output.
-pub fn command(arch: Arch, given: &[&str], hypervisor: &Path, bundle: &Path, folder: &Path) -> Command {
+/// How the hypervisor gets into the machine.
+pub enum Boot<'a> {
+    /// As QEMU's kernel, with the bundle as its initial RAM disk.
+    Kernel {
+        /// The hypervisor's image.
+        hypervisor: &'a Path,
+        /// The bundle.
+        bundle: &'a Path,
+    },
+    /// By a boot loader, from a disk.
+    Loader {
+        /// The boot loader.
+        firmware: &'a Path,
+        /// The folder that is the disk.
+        medium: &'a Path,
+    },
+}
+
+/// QEMU with its first serial line on its standard input and output.
+pub fn command(arch: Arch, given: &[&str], boot: &Boot<'_>, folder: &Path) -> Command {
     let mut command = Command::new(program(arch));
     command.args(given);
-    command.arg("-kernel").arg(hypervisor).arg("-initrd").arg(bundle);
+    match boot {
+        Boot::Kernel { hypervisor, bundle } => {
+            command.arg("-kernel").arg(hypervisor).arg("-initrd").arg(bundle);
+        }
+        Boot::Loader { firmware, medium } => {
+            command.arg("-bios").arg(firmware);
+            // Not a PCI function: the board is to be the one that the system file describes.
+            let mut drive = OsString::from("if=none,id=axvm-boot,format=raw,read-only=on,file=fat:");
+            drive.push(medium);
+            command.arg("-drive").arg(drive).args(["-device", "virtio-blk-device,drive=axvm-boot"]);
+        }
+    }
     command.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
     if !given.iter().any(|argument| matches!(argument.trim_start_matches('-'), "monitor" | "mon")) {
         command.args(["-monitor", "none"]);

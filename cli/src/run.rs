@@ -63,6 +63,7 @@ fn report_of(input: &mut Input, arguments: &Run) -> Report {
         messages_only: arguments.json,
         timeout: arguments.timeout,
         protection_off: arguments.protection_off.clone(),
+        boot_loader: arguments.boot_loader.clone(),
     };
     match board.start(input, &how) {
         Ok(outcome) if plan_only => {

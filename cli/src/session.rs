@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 use crate::console::{Console, Speaker, plain};
 use crate::terminal::Raw;
+use crate::typist::Typist;
 
 /// How long the machine has to end once nothing is left to do.
 const GRACE: Duration = Duration::from_secs(5);
@@ -37,6 +38,8 @@ const QUIT: &[u8] = b"\x1dq\x1dq";
 pub struct Job {
     /// QEMU.
     pub command: Command,
+    /// Who answers the boot loader, if there is one.
+    pub typist: Option<Typist>,
     /// What frames carry.
     pub nonce: Nonce,
     /// The VMs' names.
@@ -143,6 +146,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
     let run = Run {
         console: Console::new(out, job.names, focus),
         decoder: Decoder::new(&job.nonce),
+        typist: job.typist,
         report: Pieces::of_report(),
         platform: Pieces::of_platform(),
         spoke: false,
@@ -162,6 +166,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
 struct Run<W> {
     console: Console<W>,
     decoder: Decoder,
+    typist: Option<Typist>,
     report: Pieces,
     platform: Pieces,
     spoke: bool,
@@ -251,6 +256,7 @@ impl<W: Write> Run<W> {
         while let Some(piece) = self.decoder.next_piece() {
             match piece {
                 Piece::Noise(bytes) => {
+                    self.type_to(&bytes);
                     self.last.push(&bytes);
                     self.console.say(Speaker::Board, &bytes);
                 }
@@ -280,6 +286,15 @@ impl<W: Write> Run<W> {
                 self.ending = true;
                 self.deadline = Some(Instant::now() + GRACE);
             }
+        }
+    }
+
+    /// Lets the typist answer what the board said.
+    fn type_to(&mut self, heard: &[u8]) {
+        let answer = self.typist.as_mut().and_then(|typist| typist.hears(heard));
+        if let (Some(answer), Some(keys)) = (answer, &self.keys) {
+            // If keys are waiting already the boot loader reads none: the run ends by its timeout.
+            let _ = keys.try_send(answer);
         }
     }
 

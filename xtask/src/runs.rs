@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::guest::{Series, disk};
+use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
 use crate::{demo, paths, refusal};
@@ -57,6 +57,8 @@ pub struct Run {
     programs: Option<String>,
     /// The protection that is off, in the hypervisor's test image.
     protection_off: Option<String>,
+    /// The boot loader that starts the hypervisor, from a disk with what `axvm pack` writes; without one QEMU does.
+    boot_loader: Option<BootLoader>,
     /// More words for `axvm run`.
     #[serde(default)]
     arguments: Vec<String>,
@@ -65,6 +67,14 @@ pub struct Run {
     qemu: Vec<String>,
     /// Seconds that it may take.
     timeout: Option<u64>,
+}
+
+/// A boot loader.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BootLoader {
+    /// Debian's U-Boot for the board.
+    UBoot,
 }
 
 /// A violation in a report: its kind, and what else is given of it.
@@ -144,6 +154,10 @@ impl Run {
         let mut arguments = self.arguments.clone();
         if let Some(name) = &self.protection_off {
             arguments.extend(["--protection-off".to_owned(), name.clone()]);
+        }
+        if let Some(BootLoader::UBoot) = self.boot_loader {
+            let loader = guest::u_boot(arch)?;
+            arguments.extend(["--boot-loader".to_owned(), loader.display().to_string()]);
         }
         if self.demo {
             disk::refresh(arch)?;

@@ -94,6 +94,27 @@ pub fn busybox(arch: &str) -> Result<Vec<u8>> {
     read().context("the package busybox-static has no busybox")
 }
 
+/// Debian's U-Boot for QEMU's board of the architecture.
+pub fn u_boot(arch: &str) -> Result<PathBuf> {
+    let unpacked = paths::guest(arch).join("u-boot");
+    let image =
+        unpacked.join("usr/lib/u-boot").join(format!("qemu_{}", debian_arch(arch)?)).join("u-boot.bin");
+    if image.is_file() {
+        return Ok(image);
+    }
+    say::step("fetching Debian's U-Boot for the board");
+    let mut reasons = Vec::new();
+    for suite in sources::guest_suites() {
+        match AptRoot::open(arch, suite).and_then(|apt| apt.unpack("u-boot-qemu", &unpacked)) {
+            Ok(()) if image.is_file() => return Ok(image),
+            Ok(()) => reasons.push(format!("{suite}: the package u-boot-qemu hasn't got it")),
+            Err(error) if error.is::<say::Missing>() => return Err(error),
+            Err(error) => reasons.push(format!("{suite}: {error:#}")),
+        }
+    }
+    bail!("no Debian suite has a U-Boot for {arch}:\n  {}", reasons.join("\n  "))
+}
+
 fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
     ["lib/modules", "usr/lib/modules"]
         .iter()

@@ -21,6 +21,8 @@ const MODULES: &[&str] = &["crc32c_generic", "ext4", "nvme", "e1000e", "igb"];
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
 const BUILDER: &str = "2";
 
+pub use debian::u_boot;
+
 /// Makes sure that kernel, initramfs, payload and disk of the demo's guest are there.
 pub fn prepare(arch: &str) -> Result<()> {
     disk::prepare(arch, &payload::prepare()?)?;
