@@ -49,7 +49,7 @@ pub(super) fn assemble(
         lines: if silent { Vec::new() } else { lines(given) },
         gic: layout.gic,
         console: layout.console,
-        pci: bridges(given, board, layout.address_bits),
+        pci: bridges(given, board, layout),
         load,
         description: axvm_guest::Description::default(),
     };
@@ -131,8 +131,9 @@ fn lines(given: &[&Given<'_>]) -> Vec<LineRoute> {
 }
 
 /// A bridge for each host bridge with functions of the VM.
-fn bridges(given: &[&Given<'_>], board: &Board<'_>, address_bits: u8) -> Vec<PciPlan> {
-    let limit = 1u64 << address_bits.min(63);
+fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciPlan> {
+    let limit = 1u64 << layout.address_bits.min(63);
+    let rests = |host: usize| layout.windows.get(host).into_iter().flatten();
     let of_host = |wanted: usize| {
         let functions = (0..).zip(given).filter_map(move |(index, device)| match device.hardware.kind {
             Kind::Pci { host, .. } if host == wanted => Some(index),
@@ -154,10 +155,11 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, address_bits: u8) -> Vec<Pci
             windows: bridge
                 .windows
                 .iter()
-                .filter(|window| window.space != PciSpace::Io && window.cpu.end().0 <= limit)
-                .map(|window| PciWindowPlan {
-                    pci: window.pci,
-                    gpa: same(window.cpu),
+                .zip(rests(host))
+                .filter(|(window, _)| window.space != PciSpace::Io && window.cpu.end().0 <= limit)
+                .map(|(window, &rest)| PciWindowPlan {
+                    pci: window.pci + (rest.start().0 - window.cpu.start().0),
+                    gpa: rest,
                     wide: window.space == PciSpace::Memory64,
                     prefetchable: window.prefetchable,
                 })

@@ -445,7 +445,8 @@ fn region<'a>(
     }
     let direct = *access == RegisterAccess::Direct;
     let offset = |address: u64| address & (PAGE_SIZE - 1);
-    if direct && offset(base_gpa.0) != offset(base_hpa.0) {
+    // What is smaller than a page is trapped anyway.
+    if direct && *length >= PAGE_SIZE && offset(base_gpa.0) != offset(base_hpa.0) {
         findings.device(
             reference,
             "base_gpa",

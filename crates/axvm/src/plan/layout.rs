@@ -11,6 +11,7 @@ use super::board::{Board, SPIS};
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::model::{ConsolePlan, GicPlan};
+use super::windows;
 use crate::problem::Rule;
 
 /// A redistributor's two frames (Arm IHI 0069, 12.10).
@@ -27,6 +28,14 @@ enum Owner {
     Device(usize),
     /// What the board's addresses prescribe.
     Board,
+    /// A window of a host bridge, which a raw region may lie in.
+    Window,
+}
+
+impl Owner {
+    fn is_board(self) -> bool {
+        matches!(self, Self::Board | Self::Window)
+    }
 }
 
 struct Claim {
@@ -39,6 +48,8 @@ struct Claim {
 pub(super) struct Layout {
     pub(super) gic: Option<GicPlan>,
     pub(super) console: Option<ConsolePlan>,
+    /// Of each host bridge's windows, in their order, what raw regions leave.
+    pub(super) windows: Vec<Vec<Span<Gpa>>>,
     /// The most address bits that anything needs.
     pub(super) address_bits: u8,
 }
@@ -62,8 +73,8 @@ pub(super) fn lay_out(
             claim(block.gpa, Owner::Device(position), device.name.clone());
         }
     }
-    // The GIC and the windows of all host bridges are kept free whether or not the VM has functions: a device's DMA to a
-    // window's address doesn't reach the IOMMU, and the ITS's page is where MSIs go.
+    // The GIC and the windows of all host bridges are kept free of RAM whether or not the VM has functions: a device's DMA to
+    // a window's address doesn't reach the IOMMU, and the ITS's page is where MSIs go. Registers are only the CPUs' business.
     if let Some(gic) = board.gic {
         claim(same(gic.distributor), Owner::Board, "the emulated GIC's distributor".into());
         for &span in gic.redistributors.iter() {
@@ -76,12 +87,12 @@ pub(super) fn lay_out(
     for host in &board.platform.pci_hosts {
         claim(same(host.ecam), Owner::Board, format!("the PCI config space of {}", host.path));
         for window in &host.windows {
-            claim(same(window.cpu), Owner::Board, format!("a PCI window of {}", host.path));
+            claim(same(window.cpu), Owner::Window, format!("a PCI window of {}", host.path));
             if let Ok(span) = Span::new(Gpa(window.pci), window.cpu.size())
                 && span != same(window.cpu)
                 && window.space != axvm_platform::model::PciSpace::Io
             {
-                claim(span, Owner::Board, format!("a PCI window of {} as devices see it", host.path));
+                claim(span, Owner::Window, format!("a PCI window of {} as devices see it", host.path));
             }
         }
     }
@@ -94,10 +105,47 @@ pub(super) fn lay_out(
             what: "the emulated console".into(),
         });
     }
+    let windows = windows(given, board, findings);
     report_overlaps(vm, config, &claims, given, findings);
     let address_bits = report_reach(vm, config, &claims, given, board, findings);
     let gic = gic.map(|gic| GicPlan { spis: spis(given, console), ..gic });
-    Layout { gic, console, address_bits }
+    Layout { gic, console, windows, address_bits }
+}
+
+/// What raw regions leave of the windows; a problem where that isn't enough for a VM with functions there.
+fn windows(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Vec<Vec<Span<Gpa>>> {
+    let raw = || given.iter().filter(|device| is_raw(device));
+    let mut rest = |position: usize, path: &str, window: Span<Gpa>| {
+        let blocks = raw().flat_map(|device| device.hardware.blocks.iter().map(|block| block.gpa));
+        let rest = windows::rest(window, blocks);
+        let used = given
+            .iter()
+            .any(|device| matches!(device.hardware.kind, Kind::Pci { host, .. } if host == position));
+        if used && !windows::is_enough(window, rest) {
+            let inside =
+                |device: &&&Given<'_>| device.hardware.blocks.iter().any(|b| b.gpa.overlaps(&window));
+            for device in raw().filter(inside) {
+                findings.device(
+                    device.reference(),
+                    "base_gpa",
+                    Rule::RegisterOverlap,
+                    format_args!(
+                        "it splits the PCI window {window} of {path}, in which this VM has functions:                          choose another `base_gpa`, best outside, or near an end of it"
+                    ),
+                );
+            }
+        }
+        rest
+    };
+    board
+        .platform
+        .pci_hosts
+        .iter()
+        .enumerate()
+        .map(|(position, host)| {
+            host.windows.iter().map(|window| rest(position, &host.path, same(window.cpu))).collect()
+        })
+        .collect()
 }
 
 /// The same place in the guest's terms: what is emulated or given by name keeps the board's addresses.
@@ -208,8 +256,10 @@ fn report_overlaps(
         for earlier in claims.iter().take(position).filter(|earlier| earlier.span.overlaps(&later.span)) {
             match (earlier.owner, later.owner) {
                 // Two spans of the board that overlap are the board's business.
-                (Owner::Board, Owner::Board) => {}
-                (Owner::Ram, Owner::Board) => findings.vm(
+                (earlier, later) if earlier.is_board() && later.is_board() => {}
+                // What it leaves of the window is looked at elsewhere.
+                (Owner::Device(device), Owner::Window) if given.get(device).is_some_and(|it| is_raw(it)) => {}
+                (Owner::Ram, Owner::Board | Owner::Window) => findings.vm(
                     vm,
                     if config.memory_base.is_some() { "memory_base" } else { "memory" },
                     Rule::MemoryPlace,
@@ -219,7 +269,7 @@ fn report_overlaps(
                     ),
                 ),
                 (Owner::Device(a), Owner::Device(b)) if a == b => {}
-                (_, Owner::Device(device)) | (Owner::Device(device), Owner::Board) => {
+                (_, Owner::Device(device)) | (Owner::Device(device), Owner::Board | Owner::Window) => {
                     let (mine, other) = match later.owner {
                         Owner::Device(_) => (later, earlier),
                         _ => (earlier, later),
@@ -228,14 +278,18 @@ fn report_overlaps(
                         overlap(device, mine, other, findings);
                     }
                 }
-                (_, Owner::Ram) => {}
+                (_, Owner::Ram | Owner::Board | Owner::Window) => {}
             }
         }
     }
 }
 
+fn is_raw(device: &Given<'_>) -> bool {
+    matches!(device.hardware.kind, Kind::Region)
+}
+
 fn overlap(device: &Given<'_>, mine: &Claim, other: &Claim, findings: &mut Findings) {
-    let raw = matches!(device.hardware.kind, Kind::Region);
+    let raw = is_raw(device);
     findings.device(
         device.reference(),
         if raw { "base_gpa" } else { "" },
@@ -268,7 +322,7 @@ fn report_reach(
     let limit = 1u64 << bits;
     for claim in claims.iter().filter(|claim| claim.span.end().0 > limit) {
         match claim.owner {
-            Owner::Board => {}
+            Owner::Board | Owner::Window => {}
             Owner::Ram => findings.vm(
                 vm,
                 if config.memory_base.is_some() { "memory_base" } else { "memory" },

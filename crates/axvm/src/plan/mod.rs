@@ -16,6 +16,7 @@ mod pci;
 mod sharing;
 mod show;
 mod suggest;
+mod windows;
 
 #[cfg(test)]
 mod tests;

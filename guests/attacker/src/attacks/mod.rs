@@ -11,6 +11,7 @@ mod gic;
 mod its;
 mod pci;
 mod raw;
+mod translated;
 mod trapped;
 
 /// An attack: the word that asks for it, and what does it and says what came of it.
@@ -45,6 +46,7 @@ pub const ALL: &[Attack] = &[
     ("trap-widths", trapped::widths),
     ("trap-pairs", trapped::pairs),
     ("trap-vectors", trapped::vectors),
+    ("trap-translated", translated::pairs),
     ("trap-refused", trapped::refused),
     ("trap-block", trapped::block),
     ("trap-silence", trapped::silence),

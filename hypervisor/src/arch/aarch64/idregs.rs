@@ -45,9 +45,9 @@ pub fn read(register: Encoding) -> Option<u64> {
         (6, 1) => mrs!("id_aa64isar1_el1") & !fields(&[56, 60]),
         // ID_AA64ISAR2: WFxT 0, RPRES 4, GPA3 8, APA3 12, BC 20, PAC_frac 24, CLRBHB 28. Not: MOPS (HCRX), SYSREG_128, ...
         (6, 2) => mrs!("s3_0_c0_c6_2") & fields(&[0, 4, 8, 12, 20, 24, 28]),
-        // ID_AA64MMFR0: PARange 0, ASIDBits 4, BigEnd 8, SNSMem 12, BigEndEL0 16, granules 20-28, and their stage 2 forms 32-40,
-        // ExS 44. Not: FGT, ECV.
-        (7, 0) => mrs!("id_aa64mmfr0_el1") & fields(&[0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44]),
+        // ID_AA64MMFR0: PARange 0, ASIDBits 4, SNSMem 12, granules 20-28, and their stage 2 forms 32-40, ExS 44. Not: BigEnd and
+        // BigEndEL0 (trapped registers are little-endian), FGT, ECV.
+        (7, 0) => mrs!("id_aa64mmfr0_el1") & fields(&[0, 4, 12, 20, 24, 28, 32, 36, 40, 44]),
         // ID_AA64MMFR1: HAFDBS 0, VMIDBits 4, VH hidden, HPDS 12, PAN 20, SpecSEI 24, XNX hidden, ETS 36, nTLBPA 48, CMOW hidden.
         (7, 1) => mrs!("id_aa64mmfr1_el1") & fields(&[0, 12, 20, 24, 36, 48]),
         // ID_AA64MMFR2: CnP 0, UAO 4, LSM 8, IESB 12, VARange 16, CCIDX 20, ST 28, AT 32, IDS 36, TTL 48, BBM 52, E0PD 60. Not: NV,

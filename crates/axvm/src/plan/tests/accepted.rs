@@ -137,6 +137,21 @@ fn a_block_smaller_than_its_page_is_trapped_with_a_note() {
     let plan = planned(&system, &board());
     assert!(!plan.vms[0].registers[0].direct);
     assert!(plan.notes.iter().any(|note| note.contains("half") && note.contains("forwarded")));
+    // Wherever in its page the guest wants to see it.
+    let moved = super::system(vec![vm("a", &[1], vec![region("half", 0x0a10_0400, 0x0a10_0000, 0x80)])]);
+    assert!(!planned(&moved, &board()).vms[0].registers[0].direct);
+}
+
+#[test]
+fn a_raw_region_takes_its_place_from_a_window_for_bars() {
+    let gpio = || region("gpio", 0x1000_0000, 0x0903_0000, 0x1000);
+    let alone = planned(&system(vec![vm("a", &[1], vec![gpio()])]), &board());
+    assert_eq!(alone.vms[0].registers[0].gpa.start(), Gpa(0x1000_0000));
+    let beside = planned(&system(vec![vm("a", &[1], vec![pci(2, 0), gpio()])]), &board());
+    let vm = &beside.vms[0];
+    let low = vm.pci[0].windows.iter().find(|window| !window.wide).unwrap();
+    assert_eq!((low.pci, low.gpa), (0x1010_0000, Span::new(Gpa(0x1010_0000), 0x2eef_0000).unwrap()));
+    assert_eq!(vm.description.pci[0].windows[0].cpu, low.gpa, "the guest's device tree says the same");
 }
 
 #[test]
