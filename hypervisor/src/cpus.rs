@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use axvm_addr::{CpuId, Hpa, VcpuId};
 use spin::{Mutex, Once};
 
+use crate::arch::direct::Direct;
+use crate::arch::gic::GicError;
 use crate::arch::{self, SecondaryBoot};
 use crate::host;
 use crate::vm::Vm;
@@ -22,6 +24,8 @@ pub struct Cpu {
     /// Its affinity.
     pub mpidr: u64,
     online: AtomicBool,
+    /// Its interrupt interface is a guest's: calls have to be let through first.
+    given_away: AtomicBool,
     /// The vCPU whose CPU it is.
     vcpu: Mutex<Option<(Arc<Vm>, VcpuId)>>,
     /// What it starts with; the address goes to the firmware.
@@ -39,6 +43,7 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
                 id: CpuId(id),
                 mpidr,
                 online: AtomicBool::new(false),
+                given_away: AtomicBool::new(false),
                 vcpu: Mutex::new(None),
                 boot: SecondaryBoot { stack: stack.0, argument: u64::from(id), ..*common },
             })
@@ -85,7 +90,25 @@ impl Cpu {
 
     /// Makes it leave its guest or its sleep, and look around.
     pub fn kick(&self) {
+        if self.given_away.load(Ordering::SeqCst) {
+            host::get().gic.let_calls_through(self.id);
+        }
         arch::gic::kick(self.mpidr);
+    }
+
+    /// Gives the calling CPU's interrupt interface to a guest. Whoever stops the VM sets its flag first and calls then, so that a
+    /// call that comes too early for [`Cpu::kick`] to know of this is one whose flag is seen before the guest is entered.
+    pub fn give_interrupts(&self) -> Result<Direct, GicError> {
+        self.given_away.store(true, Ordering::SeqCst);
+        Direct::give(&host::get().gic, self.id)
+    }
+
+    /// Takes it back.
+    pub fn take_interrupts_back(&self) {
+        self.given_away.store(false, Ordering::SeqCst);
+        if let Err(error) = host::get().take_interrupts_back(self.id) {
+            log::error!("CPU {}: {error}", self.id);
+        }
     }
 }
 

@@ -255,13 +255,13 @@ impl AxVMHal for Hal {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), HalError> {
         // To nobody yet: the guest's distributor enables it and says to which vCPU.
-        host::get().gic.configure_line(route.intid, route.trigger == Trigger::Edge, None, false);
+        host::get().gic.disable_line(route.intid, route.trigger == Trigger::Edge);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
         let gic = &host::get().gic;
-        gic.configure_line(route.intid, route.trigger == Trigger::Edge, None, false);
+        gic.disable_line(route.intid, route.trigger == Trigger::Edge);
         gic.set_pending(route.intid, false);
         gic.set_active(route.intid, false);
     }

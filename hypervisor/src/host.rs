@@ -19,6 +19,7 @@ use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
 use spin::{Mutex, Once};
 
+use crate::arch::direct::Direct;
 use crate::arch::gic::{GicError, PhysicalGic};
 use crate::arch::its::{Lpis, PhysicalIts};
 use crate::cpus::Cpu;
@@ -227,7 +228,7 @@ fn take_over(
     let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.mpidr).collect();
     // SAFETY: boot has mapped the GIC and its ITSs; nothing else drives them.
     let gic = unsafe { PhysicalGic::new(described, &cpus)? };
-    let lpis = Lpis::new()?;
+    let lpis = Lpis::new(gic.id_bits())?;
     let mut its = Vec::new();
     for one in &described.its {
         // SAFETY: as above.
@@ -260,11 +261,22 @@ impl Host {
     /// Brings up the calling CPU's part of the interrupt controller.
     pub fn init_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
         self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.tables()))?;
+        self.enable_maintenance(cpu);
+        Ok(())
+    }
+
+    /// Takes the calling CPU's interrupt interface back from a guest.
+    pub fn take_interrupts_back(&self, cpu: CpuId) -> Result<(), GicError> {
+        Direct::take_back(&self.gic, cpu)?;
+        self.enable_maintenance(cpu);
+        Ok(())
+    }
+
+    fn enable_maintenance(&self, cpu: CpuId) {
         // It brings a vCPU out of its guest when a level is to be looked at again, or when list registers are free for what waits.
         if let Some(maintenance) = self.platform.gic.as_ref().and_then(|gic| gic.maintenance) {
-            self.gic.enable_ppi(cpu, maintenance.intid, true);
+            self.gic.enable_private(cpu, maintenance.intid, true);
         }
-        Ok(())
     }
 
     /// Wakes the hypervisor's CPU, so that it looks around.

@@ -41,13 +41,25 @@ pub enum Protection {
     Rate,
     /// Of a trapped block of registers its own bytes are forwarded. Without it: those of its page.
     Block,
+    /// What a guest in passthrough mode does to its CPU interface is answered (ICH_HCR_EL2.TC). Without it: by the virtual interface,
+    /// which nothing of the guest's comes through.
+    Interface,
+    /// A guest in passthrough mode sleeps by leave of the hypervisor (HCR_EL2.TWI). Without it: where no call may wake it.
+    Wfi,
+    /// A VM in passthrough mode that is stopped loses its second stage. Without it: it is only called.
+    Revoke,
+    /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
+    LineEnd,
     /// Not a protection: the hypervisor writes to its own code, which must fault.
     OwnCode,
     /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
     OwnStack,
 }
 
-use Protection::{Block, Config, Gicd, Its, OwnCode, OwnStack, Quarantine, Rate, Sgi, Smc, Smmu, Stage2};
+use Protection::{
+    Block, Config, Gicd, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine, Rate, Revoke, Sgi, Smc,
+    Smmu, Stage2, Wfi,
+};
 
 const NAMES: &[(&str, Protection)] = &[
     ("smmu", Smmu),
@@ -60,6 +72,10 @@ const NAMES: &[(&str, Protection)] = &[
     ("quarantine", Quarantine),
     ("rate", Rate),
     ("block", Block),
+    ("interface", Interface),
+    ("wfi", Wfi),
+    ("revoke", Revoke),
+    ("line-end", LineEnd),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),
 ];
@@ -169,5 +185,16 @@ pub fn real_config_space(pci: &PciPlan) -> Option<Hpa> {
 #[inline(always)]
 pub fn hcr(value: u64) -> u64 {
     const TSC: u64 = 1 << 19;
-    if is_off(Smc) { value & !TSC } else { value }
+    const TWI: u64 = 1 << 13;
+    match value {
+        value if is_off(Smc) => value & !TSC,
+        value if is_off(Wfi) => value & !TWI,
+        value => value,
+    }
+}
+
+/// ICH_HCR_EL2 as the table has it for a guest that takes interrupts itself, without what is off.
+pub fn ich_hcr(value: u64) -> u64 {
+    const TC: u64 = 1 << 10;
+    if is_off(Interface) { value & !TC } else { value }
 }

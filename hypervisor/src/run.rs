@@ -1,5 +1,6 @@
 //! The run loop of a vCPU on its CPU.
 
+use axvm::events::Kind;
 use axvm::stats::ExitReason;
 use axvm_addr::{Intid, VcpuId};
 
@@ -11,20 +12,29 @@ use crate::vm::Vm;
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
     let Some((entry, argument)) = vm.take_start(vcpu) else { return false };
-    let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr());
-    vm.vgic().reset_vcpu(vcpu, &mut context.lists);
+    let Ok(direct) = vm.give_interrupts(vcpu) else { return false };
+    let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr(), direct);
+    if direct.is_none() {
+        vm.vgic().reset_vcpu(vcpu, &mut context.lists);
+    }
     host::get().note_first_entry();
     let mut next = Next::Resume;
     while !vm.is_stopping() {
         match next {
             Next::Resume => {}
             Next::Suspend => {
+                if let Some(direct) = &context.direct {
+                    if direct.wait() {
+                        vm.violated(Kind::Interrupt, None);
+                    }
+                    next = Next::Resume;
+                    continue;
+                }
                 if !vm.vgic().has_pending(vcpu) {
                     arch::wait_for_interrupt();
                     take_interrupts(Some((vm, vcpu)));
                     continue;
                 }
-                next = Next::Resume;
             }
             Next::Off => break,
             Next::Stop(reason) => {
@@ -32,21 +42,49 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
                 break;
             }
         }
-        vm.vgic().flush(vcpu, &mut context.lists);
-        context.load_lists();
-        let left = arch::enter(&mut context.frame);
-        context.save_lists();
-        vm.vgic().sync(vcpu, &mut context.lists);
-        if left == Left::Interrupt {
-            vm.count_exit(vcpu, ExitReason::Interrupt);
-            take_interrupts(Some((vm, vcpu)));
-        } else {
-            next = arch::handle(vm, vcpu, &mut context, left);
-        }
+        next = match &context.direct {
+            Some(_) => enter_direct(vm, vcpu, &mut context),
+            None => enter(vm, vcpu, &mut context),
+        };
     }
     arch::park();
+    if context.direct.is_some() {
+        vm.take_interrupts_back(vcpu);
+    }
     vm.vcpu_off(vcpu);
     true
+}
+
+/// Runs a vCPU in emulated mode until its next exit, and handles that.
+fn enter(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
+    vm.vgic().flush(vcpu, &mut context.lists);
+    context.load_lists();
+    let left = arch::enter(&mut context.frame);
+    context.save_lists();
+    vm.vgic().sync(vcpu, &mut context.lists);
+    if left == Left::Interrupt {
+        vm.count_exit(vcpu, ExitReason::Interrupt);
+        take_interrupts(Some((vm, vcpu)));
+        return Next::Resume;
+    }
+    arch::handle(vm, vcpu, context, left)
+}
+
+/// The same in passthrough mode: the guest's interrupts are its own, and the only one that leaves it is the hypervisor's call.
+fn enter_direct(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
+    let left = arch::enter(&mut context.frame);
+    if left == Left::Interrupt {
+        vm.count_exit(vcpu, ExitReason::Interrupt);
+        if let Some(direct) = &context.direct {
+            direct.take_call();
+        }
+        return Next::Resume;
+    }
+    if vm.is_stopping() {
+        // Its second stage may have been revoked: what it was left for is no fault of its own.
+        return Next::Resume;
+    }
+    arch::handle(vm, vcpu, context, left)
 }
 
 /// Takes every interrupt that is pending for this CPU. `running`: the vCPU whose CPU it is.

@@ -118,7 +118,16 @@ impl GuestSpace {
 
     /// Unmaps a span; when this returns no CPU uses it any more.
     pub fn unmap(&self, span: Span<Gpa>) -> Result<(), UnmapError> {
-        self.mapper.lock().unmap(span, &CpuTlbs(self.vttbr)).map(|_| ())
+        match self.mapper.lock().unmap(span, &CpuTlbs(self.vttbr)) {
+            // Nothing is mapped any more.
+            Ok(_) | Err(UnmapError::Revoked) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes everything away at once: a CPU that is in the guest faults at its next instruction. For good.
+    pub fn revoke(&self) -> Result<(), NotInvalidated> {
+        self.mapper.lock().clear_root(&CpuTlbs(self.vttbr))
     }
 
     /// Frees the tables. No CPU uses them any more.

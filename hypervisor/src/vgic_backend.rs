@@ -4,9 +4,10 @@ use alloc::vec::Vec;
 
 use axvm::events::Kind;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
-use axvm_vgic::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
+use axvm_vgic::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 use spin::Mutex;
 
+use crate::arch::gic;
 use crate::arch::its::ItsError;
 use crate::memory::GuestRam;
 use crate::{cpus, host};
@@ -19,14 +20,16 @@ pub struct GicBackend {
     ram: GuestRam,
     /// The ITS behind the virtual one.
     its: Option<usize>,
+    /// The guest takes physical interrupts itself: priorities and LPI numbers are its own.
+    direct: bool,
     /// Physical LPIs: the first, how many, whose.
     lpis: Mutex<Vec<(Intid, u32, ItsDeviceId)>>,
 }
 
 impl GicBackend {
     /// For a VM with these physical CPUs.
-    pub fn new(vm: VmId, cpus: Vec<CpuId>, ram: GuestRam, its: Option<usize>) -> Self {
-        Self { vm, cpus, ram, its, lpis: Mutex::new(Vec::new()) }
+    pub fn new(vm: VmId, cpus: Vec<CpuId>, ram: GuestRam, its: Option<usize>, direct: bool) -> Self {
+        Self { vm, cpus, ram, its, direct, lpis: Mutex::new(Vec::new()) }
     }
 
     /// The device and event behind a physical LPI.
@@ -41,6 +44,11 @@ impl GicBackend {
         self.cpus.get(usize::from(vcpu.0)).copied()
     }
 
+    /// The physical priority of an interrupt of the guest's.
+    fn priority(&self, asked: u8) -> u8 {
+        if self.direct { gic::guest_priority(asked) } else { gic::PRIORITY }
+    }
+
     fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
         self.its.and_then(|its| host::get().its.get(its)).ok_or(BackendError::Unknown)
     }
@@ -51,7 +59,7 @@ fn error(error: ItsError) -> BackendError {
         ItsError::Stuck => BackendError::Timeout,
         ItsError::NoMemory => BackendError::NoMemory,
         ItsError::NoLpis => BackendError::NoLpi,
-        ItsError::NotMapped(_) | ItsError::DeviceId(_) => BackendError::Unknown,
+        ItsError::NotMapped(_) | ItsError::DeviceId(_) | ItsError::NotForGuests(_) => BackendError::Unknown,
     }
 }
 
@@ -65,7 +73,8 @@ impl Backend for GicBackend {
     fn configure_spi(&self, line: Intid, settings: &SpiSettings) {
         let mpidr = settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.mpidr);
         // A line that goes nowhere is off.
-        host::get().gic.configure_line(line, settings.edge, mpidr, settings.enabled && mpidr.is_some());
+        let (priority, enabled) = (self.priority(settings.priority), settings.enabled && mpidr.is_some());
+        host::get().gic.configure_line(line, settings.edge, priority, mpidr, enabled);
     }
 
     fn set_spi_enabled(&self, line: Intid, enabled: bool) {
@@ -80,21 +89,42 @@ impl Backend for GicBackend {
         host::get().gic.set_active(line, active);
     }
 
-    fn configure_ppi(&self, vcpu: VcpuId, line: Intid, enabled: bool, _priority: u8) {
+    fn configure_private(&self, vcpu: VcpuId, line: Intid, enabled: bool, priority: u8) {
         if let Some(cpu) = self.cpu(vcpu) {
-            host::get().gic.enable_ppi(cpu, line, enabled);
+            let gic = &host::get().gic;
+            gic.set_private_priority(cpu, line, self.priority(priority));
+            gic.enable_private(cpu, line, enabled);
         }
     }
 
-    fn set_ppi_pending(&self, vcpu: VcpuId, line: Intid, pending: bool) {
+    fn set_private_pending(&self, vcpu: VcpuId, line: Intid, pending: bool) {
         if let Some(cpu) = self.cpu(vcpu) {
-            host::get().gic.set_ppi_pending(cpu, line, pending);
+            host::get().gic.set_private_pending(cpu, line, pending);
         }
     }
 
-    fn set_ppi_active(&self, vcpu: VcpuId, line: Intid, active: bool) {
+    fn set_private_active(&self, vcpu: VcpuId, line: Intid, active: bool) {
         if let Some(cpu) = self.cpu(vcpu) {
-            host::get().gic.set_ppi_active(cpu, line, active);
+            host::get().gic.set_private_active(cpu, line, active);
+        }
+    }
+
+    fn spi_state(&self, line: Intid) -> PhysicalState {
+        let (pending, active) = host::get().gic.line_state(line);
+        PhysicalState { pending, active }
+    }
+
+    fn private_state(&self, vcpu: VcpuId, line: Intid) -> PhysicalState {
+        let Some(cpu) = self.cpu(vcpu) else { return PhysicalState::default() };
+        let (pending, active) = host::get().gic.private_state(cpu, line);
+        PhysicalState { pending, active }
+    }
+
+    fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid) {
+        if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get)
+            && sgi != gic::KICK
+        {
+            gic::raise_sgi(cpu.mpidr, sgi);
         }
     }
 
@@ -107,6 +137,9 @@ impl Backend for GicBackend {
         let bits = event_bits.min(most);
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
+        if self.direct {
+            return its.map_device_for_guest(&host::get().lpis, device, bits).map_err(error);
+        }
         let first = its.map_device(&host::get().lpis, device, bits).map_err(error)?;
         lpis.push((first, 1 << bits, device));
         Ok(())
@@ -121,11 +154,15 @@ impl Backend for GicBackend {
         &self,
         device: ItsDeviceId,
         event: ItsEventId,
-        _: Intid,
+        lpi: Intid,
         vcpu: VcpuId,
     ) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.map_event(&host::get().gic, device, event, cpu).map_err(error)
+        let (its, host) = (self.its()?, host::get());
+        if self.direct {
+            its.choose_lpi(&host.lpis, device, event, lpi).map_err(error)?;
+        }
+        its.map_event(&host.gic, device, event, cpu).map_err(error)
     }
 
     fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
@@ -150,9 +187,10 @@ impl Backend for GicBackend {
         device: ItsDeviceId,
         event: ItsEventId,
         enabled: bool,
-        _: u8,
+        priority: u8,
     ) -> Result<(), BackendError> {
-        self.its()?.configure_event(&host::get().lpis, device, event, enabled).map_err(error)
+        let property = (self.priority(priority), enabled);
+        self.its()?.configure_event(&host::get().lpis, device, event, property).map_err(error)
     }
 
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {

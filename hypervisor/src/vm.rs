@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use axvm::config::VMInterruptMode;
 use axvm::devices::{AxVmDevices, Handled, Hint};
 use axvm::events::Kind;
 use axvm::plan::{GicPlan, VmPlan};
@@ -18,7 +19,9 @@ use axvm_pl011::Pl011;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 use spin::Mutex;
 
-use crate::arch::gic;
+use crate::arch::direct::{self, Direct};
+use crate::arch::gic::{self, GicError};
+use crate::arch::its::GUEST_LPI_ID_BITS;
 use crate::hal::{Hal, HalError};
 use crate::memory::GuestRam;
 use crate::protection::{self, Protection};
@@ -80,6 +83,8 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     vttbr: u64,
     vtcr: u64,
+    /// Its CPUs take physical interrupts themselves.
+    direct: bool,
     stopping: AtomicBool,
     /// CPUs that have still to leave it.
     busy: AtomicUsize,
@@ -154,6 +159,7 @@ impl Vm {
             plan.cpus.iter().map(|&(cpu, _)| cpu).collect(),
             ram.clone(),
             gic.its.map(|(_, its)| its),
+            plan.mode == VMInterruptMode::Passthrough,
         ));
         let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
         let mut devices = AxVmDevices::builder();
@@ -191,6 +197,7 @@ impl Vm {
         let devices = devices.build()?;
         let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, power: Mutex::new(Power::Off) };
         let vcpus = plan.cpus.iter().map(vcpu).collect();
+        let direct = core.plan().mode == VMInterruptMode::Passthrough;
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
         Ok(Self {
             core,
@@ -204,6 +211,7 @@ impl Vm {
             vcpus,
             vttbr,
             vtcr,
+            direct,
             stopping: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
         })
@@ -326,6 +334,25 @@ impl Vm {
         }
     }
 
+    /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
+    pub fn give_interrupts(&self, id: VcpuId) -> Result<Option<Direct>, GicError> {
+        match self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
+            Some(cpu) if self.direct => {
+                let direct = cpu.give_interrupts()?;
+                self.vgic.restore_private(id);
+                Ok(Some(direct))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// On the vCPU's own CPU, when it has left the guest for good: the other way round.
+    pub fn take_interrupts_back(&self, id: VcpuId) {
+        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
+            cpu.take_interrupts_back();
+        }
+    }
+
     /// On the vCPU's own CPU: it has left the guest for good.
     pub fn vcpu_off(&self, id: VcpuId) {
         if let Some(vcpu) = self.vcpu(id) {
@@ -339,13 +366,22 @@ impl Vm {
     /// Stops it: every CPU leaves it soon. The first reason counts.
     pub fn stop(&self, reason: StopReason) {
         // Before the core kicks the CPUs, so that they find it.
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::SeqCst);
+        if self.direct && !protection::is_off(Protection::Revoke) {
+            // A guest that takes interrupts itself can keep any call out: it loses its memory.
+            if let Err(error) = self.core.with_maps(|space, _| space.0.revoke()) {
+                log::error!("{}: its second stage couldn't be revoked: {error}", self.name());
+            }
+        }
         self.core.stop(reason);
+        if self.direct {
+            arch::send_event();
+        }
     }
 
     /// Whether it is stopping or has stopped.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// A CPU has left it for good.
@@ -374,7 +410,9 @@ impl Vm {
 
     /// Takes everything back: only for a VM that every CPU has left. `None`: something still refers to it.
     pub fn dispose(self) -> Option<Disposed> {
-        let Self { core, devices, bridges, .. } = self;
+        let Self { core, devices, bridges, vgic, .. } = self;
+        // What the guest has enabled in hardware: lines that stand for no device, LPIs.
+        vgic.reset();
         // The bridges refer to the core.
         drop((devices, bridges));
         Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()
@@ -464,9 +502,19 @@ impl Vm {
         }
     }
 
+    /// A guest that takes interrupts itself has just accessed a device: if a line of the emulated ones is still high, it comes again.
+    fn repeat_levels(&self) {
+        if self.direct {
+            self.vgic.repeat_levels();
+        }
+    }
+
     fn note_handled(&self, gpa: Gpa, handled: Handled) -> ExitReason {
         match handled {
-            Handled::Emulated => ExitReason::MmioEmulated,
+            Handled::Emulated => {
+                self.repeat_levels();
+                ExitReason::MmioEmulated
+            }
             Handled::Forwarded { device, aborted } => {
                 if let Some(counters) = self.core.device(device) {
                     counters.registers.count();
@@ -570,7 +618,8 @@ fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildE
     }
 }
 
-fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
+fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
+    let direct = plan.mode == VMInterruptMode::Passthrough;
     let mut lines: Vec<LineConfig> = plan
         .lines
         .iter()
@@ -578,7 +627,10 @@ fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
             guest: line.intid,
             host: Some(line.intid),
             edge: line.trigger == axvm_platform::model::Trigger::Edge,
-            delivery: LineDelivery::Hardware,
+            delivery: match line.masked && !protection::is_off(Protection::LineEnd) {
+                true => LineDelivery::MaskUntilEnd,
+                false => LineDelivery::Hardware,
+            },
         })
         .collect();
     if let Some(console) = plan.console {
@@ -593,18 +645,20 @@ fn vgic_config(plan: &VmPlan, gic: &GicPlan) -> VgicConfig {
     let most = devices.iter().map(|msi| msi.events).max().unwrap_or(1);
     VgicConfig {
         vcpus: plan.cpus.iter().map(|&(_, mpidr)| mpidr).collect(),
-        spis: u32::from(gic.spis),
+        spis: u32::from(shown.spis),
         lines,
         hardware_ppis: host::get().guest_timers(),
         list_registers: arch::list_registers(),
-        priority_bits: arch::priority_bits(),
-        its: gic.its.map(|_| ItsConfig {
+        priority_bits: if direct { direct::priority_bits().max(4) } else { arch::priority_bits() },
+        its: shown.its.map(|_| ItsConfig {
             devices: match protection::is_off(Protection::Its) {
                 true => (0..256).map(ItsDeviceId).collect(),
                 false => devices.iter().map(|msi| msi.device).collect(),
             },
             event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
-            lpi_id_bits: 16,
+            // LPIs delivered directly have the guest's numbers in hardware, and these are set apart for them.
+            lpi_id_bits: if direct { GUEST_LPI_ID_BITS } else { 16 },
         }),
+        direct: direct.then_some(axvm_vgic::Direct { reserved_sgi: gic::KICK }),
     }
 }

@@ -15,6 +15,15 @@ pub struct SpiSettings {
     pub target: Option<VcpuId>,
 }
 
+/// What the hardware says of an interrupt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhysicalState {
+    /// Pending.
+    pub pending: bool,
+    /// Active.
+    pub active: bool,
+}
+
 /// The address isn't in the VM's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not in the guest's memory")]
@@ -69,14 +78,26 @@ pub trait Backend: Send + Sync {
     /// Sets or clears the active state of the physical SPI `host`.
     fn set_spi_active(&self, host: Intid, active: bool);
 
-    /// Brings the PPI `host` of the CPU that runs `vcpu` in line with what the guest set up.
-    fn configure_ppi(&self, vcpu: VcpuId, host: Intid, enabled: bool, priority: u8);
+    /// Brings the PPI `host` of the CPU that runs `vcpu` in line with what the guest set up; with direct
+    /// delivery SGIs too.
+    fn configure_private(&self, vcpu: VcpuId, host: Intid, enabled: bool, priority: u8);
 
-    /// Sets or clears the pending state of the PPI `host` of the CPU that runs `vcpu`.
-    fn set_ppi_pending(&self, vcpu: VcpuId, host: Intid, pending: bool);
+    /// Sets or clears the pending state of the PPI (or, delivered directly, SGI) `host` of the CPU that runs
+    /// `vcpu`.
+    fn set_private_pending(&self, vcpu: VcpuId, host: Intid, pending: bool);
 
-    /// Sets or clears the active state of the PPI `host` of the CPU that runs `vcpu`.
-    fn set_ppi_active(&self, vcpu: VcpuId, host: Intid, active: bool);
+    /// Sets or clears the active state of the PPI (or, delivered directly, SGI) `host` of the CPU that runs
+    /// `vcpu`.
+    fn set_private_active(&self, vcpu: VcpuId, host: Intid, active: bool);
+
+    /// Reads the state of the physical SPI `host`: asked only with direct delivery.
+    fn spi_state(&self, host: Intid) -> PhysicalState;
+
+    /// Reads the state of the SGI or PPI `host` of the CPU that runs `vcpu`: asked only with direct delivery.
+    fn private_state(&self, vcpu: VcpuId, host: Intid) -> PhysicalState;
+
+    /// Raises the physical SGI `sgi` at the CPU that runs `vcpu`: asked only with direct delivery.
+    fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid);
 
     /// Gives `device` a physical interrupt translation table for `event_bits` bits of event id.
     ///
@@ -92,8 +113,9 @@ pub trait Backend: Send + Sync {
     /// [`BackendError`] if it couldn't be done.
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError>;
 
-    /// Maps an event to a physical LPI of the hypervisor's choice, which stands for the guest's `lpi`, on the
-    /// CPU of `vcpu`. It starts disabled; [`Backend::configure_event`] follows.
+    /// Maps an event to a physical LPI, which stands for the guest's `lpi`, on the CPU of `vcpu`: one of the
+    /// hypervisor's choice, or, with direct delivery, that of the same number. It starts disabled;
+    /// [`Backend::configure_event`] follows.
     ///
     /// # Errors
     ///

@@ -32,7 +32,9 @@ pub enum LineDelivery {
 pub struct LineConfig {
     /// The guest's INTID.
     pub guest: Intid,
-    /// The physical SPI that it stands for; `None` for the line of an emulated device.
+    /// The physical SPI that it stands for; `None` for the line of an emulated device. With direct delivery
+    /// the former has the guest's number, and for the latter the physical SPI of the guest's number is made
+    /// pending: one that no device has.
     pub host: Option<Intid>,
     /// Edge triggered at reset; else by level.
     pub edge: bool,
@@ -49,6 +51,19 @@ pub struct ItsConfig {
     pub event_bits: u32,
     /// The number of INTID bits, 14 to 24: LPIs are 8192 up to `1 << lpi_id_bits`.
     pub lpi_id_bits: u32,
+}
+
+/// Interrupts that reach the guest without the hypervisor.
+///
+/// The guest's processors take physical interrupts (HCR_EL2.IMO is zero) and see physical numbers. So every
+/// private interrupt and line of the guest is the physical one of the same number, and the distributor and
+/// the redistributors are a filter before the real ones: set-up is kept here and told to the backend, pending
+/// and active states are the hardware's. List registers aren't used. Only group 1 is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The SGI by which the hypervisor calls a CPU: it doesn't exist for the guest, as one of the secure world
+    /// wouldn't.
+    pub reserved_sgi: Intid,
 }
 
 /// A VM's virtual GIC.
@@ -68,6 +83,8 @@ pub struct VgicConfig {
     pub priority_bits: u32,
     /// The virtual ITS, if there is one. Without it there are no LPIs.
     pub its: Option<ItsConfig>,
+    /// Deliver without list registers.
+    pub direct: Option<Direct>,
 }
 
 /// A configuration that contradicts itself or the architecture.
@@ -102,6 +119,14 @@ pub enum ConfigError {
     /// One physical SPI for two lines.
     #[error("physical INTID {0} is given to two lines")]
     HostTwice(Intid),
+    /// A line delivered directly has the number of its physical SPI.
+    #[error("INTID {guest} can't be delivered directly: its physical INTID is {host}")]
+    NotTheSame {
+        /// The guest's INTID.
+        guest: Intid,
+        /// The physical one.
+        host: Intid,
+    },
     /// A hardware PPI that isn't one.
     #[error("INTID {0} is not a PPI")]
     NotAPpi(Intid),
@@ -166,6 +191,9 @@ impl VgicConfig {
                 && !(SPI_FIRST..SPI_END).contains(&host.0)
             {
                 return Err(ConfigError::NotAHostSpi { guest: line.guest, host });
+            }
+            if let Some(host) = line.host.filter(|&host| self.direct.is_some() && host != line.guest) {
+                return Err(ConfigError::NotTheSame { guest: line.guest, host });
             }
             for earlier in self.lines.iter().take(position) {
                 if earlier.guest == line.guest {

@@ -92,6 +92,7 @@ impl MmioDevice for Distributor {
 
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         let value = value & width.mask();
+        let mut groups_changed = false;
         self.0.with(Some(vcpu), |state| {
             if (IROUTER..IROUTER_END).contains(&offset) {
                 if let Some(access) = Wide::new(offset, width) {
@@ -117,9 +118,16 @@ impl MmioDevice for Distributor {
                 let groups = [value & CTLR_ENABLE_GROUP0 != 0, value & CTLR_ENABLE_GROUP1 != 0];
                 if groups != state.groups {
                     state.groups = groups;
+                    groups_changed = true;
+                    if state.direct.is_some() {
+                        state.for_each(|state, handle| state.mirror(handle));
+                    }
                     state.update_all(|irq| irq.is_pending() || irq.held.is_some());
                 }
             }
         });
+        if groups_changed {
+            self.0.retell_lpis(Some(vcpu));
+        }
     }
 }

@@ -12,8 +12,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{Intid, VcpuId};
 
-use crate::backend::{Backend, SpiSettings};
-use crate::config::{LineDelivery, VCPUS_MAX, VgicConfig};
+use crate::backend::{Backend, PhysicalState, SpiSettings};
+use crate::config::{Direct, LineDelivery, VCPUS_MAX, VgicConfig};
 use crate::irq::{Irq, Kind};
 use crate::spec::list_register::LIST_REGISTERS_MAX;
 use crate::spec::{AFFINITY_MASK, SPI_FIRST};
@@ -97,6 +97,7 @@ pub(crate) struct Interrupts {
     lines: Vec<crate::config::LineConfig>,
     lpis: BTreeMap<u32, Handle>,
     free_lpis: Vec<Handle>,
+    pub(crate) direct: Option<Direct>,
     pub(crate) backend: Arc<dyn Backend>,
 }
 
@@ -129,6 +130,7 @@ impl Interrupts {
             lines: config.lines.clone(),
             lpis: BTreeMap::new(),
             free_lpis: Vec::new(),
+            direct: config.direct,
             backend,
         };
         new.fill();
@@ -147,6 +149,13 @@ impl Interrupts {
                 if self.hardware_ppis.contains(&intid) {
                     irq.host = Some(intid);
                 }
+                if let Some(direct) = self.direct {
+                    match kind {
+                        Kind::Sgi if intid != direct.reserved_sgi => irq.host = Some(intid),
+                        Kind::Ppi if irq.host.is_some() => {}
+                        _ => irq.kind = Kind::Absent,
+                    }
+                }
                 self.irqs.push(irq);
             }
         }
@@ -159,6 +168,9 @@ impl Interrupts {
                 irq.edge = line.edge;
                 irq.host = line.host;
                 irq.by_mask = line.host.is_some() && line.delivery == LineDelivery::MaskUntilEnd;
+                if self.direct.is_some() && line.host.is_none() {
+                    (irq.host, irq.by_software) = (Some(intid), true);
+                }
                 if let Some(host) = line.host {
                     self.hosts.push((host, Handle(self.irqs.len() as u32)));
                 }
@@ -241,6 +253,13 @@ impl Interrupts {
         u16::try_from(position).ok().map(VcpuId)
     }
 
+    /// Whether the guest gets it, for the hardware that delivers it. What is taken at EL2 first is enabled as
+    /// the guest enabled it, and waits in its list; what isn't must pass the other switches as well. Physical
+    /// interrupts are of group 1, so that those of the guest's group 0 can't be had.
+    pub(crate) fn is_enabled(&self, irq: &Irq) -> bool {
+        irq.enabled && (self.direct.is_none() || (irq.group1 && self.is_forwarded(irq)))
+    }
+
     /// Whether it is pending and nothing but the CPU interface stands between it and its vCPU.
     pub(crate) fn is_deliverable(&self, irq: &Irq) -> bool {
         irq.is_pending() && self.is_forwarded(irq)
@@ -268,6 +287,9 @@ impl Interrupts {
 
     /// Brings the lists in line with an interrupt that has changed, and tells the vCPUs concerned.
     pub(crate) fn update(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            return;
+        }
         self.give_back(handle);
         let Some(irq) = self.irq(handle) else { return };
         if let Some(held) = irq.held {
@@ -326,6 +348,11 @@ impl Interrupts {
     }
 
     fn give_back_now(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            self.set_host_pending(handle, false);
+            self.set_host_active(handle, false);
+            return;
+        }
         let Some(irq) = self.irq_mut(handle) else { return };
         if irq.host.is_none() {
             return;
@@ -384,6 +411,9 @@ impl Interrupts {
 
     /// Makes an interrupt pending: an edge, a message, or a physical interrupt that was taken.
     pub(crate) fn latch(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            return self.set_host_pending(handle, true);
+        }
         if let Some(irq) = self.irq_mut(handle) {
             irq.latch = true;
             self.update(handle);
@@ -393,6 +423,12 @@ impl Interrupts {
     /// Sets the level of an emulated line.
     pub(crate) fn set_level(&mut self, handle: Handle, high: bool) {
         let Some(irq) = self.irq_mut(handle) else { return };
+        if irq.by_software {
+            if core::mem::replace(&mut irq.level, high) != high {
+                self.set_host_pending(handle, high);
+            }
+            return;
+        }
         if irq.host.is_some() || irq.level == high {
             return;
         }
@@ -403,6 +439,16 @@ impl Interrupts {
         self.update(handle);
     }
 
+    /// With direct delivery: makes the lines of emulated devices that are high pending again. A physical edge
+    /// stands for a level here, which the guest's end of interrupt doesn't show to anyone.
+    pub(crate) fn repeat_levels(&mut self) {
+        for handle in self.lines.iter().filter_map(|line| self.find(VcpuId(0), line.guest)) {
+            if self.irq(handle).is_some_and(|irq| irq.by_software && irq.level) {
+                self.set_host_pending(handle, true);
+            }
+        }
+    }
+
     /// Tells the hypervisor what the guest has set up for an interrupt that stands for a physical one.
     pub(crate) fn mirror(&self, handle: Handle) {
         let Some(irq) = self.irq(handle) else { return };
@@ -410,25 +456,37 @@ impl Interrupts {
             (Some(host), Kind::Spi, target) => self.backend.configure_spi(
                 host,
                 &SpiSettings {
-                    enabled: irq.enabled && !irq.masked,
+                    enabled: self.is_enabled(irq) && !irq.masked,
                     priority: irq.priority,
-                    edge: irq.edge,
+                    // Made pending by software: level or edge is for the guest's eyes.
+                    edge: irq.edge || irq.by_software,
                     target,
                 },
             ),
-            (Some(host), Kind::Ppi, Some(vcpu)) => {
-                self.backend.configure_ppi(vcpu, host, irq.enabled, irq.priority);
+            (Some(host), Kind::Ppi | Kind::Sgi, Some(vcpu)) => {
+                self.backend.configure_private(vcpu, host, self.is_enabled(irq), irq.priority);
             }
             _ => {}
         }
     }
 
-    fn set_host_active(&self, handle: Handle, active: bool) {
+    pub(crate) fn set_host_active(&self, handle: Handle, active: bool) {
         let Some(irq) = self.irq(handle) else { return };
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, _) => self.backend.set_spi_active(host, active),
-            (Some(host), Kind::Ppi, Some(vcpu)) => self.backend.set_ppi_active(vcpu, host, active),
+            (Some(host), Kind::Ppi | Kind::Sgi, Some(vcpu)) => {
+                self.backend.set_private_active(vcpu, host, active)
+            }
             _ => {}
+        }
+    }
+
+    /// With direct delivery: what the hardware says of an interrupt.
+    pub(crate) fn host_state(&self, irq: &Irq) -> PhysicalState {
+        match (irq.host, irq.kind, irq.target) {
+            (Some(host), Kind::Spi, _) => self.backend.spi_state(host),
+            (Some(host), Kind::Ppi | Kind::Sgi, Some(vcpu)) => self.backend.private_state(vcpu, host),
+            _ => PhysicalState::default(),
         }
     }
 
@@ -436,7 +494,9 @@ impl Interrupts {
         let Some(irq) = self.irq(handle) else { return };
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, _) => self.backend.set_spi_pending(host, pending),
-            (Some(host), Kind::Ppi, Some(vcpu)) => self.backend.set_ppi_pending(vcpu, host, pending),
+            (Some(host), Kind::Ppi | Kind::Sgi, Some(vcpu)) => {
+                self.backend.set_private_pending(vcpu, host, pending)
+            }
             _ => {}
         }
     }

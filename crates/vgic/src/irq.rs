@@ -15,7 +15,7 @@ pub(crate) enum Kind {
     Spi,
     /// A message by the ITS.
     Lpi,
-    /// An SPI number that nothing stands behind.
+    /// A number that nothing stands behind.
     Absent,
 }
 
@@ -52,6 +52,8 @@ pub(crate) struct Irq {
     pub(crate) edge: bool,
     /// The level of an emulated line.
     pub(crate) level: bool,
+    /// With direct delivery: the line of an emulated device, for which `host` is made pending by software.
+    pub(crate) by_software: bool,
     /// Made pending by an edge, a message, a write to ISPENDR, or the physical interrupt.
     pub(crate) latch: bool,
     /// Active, as far as known: what is in a list register may have moved on.
@@ -85,6 +87,7 @@ impl Irq {
             group1: true,
             edge: matches!(kind, Kind::Sgi | Kind::Lpi),
             level: false,
+            by_software: false,
             latch: false,
             active: false,
             active_on: VcpuId(0),

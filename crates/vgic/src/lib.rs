@@ -23,6 +23,13 @@
 //! deactivated before it is injected, and enabled again when the guest has ended it. With EOI = 1 the guest's end of interrupt leaves the guest,
 //! and the line is looked at again.
 //!
+//! # Direct delivery
+//!
+//! With [`VgicConfig::direct`] the guest takes physical interrupts itself. Then the register frames are a
+//! filter before the real ones: what the guest sets up is checked, kept and told to the backend, what is
+//! pending or active is asked of it, and none of the list registers, [`Vgic::flush`] and [`Vgic::sync`] is
+//! used.
+//!
 //! # The run loop
 //!
 //! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts
@@ -49,8 +56,10 @@ mod registers;
 pub mod spec;
 mod vgic;
 
-pub use backend::{Backend, BackendError, NotGuestMemory, SpiSettings, Violation};
-pub use config::{ConfigError, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig};
+pub use backend::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
+pub use config::{
+    ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,
+};
 pub use cpu_interface::ListRegisters;
 pub use distributor::Distributor;
 use interrupts::Interrupts;

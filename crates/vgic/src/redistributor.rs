@@ -130,14 +130,17 @@ impl Redistributors {
             return;
         }
         match offset {
-            CTLR if self.has_lpis() => self.0.with(Some(vcpu), |state| {
-                let enabled = value as u32 & CTLR_ENABLE_LPIS != 0;
-                if let Some(own) = state.cpu_mut(cpu)
-                    && core::mem::replace(&mut own.lpis_enabled, enabled) != enabled
-                {
-                    state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
-                }
-            }),
+            CTLR if self.has_lpis() => {
+                self.0.with(Some(vcpu), |state| {
+                    let enabled = value as u32 & CTLR_ENABLE_LPIS != 0;
+                    if let Some(own) = state.cpu_mut(cpu)
+                        && core::mem::replace(&mut own.lpis_enabled, enabled) != enabled
+                    {
+                        state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
+                    }
+                });
+                self.0.retell_lpis(Some(vcpu));
+            }
             WAKER => {
                 if let Some(own) = self.0.lpi_tables.lock().cpus.get_mut(usize::from(cpu.0)) {
                     own.asleep = value as u32 & WAKER_PROCESSOR_SLEEP != 0;

@@ -16,7 +16,10 @@ impl Interrupts {
             let Some(irq) = self.find(vcpu, Intid(word * 32 + bit)).and_then(|h| self.irq(h)) else {
                 continue;
             };
+            let hardware = || self.host_state(irq);
             let set = match bank {
+                Bank::SetPending | Bank::ClearPending if self.direct.is_some() => hardware().pending,
+                Bank::SetActive | Bank::ClearActive if self.direct.is_some() => hardware().active,
                 Bank::Group => irq.group1,
                 Bank::SetEnable | Bank::ClearEnable => irq.enabled,
                 Bank::SetPending | Bank::ClearPending => irq.shows_pending(),
@@ -40,6 +43,9 @@ impl Interrupts {
                     if let Some(irq) = self.irq_mut(handle)
                         && core::mem::replace(&mut irq.group1, set) != set
                     {
+                        if self.direct.is_some() {
+                            self.mirror(handle);
+                        }
                         self.update(handle);
                     }
                 }
@@ -70,6 +76,9 @@ impl Interrupts {
     }
 
     fn clear_pending(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            return self.set_host_pending(handle, false);
+        }
         let Some(irq) = self.irq_mut(handle) else { return };
         let latch = core::mem::take(&mut irq.latch);
         let physical = irq.host.is_some();
@@ -88,6 +97,9 @@ impl Interrupts {
     }
 
     fn set_active(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            return self.set_host_active(handle, true);
+        }
         let Some(irq) = self.irq_mut(handle) else { return };
         let Some(target) = irq.target else { return };
         if let Some(held) = &mut irq.held {
@@ -105,6 +117,9 @@ impl Interrupts {
     }
 
     fn clear_active(&mut self, handle: Handle) {
+        if self.direct.is_some() {
+            return self.set_host_active(handle, false);
+        }
         let Some(irq) = self.irq_mut(handle) else { return };
         if let Some(held) = &mut irq.held {
             held.force_active = Some(false);

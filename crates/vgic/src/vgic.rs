@@ -13,7 +13,7 @@ use crate::cpu_interface::ListRegisters;
 use crate::interrupts::{Handle, Interrupts, Signal};
 use crate::its::{CommandError, ItsState};
 use crate::redistributor::LpiTables;
-use crate::spec::{LPI_FIRST, sgi::SgiRequest};
+use crate::spec::{LPI_FIRST, SPI_FIRST, sgi::SgiRequest};
 
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,12 @@ impl Vgic {
 
     /// Makes an LPI pending, if any event is mapped to it.
     pub fn inject_lpi(&self, lpi: Intid) -> bool {
+        if self.config.direct.is_some() {
+            let Some(its) = &self.its else { return false };
+            let mut its = its.lock();
+            let event = its.tables.events().find(|(_, _, event)| event.lpi == lpi && event.physical);
+            return event.is_some_and(|(device, id, _)| self.backend.trigger_event(device, id).is_ok());
+        }
         self.latch(|state| state.find_lpi(lpi))
     }
 
@@ -179,8 +185,38 @@ impl Vgic {
         }
         self.latch(|state| {
             let handle = state.find(vcpu, intid)?;
-            state.irq(handle).filter(|irq| irq.host.is_none()).map(|_| handle)
+            state.irq(handle).filter(|irq| irq.host.is_none() || state.direct.is_some()).map(|_| handle)
         })
+    }
+
+    /// With direct delivery, before `vcpu` starts on its CPU, whose interrupts are in their reset state: sets
+    /// them up as the guest has.
+    pub fn restore_private(&self, vcpu: VcpuId) {
+        self.with(Some(vcpu), |state| {
+            for handle in (0..SPI_FIRST).filter_map(|intid| state.find(vcpu, Intid(intid))) {
+                state.mirror(handle);
+            }
+        });
+    }
+
+    /// With direct delivery: whether `vcpu` may end the active state of this interrupt, by a write to
+    /// ICC_DIR_EL1.
+    pub fn may_deactivate(&self, vcpu: VcpuId, intid: Intid) -> bool {
+        self.with(Some(vcpu), |state| state.find(vcpu, intid).is_some())
+    }
+
+    /// With direct delivery, after an access of the guest to an emulated device: a line that is still high is
+    /// made pending again. The hardware takes it for an edge, and nobody sees the guest's end of interrupt.
+    pub fn repeat_levels(&self) {
+        self.with(None, |state| state.repeat_levels());
+    }
+
+    /// With direct delivery: tells the hypervisor anew which LPIs are enabled, after a switch of the
+    /// distributor or a redistributor.
+    pub(crate) fn retell_lpis(&self, current: Option<VcpuId>) {
+        if let (Some(_), Some(its)) = (self.config.direct, &self.its) {
+            its.lock().retell(self, current);
+        }
     }
 
     /// Carries out a write of `value` to ICC_SGI1R_EL1 by `from`: the SGI goes to those of the VM's own vCPUs
@@ -201,7 +237,10 @@ impl Vgic {
                 if let Some(handle) = state.find(vcpu, Intid(request.intid()))
                     && state.irq(handle).is_some_and(|irq| irq.group1)
                 {
-                    state.latch(handle);
+                    match state.direct {
+                        Some(_) => self.backend.raise_sgi(vcpu, Intid(request.intid())),
+                        None => state.latch(handle),
+                    }
                 }
             }
         });

@@ -4,13 +4,14 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Address, Gpa, Hpa, Iova, Span, VcpuId, VmId};
 use axvm_platform::model::PciSpace;
-use axvm_system::model::{InterruptChoice, Vm};
+use axvm_system::model::Vm;
 
 use super::board::Board;
 use super::describe;
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::layout::{Layout, same};
+use super::mode::Mode;
 use super::model::{DevicePlan, Doorbell, LineRoute, LoadPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan};
 use crate::config::{MappingFlags, VMInterruptMode};
 
@@ -22,6 +23,7 @@ const TRANSLATION_FRAME: u64 = 0x1_0000;
 pub(super) fn assemble(
     vm: VmRef<'_>,
     config: &Vm,
+    mode: Mode,
     ram: Vec<(Span<Gpa>, Hpa)>,
     load: LoadPlan,
     layout: &Layout,
@@ -29,24 +31,20 @@ pub(super) fn assemble(
     board: &Board<'_>,
     findings: &mut Findings,
 ) -> VmPlan {
-    let mode = match config.interrupts {
-        InterruptChoice::None => VMInterruptMode::NoIrq,
-        _ => VMInterruptMode::Emulated,
-    };
-    let silent = mode == VMInterruptMode::NoIrq;
+    let silent = mode.mode == VMInterruptMode::NoIrq;
     let mut plan = VmPlan {
         id: VmId(vm.index),
         name: config.name.clone(),
         autostart: config.autostart,
         on_violation: config.on_violation,
-        mode,
+        mode: mode.mode,
         cpus: (0..).zip(&config.cpus).map(|(vcpu, &cpu)| (cpu, affinity(vcpu))).collect(),
         address_bits: layout.address_bits,
         ram,
         registers: registers(given, findings),
         devices: given.iter().map(|device| device_plan(device, silent, findings)).collect(),
         doorbells: if silent { Vec::new() } else { doorbells(given, board) },
-        lines: if silent { Vec::new() } else { lines(given) },
+        lines: if silent { Vec::new() } else { lines(given, mode) },
         gic: layout.gic,
         console: layout.console,
         pci: bridges(given, board, layout),
@@ -118,12 +116,18 @@ fn doorbells(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Doorbell> {
 }
 
 /// Every line once: functions of one VM may share theirs.
-fn lines(given: &[&Given<'_>]) -> Vec<LineRoute> {
+fn lines(given: &[&Given<'_>], mode: Mode) -> Vec<LineRoute> {
     let mut lines: Vec<LineRoute> = Vec::new();
     for (device, at) in (0..).zip(given) {
         for line in &at.hardware.lines {
             if !lines.iter().any(|route| route.intid == line.intid) {
-                lines.push(LineRoute { device, intid: line.intid, trigger: line.trigger, vcpu: VcpuId(0) });
+                lines.push(LineRoute {
+                    device,
+                    intid: line.intid,
+                    trigger: line.trigger,
+                    vcpu: VcpuId(0),
+                    masked: mode.lines_exposed && mode.mode == VMInterruptMode::Emulated,
+                });
             }
         }
     }

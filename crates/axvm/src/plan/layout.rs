@@ -10,6 +10,7 @@ use axvm_system::model::{InterruptChoice, Vm};
 use super::board::{Board, SPIS};
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
+use super::mode::Mode;
 use super::model::{ConsolePlan, GicPlan};
 use super::windows;
 use crate::problem::Rule;
@@ -58,6 +59,7 @@ pub(super) struct Layout {
 pub(super) fn lay_out(
     vm: VmRef<'_>,
     config: &Vm,
+    mode: Mode,
     ram: Option<Span<Gpa>>,
     given: &[&Given<'_>],
     board: &Board<'_>,
@@ -97,7 +99,7 @@ pub(super) fn lay_out(
         }
     }
     let gic = gic(vm, config, given, board, findings);
-    let console = console(vm, given, board, &claims, findings);
+    let console = console(vm, mode, given, board, &claims, findings);
     if let Some(console) = console {
         claims.push(Claim {
             span: console.registers,
@@ -205,6 +207,7 @@ fn its(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Opti
 /// page where that isn't a PL011.
 fn console(
     vm: VmRef<'_>,
+    mode: Mode,
     given: &[&Given<'_>],
     board: &Board<'_>,
     claims: &[Claim],
@@ -215,7 +218,10 @@ fn console(
     let at_boards = like_boards.and_then(|device| {
         let start = device.registers.first()?.start().page();
         let intid = device.interrupts.iter().map(|line| line.intid).find(|line| SPIS.contains(&line.0));
-        Some(ConsolePlan { registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?, intid: intid? })
+        Some(ConsolePlan {
+            registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?,
+            intid: mode.console_line.or(intid)?,
+        })
     });
     if at_boards.is_some() {
         return at_boards;
@@ -225,11 +231,14 @@ fn console(
     let registers = (0x100..0x1_0000u64)
         .filter_map(|step| page(step << 16))
         .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
-    let intid = (SPIS).rev().map(Intid).take(988).find(|intid| {
-        intid.0 < 256
-            && !board.lines.iter().any(|(line, _)| line == intid)
-            && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.intid == *intid))
-    });
+    let free = || {
+        (SPIS).rev().map(Intid).take(988).find(|intid| {
+            intid.0 < 256
+                && !board.lines.iter().any(|(line, _)| line == intid)
+                && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.intid == *intid))
+        })
+    };
+    let intid = mode.console_line.or_else(free);
     let plan = registers.zip(intid).map(|(registers, intid)| ConsolePlan { registers, intid });
     if plan.is_none() {
         findings.vm(vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");

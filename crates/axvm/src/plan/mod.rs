@@ -11,6 +11,7 @@ mod given;
 mod layout;
 mod load;
 mod memory;
+mod mode;
 mod model;
 mod pci;
 mod sharing;
@@ -27,7 +28,7 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Gpa, Hpa, Span};
 use axvm_guest::image::Images;
 use axvm_platform::model::Platform;
-use axvm_system::model::{InterruptChoice, Item, System, Vm};
+use axvm_system::model::{Item, System, Vm};
 
 pub use model::*;
 pub use show::reset_name;
@@ -55,21 +56,32 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, &board, &mut findings);
 
+    let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
+    let modes = mode::choose(system, &kept, &board, &mut findings);
     let mut pool = Pool::new(platform);
     let mut vms = Vec::new();
-    for (index, config) in (0..).zip(&system.vms).take(MOST_VMS) {
+    for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(MOST_VMS) {
         let vm = VmRef::of(system, index);
-        check_interrupts(vm, config, &mut findings);
         let ram = ram(vm, config, &board, &mut pool, &mut findings);
         let devices: Vec<&Given<'_>> =
             given.iter().filter(|device| device.vm.index == index && !device.refused).collect();
         // Where RAM is short the rest is checked with the RAM that was asked for.
         let seen = ram.as_ref().and_then(|ram| whole(ram)).or_else(|| wanted(config, &board));
-        let layout = layout::lay_out(vm, config, seen, &devices, &board, &mut findings);
+        let layout = layout::lay_out(vm, config, mode, seen, &devices, &board, &mut findings);
         let images = images.vms.get(usize::from(index));
         let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
         if let (Some(ram), Some(load)) = (ram, load) {
-            vms.push(assemble::assemble(vm, config, ram, load, &layout, &devices, &board, &mut findings));
+            vms.push(assemble::assemble(
+                vm,
+                config,
+                mode,
+                ram,
+                load,
+                &layout,
+                &devices,
+                &board,
+                &mut findings,
+            ));
         }
     }
     let Findings { mut problems, mut notes } = findings;
@@ -189,21 +201,6 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             ),
         ),
         Some(_) => {}
-    }
-}
-
-fn check_interrupts(vm: VmRef<'_>, config: &Vm, findings: &mut Findings) {
-    match config.interrupts {
-        InterruptChoice::Passthrough => findings.vm(
-            vm,
-            "interrupts",
-            Rule::InterruptMode,
-            "interrupts = \"passthrough\" isn't served yet: use \"auto\" or \"emulated\"",
-        ),
-        InterruptChoice::Auto => findings.note(format_args!(
-            "{vm}: interrupts are emulated: the hypervisor takes and injects them (passthrough isn't served yet)"
-        )),
-        InterruptChoice::Emulated | InterruptChoice::None => {}
     }
 }
 

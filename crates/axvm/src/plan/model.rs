@@ -154,6 +154,8 @@ pub struct LineRoute {
     pub trigger: Trigger,
     /// The vCPU that gets it until the guest routes it.
     pub vcpu: VcpuId,
+    /// Whether it is masked while the guest serves it, in place of physically active: another VM could end an active state.
+    pub masked: bool,
 }
 
 /// The emulated GIC.

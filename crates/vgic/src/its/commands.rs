@@ -163,6 +163,9 @@ impl Executor<'_> {
         if self.its.tables.slot(position, id)?.is_some() {
             self.discard(device, id)?;
         }
+        if self.vgic.config().direct.is_some() && self.with(|state| state.find_lpi(lpi)).is_some() {
+            return Err(CommandError::LpiTwice(lpi));
+        }
         let handle = self.with(|state| state.bind_lpi(lpi));
         let mut event = Event { lpi, handle, collection, physical: false, told: None };
         let target = self.its.tables.target(collection);
@@ -197,7 +200,27 @@ impl Executor<'_> {
 
     fn movall(&mut self, from: u64, to: u64) -> Result<usize, CommandError> {
         let (from, to) = (self.vcpu(from)?, self.vcpu(to)?);
+        if self.vgic.config().direct.is_some() {
+            return self.move_physical(from, to);
+        }
         Ok(self.with(|state| state.move_lpis(from, to)))
+    }
+
+    /// MOVALL where LPIs reach the guest from the hardware: moved there, one by one.
+    fn move_physical(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, CommandError> {
+        let (vgic, current) = (self.vgic, self.current);
+        let mut visited = 0;
+        let mut result = Ok(());
+        for (device, id, event) in self.its.tables.events() {
+            visited += 1;
+            let handle = event.handle;
+            if event.physical
+                && vgic.with(current, |state| state.irq(handle).and_then(|irq| irq.target)) == Some(from)
+            {
+                result = result.and(place(vgic, current, device, id, event, Some(to)));
+            }
+        }
+        result.map(|()| visited)
     }
 
     fn inv(&mut self, device: ItsDeviceId, id: ItsEventId) -> Result<usize, CommandError> {
@@ -281,6 +304,15 @@ fn place(
     Ok(())
 }
 
+/// With direct delivery: tells the hypervisor anew which LPIs are enabled, after a switch that concerns many.
+pub(super) fn retell(vgic: &Vgic, current: Option<VcpuId>, tables: &mut super::Tables) {
+    for (device, id, event) in tables.events() {
+        if let Err(error) = configure(vgic, current, device, id, event) {
+            vgic.count_command_error(error);
+        }
+    }
+}
+
 /// Reads an LPI's configuration from the guest's table and applies it. What isn't memory disables the LPI.
 fn configure(
     vgic: &Vgic,
@@ -299,7 +331,11 @@ fn configure(
         (Some(Ok(())), [byte]) => LpiProperty::from_byte(byte),
         _ => LpiProperty::default(),
     };
-    vgic.with(current, |state| state.configure_lpi(event.handle, property));
+    let enabled = vgic.with(current, |state| {
+        state.configure_lpi(event.handle, property);
+        state.direct.is_none() || state.irq(event.handle).is_some_and(|irq| state.is_enabled(irq))
+    });
+    let property = LpiProperty { enabled: property.enabled && enabled, ..property };
     if event.physical && event.told != Some(property) {
         vgic.backend().configure_event(device, id, property.enabled, property.priority)?;
         event.told = Some(property);

@@ -60,6 +60,10 @@ pub enum CommandError {
     /// Not an LPI, or larger than the configuration table covers.
     #[error("INTID {0} is not an LPI of this ITS")]
     LpiOutOfRange(Intid),
+    /// Two events of one LPI, where the hardware would have to deliver both under that number: what the
+    /// architecture calls unpredictable.
+    #[error("INTID {0} is another event's already")]
+    LpiTwice(Intid),
     /// The collection is larger than the ITS or the guest's table has.
     #[error("collection {0} is out of range")]
     CollectionOutOfRange(u16),
@@ -114,6 +118,11 @@ impl ItsState {
     pub(crate) fn collection_entries(&self) -> u64 {
         let [_, collections] = self.basers;
         baser_entries(collections)
+    }
+
+    /// Tells the hypervisor anew which LPIs are enabled.
+    pub(crate) fn retell(&mut self, vgic: &Vgic, current: Option<VcpuId>) {
+        commands::retell(vgic, current, &mut self.tables);
     }
 
     /// Unmaps everything and puts the registers in their reset state.

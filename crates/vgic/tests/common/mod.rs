@@ -10,7 +10,7 @@ use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_UIE, ListRegister};
 use axvm_vgic::{
     Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters,
-    NotGuestMemory, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
+    NotGuestMemory, PhysicalState, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
 };
 
 pub const RAM: u64 = 0x4000_0000;
@@ -54,12 +54,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn spi(&self, host: Intid, f: impl FnOnce(&mut Physical)) {
-        f(self.spis.lock().unwrap().entry(host.0).or_default());
+    fn spi<R>(&self, host: Intid, f: impl FnOnce(&mut Physical) -> R) -> R {
+        f(self.spis.lock().unwrap().entry(host.0).or_default())
     }
 
-    fn ppi(&self, vcpu: VcpuId, host: Intid, f: impl FnOnce(&mut Physical)) {
-        f(self.ppis.lock().unwrap().entry((vcpu.0, host.0)).or_default());
+    fn ppi<R>(&self, vcpu: VcpuId, host: Intid, f: impl FnOnce(&mut Physical) -> R) -> R {
+        f(self.ppis.lock().unwrap().entry((vcpu.0, host.0)).or_default())
     }
 
     /// What a device does with its line.
@@ -126,16 +126,28 @@ impl Backend for Machine {
         self.spi(host, |spi| spi.active = active);
     }
 
-    fn configure_ppi(&self, vcpu: VcpuId, host: Intid, enabled: bool, _priority: u8) {
+    fn configure_private(&self, vcpu: VcpuId, host: Intid, enabled: bool, _priority: u8) {
         self.ppi(vcpu, host, |ppi| ppi.enabled = enabled);
     }
 
-    fn set_ppi_pending(&self, vcpu: VcpuId, host: Intid, pending: bool) {
+    fn set_private_pending(&self, vcpu: VcpuId, host: Intid, pending: bool) {
         self.ppi(vcpu, host, |ppi| ppi.pending = pending);
     }
 
-    fn set_ppi_active(&self, vcpu: VcpuId, host: Intid, active: bool) {
+    fn set_private_active(&self, vcpu: VcpuId, host: Intid, active: bool) {
         self.ppi(vcpu, host, |ppi| ppi.active = active);
+    }
+
+    fn spi_state(&self, host: Intid) -> PhysicalState {
+        self.spi(host, |spi| PhysicalState { pending: spi.pending, active: spi.active })
+    }
+
+    fn private_state(&self, vcpu: VcpuId, host: Intid) -> PhysicalState {
+        self.ppi(vcpu, host, |ppi| PhysicalState { pending: ppi.pending, active: ppi.active })
+    }
+
+    fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid) {
+        self.ppi(vcpu, sgi, |it| it.pending = true);
     }
 
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
@@ -259,6 +271,7 @@ pub fn config(vcpus: u64, lines: Vec<LineConfig>, list_registers: usize) -> Vgic
             event_bits: 5,
             lpi_id_bits: 14,
         }),
+        direct: None,
     }
 }
 

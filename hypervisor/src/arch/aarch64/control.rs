@@ -27,6 +27,15 @@ pub enum Register {
     IchHcr,
 }
 
+/// Which guests a row is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupts {
+    /// Those whose interrupts the hypervisor takes and injects.
+    Emulated,
+    /// Those that take physical interrupts themselves.
+    Direct,
+}
+
 /// Bits of a register and why they are as they are.
 #[expect(
     dead_code,
@@ -39,28 +48,47 @@ pub struct Control {
     pub name: &'static str,
     /// What is written.
     pub bits: u64,
+    /// For guests of one kind only.
+    pub only: Option<Interrupts>,
     /// Why.
     pub why: &'static str,
 }
 
 const fn set(register: Register, name: &'static str, bits: u64, why: &'static str) -> Control {
-    Control { register, name, bits, why }
+    Control { register, name, bits, only: None, why }
+}
+
+const fn set_for(
+    only: Interrupts,
+    register: Register,
+    name: &'static str,
+    bits: u64,
+    why: &'static str,
+) -> Control {
+    Control { register, name, bits, only: Some(only), why }
 }
 
 /// A field that stays zero for a reason worth saying.
 const fn clear(register: Register, name: &'static str, why: &'static str) -> Control {
-    Control { register, name, bits: 0, why }
+    Control { register, name, bits: 0, only: None, why }
 }
 
 /// The table.
 pub const CONTROLS: &[Control] = {
+    use Interrupts::{Direct, Emulated};
     use Register::{Cnthctl, Cptr, FineGrained, Hcr, Hcrx, Hstr, IchHcr, Mdcr};
     &[
         set(Hcr, "VM", 1 << 0, "the second stage bounds every access"),
         set(Hcr, "SWIO", 1 << 1, "invalidating by set and way also cleans: no one else's dirty line is lost"),
         set(Hcr, "PTW", 1 << 2, "a table walk through device memory faults instead of touching registers"),
         set(Hcr, "FMO", 1 << 3, "Group 0 interrupts come here; SGI registers trap"),
-        set(Hcr, "IMO", 1 << 4, "Group 1 interrupts come here; the guest's CPU interface is the virtual one"),
+        set_for(
+            Emulated,
+            Hcr,
+            "IMO",
+            1 << 4,
+            "Group 1 interrupts come here; the guest's CPU interface is the virtual one. Direct: they are the guest's",
+        ),
         set(Hcr, "AMO", 1 << 5, "SErrors come here"),
         set(Hcr, "FB", 1 << 9, "a TLB or cache maintenance by one vCPU reaches the VM's others"),
         set(Hcr, "BSU", 1 << 10, "barriers reach at least the inner shareable domain"),
@@ -74,7 +102,14 @@ pub const CONTROLS: &[Control] = {
         set(Hcr, "TEA", 1 << 37, "an access that the bus aborts is seen here first"),
         set(Hcr, "APK", 1 << 40, "pointer authentication keys are the guest's: the hypervisor has none"),
         set(Hcr, "API", 1 << 41, "and so are its instructions"),
-        clear(Hcr, "TWI, TWE", "a guest with its own CPU may sleep on it: a kick wakes it"),
+        set_for(
+            Direct,
+            Hcr,
+            "TWI",
+            1 << 13,
+            "it could sleep where no call of the hypervisor's wakes it (direct.rs). Emulated: a call always does",
+        ),
+        clear(Hcr, "TWE", "a guest with its own CPU may wait on it: a call, or SEV, ends that"),
         clear(Hcr, "TSW", "set and way maintenance harms nobody, with SWIO"),
         clear(Hcr, "TVM, TRVM", "the first stage is the guest's"),
         clear(Hcr, "E2H, TGE", "the hypervisor is no host kernel"),
@@ -123,28 +158,41 @@ pub const CONTROLS: &[Control] = {
             "all",
             "zero traps what is new (the n.. bits) and leaves the rest to the coarse traps",
         ),
-        set(IchHcr, "En", 1 << 0, "the virtual CPU interface is on"),
-        clear(IchHcr, "TC, TALL0, TALL1", "with IMO and FMO set those registers are virtual already"),
+        set_for(Emulated, IchHcr, "En", 1 << 0, "the virtual CPU interface is on"),
+        set_for(
+            Direct,
+            IchHcr,
+            "TC",
+            1 << 10,
+            "PMR, CTLR, RPR, DIR and the SGI registers are answered here. Emulated: with IMO and FMO they are virtual",
+        ),
+        clear(IchHcr, "TALL0, TALL1", "the registers of every interrupt: virtual, or the guest's"),
     ]
 };
 
-/// The value of a register, as the table has it.
-pub const fn value(register: Register) -> u64 {
+/// The value of a register, as the table has it for guests of a kind.
+pub const fn value(register: Register, interrupts: Interrupts) -> u64 {
     let mut value = 0;
     let mut index = 0;
     while index < CONTROLS.len() {
-        if CONTROLS[index].register as u8 == register as u8 {
-            value |= CONTROLS[index].bits;
+        let row = &CONTROLS[index];
+        let applies = match row.only {
+            None => true,
+            Some(only) => only as u8 == interrupts as u8,
+        };
+        if row.register as u8 == register as u8 && applies {
+            value |= row.bits;
         }
         index += 1;
     }
     value
 }
 
-/// Writes all of them on the calling CPU. `guest_mpidr`: what the vCPU reads in MPIDR_EL1.
+/// Writes all of them on the calling CPU, for a guest of a kind. `guest_mpidr`: what the vCPU reads in MPIDR_EL1.
 ///
 /// The second stage itself (VTCR, VTTBR) is the caller's.
-pub fn apply(guest_mpidr: u64) {
+pub fn apply(guest_mpidr: u64, interrupts: Interrupts) {
+    let value = |register| value(register, interrupts);
     /// MPIDR_EL1, bit 31: RES1.
     const MPIDR_RES1: u64 = 1 << 31;
     // PMCR_EL0.N counters: all of them the guest's (HPMN), which can't reach them; a value beyond N is unpredictable.
@@ -188,6 +236,9 @@ pub fn apply(guest_mpidr: u64) {
         // FEAT_MPAM: partition ids are the hypervisor's (MPAM2_EL2.TRAPMPAM0EL1, TRAPMPAM1EL1).
         if mrs!("id_aa64pfr0_el1") >> 40 & 0xf != 0 {
             msr!("s3_4_c10_c5_0", 3 << 48);
+        }
+        if interrupts == Interrupts::Direct {
+            msr!("ich_hcr_el2", crate::protection::ich_hcr(value(Register::IchHcr)));
         }
     }
     isb!();

@@ -65,6 +65,13 @@ pub fn wait_for_interrupt() {
     unsafe { core::arch::asm!("wfi", options(nostack)) }
 }
 
+/// Wakes every CPU that waits for an event (WFE).
+pub fn send_event() {
+    dsb!("ish");
+    // SAFETY: a hint to the others.
+    unsafe { core::arch::asm!("sev", options(nostack)) }
+}
+
 /// The affinity fields of this CPU's MPIDR.
 pub fn mpidr() -> u64 {
     mrs!("mpidr_el1") & 0xff_00ff_ffff

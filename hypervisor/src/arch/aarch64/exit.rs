@@ -220,7 +220,21 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
         return;
     }
     vm.count_exit(vcpu, ExitReason::Sysreg);
-    let answer = if read { read_register(register) } else { write_register(register).then_some(0) };
+    let written = context.x(target);
+    let direct = context.direct.as_mut().and_then(|direct| {
+        if read {
+            direct.read(register).ok()
+        } else {
+            direct.write(register, written, |id| vm.vgic().may_deactivate(vcpu, id)).ok().map(|()| 0)
+        }
+    });
+    let answer = if direct.is_some() {
+        direct
+    } else if read {
+        read_register(register)
+    } else {
+        write_register(register).then_some(0)
+    };
     match answer {
         Some(value) => {
             if read {

@@ -1,10 +1,16 @@
 //! The physical GICv3 (Arm IHI 0069): what the hypervisor itself does with it.
 //!
-//! Every interrupt is Group 1 and is taken at EL2 with end-of-interrupt split in two (EOImode=1): the hypervisor drops the
-//! priority, and the interrupt stays active until the guest deactivates it (list registers with the hardware bit) or the hypervisor
-//! does.
+//! Every interrupt but one is Group 1. On a CPU of the hypervisor, and of a VM in emulated mode, it is taken at EL2 with
+//! end-of-interrupt split in two (EOImode=1): the hypervisor drops the priority, and the interrupt stays active until the guest
+//! deactivates it (list registers with the hardware bit) or the hypervisor does. On a CPU of a VM in passthrough mode Group 1 is the
+//! guest's (`direct.rs`).
+//!
+//! The one is [`KICK`], by which CPUs call each other. Where there is a single security state (GICD_CTLR.DS=1: no EL3, or one that
+//! gave Group 0 away) it is Group 0, which is taken at EL2 whatever the guest has set up, and of the highest priority. Otherwise
+//! Group 0 is the secure world's, and the call is Group 1 like the rest.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
@@ -29,6 +35,8 @@ mod gicd {
     pub const IROUTER: u64 = 0x6000;
     /// Register write pending (CTLR).
     pub const RWP: u32 = 1 << 31;
+    /// A single security state (CTLR); reads as zero for non-secure software where there are two.
+    pub const DS: u32 = 1 << 6;
 }
 
 /// Redistributor registers (IHI 0069, 12.11): the control frame, and at [`gicr::SGI`] the frame of SGIs and PPIs.
@@ -44,13 +52,37 @@ mod gicr {
 }
 
 /// The priority of everything that the hypervisor takes: the middle, so that a virtual priority needs no physical one.
-const PRIORITY: u8 = 0xa0;
+pub const PRIORITY: u8 = 0xa0;
 
 /// How often a register is read for a bit that hardware changes within microseconds.
 const PATIENCE: usize = 1_000_000;
 
-/// The SGI by which CPUs call each other.
-pub const KICK: Intid = Intid(0);
+/// The SGI by which CPUs call each other. The highest: software that knows of a secure world leaves 8 to 15 to it.
+pub const KICK: Intid = Intid(15);
+
+/// The priority of [`KICK`]: the highest.
+const KICK_PRIORITY: u8 = 0;
+
+/// Whether Group 0 is the hypervisor's. Set once, before other CPUs start.
+static SINGLE_SECURITY: AtomicBool = AtomicBool::new(false);
+
+/// Whether there is a single security state, so that Group 0 is the hypervisor's.
+pub fn single_security() -> bool {
+    SINGLE_SECURITY.load(Ordering::Relaxed)
+}
+
+/// The physical priority of what a guest takes itself, for the priority that it asked for.
+///
+/// With two security states the hardware shifts what non-secure software writes into the lower half (IHI 0069, 4.8.6). With one the
+/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`KICK`] out.
+pub fn guest_priority(asked: u8) -> u8 {
+    if single_security() { 0x80 | asked >> 1 } else { asked }
+}
+
+/// The priority in the guest's terms: the inverse of [`guest_priority`]. Idle stays idle.
+pub fn shown_priority(physical: u8) -> u8 {
+    if single_security() && physical != 0xff { physical << 1 } else { physical }
+}
 
 /// Hardware that isn't as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,7 +142,10 @@ impl PhysicalGic {
         // ARE (bit 4; with a single security state also the non-secure copy in bit 5), then Group 1. In the non-secure view of two
         // security states bit 4 is ARE_NS, bit 1 EnableGrp1A; with one (DS=1) bit 1 is EnableGrp1.
         distributor.write32(gicd::CTLR, 1 << 4);
-        distributor.write32(gicd::CTLR, 1 << 4 | 1 << 1);
+        let single = distributor.read32(gicd::CTLR) & gicd::DS != 0;
+        SINGLE_SECURITY.store(single, Ordering::Relaxed);
+        // With one, EnableGrp0 too (bit 0).
+        distributor.write32(gicd::CTLR, 1 << 4 | 1 << 1 | u32::from(single));
         wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
 
         let mut redistributors = Vec::new();
@@ -144,6 +179,11 @@ impl PhysicalGic {
         Ok(Self { distributor: Mutex::new(distributor), redistributors, lines })
     }
 
+    /// How many bits an INTID has.
+    pub fn id_bits(&self) -> u32 {
+        (self.distributor.lock().read32(gicd::TYPER) >> 19 & 0x1f) + 1
+    }
+
     fn redistributor(&self, cpu: CpuId) -> Result<&(Mmio, u16, Hpa), GicError> {
         self.redistributors
             .get(usize::from(cpu.0))
@@ -162,15 +202,7 @@ impl PhysicalGic {
         // ProcessorSleep (bit 1) off, ChildrenAsleep (bit 2) follows.
         frame.write32(gicr::WAKER, frame.read32(gicr::WAKER) & !2);
         wait(|| frame.read32(gicr::WAKER) & 4 == 0)?;
-        frame.write32(gicr::SGI + gicd::ICENABLER, u32::MAX);
-        frame.write32(gicr::SGI + gicd::ICPENDR, u32::MAX);
-        frame.write32(gicr::SGI + gicd::ICACTIVER, u32::MAX);
-        frame.write32(gicr::SGI + gicd::IGROUPR, u32::MAX);
-        for id in 0..32 {
-            frame.write8(gicr::SGI + gicd::IPRIORITYR + id, PRIORITY);
-        }
-        frame.write32(gicr::SGI + gicd::ISENABLER, 1 << KICK.0);
-        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+        self.reset_private(cpu, true)?;
         if let Some(tables) = lpis {
             self.enable_lpis(cpu, frame, tables)?;
         }
@@ -179,14 +211,36 @@ impl PhysicalGic {
             // System registers for EL2 and below, no bypass.
             msr!("icc_sre_el2", 0xf);
             isb!();
-            msr!("icc_pmr_el1", 0xff);
-            msr!("icc_bpr1_el1", 0);
-            // EOImode: priority drop and deactivation apart.
-            msr!("icc_ctlr_el1", 2);
-            msr!("icc_igrpen1_el1", 1);
         }
-        isb!();
+        take_interface();
         Ok(())
+    }
+
+    /// Brings a CPU's SGIs and PPIs to a known state: disabled, neither pending nor active, of the hypervisor's priority.
+    /// `callable`: but for [`KICK`], which is enabled.
+    pub fn reset_private(&self, cpu: CpuId, callable: bool) -> Result<(), GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        frame.write32(gicr::SGI + gicd::ICENABLER, u32::MAX);
+        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+        frame.write32(gicr::SGI + gicd::ICPENDR, u32::MAX);
+        frame.write32(gicr::SGI + gicd::ICACTIVER, u32::MAX);
+        let kick = 1u32 << KICK.0;
+        frame.write32(gicr::SGI + gicd::IGROUPR, if single_security() { !kick } else { u32::MAX });
+        for id in 0..32 {
+            frame.write8(gicr::SGI + gicd::IPRIORITYR + id, PRIORITY);
+        }
+        frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(KICK.0), KICK_PRIORITY);
+        if callable {
+            frame.write32(gicr::SGI + gicd::ISENABLER, kick);
+        }
+        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)
+    }
+
+    /// Lets [`KICK`] through on a CPU where [`PhysicalGic::reset_private`] left it disabled.
+    pub fn let_calls_through(&self, cpu: CpuId) {
+        if let Ok((frame, ..)) = self.redistributor(cpu) {
+            frame.write32(gicr::SGI + gicd::ISENABLER, 1 << KICK.0);
+        }
     }
 
     fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, tables: LpiTables) -> Result<(), GicError> {
@@ -212,11 +266,16 @@ impl PhysicalGic {
 
     /// Routes a line to a CPU, sets how it triggers, and enables it.
     pub fn enable_line(&self, interrupt: Interrupt, mpidr: u64) {
-        self.configure_line(interrupt.intid, interrupt.trigger == Trigger::Edge, Some(mpidr), true);
+        self.configure_line(interrupt.intid, interrupt.trigger == Trigger::Edge, PRIORITY, Some(mpidr), true);
     }
 
-    /// Sets trigger, target and enable of an SPI. Numbers that the distributor hasn't are ignored.
-    pub fn configure_line(&self, line: Intid, edge: bool, mpidr: Option<u64>, enable: bool) {
+    /// Turns an SPI off.
+    pub fn disable_line(&self, line: Intid, edge: bool) {
+        self.configure_line(line, edge, PRIORITY, None, false);
+    }
+
+    /// Sets trigger, priority, target and enable of an SPI. Numbers that the distributor hasn't are ignored.
+    pub fn configure_line(&self, line: Intid, edge: bool, priority: u8, mpidr: Option<u64>, enable: bool) {
         let id = u64::from(line.0);
         if !(32..u64::from(self.lines)).contains(&id) {
             return;
@@ -228,6 +287,7 @@ impl PhysicalGic {
         let (config, shift) = (gicd::ICFGR + id / 16 * 4, id % 16 * 2);
         let value = distributor.read32(config) & !(3 << shift);
         distributor.write32(config, value | u32::from(edge) << (shift + 1));
+        distributor.write8(gicd::IPRIORITYR + id, priority);
         if let Some(mpidr) = mpidr {
             distributor.write64(gicd::IROUTER + id * 8, mpidr);
         }
@@ -263,24 +323,53 @@ impl PhysicalGic {
         }
     }
 
-    /// Enables or disables a PPI of a CPU.
-    pub fn enable_ppi(&self, cpu: CpuId, line: Intid, enable: bool) {
-        self.write_ppi(cpu, line, if enable { gicd::ISENABLER } else { gicd::ICENABLER });
+    /// Whether an SPI is pending, and whether it is active.
+    pub fn line_state(&self, line: Intid) -> (bool, bool) {
+        let id = u64::from(line.0);
+        if !(32..u64::from(self.lines)).contains(&id) {
+            return (false, false);
+        }
+        let distributor = self.distributor.lock();
+        let bit = |register| distributor.read32(register + id / 32 * 4) >> (id % 32) & 1 != 0;
+        (bit(gicd::ISPENDR), bit(gicd::ISACTIVER))
     }
 
-    /// Sets or clears the pending state of a CPU's PPI.
-    pub fn set_ppi_pending(&self, cpu: CpuId, line: Intid, pending: bool) {
-        self.write_ppi(cpu, line, if pending { gicd::ISPENDR } else { gicd::ICPENDR });
+    /// Enables or disables an SGI or PPI of a CPU.
+    pub fn enable_private(&self, cpu: CpuId, line: Intid, enable: bool) {
+        self.write_private(cpu, line, if enable { gicd::ISENABLER } else { gicd::ICENABLER });
     }
 
-    /// Sets or clears the active state of a CPU's PPI.
-    pub fn set_ppi_active(&self, cpu: CpuId, line: Intid, active: bool) {
-        self.write_ppi(cpu, line, if active { gicd::ISACTIVER } else { gicd::ICACTIVER });
-    }
-
-    fn write_ppi(&self, cpu: CpuId, line: Intid, register: u64) {
+    /// Sets the priority of an SGI or PPI of a CPU.
+    pub fn set_private_priority(&self, cpu: CpuId, line: Intid, priority: u8) {
         if let Ok((frame, ..)) = self.redistributor(cpu)
-            && (16..32).contains(&line.0)
+            && line.0 < 32
+            && line != KICK
+        {
+            frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(line.0), priority);
+        }
+    }
+
+    /// Sets or clears the pending state of a CPU's SGI or PPI.
+    pub fn set_private_pending(&self, cpu: CpuId, line: Intid, pending: bool) {
+        self.write_private(cpu, line, if pending { gicd::ISPENDR } else { gicd::ICPENDR });
+    }
+
+    /// Sets or clears the active state of a CPU's SGI or PPI.
+    pub fn set_private_active(&self, cpu: CpuId, line: Intid, active: bool) {
+        self.write_private(cpu, line, if active { gicd::ISACTIVER } else { gicd::ICACTIVER });
+    }
+
+    /// Whether an SGI or PPI of a CPU is pending, and whether it is active.
+    pub fn private_state(&self, cpu: CpuId, line: Intid) -> (bool, bool) {
+        let Ok((frame, ..)) = self.redistributor(cpu) else { return (false, false) };
+        let bit = |register| frame.read32(gicr::SGI + register) >> (line.0 & 31) & 1 != 0;
+        (bit(gicd::ISPENDR), bit(gicd::ISACTIVER))
+    }
+
+    fn write_private(&self, cpu: CpuId, line: Intid, register: u64) {
+        if let Ok((frame, ..)) = self.redistributor(cpu)
+            && line.0 < 32
+            && line != KICK
         {
             frame.write32(gicr::SGI + register, 1 << line.0);
         }
@@ -289,7 +378,7 @@ impl PhysicalGic {
     /// Brings a CPU's PPI back to inactive and not pending.
     pub fn clear_ppi(&self, cpu: CpuId, line: Intid) {
         for register in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
-            self.write_ppi(cpu, line, register);
+            self.write_private(cpu, line, register);
         }
     }
 }
@@ -304,16 +393,54 @@ fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
     Err(GicError::Stuck)
 }
 
+/// Sets up the calling CPU's interface for the hypervisor: everything passes, priority drop and deactivation apart, nothing active.
+pub fn take_interface() {
+    // SAFETY: the interrupt controller's CPU interface at EL2; the hypervisor's own interrupts stay masked by PSTATE.
+    unsafe {
+        msr!("icc_pmr_el1", 0xff);
+        msr!("icc_bpr1_el1", 0);
+        // EOImode.
+        msr!("icc_ctlr_el1", 2);
+        msr!("icc_igrpen1_el1", 1);
+        if single_security() {
+            msr!("icc_bpr0_el1", 0);
+            msr!("icc_igrpen0_el1", 1);
+        }
+    }
+    isb!();
+}
+
+/// Whether an INTID stands for "none".
+fn is_special(id: u32) -> bool {
+    (1020..1024).contains(&id)
+}
+
 /// Takes the most urgent pending interrupt, and drops the running priority again at once: from then on it is active
 /// only. `None` if there is none.
 pub fn acknowledge() -> Option<Intid> {
     let id = mrs!("icc_iar1_el1") as u32 & 0xff_ffff;
     dsb!("sy");
-    if (1020..1024).contains(&id) {
-        return None;
+    if is_special(id) {
+        return acknowledge_group0();
     }
     // SAFETY: ends what was just acknowledged.
     unsafe { msr!("icc_eoir1_el1", u64::from(id)) };
+    isb!();
+    Some(Intid(id))
+}
+
+/// As [`acknowledge`], of Group 0 only: the one thing that the hypervisor takes on a CPU whose Group 1 is a guest's.
+pub fn acknowledge_group0() -> Option<Intid> {
+    if !single_security() {
+        return None;
+    }
+    let id = mrs!("icc_iar0_el1") as u32 & 0xff_ffff;
+    dsb!("sy");
+    if is_special(id) {
+        return None;
+    }
+    // SAFETY: ends what was just acknowledged.
+    unsafe { msr!("icc_eoir0_el1", u64::from(id)) };
     isb!();
     Some(Intid(id))
 }
@@ -325,17 +452,33 @@ pub fn deactivate(id: Intid) {
     isb!();
 }
 
-/// Interrupts the CPU with this MPIDR (IHI 0069, ICC_SGI1R_EL1).
+/// Calls the CPU with this MPIDR.
 pub fn kick(mpidr: u64) {
+    send(mpidr, KICK, single_security());
+}
+
+/// Raises a Group 1 SGI at the CPU with this MPIDR.
+pub fn raise_sgi(mpidr: u64, sgi: Intid) {
+    send(mpidr, sgi, false);
+}
+
+/// Writes ICC_SGI0R_EL1 or ICC_SGI1R_EL1 (IHI 0069, 12.2.21 and 12.2.22).
+fn send(mpidr: u64, sgi: Intid, group0: bool) {
     let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
     let value = aff3 << 48
         | (aff0 >> 4) << 44
         | aff2 << 32
-        | u64::from(KICK.0) << 24
+        | u64::from(sgi.0 & 0xf) << 24
         | aff1 << 16
         | 1 << (aff0 & 0xf);
     dsb!("ish");
     // SAFETY: an interrupt to another CPU, which takes it when it asks.
-    unsafe { msr!("icc_sgi1r_el1", value) };
+    unsafe {
+        if group0 {
+            msr!("icc_sgi0r_el1", value);
+        } else {
+            msr!("icc_sgi1r_el1", value);
+        }
+    }
     isb!();
 }

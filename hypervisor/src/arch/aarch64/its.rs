@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
 use spin::Mutex;
 
-use super::gic::{LpiTables, PhysicalGic};
+use super::gic::{LpiTables, PRIORITY, PhysicalGic};
 use super::sysreg::dsb;
 use crate::memory;
 use crate::mmio::Mmio;
@@ -29,8 +29,11 @@ const PATIENCE: usize = 1_000_000;
 /// Inner shareable, inner write-back, valid: for CBASER and BASERs.
 const ATTRIBUTES: u64 = 1 << 63 | 7 << 59 | 1 << 10;
 
-/// INTID bits that the hypervisor gives to LPIs: 8192 of them.
-const LPI_ID_BITS: u32 = 14;
+/// INTID bits of all LPIs, where the hardware has as many: 24,576 of them.
+const LPI_ID_BITS: u32 = 15;
+
+/// INTID bits of the LPIs that a guest has under its own numbers: the first 8192. The hypervisor's own choice begins above.
+pub const GUEST_LPI_ID_BITS: u32 = 14;
 
 /// The first LPI.
 const FIRST_LPI: u32 = 8192;
@@ -47,6 +50,9 @@ pub enum ItsError {
     /// More devices' events than there are LPIs.
     #[error("no LPIs are left")]
     NoLpis,
+    /// Not one of those that a guest may have under its own number.
+    #[error("LPI {0} isn't one that a guest may have under its own number")]
+    NotForGuests(Intid),
     /// A device or event that isn't mapped.
     #[error("device {0} is not mapped at the ITS")]
     NotMapped(ItsDeviceId),
@@ -58,18 +64,23 @@ pub enum ItsError {
 /// Configuration of all LPIs, shared by all CPUs and ITSs.
 pub struct Lpis {
     tables: LpiTables,
+    /// Of those above the guest's: whether somebody has it.
     used: Mutex<Vec<bool>>,
 }
 
+/// The first LPI of the hypervisor's own choice.
+const FIRST_OWN: u32 = 1 << GUEST_LPI_ID_BITS;
+
 impl Lpis {
-    /// Allocates the tables.
-    pub fn new() -> Result<Self, ItsError> {
-        let count = (1usize << LPI_ID_BITS) - FIRST_LPI as usize;
+    /// Allocates the tables. `most_bits`: of an INTID, in this GIC.
+    pub fn new(most_bits: u32) -> Result<Self, ItsError> {
+        let id_bits = LPI_ID_BITS.min(most_bits).max(GUEST_LPI_ID_BITS);
+        let count = (1usize << id_bits) - FIRST_LPI as usize;
         let properties = memory::allocate(count, 0x1000).ok_or(ItsError::NoMemory)?;
         super::clean_to_memory(properties, count as u64);
         let mut used = Vec::new();
-        used.resize(count, false);
-        Ok(Self { tables: LpiTables { properties, id_bits: LPI_ID_BITS }, used: Mutex::new(used) })
+        used.resize((1usize << id_bits) - FIRST_OWN as usize, false);
+        Ok(Self { tables: LpiTables { properties, id_bits }, used: Mutex::new(used) })
     }
 
     /// For [`PhysicalGic::init_cpu`].
@@ -85,33 +96,35 @@ impl Lpis {
         for slot in used.iter_mut().skip(first).take(count) {
             *slot = true;
         }
-        Ok(Intid(FIRST_LPI + first as u32))
+        Ok(Intid(FIRST_OWN + first as u32))
     }
 
     fn give_back(&self, first: Intid, count: usize) {
-        for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_LPI) as usize).take(count) {
+        for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_OWN) as usize).take(count) {
             *slot = false;
         }
     }
 
     /// Writes an LPI's configuration byte (IHI 0069, 5.1.1): priority in bits 7:2, enable in bit 0. It holds after an INV command.
-    fn configure(&self, lpi: Intid, enable: bool) {
+    fn configure(&self, lpi: Intid, priority: u8, enable: bool) {
         let Some(index) =
-            lpi.0.checked_sub(FIRST_LPI).filter(|&i| (i as usize) < (1 << LPI_ID_BITS) - FIRST_LPI as usize)
+            lpi.0.checked_sub(FIRST_LPI).filter(|&i| i < (1 << self.tables.id_bits) - FIRST_LPI)
         else {
             return;
         };
         let at = Hpa(self.tables.properties.0 + u64::from(index));
         // SAFETY: inside the table, which is the hypervisor's; only the GIC reads it besides.
-        unsafe { (at.0 as *mut u8).write_volatile(0xa0 | u8::from(enable)) };
+        unsafe { (at.0 as *mut u8).write_volatile(priority & !3 | u8::from(enable)) };
         super::clean_to_memory(at, 1);
     }
 }
 
 struct Device {
     id: ItsDeviceId,
-    events: u32,
-    first: Intid,
+    /// By event: its LPI. One of the hypervisor's choice has one from the start, that of a guest is chosen by the guest.
+    lpis: Vec<Option<Intid>>,
+    /// The first of those that the hypervisor chose.
+    taken: Option<Intid>,
     table: Hpa,
     table_bytes: usize,
 }
@@ -200,27 +213,70 @@ impl PhysicalIts {
 
     /// Maps a device with `1 << event_bits` events; gives the physical LPI of its event 0, the others follow.
     pub fn map_device(&self, lpis: &Lpis, id: ItsDeviceId, event_bits: u32) -> Result<Intid, ItsError> {
+        let events = 1u32 << event_bits.min(11);
+        let first = lpis.take(events as usize)?;
+        let chosen = (0..events).map(|event| Some(Intid(first.0 + event))).collect();
+        self.map(lpis, id, chosen, Some(first)).map(|()| first).inspect_err(|error| {
+            // A table that the ITS may hold keeps its LPIs.
+            if *error != ItsError::Stuck {
+                lpis.give_back(first, events as usize);
+            }
+        })
+    }
+
+    /// Maps a device whose LPIs are the guest's own numbers: [`PhysicalIts::choose_lpi`] says which.
+    pub fn map_device_for_guest(
+        &self,
+        lpis: &Lpis,
+        id: ItsDeviceId,
+        event_bits: u32,
+    ) -> Result<(), ItsError> {
+        self.map(lpis, id, alloc::vec![None; 1 << event_bits.min(11)], None)
+    }
+
+    fn map(
+        &self,
+        lpis: &Lpis,
+        id: ItsDeviceId,
+        chosen: Vec<Option<Intid>>,
+        taken: Option<Intid>,
+    ) -> Result<(), ItsError> {
         if id.0 >> self.device_bits != 0 {
             return Err(ItsError::DeviceId(id));
         }
         let mut state = self.state.lock();
         state.unmap_device(lpis, id)?;
-        let events = 1u32 << event_bits.min(11);
-        let first = lpis.take(events as usize)?;
-        let table_bytes = (events as usize * self.entry_bytes).next_power_of_two().max(256);
-        let Some(table) = memory::allocate(table_bytes, table_bytes) else {
-            lpis.give_back(first, events as usize);
-            return Err(ItsError::NoMemory);
-        };
+        let events = chosen.len();
+        let table_bytes = (events * self.entry_bytes).next_power_of_two().max(256);
+        let table = memory::allocate(table_bytes, table_bytes).ok_or(ItsError::NoMemory)?;
         super::clean_to_memory(table, table_bytes as u64);
-        for event in 0..events {
-            lpis.configure(Intid(first.0 + event), false);
+        for &lpi in chosen.iter().flatten() {
+            lpis.configure(lpi, PRIORITY, false);
         }
-        state.devices.push(Device { id, events, first, table, table_bytes });
+        state.devices.push(Device { id, lpis: chosen, taken, table, table_bytes });
         // MAPD: size is bits - 1, at least 1 bit.
         let size = u64::from(events.trailing_zeros().max(1) - 1);
-        state.issue(&[[0x08 | u64::from(id.0) << 32, size, 1 << 63 | table.0, 0]])?;
-        Ok(first)
+        state.issue(&[[0x08 | u64::from(id.0) << 32, size, 1 << 63 | table.0, 0]])
+    }
+
+    /// Gives an event that isn't mapped the guest's own number for it. The caller sees to it that the guest has no other event of
+    /// that number, and that no other guest has numbers of its own.
+    pub fn choose_lpi(
+        &self,
+        lpis: &Lpis,
+        id: ItsDeviceId,
+        event: ItsEventId,
+        lpi: Intid,
+    ) -> Result<(), ItsError> {
+        if !(FIRST_LPI..FIRST_OWN).contains(&lpi.0) {
+            return Err(ItsError::NotForGuests(lpi));
+        }
+        let mut state = self.state.lock();
+        let device = state.devices.iter_mut().find(|device| device.id == id && device.taken.is_none());
+        let slot = device.and_then(|device| device.lpis.get_mut(event.0 as usize));
+        *slot.ok_or(ItsError::NotMapped(id))? = Some(lpi);
+        lpis.configure(lpi, PRIORITY, false);
+        Ok(())
     }
 
     /// Unmaps a device: its MSIs are dropped from then on.
@@ -285,17 +341,17 @@ impl PhysicalIts {
         state.issue(&[[0x03 | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
     }
 
-    /// Enables or disables an event's LPI.
+    /// Sets an event's LPI's priority, and enables or disables it.
     pub fn configure_event(
         &self,
         lpis: &Lpis,
         id: ItsDeviceId,
         event: ItsEventId,
-        enable: bool,
+        (priority, enable): (u8, bool),
     ) -> Result<(), ItsError> {
         let mut state = self.state.lock();
         let lpi = state.lpi(id, event)?;
-        lpis.configure(lpi, enable);
+        lpis.configure(lpi, priority, enable);
         // INV.
         state.issue(&[[0x0c | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
     }
@@ -310,8 +366,8 @@ impl State {
     fn lpi(&self, id: ItsDeviceId, event: ItsEventId) -> Result<Intid, ItsError> {
         self.devices
             .iter()
-            .find(|device| device.id == id && event.0 < device.events)
-            .map(|device| Intid(device.first.0 + event.0))
+            .find(|device| device.id == id)
+            .and_then(|device| *device.lpis.get(event.0 as usize)?)
             .ok_or(ItsError::NotMapped(id))
     }
 
@@ -320,10 +376,12 @@ impl State {
         let device = self.devices.swap_remove(position);
         // MAPD with V=0.
         self.issue(&[[0x08 | u64::from(id.0) << 32, 0, 0, 0]])?;
-        for event in 0..device.events {
-            lpis.configure(Intid(device.first.0 + event), false);
+        for &lpi in device.lpis.iter().flatten() {
+            lpis.configure(lpi, PRIORITY, false);
         }
-        lpis.give_back(device.first, device.events as usize);
+        if let Some(first) = device.taken {
+            lpis.give_back(first, device.lpis.len());
+        }
         // SAFETY: the ITS has finished the command that took the table from it.
         unsafe { memory::free(device.table, device.table_bytes, device.table_bytes) };
         Ok(())

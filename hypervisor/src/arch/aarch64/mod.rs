@@ -3,6 +3,7 @@
 mod boot;
 mod control;
 mod cpu;
+pub mod direct;
 mod emulate;
 mod exit;
 mod fault;
@@ -19,7 +20,9 @@ mod vectors;
 use axvm_addr::Hpa;
 
 pub use boot::SecondaryBoot;
-pub use cpu::{clean_to_memory, delay_us, memory_barrier, mpidr, tick_hz, ticks, wait_for_interrupt, zero};
+pub use cpu::{
+    clean_to_memory, delay_us, memory_barrier, mpidr, send_event, tick_hz, ticks, wait_for_interrupt, zero,
+};
 pub use exit::{Next, handle};
 pub use vcpu::{Context, list_registers, park, priority_bits};
 pub use vectors::{Left, enter, probe_read, probe_write};

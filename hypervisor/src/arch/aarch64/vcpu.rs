@@ -3,7 +3,8 @@
 use axvm::devices::Hint;
 use axvm_vgic::ListRegisters;
 
-use super::control;
+use super::control::{self, Interrupts, Register};
+use super::direct::Direct;
 use super::sysreg::{dsb, isb, mrs, msr};
 use super::vectors::Frame;
 
@@ -16,6 +17,8 @@ pub struct Context {
     pub hint: Hint,
     /// What the list registers were loaded with.
     pub lists: ListRegisters,
+    /// Of a vCPU that takes physical interrupts itself: what it has set up.
+    pub direct: Option<Direct>,
 }
 
 /// EL1h with D, A, I and F masked: how a CPU starts (PSCI, DEN 0022, 6.4.3).
@@ -26,9 +29,17 @@ const SCTLR_RESET: u64 = 0x30d0_0980;
 
 impl Context {
     /// A vCPU about to execute its first instruction at `entry`, with `argument` in x0, on the calling CPU: resets every
-    /// register that the guest can see, and writes those that bound it.
-    pub fn reset(entry: u64, argument: u64, guest_mpidr: u64, vttbr: u64, vtcr: u64) -> Self {
-        control::apply(guest_mpidr);
+    /// register that the guest can see, and writes those that bound it. `direct`: the CPU's physical interrupt interface, if it was
+    /// given away.
+    pub fn reset(
+        entry: u64,
+        argument: u64,
+        guest_mpidr: u64,
+        vttbr: u64,
+        vtcr: u64,
+        direct: Option<Direct>,
+    ) -> Self {
+        control::apply(guest_mpidr, if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated });
         reset_registers();
         reset_interrupt_interface();
         // SAFETY: the second stage of this VM, which the hypervisor's own translation doesn't use.
@@ -41,7 +52,7 @@ impl Context {
         }
         let mut frame = Frame { pc: entry, pstate: START_PSTATE, ..Frame::default() };
         frame.x[0] = argument;
-        Self { frame, hint: Hint::default(), lists: ListRegisters::new() }
+        Self { frame, hint: Hint::default(), lists: ListRegisters::new(), direct }
     }
 
     /// Register `number` as an instruction names it: 31 is the zero register.
@@ -137,7 +148,7 @@ impl Context {
         self.lists.to_write = 0;
         /// EOIcount, which hardware counts up from what is written.
         const EOI_COUNT: u64 = 0x1f << 27;
-        let value = control::value(control::Register::IchHcr) | self.lists.hcr & !EOI_COUNT;
+        let value = control::value(Register::IchHcr, Interrupts::Emulated) | self.lists.hcr & !EOI_COUNT;
         // SAFETY: the virtual interface is the guest's.
         unsafe { msr!("ich_hcr_el2", value) };
     }
@@ -384,7 +395,7 @@ pub fn park() {
         msr!("cntv_ctl_el0", 0);
         msr!("cntp_ctl_el0", 0);
         msr!("ich_hcr_el2", 0);
-        msr!("hcr_el2", (control::value(control::Register::Hcr)) & !1);
+        msr!("hcr_el2", control::value(Register::Hcr, Interrupts::Emulated) & !1);
         msr!("vttbr_el2", 0);
     }
     isb!();

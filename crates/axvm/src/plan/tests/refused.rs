@@ -153,13 +153,6 @@ fn images_must_fit_into_ram() {
 }
 
 #[test]
-fn passthrough_interrupts_are_refused_for_now() {
-    let mut system = demo();
-    system.vms[0].interrupts = InterruptChoice::Passthrough;
-    assert_eq!(refusals(&system, &board()), [(Rule::InterruptMode, of_vm("interrupts"))]);
-}
-
-#[test]
 fn a_device_that_does_not_exist_is_refused_with_the_nearest() {
     assert_eq!(refusals(&given(node("/pl031@9010001")), &board()), [(Rule::DeviceAbsent, of_device("node"))]);
     assert!(lines(&given(node("/pl031@9010001")), &board())[0].contains("did you mean \"/pl031@9010000\""));

@@ -1,0 +1,168 @@
+//! How interrupts reach each VM: passthrough where that is closed, else emulated.
+//!
+//! A guest in passthrough mode takes physical interrupts, so it sees physical numbers, and its ends of interrupt go to the physical
+//! CPU interface. From that follow the rules here (docs/security.md has them with their sources):
+//!
+//! - LPIs have the guest's own numbers in hardware, and there is one table of them: one VM with MSIs can have that.
+//! - A CPU interface ends the active state of any SPI, whoever took it. So direct lines are for a VM that is alone in passthrough
+//!   mode, or beside others that the file calls trusted; a VM in emulated mode beside an untrusted one has its lines masked while it
+//!   serves them, in place of active.
+//! - The line of the emulated console is a physical SPI that no device has.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::Intid;
+use axvm_system::model::{InterruptChoice, System, Vm};
+
+use super::board::{Board, SPIS};
+use super::findings::{Findings, VmRef};
+use super::given::Given;
+use crate::config::VMInterruptMode;
+use crate::problem::Rule;
+
+/// What was decided for a VM.
+#[derive(Clone, Copy)]
+pub(super) struct Mode {
+    pub(super) mode: VMInterruptMode,
+    /// The physical SPI that stands for the emulated console's line, in passthrough mode.
+    pub(super) console_line: Option<Intid>,
+    /// Another VM, which isn't trusted, could end the active state of this one's lines.
+    pub(super) lines_exposed: bool,
+}
+
+/// What a VM has that the rules are about.
+struct Wants<'a> {
+    vm: VmRef<'a>,
+    config: &'a Vm,
+    lines: bool,
+    messages: bool,
+    passthrough: bool,
+}
+
+/// Decides for all VMs of the system.
+pub(super) fn choose(
+    system: &System,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) -> Vec<Mode> {
+    let mut all: Vec<Wants<'_>> = (0..)
+        .zip(&system.vms)
+        .map(|(index, config)| {
+            let own = || given.iter().filter(move |device| device.vm.index == index);
+            Wants {
+                vm: VmRef::of(system, index),
+                config,
+                lines: own().any(|device| !device.hardware.lines.is_empty()),
+                messages: own().any(|device| device.hardware.msi.is_some()),
+                passthrough: false,
+            }
+        })
+        .collect();
+    let mut spare = spare_lines(given, board);
+    let mut console_lines: Vec<Option<Intid>> = system.vms.iter().map(|_| None).collect();
+    // What the file asks for comes before what is left to the plan.
+    for asked in [InterruptChoice::Passthrough, InterruptChoice::Auto] {
+        for position in 0..all.len() {
+            let Some(wants) = all.get(position).filter(|wants| wants.config.interrupts == asked) else {
+                continue;
+            };
+            let why_not = obstacle(wants, &all).or_else(|| {
+                spare.is_empty().then(|| "the board has no SPI left for its console's line".into())
+            });
+            match (&why_not, asked) {
+                (None, _) => {
+                    let line = spare.pop();
+                    findings.note(format_args!(
+                        "{}: interrupts are passthrough: timers, SGIs, MSIs and lines reach it without the hypervisor",
+                        wants.vm
+                    ));
+                    if wants.config.dtb.is_some()
+                        && let Some(line) = line
+                    {
+                        findings.note(format_args!(
+                            "{}: its own device tree must give the console INTID {line} (SPI {}), edge",
+                            wants.vm,
+                            line.0 - SPIS.start
+                        ));
+                    }
+                    if let Some(slot) = console_lines.get_mut(position) {
+                        *slot = line;
+                    }
+                    if let Some(wants) = all.get_mut(position) {
+                        wants.passthrough = true;
+                    }
+                }
+                (Some(why), InterruptChoice::Auto) => {
+                    findings.note(format_args!("{}: interrupts are emulated: {why}", wants.vm));
+                }
+                (Some(why), _) => findings.vm(
+                    wants.vm,
+                    "interrupts",
+                    Rule::InterruptMode,
+                    format_args!(
+                        "interrupts = \"passthrough\" isn't closed: {why}: use \"auto\" or \"emulated\""
+                    ),
+                ),
+            }
+        }
+    }
+    all.iter()
+        .zip(console_lines)
+        .enumerate()
+        .map(|(position, (wants, console_line))| Mode {
+            mode: match (wants.passthrough, wants.config.interrupts) {
+                (true, _) => VMInterruptMode::Passthrough,
+                (false, InterruptChoice::None) => VMInterruptMode::NoIrq,
+                (false, _) => VMInterruptMode::Emulated,
+            },
+            console_line,
+            lines_exposed: all
+                .iter()
+                .enumerate()
+                .any(|(other, it)| other != position && it.passthrough && !it.config.trusted),
+        })
+        .collect()
+}
+
+/// Why a VM can't be in passthrough mode beside those that are.
+fn obstacle(wants: &Wants<'_>, all: &[Wants<'_>]) -> Option<String> {
+    let mut others = all.iter().filter(|other| other.passthrough && other.vm.index != wants.vm.index);
+    if wants.config.interrupts == InterruptChoice::Auto && wants.config.dtb.is_some() {
+        return Some(
+            "its own device tree says where the console's line is, which is another one in passthrough mode"
+                .into(),
+        );
+    }
+    if wants.messages
+        && let Some(other) = others.clone().find(|other| other.messages)
+    {
+        return Some(alloc::format!(
+            "its MSIs would have the numbers of those of {}, which has them in hardware",
+            other.vm
+        ));
+    }
+    let met = others
+        .find(|other| (wants.lines && !other.config.trusted) || (other.lines && !wants.config.trusted))?;
+    Some(match wants.lines && !met.config.trusted {
+        true => {
+            alloc::format!("{} could end its lines' interrupts: it is passthrough and not `trusted`", met.vm)
+        }
+        false => alloc::format!("it could end the interrupts of {}'s lines, and isn't `trusted`", met.vm),
+    })
+}
+
+/// SPIs that nothing on the board or in the file has, the best last: below the highest that something has, so that the
+/// distributor has them.
+fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Intid> {
+    let platform = board.platform;
+    let mut used: Vec<Intid> = board.lines.iter().map(|(line, _)| *line).collect();
+    used.extend(platform.devices.iter().flat_map(|device| &device.interrupts).map(|line| line.intid));
+    used.extend(platform.functions.iter().flatten().filter_map(|device| Some(device.line?.intid)));
+    used.extend(platform.pci_hosts.iter().flat_map(|host| &host.lines).map(|(_, _, line)| line.intid));
+    used.extend(given.iter().flat_map(|device| &device.hardware.lines).map(|line| line.intid));
+    let highest =
+        used.iter().map(|line| line.0).filter(|line| SPIS.contains(line)).max().unwrap_or(SPIS.start);
+    (SPIS.start..highest).map(Intid).filter(|line| !used.contains(line)).collect()
+}
