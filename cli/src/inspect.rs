@@ -94,7 +94,7 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
     let msi = function.msix.map(|msix| format!("MSI-X {}", msix.vectors));
     let msi = msi.or(function.msi_vectors.map(|vectors| format!("MSI {vectors}")));
     let line = device.line.map(|line| format!("INTID {}", line.intid));
-    let iommu = device.stream.map(|(smmu, stream)| {
+    let iommu = device.streams.iter().map(|&(smmu, stream)| {
         let path = platform.smmus.get(smmu).map_or("", |smmu| smmu.path.as_str());
         format!("{path} stream {stream}")
     });
@@ -104,7 +104,8 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
         "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),
         "registers": bars,
         "interrupts": msi.into_iter().chain(line).collect::<Vec<_>>(),
-        "iommu": iommu,
+        "iommu": iommu.collect::<Vec<_>>(),
+        "behind": device.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "group": device.group,
         "reset": function.resets.iter().map(|method| reset_name(Some(*method))).collect::<Vec<_>>(),
         "why_not": why_not(platform, reference),
@@ -171,7 +172,7 @@ fn text(result: &Value) -> String {
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
             text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
-            for key in ["registers", "interrupts", "iommu", "group", "reset"] {
+            for key in ["behind", "registers", "interrupts", "iommu", "group", "reset"] {
                 let shown = list(&device[key]);
                 if !shown.is_empty() {
                     text += &format!("    {key}: {shown}\n");

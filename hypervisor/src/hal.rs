@@ -109,8 +109,15 @@ impl DeviceOps for Hal {
 
     fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
         let host = host::get();
-        if let Some(function) = device.pci.and_then(|address| host.function(address)) {
-            axvm_pci::quarantine(&host.config, function);
+        if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
+            axvm_pci::quarantine(&host.config, &function.function);
+            let bridges_of = |other| host.pci_device(other).map_or_else(Vec::new, |it| it.bridges.clone());
+            host.forwarding.lock().close(
+                &host.config,
+                function.function.address,
+                &function.bridges,
+                bridges_of,
+            );
         }
         let mut result = Ok(());
         for &(smmu, stream) in &device.streams {
@@ -126,7 +133,9 @@ impl DeviceOps for Hal {
         if let Some(function) = device.pci.and_then(|address| host.function(address))
             && let Some(method) = device.reset
         {
-            axvm_pci::reset(&host.config, function, method, &|us| arch::delay_us(us))?;
+            // A reset of its bus takes all that is there, which the plan has given to the same VM.
+            let neighbours = host.neighbours(function);
+            axvm_pci::reset(&host.config, function, &neighbours, method, &|us| arch::delay_us(us))?;
         }
         Ok(())
     }
@@ -140,6 +149,9 @@ impl DeviceOps for Hal {
                 self.close(device)?;
                 return Err(error.into());
             }
+        }
+        if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
+            host.forwarding.lock().open(&host.config, function.function.address, &function.bridges);
         }
         Ok(())
     }

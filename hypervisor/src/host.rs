@@ -12,8 +12,8 @@ use axvm::problem::{Problem, Rule};
 use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
-use axvm_pci::{Function, HostBridge, Space, Window};
-use axvm_platform::model::{PciSpace, Platform};
+use axvm_pci::{Forwarding, Function, HostBridge, Space, Window};
+use axvm_platform::model::{PciDevice, PciSpace, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
@@ -55,6 +55,8 @@ pub struct Host {
     pub iommus: Iommus,
     /// PCI config space.
     pub config: Config,
+    /// Which PCI bridges forward requests up.
+    pub forwarding: Mutex<Forwarding>,
     /// Who owns which device.
     pub registry: Mutex<Registry>,
     /// What was tried beyond the plans.
@@ -241,6 +243,7 @@ fn take_over(
         its,
         iommus,
         config,
+        forwarding: Mutex::default(),
         registry: Mutex::new(registry),
         security: Security::new(cpus.len(), plan.vms.iter().map(|vm| vm.devices.len())),
         domains: Mutex::new(Vec::new()),
@@ -309,10 +312,22 @@ impl Host {
         self.platform.timer.iter().skip(1).take(2).map(|timer| timer.intid).collect()
     }
 
+    /// The PCI function at an address, with what the platform adds to it.
+    pub fn pci_device(&self, address: PciAddress) -> Option<&PciDevice> {
+        let mut devices = self.platform.functions.iter().flatten();
+        devices.find(|device| device.function.address == address)
+    }
+
     /// The PCI function at an address.
     pub fn function(&self, address: PciAddress) -> Option<&Function> {
-        let mut devices = self.platform.functions.iter().flatten();
-        devices.find(|device| device.function.address == address).map(|device| &device.function)
+        self.pci_device(address).map(|device| &device.function)
+    }
+
+    /// The other functions on the bus behind the bridge that a function is behind.
+    pub fn neighbours(&self, function: &Function) -> Vec<&Function> {
+        let all = self.platform.functions.iter().flatten().map(|device| &device.function);
+        let behind = all.filter(|other| function.parent.is_some() && other.parent == function.parent);
+        behind.filter(|other| other.address != function.address).collect()
     }
 
     /// Remembers when a guest was entered for the first time.

@@ -91,7 +91,7 @@ impl Iommus {
     ///
     /// As [`close`].
     pub unsafe fn new(platform: &Platform) -> Result<Self, Error> {
-        let functions = platform.functions.iter().flatten().filter_map(|it| it.stream);
+        let functions = platform.functions.iter().flatten().flat_map(|it| it.streams.iter().copied());
         let devices = platform.devices.iter().flat_map(|it| it.streams.iter().copied());
         let highest = functions.chain(devices).map(|(_, stream)| stream).max().unwrap_or_default();
         // SAFETY: by the caller's promise.

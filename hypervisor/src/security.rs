@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
+use axvm::plan::DevicePlan;
 use axvm::report::EventReport;
 use axvm_addr::VmId;
 use axvm_smmuv3::{Event, GlobalErrors};
@@ -159,6 +160,16 @@ fn announce(host: &Host, violation: &Violation) {
 fn quarantine(host: &Host, vm: VmId, device: Option<u16>) {
     let Some(plan) = host.plan(vm) else { return };
     let Some(device) = device.and_then(|device| plan.devices.get(usize::from(device))) else { return };
+    // Behind a bridge to conventional PCI a stream is all functions': which of them it was, nobody can tell.
+    let shares = |other: &&DevicePlan| {
+        other.name == device.name || other.streams.iter().any(|stream| device.streams.contains(stream))
+    };
+    for device in plan.devices.iter().filter(shares) {
+        quarantine_one(host, vm, device);
+    }
+}
+
+fn quarantine_one(host: &Host, vm: VmId, device: &DevicePlan) {
     if host.security.is_quarantined(vm, &device.name) {
         return;
     }
@@ -235,7 +246,7 @@ fn violation(host: &Host, smmu: usize, event: &Event) -> Violation {
     };
     let stranger = || {
         let functions = host.platform.functions.as_deref().unwrap_or_default();
-        functions.iter().position(|it| it.stream == Some((smmu, event.stream))).map(|it| it as u16)
+        functions.iter().position(|it| it.streams.contains(&(smmu, event.stream))).map(|it| it as u16)
     };
     Violation {
         time_ns: host.now_ns(),

@@ -643,6 +643,10 @@ fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
     }
     let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
     let most = devices.iter().map(|msi| msi.events).max().unwrap_or(1);
+    // Functions behind a bridge to conventional PCI have one id together.
+    let mut ids: Vec<ItsDeviceId> = devices.iter().map(|msi| msi.device).collect();
+    ids.sort_unstable();
+    ids.dedup();
     VgicConfig {
         vcpus: plan.cpus.iter().map(|&(_, mpidr)| mpidr).collect(),
         spis: u32::from(shown.spis),
@@ -653,7 +657,7 @@ fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         its: shown.its.map(|_| ItsConfig {
             devices: match protection::is_off(Protection::Its) {
                 true => (0..256).map(ItsDeviceId).collect(),
-                false => devices.iter().map(|msi| msi.device).collect(),
+                false => ids,
             },
             event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
             // LPIs delivered directly have the guest's numbers in hardware, and these are set apart for them.

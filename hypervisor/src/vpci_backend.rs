@@ -78,12 +78,16 @@ pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, B
     let functions = pci
         .functions
         .iter()
-        .filter_map(|&index| plan.devices.get(usize::from(index))?.pci)
+        .filter_map(|&index| {
+            let device = plan.devices.get(usize::from(index))?;
+            device.pci.zip(device.shown)
+        })
         // The bridge lives between assignment and disposal, so that asking once is enough.
-        .filter(|&address| host.is_assigned(plan.id, address))
-        .filter_map(|address| host.function(address))
-        .map(|function| AssignedFunction {
+        .filter(|&(address, _)| host.is_assigned(plan.id, address))
+        .filter_map(|(address, shown)| Some((host.function(address)?, shown)))
+        .map(|(function, shown)| AssignedFunction {
             function: function.clone(),
+            shown,
             bars: function
                 .bars
                 .iter()

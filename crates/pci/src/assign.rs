@@ -231,12 +231,11 @@ impl<C: ConfigSpace + ?Sized> Assignment<'_, C> {
         }
     }
 
-    /// Lets bridges with something behind them forward both ways. The functions there have their own bits
-    /// off.
+    /// Lets bridges with something behind them forward what comes from above. Up they forward nothing yet.
     fn open_bridges(&self) {
         for bridge in self.functions.iter().filter(|function| function.bridge) {
             if self.functions.iter().any(|function| function.parent == Some(bridge.address)) {
-                let command = Command::IO | Command::MEMORY | Command::BUS_MASTER | Command::INTX_DISABLE;
+                let command = Command::IO | Command::MEMORY | Command::INTX_DISABLE;
                 Registers::new(self.config, bridge.address).write16(header::COMMAND, command.bits());
             }
         }

@@ -53,10 +53,10 @@ pub enum Space {
 
 /// Finds the functions below `host`, by address.
 ///
-/// Afterwards every function but the bridges that are needed has decoding and bus mastering off, sends no MSI
-/// and asserts no line; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS
+/// Afterwards no function masters the bus, sends an MSI or asserts a line, and none but the bridges that are
+/// needed decodes; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS
 /// isolation on that they are capable of; BARs have the addresses that the result says, and the windows of
-/// bridges fit them. The same machine gives the same result, whatever was in these registers before.
+/// bridges fit them. Bridges forward nothing up until [`Forwarding`](crate::Forwarding) has them do so. The same machine gives the same result, whatever was in these registers before.
 pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<Function> {
     let mut scan = Scan { config, host, last: host.buses.0, functions: Vec::new() };
     scan.bus(host.buses.0, None, 0);
@@ -101,7 +101,7 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
                 function.bars = bars::size(registers, function.bridge);
                 silence(registers, &function);
                 let bridge = function.bridge;
-                let link = port_type(registers, &function).is_some_and(PortType::has_link_below);
+                let link = function.port.is_some_and(PortType::has_link_below);
                 self.functions.push(function);
                 if bridge {
                     self.behind(address, link, depth);
@@ -159,6 +159,8 @@ fn inspect<C: ConfigSpace + ?Sized>(
         class: class >> 8,
         revision: class as u8,
         bridge: registers.read8(header::HEADER_TYPE) & header::LAYOUT == header::LAYOUT_BRIDGE,
+        port: of(capability::EXPRESS)
+            .map(|offset| PortType::from_capabilities(registers.read16(offset + express::CAPABILITIES))),
         multifunction,
         bars: Vec::new(),
         msix: of(capability::MSIX).map(|offset| capabilities::msix(registers, offset)),
@@ -170,15 +172,6 @@ fn inspect<C: ConfigSpace + ?Sized>(
     };
     function.resets = resets(registers, &function);
     function
-}
-
-/// What kind of Express function it is; `None`: conventional.
-pub(crate) fn port_type<C: ConfigSpace + ?Sized>(
-    registers: Registers<'_, C>,
-    function: &Function,
-) -> Option<PortType> {
-    let offset = function.capability(capability::EXPRESS)?;
-    Some(PortType::from_capabilities(registers.read16(offset + express::CAPABILITIES)))
 }
 
 /// The resets that the function itself has. What is behind a bridge would be reset with it, so a bridge has
@@ -206,18 +199,18 @@ fn resets<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Funct
     methods
 }
 
-/// A function that is alone on a bus behind a bridge can be reset with that bus.
+/// A function behind a bridge can be reset with its bus, unless another bridge is there: that one would
+/// forget what is behind it.
 fn add_bus_resets(functions: &mut [Function]) {
-    let alone: Vec<bool> = functions
+    let resettable: Vec<bool> = functions
         .iter()
         .map(|function| {
             function.parent.is_some()
-                && !function.bridge
-                && functions.iter().filter(|other| other.address.bus == function.address.bus).count() == 1
+                && !functions.iter().any(|other| other.parent == function.parent && other.bridge)
         })
         .collect();
-    for (function, alone) in functions.iter_mut().zip(alone) {
-        if alone {
+    for (function, resettable) in functions.iter_mut().zip(resettable) {
+        if resettable {
             function.resets.push(ResetMethod::SecondaryBus);
         }
     }

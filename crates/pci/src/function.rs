@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use axvm_addr::PciAddress;
 use serde::{Deserialize, Serialize};
 
+use crate::spec::express::PortType;
+
 /// A PCI function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {
@@ -22,6 +24,8 @@ pub struct Function {
     pub revision: u8,
     /// Whether its header is a bridge's (type 1).
     pub bridge: bool,
+    /// What kind of Express function it is; `None`: it has no Express capability.
+    pub port: Option<PortType>,
     /// Whether bit 7 of the header type is set in the slot's function 0.
     pub multifunction: bool,
     /// Its BARs that are there, sized and assigned.
@@ -123,6 +127,6 @@ pub enum ResetMethod {
     FunctionLevel,
     /// D3hot and back to D0, where No_Soft_Reset is clear.
     PowerState,
-    /// The hot reset of the bus it is alone on.
+    /// The hot reset of the bus behind the bridge above it, which takes all functions there.
     SecondaryBus,
 }

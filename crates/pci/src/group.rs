@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 
 use crate::config::{ConfigSpace, Registers};
-use crate::enumerate::port_type;
 use crate::function::Function;
 use crate::spec::express::PortType;
 use crate::spec::extended::{self, Acs};
@@ -78,7 +77,7 @@ fn path_isolates(functions: &[Function], isolating: &[bool], mut bridge: usize) 
 
 /// Whether a bridge keeps what is below it from reaching anything but the root.
 fn isolates<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, bridge: &Function) -> bool {
-    match port_type(registers, bridge) {
+    match bridge.port {
         Some(PortType::RootPort | PortType::Downstream) => acs(registers, bridge)
             .is_some_and(|(_, enabled)| enabled.contains(Acs::ISOLATION) && !lets_through(enabled)),
         // What comes up from a switch's downstream ports is theirs to bound.

@@ -27,6 +27,7 @@ mod enumerate;
 pub mod fake;
 mod function;
 mod group;
+mod path;
 mod reset;
 pub mod spec;
 
@@ -37,4 +38,5 @@ pub use config::{ConfigSpace, Registers, Width};
 pub use enumerate::{HostBridge, Space, Window, enumerate};
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod};
 pub use group::groups;
+pub use path::{Forwarding, bridges_above, requester_ids};
 pub use reset::{Kept, ResetError, quarantine, reset};

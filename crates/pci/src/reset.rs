@@ -4,13 +4,13 @@ use alloc::vec::Vec;
 
 use axvm_addr::PciAddress;
 
-use crate::bars;
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Function, ResetMethod};
-use crate::spec::express::{self, DeviceControl};
+use crate::spec::express::{self, DeviceControl, PortType};
 use crate::spec::extended;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi, power};
+use crate::{bars, capabilities};
 
 /// How long a function has to end what it has begun, before a function-level reset (PCIe 6.6.2 advises to
 /// wait, and leaves open for how long).
@@ -23,7 +23,7 @@ const ANSWER_US: u64 = 1_000_000;
 const POLL_US: u64 = 1_000;
 /// How long going to D3hot or back takes (PM 5.4).
 const POWER_US: u64 = 10_000;
-/// How long a bus is held in reset (PCI 4.3.2: at least a millisecond).
+/// How long a bus is held in reset (PCI 4.3.2, PCIe 6.6.1: at least a millisecond).
 const BUS_RESET_US: u64 = 2_000;
 
 /// A reset that didn't happen or that the function didn't come back from.
@@ -60,14 +60,16 @@ pub enum ResetError {
 /// Resets a function by one of its methods. `delay` waits for a number of microseconds.
 ///
 /// The function is quarantined before and after; its BARs are where they were, and the settings that belong
-/// to the hypervisor (payload size, isolation) are as they were.
+/// to the hypervisor (payload size, isolation) are as they were. With [`ResetMethod::SecondaryBus`] all that
+/// is true of the `neighbours` too: the other functions on its bus, which are reset with it.
 ///
 /// # Errors
 ///
-/// See [`ResetError`]. All waits are bounded, by 1.3 seconds together.
+/// See [`ResetError`]. All waits are bounded, by 2.3 seconds and a second for each neighbour.
 pub fn reset<C: ConfigSpace + ?Sized>(
     config: &C,
     function: &Function,
+    neighbours: &[&Function],
     method: ResetMethod,
     delay: &dyn Fn(u64),
 ) -> Result<(), ResetError> {
@@ -76,8 +78,13 @@ pub fn reset<C: ConfigSpace + ?Sized>(
         return Err(unsupported);
     }
     let registers = Registers::new(config, function.address);
-    quarantine(config, function);
-    let kept = Kept::save(config, function);
+    let neighbours = if method == ResetMethod::SecondaryBus { neighbours } else { &[] };
+    let affected = || core::iter::once(function).chain(neighbours.iter().copied());
+    let mut kept = Vec::new();
+    for each in affected() {
+        quarantine(config, each);
+        kept.push((each, Kept::save(config, each)));
+    }
     match method {
         ResetMethod::FunctionLevel => function_level(registers, function, delay).ok_or(unsupported)?,
         ResetMethod::PowerState => {
@@ -92,13 +99,34 @@ pub fn reset<C: ConfigSpace + ?Sized>(
             bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, header::SECONDARY_RESET);
             delay(BUS_RESET_US);
             bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, 0);
+            wait_for_link(bridge, delay);
             delay(SETTLE_US);
         }
     }
-    wait_until_it_answers(registers, function, method, delay)?;
-    kept.restore(config, function);
-    quarantine(config, function);
+    for (each, kept) in kept {
+        wait_until_it_answers(Registers::new(config, each.address), each, method, delay)?;
+        kept.restore(config, each);
+        quarantine(config, each);
+    }
     Ok(())
+}
+
+/// Waits until the link below a port is up again, where the port says so: the time that functions have before
+/// they are asked counts from then on (PCIe 6.6.1). One that stays down is found by asking.
+fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, delay: &dyn Fn(u64)) {
+    let capabilities = capabilities::standard(bridge);
+    let Some(&(_, offset)) = capabilities.iter().find(|found| found.0 == capability::EXPRESS) else { return };
+    let port = PortType::from_capabilities(bridge.read16(offset + express::CAPABILITIES));
+    let reported = bridge.read32(offset + express::LINK_CAPABILITIES) & express::LINK_ACTIVE_REPORTED != 0;
+    if !port.has_link_below() || !reported {
+        return;
+    }
+    for _ in 0..ANSWER_US / POLL_US {
+        if bridge.read16(offset + express::LINK_STATUS) & express::LINK_ACTIVE != 0 {
+            return;
+        }
+        delay(POLL_US);
+    }
 }
 
 /// Function-level reset, by the Express capability where it has one, else by the Advanced Features

@@ -13,8 +13,8 @@ use crate::spec::extended::Acs;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi};
 use crate::{
-    BarKind, ConfigSpace, Function, HostBridge, ResetError, ResetMethod, Space, Width, Window, enumerate,
-    groups, quarantine, reset,
+    BarKind, ConfigSpace, Forwarding, Function, HostBridge, ResetError, ResetMethod, Space, Width, Window,
+    bridges_above, enumerate, groups, quarantine, requester_ids, reset,
 };
 
 const ISOLATION: u16 = Acs::ISOLATION.bits();
@@ -176,7 +176,9 @@ fn functions_behind_ports_get_bus_numbers_and_windows() {
     assert_eq!(addresses[3..], ["0000:01:00.0", "0000:03:00.0", "0000:04:04.0", "0000:04:05.0"]);
     assert_eq!(functions[3].parent, Some(at(0, 1, 0)));
     assert!(functions[3].resets.contains(&ResetMethod::SecondaryBus));
-    assert!(!functions[5].resets.contains(&ResetMethod::SecondaryBus), "its neighbour would be reset too");
+    assert_eq!(functions[4].resets, [], "a bridge isn't reset: what is behind it would be");
+    assert_eq!(functions[5].resets, [ResetMethod::SecondaryBus], "with its neighbour");
+    assert_eq!(functions[6].resets, [ResetMethod::PowerState, ResetMethod::SecondaryBus]);
     check_bars(&bus, &board(), &functions);
     for function in functions.iter().filter(|function| function.parent.is_some()) {
         let mut bridge = function.parent;
@@ -195,13 +197,118 @@ fn functions_behind_ports_get_bus_numbers_and_windows() {
                 let start = bar.address.unwrap();
                 assert!(base <= start && start + bar.size - 1 <= limit, "{bar:x?} not in {base:x}-{limit:x}");
             }
-            assert!(command(&bus, address).contains(Command::MEMORY | Command::BUS_MASTER));
+            assert!(command(&bus, address).contains(Command::MEMORY));
+            assert!(!command(&bus, address).contains(Command::BUS_MASTER), "nobody has what is behind it");
             bridge = find(&functions, address).parent;
         }
     }
     assert_eq!(command(&bus, at(0, 2, 0)), Command::INTX_DISABLE, "nothing is behind this port");
     let closed = bus.read(at(0, 2, 0), header::MEMORY_BASE, Width::B4);
     assert!(closed & 0xffff > closed >> 16);
+}
+
+/// Two ports, behind the second a switch of which one port isolates and one has no ACS.
+fn switched() -> FakeBus {
+    FakeBus::new(0, 0)
+        .with(1, 0, FakeFunction::root_port(ISOLATION))
+        .with_behind(&[1], 0, 0, FakeFunction::e1000e().multifunction())
+        .with_behind(&[1], 0, 1, FakeFunction::edu())
+        .with(2, 0, FakeFunction::root_port(ISOLATION))
+        .with_behind(&[2], 0, 0, FakeFunction::switch_port(5, 0))
+        .with_behind(&[2, 0], 1, 0, FakeFunction::switch_port(6, ISOLATION))
+        .with_behind(&[2, 0, 1], 0, 0, FakeFunction::nvme())
+        .with_behind(&[2, 0], 2, 0, FakeFunction::switch_port(6, 0))
+        .with_behind(&[2, 0, 2], 0, 0, FakeFunction::nvme())
+        .with_behind(&[2, 0], 3, 0, FakeFunction::switch_port(6, ISOLATION))
+        .with_behind(&[2, 0, 3], 0, 0, FakeFunction::conventional_bridge())
+        .with_behind(&[2, 0, 3, 0], 7, 0, FakeFunction::edu())
+        .with_behind(&[2, 0, 3, 0], 8, 0, FakeFunction::edu())
+}
+
+#[test]
+fn groups_follow_a_switch_port_by_port() {
+    let bus = switched();
+    let functions = enumerate(&bus, &board());
+    let numbers = groups(&functions, &bus);
+    let group = |address| numbers[functions.iter().position(|function| function.address == address).unwrap()];
+    assert_eq!(group(at(1, 0, 0)), group(at(1, 0, 1)), "a slot without ACS");
+    assert_ne!(group(at(1, 0, 0)), group(at(0, 1, 0)), "whose port isolates");
+    let alone = group(at(4, 0, 0));
+    assert_eq!(numbers.iter().filter(|&&number| number == alone).count(), 1, "an isolating port of a switch");
+    assert_eq!(group(at(5, 0, 0)), group(at(3, 2, 0)), "a port of a switch without ACS");
+    assert_eq!(group(at(7, 7, 0)), group(at(7, 8, 0)), "a conventional bus");
+    assert_eq!(group(at(7, 7, 0)), group(at(6, 0, 0)), "with its bridge");
+    assert_ne!(group(at(7, 7, 0)), group(at(3, 3, 0)), "the port above that isolates");
+}
+
+#[test]
+fn requests_arrive_with_the_ids_that_bridges_give_them() {
+    let bus = switched().with(3, 0, FakeFunction::new(0x8086, 0x244e, 0x06_04_01).bridge()).with_behind(
+        &[3],
+        5,
+        0,
+        FakeFunction::edu(),
+    );
+    let functions = enumerate(&bus, &board());
+    let ids = |address| requester_ids(&functions, find(&functions, address));
+    assert_eq!(ids(at(4, 0, 0)), [at(4, 0, 0)], "ports pass them");
+    assert_eq!(ids(at(7, 8, 0)), [at(7, 8, 0), at(7, 0, 0)], "function 0 of the conventional bus");
+    assert_eq!(ids(at(8, 5, 0)), [at(8, 5, 0), at(0, 3, 0)], "the bridge itself where it has no Express");
+    let above: Vec<_> = bridges_above(&functions, find(&functions, at(7, 8, 0)));
+    let above: Vec<_> = above.iter().map(|bridge| bridge.address).collect();
+    assert_eq!(above, [at(6, 0, 0), at(3, 3, 0), at(2, 0, 0), at(0, 2, 0)]);
+}
+
+#[test]
+fn bridges_forward_up_only_for_functions_that_are_someones() {
+    let bus = switched();
+    let functions = enumerate(&bus, &board());
+    let above = |address| -> Vec<PciAddress> {
+        bridges_above(&functions, find(&functions, address)).iter().map(|bridge| bridge.address).collect()
+    };
+    let open = || -> Vec<PciAddress> {
+        let masters = functions.iter().map(|function| function.address);
+        masters.filter(|&address| command(&bus, address).contains(Command::BUS_MASTER)).collect()
+    };
+    assert_eq!(open(), []);
+    let (first, second) = (at(4, 0, 0), at(5, 0, 0));
+    let mut forwarding = Forwarding::default();
+    forwarding.open(&bus, first, &above(first));
+    assert_eq!(open(), [at(0, 2, 0), at(2, 0, 0), at(3, 1, 0)]);
+    forwarding.open(&bus, second, &above(second));
+    forwarding.close(&bus, first, &above(first), above);
+    assert_eq!(open(), [at(0, 2, 0), at(2, 0, 0), at(3, 2, 0)], "what the second needs stays");
+    forwarding.close(&bus, second, &above(second), above);
+    assert_eq!(open(), []);
+    // Twice does no harm.
+    forwarding.close(&bus, second, &above(second), above);
+    assert_eq!(open(), []);
+}
+
+#[test]
+fn a_bus_reset_brings_back_every_function_on_the_bus() {
+    let bus = switched();
+    let functions = enumerate(&bus, &board());
+    let (one, other) = (find(&functions, at(7, 7, 0)), find(&functions, at(7, 8, 0)));
+    for function in [one, other] {
+        assert_eq!(function.resets, [ResetMethod::SecondaryBus]);
+        bus.write(function.address, header::COMMAND, Width::B2, 0x6);
+        bus.function(function.address, |fake| fake.silence_us = 300_000);
+    }
+    let started = bus.microseconds();
+    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &|us| bus.delay(us)), Ok(()));
+    assert!(bus.microseconds() - started < 2_300_000);
+    check_bars(&bus, &board(), &functions);
+    for function in [one, other] {
+        assert_eq!(bus.function(function.address, |fake| fake.resets), Some(1));
+        assert_eq!(command(&bus, function.address), Command::INTX_DISABLE);
+    }
+    assert_eq!(bus.function(at(4, 0, 0), |fake| fake.resets), Some(0), "another bus");
+    let control = bus.read(at(6, 0, 0), header::BRIDGE_CONTROL, Width::B2) as u16;
+    assert_eq!(control & header::SECONDARY_RESET, 0, "the bus is out of reset");
+    bus.function(other.address, |fake| fake.silence_us = u64::MAX / 2);
+    let lost = ResetError::Lost { function: other.address, method: ResetMethod::SecondaryBus };
+    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &|us| bus.delay(us)), Err(lost));
 }
 
 #[test]
@@ -267,7 +374,7 @@ fn a_reset_brings_back_the_bars_and_leaves_the_function_quiet() {
             bus.write(address, offset, Width::B2, 0x2030);
         }
         let before = bus.function(address, |fake| fake.resets).unwrap();
-        assert_eq!(reset(&bus, function, method, &|us| bus.delay(us)), Ok(()), "{address} {method:?}");
+        assert_eq!(reset(&bus, function, &[], method, &|us| bus.delay(us)), Ok(()), "{address} {method:?}");
         assert_eq!(bus.function(address, |fake| fake.resets), Some(before + 1), "{address} {method:?}");
         assert_eq!(command(&bus, address), Command::INTX_DISABLE);
         if let Some(offset) = express {
@@ -283,11 +390,11 @@ fn a_function_that_never_answers_again_is_an_error_after_bounded_time() {
     let functions = enumerate(&bus, &board());
     let nvme = find(&functions, at(0, 2, 0));
     bus.function(nvme.address, |fake| fake.silence_us = 500_000);
-    assert_eq!(reset(&bus, nvme, ResetMethod::FunctionLevel, &|us| bus.delay(us)), Ok(()));
+    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &|us| bus.delay(us)), Ok(()));
     bus.function(nvme.address, |fake| fake.silence_us = u64::MAX / 2);
     let started = bus.microseconds();
     let lost = ResetError::Lost { function: nvme.address, method: ResetMethod::FunctionLevel };
-    assert_eq!(reset(&bus, nvme, ResetMethod::FunctionLevel, &|us| bus.delay(us)), Err(lost));
+    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &|us| bus.delay(us)), Err(lost));
     assert!(bus.microseconds() - started < 1_500_000);
 }
 
@@ -299,7 +406,7 @@ fn a_method_that_the_function_does_not_have_is_refused() {
     bus.take_writes();
     for method in [ResetMethod::FunctionLevel, ResetMethod::PowerState, ResetMethod::SecondaryBus] {
         let refused = ResetError::Unsupported { function: edu.address, method };
-        assert_eq!(reset(&bus, edu, method, &|us| bus.delay(us)), Err(refused));
+        assert_eq!(reset(&bus, edu, &[], method, &|us| bus.delay(us)), Err(refused));
     }
     assert!(bus.take_writes().is_empty());
 }
@@ -358,7 +465,7 @@ proptest! {
         prop_assert_eq!(groups(&functions, &bus).len(), functions.len());
         for function in &functions {
             for &method in &function.resets {
-                let _ = reset(&bus, function, method, &|us| bus.delay(us));
+                let _ = reset(&bus, function, &[], method, &|us| bus.delay(us));
             }
         }
     }

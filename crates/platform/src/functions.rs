@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{ItsDeviceId, StreamId};
-use axvm_pci::Function;
+use axvm_pci::{Function, bridges_above, requester_ids};
 
 use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
 
@@ -11,7 +11,7 @@ use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
 const MOST_BRIDGES: usize = 256;
 
 impl Platform {
-    /// Takes what enumeration found, and looks up each function's stream, MSI device id and line. `groups`
+    /// Takes what enumeration found, and looks up each function's streams, MSI device id and line. `groups`
     /// has the isolation group of each function, in the same order; functions without one share the group
     /// `u32::MAX`.
     pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[u32]) {
@@ -23,15 +23,27 @@ impl Platform {
                 let host = self.pci_hosts.iter().find(|host| {
                     host.segment == address.segment && (host.buses.0..=host.buses.1).contains(&address.bus)
                 });
-                let id = u32::from(address.requester_id());
+                let ids = requester_ids(&functions, function).into_iter();
+                let ids: Vec<u32> = ids.map(|id| u32::from(id.requester_id())).collect();
+                let stream = |&id: &u32| {
+                    let (smmu, id) = host.and_then(|it| look_up(&it.iommu_map, id & it.iommu_map_mask))?;
+                    Some((smmu, StreamId(id)))
+                };
+                // What arrives with any of its ids outside every IOMMU isn't confined.
+                let mut streams: Vec<(usize, StreamId)> = Vec::new();
+                for stream in ids.iter().map(stream).collect::<Option<Vec<_>>>().unwrap_or_default() {
+                    if !streams.contains(&stream) {
+                        streams.push(stream);
+                    }
+                }
+                let sender = ids.last().copied().unwrap_or_default();
                 PciDevice {
                     function: function.clone(),
                     group: groups.get(position).copied().unwrap_or(u32::MAX),
-                    stream: host
-                        .and_then(|host| look_up(&host.iommu_map, id & host.iommu_map_mask))
-                        .map(|(smmu, id)| (smmu, StreamId(id))),
+                    bridges: bridges_above(&functions, function).iter().map(|it| it.address).collect(),
+                    streams,
                     msi: host
-                        .and_then(|host| look_up(&host.msi_map, id & host.msi_map_mask))
+                        .and_then(|host| look_up(&host.msi_map, sender & host.msi_map_mask))
                         .map(|(its, id)| (its, ItsDeviceId(id))),
                     line: host.and_then(|host| line(host, function, &functions)),
                 }

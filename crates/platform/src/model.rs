@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, Intid, ItsDeviceId, Span, StreamId};
+use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
 use axvm_pci::Function;
 use serde::{Deserialize, Serialize};
 
@@ -200,10 +200,14 @@ pub struct PciDevice {
     pub function: Function,
     /// The isolation group: functions with the same number can reach each other without passing the IOMMU.
     pub group: u32,
-    /// The SMMU (position in [`Platform::smmus`]) and stream behind which it masters the bus; `None`: no
+    /// The bridges above it, the nearest first.
+    pub bridges: Vec<PciAddress>,
+    /// The SMMUs (position in [`Platform::smmus`]) and streams behind which it masters the bus: one for each
+    /// requester id that its requests may arrive with, its own first. Empty: at least one of them passes no
     /// IOMMU.
-    pub stream: Option<(usize, StreamId)>,
-    /// The ITS (position in [`Gic::its`]) and device id of its MSIs.
+    pub streams: Vec<(usize, StreamId)>,
+    /// The ITS (position in [`Gic::its`]) and device id of its MSIs, which arrive with the last of its
+    /// requester ids.
     pub msi: Option<(usize, ItsDeviceId)>,
     /// The line of its interrupt pin.
     pub line: Option<Interrupt>,

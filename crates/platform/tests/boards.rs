@@ -4,6 +4,7 @@
 
 use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
 use axvm_pci::Function;
+use axvm_pci::spec::express::PortType;
 use axvm_platform::fdt;
 use axvm_platform::model::{
     IdMapping, Interrupt, PciSpace, PciWindow, Platform, PlatformDevice, PsciConduit, Trigger,
@@ -45,6 +46,7 @@ fn function(address: PciAddress, parent: Option<PciAddress>, pin: u8) -> Functio
         class: 0x01_0802,
         revision: 0,
         bridge: false,
+        port: None,
         multifunction: false,
         bars: vec![],
         capabilities: vec![],
@@ -136,6 +138,7 @@ fn functions_get_the_stream_msi_id_and_line_of_their_address() {
     let at = |bus, slot, function| PciAddress::new(0, bus, slot, function).unwrap();
     let mut port = function(at(0, 3, 0), None, 1);
     port.bridge = true;
+    port.port = Some(PortType::RootPort);
     let functions = vec![
         function(at(0, 2, 0), None, 1),
         port,
@@ -144,14 +147,43 @@ fn functions_get_the_stream_msi_id_and_line_of_their_address() {
     ];
     platform.add_functions(functions, &[0, 1, 1]);
     let functions = platform.functions.unwrap();
-    assert_eq!(functions[0].stream, Some((0, StreamId(0x10))));
+    assert_eq!(functions[0].streams, [(0, StreamId(0x10))]);
     assert_eq!(functions[0].msi, Some((0, ItsDeviceId(0x10))));
     assert_eq!(functions[0].line, Some(level(37)));
     // Pin B of slot 2 becomes pin D at the port's bus, which in slot 3 is line (3 + 3) % 4.
     assert_eq!(functions[2].line, Some(level(37)));
-    assert_eq!(functions[2].stream, Some((0, StreamId(0x110))));
+    assert_eq!(functions[2].streams, [(0, StreamId(0x110))]);
     assert_eq!(functions[3].line, None);
     assert_eq!(functions.iter().map(|device| device.group).collect::<Vec<_>>(), [0, 1, 1, u32::MAX]);
+}
+
+#[test]
+fn functions_behind_conventional_bridges_get_the_ids_that_the_bridges_send_as() {
+    let mut platform = virt();
+    let at = |bus, slot| PciAddress::new(0, bus, slot, 0).unwrap();
+    let bridge = |address, parent, port| {
+        let mut bridge = function(address, parent, 0);
+        bridge.bridge = true;
+        bridge.port = port;
+        bridge
+    };
+    // A root port, an Express-to-PCI bridge below it; a bridge without Express on the root bus, another behind it.
+    let functions = vec![
+        bridge(at(0, 1), None, Some(PortType::RootPort)),
+        bridge(at(0, 2), None, None),
+        bridge(at(1, 0), Some(at(0, 1)), Some(PortType::ToConventional)),
+        function(at(2, 4), Some(at(1, 0)), 1),
+        bridge(at(3, 5), Some(at(0, 2)), None),
+        function(at(4, 6), Some(at(3, 5)), 1),
+    ];
+    platform.add_functions(functions, &[0; 6]);
+    let functions = platform.functions.unwrap();
+    let streams = |position: usize| functions[position].streams.iter().map(|it| it.1.0).collect::<Vec<_>>();
+    assert_eq!(streams(3), [0x220, 0x200]);
+    assert_eq!(functions[3].msi, Some((0, ItsDeviceId(0x200))));
+    assert_eq!(functions[3].bridges, [at(1, 0), at(0, 1)]);
+    assert_eq!(streams(5), [0x430, 0x328, 0x10]);
+    assert_eq!(functions[5].msi, Some((0, ItsDeviceId(0x10))));
 }
 
 #[test]
@@ -289,14 +321,15 @@ fn a_host_bridge_with_masks_and_several_targets_sends_each_function_to_its_own()
     let at = |bus, slot, function| PciAddress::new(3, bus, slot, function).unwrap();
     let functions = [at(0x10, 1, 3), at(0x18, 0, 1), at(0x1f, 31, 7), at(0x20, 0, 0)];
     platform.add_functions(functions.map(|address| function(address, None, 1)).to_vec(), &[0, 1, 2, 3]);
-    let seen: Vec<_> = platform.functions.unwrap().iter().map(|device| (device.stream, device.msi)).collect();
+    let seen: Vec<_> =
+        platform.functions.unwrap().iter().map(|device| (device.streams.clone(), device.msi)).collect();
     assert_eq!(
         seen,
         [
-            (Some((1, StreamId(0x2_0008))), Some((1, ItsDeviceId(0x500b)))),
-            (Some((0, StreamId(0))), Some((1, ItsDeviceId(0x5801)))),
-            (Some((0, StreamId(0x7f8))), Some((1, ItsDeviceId(0x5fff)))),
-            (None, None),
+            (vec![(1, StreamId(0x2_0008))], Some((1, ItsDeviceId(0x500b)))),
+            (vec![(0, StreamId(0))], Some((1, ItsDeviceId(0x5801)))),
+            (vec![(0, StreamId(0x7f8))], Some((1, ItsDeviceId(0x5fff)))),
+            (vec![], None),
         ]
     );
 }

@@ -44,6 +44,8 @@ pub struct Window {
 pub struct AssignedFunction {
     /// What enumeration said of it.
     pub function: Function,
+    /// Where the guest sees it: on the bridge's first bus.
+    pub shown: PciAddress,
     /// The host-physical address of each of its memory BARs.
     pub bars: Vec<(u8, Hpa)>,
 }
@@ -87,7 +89,7 @@ pub struct HostBridge<B> {
     segment: u16,
     buses: (u8, u8),
     shared: Shared<B>,
-    /// Sorted by address.
+    /// Sorted by where the guest sees them.
     functions: Vec<VirtualFunction>,
 }
 
@@ -110,27 +112,30 @@ impl<B: Backend> HostBridge<B> {
                 return Err(BridgeError::Window(window.gpa));
             }
         }
-        functions.sort_by_key(|assigned| assigned.function.address);
+        functions.sort_by_key(|assigned| assigned.shown);
+        let slot = |address: PciAddress| address.requester_id() >> 3;
+        let slots: Vec<u16> = functions.iter().map(|assigned| slot(assigned.shown)).collect();
         let shared =
             Shared { backend, windows, decode: Mutex::new(Decode::default()), refused: AtomicU64::new(0) };
         let mut new = Self { segment, buses, shared, functions: Vec::new() };
-        for AssignedFunction { function, bars } in functions {
+        for AssignedFunction { function, shown, bars } in functions {
             let address = function.address;
             if function.bridge {
                 return Err(BridgeError::IsBridge(address));
             }
-            if address.segment != segment || !(buses.0..=buses.1).contains(&address.bus) {
+            if shown.segment != segment || !(buses.0..=buses.1).contains(&shown.bus) {
                 return Err(BridgeError::OutOfRange {
-                    function: address,
+                    function: shown,
                     segment,
                     first: buses.0,
                     last: buses.1,
                 });
             }
-            if new.functions.last().is_some_and(|last| last.address() == address) {
+            if new.functions.iter().any(|other| other.address() == address || other.shown() == shown) {
                 return Err(BridgeError::Twice(address));
             }
-            let shown = function
+            let has_siblings = slots.iter().filter(|&&other| other == slot(shown)).count() > 1;
+            let visible = function
                 .bars
                 .iter()
                 .filter_map(|bar| {
@@ -138,7 +143,7 @@ impl<B: Backend> HostBridge<B> {
                     ShownBar::new(bar, hpa)
                 })
                 .collect();
-            new.functions.push(VirtualFunction::new(&new.shared, function, shown));
+            new.functions.push(VirtualFunction::new(&new.shared, function, shown, has_siblings, visible));
         }
         Ok(new)
     }
@@ -193,7 +198,12 @@ impl<B: Backend> HostBridge<B> {
     }
 
     fn find(&self, function: PciAddress) -> Option<&VirtualFunction> {
-        let position = self.functions.binary_search_by_key(&function, VirtualFunction::address).ok()?;
+        self.functions.iter().find(|known| known.address() == function)
+    }
+
+    /// The function that the guest sees at an address.
+    fn at(&self, shown: PciAddress) -> Option<&VirtualFunction> {
+        let position = self.functions.binary_search_by_key(&shown, VirtualFunction::shown).ok()?;
         self.functions.get(position)
     }
 
@@ -202,7 +212,7 @@ impl<B: Backend> HostBridge<B> {
     fn decode(&self, offset: u64) -> Option<(&VirtualFunction, u16)> {
         let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.0)?;
         let id = u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff;
-        Some((self.find(PciAddress::from_requester_id(self.segment, id))?, offset as u16 & 0xfff))
+        Some((self.at(PciAddress::from_requester_id(self.segment, id))?, offset as u16 & 0xfff))
     }
 }
 

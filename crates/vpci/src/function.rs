@@ -40,6 +40,8 @@ impl<B> Shared<B> {
 /// A function of the VM.
 pub(crate) struct VirtualFunction {
     function: Function,
+    /// Where the guest sees it.
+    shown: PciAddress,
     bars: Vec<ShownBar>,
     rules: Rules,
     /// What the host had set when the function was handed over.
@@ -65,9 +67,16 @@ struct State {
 
 impl VirtualFunction {
     /// Takes over a function that is quarantined and reset.
-    pub fn new<B: Backend>(shared: &Shared<B>, function: Function, bars: Vec<ShownBar>) -> Self {
+    pub fn new<B: Backend>(
+        shared: &Shared<B>,
+        function: Function,
+        shown: PciAddress,
+        has_siblings: bool,
+        bars: Vec<ShownBar>,
+    ) -> Self {
         let physical = Physical(&shared.backend);
-        let rules = layout::rules(&physical, &function, &bars);
+        let mut rules = layout::rules(&physical, &function, &bars);
+        layout::place(&mut rules, &function, shown, has_siblings);
         let kept = Kept::save(&physical, &function);
         let memory = function.bars.iter().filter(|bar| bar.kind != axvm_pci::BarKind::Io).count();
         shared.decode.lock().add(function.address, &bars);
@@ -82,6 +91,7 @@ impl VirtualFunction {
         let new = Self {
             decodable: memory == bars.len(),
             function,
+            shown,
             bars,
             rules,
             kept,
@@ -93,9 +103,14 @@ impl VirtualFunction {
         new
     }
 
-    /// Where it is.
+    /// Where it is in the machine.
     pub fn address(&self) -> PciAddress {
         self.function.address
+    }
+
+    /// Where the guest sees it.
+    pub fn shown(&self) -> PciAddress {
+        self.shown
     }
 
     /// How often its config space was accessed.
@@ -152,7 +167,11 @@ impl VirtualFunction {
                 state.d3 = false;
             }
             let done = match self.function.resets.first() {
-                Some(&method) => reset(&physical, &self.function, method, &delay),
+                // With its bus others would be reset too, which a function alone can't decide.
+                Some(&method @ ResetMethod::SecondaryBus) => {
+                    Err(ResetError::Unsupported { function: self.address(), method })
+                }
+                Some(&method) => reset(&physical, &self.function, &[], method, &delay),
                 None => {
                     quarantine(&physical, &self.function);
                     self.kept.restore(&physical, &self.function);
@@ -359,7 +378,7 @@ impl VirtualFunction {
         }
         self.silence(shared, state);
         let delay = |us| shared.backend.delay_us(us);
-        match reset(&Physical(&shared.backend), &self.function, method, &delay) {
+        match reset(&Physical(&shared.backend), &self.function, &[], method, &delay) {
             Ok(()) => {
                 state.d3 = false;
                 self.initialise(shared, state);

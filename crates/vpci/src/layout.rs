@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use axvm_pci::spec::express::{self, DeviceControl};
+use axvm_addr::PciAddress;
+use axvm_pci::spec::express::{self, DeviceControl, PortType};
 use axvm_pci::spec::msi::{self, MsiLayout};
 use axvm_pci::spec::{CONVENTIONAL_SIZE, EXTENDED_SIZE, capability, extended, header, power};
 use axvm_pci::{ConfigSpace, Function, Registers, ResetMethod};
@@ -33,6 +34,19 @@ pub(crate) fn rules<C: ConfigSpace>(config: &C, function: &Function, bars: &[Sho
     }
     extended_list(&mut rules, registers, function);
     rules
+}
+
+/// What depends on where the guest sees the function: whether others are in its slot, and, if it is shown on the root bus
+/// without the port above it, that it is integrated into the root complex (PCIe 7.5.3.2), as functions there are.
+pub(crate) fn place(rules: &mut Rules, function: &Function, shown: PciAddress, has_siblings: bool) {
+    let multifunction = u32::from(header::MULTIFUNCTION);
+    rules.fix(header::HEADER_TYPE, multifunction, if has_siblings { multifunction } else { 0 });
+    if shown.bus != function.address.bus
+        && function.port == Some(PortType::Endpoint)
+        && let Some(offset) = function.capability(capability::EXPRESS)
+    {
+        rules.fix(offset + express::CAPABILITIES, 0xf0, 0x90);
+    }
 }
 
 /// The first 64 bytes.

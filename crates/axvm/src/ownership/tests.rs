@@ -62,7 +62,7 @@ impl DeviceOps for Hardware {
 }
 
 fn device(name: &str, group: Option<u32>) -> DevicePlan {
-    DevicePlan { name: name.into(), pci: None, group, reset: None, streams: vec![], msi: None }
+    DevicePlan { name: name.into(), pci: None, shown: None, group, reset: None, streams: vec![], msi: None }
 }
 
 fn three() -> [DevicePlan; 3] {

@@ -12,7 +12,9 @@ use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::layout::{Layout, same};
 use super::mode::Mode;
-use super::model::{DevicePlan, Doorbell, LineRoute, LoadPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan};
+use super::model::{
+    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan,
+};
 use crate::config::{MappingFlags, VMInterruptMode};
 
 /// From an ITS's registers to the page with GITS_TRANSLATER (Arm IHI 0069, 12.18).
@@ -42,7 +44,7 @@ pub(super) fn assemble(
         address_bits: layout.address_bits,
         ram,
         registers: registers(given, findings),
-        devices: given.iter().map(|device| device_plan(device, silent, findings)).collect(),
+        devices: given.iter().map(|device| device_plan(device, given, silent, findings)).collect(),
         doorbells: if silent { Vec::new() } else { doorbells(given, board) },
         lines: if silent { Vec::new() } else { lines(given, mode) },
         gic: layout.gic,
@@ -79,27 +81,41 @@ fn registers(given: &[&Given<'_>], findings: &mut Findings) -> Vec<RegisterPlan>
     registers
 }
 
-fn device_plan(device: &Given<'_>, silent: bool, findings: &mut Findings) -> DevicePlan {
-    let (pci, reset) = match device.hardware.kind {
-        Kind::Pci { address, reset, function, .. } => {
+fn device_plan(
+    device: &Given<'_>,
+    given: &[&Given<'_>],
+    silent: bool,
+    findings: &mut Findings,
+) -> DevicePlan {
+    let (pci, shown, reset) = match device.hardware.kind {
+        Kind::Pci { address, shown, reset, function, .. } => {
             if function.is_some() && reset.is_none() {
                 findings.note(format_args!(
                     "{}: {}: it is given without a reset, as the file says: what one owner leaves in it reaches the next",
                     device.vm, device.name
                 ));
             }
-            (Some(address), reset)
+            (Some(address), Some(shown), reset)
         }
-        Kind::Node(_) | Kind::Region => (None, None),
+        Kind::Node(_) | Kind::Region => (None, None, None),
     };
     DevicePlan {
         name: device.name.clone(),
         pci,
+        shown,
         group: device.hardware.group,
         reset,
         streams: device.hardware.streams.clone(),
-        msi: if silent { None } else { device.hardware.msi },
+        msi: if silent { None } else { device.hardware.msi.map(|msi| with_alike(msi, given)) },
     }
+}
+
+/// The MSIs of all devices that send theirs with the same id, as those behind a bridge to conventional PCI do: their events
+/// are one space, from which the guest gives each its own.
+fn with_alike(msi: MsiPlan, given: &[&Given<'_>]) -> MsiPlan {
+    let alike = given.iter().filter_map(|other| other.hardware.msi);
+    let alike = alike.filter(|other| (other.its, other.device) == (msi.its, msi.device));
+    MsiPlan { events: alike.fold(0, |sum: u16, other| sum.saturating_add(other.events)), ..msi }
 }
 
 /// The doorbell page of every ITS that a device's MSIs go to.

@@ -64,15 +64,15 @@ fn pci(
     let mut msi = Vec::new();
     let mut lines = Vec::new();
     for device in given.iter().filter(|device| bridge.functions.contains(&device.index)) {
-        let Kind::Pci { address, function, .. } = device.hardware.kind else { continue };
+        let Kind::Pci { shown, function, .. } = device.hardware.kind else { continue };
         if let (Some(plan), true) = (device.hardware.msi, plan.gic.is_some_and(|gic| gic.its.is_some())) {
-            msi.push((address.requester_id(), plan.device.0));
+            msi.push((shown.requester_id(), plan.device.0));
         }
         let pin = function.map_or(0, |function| function.function.interrupt_pin);
         if let (Some(line), 1..=4, true) =
             (device.hardware.lines.first(), pin, plan.mode != VMInterruptMode::NoIrq)
         {
-            lines.push((address, pin, line.intid, line.trigger == Trigger::Edge));
+            lines.push((shown, pin, line.intid, line.trigger == Trigger::Edge));
         }
     }
     Some(PciDescription {

@@ -48,6 +48,8 @@ pub(super) enum Kind<'a> {
     Pci {
         address: PciAddress,
         host: usize,
+        /// Where its VM sees it: on the root bus.
+        shown: PciAddress,
         function: Option<&'a PciDevice>,
         reset: Option<ResetMethod>,
     },

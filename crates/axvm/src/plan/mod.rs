@@ -16,6 +16,7 @@ mod model;
 mod pci;
 mod sharing;
 mod show;
+mod slots;
 mod suggest;
 mod windows;
 
@@ -55,6 +56,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     check_cpus(system, &board, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, &board, &mut findings);
+    slots::place(&mut given, platform, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
     let modes = mode::choose(system, &kept, &board, &mut findings);

@@ -113,6 +113,8 @@ pub struct DevicePlan {
     pub name: String,
     /// The PCI function, if it is one.
     pub pci: Option<PciAddress>,
+    /// Where its VM sees the PCI function: on the root bus, at the same address if it is there.
+    pub shown: Option<PciAddress>,
     /// Its isolation group, if it is a PCI function.
     pub group: Option<u32>,
     /// How it is reset before it changes hands; `None`: it isn't.

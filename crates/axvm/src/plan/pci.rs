@@ -54,6 +54,7 @@ pub(super) fn resolve<'a>(
     let kind = Kind::Pci {
         address,
         host: position,
+        shown: address,
         function: Some(device),
         reset: if without_reset { None } else { function.resets.first().copied() },
     };
@@ -72,7 +73,7 @@ pub(super) fn resolve<'a>(
         });
     }
     check_bars(reference, function, findings);
-    if device.stream.is_none_or(|(smmu, _)| smmu >= platform.smmus.len()) {
+    if device.streams.is_empty() || device.streams.iter().any(|&(smmu, _)| smmu >= platform.smmus.len()) {
         findings.device(
             reference,
             "pci",
@@ -85,7 +86,7 @@ pub(super) fn resolve<'a>(
             reference,
             "reset",
             Rule::Reset,
-            "it can't be reset (neither FLR nor D3hot), so what one owner left in it reaches the next: \
+            "it can't be reset (neither FLR, D3hot nor its bus), so what one owner left in it reaches the next: \
              say `reset = \"none\"` to give it all the same",
         );
     }
@@ -97,7 +98,7 @@ pub(super) fn resolve<'a>(
         blocks: Vec::new(),
         lines: line.into_iter().collect(),
         group: Some(device.group),
-        streams: device.stream.into_iter().collect(),
+        streams: device.streams.clone(),
         msi,
     })
 }
@@ -107,7 +108,7 @@ fn unseen<'a>(address: PciAddress, position: usize, host: &PciHost) -> Hardware<
     let stream = map_id(&host.iommu_map, host.iommu_map_mask, address).map(|(smmu, id)| (smmu, StreamId(id)));
     let msi = map_id(&host.msi_map, host.msi_map_mask, address);
     Hardware {
-        kind: Kind::Pci { address, host: position, function: None, reset: None },
+        kind: Kind::Pci { address, host: position, shown: address, function: None, reset: None },
         things: alloc::vec![Thing::Function(address)],
         blocks: Vec::new(),
         lines: Vec::new(),
@@ -167,12 +168,7 @@ fn check_kind(reference: DeviceRef<'_>, function: &Function, findings: &mut Find
     };
     if is_bridge(function) {
         return unsupported(format_args!(
-            "it is a bridge: bridges stay the hypervisor's, and functions behind them can't be given yet"
-        ));
-    }
-    if let Some(parent) = function.parent {
-        return unsupported(format_args!(
-            "it is behind the bridge {parent}: functions behind bridges can't be given yet; put it on the root bus"
+            "it is a bridge: bridges stay the hypervisor's; give the functions behind it"
         ));
     }
     if function.vendor == VIRTIO {

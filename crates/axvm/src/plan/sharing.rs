@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{Hpa, Intid, Span};
-use axvm_platform::model::Platform;
+use axvm_pci::ResetMethod;
+use axvm_platform::model::{PciDevice, Platform};
 
 use super::board::Board;
 use super::findings::{And, Findings};
@@ -23,6 +24,7 @@ pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut F
     for (position, device) in given.iter().enumerate().filter(|(_, device)| !device.refused) {
         let before = given.get(..position).unwrap_or(&[]);
         group(device, before, given, board.platform, findings);
+        bus(device, given, board.platform, findings);
         ids(device, before, findings);
         lines(device, before, given, board, findings);
         pages(device, before, given, board, findings);
@@ -50,7 +52,8 @@ fn given_twice(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings
     true
 }
 
-/// All functions of an isolation group go to one VM.
+/// All functions of an isolation group go to one VM. A bridge among them does nothing by itself and stays the
+/// hypervisor's.
 fn group(
     device: &Given<'_>,
     before: &[Given<'_>],
@@ -60,7 +63,9 @@ fn group(
 ) {
     let Some(group) = device.hardware.group else { return };
     let mut others: Vec<String> = Vec::new();
-    for member in platform.functions.iter().flatten().filter(|member| member.group == group) {
+    for member in
+        platform.functions.iter().flatten().filter(|member| member.group == group && !member.function.bridge)
+    {
         let address = member.function.address;
         let thing = Thing::Function(address);
         if device.hardware.things.contains(&thing) {
@@ -84,6 +89,42 @@ fn group(
             format_args!(
                 "it shares isolation group {group} with {}: they can reach each other without the IOMMU, \
                  so give all of them to this VM or none",
+                And(&others)
+            ),
+        );
+    }
+}
+
+/// A function that is reset with its bus has a VM that has all that is on it.
+fn bus(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &mut Findings) {
+    let Kind::Pci { function: Some(found), reset: Some(ResetMethod::SecondaryBus), .. } =
+        device.hardware.kind
+    else {
+        return;
+    };
+    let Some(bridge) = found.function.parent else { return };
+    let mut others: Vec<String> = Vec::new();
+    let on_bus = |other: &&PciDevice| {
+        // What one group shares is said already.
+        other.function.parent == Some(bridge) && other.group != found.group
+    };
+    for other in platform.functions.iter().flatten().filter(on_bus) {
+        let address = other.function.address;
+        let owner = given.iter().find(|owner| owner.hardware.things.contains(&Thing::Function(address)));
+        match owner {
+            Some(owner) if owner.vm.index == device.vm.index => {}
+            Some(owner) => others.push(alloc::format!("{address} ({})", owner.vm)),
+            None => others.push(alloc::format!("{address} (not given to a VM)")),
+        }
+    }
+    if !others.is_empty() {
+        findings.device(
+            device.reference(),
+            "reset",
+            Rule::Reset,
+            format_args!(
+                "it can be reset only together with all that is behind the bridge {bridge}, so with {}: give all of \
+                 them to this VM, or say `reset = \"none\"`",
                 And(&others)
             ),
         );

@@ -59,6 +59,11 @@ impl fmt::Display for VmPlan {
 impl fmt::Display for DevicePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
+        if let Some(shown) = self.shown
+            && self.pci != self.shown
+        {
+            write!(f, ", seen at {shown}")?;
+        }
         if let Some(group) = self.group {
             write!(f, ", group {group}")?;
         }

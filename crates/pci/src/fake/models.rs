@@ -80,6 +80,12 @@ impl FakeFunction {
         if acs == 0 { new } else { new.acs(acs) }
     }
 
+    /// A switch's port of type 5 (upstream) or 6 (downstream), with ACS as for root ports.
+    pub fn switch_port(port: u16, acs: u16) -> Self {
+        let new = Self::new(0x104c, 0x8232, 0x06_04_00).bridge().express(port, false);
+        if acs == 0 { new } else { new.acs(acs) }
+    }
+
     /// A bridge to a conventional bus.
     pub fn conventional_bridge() -> Self {
         Self::new(0x1b36, 0x000e, 0x06_04_00).bridge().pin(1).express(7, false)

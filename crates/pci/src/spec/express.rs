@@ -1,6 +1,7 @@
 //! The PCI Express capability (PCIe 7.5.3). Offsets are from its start.
 
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 /// PCI Express capabilities, 16 bits: version in 3:0, type in 7:4 (PCIe 7.5.3.2).
 pub const CAPABILITIES: u16 = 0x02;
@@ -10,8 +11,12 @@ pub const DEVICE_CAPABILITIES: u16 = 0x04;
 pub const DEVICE_CONTROL: u16 = 0x08;
 /// Device status, 16 bits (PCIe 7.5.3.5).
 pub const DEVICE_STATUS: u16 = 0x0a;
+/// Link capabilities, 32 bits (PCIe 7.5.3.6).
+pub const LINK_CAPABILITIES: u16 = 0x0c;
 /// Link control, 16 bits (PCIe 7.5.3.7).
 pub const LINK_CONTROL: u16 = 0x10;
+/// Link status, 16 bits (PCIe 7.5.3.8).
+pub const LINK_STATUS: u16 = 0x12;
 /// Device control 2, 16 bits (PCIe 7.5.3.16).
 pub const DEVICE_CONTROL_2: u16 = 0x28;
 /// Link control 2, 16 bits (PCIe 7.5.3.19).
@@ -25,6 +30,10 @@ pub const SIZE_V2: u16 = 0x3c;
 pub const FLR_CAPABLE: u32 = 1 << 28;
 /// In [`DEVICE_STATUS`]: a request of the function has no completion yet.
 pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
+/// In [`LINK_CAPABILITIES`]: the port says whether its link is up.
+pub const LINK_ACTIVE_REPORTED: u32 = 1 << 20;
+/// In [`LINK_STATUS`]: the link is up.
+pub const LINK_ACTIVE: u16 = 1 << 13;
 /// The error bits of [`DEVICE_STATUS`], which a write of one clears.
 pub const STATUS_ERRORS: u16 = 0xf;
 
@@ -57,7 +66,7 @@ bitflags! {
 pub const ARI_FORWARDING: u16 = 1 << 5;
 
 /// What kind of function it is (PCIe 7.5.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PortType {
     /// An endpoint, legacy or not.
     Endpoint,

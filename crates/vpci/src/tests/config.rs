@@ -222,7 +222,11 @@ fn a_reset_that_the_function_lacks_is_not_shown() {
 fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
     let make = |change: fn(&mut BridgeConfig)| {
         let (bus, functions) = machine();
-        let assign = |function| AssignedFunction { function, bars: vec![] };
+        let assign = |function: axvm_pci::Function| AssignedFunction {
+            shown: function.address,
+            function,
+            bars: vec![],
+        };
         let functions = functions.into_iter().map(assign).collect();
         let mut config = BridgeConfig { segment: 0, buses: (0, 0), windows: windows(), functions };
         change(&mut config);

@@ -164,7 +164,11 @@ impl Guest {
             .map(|function| {
                 let memory = function.bars.iter().filter(|bar| bar.kind != BarKind::Io);
                 let place = |bar: &axvm_pci::Bar| Some((bar.index, Hpa(bar.address? + HPA_OFFSET)));
-                AssignedFunction { function: function.clone(), bars: memory.filter_map(place).collect() }
+                AssignedFunction {
+                    function: function.clone(),
+                    shown: function.address,
+                    bars: memory.filter_map(place).collect(),
+                }
             })
             .collect();
         let config = BridgeConfig { segment: 0, buses: (0, 1), windows: windows(), functions: assigned };

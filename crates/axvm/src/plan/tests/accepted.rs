@@ -251,3 +251,43 @@ fn a_plan_travels_as_it_is() {
     let packed = postcard::to_allocvec(&plan).unwrap();
     assert_eq!(postcard::from_bytes::<Plan>(&packed).unwrap(), plan);
 }
+
+#[test]
+fn a_function_behind_a_port_is_seen_in_the_ports_place() {
+    let platform = with_functions(
+        vec![port(1), port(2), endpoint(3, 0), behind(1, 1, 0), behind(2, 2, 0)],
+        &[0, 1, 2, 3, 4],
+    );
+    let devices = vec![pci(3, 0), on_bus(2, 0), on_bus(1, 0)];
+    let plan = planned(&system(vec![vm("linux", &[1], devices)]), &platform);
+    let shown: Vec<_> = plan.vms[0].devices.iter().map(|device| device.shown.unwrap()).collect();
+    assert_eq!(shown, [address(3, 0), address(2, 0), address(1, 0)]);
+    let bridge = &plan.vms[0].description.pci[0];
+    assert!(bridge.msi.contains(&(0x08, 0x100)) && bridge.msi.contains(&(0x10, 0x200)), "{:?}", bridge.msi);
+    assert!(bridge.lines.iter().any(|line| line.0 == address(1, 0)));
+    assert!(plan.to_string().contains("0000:01:00.0, seen at 0000:00:01.0"), "{plan}");
+}
+
+#[test]
+fn functions_of_a_conventional_bus_get_slots_of_their_own_and_one_device_id() {
+    let functions = vec![conventional(4), endpoint(5, 0), behind(4, 1, 6), behind(4, 1, 7), behind(4, 1, 8)];
+    let platform = with_functions(functions, &[0, 1, 0, 0, 0]);
+    let devices = vec![on_bus(1, 8), on_bus(1, 7), on_bus(1, 6), pci(5, 0)];
+    let plan = planned(&system(vec![vm("linux", &[1], devices)]), &platform);
+    let devices = &plan.vms[0].devices;
+    let shown: Vec<_> = devices.iter().map(|device| device.shown.unwrap()).collect();
+    assert_eq!(shown, [address(2, 0), address(1, 0), address(4, 0), address(5, 0)]);
+    for device in &devices[..3] {
+        let msi = device.msi.unwrap();
+        assert_eq!((msi.device.0, msi.events), (0x100, 3 * 65));
+        assert!(device.streams.contains(&(0, StreamId(0x100))));
+    }
+}
+
+#[test]
+fn functions_of_a_slot_stay_together_and_one_of_them_is_function_0() {
+    let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1), endpoint(4, 3)], &[0, 1, 2]);
+    let plan = planned(&system(vec![vm("linux", &[1], vec![pci(4, 3), pci(4, 1)])]), &platform);
+    let shown: Vec<_> = plan.vms[0].devices.iter().map(|device| device.shown.unwrap()).collect();
+    assert_eq!(shown, [address(4, 3), address(4, 0)]);
+}

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
+use axvm_pci::spec::express::PortType;
 use axvm_pci::{Bar, BarKind, Function, MsiX, ResetMethod};
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
@@ -36,6 +37,7 @@ pub(super) fn endpoint(device: u8, function: u8) -> Function {
         class: 0x01_0802,
         revision: 2,
         bridge: false,
+        port: None,
         multifunction: false,
         bars: vec![Bar {
             index: 0,
@@ -50,6 +52,32 @@ pub(super) fn endpoint(device: u8, function: u8) -> Function {
         interrupt_pin: 1,
         resets: vec![ResetMethod::FunctionLevel, ResetMethod::PowerState],
     }
+}
+
+/// A root port in this slot of the root bus.
+pub(super) fn port(device: u8) -> Function {
+    let mut bridge = endpoint(device, 0);
+    (bridge.bridge, bridge.class, bridge.port) = (true, 0x06_0400, Some(PortType::RootPort));
+    (bridge.bars, bridge.msix, bridge.resets) = (vec![], None, vec![]);
+    bridge
+}
+
+/// A bridge to conventional PCI there.
+pub(super) fn conventional(device: u8) -> Function {
+    Function { port: Some(PortType::ToConventional), ..port(device) }
+}
+
+/// An endpoint behind the bridge in slot `bridge`.
+pub(super) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
+    let mut function = endpoint(device, 0);
+    function.address = PciAddress::new(0, bus, device, 0).unwrap();
+    function.parent = Some(address(bridge, 0));
+    function.bars[0].address = Some(0x2000_0000 + (u64::from(bus) << 24) + (u64::from(device) << 20));
+    function
+}
+
+pub(super) fn on_bus(bus: u8, device: u8) -> Device {
+    Device::Pci { address: PciAddress::new(0, bus, device, 0).unwrap(), without_reset: false }
 }
 
 /// The demo's board: host bridge, NVMe at 2, network card at 3; the first 16 MiB of RAM are the hypervisor's.

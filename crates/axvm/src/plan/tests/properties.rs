@@ -107,7 +107,7 @@ fn any_platform() -> impl Strategy<Value = Platform> {
         let mut platform = with_functions(functions.iter().map(|(f, _)| f.clone()).collect(), &groups);
         for (device, (_, behind)) in platform.functions.iter_mut().flatten().zip(functions) {
             if !behind {
-                device.stream = None;
+                device.streams.clear();
             }
         }
         platform

@@ -208,21 +208,16 @@ fn a_device_that_may_master_the_bus_needs_the_authors_word() {
 #[test]
 fn a_function_outside_the_iommu_is_refused() {
     let mut platform = board();
-    platform.functions.as_mut().unwrap()[1].stream = None;
+    platform.functions.as_mut().unwrap()[1].streams.clear();
     assert_eq!(refusals(&given(pci(2, 0)), &platform), [(Rule::Dma, of_device("pci"))]);
 }
 
 #[test]
-fn bridges_functions_behind_them_and_virtio_are_refused_for_now() {
-    let mut behind = endpoint(5, 0);
-    behind.address = PciAddress::new(0, 1, 0, 0).unwrap();
-    behind.parent = Some(address(4, 0));
-    let mut bridge = endpoint(4, 0);
-    (bridge.bridge, bridge.class) = (true, 0x06_0400);
+fn bridges_and_virtio_are_refused() {
     let mut virtio = endpoint(1, 0);
     virtio.vendor = 0x1af4;
-    let platform = with_functions(vec![virtio, bridge, behind], &[0, 1, 2]);
-    for address in [address(1, 0), address(4, 0), PciAddress::new(0, 1, 0, 0).unwrap()] {
+    let platform = with_functions(vec![virtio, port(4)], &[0, 1]);
+    for address in [address(1, 0), address(4, 0)] {
         let device = Device::Pci { address, without_reset: false };
         assert_eq!(
             refusals(&given(device), &platform),
@@ -238,6 +233,37 @@ fn a_function_without_a_reset_is_refused_unless_the_file_says_so() {
     edu.resets.clear();
     let platform = with_functions(vec![edu], &[0]);
     assert_eq!(refusals(&given(pci(4, 0)), &platform), [(Rule::Reset, of_device("reset"))]);
+}
+
+#[test]
+fn a_conventional_bus_goes_to_one_vm_as_a_whole_and_without_its_bridge() {
+    let platform = with_functions(
+        vec![conventional(4), behind(4, 1, 2), behind(4, 1, 3), endpoint(6, 0)],
+        &[0, 0, 0, 1],
+    );
+    let whole = vec![on_bus(1, 2), on_bus(1, 3)];
+    planned(&system(vec![vm("a", &[1], whole.clone())]), &platform);
+    assert_eq!(refusals(&given(on_bus(1, 2)), &platform), [(Rule::Group, of_device("pci"))]);
+    let said = &lines(&given(on_bus(1, 2)), &platform)[0];
+    assert!(said.contains("0000:01:03.0 (not given to a VM)") && !said.contains("00:04.0"), "{said}");
+}
+
+#[test]
+fn what_is_reset_with_its_bus_is_given_with_all_that_is_there() {
+    let mut functions = vec![port(4), behind(4, 1, 0), behind(4, 1, 0)];
+    functions[2].address = PciAddress::new(0, 1, 0, 1).unwrap();
+    for function in &mut functions[1..] {
+        function.resets = vec![ResetMethod::SecondaryBus];
+    }
+    // With ACS between the two they are groups of their own.
+    let platform = with_functions(functions, &[0, 1, 2]);
+    assert_eq!(refusals(&given(on_bus(1, 0)), &platform), [(Rule::Reset, of_device("reset"))]);
+    assert!(lines(&given(on_bus(1, 0)), &platform)[0].contains("0000:01:00.1 (not given to a VM)"));
+    let other = Device::Pci { address: PciAddress::new(0, 1, 0, 1).unwrap(), without_reset: false };
+    let plan = planned(&system(vec![vm("a", &[1], vec![on_bus(1, 0), other])]), &platform);
+    assert_eq!(plan.vms[0].devices[1].reset, Some(ResetMethod::SecondaryBus));
+    let unreset = Device::Pci { address: PciAddress::new(0, 1, 0, 0).unwrap(), without_reset: true };
+    planned(&given(unreset), &platform);
 }
 
 #[test]
@@ -268,7 +294,7 @@ fn two_vms_cannot_share_a_line_a_stream_or_a_device_id() {
         function.line = None;
     }
     planned(&two, &platform);
-    platform.functions.as_mut().unwrap()[1].stream = Some((0, StreamId(0x10)));
+    platform.functions.as_mut().unwrap()[1].streams = vec![(0, StreamId(0x10))];
     assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, String::new()))]);
 }
 
