@@ -12,7 +12,7 @@
 //! Encodings whose effect the manual leaves open (a loaded base register with writeback, a pair into one register) aren't
 //! decoded either.
 //!
-//! Nothing here touches a register or memory: whoever emulates asks [`LoadStore::access`] with the values of the base and
+//! Nothing here touches a register or memory: whoever emulates asks [`LoadStore::at_fault`] with the values of the base and
 //! index registers, performs what [`LoadStore::registers`] names, and writes the base back afterwards.
 //!
 //! ```
@@ -28,8 +28,11 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+mod fault;
 #[cfg(test)]
 mod tests;
+
+pub use fault::{Fault, Mismatch};
 
 /// Which way data go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,11 @@ impl LoadStore {
     /// multiple of it.
     pub const fn bytes(&self) -> u64 {
         1 << self.log2_bytes
+    }
+
+    /// The bytes of all registers' data.
+    pub const fn total(&self) -> u64 {
+        self.bytes() << self.second.is_some() as u32
     }
 
     /// The registers with the data, in the order of their addresses.

@@ -4,7 +4,7 @@ mod table;
 
 use proptest::prelude::*;
 
-use crate::{Access, Bank, Direction, Extension, Index, LoadStore, Mode, Offset};
+use crate::{Access, Bank, Direction, Extension, Fault, Index, LoadStore, Mismatch, Mode, Offset};
 
 /// An access to one register's data.
 #[expect(clippy::too_many_arguments, reason = "a table's columns")]
@@ -96,6 +96,26 @@ fn a_load_extends_as_it_says() {
     assert_eq!(loaded(16, Extension::Zero, 7), 7);
 }
 
+#[test]
+fn what_did_not_fault_so_is_not_performed() {
+    // ldp x0, x1, [x2], #16; stp x0, x1, [x2], #16
+    let [load, store] = [0xa8c1_0440, 0xa881_0440].map(|word| LoadStore::decode(word).unwrap());
+    let at = |it: &LoadStore, base, write, address| it.at_fault(base, 0, Fault { write, address });
+    let good = Access { address: 0x1ff0, writeback: Some(0x2000) };
+    assert_eq!(at(&load, 0x1ff0, false, 0x1ff0), Ok(good));
+    assert_eq!(at(&load, 0x1ff0, false, 0x1fff), Ok(good), "the second register's last byte");
+    assert_eq!(at(&load, 0x1ff0, false, 0x2000), Err(Mismatch::Access), "past it");
+    assert_eq!(at(&load, 0x1ff0, false, 0x1fef), Err(Mismatch::Access), "before it");
+    assert_eq!(at(&load, 0x1ff0, true, 0x1ff0), Err(Mismatch::Access), "a store");
+    assert_eq!(at(&store, 0x1ff0, true, 0x1ff0), Ok(good));
+    assert_eq!(at(&load, 0x1ff8, false, 0x1ff8), Err(Mismatch::Access), "over the end of the page");
+    assert_eq!(at(&load, 0x1ff8, false, 0x2000), Err(Mismatch::Access), "from the page before");
+    assert_eq!(at(&load, 0x1f01, false, 0x1f01), Err(Mismatch::Misaligned));
+    let tagged = Access { address: 0x5a00_0000_0000_1f00, writeback: Some(0x5a00_0000_0000_1f10) };
+    assert_eq!(at(&load, tagged.address, false, 0x1f00), Ok(tagged), "a tag that the fault hasn't");
+    assert_eq!(at(&load, u64::MAX - 15, false, u64::MAX - 15).map(|access| access.writeback), Ok(Some(0)));
+}
+
 /// A pair in the way the manual draws it, from its fields.
 fn encode_pair(opc: u32, vector: bool, kind: u32, load: bool, imm7: i32, [t, t2, n]: [u32; 3]) -> u32 {
     opc << 30
@@ -134,6 +154,44 @@ proptest! {
             let access = it.access(base, index);
             prop_assert!(access.writeback.is_none_or(|moved| access.address == base || access.address == moved));
             it.loaded(value);
+        }
+    }
+
+    /// Whatever the instruction and the registers: what is performed lies in the page that faulted, the fault in it.
+    #[test]
+    fn nothing_leads_beyond_the_page_that_faulted(
+        class in 0usize..3, rest: u32, base: u64, index: u64, write: bool, distance in -2i64..34,
+    ) {
+        // Words of the large classes, or most would be none: pairs, unsigned offsets, the other forms.
+        let (fixed, mask) =
+            [(0x2800_0000, 0x3a00_0000), (0x3900_0000, 0x3b00_0000), (0x3800_0000, 0x3b00_0000)][class];
+        let Some(it) = LoadStore::decode(rest & !mask | fixed) else { return Ok(()) };
+        // Around the end of a page.
+        let aside = it.access(base, index).address.wrapping_sub(base);
+        let base = (base & !0xfff | 0xfc0 | base & 0x3f & !(it.bytes() - 1)).wrapping_sub(aside);
+        let fault = Fault { write, address: it.access(base, index).address.wrapping_add_signed(distance) };
+        let untagged = |address: u64| address & ((1 << 56) - 1);
+        match it.at_fault(base, index, fault) {
+            Ok(access) => {
+                prop_assert_eq!(access, it.access(base, index));
+                prop_assert_eq!(it.direction() == Direction::Store, write);
+                prop_assert_eq!(access.address % it.bytes(), 0);
+                for byte in 0..it.total() {
+                    let at = access.address.wrapping_add(byte);
+                    prop_assert_eq!(untagged(at) >> 12, untagged(fault.address) >> 12);
+                }
+                prop_assert!(0 <= distance && distance < it.total() as i64);
+            }
+            Err(_) => {
+                let address = it.access(base, index).address;
+                let within = address & 0xfff <= 0x1000 - it.total();
+                prop_assert!(
+                    (it.direction() == Direction::Store) != write
+                        || !(0..it.total() as i64).contains(&distance)
+                        || address % it.bytes() != 0
+                        || !within
+                );
+            }
         }
     }
 

@@ -2,15 +2,15 @@
 //! instruction says what they are.
 //!
 //! Another vCPU may change the code between the fault and the fetch. So what the instruction says is believed as far as the
-//! fault bears it out: the same direction, the faulting address among its own, all of it in the page that the processor has
-//! checked. Whatever it says, each byte goes the way of every trapped access, through the VM's own devices.
+//! fault bears it out (`LoadStore::at_fault`). Whatever it says, each byte goes the way of every trapped access, through the
+//! VM's own devices.
 
 use core::arch::asm;
 
 use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, PAGE_SIZE, VcpuId};
 use axvm_axdevice::Width;
-use axvm_loadstore::{Bank, Direction, LoadStore};
+use axvm_loadstore::{Bank, Direction, LoadStore, Mismatch};
 
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
@@ -41,34 +41,23 @@ pub enum Refused {
 /// An access is moved in pieces of at most eight bytes: two for each register of a pair of Q.
 const MOST_PIECES: usize = 4;
 
-/// What of an address is compared: with top byte ignore (TCR_EL1.TBI) FAR_EL2 may have the tag or not.
-const UNTAGGED: u64 = (1 << 56) - 1;
-
 /// Performs the access that faulted, and goes past its instruction.
 ///
 /// # Errors
 ///
 /// [`Refused`]; then neither the guest's registers nor a device has changed.
 pub fn access(vm: &Vm, vcpu: VcpuId, context: &mut Context, fault: &Fault) -> Result<(), Refused> {
-    let it = decode(vm, context, fault).ok_or(Refused::Instruction)?;
+    let it = decode(vm, context).ok_or(Refused::Instruction)?;
     let base = if it.base() == 31 { stack_pointer(context) } else { context.x(it.base().into()) };
-    let access = it.access(base, it.index().map_or(0, |index| context.x(index.into())));
-
-    let registers = it.registers().count() as u64;
-    let total = it.bytes() * registers;
-    if fault.far.wrapping_sub(access.address) & UNTAGGED >= total {
-        return Err(Refused::Instruction);
-    }
-    if access.address & (it.bytes() - 1) != 0 {
-        return Err(Refused::Misaligned);
-    }
-    let in_page = access.address & (PAGE_SIZE - 1);
-    if (access.address ^ fault.far) & UNTAGGED >= PAGE_SIZE || in_page + total > PAGE_SIZE {
-        return Err(Refused::Instruction);
-    }
-    let start = Gpa(fault.gpa.0 & !(PAGE_SIZE - 1) | in_page);
+    let index = it.index().map_or(0, |index| context.x(index.into()));
+    let cause = axvm_loadstore::Fault { write: fault.write, address: fault.far };
+    let access = it.at_fault(base, index, cause).map_err(|mismatch| match mismatch {
+        Mismatch::Access => Refused::Instruction,
+        Mismatch::Misaligned => Refused::Misaligned,
+    })?;
+    let start = Gpa(fault.gpa.0 & !(PAGE_SIZE - 1) | access.address & (PAGE_SIZE - 1));
     let width = Width::from_bytes(it.bytes().min(8)).ok_or(Refused::Instruction)?;
-    let pieces = (total / width.bytes()) as usize;
+    let pieces = (it.total() / width.bytes()) as usize;
     let piece = |number: usize| Gpa(start.0 + number as u64 * width.bytes());
     if let Some(outside) = (0..pieces).map(piece).find(|&gpa| !vm.answers(gpa, width)) {
         return Err(Refused::NoDevice(outside));
@@ -105,16 +94,15 @@ pub fn access(vm: &Vm, vcpu: VcpuId, context: &mut Context, fault: &Fault) -> Re
     Ok(())
 }
 
-/// The instruction at the guest's PC, if it is one that can have caused this fault.
-fn decode(vm: &Vm, context: &Context, fault: &Fault) -> Option<LoadStore> {
+/// The instruction at the guest's PC, if it is one that is served.
+fn decode(vm: &Vm, context: &Context) -> Option<LoadStore> {
     let pstate = context.frame.pstate;
     // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
     if pstate & 1 << 4 != 0 || is_big_endian(pstate) {
         return None;
     }
     let it = LoadStore::decode(fetch(vm, context.frame.pc)?)?;
-    let fits = (it.direction() == Direction::Store) == fault.write;
-    (fits && (it.bank() == Bank::General || may_use_vectors(pstate))).then_some(it)
+    (it.bank() == Bank::General || may_use_vectors(pstate)).then_some(it)
 }
 
 /// Reads an instruction as the guest would: its first stage translates, and what it translates to is RAM of the VM.
