@@ -8,6 +8,7 @@ use crate::{machine, println};
 mod cpu;
 mod dma;
 mod gic;
+mod interface;
 mod its;
 mod pci;
 mod raw;
@@ -52,6 +53,14 @@ pub const ALL: &[Attack] = &[
     ("trap-silence", trapped::silence),
     ("raw-clock", raw::clock),
     ("raw-pins", raw::pins),
+    // The CPU interface where interrupts are passthrough: what must work, then what must not reach further.
+    ("priority-mask", interface::priority_mask),
+    ("split-end", interface::split_end),
+    ("forged-spin", interface::forged_spin),
+    ("forged-sleep", interface::forged_sleep),
+    ("closed-sleep", interface::closed_sleep),
+    ("foreign-end", interface::foreign_end),
+    ("line-victim", interface::line_victim),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
     ("pause", pause),

@@ -2,4 +2,5 @@
 
 mod boot;
 mod el2;
+pub mod icc;
 pub mod machine;
