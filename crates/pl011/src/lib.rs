@@ -23,6 +23,7 @@ mod fifo;
 mod state;
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
@@ -44,6 +45,9 @@ pub struct Pl011 {
     output: Arc<dyn Transmit>,
     line: Arc<dyn InterruptLine>,
     irq: Intid,
+    /// Whether the output had no room for something. Only then does [`Pl011::pump`] want the lock, for which a guest that
+    /// polls the flag register would otherwise wait on every byte.
+    waiting: AtomicBool,
 }
 
 impl Pl011 {
@@ -52,7 +56,7 @@ impl Pl011 {
     /// `line` is called with the UART's lock held, so that levels arrive in the order in which they came about: it must
     /// not call the UART.
     pub fn new(output: Arc<dyn Transmit>, line: Arc<dyn InterruptLine>, irq: Intid) -> Self {
-        Self { state: Mutex::new(State::new()), output, line, irq }
+        Self { state: Mutex::new(State::new()), output, line, irq, waiting: AtomicBool::new(false) }
     }
 
     /// Puts as much of `input` as there is room for into the receive FIFO, and returns how many bytes that were. The rest
@@ -63,7 +67,9 @@ impl Pl011 {
 
     /// Offers the output what it had no room for.
     pub fn pump(&self) {
-        self.with(|state| state.drain(&*self.output));
+        if self.waiting.load(Ordering::SeqCst) {
+            self.with(|state| state.drain(&*self.output));
+        }
     }
 
     /// As after reset; what wasn't transmitted is lost.
@@ -81,6 +87,13 @@ impl Pl011 {
         let mut state = self.state.lock();
         let before = state.line();
         let result = change(&mut state);
+        if state.waits() && !self.waiting.swap(true, Ordering::SeqCst) {
+            // Whoever made room meanwhile may not have seen the mark.
+            state.drain(&*self.output);
+        }
+        if !state.waits() && self.waiting.load(Ordering::Relaxed) {
+            self.waiting.store(false, Ordering::Relaxed);
+        }
         let after = state.line();
         if before != after {
             self.line.set_level(self.irq, after);

@@ -48,6 +48,11 @@ impl State {
         self.lost
     }
 
+    /// Whether something waits in the transmit FIFO.
+    pub(crate) fn waits(&self) -> bool {
+        !self.tx.is_empty()
+    }
+
     /// UARTINTR: any interrupt behind its mask (2.8.6).
     pub(crate) fn line(&self) -> bool {
         self.ris & self.imsc != 0

@@ -12,6 +12,7 @@ use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
 use crate::{build, demo, guest, image, paths, say};
 
+mod count;
 mod goals;
 mod probe;
 
@@ -52,8 +53,14 @@ pub fn run(arch: &str, options: &Options) -> Result<u8> {
     let image = build::hypervisor(arch, &[])?;
     build::guests(arch)?;
     let bench = Bench { arch, tool: build::tool()?, image, quiet: options.json };
-    let figures = bench.figures()?;
-    let lines = goals::judge(goals::GOALS, &figures);
+    let mut figures = bench.figures()?;
+    if !options.short {
+        count::measure(&bench, &mut figures)?;
+    }
+    let mut lines = goals::judge(goals::GOALS, &figures);
+    if !options.short {
+        lines.extend(goals::judge_in(goals::LINUX_MODES, goals::LINUX, &figures));
+    }
     let mut result = json!({
         "arch": arch,
         "figures": figures,

@@ -36,6 +36,22 @@ pub fn prepare_kernel(arch: &str, series: Series) -> Result<()> {
     initramfs(&series.folder(arch), &kernel, &busybox, &payload::prepare()?)
 }
 
+/// Makes the initramfs of the guest whose instructions are counted: the demo's, and after it a second archive with what
+/// that guest does, which the kernel unpacks over it. The small guests must have been built.
+pub fn prepare_measuring(arch: &str) -> Result<()> {
+    let folder = Series::DEFAULT.folder(arch);
+    let read =
+        |path: PathBuf| std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
+    let program = read(paths::guest(arch).join("axvm-guest-measure.elf"))?;
+    let script = read(paths::root().join("guests/linux/measure.sh"))?;
+    let mut archive = cpio::Archive::new();
+    archive.file("bin/measure", 0o755, &program)?;
+    archive.file("measure.sh", 0o755, &script)?;
+    let mut bytes = read(folder.join("initrd.cpio.gz"))?;
+    bytes.extend(archive.finish()?);
+    paths::write_atomically(&folder.join("measure.cpio.gz"), &bytes)
+}
+
 /// The initramfs, made again when anything in it changed.
 fn initramfs(
     folder: &Path,

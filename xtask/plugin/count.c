@@ -1,0 +1,267 @@
+/*
+ * A plugin for QEMU's TCG that counts executed instructions: per CPU and exception level (aarch64).
+ *
+ *   -plugin count.so,out=FILE
+ *
+ * Software under test marks a moment by the instruction `hint #N`, N from 96 to 127: numbers that the architecture
+ * leaves to be no operation, and that every exception level may execute. Each mark, the first instruction at EL1, and
+ * the end append a line of JSON to FILE:
+ *
+ *   {"mark": 96, "cpu": 1, "cpus": [{"el": [EL0, EL1, EL2, EL3], "eret": N, "wfi": N}, ...]}
+ *
+ * "mark" is "guest" for the first instruction at EL1 and "end" at QEMU's end. "el" has instructions executed, one that
+ * faults and is repeated counts twice; "eret" has the returns from EL2, which are the exits of a guest; "wfi" the
+ * waits at EL0 and EL1.
+ *
+ * With profile=EL:FROM:TO the addresses that executed most at that level between two marks, or from the start where
+ * FROM is 0, follow at the end:
+ *
+ *   {"address": "0x40212345", "count": N}
+ *
+ * Build: cc -shared -fPIC -O2 -o count.so count.c. What is used of QEMU's interface (docs/devel/tcg-plugins.rst) is
+ * declared here, since Debian has no package of its header. Interface version 3, which QEMU 9.1 brought, or later.
+ */
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of QEMU and of GLib, which QEMU brings. */
+#define EXPORT __attribute__((visibility("default")))
+
+typedef uint64_t qemu_plugin_id_t;
+typedef struct qemu_info_t qemu_info_t;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+struct qemu_plugin_register;
+struct qemu_plugin_scoreboard;
+typedef struct { struct qemu_plugin_scoreboard *score; size_t offset; } qemu_plugin_u64;
+typedef struct { struct qemu_plugin_register *handle; const char *name; const char *feature; } qemu_plugin_reg_descriptor;
+typedef struct { char *data; unsigned len; } GArray;
+typedef struct { uint8_t *data; unsigned len; } GByteArray;
+enum { NO_REGISTERS, READS_REGISTERS };
+enum { INLINE_ADD };
+
+typedef void (*vcpu_cb)(qemu_plugin_id_t id, unsigned cpu);
+typedef void (*vcpu_data_cb)(unsigned cpu, void *data);
+void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t, vcpu_cb);
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
+void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, void *), void *);
+void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, vcpu_data_cb, int flags, void *data);
+void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn *, int op, qemu_plugin_u64, uint64_t);
+size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *, void *, size_t);
+struct qemu_plugin_scoreboard *qemu_plugin_scoreboard_new(size_t);
+uint64_t qemu_plugin_u64_get(qemu_plugin_u64, unsigned cpu);
+int qemu_plugin_num_vcpus(void);
+GArray *qemu_plugin_get_registers(void);
+int qemu_plugin_read_register(struct qemu_plugin_register *, GByteArray *);
+GArray *g_array_free(GArray *, int);
+GByteArray *g_byte_array_new(void);
+GByteArray *g_byte_array_free(GByteArray *, int);
+
+EXPORT int qemu_plugin_version = 3;
+
+/* Opcodes (Arm ARM C6.2). */
+#define HINT 0xd503201fu
+#define HINT_MASK 0xfffff01fu
+#define HINT_NUMBER(opcode) ((opcode) >> 5 & 0x7f)
+#define WFI 0xd503207fu
+#define ERET 0xd69f03e0u
+#define ERETAA 0xd69f0bffu
+#define ERETAB 0xd69f0fffu
+enum { FIRST_MARK = 96, SHOWN = 400 };
+
+struct counts { uint64_t el[4], eret, wfi; };
+
+static struct qemu_plugin_scoreboard *board;
+static struct qemu_plugin_register *pstate;
+static FILE *out;
+static bool guest_seen;
+/* CPUs translate in parallel. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The profile: a counter for each address of the level, found by hashing. */
+struct place { uint64_t address, count; };
+enum { PLACES = 1 << 20 };
+static int profiled = -1;
+static unsigned profile_from, profile_to;
+static struct place *places;
+static struct qemu_plugin_scoreboard *place_board;
+
+static qemu_plugin_u64 counter(size_t offset)
+{
+    return (qemu_plugin_u64){ board, offset };
+}
+
+static void show(const char *mark, int cpu)
+{
+    pthread_mutex_lock(&lock);
+    fprintf(out, "{\"mark\": %s, \"cpu\": %d, \"cpus\": [", mark, cpu);
+    int cpus = qemu_plugin_num_vcpus();
+    for (int i = 0; i < cpus; i++) {
+        fprintf(out, "%s{\"el\": [", i ? ", " : "");
+        for (size_t level = 0; level < 4; level++) {
+            size_t offset = offsetof(struct counts, el) + level * sizeof(uint64_t);
+            fprintf(out, "%s%" PRIu64, level ? ", " : "", qemu_plugin_u64_get(counter(offset), i));
+        }
+        fprintf(out, "], \"eret\": %" PRIu64 ", \"wfi\": %" PRIu64 "}",
+                qemu_plugin_u64_get(counter(offsetof(struct counts, eret)), i),
+                qemu_plugin_u64_get(counter(offsetof(struct counts, wfi)), i));
+    }
+    fprintf(out, "]}\n");
+    fflush(out);
+    pthread_mutex_unlock(&lock);
+}
+
+static uint64_t executed(size_t place)
+{
+    qemu_plugin_u64 at = { place_board, place * sizeof(uint64_t) };
+    uint64_t sum = 0;
+    for (int cpu = 0; cpu < qemu_plugin_num_vcpus(); cpu++)
+        sum += qemu_plugin_u64_get(at, cpu);
+    return sum;
+}
+
+/* At the first mark `count` is made what ran before, at the second what ran between them. Each counts once. */
+static void profile_mark(unsigned *mark)
+{
+    *mark = 0;
+    pthread_mutex_lock(&lock);
+    for (size_t at = 0; at < PLACES; at++)
+        if (places[at].address)
+            places[at].count = executed(at) - places[at].count;
+    pthread_mutex_unlock(&lock);
+}
+
+static void profile(struct qemu_plugin_insn *insn, uint64_t address)
+{
+    size_t at = (address >> 2) * 0x9e3779b97f4a7c15u >> 44;
+    pthread_mutex_lock(&lock);
+    for (size_t tried = 0; places[at].address && places[at].address != address; tried++) {
+        if (tried == PLACES) {
+            pthread_mutex_unlock(&lock);
+            return;
+        }
+        at = (at + 1) % PLACES;
+    }
+    places[at].address = address;
+    pthread_mutex_unlock(&lock);
+    qemu_plugin_u64 count = { place_board, at * sizeof(uint64_t) };
+    qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, count, 1);
+}
+
+static int by_count(const void *a, const void *b)
+{
+    uint64_t left = ((const struct place *)a)->count, right = ((const struct place *)b)->count;
+    return left < right ? 1 : left > right ? -1 : 0;
+}
+
+static void marked(unsigned cpu, void *data)
+{
+    char mark[8];
+    uintptr_t number = (uintptr_t)data;
+    snprintf(mark, sizeof mark, "%u", (unsigned)number);
+    show(mark, (int)cpu);
+    if (places && number == profile_from)
+        profile_mark(&profile_from);
+    else if (places && number == profile_to)
+        profile_mark(&profile_to);
+}
+
+/* The level at which a block is being translated for the CPU that is about to run it: PSTATE.EL, where the register
+ * that debuggers call cpsr has it. Blocks of different levels are translated apart. */
+static unsigned level_now(void)
+{
+    GByteArray *bytes = g_byte_array_new();
+    qemu_plugin_read_register(pstate, bytes);
+    unsigned level = bytes->len ? bytes->data[0] >> 2 & 3 : 0;
+    g_byte_array_free(bytes, 1);
+    return level;
+}
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
+{
+    (void)id;
+    if (!pstate)
+        return;
+    unsigned level = level_now();
+    if (level == 1 && !__atomic_exchange_n(&guest_seen, true, __ATOMIC_RELAXED))
+        show("\"guest\"", -1);
+    qemu_plugin_u64 count = counter(offsetof(struct counts, el) + level * sizeof(uint64_t));
+    for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++) {
+        struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
+        uint32_t opcode = 0;
+        qemu_plugin_insn_data(insn, &opcode, sizeof opcode);
+        qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, count, 1);
+        if (level == 2 && (opcode == ERET || opcode == ERETAA || opcode == ERETAB))
+            qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+                insn, INLINE_ADD, counter(offsetof(struct counts, eret)), 1);
+        if (level < 2 && opcode == WFI)
+            qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+                insn, INLINE_ADD, counter(offsetof(struct counts, wfi)), 1);
+        if ((opcode & HINT_MASK) == HINT && HINT_NUMBER(opcode) >= FIRST_MARK)
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, NO_REGISTERS,
+                                                   (void *)(uintptr_t)HINT_NUMBER(opcode));
+        if ((int)level == profiled)
+            profile(insn, qemu_plugin_insn_vaddr(insn));
+    }
+}
+
+static void started(qemu_plugin_id_t id, unsigned cpu)
+{
+    (void)id;
+    (void)cpu;
+    GArray *registers = qemu_plugin_get_registers();
+    const qemu_plugin_reg_descriptor *found = (const void *)registers->data;
+    for (unsigned i = 0; !pstate && i < registers->len; i++)
+        if (!strcmp(found[i].name, "cpsr"))
+            pstate = found[i].handle;
+    g_array_free(registers, 1);
+}
+
+static void ended(qemu_plugin_id_t id, void *data)
+{
+    (void)id;
+    (void)data;
+    show("\"end\"", -1);
+    if (places) {
+        qsort(places, PLACES, sizeof *places, by_count);
+        for (size_t at = 0; at < SHOWN && places[at].count; at++)
+            fprintf(out, "{\"address\": \"%#" PRIx64 "\", \"count\": %" PRIu64 "}\n", places[at].address,
+                    places[at].count);
+    }
+    fclose(out);
+}
+
+EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int count, char **arguments)
+{
+    (void)info;
+    const char *path = NULL;
+    for (int i = 0; i < count; i++) {
+        if (!strncmp(arguments[i], "out=", 4))
+            path = arguments[i] + 4;
+        else
+            sscanf(arguments[i], "profile=%d:%u:%u", &profiled, &profile_from, &profile_to);
+    }
+    out = path ? fopen(path, "w") : NULL;
+    if (!out) {
+        fprintf(stderr, "count: out=FILE is missing or can't be written\n");
+        return 1;
+    }
+    board = qemu_plugin_scoreboard_new(sizeof(struct counts));
+    if (profiled >= 0) {
+        places = calloc(PLACES, sizeof *places);
+        place_board = qemu_plugin_scoreboard_new(PLACES * sizeof(uint64_t));
+    }
+    qemu_plugin_register_vcpu_init_cb(id, started);
+    qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+    qemu_plugin_register_atexit_cb(id, ended, NULL);
+    return 0;
+}
