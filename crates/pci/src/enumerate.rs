@@ -11,7 +11,7 @@ use crate::spec::express::{self, PortType};
 use crate::spec::extended::{self, Acs};
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi, power};
-use crate::{assign, bars, capabilities};
+use crate::{assign, bars, capabilities, virtio};
 
 /// The bridges on bridges that are followed; buses deeper than that stay closed.
 const MAX_DEPTH: u8 = 16;
@@ -64,6 +64,9 @@ pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<
     functions.sort_by_key(|function| function.address);
     add_bus_resets(&mut functions);
     assign::assign(config, host, &mut functions);
+    for function in &mut functions {
+        function.virtio = virtio::examine(config, function);
+    }
     functions
 }
 
@@ -166,6 +169,7 @@ fn inspect<C: ConfigSpace + ?Sized>(
         msix: of(capability::MSIX).map(|offset| capabilities::msix(registers, offset)),
         msi_vectors: of(capability::MSI).map(|offset| capabilities::msi_vectors(registers, offset)),
         interrupt_pin: if pin <= 4 { pin } else { 0 },
+        virtio: None,
         resets: Vec::new(),
         capabilities,
         extended_capabilities,

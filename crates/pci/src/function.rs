@@ -40,6 +40,8 @@ pub struct Function {
     pub msi_vectors: Option<u8>,
     /// The interrupt pin, 1 to 4, or 0.
     pub interrupt_pin: u8,
+    /// What it says of its DMA, if it is a virtio device.
+    pub virtio: Option<Virtio>,
     /// How it can be reset, best first. Empty: not at all.
     pub resets: Vec<ResetMethod>,
 }
@@ -118,6 +120,19 @@ pub struct MsiX {
     pub table: (u8, u32),
     /// The BAR and the offset in it of the pending bits.
     pub pending: (u8, u32),
+}
+
+/// What a virtio device says of its DMA (Virtio 1.2, 6: VIRTIO_F_ACCESS_PLATFORM).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Virtio {
+    /// It accesses memory as the platform says: by way of the IOMMU.
+    Platform,
+    /// It doesn't offer that: its DMA may pass the IOMMU by.
+    Past,
+    /// It has the legacy interface, which knows nothing of it.
+    Legacy,
+    /// It doesn't answer as a virtio device should.
+    Unknown,
 }
 
 /// How a function is brought back to its state after power-on.

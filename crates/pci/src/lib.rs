@@ -30,13 +30,14 @@ mod group;
 mod path;
 mod reset;
 pub mod spec;
+mod virtio;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::{ConfigSpace, Registers, Width};
 pub use enumerate::{HostBridge, Space, Window, enumerate};
-pub use function::{Bar, BarKind, Function, MsiX, ResetMethod};
+pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
 pub use group::groups;
 pub use path::{Forwarding, bridges_above, requester_ids};
 pub use reset::{Kept, ResetError, quarantine, reset};

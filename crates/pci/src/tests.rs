@@ -13,8 +13,8 @@ use crate::spec::extended::Acs;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi};
 use crate::{
-    BarKind, ConfigSpace, Forwarding, Function, HostBridge, ResetError, ResetMethod, Space, Width, Window,
-    bridges_above, enumerate, groups, quarantine, requester_ids, reset,
+    BarKind, ConfigSpace, Forwarding, Function, HostBridge, ResetError, ResetMethod, Space, Virtio, Width,
+    Window, bridges_above, enumerate, groups, quarantine, requester_ids, reset,
 };
 
 const ISOLATION: u16 = Acs::ISOLATION.bits();
@@ -309,6 +309,35 @@ fn a_bus_reset_brings_back_every_function_on_the_bus() {
     bus.function(other.address, |fake| fake.silence_us = u64::MAX / 2);
     let lost = ResetError::Lost { function: other.address, method: ResetMethod::SecondaryBus };
     assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &|us| bus.delay(us)), Err(lost));
+}
+
+#[test]
+fn virtio_devices_say_whether_their_dma_passes_the_iommu() {
+    let transitional = FakeFunction::new(0x1af4, 0x1001, 0x01_00_00).virtio(4, 1 << 32 | 1 << 33);
+    let elsewhere = FakeFunction::new(0x1af4, 0x1110, 0x05_00_00);
+    let misplaced =
+        FakeFunction::new(0x1af4, 0x1042, 0x01_00_00).bar(4, 0x20, 0).virtio(4, 1 << 32 | 1 << 33);
+    let bus = FakeBus::new(0, 0)
+        .with(1, 0, FakeFunction::virtio_disk(1 << 32 | 1 << 33))
+        .with(2, 0, FakeFunction::virtio_disk(1 << 32 | 0xffff))
+        .with(3, 0, FakeFunction::virtio_disk(1 << 1))
+        .with(4, 0, transitional)
+        .with(5, 0, elsewhere)
+        .with(6, 0, FakeFunction::accelerator())
+        .with(7, 0, misplaced)
+        .with(8, 0, FakeFunction::nvme());
+    let functions = enumerate(&bus, &board());
+    let said: Vec<_> = functions.iter().map(|function| function.virtio).collect();
+    let (legacy, unknown) = (Some(Virtio::Legacy), Some(Virtio::Unknown));
+    assert_eq!(
+        said,
+        [Some(Virtio::Platform), Some(Virtio::Past), legacy, legacy, None, unknown, unknown, None]
+    );
+    for device in 1..4 {
+        assert_eq!(command(&bus, at(0, device, 0)), Command::INTX_DISABLE);
+        let status = bus.function(at(0, device, 0), |fake| fake.virtio_status());
+        assert_eq!(status, Some(Some(0)), "it was reset");
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ fn function(address: PciAddress, parent: Option<PciAddress>, pin: u8) -> Functio
         msix: None,
         msi_vectors: None,
         interrupt_pin: pin,
+        virtio: None,
         resets: vec![],
     }
 }

@@ -16,7 +16,8 @@ pub mod payload;
 pub use debian::Series;
 
 /// Modules that the demo's devices need; what these need is found from the modules themselves.
-const MODULES: &[&str] = &["crc32c_generic", "ext4", "nvme", "e1000e", "igb"];
+const MODULES: &[&str] =
+    &["crc32c_generic", "ext4", "nvme", "e1000e", "igb", "virtio_pci", "virtio_net", "virtio_blk"];
 
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
 const BUILDER: &str = "2";

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use axvm_addr::{ItsDeviceId, PciAddress, StreamId};
-use axvm_pci::{BarKind, Function};
+use axvm_pci::{BarKind, Function, Virtio};
 use axvm_platform::model::{IdMapping, PciDevice, PciHost};
 
 use super::board::Board;
@@ -14,9 +14,6 @@ use super::findings::{Bytes, DeviceRef, Findings};
 use super::given::{Hardware, Kind, Thing, check_spi};
 use super::model::MsiPlan;
 use crate::problem::Rule;
-
-/// The vendor id of virtio devices (Virtio 1.2, 4.1.2).
-const VIRTIO: u16 = 0x1af4;
 
 /// The base class of bridges (PCI Code and ID Assignment 1.11, 1.7).
 const BRIDGES: u32 = 0x06;
@@ -160,7 +157,7 @@ fn is_bridge(function: &Function) -> bool {
     function.bridge || function.class >> 16 == BRIDGES
 }
 
-/// Whether it is of a kind that can be given; some can't yet.
+/// Whether it is of a kind that can be given.
 fn check_kind(reference: DeviceRef<'_>, function: &Function, findings: &mut Findings) -> bool {
     let mut unsupported = |what: fmt::Arguments<'_>| {
         findings.device(reference, "pci", Rule::DeviceUnsupported, what);
@@ -171,12 +168,29 @@ fn check_kind(reference: DeviceRef<'_>, function: &Function, findings: &mut Find
             "it is a bridge: bridges stay the hypervisor's; give the functions behind it"
         ));
     }
-    if function.vendor == VIRTIO {
-        return unsupported(format_args!(
-            "it is a virtio device (1af4): these can't be given yet; use a real device's model (nvme, e1000e, igb)"
-        ));
-    }
-    true
+    check_virtio(reference, function, findings)
+}
+
+/// A virtio device may be software that reaches memory past the IOMMU: it must say that it doesn't.
+fn check_virtio(reference: DeviceRef<'_>, function: &Function, findings: &mut Findings) -> bool {
+    let what = match function.virtio {
+        None | Some(Virtio::Platform) => return true,
+        Some(Virtio::Past) => "doesn't offer VIRTIO_F_ACCESS_PLATFORM",
+        Some(Virtio::Legacy) => {
+            "has the legacy interface (it is legacy or transitional), which knows nothing of IOMMUs"
+        }
+        Some(Virtio::Unknown) => "doesn't say whether it offers VIRTIO_F_ACCESS_PLATFORM",
+    };
+    findings.device(
+        reference,
+        "pci",
+        Rule::Dma,
+        format_args!(
+            "it is a virtio device that {what}: its DMA may pass the IOMMU by, so it can't be confined (QEMU: add \
+             `iommu_platform=on,disable-legacy=on` to its -device)"
+        ),
+    );
+    false
 }
 
 /// Every memory BAR must have found room when the host assigned addresses.

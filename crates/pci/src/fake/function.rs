@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use crate::config::Width;
 use crate::spec::express::{self, DeviceControl};
-use crate::spec::{EXTENDED_SIZE, capability, extended, header, msi, power};
+use crate::spec::{EXTENDED_SIZE, capability, extended, header, msi, power, virtio};
 
 const SIZE: usize = EXTENDED_SIZE as usize;
 
@@ -28,6 +28,16 @@ pub struct FakeFunction {
     /// How long it is silent after a reset.
     pub silence_us: u64,
     silent_until: u64,
+    virtio: Option<FakeVirtio>,
+}
+
+/// The registers of a virtio device, behind its window in config space.
+#[derive(Clone)]
+struct FakeVirtio {
+    window: u16,
+    features: u64,
+    select: u32,
+    status: u32,
 }
 
 impl FakeFunction {
@@ -47,6 +57,7 @@ impl FakeFunction {
             resets: 0,
             silence_us: 0,
             silent_until: 0,
+            virtio: None,
         };
         new.set(header::VENDOR, Width::B2, vendor.into());
         new.set(header::DEVICE, Width::B2, device.into());
@@ -171,6 +182,32 @@ impl FakeFunction {
         self
     }
 
+    /// Adds what a virtio device has: common configuration in this BAR, and the window on it.
+    pub fn virtio(mut self, bar: u8, features: u64) -> Self {
+        let common = self.capability(capability::VENDOR, virtio::SIZE);
+        self.set(common + 2, Width::B2, u32::from(virtio::SIZE) | u32::from(virtio::COMMON) << 8);
+        self.set(common + virtio::BAR, Width::B1, bar.into());
+        self.set(common + virtio::LENGTH, Width::B4, virtio::COMMON_SIZE);
+        let window = self.capability(capability::VENDOR, virtio::ACCESS_SIZE);
+        self.set(window + 2, Width::B2, u32::from(virtio::ACCESS_SIZE) | u32::from(virtio::ACCESS) << 8);
+        self.allow(window + virtio::BAR, Width::B1, 0xff);
+        self.allow(window + virtio::OFFSET, Width::B4, u32::MAX);
+        self.allow(window + virtio::LENGTH, Width::B4, u32::MAX);
+        self.virtio = Some(FakeVirtio { window, features, select: 0, status: 0xf });
+        self
+    }
+
+    /// The status of the virtio device.
+    pub fn virtio_status(&self) -> Option<u32> {
+        self.virtio.as_ref().map(|device| device.status)
+    }
+
+    /// The virtio register that the window shows now.
+    fn aimed(&self) -> (u32, u32) {
+        let window = self.virtio.as_ref().map_or(0, |device| device.window);
+        (self.get(window + virtio::OFFSET, Width::B4), self.get(window + virtio::LENGTH, Width::B4))
+    }
+
     /// Adds MSI-X.
     pub fn msix(mut self, vectors: u16, table: (u8, u32), pending: (u8, u32)) -> Self {
         let offset = self.capability(capability::MSIX, msi::MSIX_SIZE);
@@ -260,12 +297,34 @@ impl FakeFunction {
     }
 
     pub(super) fn read(&mut self, offset: u16, width: Width, now: u64) -> u32 {
-        if now < self.silent_until { width.mask() as u32 } else { self.get(offset, width) }
+        if now < self.silent_until {
+            return width.mask() as u32;
+        }
+        if let Some(device) = self.virtio.as_ref().filter(|device| offset == device.window + virtio::DATA) {
+            let decodes = self.get(header::COMMAND, Width::B2) & 2 != 0;
+            return match self.aimed() {
+                _ if !decodes => u32::MAX & width.mask() as u32,
+                (virtio::FEATURE_SELECT, 4) => device.select,
+                (virtio::FEATURES, 4) => (device.features >> (32 * device.select)) as u32,
+                (virtio::STATUS, 1) => device.status,
+                _ => 0,
+            };
+        }
+        self.get(offset, width)
     }
 
     pub(super) fn write(&mut self, offset: u16, width: Width, value: u32, now: u64) {
         self.initial.get_or_insert_with(|| self.value.clone());
         if now < self.silent_until {
+            return;
+        }
+        let aimed = self.aimed();
+        if let Some(device) = self.virtio.as_mut().filter(|device| offset == device.window + virtio::DATA) {
+            match aimed {
+                (virtio::FEATURE_SELECT, 4) => device.select = value & 1,
+                (virtio::STATUS, 1) => device.status = value,
+                _ => {}
+            }
             return;
         }
         let was_d3 = self.state() == Some(power::D3HOT);

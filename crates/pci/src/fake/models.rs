@@ -74,6 +74,16 @@ impl FakeFunction {
             .loose_extended(extended::VENDOR, 0x20)
     }
 
+    /// A virtio disk with these features; behind a port it has an Express capability.
+    pub fn virtio_disk(features: u64) -> Self {
+        Self::new(0x1af4, 0x1042, 0x01_00_00)
+            .bar(1, 0x1000, 0)
+            .bar(4, 0x4000, 0b1100)
+            .pin(1)
+            .msix(2, (1, 0), (1, 0x800))
+            .virtio(4, features)
+    }
+
     /// A root port; its ACS is capable of these bits, 0: it has none.
     pub fn root_port(acs: u16) -> Self {
         let new = Self::new(0x1b36, 0x000c, 0x06_04_00).bridge().pin(1).express(4, false);

@@ -8,6 +8,7 @@ pub mod extended;
 pub mod header;
 pub mod msi;
 pub mod power;
+pub mod virtio;
 
 /// The size of a function's config space where its bus has only the conventional part (PCI 6.1).
 pub const CONVENTIONAL_SIZE: u16 = 0x100;

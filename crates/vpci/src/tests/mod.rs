@@ -4,6 +4,7 @@ mod config;
 mod decode;
 mod property;
 mod reset;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

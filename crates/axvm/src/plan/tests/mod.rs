@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
 use axvm_pci::spec::express::PortType;
-use axvm_pci::{Bar, BarKind, Function, MsiX, ResetMethod};
+use axvm_pci::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::model::{
@@ -50,6 +50,7 @@ pub(super) fn endpoint(device: u8, function: u8) -> Function {
         msix: Some(MsiX { offset: 0x40, vectors: 65, table: (0, 0x2000), pending: (0, 0x3000) }),
         msi_vectors: None,
         interrupt_pin: 1,
+        virtio: None,
         resets: vec![ResetMethod::FunctionLevel, ResetMethod::PowerState],
     }
 }

@@ -213,18 +213,23 @@ fn a_function_outside_the_iommu_is_refused() {
 }
 
 #[test]
-fn bridges_and_virtio_are_refused() {
-    let mut virtio = endpoint(1, 0);
-    virtio.vendor = 0x1af4;
-    let platform = with_functions(vec![virtio, port(4)], &[0, 1]);
-    for address in [address(1, 0), address(4, 0)] {
-        let device = Device::Pci { address, without_reset: false };
-        assert_eq!(
-            refusals(&given(device), &platform),
-            [(Rule::DeviceUnsupported, of_device("pci"))],
-            "{address}"
-        );
+fn bridges_stay_the_hypervisors() {
+    let platform = with_functions(vec![port(4)], &[0]);
+    assert_eq!(refusals(&given(pci(4, 0)), &platform), [(Rule::DeviceUnsupported, of_device("pci"))]);
+}
+
+#[test]
+fn virtio_devices_are_given_if_they_say_that_the_iommu_is_on_their_way() {
+    for (device, said) in [Virtio::Past, Virtio::Legacy, Virtio::Unknown].into_iter().enumerate() {
+        let virtio = Function { virtio: Some(said), ..endpoint(device as u8 + 1, 0) };
+        let file = given(pci(device as u8 + 1, 0));
+        let platform = with_functions(vec![virtio], &[0]);
+        assert_eq!(refusals(&file, &platform), [(Rule::Dma, of_device("pci"))]);
+        let line = &lines(&file, &platform)[0];
+        assert!(line.contains("iommu_platform=on,disable-legacy=on"), "{line}");
     }
+    let virtio = Function { virtio: Some(Virtio::Platform), ..endpoint(1, 0) };
+    planned(&given(pci(1, 0)), &with_functions(vec![virtio], &[0]));
 }
 
 #[test]
