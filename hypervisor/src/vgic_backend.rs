@@ -122,7 +122,7 @@ impl Backend for GicBackend {
 
     fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid) {
         if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get)
-            && sgi != gic::KICK
+            && gic::reserved_sgis() >> (sgi.0 & 0xf) & 1 == 0
         {
             gic::raise_sgi(cpu.mpidr, sgi);
         }

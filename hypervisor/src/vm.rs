@@ -663,6 +663,6 @@ fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
             // LPIs delivered directly have the guest's numbers in hardware, and these are set apart for them.
             lpi_id_bits: if direct { GUEST_LPI_ID_BITS } else { 16 },
         }),
-        direct: direct.then_some(axvm_vgic::Direct { reserved_sgi: gic::KICK }),
+        direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: gic::reserved_sgis() }),
     }
 }

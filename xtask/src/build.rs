@@ -11,6 +11,9 @@ use crate::{image, paths, process, say};
 /// The hypervisor's package.
 pub const HYPERVISOR: &str = "axvm-hypervisor";
 
+/// The package of the firmware from which tests start on a board with a secure world.
+const FIRMWARE: &str = "axvm-test-firmware";
+
 /// The workspace as cargo knows it.
 pub fn metadata() -> Result<Value> {
     let mut cargo = toolchain::host("metadata");
@@ -68,13 +71,18 @@ pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Builds the small guests; their ELF files lie beside the other guest's files.
+/// Builds the small guests, whose ELF files lie beside the other guest's files, and the tests' firmware.
 pub fn guests(arch: &str) -> Result<()> {
     for name in bare_metal_programs(&metadata()?)? {
         if name == HYPERVISOR {
             continue;
         }
         let bytes = std::fs::read(elf(arch, &name, &[])?)?;
+        if name == FIRMWARE {
+            // QEMU puts firmware into its flash as it is.
+            paths::write_atomically(&paths::test_firmware(arch), &image::flatten(&bytes)?)?;
+            continue;
+        }
         paths::write_atomically(&paths::guest(arch).join(format!("{name}.elf")), &bytes)?;
     }
     Ok(())

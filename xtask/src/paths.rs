@@ -34,6 +34,11 @@ pub fn test_image(arch: &str) -> PathBuf {
     hypervisor_image(arch).with_file_name("axvm-hypervisor-unprotected.bin")
 }
 
+/// The firmware from which tests start on a board with a secure world.
+pub fn test_firmware(arch: &str) -> PathBuf {
+    hypervisor_image(arch).with_file_name("axvm-test-firmware.bin")
+}
+
 /// Logs of everything that xtask starts.
 pub fn logs() -> PathBuf {
     target().join("logs")

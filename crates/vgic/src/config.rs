@@ -61,9 +61,9 @@ pub struct ItsConfig {
 /// and active states are the hardware's. List registers aren't used. Only group 1 is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direct {
-    /// The SGI by which the hypervisor calls a CPU: it doesn't exist for the guest, as one of the secure world
-    /// wouldn't.
-    pub reserved_sgi: Intid,
+    /// The SGIs that don't exist for the guest, a bit each: the one by which the hypervisor calls a CPU, and those
+    /// that the secure world keeps.
+    pub reserved_sgis: u16,
 }
 
 /// A VM's virtual GIC.

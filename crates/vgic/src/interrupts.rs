@@ -151,7 +151,7 @@ impl Interrupts {
                 }
                 if let Some(direct) = self.direct {
                     match kind {
-                        Kind::Sgi if intid != direct.reserved_sgi => irq.host = Some(intid),
+                        Kind::Sgi if direct.reserved_sgis >> intid.0 & 1 == 0 => irq.host = Some(intid),
                         Kind::Ppi if irq.host.is_some() => {}
                         _ => irq.kind = Kind::Absent,
                     }

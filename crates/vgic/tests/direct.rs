@@ -14,7 +14,7 @@ const RESERVED: u32 = 15;
 /// Two vCPUs, a device's line 40 and an emulated device's line 41.
 fn direct() -> VgicConfig {
     let lines = vec![line(40, Some(40), false), line(41, None, false)];
-    VgicConfig { direct: Some(Direct { reserved_sgi: Intid(RESERVED) }), ..config(2, lines, 4) }
+    VgicConfig { direct: Some(Direct { reserved_sgis: 1 << RESERVED }), ..config(2, lines, 4) }
 }
 
 fn spi(bench: &Bench, host: u32) -> Physical {

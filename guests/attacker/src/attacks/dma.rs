@@ -5,7 +5,7 @@ use alloc::string::String;
 
 use crate::board::Board;
 use crate::edu::{CHUNK, Edu};
-use crate::machine::{Fault, load64, store64};
+use crate::machine::{Fault, frequency, load64, mask_everything, now, store64};
 
 /// Patterns that no memory has by itself.
 const PATTERN: u64 = 0x4158_564d_2041_5454;
@@ -100,4 +100,17 @@ pub fn gone(board: &Board) -> String {
     } else {
         "blocked: the device is off the bus".into()
     }
+}
+
+/// Breaks the rules on a CPU that nothing can interrupt, and keeps the CPU busy: whoever wants to stop it has to take it.
+pub fn hold_core(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    with_edu(board, |edu| {
+        mask_everything();
+        edu.write(target)?;
+        let start = now();
+        // Far longer than it takes to be stopped.
+        while now() - start < frequency() * 1000 {}
+        Ok("succeeded: nobody took the CPU".into())
+    })
 }

@@ -26,6 +26,7 @@ pub const ALL: &[Attack] = &[
     ("edu-dma-write", dma::write),
     ("edu-dma-flood", dma::flood),
     ("edu-dma-gone", dma::gone),
+    ("edu-dma-hold-core", dma::hold_core),
     // The virtual host bridge.
     ("config-poke", pci::config_poke),
     ("config-identity", pci::config_identity),

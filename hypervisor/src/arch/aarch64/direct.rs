@@ -7,7 +7,7 @@
 //!
 //! **How the hypervisor gets its CPU back.** Three ways together, none of which asks the guest:
 //!
-//! - the call ([`gic::KICK`]) is of Group 0 where there is one, which IMO=0 doesn't give away. It is of the highest priority, and
+//! - the call ([`gic::call_sgi`]) is of Group 0 where there is one, which IMO=0 doesn't give away. It is of the highest priority, and
 //!   nothing of the guest's reaches the upper half of priorities ([`gic::guest_priority`]);
 //! - a guest can still forge an active priority of that half, by a write to ICC_AP1R0_EL1, which nothing traps but TALL1, and that
 //!   traps the acknowledgement of every interrupt as well. So whoever stops a VM also revokes its second stage

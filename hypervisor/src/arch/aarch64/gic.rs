@@ -5,12 +5,12 @@
 //! deactivates it (list registers with the hardware bit) or the hypervisor does. On a CPU of a VM in passthrough mode Group 1 is the
 //! guest's (`direct.rs`).
 //!
-//! The one is [`KICK`], by which CPUs call each other. Where there is a single security state (GICD_CTLR.DS=1: no EL3, or one that
+//! The one is [`call_sgi`], by which CPUs call each other. Where there is a single security state (GICD_CTLR.DS=1: no EL3, or one that
 //! gave Group 0 away) it is Group 0, which is taken at EL2 whatever the guest has set up, and of the highest priority. Otherwise
 //! Group 0 is the secure world's, and the call is Group 1 like the rest.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
@@ -33,6 +33,8 @@ mod gicd {
     pub const IPRIORITYR: u64 = 0x0400;
     pub const ICFGR: u64 = 0x0c00;
     pub const IROUTER: u64 = 0x6000;
+    /// Affinity routing of what the software that reads it has (CTLR).
+    pub const ARE: u32 = 1 << 4;
     /// Register write pending (CTLR).
     pub const RWP: u32 = 1 << 31;
     /// A single security state (CTLR); reads as zero for non-secure software where there are two.
@@ -57,11 +59,8 @@ pub const PRIORITY: u8 = 0xa0;
 /// How often a register is read for a bit that hardware changes within microseconds.
 const PATIENCE: usize = 1_000_000;
 
-/// The SGI by which CPUs call each other. The highest: software that knows of a secure world leaves 8 to 15 to it.
-pub const KICK: Intid = Intid(15);
-
-/// The priority of [`KICK`]: the highest.
-const KICK_PRIORITY: u8 = 0;
+/// The priority of [`call_sgi`]: the highest.
+const CALL_PRIORITY: u8 = 0;
 
 /// Whether Group 0 is the hypervisor's. Set once, before other CPUs start.
 static SINGLE_SECURITY: AtomicBool = AtomicBool::new(false);
@@ -71,10 +70,24 @@ pub fn single_security() -> bool {
     SINGLE_SECURITY.load(Ordering::Relaxed)
 }
 
+/// The SGIs that the secure world, if there is one, leaves to others: a bit each. Set once, before other CPUs start.
+static OWN_SGIS: AtomicU16 = AtomicU16::new(u16::MAX);
+
+/// The SGI by which CPUs call each other: the last one that is not the secure world's. Firmware commonly keeps 8 to 15, as Arm
+/// recommends (IHI 0069, 2.2.1).
+pub fn call_sgi() -> Intid {
+    Intid(OWN_SGIS.load(Ordering::Relaxed).checked_ilog2().unwrap_or_default())
+}
+
+/// The SGIs that are no guest's, a bit each: [`call_sgi`], and those that the secure world keeps.
+pub fn reserved_sgis() -> u16 {
+    !OWN_SGIS.load(Ordering::Relaxed) | 1 << call_sgi().0
+}
+
 /// The physical priority of what a guest takes itself, for the priority that it asked for.
 ///
 /// With two security states the hardware shifts what non-secure software writes into the lower half (IHI 0069, 4.8.6). With one the
-/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`KICK`] out.
+/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`call_sgi`] out.
 pub fn guest_priority(asked: u8) -> u8 {
     if single_security() { 0x80 | asked >> 1 } else { asked }
 }
@@ -96,6 +109,9 @@ pub enum GicError {
     /// LPIs were left on by firmware, and the GIC doesn't let them be turned off.
     #[error("LPIs were left enabled by firmware on CPU {0}, and this GIC can't turn them off")]
     LpisLeftOn(CpuId),
+    /// The secure world keeps the SGI by which CPUs call each other.
+    #[error("the firmware leaves CPU {0} no interrupt by which other CPUs can call it")]
+    NoCall(CpuId),
     /// No memory for a table.
     #[error("no memory for the GIC's tables")]
     NoMemory,
@@ -127,7 +143,8 @@ impl PhysicalGic {
     pub unsafe fn new(gic: &Gic, cpus: &[u64]) -> Result<Self, GicError> {
         // SAFETY: by the caller's promise.
         let distributor = unsafe { Mmio::new(gic.distributor) };
-        distributor.write32(gicd::CTLR, 0);
+        // Affinity routing, once on, must stay on (IHI 0069, 12.9.4, ARE_NS); firmware may have turned it on.
+        distributor.write32(gicd::CTLR, distributor.read32(gicd::CTLR) & gicd::ARE);
         let lines = ((distributor.read32(gicd::TYPER) & 0x1f) + 1) * 32;
         for word in 1..u64::from(lines / 32) {
             distributor.write32(gicd::ICENABLER + word * 4, u32::MAX);
@@ -141,11 +158,11 @@ impl PhysicalGic {
         wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
         // ARE (bit 4; with a single security state also the non-secure copy in bit 5), then Group 1. In the non-secure view of two
         // security states bit 4 is ARE_NS, bit 1 EnableGrp1A; with one (DS=1) bit 1 is EnableGrp1.
-        distributor.write32(gicd::CTLR, 1 << 4);
+        distributor.write32(gicd::CTLR, gicd::ARE);
         let single = distributor.read32(gicd::CTLR) & gicd::DS != 0;
         SINGLE_SECURITY.store(single, Ordering::Relaxed);
         // With one, EnableGrp0 too (bit 0).
-        distributor.write32(gicd::CTLR, 1 << 4 | 1 << 1 | u32::from(single));
+        distributor.write32(gicd::CTLR, gicd::ARE | 1 << 1 | u32::from(single));
         wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
 
         let mut redistributors = Vec::new();
@@ -176,7 +193,28 @@ impl PhysicalGic {
                 }
             }
         }
-        Ok(Self { distributor: Mutex::new(distributor), redistributors, lines })
+        let this = Self { distributor: Mutex::new(distributor), redistributors, lines };
+        if !single {
+            let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
+            this.reserve_sgis(CpuId(booted as u16))?;
+        }
+        Ok(this)
+    }
+
+    /// Finds the SGIs that the secure world keeps, by the redistributor of the calling CPU: non-secure software can't enable them
+    /// (IHI 0069, 12.11.27: such bits are RAZ/WI).
+    fn reserve_sgis(&self, cpu: CpuId) -> Result<(), GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        frame.write32(gicr::SGI + gicd::ISENABLER, 0xffff);
+        let own = frame.read32(gicr::SGI + gicd::ISENABLER) as u16;
+        frame.write32(gicr::SGI + gicd::ICENABLER, 0xffff);
+        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+        if own == 0 {
+            return Err(GicError::NoCall(cpu));
+        }
+        OWN_SGIS.store(own, Ordering::Relaxed);
+        log::info!("Group 0 is the secure world's: CPUs call each other by SGI {}", call_sgi());
+        Ok(())
     }
 
     /// How many bits an INTID has.
@@ -217,29 +255,32 @@ impl PhysicalGic {
     }
 
     /// Brings a CPU's SGIs and PPIs to a known state: disabled, neither pending nor active, of the hypervisor's priority.
-    /// `callable`: but for [`KICK`], which is enabled.
+    /// `callable`: but for [`call_sgi`], which is enabled.
     pub fn reset_private(&self, cpu: CpuId, callable: bool) -> Result<(), GicError> {
         let (frame, ..) = self.redistributor(cpu)?;
         frame.write32(gicr::SGI + gicd::ICENABLER, u32::MAX);
         wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
         frame.write32(gicr::SGI + gicd::ICPENDR, u32::MAX);
         frame.write32(gicr::SGI + gicd::ICACTIVER, u32::MAX);
-        let kick = 1u32 << KICK.0;
-        frame.write32(gicr::SGI + gicd::IGROUPR, if single_security() { !kick } else { u32::MAX });
+        let call = 1u32 << call_sgi().0;
+        frame.write32(gicr::SGI + gicd::IGROUPR, if single_security() { !call } else { u32::MAX });
         for id in 0..32 {
             frame.write8(gicr::SGI + gicd::IPRIORITYR + id, PRIORITY);
         }
-        frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(KICK.0), KICK_PRIORITY);
+        frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(call_sgi().0), CALL_PRIORITY);
         if callable {
-            frame.write32(gicr::SGI + gicd::ISENABLER, kick);
+            frame.write32(gicr::SGI + gicd::ISENABLER, call);
+            if frame.read32(gicr::SGI + gicd::ISENABLER) & call == 0 {
+                return Err(GicError::NoCall(cpu));
+            }
         }
         wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)
     }
 
-    /// Lets [`KICK`] through on a CPU where [`PhysicalGic::reset_private`] left it disabled.
+    /// Lets [`call_sgi`] through on a CPU where [`PhysicalGic::reset_private`] left it disabled.
     pub fn let_calls_through(&self, cpu: CpuId) {
         if let Ok((frame, ..)) = self.redistributor(cpu) {
-            frame.write32(gicr::SGI + gicd::ISENABLER, 1 << KICK.0);
+            frame.write32(gicr::SGI + gicd::ISENABLER, 1 << call_sgi().0);
         }
     }
 
@@ -343,7 +384,7 @@ impl PhysicalGic {
     pub fn set_private_priority(&self, cpu: CpuId, line: Intid, priority: u8) {
         if let Ok((frame, ..)) = self.redistributor(cpu)
             && line.0 < 32
-            && line != KICK
+            && line != call_sgi()
         {
             frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(line.0), priority);
         }
@@ -369,7 +410,7 @@ impl PhysicalGic {
     fn write_private(&self, cpu: CpuId, line: Intid, register: u64) {
         if let Ok((frame, ..)) = self.redistributor(cpu)
             && line.0 < 32
-            && line != KICK
+            && line != call_sgi()
         {
             frame.write32(gicr::SGI + register, 1 << line.0);
         }
@@ -454,7 +495,7 @@ pub fn deactivate(id: Intid) {
 
 /// Calls the CPU with this MPIDR.
 pub fn kick(mpidr: u64) {
-    send(mpidr, KICK, single_security());
+    send(mpidr, call_sgi(), single_security());
 }
 
 /// Raises a Group 1 SGI at the CPU with this MPIDR.
