@@ -303,7 +303,7 @@ impl FakeFunction {
         if let Some(device) = self.virtio.as_ref().filter(|device| offset == device.window + virtio::DATA) {
             let decodes = self.get(header::COMMAND, Width::B2) & 2 != 0;
             return match self.aimed() {
-                _ if !decodes => u32::MAX & width.mask() as u32,
+                _ if !decodes => width.mask() as u32,
                 (virtio::FEATURE_SELECT, 4) => device.select,
                 (virtio::FEATURES, 4) => (device.features >> (32 * device.select)) as u32,
                 (virtio::STATUS, 1) => device.status,
