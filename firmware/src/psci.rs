@@ -44,8 +44,9 @@ struct Cpu {
 }
 
 impl Cpu {
-    const NEW: Self =
-        Self { state: AtomicU64::new(0), entry: AtomicU64::new(0), argument: AtomicU64::new(0) };
+    const fn new() -> Self {
+        Self { state: AtomicU64::new(0), entry: AtomicU64::new(0), argument: AtomicU64::new(0) }
+    }
 
     fn state(&self) -> u64 {
         self.state.load(Ordering::Acquire) ^ OFF
@@ -56,7 +57,7 @@ impl Cpu {
     }
 }
 
-static STATES: [Cpu; CPUS] = [const { Cpu::NEW }; CPUS];
+static STATES: [Cpu; CPUS] = [const { Cpu::new() }; CPUS];
 
 /// The first CPU was never off.
 pub fn first_is_on() {
