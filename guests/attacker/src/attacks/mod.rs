@@ -12,6 +12,7 @@ mod interface;
 mod its;
 mod pci;
 mod raw;
+mod silent;
 mod translated;
 mod trapped;
 
@@ -62,6 +63,7 @@ pub const ALL: &[Attack] = &[
     ("closed-sleep", interface::closed_sleep),
     ("foreign-end", interface::foreign_end),
     ("line-victim", interface::line_victim),
+    ("silent", silent::silent),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
     ("pause", pause),

@@ -217,3 +217,15 @@ pub fn mask_everything() {
         asm!("msr daifset, #0xf", "msr icc_pmr_el1, xzr", "msr icc_igrpen1_el1, xzr", "isb", options(nostack))
     }
 }
+
+/// Has the virtual timer interrupt once so many ticks have gone by.
+pub fn start_timer(ticks: u64) {
+    // SAFETY: a timer of this CPU's, whose interrupt is masked.
+    unsafe { asm!("msr cntv_tval_el0, {0}", "msr cntv_ctl_el0, {1}", "isb", in(reg) ticks, in(reg) 1u64) };
+}
+
+/// Stops it, and with it its interrupt.
+pub fn stop_timer() {
+    // SAFETY: as above.
+    unsafe { asm!("msr cntv_ctl_el0, xzr", "isb") };
+}
