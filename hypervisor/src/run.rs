@@ -5,7 +5,7 @@ use axvm::stats::ExitReason;
 use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
-use crate::arch::{self, Context, Left, Next};
+use crate::arch::{self, Context, Left, Next, Running};
 use crate::host;
 use crate::vm::Vm;
 
@@ -18,12 +18,13 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
         vm.vgic().reset_vcpu(vcpu, &mut context.lists);
     }
     host::get().note_first_entry();
+    let mut running = Running::new(vm, vcpu, context);
     let mut next = Next::Resume;
     while !vm.is_stopping() {
         match next {
             Next::Resume => {}
             Next::Suspend => {
-                if let Some(direct) = &context.direct {
+                if let Some(direct) = &running.context.direct {
                     if direct.wait() {
                         vm.violated(Kind::Interrupt, None);
                     }
@@ -42,37 +43,41 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
                 break;
             }
         }
-        next = match &context.direct {
-            Some(_) => enter_direct(vm, vcpu, &mut context),
-            None => enter(vm, vcpu, &mut context),
+        next = match &running.context.direct {
+            Some(_) => enter_direct(&mut running),
+            None => enter(&mut running),
         };
     }
     arch::park();
-    if context.direct.is_some() {
+    if running.context.direct.is_some() {
         vm.take_interrupts_back(vcpu);
     }
     vm.vcpu_off(vcpu);
     true
 }
 
-/// Runs a vCPU in emulated mode until its next exit, and handles that.
-fn enter(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
-    vm.vgic().flush(vcpu, &mut context.lists);
-    context.load_lists();
-    let left = arch::enter(&mut context.frame);
-    context.save_lists();
-    vm.vgic().sync(vcpu, &mut context.lists);
+/// Runs a vCPU in emulated mode until its next exit that isn't answered at once, and handles that.
+fn enter(running: &mut Running<'_>) -> Next {
+    let (vm, vcpu) = (running.vm, running.vcpu);
+    vm.vgic().flush(vcpu, &mut running.context.lists);
+    running.context.load_lists();
+    let left = arch::enter(running);
+    running.context.save_lists();
+    vm.vgic().sync(vcpu, &mut running.context.lists);
     if left == Left::Interrupt {
-        vm.count_exit(vcpu, ExitReason::Interrupt);
+        if let Some(id) = running.take_interrupt() {
+            dispatch(Some((vm, vcpu)), id);
+        }
         take_interrupts(Some((vm, vcpu)));
         return Next::Resume;
     }
-    arch::handle(vm, vcpu, context, left)
+    arch::handle(vm, vcpu, &mut running.context, left)
 }
 
 /// The same in passthrough mode: the guest's interrupts are its own, and the only one that leaves it is the hypervisor's call.
-fn enter_direct(vm: &Vm, vcpu: VcpuId, context: &mut Context) -> Next {
-    let left = arch::enter(&mut context.frame);
+fn enter_direct(running: &mut Running<'_>) -> Next {
+    let left = arch::enter(running);
+    let (vm, vcpu, context) = (running.vm, running.vcpu, &mut running.context);
     if left == Left::Interrupt {
         vm.count_exit(vcpu, ExitReason::Interrupt);
         if let Some(direct) = &context.direct {

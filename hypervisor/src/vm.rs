@@ -9,14 +9,17 @@ use axvm::devices::{AxVmDevices, Handled, Hint};
 use axvm::events::Kind;
 use axvm::plan::{GicPlan, VmPlan};
 use axvm::report::VmReport;
-use axvm::stats::ExitReason;
+use axvm::stats::{ExitCounters, ExitReason};
 pub use axvm::vm::StopReason;
-use axvm::vm::{AxVM, CreateError, Disposed};
+use axvm::vm::{AxVM, CreateError, DeviceCounters, Disposed};
 use axvm_addr::{Address, CpuId, Gpa, Intid, ItsDeviceId, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
-use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
+use axvm_vgic::{
+    Distributor, HardwareLists, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters, Redistributors,
+    Vgic, VgicConfig,
+};
 use spin::Mutex;
 
 use crate::arch::direct::{self, Direct};
@@ -418,6 +421,11 @@ impl Vm {
         Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()
     }
 
+    /// A vCPU's counters.
+    pub fn exits(&self, id: VcpuId) -> Option<&ExitCounters> {
+        self.core.exits(id)
+    }
+
     /// Counts an exit of a vCPU, on its own CPU.
     pub fn count_exit(&self, id: VcpuId, reason: ExitReason) {
         if let Some(exits) = self.core.exits(id) {
@@ -448,6 +456,22 @@ impl Vm {
     /// Whether all `width` bytes at `gpa` are one device's.
     pub fn answers(&self, gpa: Gpa, width: Width) -> bool {
         self.devices.answers(gpa, width) || self.is_silent(gpa)
+    }
+
+    /// A read of the device that was accessed last, if it answers without a lock: as [`Vm::read_device`]. `None`: nothing was
+    /// done.
+    #[inline]
+    pub fn read_at_once(&self, gpa: Gpa, width: Width, hint: Hint) -> Option<(u64, ExitReason)> {
+        let (value, handled) = self.devices.read_at_once(gpa, width, hint, &Hal)?;
+        Some((value, self.note_handled(gpa, handled)))
+    }
+
+    /// A write to registers that are forwarded, if they are those that were accessed last: as [`Vm::write_device`]. `None`:
+    /// nothing was done.
+    #[inline]
+    pub fn write_at_once(&self, gpa: Gpa, width: Width, value: u64, hint: Hint) -> Option<ExitReason> {
+        let handled = self.devices.write_at_once(gpa, width, value, hint, &Hal)?;
+        Some(self.note_handled(gpa, handled))
     }
 
     /// A trapped read.
@@ -537,6 +561,18 @@ impl Vm {
         self.vgic.send_sgi(from, value);
     }
 
+    /// A write to ICC_SGI1R_EL1, as [`Vm::send_sgi`], if it takes no lock that is held. Whether it was done.
+    #[inline]
+    pub fn send_sgi_at_once(
+        &self,
+        from: VcpuId,
+        value: u64,
+        lists: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        !protection::is_off(Protection::Sgi) && self.vgic.send_sgi_at_once(from, value, lists, hardware)
+    }
+
     /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].
     fn receive_foreign_sgi(&self, value: u64) {
         let all_others = value & 1 << 40 != 0;
@@ -545,6 +581,12 @@ impl Vm {
                 self.vgic.inject(VcpuId(id), Intid((value >> 24 & 0xf) as u32));
             }
         }
+    }
+
+    /// The counters of the device that has this line.
+    pub fn device_of_line(&self, id: Intid) -> Option<&DeviceCounters> {
+        let line = self.core.plan().lines.iter().find(|line| line.intid == id)?;
+        self.core.device(line.device)
     }
 
     /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.

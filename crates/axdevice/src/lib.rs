@@ -64,6 +64,13 @@ pub trait MmioDevice: Send + Sync {
     /// ignored.
     fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64;
 
+    /// A read that has the same answer for every vCPU, and takes no lock: what [`MmioDevice::read`] would answer. `None` where there
+    /// is no such answer.
+    fn read_at_once(&self, offset: u64, width: Width) -> Option<u64> {
+        let _ = (offset, width);
+        None
+    }
+
     /// A write of `width` at `offset`, by `vcpu`. Bits of `value` above the width are zero.
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
 }

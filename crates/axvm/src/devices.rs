@@ -284,6 +284,59 @@ impl AxVmDevices {
         }
     }
 
+    /// The device of the hint, if all `width` bytes at `gpa` are its own.
+    #[inline]
+    fn hinted(&self, gpa: Gpa, width: Width, hint: Hint) -> Option<(&Mmio, u64)> {
+        let entry = self.mmio.get(hint.0)?;
+        let offset = gpa.0.wrapping_sub(entry.span.start().0);
+        (offset <= entry.span.size().checked_sub(width.bytes())?).then_some((entry, offset))
+    }
+
+    /// A read as [`AxVmDevices::mmio_read`], by the device that was accessed last and at once: registers that are
+    /// forwarded, or a device that answers without a lock. `None`: nothing was done.
+    #[inline]
+    pub fn read_at_once(
+        &self,
+        gpa: Gpa,
+        width: Width,
+        hint: Hint,
+        forward: &impl Forward,
+    ) -> Option<(u64, Handled)> {
+        let (entry, offset) = self.hinted(gpa, width, hint)?;
+        match &entry.target {
+            Target::Emulated(device) => {
+                Some((device.read_at_once(offset, width)? & width.mask(), Handled::Emulated))
+            }
+            Target::Forwarded { device, hpa } => {
+                let read = forward.forward_read(Hpa(hpa.0.wrapping_add(offset)), width);
+                let value = read.unwrap_or(u64::MAX) & width.mask();
+                Some((value, Handled::Forwarded { device: *device, aborted: read.is_err() }))
+            }
+        }
+    }
+
+    /// A write as [`AxVmDevices::mmio_write`], to registers that are forwarded and were accessed last. `None`: nothing was
+    /// done.
+    #[inline]
+    pub fn write_at_once(
+        &self,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: Hint,
+        forward: &impl Forward,
+    ) -> Option<Handled> {
+        let (entry, offset) = self.hinted(gpa, width, hint)?;
+        match &entry.target {
+            Target::Emulated(_) => None,
+            Target::Forwarded { device, hpa } => {
+                let hpa = Hpa(hpa.0.wrapping_add(offset));
+                let written = forward.forward_write(hpa, width, value & width.mask());
+                Some(Handled::Forwarded { device: *device, aborted: written.is_err() })
+            }
+        }
+    }
+
     fn port(&self, port: u16) -> Option<(&Ports, u16)> {
         let at = self.ports.partition_point(|entry| entry.base <= port).checked_sub(1)?;
         let entry = self.ports.get(at).filter(|entry| port <= entry.last)?;

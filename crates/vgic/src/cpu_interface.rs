@@ -33,6 +33,8 @@ pub struct ListRegisters {
     pub hcr: u64,
     /// What was last put into `lr`.
     written: [u64; LIST_REGISTERS_MAX],
+    /// How many interrupts the guest has taken that were made pending again where they were.
+    pub(crate) repeated: u64,
 }
 
 impl ListRegisters {
@@ -44,6 +46,7 @@ impl ListRegisters {
             to_write: LIST_REGISTERS_MAX,
             hcr: HCR_EN,
             written: [0; LIST_REGISTERS_MAX],
+            repeated: 0,
         }
     }
 
@@ -51,6 +54,11 @@ impl ListRegisters {
     pub fn is_unchanged(&self) -> bool {
         self.lr.iter().zip(&self.written).take(self.count).all(|(now, then)| now == then)
             && hcr_eoi_count(self.hcr) == 0
+    }
+
+    /// What was last put into those that have an interrupt.
+    pub(crate) fn written(&self) -> &[u64] {
+        self.written.get(..self.count).unwrap_or_default()
     }
 
     fn set(&mut self, position: usize, value: u64) {
@@ -83,10 +91,12 @@ impl Interrupts {
             self.take_back(vcpu, *handle, ListRegister(*value).state());
         }
         registers.hcr &= HCR_EN | HCR_UIE | HCR_LRENPIE;
+        let repeated = core::mem::take(&mut registers.repeated);
         // The registers are to be filled anew, even if nothing is left for them.
         self.make_stale(vcpu);
         if let Some(cpu) = self.cpu_mut(vcpu) {
             cpu.wants_kick = wants_kick;
+            cpu.taken = cpu.taken.wrapping_add(repeated);
         }
     }
 
@@ -150,6 +160,7 @@ impl Interrupts {
     /// pending, by priority.
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
+        self.take_mail(vcpu);
         let most = self.list_registers;
         let Some((cpu, irqs)) = self.cpu_and_irqs(vcpu) else { return };
         let waiting = cpu.list.len();
@@ -219,6 +230,7 @@ impl Interrupts {
 
     /// Whether an interrupt can be delivered to `vcpu`, by its list registers or once they are filled.
     pub(crate) fn has_pending(&mut self, vcpu: VcpuId) -> bool {
+        self.take_mail(vcpu);
         let Some(cpu) = self.cpu(vcpu) else { return false };
         let pending = cpu.list.iter().filter_map(|handle| self.irq(*handle)).any(|irq| {
             irq.shows_pending() && self.is_forwarded(irq) && (irq.held.is_some() || irq.target_is(vcpu))
@@ -234,6 +246,7 @@ impl Interrupts {
     /// or PPI is pending. Set-up and LPIs stay, as an operating system expects that starts a processor again.
     pub(crate) fn reset_cpu_interface(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
+        self.take_mail(vcpu);
         let Some(cpu) = self.cpu(vcpu) else { return };
         let list = cpu.list.clone();
         for handle in list {

@@ -19,12 +19,19 @@ use crate::spec::{self, PIDR2, PIDR2_GICV3};
 /// The guest sees one security state with affinity routing (GICD_CTLR.DS and ARE are one and stay so), as a
 /// guest of any hypervisor does: it has both groups to itself. GICD_CTLR.RWP is always zero, since a write
 /// has taken effect when it is done.
-pub struct Distributor(Arc<Vgic>);
+pub struct Distributor {
+    vgic: Arc<Vgic>,
+    /// GICD_TYPER, which never changes.
+    typer: u32,
+}
 
 impl Distributor {
     /// The distributor of this GIC.
     pub fn new(vgic: Arc<Vgic>) -> Self {
-        Self(vgic)
+        let config = vgic.config();
+        let range_select = config.vcpus.iter().any(|affinity| affinity & 0xff >= 16);
+        let typer = typer(config.spis, config.id_bits(), config.its.is_some(), range_select);
+        Self { vgic, typer }
     }
 
     fn read_register(&self, state: &Interrupts, vcpu: VcpuId, offset: u64, width: Width) -> Option<u64> {
@@ -54,11 +61,7 @@ impl Distributor {
                     | if group0 { CTLR_ENABLE_GROUP0 } else { 0 }
                     | if group1 { CTLR_ENABLE_GROUP1 } else { 0 }
             }
-            TYPER => {
-                let config = self.0.config();
-                let range_select = config.vcpus.iter().any(|affinity| affinity & 0xff >= 16);
-                typer(config.spis, config.id_bits(), config.its.is_some(), range_select)
-            }
+            TYPER => self.typer,
             IIDR => spec::IIDR,
             PIDR2 => PIDR2_GICV3,
             _ => return None,
@@ -87,13 +90,29 @@ impl MmioDevice for Distributor {
     }
 
     fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
-        self.0.with(Some(vcpu), |state| self.read_register(state, vcpu, offset, width)).unwrap_or(0)
+        self.vgic
+            .with(Some(vcpu), |state| {
+                if let Some((bank, word)) = Bank::at(offset) {
+                    state.ask_holders(vcpu, bank, word);
+                }
+                self.read_register(state, vcpu, offset, width)
+            })
+            .unwrap_or(0)
+    }
+
+    fn read_at_once(&self, offset: u64, width: Width) -> Option<u64> {
+        match (offset, width) {
+            (TYPER, Width::B4) => Some(self.typer.into()),
+            (IIDR, Width::B4) => Some(spec::IIDR.into()),
+            (PIDR2, Width::B4) => Some(PIDR2_GICV3.into()),
+            _ => None,
+        }
     }
 
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         let value = value & width.mask();
         let mut groups_changed = false;
-        self.0.with(Some(vcpu), |state| {
+        self.vgic.with(Some(vcpu), |state| {
             if (IROUTER..IROUTER_END).contains(&offset) {
                 if let Some(access) = Wide::new(offset, width) {
                     state.write_route(vcpu, routed(access), access.mask, access.place(value));
@@ -127,7 +146,7 @@ impl MmioDevice for Distributor {
             }
         });
         if groups_changed {
-            self.0.retell_lpis(Some(vcpu));
+            self.vgic.retell_lpis(Some(vcpu));
         }
     }
 }

@@ -8,7 +8,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axvm_addr::{Intid, VcpuId};
 
@@ -54,11 +54,13 @@ impl VcpuSet {
 pub(crate) struct Signal {
     /// Its list registers may not be what they should be. Set and cleared with the lock held.
     pub(crate) stale: AtomicBool,
+    /// Its mailbox: software interrupts of group 1 that others sent and that it hasn't looked at, by INTID.
+    pub(crate) sgis: AtomicU32,
 }
 
 impl Default for Signal {
     fn default() -> Self {
-        Self { stale: AtomicBool::new(true) }
+        Self { stale: AtomicBool::new(true), sgis: AtomicU32::new(0) }
     }
 }
 
@@ -196,6 +198,7 @@ impl Interrupts {
         for signal in self.signals.iter() {
             // What the list registers held is void: they are to be written again.
             signal.stale.store(true, Ordering::Release);
+            signal.sgis.store(0, Ordering::Release);
         }
     }
 

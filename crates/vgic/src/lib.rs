@@ -43,6 +43,7 @@
 extern crate alloc;
 
 mod access;
+mod at_once;
 mod backend;
 mod config;
 mod cpu_interface;
@@ -56,6 +57,7 @@ mod registers;
 pub mod spec;
 mod vgic;
 
+pub use at_once::HardwareLists;
 pub use backend::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,

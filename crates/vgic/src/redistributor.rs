@@ -164,7 +164,12 @@ impl Redistributors {
                 return Some(state.read_config(cpu, ((offset - ICFGR) / 4) as u32).into());
             }
             match Bank::at(offset) {
-                Some((bank, 0)) => Some(state.read_bank(cpu, bank, 0).into()),
+                Some((bank, 0)) => {
+                    if cpu != vcpu {
+                        state.ask_holders(cpu, bank, 0);
+                    }
+                    Some(state.read_bank(cpu, bank, 0).into())
+                }
                 _ => None,
             }
         })

@@ -30,6 +30,20 @@ impl Interrupts {
         value
     }
 
+    /// Before pending or active state is read: vCPUs that have one of the interrupts in their list registers are to look
+    /// at it. What they find is seen by the next read, so that who waits for the end of an interrupt elsewhere sees it.
+    pub(crate) fn ask_holders(&mut self, vcpu: VcpuId, bank: Bank, word: u32) {
+        if matches!(bank, Bank::Group | Bank::SetEnable | Bank::ClearEnable) {
+            return;
+        }
+        for bit in 0..32 {
+            let irq = self.find(vcpu, Intid(word * 32 + bit)).and_then(|handle| self.irq(handle));
+            if let Some(held) = irq.and_then(|irq| irq.held) {
+                self.make_stale(held.vcpu);
+            }
+        }
+    }
+
     /// Writes word `word` of a register array of one bit for each interrupt.
     pub(crate) fn write_bank(&mut self, vcpu: VcpuId, bank: Bank, word: u32, value: u32) {
         for bit in 0..32 {

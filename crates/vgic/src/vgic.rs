@@ -35,7 +35,7 @@ pub struct Statistics {
 pub struct Vgic {
     config: VgicConfig,
     backend: Arc<dyn Backend>,
-    signals: Arc<[Signal]>,
+    pub(crate) signals: Arc<[Signal]>,
     interrupts: Mutex<Interrupts>,
     pub(crate) lpi_tables: Mutex<LpiTables>,
     pub(crate) its: Option<Mutex<ItsState>>,
@@ -114,15 +114,18 @@ impl Vgic {
             its.process(self, Some(vcpu));
         }
         let stale = self.signals.get(usize::from(vcpu.0)).is_some_and(|s| s.stale.load(Ordering::Acquire));
-        if stale || registers.to_write != 0 {
+        if stale || registers.to_write != 0 || self.has_mail(vcpu) {
             self.with(Some(vcpu), |state| state.flush(vcpu, registers));
         }
     }
 
     /// Takes back what the guest has done with the list registers of `vcpu`, after it left the guest.
     pub fn sync(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
-        if !registers.is_unchanged() {
-            self.with(Some(vcpu), |state| state.sync(vcpu, registers));
+        if !registers.is_unchanged() || self.has_mail(vcpu) {
+            self.with(Some(vcpu), |state| {
+                state.sync(vcpu, registers);
+                state.take_mail(vcpu);
+            });
         }
     }
 

@@ -81,6 +81,22 @@ impl ListRegister {
         if self.0 >> 61 & 1 != 0 { Some(Intid((self.0 >> 32) as u32 & 0x1fff)) } else { None }
     }
 
+    /// Whether it is a hardware interrupt that is pending only: bits 63 to 61.
+    pub const fn is_pending_hardware(self) -> bool {
+        self.0 >> 61 == 0b011
+    }
+
+    /// Whether it is this software interrupt of group 1, made up by the hypervisor and pending only: bits 63 to 60, and
+    /// the INTID.
+    pub const fn is_pending_sgi(self, intid: Intid) -> bool {
+        self.0 >> 60 == 0b0101 && self.0 as u32 == intid.0
+    }
+
+    /// The physical interrupt of a hardware interrupt.
+    pub const fn host_field(self) -> Intid {
+        Intid((self.0 >> 32) as u32 & 0x1fff)
+    }
+
     /// Whether the end of the interrupt raises a maintenance interrupt.
     pub const fn eoi(self) -> bool {
         self.host().is_none() && self.0 >> 41 & 1 != 0

@@ -17,6 +17,12 @@ impl SgiRequest {
         self.0 >> 40 & 1 != 0
     }
 
+    /// Whether the target list names at most one processor.
+    pub const fn is_single(self) -> bool {
+        let list = self.0 & 0xffff;
+        list & list.wrapping_sub(1) == 0
+    }
+
     /// Whether the target list names the processor of this affinity (in MPIDR_EL1's layout).
     pub const fn names(self, affinity: u64) -> bool {
         let affinity = affinity & AFFINITY_MASK;

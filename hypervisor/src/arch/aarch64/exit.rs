@@ -27,7 +27,7 @@ pub enum Next {
 }
 
 /// Exception classes (Arm ARM, ESR_EL2.EC).
-mod class {
+pub mod class {
     pub const WFX: u64 = 0x01;
     pub const SVE: u64 = 0x19;
     pub const HVC64: u64 = 0x16;

@@ -51,6 +51,15 @@ pub enum After {
     Stop(StopReason),
 }
 
+/// The answer to a call that is always the same, does nothing, and has no arguments.
+pub fn constant(id: u32) -> Option<u64> {
+    match id {
+        function::VERSION => Some(PSCI_VERSION as u64),
+        function::SMCCC_VERSION => Some(SMCCC_VERSION as u64),
+        _ => None,
+    }
+}
+
 /// Answers a call.
 pub fn call(vm: &Vm, context: &mut Context) -> After {
     let id = context.x(0) as u32;

@@ -12,6 +12,7 @@ mod guest_psci;
 mod idregs;
 pub mod its;
 pub mod psci;
+mod quick;
 pub mod stage1;
 mod sysreg;
 mod vcpu;
@@ -24,6 +25,7 @@ pub use cpu::{
     clean_to_memory, delay_us, memory_barrier, mpidr, send_event, tick_hz, ticks, wait_for_interrupt, zero,
 };
 pub use exit::{Next, handle};
+pub use quick::Running;
 pub use vcpu::{Context, list_registers, park, priority_bits};
 pub use vectors::{Left, enter, probe_read, probe_write};
 

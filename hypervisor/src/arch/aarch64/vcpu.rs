@@ -10,6 +10,7 @@ use super::vectors::Frame;
 
 /// The state of a vCPU that isn't in hardware registers while it runs: nothing else is ever saved, since a vCPU has a CPU
 /// of its own.
+#[repr(C)]
 pub struct Context {
     /// Its general registers, PC and PSTATE.
     pub frame: Frame,

@@ -5,6 +5,8 @@
 
 use core::arch::global_asm;
 
+use super::quick::{Running, quick_exit};
+
 /// The registers of a vCPU that the hypervisor's own code would overwrite. Layout known to the assembly below.
 #[repr(C)]
 #[derive(Default)]
@@ -40,13 +42,13 @@ unsafe extern "C" {
     static guarded_fixup: u8;
 }
 
-/// Runs the guest until its next exit.
+/// Runs the guest until its next exit that [`super::quick`] doesn't answer.
 ///
-/// `tpidr_el2` is this function's own between entry and exit: it holds the frame.
-pub fn enter(frame: &mut Frame) -> Left {
-    // SAFETY: the frame is exclusively borrowed and stays in place for the whole call. The assembly keeps Rust's calling
-    // convention. What the guest can reach is bounded by stage 2 and the control registers, not by this call.
-    match unsafe { enter_guest(frame) } {
+/// `tpidr_el2` is this function's own between entry and exit: it holds the frame, which is the first that there is of the vCPU.
+pub fn enter(running: &mut Running<'_>) -> Left {
+    // SAFETY: the vCPU is exclusively borrowed and stays in place for the whole call; the exclusive borrow that `quick_exit` gets
+    // is of this one, and ends before this returns. The assembly keeps Rust's calling convention. What the guest can reach is bounded by stage 2 and the control registers, not by this call.
+    match unsafe { enter_guest((&raw mut *running).cast::<Frame>()) } {
         0 => Left::Synchronous,
         1 | 2 => Left::Interrupt,
         3 => Left::SystemError,
@@ -107,7 +109,8 @@ global_asm!(
     r#"
     .section .text.vectors, "ax"
 
-    // From the guest: save its registers into the frame, go back to the caller of enter_guest with the vector's number.
+    // From the guest: save its registers into the frame; then back into the guest, if what it did is answered at once, or to
+    // the caller of enter_guest with the vector's number.
     .macro from_guest number
     .balign 128
     stp     x0, x1, [sp, #-16]!
@@ -172,7 +175,14 @@ leave_guest:
     str     x5, [x0, #256]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    mov     x0, x1
+    // The guest's are saved, enter_guest's caller's are on the stack: these two are free to keep what the call doesn't.
+    mov     x19, x0
+    mov     x20, x1
+    bl      {quick_exit}
+    mov     x1, x0
+    mov     x0, x19
+    cbnz    x1, resume_guest
+    mov     x0, x20
     ldp     x19, x20, [sp]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]
@@ -192,6 +202,7 @@ enter_guest:
     stp     x27, x28, [sp, #64]
     stp     x29, x30, [sp, #80]
     msr     tpidr_el2, x0
+resume_guest:
     ldp     x30, x1, [x0, #240]
     ldr     x2, [x0, #256]
     msr     elr_el2, x1
@@ -320,4 +331,5 @@ emergency_stack_top:
     "#,
     stack_overflow = sym super::fault::stack_overflow,
     self_exception = sym super::fault::self_exception,
+    quick_exit = sym quick_exit,
 );

@@ -1,0 +1,161 @@
+//! What happens most, done without a lock and without reading every list register back: an interrupt that comes again
+//! after the guest has ended the last one, and software interrupts.
+//!
+//! An interrupt stays where it is ([`Held`](crate::irq::Held)) until its vCPU's list registers are synced, even when the
+//! guest has long ended it. If it comes again before that, and nothing else about it has changed since it was put there,
+//! the same value goes into the same list register. Whether something has changed is known without asking: whatever
+//! changes makes the vCPU's registers stale, and kicks it. A change that is made at the same time finds an interrupt
+//! that came just before it.
+//!
+//! A software interrupt to another vCPU is a bit in that one's mailbox and a kick. Where anything is in the way, nothing
+//! is done, and the caller goes the long way.
+
+use core::sync::atomic::Ordering;
+
+use axvm_addr::{Intid, VcpuId};
+
+use crate::Vgic;
+use crate::cpu_interface::ListRegisters;
+use crate::interrupts::{Interrupts, Signal};
+use crate::spec::list_register::{HCR_EN, ListRegister};
+use crate::spec::sgi::SgiRequest;
+
+/// The calling CPU's list registers, which hold what the guest that was just left has in them.
+pub trait HardwareLists {
+    /// Reads ICH_LR\<index\>_EL2; `None` where that isn't done at once.
+    fn read(&self, index: usize) -> Option<u64>;
+    /// Writes ICH_LR\<index\>_EL2, which can be read.
+    fn write(&self, index: usize, value: u64);
+}
+
+impl Vgic {
+    fn signal(&self, vcpu: VcpuId) -> Option<&Signal> {
+        self.signals.get(usize::from(vcpu.0))
+    }
+
+    /// A physical SPI or PPI has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_spi`] and
+    /// [`Vgic::hardware_ppi`]. Whether it was made pending; if not, nothing has changed.
+    #[inline]
+    pub fn hardware_at_once(
+        &self,
+        vcpu: VcpuId,
+        host: Intid,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        self.signal(vcpu).is_some_and(|signal| {
+            registers.again(signal, hardware, |it| it.is_pending_hardware() && it.host_field() == host)
+        })
+    }
+
+    /// Carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if not, nothing has
+    /// changed.
+    #[inline]
+    pub fn send_sgi_at_once(
+        &self,
+        from: VcpuId,
+        value: u64,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        let request = SgiRequest(value);
+        if request.all_others() {
+            return false;
+        }
+        let intid = Intid(request.intid());
+        let vcpus = &self.config().vcpus;
+        let own = vcpus.get(usize::from(from.0)).is_some_and(|affinity| request.names(*affinity));
+        if own
+            && !self
+                .signal(from)
+                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid)))
+        {
+            return false;
+        }
+        if own && request.is_single() {
+            return true;
+        }
+        for (vcpu, affinity) in (0..).map(VcpuId).zip(vcpus) {
+            if vcpu != from && request.names(*affinity) {
+                self.post_sgi(vcpu, intid);
+            }
+        }
+        true
+    }
+
+    /// Puts a software interrupt into the mailbox of a vCPU, and kicks it if it was empty.
+    fn post_sgi(&self, vcpu: VcpuId, intid: Intid) {
+        let Some(signal) = self.signal(vcpu) else { return };
+        if signal.sgis.fetch_or(1 << (intid.0 & 0xf), Ordering::AcqRel) == 0 {
+            self.backend().kick(vcpu);
+        }
+    }
+
+    /// Takes what is in the mailbox of `vcpu`, on its own CPU, after a kick. Whether there is nothing more to look at:
+    /// then the guest can be entered as it was left.
+    #[inline]
+    pub fn take_sgis_at_once(
+        &self,
+        vcpu: VcpuId,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        let Some(signal) = self.signal(vcpu) else { return false };
+        let mut sgis = signal.sgis.swap(0, Ordering::AcqRel);
+        while sgis != 0 {
+            let intid = Intid(sgis.trailing_zeros());
+            if !registers.again(signal, hardware, |it| it.is_pending_sgi(intid)) {
+                // The long way looks at the mailbox too.
+                signal.sgis.fetch_or(sgis, Ordering::AcqRel);
+                return false;
+            }
+            sgis &= sgis - 1;
+        }
+        !signal.stale.load(Ordering::Acquire) && !self.its_backlog.load(Ordering::Acquire)
+    }
+
+    /// Whether something is in the mailbox of `vcpu`.
+    pub(crate) fn has_mail(&self, vcpu: VcpuId) -> bool {
+        self.signal(vcpu).is_some_and(|it| it.sgis.load(Ordering::Acquire) != 0)
+    }
+}
+
+impl ListRegisters {
+    /// Makes an interrupt pending once more that was put into one of these as pending, and that the guest has since taken
+    /// and ended. Whether that could be done.
+    #[inline]
+    fn again(
+        &mut self,
+        signal: &Signal,
+        hardware: &impl HardwareLists,
+        is: impl Fn(ListRegister) -> bool,
+    ) -> bool {
+        if self.to_write != 0 || self.hcr != HCR_EN || signal.stale.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut values = self.written().iter().enumerate();
+        let Some((slot, &value)) = values.find(|(_, value)| is(ListRegister(**value))) else { return false };
+        if hardware.read(slot).is_none_or(|now| ListRegister(now).in_use()) {
+            return false;
+        }
+        hardware.write(slot, value);
+        self.repeated = self.repeated.wrapping_add(1);
+        true
+    }
+}
+
+impl Interrupts {
+    /// Latches what is in the mailbox of `vcpu`.
+    pub(crate) fn take_mail(&mut self, vcpu: VcpuId) {
+        let Some(signal) = self.signals.get(usize::from(vcpu.0)) else { return };
+        let sgis = signal.sgis.swap(0, Ordering::AcqRel);
+        for intid in (0..16).filter(|bit| sgis >> bit & 1 != 0).map(Intid) {
+            // ICC_SGI1R_EL1 raises SGIs of group 1 only.
+            if let Some(handle) = self.find(vcpu, intid)
+                && self.irq(handle).is_some_and(|irq| irq.group1)
+            {
+                self.latch(handle);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The exits that happen most, answered right where the guest was left: the vector calls [`quick_exit`] with the guest's
+//! registers saved and nothing else done, and goes back into the guest if that answers them.
+//!
+//! Meanwhile the list registers stay as the guest left them and the virtual interface stays on. That is sound for what is
+//! done here: none of it depends on what the guest has done with its interrupts, except where
+//! [`axvm_vgic::HardwareLists`] are looked at. Whoever changes something that this vCPU has to see before it goes on
+//! kicks it: then the kick is pending, and the guest is left again before its next instruction.
+//!
+//! Nothing here waits for a lock, allocates or says anything. What isn't answered here is the run loop's, as if this
+//! didn't exist.
+
+use axvm::stats::{ExitCounters, ExitReason};
+use axvm::vm::DeviceCounters;
+use axvm_addr::{Gpa, Intid, VcpuId};
+use axvm_axdevice::Width;
+use axvm_vgic::HardwareLists;
+
+use super::sysreg::{mrs, msr};
+use super::vcpu::Context;
+use super::{exit, gic, guest_psci};
+use crate::vm::Vm;
+
+/// A vCPU in its run loop. The vectors know that its registers come first.
+#[repr(C)]
+pub struct Running<'a> {
+    /// Its state.
+    pub context: Context,
+    /// Its VM.
+    pub vm: &'a Vm,
+    /// Which it is.
+    pub vcpu: VcpuId,
+    /// Its counters.
+    exits: Option<&'a ExitCounters>,
+    /// The line that came last, and its device's counters: lines come in rows.
+    line: Option<(Intid, &'a DeviceCounters)>,
+    /// A physical interrupt that was acknowledged and is still to be dealt with.
+    taken: Option<Intid>,
+    /// Whether interrupts are answered here: those that are injected by list registers.
+    interrupts: bool,
+}
+
+impl<'a> Running<'a> {
+    /// A vCPU that is about to be entered.
+    pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context) -> Self {
+        let interrupts = context.direct.is_none();
+        Self { context, vm, vcpu, exits: vm.exits(vcpu), line: None, taken: None, interrupts }
+    }
+
+    /// The interrupt that was acknowledged when the guest was left, if it is still to be dealt with.
+    pub fn take_interrupt(&mut self) -> Option<Intid> {
+        self.taken.take()
+    }
+
+    /// Counts an interrupt of a device.
+    fn count_line(&mut self, id: Intid) {
+        match self.line {
+            Some((line, counters)) if line == id => counters.interrupts.count(),
+            _ => {
+                self.line = self.vm.device_of_line(id).map(|counters| (id, counters));
+                if let Some((_, counters)) = self.line {
+                    counters.interrupts.count();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: ExitReason) {
+        if let Some(exits) = self.exits {
+            exits.count(reason);
+        }
+    }
+}
+
+/// The list registers of this CPU.
+struct Lists;
+
+impl HardwareLists for Lists {
+    // The first four: every CPU of today has them, and most have no others.
+    #[inline(always)]
+    fn read(&self, index: usize) -> Option<u64> {
+        match index {
+            0 => Some(mrs!("ich_lr0_el2")),
+            1 => Some(mrs!("ich_lr1_el2")),
+            2 => Some(mrs!("ich_lr2_el2")),
+            3 => Some(mrs!("ich_lr3_el2")),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, index: usize, value: u64) {
+        // SAFETY: the guest's list registers.
+        unsafe {
+            match index {
+                0 => msr!("ich_lr0_el2", value),
+                1 => msr!("ich_lr1_el2", value),
+                2 => msr!("ich_lr2_el2", value),
+                3 => msr!("ich_lr3_el2", value),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Called by the vector: the guest was left by vector `number` (of those for a lower level: 0 synchronous, 1 IRQ, 2 FIQ).
+/// Not zero: go back into the guest.
+///
+/// Each way is a function of its own that is not inlined, so that each saves no more registers than it needs itself.
+pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
+    match number {
+        0 => {
+            let esr = mrs!("esr_el2");
+            match esr >> 26 {
+                exit::class::HVC64 => hypercall(running),
+                exit::class::DATA_ABORT => access(running, esr),
+                exit::class::SYSTEM => software_interrupt(running, esr),
+                _ => OPEN,
+            }
+        }
+        1 => interrupt(running),
+        _ => OPEN,
+    }
+}
+
+/// Back into the guest.
+const ANSWERED: u64 = 1;
+/// Over to the run loop.
+const OPEN: u64 = 0;
+
+/// Calls whose answer is always the same.
+#[inline(never)]
+fn hypercall(running: &mut Running<'_>) -> u64 {
+    let Some(answer) = guest_psci::constant(running.context.frame.x[0] as u32) else { return OPEN };
+    running.count(ExitReason::Hypercall);
+    running.context.frame.x[0] = answer;
+    ANSWERED
+}
+
+/// An access to the device that was accessed last: forwarded, or emulated by one that answers without a lock.
+#[inline(never)]
+fn access(running: &mut Running<'_>, esr: u64) -> u64 {
+    // The syndrome describes it (ISV), not signed (SSE); no table walk (S1PTW), no cache maintenance (CM), a translation fault
+    // (DFSC 0b0001xx).
+    const LOOKED_AT: u64 = 1 << 24 | 1 << 21 | 1 << 7 | 1 << 8 | 0x3c;
+    const PLAIN: u64 = 1 << 24 | 0x04;
+    const WNR: u64 = 1 << 6;
+    let Running { context, vm, .. } = running;
+    // From AArch64 only.
+    if esr & LOOKED_AT != PLAIN || context.frame.pstate & 1 << 4 != 0 {
+        return OPEN;
+    }
+    let gpa = Gpa((mrs!("hpfar_el2") >> 4 & 0xfff_ffff_ffff) << 12 | mrs!("far_el2") & 0xfff);
+    let width = match esr >> 22 & 3 {
+        0 => Width::B1,
+        1 => Width::B2,
+        2 => Width::B4,
+        _ => Width::B8,
+    };
+    let register = esr >> 16 & 0x1f;
+    let reason = if esr & WNR != 0 {
+        vm.write_at_once(gpa, width, context.x(register), context.hint)
+    } else {
+        vm.read_at_once(gpa, width, context.hint).map(|(value, reason)| {
+            // Registers of 32 bits have their upper half cleared; no device answers more than the width.
+            context.set_x(register, value);
+            reason
+        })
+    };
+    let Some(reason) = reason else { return OPEN };
+    context.skip();
+    running.count(reason);
+    ANSWERED
+}
+
+/// A write to ICC_SGI1R_EL1.
+#[inline(never)]
+fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
+    // Op0 3, Op1 0, CRn 12, CRm 11, Op2 5; written.
+    const LOOKED_AT: u64 = 0x3f_fc1f;
+    const SGI1R: u64 = 0x3a_3016;
+    if esr & LOOKED_AT != SGI1R || !running.interrupts {
+        return OPEN;
+    }
+    let value = running.context.x(esr >> 5 & 0x1f);
+    if !running.vm.send_sgi_at_once(running.vcpu, value, &mut running.context.lists, &Lists) {
+        return OPEN;
+    }
+    running.context.skip();
+    running.count(ExitReason::Sgi);
+    ANSWERED
+}
+
+/// A physical interrupt.
+#[inline(never)]
+fn interrupt(running: &mut Running<'_>) -> u64 {
+    if !running.interrupts {
+        return OPEN;
+    }
+    running.count(ExitReason::Interrupt);
+    let Some(id) = gic::acknowledge() else { return ANSWERED };
+    let Running { context, vm, vcpu, .. } = running;
+    if id == gic::KICK {
+        gic::deactivate(id);
+        let nothing_else = vm.vgic().take_sgis_at_once(*vcpu, &mut context.lists, &Lists);
+        return u64::from(nothing_else && !vm.is_stopping());
+    }
+    if id.0 < 1020 && vm.vgic().hardware_at_once(*vcpu, id, &mut context.lists, &Lists) {
+        if let Some(exits) = running.exits {
+            exits.count_injected();
+        }
+        if id.0 >= 32 {
+            running.count_line(id);
+        }
+        return ANSWERED;
+    }
+    running.taken = Some(id);
+    OPEN
+}
