@@ -5,14 +5,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axvm::config::VMInterruptMode;
-use axvm::devices::{AxVmDevices, Handled, Hint};
+use axvm::devices::{AtOnce, AxVmDevices, Forward, Handled, Hint};
 use axvm::events::Kind;
 use axvm::plan::{GicPlan, VmPlan};
 use axvm::report::VmReport;
 use axvm::stats::{ExitCounters, ExitReason};
 pub use axvm::vm::StopReason;
 use axvm::vm::{AxVM, CreateError, DeviceCounters, Disposed};
-use axvm_addr::{Address, CpuId, Gpa, Intid, ItsDeviceId, Span, VcpuId, VmId};
+use axvm_addr::{Address, CpuId, Gpa, Hpa, Intid, ItsDeviceId, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
@@ -458,20 +458,23 @@ impl Vm {
         self.devices.answers(gpa, width) || self.is_silent(gpa)
     }
 
-    /// A read of the device that was accessed last, if it answers without a lock: as [`Vm::read_device`]. `None`: nothing was
-    /// done.
+    /// An access to the device that was accessed last, if it comes to something simple.
     #[inline]
-    pub fn read_at_once(&self, gpa: Gpa, width: Width, hint: Hint) -> Option<(u64, ExitReason)> {
-        let (value, handled) = self.devices.read_at_once(gpa, width, hint, &Hal)?;
-        Some((value, self.note_handled(gpa, handled)))
+    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce> {
+        self.devices.at_once(gpa, bytes, write, hint)
     }
 
-    /// A write to registers that are forwarded, if they are those that were accessed last: as [`Vm::write_device`]. `None`:
-    /// nothing was done.
-    #[inline]
-    pub fn write_at_once(&self, gpa: Gpa, width: Width, value: u64, hint: Hint) -> Option<ExitReason> {
-        let handled = self.devices.write_at_once(gpa, width, value, hint, &Hal)?;
-        Some(self.note_handled(gpa, handled))
+    /// A read of forwarded registers, and what to count the exit as.
+    pub fn forward_read(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width) -> (u64, ExitReason) {
+        let read = Hal.forward_read(hpa, width);
+        let reason = self.note_handled(gpa, Handled::Forwarded { device, aborted: read.is_err() });
+        (read.unwrap_or(u64::MAX) & width.mask(), reason)
+    }
+
+    /// A write to forwarded registers, and what to count the exit as.
+    pub fn forward_write(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width, value: u64) -> ExitReason {
+        let written = Hal.forward_write(hpa, width, value & width.mask());
+        self.note_handled(gpa, Handled::Forwarded { device, aborted: written.is_err() })
     }
 
     /// A trapped read.

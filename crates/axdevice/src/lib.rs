@@ -64,11 +64,10 @@ pub trait MmioDevice: Send + Sync {
     /// ignored.
     fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64;
 
-    /// A read that has the same answer for every vCPU, and takes no lock: what [`MmioDevice::read`] would answer. `None` where there
-    /// is no such answer.
-    fn read_at_once(&self, offset: u64, width: Width) -> Option<u64> {
-        let _ = (offset, width);
-        None
+    /// Registers of 32 bits whose value never changes: offset and value. A read of one of them may be answered without asking
+    /// the device.
+    fn constants(&self) -> &[(u64, u32)] {
+        &[]
     }
 
     /// A write of `width` at `offset`, by `vcpu`. Bits of `value` above the width are zero.

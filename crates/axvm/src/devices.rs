@@ -50,6 +50,20 @@ pub enum Handled {
     },
 }
 
+/// What an access comes to that neither device nor table have to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    /// A read of a register that never changes: its value.
+    Constant(u32),
+    /// Registers of a passthrough device, by its position in `VmPlan::devices`, that are at `hpa`.
+    Forwarded {
+        /// The device.
+        device: u16,
+        /// Where the access goes.
+        hpa: Hpa,
+    },
+}
+
 /// The entry that was hit last: a vCPU's own. Any value is safe.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(usize);
@@ -62,6 +76,8 @@ enum Target {
 struct Mmio {
     span: Span<Gpa>,
     target: Target,
+    /// Registers of an emulated device that never change.
+    constants: Box<[(u64, u32)]>,
 }
 
 struct Ports {
@@ -119,14 +135,16 @@ impl AxVmDevicesBuilder {
     #[must_use]
     pub fn mmio(mut self, span: Span<Gpa>, device: Arc<dyn MmioDevice>) -> Self {
         let name = device.name().into();
-        self.mmio.push((Mmio { span, target: Target::Emulated(device) }, name));
+        let constants = device.constants().into();
+        self.mmio.push((Mmio { span, target: Target::Emulated(device), constants }, name));
         self
     }
 
     /// Adds trapped registers of a passthrough device: `span` is forwarded to `hpa` and what follows.
     #[must_use]
     pub fn forwarded(mut self, span: Span<Gpa>, hpa: Hpa, device: u16, name: &str) -> Self {
-        self.mmio.push((Mmio { span, target: Target::Forwarded { device, hpa } }, name.into()));
+        let target = Target::Forwarded { device, hpa };
+        self.mmio.push((Mmio { span, target, constants: Box::default() }, name.into()));
         self
     }
 
@@ -284,55 +302,22 @@ impl AxVmDevices {
         }
     }
 
-    /// The device of the hint, if all `width` bytes at `gpa` are its own.
+    /// An access of `bytes` at `gpa` to the device that was accessed last, if that takes nothing but what is said here.
     #[inline]
-    fn hinted(&self, gpa: Gpa, width: Width, hint: Hint) -> Option<(&Mmio, u64)> {
+    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce> {
         let entry = self.mmio.get(hint.0)?;
         let offset = gpa.0.wrapping_sub(entry.span.start().0);
-        (offset <= entry.span.size().checked_sub(width.bytes())?).then_some((entry, offset))
-    }
-
-    /// A read as [`AxVmDevices::mmio_read`], by the device that was accessed last and at once: registers that are
-    /// forwarded, or a device that answers without a lock. `None`: nothing was done.
-    #[inline]
-    pub fn read_at_once(
-        &self,
-        gpa: Gpa,
-        width: Width,
-        hint: Hint,
-        forward: &impl Forward,
-    ) -> Option<(u64, Handled)> {
-        let (entry, offset) = self.hinted(gpa, width, hint)?;
-        match &entry.target {
-            Target::Emulated(device) => {
-                Some((device.read_at_once(offset, width)? & width.mask(), Handled::Emulated))
-            }
-            Target::Forwarded { device, hpa } => {
-                let read = forward.forward_read(Hpa(hpa.0.wrapping_add(offset)), width);
-                let value = read.unwrap_or(u64::MAX) & width.mask();
-                Some((value, Handled::Forwarded { device: *device, aborted: read.is_err() }))
-            }
+        if offset > entry.span.size().checked_sub(bytes)? {
+            return None;
         }
-    }
-
-    /// A write as [`AxVmDevices::mmio_write`], to registers that are forwarded and were accessed last. `None`: nothing was
-    /// done.
-    #[inline]
-    pub fn write_at_once(
-        &self,
-        gpa: Gpa,
-        width: Width,
-        value: u64,
-        hint: Hint,
-        forward: &impl Forward,
-    ) -> Option<Handled> {
-        let (entry, offset) = self.hinted(gpa, width, hint)?;
         match &entry.target {
-            Target::Emulated(_) => None,
             Target::Forwarded { device, hpa } => {
-                let hpa = Hpa(hpa.0.wrapping_add(offset));
-                let written = forward.forward_write(hpa, width, value & width.mask());
-                Some(Handled::Forwarded { device: *device, aborted: written.is_err() })
+                Some(AtOnce::Forwarded { device: *device, hpa: Hpa(hpa.0.wrapping_add(offset)) })
+            }
+            Target::Emulated(_) if write || bytes != 4 => None,
+            Target::Emulated(_) => {
+                let constant = entry.constants.iter().find(|(register, _)| *register == offset);
+                constant.map(|(_, value)| AtOnce::Constant(*value))
             }
         }
     }

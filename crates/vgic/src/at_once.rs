@@ -59,28 +59,18 @@ impl Vgic {
         hardware: &impl HardwareLists,
     ) -> bool {
         let request = SgiRequest(value);
-        if request.all_others() {
-            return false;
-        }
         let intid = Intid(request.intid());
-        let vcpus = &self.config().vcpus;
-        let own = vcpus.get(usize::from(from.0)).is_some_and(|affinity| request.names(*affinity));
-        if own
-            && !self
+        match self.sgi_targets.iter().position(|target| *target == request.target()) {
+            Some(own) if own == usize::from(from.0) => self
                 .signal(from)
-                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid)))
-        {
-            return false;
-        }
-        if own && request.is_single() {
-            return true;
-        }
-        for (vcpu, affinity) in (0..).map(VcpuId).zip(vcpus) {
-            if vcpu != from && request.names(*affinity) {
-                self.post_sgi(vcpu, intid);
+                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid))),
+            Some(other) => {
+                self.post_sgi(VcpuId(other as u16), intid);
+                true
             }
+            // None, or several.
+            None => false,
         }
-        true
     }
 
     /// Puts a software interrupt into the mailbox of a vCPU, and kicks it if it was empty.

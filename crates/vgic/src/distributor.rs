@@ -21,8 +21,8 @@ use crate::spec::{self, PIDR2, PIDR2_GICV3};
 /// has taken effect when it is done.
 pub struct Distributor {
     vgic: Arc<Vgic>,
-    /// GICD_TYPER, which never changes.
-    typer: u32,
+    /// What never changes.
+    constants: [(u64, u32); 3],
 }
 
 impl Distributor {
@@ -31,7 +31,7 @@ impl Distributor {
         let config = vgic.config();
         let range_select = config.vcpus.iter().any(|affinity| affinity & 0xff >= 16);
         let typer = typer(config.spis, config.id_bits(), config.its.is_some(), range_select);
-        Self { vgic, typer }
+        Self { vgic, constants: [(TYPER, typer), (IIDR, spec::IIDR), (PIDR2, PIDR2_GICV3)] }
     }
 
     fn read_register(&self, state: &Interrupts, vcpu: VcpuId, offset: u64, width: Width) -> Option<u64> {
@@ -61,10 +61,7 @@ impl Distributor {
                     | if group0 { CTLR_ENABLE_GROUP0 } else { 0 }
                     | if group1 { CTLR_ENABLE_GROUP1 } else { 0 }
             }
-            TYPER => self.typer,
-            IIDR => spec::IIDR,
-            PIDR2 => PIDR2_GICV3,
-            _ => return None,
+            _ => self.constants.iter().find(|(register, _)| *register == offset)?.1,
         };
         Some(value.into())
     }
@@ -100,13 +97,8 @@ impl MmioDevice for Distributor {
             .unwrap_or(0)
     }
 
-    fn read_at_once(&self, offset: u64, width: Width) -> Option<u64> {
-        match (offset, width) {
-            (TYPER, Width::B4) => Some(self.typer.into()),
-            (IIDR, Width::B4) => Some(spec::IIDR.into()),
-            (PIDR2, Width::B4) => Some(PIDR2_GICV3.into()),
-            _ => None,
-        }
+    fn constants(&self) -> &[(u64, u32)] {
+        &self.constants
     }
 
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {

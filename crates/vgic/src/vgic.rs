@@ -1,6 +1,7 @@
 //! A VM's GIC as the hypervisor sees it.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
@@ -36,6 +37,8 @@ pub struct Vgic {
     config: VgicConfig,
     backend: Arc<dyn Backend>,
     pub(crate) signals: Arc<[Signal]>,
+    /// What names each vCPU alone in ICC_SGI1R_EL1.
+    pub(crate) sgi_targets: Vec<u64>,
     interrupts: Mutex<Interrupts>,
     pub(crate) lpi_tables: Mutex<LpiTables>,
     pub(crate) its: Option<Mutex<ItsState>>,
@@ -59,7 +62,9 @@ impl Vgic {
         let signals: Arc<[Signal]> = core::iter::repeat_with(Signal::default).take(vcpus).collect();
         let interrupts = Mutex::new(Interrupts::new(&config, signals.clone(), backend.clone()));
         let its = config.its.as_ref().map(|its| Mutex::new(ItsState::new(its, vcpus)));
+        let sgi_targets = config.vcpus.iter().map(|affinity| SgiRequest::target_of(*affinity)).collect();
         Ok(Arc::new(Self {
+            sgi_targets,
             lpi_tables: LpiTables::new(vcpus),
             config,
             backend,

@@ -17,10 +17,19 @@ impl SgiRequest {
         self.0 >> 40 & 1 != 0
     }
 
-    /// Whether the target list names at most one processor.
-    pub const fn is_single(self) -> bool {
-        let list = self.0 & 0xffff;
-        list & list.wrapping_sub(1) == 0
+    /// All of it but the INTID.
+    pub const fn target(self) -> u64 {
+        self.0 & !(0xf << 24)
+    }
+
+    /// The [`Self::target`] that names the processor of this affinity (in MPIDR_EL1's layout) and no other.
+    pub const fn target_of(affinity: u64) -> u64 {
+        let aff0 = affinity & 0xff;
+        (affinity >> 32 & 0xff) << 48
+            | (aff0 >> 4) << 44
+            | (affinity >> 16 & 0xff) << 32
+            | (affinity >> 8 & 0xff) << 16
+            | 1 << (aff0 & 0xf)
     }
 
     /// Whether the target list names the processor of this affinity (in MPIDR_EL1's layout).
@@ -36,6 +45,16 @@ impl SgiRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_target_of_a_processor_names_it_and_no_other() {
+        for affinity in [0, 1, 0x12, 0x105, 0x12_0034_5612, 0xff_00ff_ffff] {
+            let target = SgiRequest::target_of(affinity);
+            let request = SgiRequest(target | 7 << 24);
+            assert!(request.names(affinity) && request.intid() == 7 && request.target() == target);
+            assert_eq!((0..=0xff).filter(|aff0| request.names(affinity & !0xff | aff0)).count(), 1);
+        }
+    }
 
     #[test]
     fn a_target_list_names_by_all_four_affinity_levels_and_range() {

@@ -9,9 +9,10 @@
 //! Nothing here waits for a lock, allocates or says anything. What isn't answered here is the run loop's, as if this
 //! didn't exist.
 
+use axvm::devices::AtOnce;
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
-use axvm_addr::{Gpa, Intid, VcpuId};
+use axvm_addr::{Gpa, Hpa, Intid, VcpuId};
 use axvm_axdevice::Width;
 use axvm_vgic::HardwareLists;
 
@@ -104,7 +105,7 @@ impl HardwareLists for Lists {
 }
 
 /// Called by the vector: the guest was left by vector `number` (of those for a lower level: 0 synchronous, 1 IRQ, 2 FIQ).
-/// Not zero: go back into the guest.
+/// Answers 0 to go back into the guest, else the number and one.
 ///
 /// Each way is a function of its own that is not inlined, so that each saves no more registers than it needs itself.
 pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
@@ -119,14 +120,15 @@ pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
             }
         }
         1 => interrupt(running),
-        _ => OPEN,
+        other => other + 1,
     }
 }
 
 /// Back into the guest.
-const ANSWERED: u64 = 1;
-/// Over to the run loop.
-const OPEN: u64 = 0;
+const ANSWERED: u64 = 0;
+/// Over to the run loop: a synchronous exception, an interrupt.
+const OPEN: u64 = 1;
+const OPEN_INTERRUPT: u64 = 2;
 
 /// Calls whose answer is always the same.
 #[inline(never)]
@@ -137,20 +139,37 @@ fn hypercall(running: &mut Running<'_>) -> u64 {
     ANSWERED
 }
 
-/// An access to the device that was accessed last: forwarded, or emulated by one that answers without a lock.
+/// An access to the device that was accessed last: a register that never changes, or one that is forwarded.
 #[inline(never)]
 fn access(running: &mut Running<'_>, esr: u64) -> u64 {
     // The syndrome describes it (ISV), not signed (SSE); no table walk (S1PTW), no cache maintenance (CM), a translation fault
     // (DFSC 0b0001xx).
     const LOOKED_AT: u64 = 1 << 24 | 1 << 21 | 1 << 7 | 1 << 8 | 0x3c;
     const PLAIN: u64 = 1 << 24 | 0x04;
-    const WNR: u64 = 1 << 6;
-    let Running { context, vm, .. } = running;
     // From AArch64 only.
-    if esr & LOOKED_AT != PLAIN || context.frame.pstate & 1 << 4 != 0 {
+    if esr & LOOKED_AT != PLAIN || running.context.frame.pstate & 1 << 4 != 0 {
         return OPEN;
     }
     let gpa = Gpa((mrs!("hpfar_el2") >> 4 & 0xfff_ffff_ffff) << 12 | mrs!("far_el2") & 0xfff);
+    match running.vm.at_once(gpa, 1 << (esr >> 22 & 3), esr & WNR != 0, running.context.hint) {
+        Some(AtOnce::Constant(value)) => {
+            running.context.set_x(esr >> 16 & 0x1f, value.into());
+            running.context.skip();
+            running.count(ExitReason::MmioEmulated);
+            ANSWERED
+        }
+        Some(AtOnce::Forwarded { device, hpa }) => forward(running, esr, gpa, device, hpa),
+        None => OPEN,
+    }
+}
+
+/// ESR_ELx.WnR of a data abort.
+const WNR: u64 = 1 << 6;
+
+/// An access to registers that are forwarded.
+#[inline(never)]
+fn forward(running: &mut Running<'_>, esr: u64, gpa: Gpa, device: u16, hpa: Hpa) -> u64 {
+    let Running { context, vm, .. } = running;
     let width = match esr >> 22 & 3 {
         0 => Width::B1,
         1 => Width::B2,
@@ -159,15 +178,13 @@ fn access(running: &mut Running<'_>, esr: u64) -> u64 {
     };
     let register = esr >> 16 & 0x1f;
     let reason = if esr & WNR != 0 {
-        vm.write_at_once(gpa, width, context.x(register), context.hint)
+        vm.forward_write(gpa, device, hpa, width, context.x(register))
     } else {
-        vm.read_at_once(gpa, width, context.hint).map(|(value, reason)| {
-            // Registers of 32 bits have their upper half cleared; no device answers more than the width.
-            context.set_x(register, value);
-            reason
-        })
+        // Registers of 32 bits have their upper half cleared; no device answers more than the width.
+        let (value, reason) = vm.forward_read(gpa, device, hpa, width);
+        context.set_x(register, value);
+        reason
     };
-    let Some(reason) = reason else { return OPEN };
     context.skip();
     running.count(reason);
     ANSWERED
@@ -195,7 +212,7 @@ fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
 #[inline(never)]
 fn interrupt(running: &mut Running<'_>) -> u64 {
     if !running.interrupts {
-        return OPEN;
+        return OPEN_INTERRUPT;
     }
     running.count(ExitReason::Interrupt);
     let Some(id) = gic::acknowledge() else { return ANSWERED };
@@ -203,7 +220,7 @@ fn interrupt(running: &mut Running<'_>) -> u64 {
     if id == gic::KICK {
         gic::deactivate(id);
         let nothing_else = vm.vgic().take_sgis_at_once(*vcpu, &mut context.lists, &Lists);
-        return u64::from(nothing_else && !vm.is_stopping());
+        return if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT };
     }
     if id.0 < 1020 && vm.vgic().hardware_at_once(*vcpu, id, &mut context.lists, &Lists) {
         if let Some(exits) = running.exits {
@@ -215,5 +232,5 @@ fn interrupt(running: &mut Running<'_>) -> u64 {
         return ANSWERED;
     }
     running.taken = Some(id);
-    OPEN
+    OPEN_INTERRUPT
 }

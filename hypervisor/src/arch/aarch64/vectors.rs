@@ -175,14 +175,11 @@ leave_guest:
     str     x5, [x0, #256]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    // The guest's are saved, enter_guest's caller's are on the stack: these two are free to keep what the call doesn't.
-    mov     x19, x0
-    mov     x20, x1
     bl      {quick_exit}
-    mov     x1, x0
-    mov     x0, x19
-    cbnz    x1, resume_guest
-    mov     x0, x20
+    cbnz    x0, 2f
+    mrs     x0, tpidr_el2
+    b       resume_guest
+2:  sub     x0, x0, #1
     ldp     x19, x20, [sp]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]
