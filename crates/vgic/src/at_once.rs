@@ -61,6 +61,7 @@ impl Vgic {
         let request = SgiRequest(value);
         let intid = Intid(request.intid());
         match self.sgi_targets.iter().position(|target| *target == request.target()) {
+            Some(one) if self.config().direct.is_some() => self.raise_sgi(VcpuId(one as u16), intid),
             Some(own) if own == usize::from(from.0) => self
                 .signal(from)
                 .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid))),
@@ -71,6 +72,26 @@ impl Vgic {
             // None, or several.
             None => false,
         }
+    }
+
+    /// With direct delivery: the software interrupt that a write of `value` to ICC_SGI1R_EL1 by `vcpu` raises at `vcpu` itself.
+    /// `None` if it isn't one, or not at that one only.
+    #[inline]
+    pub fn sgi_to_itself(&self, vcpu: VcpuId, value: u64) -> Option<Intid> {
+        let request = SgiRequest(value);
+        let target = self.sgi_targets.get(usize::from(vcpu.0))?;
+        let group0 = self.signal(vcpu)?.group0_sgis.load(Ordering::Relaxed);
+        (request.target() == *target && group0 >> request.intid() & 1 == 0).then(|| Intid(request.intid()))
+    }
+
+    /// With direct delivery: raises a software interrupt, if it is of group 1.
+    fn raise_sgi(&self, vcpu: VcpuId, intid: Intid) -> bool {
+        let Some(state) = self.try_lock() else { return false };
+        let irq = state.find(vcpu, intid).and_then(|handle| state.irq(handle));
+        if irq.is_some_and(|irq| irq.group1) {
+            self.backend().raise_sgi(vcpu, intid);
+        }
+        true
     }
 
     /// Puts a software interrupt into the mailbox of a vCPU, and kicks it if it was empty.

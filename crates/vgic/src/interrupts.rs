@@ -56,11 +56,13 @@ pub(crate) struct Signal {
     pub(crate) stale: AtomicBool,
     /// Its mailbox: software interrupts of group 1 that others sent and that it hasn't looked at, by INTID.
     pub(crate) sgis: AtomicU32,
+    /// Its SGIs that are of group 0, by INTID. Written with the lock held.
+    pub(crate) group0_sgis: AtomicU32,
 }
 
 impl Default for Signal {
     fn default() -> Self {
-        Self { stale: AtomicBool::new(true), sgis: AtomicU32::new(0) }
+        Self { stale: AtomicBool::new(true), sgis: AtomicU32::new(0), group0_sgis: AtomicU32::new(0) }
     }
 }
 
@@ -199,6 +201,7 @@ impl Interrupts {
             // What the list registers held is void: they are to be written again.
             signal.stale.store(true, Ordering::Release);
             signal.sgis.store(0, Ordering::Release);
+            signal.group0_sgis.store(0, Ordering::Release);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The registers that have a field for each interrupt. They mean the same in the distributor, for SPIs, and
 //! in a redistributor's SGI frame, for SGIs and PPIs (IHI 0069, 12.9 and 12.11).
 
+use core::sync::atomic::Ordering;
+
 use axvm_addr::{Intid, VcpuId};
 
 use crate::interrupts::{Handle, Interrupts};
@@ -30,6 +32,16 @@ impl Interrupts {
         value
     }
 
+    /// Keeps an SGI's group where it can be looked at without the lock.
+    fn note_group(&self, vcpu: VcpuId, intid: u32, group1: bool) {
+        if let Some(signal) = self.signals.get(usize::from(vcpu.0))
+            && intid < 16
+        {
+            let others = signal.group0_sgis.load(Ordering::Relaxed) & !(1 << intid);
+            signal.group0_sgis.store(others | u32::from(!group1) << intid, Ordering::Relaxed);
+        }
+    }
+
     /// Before pending or active state is read: vCPUs that have one of the interrupts in their list registers are to look
     /// at it. What they find is seen by the next read, so that who waits for the end of an interrupt elsewhere sees it.
     pub(crate) fn ask_holders(&mut self, vcpu: VcpuId, bank: Bank, word: u32) {
@@ -57,6 +69,7 @@ impl Interrupts {
                     if let Some(irq) = self.irq_mut(handle)
                         && core::mem::replace(&mut irq.group1, set) != set
                     {
+                        self.note_group(vcpu, word * 32 + bit, set);
                         if self.direct.is_some() {
                             self.mirror(handle);
                         }

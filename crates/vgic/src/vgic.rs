@@ -101,6 +101,11 @@ impl Vgic {
         result
     }
 
+    /// The interrupts' state, to be looked at only, if nobody else has it.
+    pub(crate) fn try_lock(&self) -> Option<impl core::ops::Deref<Target = Interrupts> + '_> {
+        self.interrupts.try_lock()
+    }
+
     fn latch(&self, find: impl FnOnce(&Interrupts) -> Option<Handle>) -> bool {
         self.with(None, |state| match find(state) {
             Some(handle) => {

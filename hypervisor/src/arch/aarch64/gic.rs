@@ -498,6 +498,20 @@ pub fn kick(mpidr: u64) {
     send(mpidr, call_sgi(), single_security());
 }
 
+/// Raises a Group 1 SGI at the calling CPU, whose [`sgi_target`] is `own`.
+#[inline(always)]
+pub fn raise_sgi_here(own: u64, sgi: Intid) {
+    // SAFETY: an interrupt to this CPU.
+    unsafe { msr!("icc_sgi1r_el1", own | u64::from(sgi.0 & 0xf) << 24) };
+    isb!();
+}
+
+/// What names the CPU with this MPIDR in ICC_SGI1R_EL1.
+pub fn sgi_target(mpidr: u64) -> u64 {
+    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
+    aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf)
+}
+
 /// Raises a Group 1 SGI at the CPU with this MPIDR.
 pub fn raise_sgi(mpidr: u64, sgi: Intid) {
     send(mpidr, sgi, false);
@@ -505,13 +519,7 @@ pub fn raise_sgi(mpidr: u64, sgi: Intid) {
 
 /// Writes ICC_SGI0R_EL1 or ICC_SGI1R_EL1 (IHI 0069, 12.2.21 and 12.2.22).
 fn send(mpidr: u64, sgi: Intid, group0: bool) {
-    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
-    let value = aff3 << 48
-        | (aff0 >> 4) << 44
-        | aff2 << 32
-        | u64::from(sgi.0 & 0xf) << 24
-        | aff1 << 16
-        | 1 << (aff0 & 0xf);
+    let value = sgi_target(mpidr) | u64::from(sgi.0 & 0xf) << 24;
     dsb!("ish");
     // SAFETY: an interrupt to another CPU, which takes it when it asks.
     unsafe {

@@ -36,6 +36,8 @@ pub struct Running<'a> {
     line: Option<(Intid, &'a DeviceCounters)>,
     /// A physical interrupt that was acknowledged and is still to be dealt with.
     taken: Option<Intid>,
+    /// What names this CPU in ICC_SGI1R_EL1.
+    here: u64,
     /// Whether interrupts are answered here: those that are injected by list registers.
     interrupts: bool,
 }
@@ -44,7 +46,16 @@ impl<'a> Running<'a> {
     /// A vCPU that is about to be entered.
     pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context) -> Self {
         let interrupts = context.direct.is_none();
-        Self { context, vm, vcpu, exits: vm.exits(vcpu), line: None, taken: None, interrupts }
+        Self {
+            context,
+            vm,
+            vcpu,
+            exits: vm.exits(vcpu),
+            line: None,
+            taken: None,
+            here: gic::sgi_target(super::mpidr()),
+            interrupts,
+        }
     }
 
     /// The interrupt that was acknowledged when the guest was left, if it is still to be dealt with.
@@ -119,7 +130,7 @@ pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
                 _ => OPEN,
             }
         }
-        1 => interrupt(running),
+        1 | 2 => interrupt(running, number),
         other => other + 1,
     }
 }
@@ -196,10 +207,35 @@ fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
     // Op0 3, Op1 0, CRn 12, CRm 11, Op2 5; written.
     const LOOKED_AT: u64 = 0x3f_fc1f;
     const SGI1R: u64 = 0x3a_3016;
-    if esr & LOOKED_AT != SGI1R || !running.interrupts {
+    if esr & LOOKED_AT != SGI1R {
         return OPEN;
     }
     let value = running.context.x(esr >> 5 & 0x1f);
+    if !running.interrupts {
+        return software_interrupt_directly(running, value);
+    }
+    if !running.vm.send_sgi_at_once(running.vcpu, value, &mut running.context.lists, &Lists) {
+        return OPEN;
+    }
+    running.context.skip();
+    running.count(ExitReason::Sgi);
+    ANSWERED
+}
+
+/// The same by a vCPU that takes physical interrupts itself.
+#[inline(never)]
+fn software_interrupt_directly(running: &mut Running<'_>, value: u64) -> u64 {
+    match running.vm.vgic().sgi_to_itself(running.vcpu, value) {
+        Some(intid) if intid != gic::KICK => gic::raise_sgi_here(running.here, intid),
+        _ => return software_interrupt_to_another(running, value),
+    }
+    running.context.skip();
+    running.count(ExitReason::Sgi);
+    ANSWERED
+}
+
+#[inline(never)]
+fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
     if !running.vm.send_sgi_at_once(running.vcpu, value, &mut running.context.lists, &Lists) {
         return OPEN;
     }
@@ -210,12 +246,13 @@ fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
 
 /// A physical interrupt.
 #[inline(never)]
-fn interrupt(running: &mut Running<'_>) -> u64 {
+fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
     if !running.interrupts {
         return OPEN_INTERRUPT;
     }
     running.count(ExitReason::Interrupt);
-    let Some(id) = gic::acknowledge() else { return ANSWERED };
+    let id = if number == 1 { gic::acknowledge() } else { gic::acknowledge_group0() };
+    let Some(id) = id else { return ANSWERED };
     let Running { context, vm, vcpu, .. } = running;
     if id == gic::KICK {
         gic::deactivate(id);
