@@ -5,7 +5,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use alloc::alloc::{alloc_zeroed, dealloc};
+use alloc::alloc::{alloc, dealloc};
 use axvm_addr::{Address, Gpa, Hpa, Span};
 use buddy_system_allocator::LockedHeap;
 
@@ -68,7 +68,10 @@ pub unsafe fn add(span: Span<Hpa>) {
 pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
     let layout = Layout::from_size_align(bytes.max(1), align).ok()?;
     // SAFETY: the size isn't zero.
-    NonNull::new(unsafe { alloc_zeroed(layout) }).map(|block| Hpa(block.as_ptr() as u64))
+    let block = Hpa(NonNull::new(unsafe { alloc(layout) })?.as_ptr() as u64);
+    // SAFETY: the block is memory that nobody else has.
+    unsafe { crate::arch::zero(block, layout.size() as u64) };
+    Some(block)
 }
 
 /// Gives back what [`allocate`] gave.

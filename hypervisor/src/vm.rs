@@ -565,7 +565,7 @@ impl Vm {
     }
 
     /// A write to ICC_SGI1R_EL1, as [`Vm::send_sgi`], if it takes no lock that is held. Whether it was done.
-    #[inline]
+    #[inline(always)]
     pub fn send_sgi_at_once(
         &self,
         from: VcpuId,
@@ -574,6 +574,11 @@ impl Vm {
         hardware: &impl HardwareLists,
     ) -> bool {
         !protection::is_off(Protection::Sgi) && self.vgic.send_sgi_at_once(from, value, lists, hardware)
+    }
+
+    /// The same of a VM that takes physical interrupts itself.
+    pub fn raise_sgi_at_once(&self, value: u64) -> bool {
+        !protection::is_off(Protection::Sgi) && self.vgic.raise_sgi_at_once(value)
     }
 
     /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].

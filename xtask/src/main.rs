@@ -30,7 +30,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --nic e1000e|igb               its network card (default: e1000e)
       --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
   cargo xtask test [STAGE]...        all tests, or the stages named:
-                                     fmt clippy clippy-target doc unit edges qemu
+                                     fmt clippy clippy-target doc unit edges qemu figures
       --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
   cargo xtask bench [--json]         figures: what exits and interrupts cost, start, image size, memory, NVMe reads
       --check                        fail on a figure more than 5 % over its goal

@@ -50,7 +50,7 @@ impl Vgic {
 
     /// Carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if not, nothing has
     /// changed.
-    #[inline]
+    #[inline(always)]
     pub fn send_sgi_at_once(
         &self,
         from: VcpuId,
@@ -61,7 +61,6 @@ impl Vgic {
         let request = SgiRequest(value);
         let intid = Intid(request.intid());
         match self.sgi_targets.iter().position(|target| *target == request.target()) {
-            Some(one) if self.config().direct.is_some() => self.raise_sgi(VcpuId(one as u16), intid),
             Some(own) if own == usize::from(from.0) => self
                 .signal(from)
                 .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid))),
@@ -84,9 +83,14 @@ impl Vgic {
         (request.target() == *target && group0 >> request.intid() & 1 == 0).then(|| Intid(request.intid()))
     }
 
-    /// With direct delivery: raises a software interrupt, if it is of group 1.
-    fn raise_sgi(&self, vcpu: VcpuId, intid: Intid) -> bool {
-        let Some(state) = self.try_lock() else { return false };
+    /// With direct delivery: carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if
+    /// not, nothing has changed.
+    pub fn raise_sgi_at_once(&self, value: u64) -> bool {
+        let request = SgiRequest(value);
+        let intid = Intid(request.intid());
+        let one = self.sgi_targets.iter().position(|target| *target == request.target());
+        let (Some(one), Some(state)) = (one, self.try_lock()) else { return false };
+        let vcpu = VcpuId(one as u16);
         let irq = state.find(vcpu, intid).and_then(|handle| state.irq(handle));
         if irq.is_some_and(|irq| irq.group1) {
             self.backend().raise_sgi(vcpu, intid);

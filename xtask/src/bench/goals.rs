@@ -42,8 +42,11 @@ pub struct Goal {
     pub limit: Limit,
     /// The best of Bao, hvisor, Xen and KVM on the same board.
     pub elsewhere: Option<u64>,
-    /// Why the goal isn't reached.
+    /// Why the goal can't be reached.
     pub floor: Option<Floor>,
+    /// For a goal that isn't reached yet: what the tests accept meanwhile, so that it gets no worse. `bench --check` accepts the
+    /// goal only.
+    pub meanwhile: Option<u64>,
 }
 
 /// Why a goal can't be reached, by measurement.
@@ -63,7 +66,7 @@ const fn goal(
     limit: Limit,
     elsewhere: Option<u64>,
 ) -> Goal {
-    Goal { figure, what, modes, limit, elsewhere, floor: None }
+    Goal { figure, what, modes, limit, elsewhere, floor: None, meanwhile: None }
 }
 
 const EMULATED: &[&str] = &["emulated"];
@@ -95,7 +98,10 @@ pub const GOALS: &[Goal] = &[
         Some(530_000),
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
-    goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None),
+    Goal {
+        meanwhile: Some(600_000),
+        ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
+    },
 ];
 
 /// Modes in which a Linux guest's instructions are counted.
@@ -165,6 +171,19 @@ pub struct Line<'a> {
     pub verdict: Verdict,
 }
 
+impl Line<'_> {
+    /// Whether the tests fail on it.
+    pub fn fails_tests(&self) -> bool {
+        let meanwhile = self.goal.meanwhile.zip(self.value);
+        self.verdict.fails() && meanwhile.is_none_or(|(accepted, value)| !within(value, accepted))
+    }
+}
+
+/// Whether a figure is at most so much over a limit as is tolerated.
+fn within(value: u64, limit: u64) -> bool {
+    value * 100 <= limit * (100 + TOLERANCE)
+}
+
 /// Holds all figures against the table. Of modes that aren't measured there is no line.
 pub fn judge<'a>(goals: &'a [Goal], figures: &Figures) -> Vec<Line<'a>> {
     judge_in(MODES, goals, figures)
@@ -182,7 +201,6 @@ pub fn judge_in<'a>(modes: &[&str], goals: &'a [Goal], figures: &Figures) -> Vec
                 Limit::AsNative => native,
                 Limit::Shown => None,
             };
-            let within = |value: u64, limit: u64| value * 100 <= limit * (100 + TOLERANCE);
             let verdict = match (value, limit) {
                 (None, _) => Verdict::NotMeasured,
                 (Some(_), None) if goal.limit == Limit::Shown => Verdict::Shown,
@@ -250,6 +268,15 @@ mod tests {
             verdict(call(), &[("emulated", "hypercall", 211), ("native", "trap", 1)]),
             Verdict::Missed
         );
+    }
+
+    #[test]
+    fn what_is_not_reached_yet_may_get_no_worse() {
+        let image = || Goal { meanwhile: Some(200), ..goal("image", "", EMULATED, Limit::At(100), None) };
+        let goals = [image()];
+        let fails = |value| judge(&goals, &figures(&[("emulated", "image", value)]))[0].fails_tests();
+        assert!(!fails(100) && !fails(210) && fails(211));
+        assert_eq!(verdict(image(), &[("emulated", "image", 150)]), Verdict::Missed);
     }
 
     #[test]

@@ -119,15 +119,24 @@ fn msi_parent(tree: &Tree<'_>, id: NodeId, its: &[NodeId]) -> Vec<IdMapping> {
 fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Interrupt)> {
     const FUNCTION: u32 = 7 << 8;
     let mask = tree.cells(id, "interrupt-map-mask").and_then(|mut cells| cells.next()).unwrap_or(u32::MAX);
-    let mut lines = Vec::new();
+    let unit = |device: u8| u32::from(bus) << 16 | u32::from(device) << 11;
+    let mut lines: Vec<(u8, u8, crate::model::Interrupt)> = Vec::new();
     for device in 0..32u8 {
+        // Slots that the mask doesn't tell apart have the same lines: mostly all but the first four.
+        if let Some(like) = (0..device).find(|&other| (unit(other) ^ unit(device)) & mask == 0) {
+            let same = lines.iter().filter(|(other, ..)| *other == like).copied();
+            let same: Vec<_> = same.map(|(_, pin, interrupt)| (device, pin, interrupt)).collect();
+            lines.extend(same);
+            continue;
+        }
         for pin in 1..=4u8 {
-            let line = |function: u32| {
-                let unit = u32::from(bus) << 16 | u32::from(device) << 11 | function;
-                match tree.resolve(id, &[unit, 0, 0], [u32::from(pin)].into()) {
-                    Line::Gic(interrupt) => Some(interrupt),
-                    Line::Foreign(_) => None,
-                }
+            let line = |function: u32| match tree.resolve(
+                id,
+                &[unit(device) | function, 0, 0],
+                [u32::from(pin)].into(),
+            ) {
+                Line::Gic(interrupt) => Some(interrupt),
+                Line::Foreign(_) => None,
             };
             let Some(interrupt) = line(0) else { continue };
             if mask & FUNCTION == 0 || (1..8).all(|function| line(function << 8) == Some(interrupt)) {

@@ -78,7 +78,7 @@ _start:
     add     x2, x2, :lo12:__bss_end
 3:  cmp     x1, x2
     b.hs    4f
-    str     xzr, [x1], #8
+    stp     xzr, xzr, [x1], #16
     b       3b
 
     // What was just written went past the caches: drop the lines that the boot loader may have left.

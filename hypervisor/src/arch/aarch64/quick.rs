@@ -38,6 +38,10 @@ pub struct Running<'a> {
     taken: Option<Intid>,
     /// What names this CPU in ICC_SGI1R_EL1.
     here: u64,
+    /// The SGI by which CPUs call each other.
+    call: Intid,
+    /// The SGIs that are no guest's, a bit each.
+    reserved: u16,
     /// Whether interrupts are answered here: those that are injected by list registers.
     interrupts: bool,
 }
@@ -54,6 +58,8 @@ impl<'a> Running<'a> {
             line: None,
             taken: None,
             here: gic::sgi_target(super::mpidr()),
+            call: gic::call_sgi(),
+            reserved: gic::reserved_sgis(),
             interrupts,
         }
     }
@@ -226,7 +232,9 @@ fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
 #[inline(never)]
 fn software_interrupt_directly(running: &mut Running<'_>, value: u64) -> u64 {
     match running.vm.vgic().sgi_to_itself(running.vcpu, value) {
-        Some(intid) if intid != gic::KICK => gic::raise_sgi_here(running.here, intid),
+        Some(intid) if running.reserved >> (intid.0 & 0xf) & 1 == 0 => {
+            gic::raise_sgi_here(running.here, intid)
+        }
         _ => return software_interrupt_to_another(running, value),
     }
     running.context.skip();
@@ -236,7 +244,7 @@ fn software_interrupt_directly(running: &mut Running<'_>, value: u64) -> u64 {
 
 #[inline(never)]
 fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
-    if !running.vm.send_sgi_at_once(running.vcpu, value, &mut running.context.lists, &Lists) {
+    if !running.vm.raise_sgi_at_once(value) {
         return OPEN;
     }
     running.context.skip();
@@ -253,8 +261,9 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
     running.count(ExitReason::Interrupt);
     let id = if number == 1 { gic::acknowledge() } else { gic::acknowledge_group0() };
     let Some(id) = id else { return ANSWERED };
+    let call = running.call;
     let Running { context, vm, vcpu, .. } = running;
-    if id == gic::KICK {
+    if id == call {
         gic::deactivate(id);
         let nothing_else = vm.vgic().take_sgis_at_once(*vcpu, &mut context.lists, &Lists);
         return if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT };
