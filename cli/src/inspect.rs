@@ -98,7 +98,7 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
         let path = platform.smmus.get(smmu).map_or("", |smmu| smmu.path.as_str());
         format!("{path} stream {stream}")
     });
-    let reference = Device::Pci { address: function.address, without_reset: false };
+    let reference = Device::Pci { address: function.address, without_reset: false, without_intx: false };
     json!({
         "address": function.address.to_string(),
         "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),

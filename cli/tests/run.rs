@@ -133,11 +133,11 @@ fn a_guest_that_writes_frames_to_its_console_does_not_change_the_verdict() {
 }
 
 #[test]
-fn qemu_gets_the_files_words_then_the_users_then_its_own() {
+fn qemu_gets_the_first_serial_line_then_the_files_words_then_the_users_then_the_tools() {
     let run = Place::new(GOOD).run("ok", &["--qemu", "-icount", "--qemu", "shift=0"]);
     let words = run.out.lines().find_map(|line| line.split_once("arguments: ")).unwrap().1;
-    assert!(words.starts_with("-m 1G -icount shift=0 -kernel /"), "{words}");
-    assert!(words.ends_with("-display none -serial stdio -no-reboot -monitor none"), "{words}");
+    assert!(words.starts_with("-serial stdio -m 1G -icount shift=0 -kernel /"), "{words}");
+    assert!(words.ends_with("-display none -no-reboot -monitor none"), "{words}");
 }
 
 #[test]
@@ -259,9 +259,17 @@ fn what_does_not_say_that_it_is_a_hypervisor_image_is_not_started() {
 
 #[test]
 fn words_for_qemu_that_are_the_tools_own_are_refused_on_the_command_line_too() {
-    let run = Place::new(GOOD).run("ok", &["--qemu", "-serial", "--qemu", "stdio"]);
+    let run = Place::new(GOOD).run("ok", &["--qemu", "-display", "--qemu", "gtk"]);
     run.ended("bad-input", 2);
-    assert!(run.err.contains("--qemu: `-serial`"), "{run:#?}");
+    assert!(run.err.contains("--qemu: `-display`"), "{run:#?}");
+}
+
+#[test]
+fn a_second_serial_line_comes_after_the_tools_own() {
+    let run = Place::new(GOOD).run("ok", &["--qemu", "-serial", "--qemu", "null"]);
+    run.ended("ok", 0);
+    let words = run.out.lines().find_map(|line| line.split_once("arguments: ")).unwrap().1;
+    assert!(words.starts_with("-serial stdio ") && words.contains(" -serial null "), "{words}");
 }
 
 #[test]

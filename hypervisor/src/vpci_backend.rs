@@ -78,16 +78,15 @@ pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, B
     let functions = pci
         .functions
         .iter()
-        .filter_map(|&index| {
-            let device = plan.devices.get(usize::from(index))?;
-            device.pci.zip(device.shown)
-        })
+        .filter_map(|&index| plan.devices.get(usize::from(index)))
+        .filter_map(|device| Some((device.pci?, device.shown?, device.intx)))
         // The bridge lives between assignment and disposal, so that asking once is enough.
-        .filter(|&(address, _)| host.is_assigned(plan.id, address))
-        .filter_map(|(address, shown)| Some((host.function(address)?, shown)))
-        .map(|(function, shown)| AssignedFunction {
+        .filter(|&(address, ..)| host.is_assigned(plan.id, address))
+        .filter_map(|(address, shown, intx)| Some((host.function(address)?, shown, intx)))
+        .map(|(function, shown, intx)| AssignedFunction {
             function: function.clone(),
             shown,
+            intx,
             bars: function
                 .bars
                 .iter()

@@ -144,6 +144,7 @@ fn inspect<C: ConfigSpace + ?Sized>(
     multifunction: bool,
 ) -> Function {
     registers.write16(header::COMMAND, Command::INTX_DISABLE.bits());
+    let intx_disable = registers.read16(header::COMMAND) & Command::INTX_DISABLE.bits() != 0;
     let class = registers.read32(header::REVISION);
     let capabilities = capabilities::standard(registers);
     let of = |id: u8| capabilities.iter().find(|found| found.0 == id).map(|found| found.1);
@@ -170,6 +171,7 @@ fn inspect<C: ConfigSpace + ?Sized>(
         msi_vectors: of(capability::MSI).map(|offset| capabilities::msi_vectors(registers, offset)),
         interrupt_pin: if pin <= 4 { pin } else { 0 },
         virtio: None,
+        intx_disable,
         resets: Vec::new(),
         capabilities,
         extended_capabilities,

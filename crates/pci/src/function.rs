@@ -42,6 +42,8 @@ pub struct Function {
     pub interrupt_pin: u8,
     /// What it says of its DMA, if it is a virtio device.
     pub virtio: Option<Virtio>,
+    /// Whether the pin's line can be turned off (Interrupt Disable, since PCI 2.3).
+    pub intx_disable: bool,
     /// How it can be reset, best first. Empty: not at all.
     pub resets: Vec<ResetMethod>,
 }

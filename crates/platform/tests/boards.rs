@@ -55,6 +55,7 @@ fn function(address: PciAddress, parent: Option<PciAddress>, pin: u8) -> Functio
         msi_vectors: None,
         interrupt_pin: pin,
         virtio: None,
+        intx_disable: true,
         resets: vec![],
     }
 }

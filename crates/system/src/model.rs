@@ -137,6 +137,8 @@ pub enum Device {
         address: PciAddress,
         /// `reset = "none"`: assign it though it can't be reset.
         without_reset: bool,
+        /// `intx = "none"`: it has no interrupt line, only MSIs, so that what shares the line may have another owner.
+        without_intx: bool,
     },
     /// A platform device.
     Node {

@@ -48,6 +48,9 @@ pub struct AssignedFunction {
     pub shown: PciAddress,
     /// The host-physical address of each of its memory BARs.
     pub bars: Vec<(u8, Hpa)>,
+    /// Whether it may raise the line of its pin. If not, the pin isn't shown, and the line stays turned off in
+    /// hardware whatever the guest writes.
+    pub intx: bool,
 }
 
 /// A host bridge that can't be.
@@ -118,7 +121,7 @@ impl<B: Backend> HostBridge<B> {
         let shared =
             Shared { backend, windows, decode: Mutex::new(Decode::default()), refused: AtomicU64::new(0) };
         let mut new = Self { segment, buses, shared, functions: Vec::new() };
-        for AssignedFunction { function, shown, bars } in functions {
+        for AssignedFunction { function, shown, bars, intx } in functions {
             let address = function.address;
             if function.bridge {
                 return Err(BridgeError::IsBridge(address));
@@ -143,7 +146,14 @@ impl<B: Backend> HostBridge<B> {
                     ShownBar::new(bar, hpa)
                 })
                 .collect();
-            new.functions.push(VirtualFunction::new(&new.shared, function, shown, has_siblings, visible));
+            new.functions.push(VirtualFunction::new(
+                &new.shared,
+                function,
+                shown,
+                has_siblings,
+                visible,
+                intx,
+            ));
         }
         Ok(new)
     }

@@ -48,6 +48,8 @@ pub(crate) struct VirtualFunction {
     kept: Kept,
     /// Whether all its memory BARs have a place, so that it may decode.
     decodable: bool,
+    /// Whether it may raise its line.
+    intx: bool,
     accesses: AtomicU64,
     /// Asked for, from any CPU, whoever holds the lock.
     quarantine: AtomicBool,
@@ -73,9 +75,10 @@ impl VirtualFunction {
         shown: PciAddress,
         has_siblings: bool,
         bars: Vec<ShownBar>,
+        intx: bool,
     ) -> Self {
         let physical = Physical(&shared.backend);
-        let mut rules = layout::rules(&physical, &function, &bars);
+        let mut rules = layout::rules(&physical, &function, &bars, intx);
         layout::place(&mut rules, &function, shown, has_siblings);
         let kept = Kept::save(&physical, &function);
         let memory = function.bars.iter().filter(|bar| bar.kind != axvm_pci::BarKind::Io).count();
@@ -90,6 +93,7 @@ impl VirtualFunction {
         };
         let new = Self {
             decodable: memory == bars.len(),
+            intx,
             function,
             shown,
             bars,
@@ -430,9 +434,11 @@ impl VirtualFunction {
         }
     }
 
-    /// The hardware has of the command register what the guest has, and nothing else.
+    /// The hardware has of the command register what the guest has, and nothing else but a line that is kept
+    /// off.
     fn write_command<B: Backend>(&self, shared: &Shared<B>, state: &State) {
-        let command = state.command.bits();
+        let kept = if self.intx { Command::empty() } else { Command::INTX_DISABLE };
+        let command = (state.command | kept).bits();
         self.registers(&shared.backend, |registers| registers.write16(header::COMMAND, command));
     }
 

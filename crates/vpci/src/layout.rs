@@ -20,12 +20,15 @@ const LINK_POWER: u32 = 0x103;
 /// In device control 2: completion timeout (PCIe 7.5.3.16).
 const COMPLETION_TIMEOUT: u32 = 0x1f;
 
-/// The rules for `function`, of whose BARs `bars` are shown.
-pub(crate) fn rules<C: ConfigSpace>(config: &C, function: &Function, bars: &[ShownBar]) -> Rules {
+/// The rules for `function`, of whose BARs `bars` are shown, and its pin if it may raise the line.
+pub(crate) fn rules<C: ConfigSpace>(config: &C, function: &Function, bars: &[ShownBar], intx: bool) -> Rules {
     let mut rules = Rules::default();
     let registers = Registers::new(config, function.address);
     let shown = standard(registers, function);
     head(&mut rules, bars, shown.first().map(|first| first.offset));
+    if !intx {
+        rules.fix(header::INTERRUPT_PIN, 0xff, 0);
+    }
     for (position, entry) in shown.iter().enumerate() {
         let next = shown.get(position + 1).map_or(0, |next| next.offset);
         rules.show(entry.offset, entry.end);

@@ -62,7 +62,16 @@ impl DeviceOps for Hardware {
 }
 
 fn device(name: &str, group: Option<u32>) -> DevicePlan {
-    DevicePlan { name: name.into(), pci: None, shown: None, group, reset: None, streams: vec![], msi: None }
+    DevicePlan {
+        name: name.into(),
+        pci: None,
+        shown: None,
+        group,
+        reset: None,
+        streams: vec![],
+        msi: None,
+        intx: false,
+    }
 }
 
 fn three() -> [DevicePlan; 3] {

@@ -107,6 +107,7 @@ fn device_plan(
         reset,
         streams: device.hardware.streams.clone(),
         msi: if silent { None } else { device.hardware.msi.map(|msi| with_alike(msi, given)) },
+        intx: pci.is_some() && !silent && !device.hardware.lines.is_empty(),
     }
 }
 

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
 use axvm_pci::ResetMethod;
 use axvm_platform::model::{Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
-use axvm_system::model::{Device, Dma, RegisterAccess, System};
+use axvm_system::model::{Device, Dma, InterruptChoice, RegisterAccess, System};
 
 use super::board::{Board, SPIS};
 use super::findings::{DeviceRef, Findings, VmRef};
@@ -101,8 +101,14 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
             check_name(reference, device, &all, findings);
             let before = findings.problems.len();
             let hardware = match device {
-                Device::Pci { address, without_reset } => {
-                    pci::resolve(reference, *address, *without_reset, board, findings)
+                Device::Pci { address, without_reset, without_intx } => {
+                    let intx = match (config.interrupts, without_intx) {
+                        // It is given no interrupt, so its line is turned off.
+                        (InterruptChoice::None, _) => pci::Intx::Silent,
+                        (_, true) => pci::Intx::None,
+                        (_, false) => pci::Intx::Wanted,
+                    };
+                    pci::resolve(reference, *address, *without_reset, intx, board, findings)
                 }
                 Device::Node { path, access, dma } => node(reference, path, *access, dma, board, findings),
                 Device::Region { .. } => region(reference, device, board, findings),

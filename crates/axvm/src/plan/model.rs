@@ -123,6 +123,8 @@ pub struct DevicePlan {
     pub streams: Vec<(usize, StreamId)>,
     /// The ITS (position) and device id of its MSIs, and how many events it can send.
     pub msi: Option<MsiPlan>,
+    /// Whether it is a PCI function that may raise the line of its pin. If not, the line is kept turned off at the function.
+    pub intx: bool,
 }
 
 /// A device's MSIs.

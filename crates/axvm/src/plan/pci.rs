@@ -7,7 +7,7 @@ use core::fmt;
 
 use axvm_addr::{ItsDeviceId, PciAddress, StreamId};
 use axvm_pci::{BarKind, Function, Virtio};
-use axvm_platform::model::{IdMapping, PciDevice, PciHost};
+use axvm_platform::model::{IdMapping, Interrupt, PciDevice, PciHost};
 
 use super::board::Board;
 use super::findings::{Bytes, DeviceRef, Findings};
@@ -18,11 +18,23 @@ use crate::problem::Rule;
 /// The base class of bridges (PCI Code and ID Assignment 1.11, 1.7).
 const BRIDGES: u32 = 0x06;
 
+/// What becomes of the line of a function's pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intx {
+    /// The VM gets it, if there is one.
+    Wanted,
+    /// `intx = "none"`.
+    None,
+    /// The VM has no device interrupts.
+    Silent,
+}
+
 /// A PCI function by its address.
 pub(super) fn resolve<'a>(
     reference: DeviceRef<'_>,
     address: PciAddress,
     without_reset: bool,
+    intx: Intx,
     board: &Board<'a>,
     findings: &mut Findings,
 ) -> Option<Hardware<'a>> {
@@ -87,7 +99,7 @@ pub(super) fn resolve<'a>(
              say `reset = \"none\"` to give it all the same",
         );
     }
-    let line = device.line.filter(|line| check_spi(reference, line.intid, "pci", findings));
+    let line = line(reference, device, intx, findings);
     let msi = messages(reference, device, board, line.is_some(), findings);
     Some(Hardware {
         kind,
@@ -203,6 +215,31 @@ fn check_bars(reference: DeviceRef<'_>, function: &Function, findings: &mut Find
             format_args!("no window of its host bridge has room for BAR {} ({})", bar.index, Bytes(bar.size)),
         );
     }
+}
+
+/// Its line, unless that is turned off: at the function itself, so that nothing of it reaches whoever else has the line.
+fn line(
+    reference: DeviceRef<'_>,
+    device: &PciDevice,
+    intx: Intx,
+    findings: &mut Findings,
+) -> Option<Interrupt> {
+    if intx == Intx::Wanted {
+        return device.line.filter(|line| check_spi(reference, line.intid, "pci", findings));
+    }
+    if device.function.intx_disable {
+        return None;
+    }
+    if intx == Intx::None && device.line.is_some() {
+        findings.device(
+            reference,
+            "intx",
+            Rule::Interrupt,
+            "its line can't be turned off: it has no Interrupt Disable bit (PCI 2.3)",
+        );
+    }
+    // It counts as one of those that can raise the line.
+    device.line
 }
 
 /// Its MSIs: as many as it can send.

@@ -160,8 +160,8 @@ fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
     }
 }
 
-/// A line that a device of another owner can raise. Functions that nobody is given are quarantined with their lines
-/// disabled (command register, bit 10), so they don't count; a platform device can't be silenced that way.
+/// A line that a device of another owner can raise. PCI functions that nobody is given, or whose line isn't, have theirs turned
+/// off (command register, bit 10), so they don't count, if they have that bit; a platform device can't be silenced that way.
 fn lines(
     device: &Given<'_>,
     before: &[Given<'_>],
@@ -183,12 +183,17 @@ fn lines(
             is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.intid == line.intid)
         };
         if let Some(other) = before.iter().find(has_line) {
+            let or_else = match (can_do_without(device), can_do_without(other)) {
+                (true, _) => ", or say `intx = \"none\"` here: it has MSIs",
+                (false, true) => ", or say `intx = \"none\"` there: that one has MSIs",
+                (false, false) => "",
+            };
             findings.device(
                 device.reference(),
                 key,
                 Rule::InterruptShared,
                 format_args!(
-                    "it shares interrupt {} with {} of {}: give both to one VM",
+                    "it shares interrupt {} with {} of {}: give both to one VM{or_else}",
                     line.intid, other.name, other.vm
                 ),
             );
@@ -207,14 +212,18 @@ fn lines(
     }
 }
 
-/// Platform devices that can raise this line and that this VM isn't given, but for those that another VM has together with
+/// Whether it is a function that has MSIs and whose line can be turned off.
+fn can_do_without(device: &Given<'_>) -> bool {
+    let function = match device.hardware.kind {
+        Kind::Pci { function, .. } => function,
+        _ => None,
+    };
+    device.hardware.msi.is_some() && function.is_some_and(|function| function.function.intx_disable)
+}
+
+/// Devices that can raise this line and that this VM isn't given, but for those that another VM has together with
 /// the line: those are found by comparing the two.
-fn strangers_with<'a>(
-    intid: Intid,
-    device: &Given<'_>,
-    given: &[Given<'_>],
-    board: &Board<'a>,
-) -> Vec<&'a str> {
+fn strangers_with(intid: Intid, device: &Given<'_>, given: &[Given<'_>], board: &Board<'_>) -> Vec<String> {
     let devices = board.platform.devices.iter().enumerate().filter(|(position, stranger)| {
         let explained = |owner: &Given<'_>| {
             owner.hardware.things.contains(&Thing::Device(*position))
@@ -226,7 +235,18 @@ fn strangers_with<'a>(
             && stranger.interrupts.iter().any(|line| line.intid == intid)
             && !given.iter().any(explained)
     });
-    devices.map(|(_, device)| device.path.as_str()).collect()
+    let mut strangers: Vec<String> = devices.map(|(_, device)| device.path.clone()).collect();
+    let is_given = |thing: Thing| given.iter().any(|owner| owner.hardware.things.contains(&thing));
+    for stranger in board.platform.functions.iter().flatten() {
+        let function = &stranger.function;
+        if !function.intx_disable
+            && stranger.line.is_some_and(|line| line.intid == intid)
+            && !is_given(Thing::Function(function.address))
+        {
+            strangers.push(alloc::format!("{} (whose line can't be turned off)", function.address));
+        }
+    }
+    strangers
 }
 
 /// A page that would be mapped and holds something of another owner.

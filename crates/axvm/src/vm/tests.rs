@@ -75,7 +75,16 @@ const DOORBELL: u64 = 0x0809_0000;
 const BAR: u64 = 0x1000_0000;
 
 fn device(name: &str, streams: Vec<(usize, StreamId)>) -> DevicePlan {
-    DevicePlan { name: name.into(), pci: None, shown: None, group: None, reset: None, streams, msi: None }
+    DevicePlan {
+        name: name.into(),
+        pci: None,
+        shown: None,
+        group: None,
+        reset: None,
+        streams,
+        msi: None,
+        intx: false,
+    }
 }
 
 /// Two pieces of RAM, a disk with DMA, a clock with registers and a line.

@@ -13,7 +13,7 @@ use crate::model::{Arch, Device, Dma, Item, RegisterAccess};
 
 /// What tells the kind of a device, and the keys that devices of this kind have.
 const KINDS: [(&str, &str, &[&str]); 4] = [
-    ("pci", "a PCI function", &["pci", "reset"]),
+    ("pci", "a PCI function", &["pci", "reset", "intx"]),
     ("node", "a platform device", &["node", "access", "dma", "streams"]),
     ("ports", "a range of ports", &["name", "ports", "irq"]),
     (
@@ -24,9 +24,9 @@ const KINDS: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// All keys of all kinds.
-const KEYS: [&str; 12] = [
-    "pci", "reset", "node", "access", "dma", "streams", "name", "ports", "irq", "base_gpa", "base_hpa",
-    "length",
+const KEYS: [&str; 13] = [
+    "pci", "reset", "intx", "node", "access", "dma", "streams", "name", "ports", "irq", "base_gpa",
+    "base_hpa", "length",
 ];
 
 impl Reader {
@@ -81,9 +81,10 @@ impl Reader {
 
 fn pci<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option<Device> {
     let without_reset = section.choice("reset", &[("none", true)]).unwrap_or(false);
+    let without_intx = section.choice("intx", &[("none", true)]).unwrap_or(false);
     let text = section.string("pci")?;
     match text.parse() {
-        Ok(address) => Some(Device::Pci { address, without_reset }),
+        Ok(address) => Some(Device::Pci { address, without_reset, without_intx }),
         Err(error) => {
             section.wrong("pci", format!("\"{text}\" is {error}"));
             None

@@ -59,7 +59,7 @@ fn the_documented_example_is_read_with_its_defaults() {
     assert_eq!((vm.memory, vm.cpus.as_slice()), (512 << 20, &[CpuId(1), CpuId(2)][..]));
     assert_eq!((vm.trusted, vm.autostart, vm.interrupts), (false, true, InterruptChoice::Auto));
     let address = PciAddress::new(0, 0, 2, 0).unwrap();
-    assert_eq!(vm.devices[0], Device::Pci { address, without_reset: false });
+    assert_eq!(vm.devices[0], Device::Pci { address, without_reset: false, without_intx: false });
     let region = Device::Region {
         name: "gpio".into(),
         base_gpa: Gpa(0x1000_0000),
@@ -246,9 +246,11 @@ fn write_device(device: &Device) -> String {
         format!("{access}{dma}")
     };
     match device {
-        Device::Pci { address, without_reset } => {
-            format!("pci = \"{address}\"\n{}", if *without_reset { "reset = \"none\"\n" } else { "" })
-        }
+        Device::Pci { address, without_reset, without_intx } => format!(
+            "pci = \"{address}\"\n{}{}",
+            if *without_reset { "reset = \"none\"\n" } else { "" },
+            if *without_intx { "intx = \"none\"\n" } else { "" },
+        ),
         Device::Node { path, access, dma } => format!("node = {path:?}\n{}", common(access, dma)),
         Device::Region { name, base_gpa, base_hpa, length, irq: line, access, dma } => format!(
             "name = {name:?}\nbase_gpa = {}\nbase_hpa = {}\nlength = {length}\n{}{}",
@@ -272,10 +274,13 @@ fn device() -> impl Strategy<Value = Device> {
     let access = || prop_oneof![Just(RegisterAccess::Direct), Just(RegisterAccess::Trap)];
     let irq = || prop::option::of(any::<u32>().prop_map(Intid));
     prop_oneof![
-        (any::<u16>(), any::<u16>(), any::<bool>()).prop_map(|(segment, id, without_reset)| Device::Pci {
-            address: PciAddress::from_requester_id(segment, id),
-            without_reset
-        }),
+        (any::<u16>(), any::<u16>(), any::<bool>(), any::<bool>()).prop_map(
+            |(segment, id, without_reset, without_intx)| Device::Pci {
+                address: PciAddress::from_requester_id(segment, id),
+                without_reset,
+                without_intx,
+            }
+        ),
         ("/[a-z0-9@]{1,12}", access(), dma()).prop_map(|(path, access, dma)| Device::Node {
             path,
             access,

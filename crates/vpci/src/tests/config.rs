@@ -49,6 +49,25 @@ fn the_header_reads_as_the_function_has_it_without_ports_and_rom() {
 }
 
 #[test]
+fn a_line_that_is_withheld_stays_off_and_has_no_pin() {
+    let guest = Guest::new();
+    let off = |function| guest.hardware(function, 4, Width::B2) >> 10 & 1;
+    for (function, pin) in [(NVME, 1), (ACCELERATOR, 0)] {
+        assert_eq!(guest.read(function, 0x3d, Width::B1), pin);
+        assert_eq!(off(function), 1 - pin, "as it is handed over");
+        for command in [0x402, 0x2, 0x406, 0] {
+            guest.w16(function, 4, command);
+            assert_eq!(u32::from(guest.r16(function, 4)), u32::from(command), "as on any function");
+            assert_eq!(off(function), if pin == 0 { 1 } else { u32::from(command) >> 10 & 1 });
+        }
+        guest.bridge.quarantine(function).unwrap();
+        assert_eq!(off(function), 1 - pin);
+        guest.bridge.reset_function(function).unwrap();
+        assert_eq!(off(function), 1 - pin, "after a reset");
+    }
+}
+
+#[test]
 fn bars_are_sized_as_a_driver_does_it_and_the_hardware_never_moves() {
     let guest = Guest::new();
     for function in &guest.functions {
@@ -226,6 +245,7 @@ fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
             shown: function.address,
             function,
             bars: vec![],
+            intx: true,
         };
         let functions = functions.into_iter().map(assign).collect();
         let mut config = BridgeConfig { segment: 0, buses: (0, 0), windows: windows(), functions };

@@ -169,6 +169,7 @@ impl Guest {
                     function: function.clone(),
                     shown: function.address,
                     bars: memory.filter_map(place).collect(),
+                    intx: function.address != ACCELERATOR,
                 }
             })
             .collect();

@@ -12,7 +12,7 @@ fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
     let function = enumerate(&bus, &host).pop().unwrap();
     assert_eq!(function.address, BEHIND);
     let bars = vec![(0, Hpa(function.bars[0].address.unwrap() + HPA_OFFSET))];
-    let functions = vec![AssignedFunction { function, shown, bars }];
+    let functions = vec![AssignedFunction { function, shown, bars, intx: true }];
     let backend = Fake {
         bus,
         mapped: Mutex::default(),
@@ -69,6 +69,7 @@ fn what_is_alone_in_its_slot_does_not_say_otherwise() {
         stream_blocked: AtomicBool::new(false),
     };
     let take = |position: usize, shown| AssignedFunction {
+        intx: true,
         function: functions[position].clone(),
         shown: PciAddress::from_requester_id(0, shown),
         bars: vec![],

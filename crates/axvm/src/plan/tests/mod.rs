@@ -51,6 +51,7 @@ pub(super) fn endpoint(device: u8, function: u8) -> Function {
         msi_vectors: None,
         interrupt_pin: 1,
         virtio: None,
+        intx_disable: true,
         resets: vec![ResetMethod::FunctionLevel, ResetMethod::PowerState],
     }
 }
@@ -78,7 +79,11 @@ pub(super) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
 }
 
 pub(super) fn on_bus(bus: u8, device: u8) -> Device {
-    Device::Pci { address: PciAddress::new(0, bus, device, 0).unwrap(), without_reset: false }
+    Device::Pci {
+        address: PciAddress::new(0, bus, device, 0).unwrap(),
+        without_reset: false,
+        without_intx: false,
+    }
 }
 
 /// The demo's board: host bridge, NVMe at 2, network card at 3; the first 16 MiB of RAM are the hypervisor's.
@@ -128,7 +133,7 @@ pub(super) fn system(vms: Vec<Vm>) -> System {
 }
 
 pub(super) fn pci(device: u8, function: u8) -> Device {
-    Device::Pci { address: address(device, function), without_reset: false }
+    Device::Pci { address: address(device, function), without_reset: false, without_intx: false }
 }
 
 pub(super) fn node(path: &str) -> Device {

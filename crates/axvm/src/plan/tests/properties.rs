@@ -49,8 +49,8 @@ fn device() -> impl Strategy<Value = Device> {
             dma,
         });
     prop_oneof![
-        4 => (0u8..8, Just(0u8), any::<bool>())
-            .prop_map(|(d, f, without_reset)| Device::Pci { address: address_of(d, f), without_reset }),
+        4 => (0u8..8, any::<bool>(), any::<bool>())
+            .prop_map(|(d, without_reset, without_intx)| Device::Pci { address: address_of(d, 0), without_reset, without_intx }),
         2 => prop::sample::select(paths.to_vec()).prop_map(node),
         2 => region,
     ]

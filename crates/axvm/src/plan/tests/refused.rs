@@ -264,10 +264,18 @@ fn what_is_reset_with_its_bus_is_given_with_all_that_is_there() {
     let platform = with_functions(functions, &[0, 1, 2]);
     assert_eq!(refusals(&given(on_bus(1, 0)), &platform), [(Rule::Reset, of_device("reset"))]);
     assert!(lines(&given(on_bus(1, 0)), &platform)[0].contains("0000:01:00.1 (not given to a VM)"));
-    let other = Device::Pci { address: PciAddress::new(0, 1, 0, 1).unwrap(), without_reset: false };
+    let other = Device::Pci {
+        address: PciAddress::new(0, 1, 0, 1).unwrap(),
+        without_reset: false,
+        without_intx: false,
+    };
     let plan = planned(&system(vec![vm("a", &[1], vec![on_bus(1, 0), other])]), &platform);
     assert_eq!(plan.vms[0].devices[1].reset, Some(ResetMethod::SecondaryBus));
-    let unreset = Device::Pci { address: PciAddress::new(0, 1, 0, 0).unwrap(), without_reset: true };
+    let unreset = Device::Pci {
+        address: PciAddress::new(0, 1, 0, 0).unwrap(),
+        without_reset: true,
+        without_intx: false,
+    };
     planned(&given(unreset), &platform);
 }
 
@@ -295,12 +303,48 @@ fn two_vms_cannot_share_a_line_a_stream_or_a_device_id() {
     let mut platform = with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]);
     let two = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(6, 0)])]);
     assert_eq!(refusals(&two, &platform), [(Rule::InterruptShared, Item::Device(1, 0, String::new()))]);
+    let [line] = &lines(&two, &platform)[..] else { panic!() };
+    for word in ["0000:00:06.0", "0000:00:02.0", "vm \"a\"", "vm \"b\"", "interrupt 37", "intx = \"none\""] {
+        assert!(line.contains(word), "{word} in {line}");
+    }
     for function in platform.functions.as_mut().unwrap() {
         function.line = None;
     }
     planned(&two, &platform);
     platform.functions.as_mut().unwrap()[1].streams = vec![(0, StreamId(0x10))];
     assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, String::new()))]);
+}
+
+#[test]
+fn a_line_that_a_function_does_without_may_have_another_owner() {
+    let mut platform = with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]);
+    let mut two = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(6, 0)])]);
+    two.vms[1].devices =
+        vec![Device::Pci { address: address(6, 0), without_reset: false, without_intx: true }];
+    let plan = planned(&two, &platform);
+    assert_eq!((plan.vms[0].devices[0].intx, plan.vms[1].devices[0].intx), (true, false));
+    assert_eq!((plan.vms[0].lines.len(), plan.vms[1].lines.len()), (1, 0));
+    assert_eq!(plan.vms[1].description.pci[0].lines, []);
+    // One that can't turn its line off reaches it whatever the file says, and nobody can do without it.
+    platform.functions.as_mut().unwrap()[1].function.intx_disable = false;
+    assert_eq!(
+        refusals(&two, &platform),
+        [
+            (Rule::InterruptShared, Item::Device(1, 0, String::new())),
+            (Rule::Interrupt, Item::Device(1, 0, "intx".into())),
+        ]
+    );
+    // So it is in a VM without interrupts, whose functions are silent otherwise.
+    two.vms[1].interrupts = InterruptChoice::None;
+    two.vms[1].devices = vec![pci(6, 0)];
+    assert_eq!(refusals(&two, &platform), [(Rule::InterruptShared, Item::Device(1, 0, String::new()))]);
+    platform.functions.as_mut().unwrap()[1].function.intx_disable = true;
+    assert!(!planned(&two, &platform).vms[1].devices[0].intx);
+    // And given to nobody.
+    two.vms.pop();
+    platform.functions.as_mut().unwrap()[1].function.intx_disable = false;
+    assert_eq!(refusals(&two, &platform), [(Rule::InterruptShared, of_device(""))]);
+    assert!(lines(&two, &platform)[0].contains("0000:00:06.0"));
 }
 
 #[test]
