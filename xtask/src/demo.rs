@@ -47,7 +47,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         report: Some(report.clone()),
         programs: None,
     })?;
-    let problems = check(arch, nic, &outcome)?;
+    let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");
     say::note(format_args!("report: {}, log: {}", paths::shown(&report), paths::shown(&outcome.log)));
     if problems.is_empty() {
@@ -78,10 +78,19 @@ fn value<'a>(rest: &'a str, key: &str) -> Option<&'a str> {
     rest.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
+/// By what the guest's PCI functions interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupts {
+    /// Messages.
+    Msi,
+    /// The lines of their pins.
+    Lines,
+}
+
 /// All that is wrong with a demo's run.
-pub fn check(arch: &str, nic: &str, outcome: &Outcome) -> Result<Vec<String>> {
+pub fn check(arch: &str, nic: &str, by: Interrupts, outcome: &Outcome) -> Result<Vec<String>> {
     let payloads = payload::prepare()?;
-    let mut problems = guest_problems(&outcome.lines, nic, &payloads.disk_sum, &payloads.http_sum);
+    let mut problems = guest_problems(&outcome.lines, nic, by, &payloads.disk_sum, &payloads.http_sum);
     if outcome.status != Some(0) || outcome.verdict() != "ok" {
         let status = outcome.status.map_or("none".to_owned(), |status| status.to_string());
         problems.push(format!("axvm run: verdict {}, exit status {status}", outcome.verdict()));
@@ -98,12 +107,22 @@ pub fn check(arch: &str, nic: &str, outcome: &Outcome) -> Result<Vec<String>> {
 }
 
 /// What the guest's lines lack.
-fn guest_problems(lines: &[String], nic: &str, disk_sum: &str, http_sum: &str) -> Vec<String> {
+fn guest_problems(
+    lines: &[String],
+    nic: &str,
+    by: Interrupts,
+    disk_sum: &str,
+    http_sum: &str,
+) -> Vec<String> {
     let mut problems = Vec::new();
     for line in lines.iter().filter(|line| line.contains("DEMO ") && line.contains(" FAILED")) {
         problems.push(format!("the guest says: {line}"));
     }
-    let nic_msi = format!("msi-{nic}");
+    let kind = match by {
+        Interrupts::Msi => "msi",
+        Interrupts::Lines => "intx",
+    };
+    let (nvme_interrupts, nic_interrupts) = (format!("{kind}-nvme"), format!("{kind}-{nic}"));
     // Each check with the values that the host knows better than the guest.
     let expected: &[(&str, &[(&str, &str)])] = &[
         ("kernel", &[]),
@@ -115,8 +134,8 @@ fn guest_problems(lines: &[String], nic: &str, disk_sum: &str, http_sum: &str) -
         ("net-http", &[("bytes", "16777216"), ("sha256", http_sum)]),
         ("rtc-read", &[]),
         ("rtc-alarm", &[]),
-        ("msi-nvme", &[]),
-        (&nic_msi, &[]),
+        (&nvme_interrupts, &[]),
+        (&nic_interrupts, &[]),
     ];
     for (check, values) in expected {
         let Some(rest) = said(lines, check) else {
@@ -155,7 +174,7 @@ mod tests {
     ];
 
     fn problems_of(lines: impl Iterator<Item = &'static str>) -> Vec<String> {
-        guest_problems(&lines.map(str::to_owned).collect::<Vec<_>>(), "igb", "d", "h")
+        guest_problems(&lines.map(str::to_owned).collect::<Vec<_>>(), "igb", Interrupts::Msi, "d", "h")
     }
 
     #[test]

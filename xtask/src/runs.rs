@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
-use crate::{demo, paths, refusal};
+use crate::{paths, process, refusal};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -35,6 +36,12 @@ pub struct Run {
     /// Whether the guest is the demo's, whose lines and disk are checked.
     #[serde(default)]
     demo: bool,
+    /// Whether the demo's PCI functions interrupt by the lines of their pins.
+    #[serde(default)]
+    lines: bool,
+    /// Whether the board has a second serial line, on which what is sent comes back.
+    #[serde(default)]
+    loopback: bool,
     /// The verdict that the run must have.
     #[serde(default)]
     verdict: Option<String>,
@@ -166,12 +173,16 @@ impl Run {
             variant::of(&paths::root().join("systems").join(&self.system), &self.change, &self.name)?;
         let timeout =
             self.timeout.map_or(if self.demo { demo::TIMEOUT } else { DEFAULT }, Duration::from_secs);
+        let mut qemu = self.qemu.clone();
+        if self.loopback {
+            qemu.extend(loopback(&self.name)?);
+        }
         let outcome = runner::run(&Request {
             tool,
             image: &image,
             system: &system,
             name: &self.name,
-            qemu: &self.qemu,
+            qemu: &qemu,
             arguments: &arguments,
             timeout,
             show: false,
@@ -186,7 +197,8 @@ impl Run {
         }
         if self.demo {
             let nic = self.change.nic.as_deref().unwrap_or("e1000e");
-            problems.extend(demo::check(arch, nic, &outcome)?);
+            let by = if self.lines { Interrupts::Lines } else { Interrupts::Msi };
+            problems.extend(demo::check(arch, nic, by, &outcome)?);
         }
         Ok((problems, outcome))
     }
@@ -221,6 +233,24 @@ impl Run {
         }
         problems
     }
+}
+
+/// QEMU's words for a second serial line with a FIFO behind it that is both its input and its output.
+fn loopback(name: &str) -> Result<[String; 4]> {
+    let folder = paths::target().join("loopback");
+    std::fs::create_dir_all(&folder)?;
+    let fifo = folder.join(name);
+    // As QEMU looks for them.
+    let ends = ["in", "out"].map(|end| folder.join(format!("{name}.{end}")));
+    for old in ends.iter().chain([&fifo]) {
+        let _ = std::fs::remove_file(old);
+    }
+    process::output(process::command("mkfifo").arg(&fifo))?;
+    for end in &ends {
+        std::os::unix::fs::symlink(&fifo, end)?;
+    }
+    let chardev = format!("pipe,id=loopback,path={}", fifo.display());
+    Ok(["-chardev".into(), chardev, "-serial".into(), "chardev:loopback".into()])
 }
 
 /// Time for the small guests and for files that are refused.
