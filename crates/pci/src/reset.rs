@@ -103,12 +103,18 @@ pub fn reset<C: ConfigSpace + ?Sized>(
             delay(SETTLE_US);
         }
     }
+    // One that stays away doesn't keep the others from being put back; the first is what is told.
+    let mut result = Ok(());
     for (each, kept) in kept {
-        wait_until_it_answers(Registers::new(config, each.address), each, method, delay)?;
-        kept.restore(config, each);
-        quarantine(config, each);
+        match wait_until_it_answers(Registers::new(config, each.address), each, method, delay) {
+            Ok(()) => {
+                kept.restore(config, each);
+                quarantine(config, each);
+            }
+            Err(error) => result = result.and(Err(error)),
+        }
     }
-    Ok(())
+    result
 }
 
 /// Waits until the link below a port is up again, where the port says so: the time that functions have before

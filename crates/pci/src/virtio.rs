@@ -2,7 +2,7 @@
 //! features say so.
 
 use crate::config::{ConfigSpace, Registers};
-use crate::function::{Function, Virtio};
+use crate::function::{Bar, BarKind, Function, Virtio};
 use crate::spec::header::{self, Command};
 use crate::spec::{CONVENTIONAL_SIZE, capability, virtio};
 
@@ -23,6 +23,11 @@ pub(crate) fn examine<C: ConfigSpace + ?Sized>(config: &C, function: &Function) 
     }
     if !virtio::MODERN.contains(&function.device) {
         return None;
+    }
+    // Decode is for all BARs at once: one without a place would answer at whatever address it has.
+    let memory = |bar: &&Bar| bar.kind != BarKind::Io;
+    if function.bars.iter().filter(memory).any(|bar| bar.address.is_none()) {
+        return Some(Virtio::Unknown);
     }
     let registers = Registers::new(config, function.address);
     registers.write16(header::COMMAND, (Command::MEMORY | Command::INTX_DISABLE).bits());
@@ -58,8 +63,9 @@ impl<'a, C: ConfigSpace + ?Sized> Access<'a, C> {
         let bar = registers.read8(common + virtio::BAR);
         let offset = registers.read32(common + virtio::OFFSET);
         let placed = function.bars.iter().find(|it| it.index == bar && it.address.is_some())?;
-        let end = u64::from(offset) + u64::from(virtio::COMMON_SIZE);
-        (end <= placed.size && offset.is_multiple_of(4)).then_some(Self { registers, window, bar, offset })
+        // The window's own offset has 32 bits, whatever the BAR's size.
+        let end = offset.checked_add(virtio::COMMON_SIZE.into())?;
+        (u64::from(end) <= placed.size && offset.is_multiple_of(4)).then_some(Self { registers, window, bar, offset })
     }
 
     fn aim(&self, register: u32, length: u32) {
