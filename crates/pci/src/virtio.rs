@@ -65,7 +65,12 @@ impl<'a, C: ConfigSpace + ?Sized> Access<'a, C> {
         let placed = function.bars.iter().find(|it| it.index == bar && it.address.is_some())?;
         // The window's own offset has 32 bits, whatever the BAR's size.
         let end = offset.checked_add(virtio::COMMON_SIZE.into())?;
-        (u64::from(end) <= placed.size && offset.is_multiple_of(4)).then_some(Self { registers, window, bar, offset })
+        (u64::from(end) <= placed.size && offset.is_multiple_of(4)).then_some(Self {
+            registers,
+            window,
+            bar,
+            offset,
+        })
     }
 
     fn aim(&self, register: u32, length: u32) {

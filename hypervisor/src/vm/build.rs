@@ -1,0 +1,226 @@
+//! Bringing a plan to life: memory loaded, what is emulated set up.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize};
+
+use axvm::config::VMInterruptMode;
+use axvm::devices::AxVmDevices;
+use axvm::plan::{GicPlan, VmPlan};
+use axvm::vm::{AxVM, CreateError};
+use axvm_addr::{Address, CpuId, Gpa, ItsDeviceId, Span};
+use axvm_guest::image::Kernel;
+use axvm_pl011::Pl011;
+use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
+use spin::Mutex;
+
+use super::{Power, Vcpu, Vm};
+use crate::arch::its::GUEST_LPI_ID_BITS;
+use crate::arch::{self, direct, gic};
+use crate::hal::{Hal, HalError};
+use crate::host;
+use crate::memory::GuestRam;
+use crate::protection::{self, Protection};
+use crate::ring::Ring;
+use crate::vgic_backend::GicBackend;
+use crate::vpci_backend::new_bridge;
+
+/// Why a VM couldn't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The core: RAM, mappings, devices.
+    #[error(transparent)]
+    Create(#[from] CreateError<HalError>),
+    /// The virtual GIC.
+    #[error("virtual GIC: {0}")]
+    Gic(#[from] axvm_vgic::ConfigError),
+    /// Two of its devices answer at one address.
+    #[error(transparent)]
+    Devices(#[from] axvm::devices::BuildError),
+    /// The device tree.
+    #[error("device tree: {0}")]
+    DeviceTree(#[from] axvm_guest::fdt::FdtWriteError),
+    /// The images don't fit where the plan puts them.
+    #[error("an image doesn't fit into RAM at {0}")]
+    Image(Gpa),
+    /// The plan has no GIC for it.
+    #[error("the plan has no GIC")]
+    NoGic,
+    /// There is no memory to map registers with.
+    #[error("{0}: its registers can't be mapped for the hypervisor")]
+    Registers(alloc::string::String),
+    /// The virtual PCI bridge.
+    #[error("virtual PCI bridge: {0}")]
+    Pci(#[from] axvm_vpci::BridgeError),
+}
+
+/// The images of a VM.
+pub struct VmFiles<'a> {
+    /// The kernel.
+    pub kernel: Kernel<'a>,
+    /// The initial RAM disk.
+    pub initrd: Option<&'a [u8]>,
+    /// Its own device tree.
+    pub device_tree: Option<&'a [u8]>,
+}
+
+impl Vm {
+    /// Brings a plan to life, up to the point where the first vCPU can be started: memory loaded, devices reset and attached.
+    pub fn build(plan: VmPlan, files: &VmFiles<'_>) -> Result<Arc<Self>, BuildError> {
+        let host = host::get();
+        let core = Arc::new(AxVM::new(plan, Arc::new(Hal), &mut host.registry.lock())?);
+        match Self::around(core.clone(), files) {
+            Ok(vm) => Ok(Arc::new(vm)),
+            Err(error) => {
+                // Nothing else has it: `around` has dropped what it made.
+                if let Some(core) = Arc::into_inner(core) {
+                    let _ = core.dispose(&mut host.registry.lock());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the core leaves to its host: images, interrupt controller, console, PCI.
+    fn around(core: Arc<AxVM<Hal>>, files: &VmFiles<'_>) -> Result<Self, BuildError> {
+        let plan = core.plan();
+        // SAFETY: the core has just been given this RAM: it is mapped, and nothing of the hypervisor's lies in it.
+        let ram = unsafe { GuestRam::new(plan.ram.clone()) };
+        load(plan, files, &ram)?;
+
+        let gic = plan.gic.ok_or(BuildError::NoGic)?;
+        let backend = Arc::new(GicBackend::new(
+            plan.id,
+            plan.cpus.iter().map(|&(cpu, _)| cpu).collect(),
+            ram.clone(),
+            gic.its.map(|(_, its)| its),
+            plan.mode == VMInterruptMode::Passthrough,
+        ));
+        let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
+        let mut devices = AxVmDevices::builder();
+        devices = match protection::real_distributor() {
+            Some(real) => devices.forwarded(gic.distributor, real, 0, "the machine's distributor"),
+            None => devices.mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone()))),
+        };
+        devices = devices.mmio(gic.redistributors, Arc::new(Redistributors::new(vgic.clone())));
+        if let (Some((span, _)), Some(its)) = (gic.its, Its::new(vgic.clone())) {
+            devices = devices.mmio(span, Arc::new(its));
+        }
+        let output = Arc::new(Ring::new());
+        let mut console = None;
+        if let Some(at) = plan.console {
+            let uart = Arc::new(Pl011::new(output.clone(), vgic.clone(), at.intid));
+            devices = devices.mmio(at.registers, uart.clone());
+            console = Some(uart);
+        }
+        let mut bridges = Vec::new();
+        for pci in &plan.pci {
+            let bridge = new_bridge(&core, pci)?;
+            devices = match protection::real_config_space(pci) {
+                Some(real) => devices.forwarded(pci.ecam, real, 0, "the machine's config space"),
+                None => devices.mmio(pci.ecam, bridge.clone()),
+            };
+            bridges.push(bridge);
+        }
+        for block in plan.registers.iter().filter(|block| !block.direct) {
+            let name = plan.devices.get(usize::from(block.device)).map_or("", |device| device.name.as_str());
+            let registers = Span::new(block.hpa, block.gpa.size()).unwrap_or_default();
+            arch::stage1::add_device(registers).map_err(|_| BuildError::Registers(name.into()))?;
+            let (gpa, hpa) = protection::forwarded_block(block.gpa, block.hpa);
+            devices = devices.forwarded(gpa, hpa, block.device, name);
+        }
+        let devices = devices.build()?;
+        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, power: Mutex::new(Power::Off) };
+        let vcpus = plan.cpus.iter().map(vcpu).collect();
+        let direct = core.plan().mode == VMInterruptMode::Passthrough;
+        let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
+        Ok(Self {
+            core,
+            devices,
+            bridges,
+            vgic,
+            backend,
+            console,
+            output,
+            ram,
+            vcpus,
+            vttbr,
+            vtcr,
+            direct,
+            stopping: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+        })
+    }
+}
+
+/// Copies the images into RAM.
+fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildError> {
+    let put = |at: Gpa, bytes: &[u8]| ram.load(at, bytes).map_err(|_| BuildError::Image(at));
+    for segment in files.kernel.segments() {
+        // The rest of the segment is zero, as all of RAM is.
+        let at = plan.load.kernel.checked_add(segment.offset).ok_or(BuildError::Image(plan.load.kernel))?;
+        put(at, segment.data)?;
+    }
+    if let (Some(span), Some(bytes)) = (plan.load.initrd, files.initrd) {
+        put(span.start(), bytes)?;
+    }
+    match files.device_tree {
+        Some(bytes) => put(plan.load.device_tree.start(), bytes),
+        None => {
+            let tree = axvm_guest::fdt::write(&plan.description, None)?;
+            if tree.len() as u64 > plan.load.device_tree.size() {
+                return Err(BuildError::Image(plan.load.device_tree.start()));
+            }
+            put(plan.load.device_tree.start(), &tree)
+        }
+    }
+}
+
+fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
+    let direct = plan.mode == VMInterruptMode::Passthrough;
+    let mut lines: Vec<LineConfig> = plan
+        .lines
+        .iter()
+        .map(|line| LineConfig {
+            guest: line.intid,
+            host: Some(line.intid),
+            edge: line.trigger == axvm_platform::model::Trigger::Edge,
+            delivery: match line.masked && !protection::is_off(Protection::LineEnd) {
+                true => LineDelivery::MaskUntilEnd,
+                false => LineDelivery::Hardware,
+            },
+        })
+        .collect();
+    if let Some(console) = plan.console {
+        lines.push(LineConfig {
+            guest: console.intid,
+            host: None,
+            edge: false,
+            delivery: LineDelivery::default(),
+        });
+    }
+    let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
+    let most = devices.iter().map(|msi| msi.events).max().unwrap_or(1);
+    // Functions behind a bridge to conventional PCI have one id together.
+    let mut ids: Vec<ItsDeviceId> = devices.iter().map(|msi| msi.device).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    VgicConfig {
+        vcpus: plan.cpus.iter().map(|&(_, mpidr)| mpidr).collect(),
+        spis: u32::from(shown.spis),
+        lines,
+        hardware_ppis: host::get().guest_timers(),
+        list_registers: arch::list_registers(),
+        priority_bits: if direct { direct::priority_bits().max(4) } else { arch::priority_bits() },
+        its: shown.its.map(|_| ItsConfig {
+            devices: match protection::is_off(Protection::Its) {
+                true => (0..256).map(ItsDeviceId).collect(),
+                false => ids,
+            },
+            event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
+            // LPIs delivered directly have the guest's numbers in hardware, and these are set apart for them.
+            lpi_id_bits: if direct { GUEST_LPI_ID_BITS } else { 16 },
+        }),
+        direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: gic::reserved_sgis() }),
+    }
+}

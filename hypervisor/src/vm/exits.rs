@@ -1,0 +1,240 @@
+//! What a vCPU's exits ask of its VM: accesses to devices, interrupts, counters.
+
+use axvm::devices::{AtOnce, Forward, Handled, Hint};
+use axvm::events::Kind;
+use axvm::stats::{ExitCounters, ExitReason};
+use axvm::vm::DeviceCounters;
+use axvm_addr::{Gpa, Hpa, Intid, Span, VcpuId};
+use axvm_axdevice::Width;
+use axvm_vgic::{HardwareLists, ListRegisters};
+
+use super::{NoDevice, Vm};
+use crate::arch::gic;
+use crate::hal::Hal;
+use crate::host;
+use crate::protection::{self, Protection};
+
+impl Vm {
+    /// A vCPU's counters.
+    pub fn exits(&self, id: VcpuId) -> Option<&ExitCounters> {
+        self.core.exits(id)
+    }
+
+    /// Counts an exit of a vCPU, on its own CPU.
+    pub fn count_exit(&self, id: VcpuId, reason: ExitReason) {
+        if let Some(exits) = self.core.exits(id) {
+            exits.count(reason);
+        }
+    }
+
+    /// Counts a call that was answered NOT_SUPPORTED.
+    pub fn count_refused_hypercall(&self) {
+        self.core.refusals.hypercall.count();
+    }
+
+    /// Counts a system register that isn't there.
+    pub fn count_refused_sysreg(&self) {
+        self.core.refusals.sysreg.count();
+    }
+
+    /// Whether a BAR that isn't decoded now would be there: nobody answers, which on PCI is all ones.
+    fn is_silent(&self, gpa: Gpa) -> bool {
+        self.bridges.iter().any(|bridge| bridge.claims(gpa))
+    }
+
+    /// Whether an emulated or forwarded device is there.
+    pub fn is_device(&self, gpa: Gpa) -> bool {
+        Span::new(gpa, 1).is_ok_and(|byte| self.devices.overlaps(byte)) || self.is_silent(gpa)
+    }
+
+    /// Whether all `width` bytes at `gpa` are one device's.
+    pub fn answers(&self, gpa: Gpa, width: Width) -> bool {
+        self.devices.answers(gpa, width) || self.is_silent(gpa)
+    }
+
+    /// An access to the device that was accessed last, if it comes to something simple.
+    #[inline]
+    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce> {
+        self.devices.at_once(gpa, bytes, write, hint)
+    }
+
+    /// A read of forwarded registers, and what to count the exit as.
+    pub fn forward_read(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width) -> (u64, ExitReason) {
+        let read = Hal.forward_read(hpa, width);
+        let reason = self.note_handled(gpa, Handled::Forwarded { device, aborted: read.is_err() });
+        (read.unwrap_or(u64::MAX) & width.mask(), reason)
+    }
+
+    /// A write to forwarded registers, and what to count the exit as.
+    pub fn forward_write(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width, value: u64) -> ExitReason {
+        let written = Hal.forward_write(hpa, width, value & width.mask());
+        self.note_handled(gpa, Handled::Forwarded { device, aborted: written.is_err() })
+    }
+
+    /// A trapped read.
+    pub fn mmio_read(&self, vcpu: VcpuId, gpa: Gpa, width: Width, hint: &mut Hint) -> Result<u64, NoDevice> {
+        let (value, reason) = self.read_device(vcpu, gpa, width, hint)?;
+        self.count_exit(vcpu, reason);
+        Ok(value)
+    }
+
+    /// A read that is all or part of an exit, and what to count the exit as.
+    pub fn read_device(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        hint: &mut Hint,
+    ) -> Result<(u64, ExitReason), NoDevice> {
+        match self.devices.mmio_read(vcpu, gpa, width, hint, &Hal) {
+            Some((value, handled)) => Ok((value, self.note_handled(gpa, handled))),
+            None if self.is_silent(gpa) => Ok((u64::MAX, ExitReason::MmioEmulated)),
+            None => Err(NoDevice),
+        }
+    }
+
+    /// A trapped write.
+    pub fn mmio_write(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: &mut Hint,
+    ) -> Result<(), NoDevice> {
+        let reason = self.write_device(vcpu, gpa, width, value, hint)?;
+        self.count_exit(vcpu, reason);
+        Ok(())
+    }
+
+    /// A write that is all or part of an exit, and what to count the exit as.
+    pub fn write_device(
+        &self,
+        vcpu: VcpuId,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        hint: &mut Hint,
+    ) -> Result<ExitReason, NoDevice> {
+        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &Hal) {
+            Some(handled) => Ok(self.note_handled(gpa, handled)),
+            None if self.is_silent(gpa) => Ok(ExitReason::MmioEmulated),
+            None => Err(NoDevice),
+        }
+    }
+
+    /// A guest that takes interrupts itself has just accessed a device: if a line of the emulated ones is still high, it comes again.
+    fn repeat_levels(&self) {
+        if self.direct {
+            self.vgic.repeat_levels();
+        }
+    }
+
+    fn note_handled(&self, gpa: Gpa, handled: Handled) -> ExitReason {
+        match handled {
+            Handled::Emulated => {
+                self.repeat_levels();
+                ExitReason::MmioEmulated
+            }
+            Handled::Forwarded { device, aborted } => {
+                if let Some(counters) = self.core.device(device) {
+                    counters.registers.count();
+                }
+                if aborted {
+                    host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
+                }
+                ExitReason::MmioForwarded
+            }
+        }
+    }
+
+    /// A write to ICC_SGI1R_EL1.
+    pub fn send_sgi(&self, from: VcpuId, value: u64) {
+        if protection::is_off(Protection::Sgi) {
+            for vm in host::get().vms().iter().filter(|vm| vm.id() != self.id()) {
+                vm.receive_foreign_sgi(value);
+            }
+        }
+        self.vgic.send_sgi(from, value);
+    }
+
+    /// A write to ICC_SGI1R_EL1, as [`Vm::send_sgi`], if it takes no lock that is held. Whether it was done.
+    #[inline(always)]
+    pub fn send_sgi_at_once(
+        &self,
+        from: VcpuId,
+        value: u64,
+        lists: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        !protection::is_off(Protection::Sgi) && self.vgic.send_sgi_at_once(from, value, lists, hardware)
+    }
+
+    /// The same of a VM that takes physical interrupts itself.
+    pub fn raise_sgi_at_once(&self, value: u64) -> bool {
+        !protection::is_off(Protection::Sgi) && self.vgic.raise_sgi_at_once(value)
+    }
+
+    /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].
+    fn receive_foreign_sgi(&self, value: u64) {
+        let all_others = value & 1 << 40 != 0;
+        for (id, vcpu) in (0..).zip(&self.vcpus) {
+            if all_others || value & 1 << (vcpu.mpidr & 0xf) != 0 {
+                self.vgic.inject(VcpuId(id), Intid((value >> 24 & 0xf) as u32));
+            }
+        }
+    }
+
+    /// The counters of the device that has this line.
+    pub fn device_of_line(&self, id: Intid) -> Option<&DeviceCounters> {
+        let line = self.core.plan().lines.iter().find(|line| line.intid == id)?;
+        self.core.device(line.device)
+    }
+
+    /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.
+    pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> bool {
+        let plan = self.core.plan();
+        let (injected, device) = match id.0 {
+            16..32 => {
+                if !self.vgic.config().hardware_ppis.contains(&id) {
+                    return false;
+                }
+                (self.vgic.hardware_ppi(vcpu, id), None)
+            }
+            32..1020 => {
+                let Some(line) = plan.lines.iter().find(|line| line.intid == id) else { return false };
+                (self.vgic.hardware_spi(id), Some(line.device))
+            }
+            8192.. => {
+                let Some((device, event)) = self.backend.event_of(id) else { return false };
+                let sender = |plan: &axvm::plan::DevicePlan| plan.msi.is_some_and(|msi| msi.device == device);
+                let position = plan.devices.iter().position(sender).map(|position| position as u16);
+                (self.vgic.hardware_lpi(device, event), position)
+            }
+            _ => return false,
+        };
+        if injected {
+            if let Some(exits) = self.core.exits(vcpu) {
+                exits.count_injected();
+            }
+            if let Some(counters) = device.and_then(|device| self.core.device(device)) {
+                counters.interrupts.count();
+            }
+        } else if id.0 < 8192 {
+            // The guest has no use for it now: it doesn't stay active.
+            gic::deactivate(id);
+        }
+        true
+    }
+
+    /// The bus aborted an access of a vCPU to what is mapped for it, at `gpa` if that is known.
+    pub fn aborted(&self, gpa: Option<Gpa>) {
+        let device = gpa.and_then(|gpa| self.core.device_at(gpa));
+        host::get().violated(self.id(), device, Kind::RegisterAbort, gpa.map(|gpa| gpa.0));
+    }
+
+    /// A vCPU did what the plan doesn't list.
+    pub fn violated(&self, kind: Kind, address: Option<u64>) {
+        host::get().violated(self.id(), None, kind, address);
+    }
+}
