@@ -99,7 +99,8 @@ fn without_report(input: &mut Input, outcome: &Outcome) -> Report {
     let refused = outcome.status.is_some_and(|status| status.code().is_some_and(|code| code != 0));
     if outcome.ended == Ended::ByItself && !outcome.spoke && refused {
         // QEMU ended before the hypervisor said a word: it didn't like what it was told.
-        let last = outcome.last.last().map_or("it says nothing", String::as_str);
+        // What it says itself comes before what may have been on its serial line.
+        let last = outcome.errors.last().or(outcome.last.last()).map_or("it says nothing", String::as_str);
         let message = format!("QEMU ended before anything was started: {last}");
         input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
         return Report::bad_input(input.problems());

@@ -79,6 +79,8 @@ pub struct Outcome {
     pub status: Option<ExitStatus>,
     /// The last lines of hypervisor, board and QEMU.
     pub last: Vec<String>,
+    /// The last lines of QEMU itself.
+    pub errors: Vec<String>,
 }
 
 impl Outcome {
@@ -151,6 +153,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         platform: Pieces::of_platform(),
         spoke: false,
         last: Lines::default(),
+        errors: Lines::default(),
         keys,
         ended: Ended::ByItself,
         deadline: job.timeout.map(|timeout| Instant::now() + timeout),
@@ -171,6 +174,8 @@ struct Run<W> {
     platform: Pieces,
     spoke: bool,
     last: Lines,
+    /// What QEMU itself said.
+    errors: Lines,
     keys: Option<SyncSender<Vec<u8>>>,
     ended: Ended,
     /// The end of the run's time, or of the grace if it is ending.
@@ -190,6 +195,7 @@ impl<W: Write> Run<W> {
                 Ok(Event::Serial(bytes)) => self.serial(&bytes),
                 Ok(Event::Errors(bytes)) => {
                     self.last.push(&bytes);
+                    self.errors.push(&bytes);
                     self.console.say(Speaker::Qemu, &bytes);
                 }
                 Ok(Event::ErrorsEnd) => errors_open = false,
@@ -232,6 +238,7 @@ impl<W: Write> Run<W> {
                 Event::Serial(bytes) => self.serial(&bytes),
                 Event::Errors(bytes) => {
                     self.last.push(&bytes);
+                    self.errors.push(&bytes);
                     self.console.say(Speaker::Qemu, &bytes);
                 }
                 _ => {}
@@ -248,6 +255,7 @@ impl<W: Write> Run<W> {
             spoke: self.spoke,
             status,
             last: self.last.finish(),
+            errors: self.errors.finish(),
         }
     }
 
