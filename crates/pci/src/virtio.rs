@@ -64,7 +64,7 @@ impl<'a, C: ConfigSpace + ?Sized> Access<'a, C> {
         let offset = registers.read32(common + virtio::OFFSET);
         let placed = function.bars.iter().find(|it| it.index == bar && it.address.is_some())?;
         // The window's own offset has 32 bits, whatever the BAR's size.
-        let end = offset.checked_add(virtio::COMMON_SIZE.into())?;
+        let end = offset.checked_add(virtio::COMMON_SIZE)?;
         (u64::from(end) <= placed.size && offset.is_multiple_of(4)).then_some(Self {
             registers,
             window,
