@@ -21,7 +21,9 @@ use spin::{Mutex, Once};
 
 use crate::arch::direct::Direct;
 use crate::arch::gic::{GicError, PhysicalGic};
-use crate::arch::its::{Lpis, PhysicalIts};
+use crate::arch::its::PhysicalIts;
+use crate::arch::lpis::Lpis;
+use crate::arch::vpe;
 use crate::cpus::Cpu;
 use crate::iommu::{self, Iommus};
 use crate::pci::Config;
@@ -115,6 +117,10 @@ pub fn run(start: Start) -> ! {
         Ok(iommus) => iommus,
         Err(error) => fail(&error),
     };
+    if let Some(gic) = &mut platform.gic {
+        // SAFETY: boot has mapped the GIC.
+        gic.virtual_lpis = Some(unsafe { vpe::offered(gic) });
+    }
     platform.address_bits = u32::from(arch::physical_address_bits()).min(iommus.output_bits()) as u8;
 
     let (images, files) = images(&bundle);
@@ -230,7 +236,8 @@ fn take_over(
     let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.mpidr).collect();
     // SAFETY: boot has mapped the GIC and its ITSs; nothing else drives them.
     let gic = unsafe { PhysicalGic::new(described, &cpus)? };
-    let lpis = Lpis::new(gic.id_bits())?;
+    let doorbells = if described.virtual_lpis == Some(true) { cpus.len() } else { 0 };
+    let lpis = Lpis::new(gic.id_bits(), doorbells)?;
     let mut its = Vec::new();
     for one in &described.its {
         // SAFETY: as above.
@@ -263,7 +270,7 @@ fn take_over(
 impl Host {
     /// Brings up the calling CPU's part of the interrupt controller.
     pub fn init_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
-        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.tables()))?;
+        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.properties()))?;
         self.enable_maintenance(cpu);
         Ok(())
     }
@@ -339,15 +346,6 @@ impl Host {
     }
 
     fn start_vms(&self, files: &[Option<VmFiles<'static>>]) {
-        // Everything is built before anything runs, so that nothing is half assigned.
-        let mut vms = Vec::new();
-        for (plan, files) in self.plans.iter().zip(files) {
-            let Some(files) = files else { continue };
-            match Vm::build(plan.clone(), files) {
-                Ok(vm) => vms.push(vm),
-                Err(error) => fail(&format_args!("{}: {error}", plan.name)),
-            }
-        }
         let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|&(cpu, _)| cpu).collect();
         used.sort_unstable();
         used.dedup();
@@ -357,6 +355,15 @@ impl Host {
                 if let Err(error) = its.map_collection(&self.gic, id) {
                     fail(&error);
                 }
+            }
+        }
+        // Everything is built before anything runs, so that nothing is half assigned.
+        let mut vms = Vec::new();
+        for (plan, files) in self.plans.iter().zip(files) {
+            let Some(files) = files else { continue };
+            match Vm::build(plan.clone(), files) {
+                Ok(vm) => vms.push(vm),
+                Err(error) => fail(&format_args!("{}: {error}", plan.name)),
             }
         }
         *self.vms.lock() = vms.clone();

@@ -16,6 +16,7 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
     let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr(), direct);
     if direct.is_none() {
         vm.vgic().reset_vcpu(vcpu, &mut context.lists);
+        vm.enter_messages(vcpu);
     }
     host::get().note_first_entry();
     let mut running = Running::new(vm, vcpu, context);
@@ -31,11 +32,14 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
                     next = Next::Resume;
                     continue;
                 }
-                if !vm.vgic().has_pending(vcpu) {
+                if !vm.vgic().has_pending(vcpu) && !vm.leave_messages(vcpu) {
                     arch::wait_for_interrupt();
                     take_interrupts(Some((vm, vcpu)));
+                    // The next leaving says whether it was a doorbell.
+                    vm.enter_messages(vcpu);
                     continue;
                 }
+                vm.enter_messages(vcpu);
             }
             Next::Off => break,
             Next::Stop(reason) => {
@@ -51,6 +55,8 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
     arch::park();
     if running.context.direct.is_some() {
         vm.take_interrupts_back(vcpu);
+    } else {
+        vm.leave_messages(vcpu);
     }
     vm.vcpu_off(vcpu);
     true

@@ -2,13 +2,17 @@
 
 use alloc::vec::Vec;
 
+use axvm::config::VMInterruptMode;
 use axvm::events::Kind;
+use axvm::plan::VmPlan;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
 use axvm_vgic::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 use spin::Mutex;
 
 use crate::arch::gic;
 use crate::arch::its::ItsError;
+use crate::arch::lpis::Properties;
+use crate::arch::vpe::VirtualProcessors;
 use crate::memory::GuestRam;
 use crate::{cpus, host};
 
@@ -20,16 +24,64 @@ pub struct GicBackend {
     ram: GuestRam,
     /// The ITS behind the virtual one.
     its: Option<usize>,
-    /// The guest takes physical interrupts itself: priorities and LPI numbers are its own.
-    direct: bool,
-    /// Physical LPIs: the first, how many, whose.
+    delivery: Delivery,
+    /// Physical LPIs of the hypervisor's choice: the first, how many, whose.
     lpis: Mutex<Vec<(Intid, u32, ItsDeviceId)>>,
 }
 
+/// Who delivers a VM's interrupts.
+enum Delivery {
+    /// The hypervisor, by list registers.
+    Injected,
+    /// The same, but for LPIs: those of virtual processors.
+    VirtualLpis(VirtualProcessors),
+    /// The guest takes physical interrupts itself: priorities and LPI numbers are its own.
+    Direct,
+}
+
 impl GicBackend {
-    /// For a VM with these physical CPUs.
-    pub fn new(vm: VmId, cpus: Vec<CpuId>, ram: GuestRam, its: Option<usize>, direct: bool) -> Self {
-        Self { vm, cpus, ram, its, direct, lpis: Mutex::new(Vec::new()) }
+    /// For a VM of this plan. `its`: the one behind its virtual ITS.
+    ///
+    /// # Errors
+    ///
+    /// The ITS, if its virtual processors can't be mapped.
+    pub fn new(plan: &VmPlan, ram: GuestRam, its: Option<usize>) -> Result<Self, ItsError> {
+        let cpus: Vec<CpuId> = plan.cpus.iter().map(|&(cpu, _)| cpu).collect();
+        let delivery = match its.and_then(|its| host::get().its.get(its)) {
+            _ if plan.mode == VMInterruptMode::Passthrough => Delivery::Direct,
+            Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
+            _ => Delivery::Injected,
+        };
+        Ok(Self { vm: plan.id, cpus, ram, its, delivery, lpis: Mutex::new(Vec::new()) })
+    }
+
+    /// Gives back what the hardware holds for it: every vCPU has left, and the virtual GIC has been reset.
+    pub fn release(self) {
+        if let (Delivery::VirtualLpis(processors), Some(its)) =
+            (self.delivery, self.its.and_then(|its| host::get().its.get(its)))
+        {
+            processors.release(its);
+        }
+    }
+
+    /// On the vCPU's own CPU: virtual LPIs, if it has any, reach it from now on.
+    pub fn enter_messages(&self, vcpu: VcpuId) {
+        if let Delivery::VirtualLpis(processors) = &self.delivery
+            && let Err(error) = processors.enter(&host::get().gic, vcpu)
+        {
+            log::error!("VM {}: vCPU {vcpu} gets no MSIs: {error}", self.vm);
+        }
+    }
+
+    /// On the vCPU's own CPU: virtual LPIs, if it has any, wait from now on, and the first that comes calls the CPU. Answers whether
+    /// one waits already.
+    pub fn leave_messages(&self, vcpu: VcpuId) -> bool {
+        let Delivery::VirtualLpis(processors) = &self.delivery else { return false };
+        processors.leave(&host::get().gic, vcpu).unwrap_or_else(|error| {
+            log::error!("VM {}: vCPU {vcpu}: {error}", self.vm);
+            // Better woken for nothing than never.
+            true
+        })
     }
 
     /// The device and event behind a physical LPI.
@@ -46,7 +98,15 @@ impl GicBackend {
 
     /// The physical priority of an interrupt of the guest's.
     fn priority(&self, asked: u8) -> u8 {
-        if self.direct { gic::guest_priority(asked) } else { gic::PRIORITY }
+        if matches!(self.delivery, Delivery::Direct) { gic::guest_priority(asked) } else { gic::PRIORITY }
+    }
+
+    /// Where its LPIs are configured.
+    fn properties(&self) -> &Properties {
+        match &self.delivery {
+            Delivery::VirtualLpis(processors) => processors.properties(),
+            Delivery::Injected | Delivery::Direct => host::get().lpis.properties(),
+        }
     }
 
     fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
@@ -59,7 +119,10 @@ fn error(error: ItsError) -> BackendError {
         ItsError::Stuck => BackendError::Timeout,
         ItsError::NoMemory => BackendError::NoMemory,
         ItsError::NoLpis => BackendError::NoLpi,
-        ItsError::NotMapped(_) | ItsError::DeviceId(_) | ItsError::NotForGuests(_) => BackendError::Unknown,
+        ItsError::NotMapped(_)
+        | ItsError::DeviceId(_)
+        | ItsError::NotForGuests(_)
+        | ItsError::NoSuchCpu(_) => BackendError::Unknown,
     }
 }
 
@@ -137,12 +200,16 @@ impl Backend for GicBackend {
         let bits = event_bits.min(most);
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
-        if self.direct {
-            return its.map_device_for_guest(&host::get().lpis, device, bits).map_err(error);
+        let all = &host::get().lpis;
+        match self.delivery {
+            Delivery::Direct => its.map_device_for_guest(all, device, bits).map_err(error),
+            Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, bits).map_err(error),
+            Delivery::Injected => {
+                let first = its.map_device(all, device, bits).map_err(error)?;
+                lpis.push((first, 1 << bits, device));
+                Ok(())
+            }
         }
-        let first = its.map_device(&host::get().lpis, device, bits).map_err(error)?;
-        lpis.push((first, 1 << bits, device));
-        Ok(())
     }
 
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
@@ -158,16 +225,16 @@ impl Backend for GicBackend {
         vcpu: VcpuId,
     ) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        let (its, host) = (self.its()?, host::get());
-        if self.direct {
-            its.choose_lpi(&host.lpis, device, event, lpi).map_err(error)?;
+        let its = self.its()?;
+        if !matches!(self.delivery, Delivery::Injected) {
+            its.choose_lpi(self.properties(), device, event, lpi).map_err(error)?;
         }
-        its.map_event(&host.gic, device, event, cpu).map_err(error)
+        its.map_event(&host::get().lpis, device, event, cpu).map_err(error)
     }
 
     fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.move_event(&host::get().gic, device, event, cpu).map_err(error)
+        self.its()?.move_event(&host::get().lpis, device, event, cpu).map_err(error)
     }
 
     fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
@@ -189,8 +256,12 @@ impl Backend for GicBackend {
         enabled: bool,
         priority: u8,
     ) -> Result<(), BackendError> {
-        let property = (self.priority(priority), enabled);
-        self.its()?.configure_event(&host::get().lpis, device, event, property).map_err(error)
+        // A virtual LPI's priority is the guest's own, which nothing of the hypervisor's competes with.
+        let priority = match self.delivery {
+            Delivery::VirtualLpis(_) => priority,
+            Delivery::Injected | Delivery::Direct => self.priority(priority),
+        };
+        self.its()?.configure_event(self.properties(), device, event, (priority, enabled)).map_err(error)
     }
 
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {

@@ -268,6 +268,16 @@ impl Vm {
         self.is_stopping() && self.busy.load(Ordering::Acquire) == 0
     }
 
+    /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.
+    pub fn enter_messages(&self, id: VcpuId) {
+        self.backend.enter_messages(id);
+    }
+
+    /// On the vCPU's own CPU, which has left the guest: such MSIs wait from now on, and call the CPU. Answers whether one waits.
+    pub fn leave_messages(&self, id: VcpuId) -> bool {
+        self.backend.leave_messages(id)
+    }
+
     /// What the report says of it.
     pub fn report(&self) -> VmReport {
         let mut report = self.core.report();
@@ -283,11 +293,12 @@ impl Vm {
 
     /// Takes everything back: only for a VM that every CPU has left. `None`: something still refers to it.
     pub fn dispose(self) -> Option<Disposed> {
-        let Self { core, devices, bridges, vgic, .. } = self;
+        let Self { core, devices, bridges, vgic, backend, console, .. } = self;
         // What the guest has enabled in hardware: lines that stand for no device, LPIs.
         vgic.reset();
-        // The bridges refer to the core.
-        drop((devices, bridges));
+        // The bridges refer to the core; the virtual GIC, which the console refers to, to the backend.
+        drop((devices, bridges, console, vgic));
+        Arc::into_inner(backend)?.release();
         Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()
     }
 }

@@ -57,6 +57,9 @@ pub struct Run {
     /// Kinds of violation that it must not have.
     #[serde(default)]
     no_events: Vec<String>,
+    /// Of devices, by their names in the report: the least and the most interrupts that the hypervisor took for each.
+    #[serde(default)]
+    interrupts: BTreeMap<String, [u64; 2]>,
     /// Whether the file is refused, with exactly the problems that its comments `# problem: RULE` announce.
     #[serde(default)]
     refused: bool,
@@ -228,6 +231,16 @@ impl Run {
         for event in self.events.iter().filter(|event| !events.iter().any(|it| event.is(it))) {
             problems.push(format!("the report has no event {event}"));
         }
+        let devices = outcome.report.as_ref().and_then(|report| report["vms"].as_array());
+        let devices: Vec<&serde_json::Value> =
+            devices.into_iter().flatten().filter_map(|vm| vm["devices"].as_array()).flatten().collect();
+        for (name, [least, most]) in &self.interrupts {
+            let device = devices.iter().find(|device| device["device"] == name.as_str());
+            let taken = device.and_then(|device| device["exits"]["interrupts"].as_u64());
+            if taken.is_none_or(|taken| taken < *least || taken > *most) {
+                problems.push(format!("{name}: {taken:?} interrupts were taken, not {least} to {most}"));
+            }
+        }
         for kind in self.no_events.iter().filter(|kind| events.iter().any(|it| it["kind"] == kind.as_str())) {
             problems.push(format!("the report has an event of kind {kind}"));
         }
@@ -300,5 +313,18 @@ mod tests {
         assert_eq!(none.differences(&outcome(4, "violation", &[])).len(), 1);
         let other = run("verdict = \"violation\"\nevents = [\"dma-read\"]");
         assert_eq!(other.differences(&outcome(4, "violation", &[])).len(), 1);
+    }
+
+    #[test]
+    fn the_interrupts_taken_for_a_device_are_within_their_bounds() {
+        let expected = run("interrupts = { nvme = [1, 2] }");
+        let taken = |device: &str, count: u64| {
+            let device = serde_json::json!({"device": device, "exits": {"interrupts": count}});
+            let mut outcome = outcome(0, "ok", &[]);
+            outcome.report.as_mut().unwrap()["vms"] = serde_json::json!([{"devices": [device]}]);
+            expected.differences(&outcome).len()
+        };
+        assert_eq!([taken("nvme", 1), taken("nvme", 2)], [0, 0]);
+        assert_eq!([taken("nvme", 0), taken("nvme", 3), taken("nic", 1)], [1, 1, 1]);
     }
 }

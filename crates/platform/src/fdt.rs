@@ -249,6 +249,7 @@ fn gic(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
         legacy,
         maintenance: tree.interrupt_at(id, 0),
         its,
+        virtual_lpis: None,
     }))
 }
 

@@ -102,6 +102,9 @@ pub struct Gic {
     pub maintenance: Option<Interrupt>,
     /// Its ITSs.
     pub its: Vec<Its>,
+    /// Whether it delivers LPIs to a virtual processor that runs, by GICv4.0: an ITS that maps events to virtual LPIs, and
+    /// redistributors and CPU interfaces that take them. No device tree says it: `None` until the hardware has been asked.
+    pub virtual_lpis: Option<bool>,
 }
 
 /// An ITS.

@@ -51,6 +51,9 @@ pub struct ItsConfig {
     pub event_bits: u32,
     /// The number of INTID bits, 14 to 24: LPIs are 8192 up to `1 << lpi_id_bits`.
     pub lpi_id_bits: u32,
+    /// The hardware delivers them to the vCPUs (GICv4): an event is mapped to the virtual LPI of the guest's own number, and is
+    /// in no list register. With [`VgicConfig::direct`] it means nothing.
+    pub virtual_lpis: bool,
 }
 
 /// Interrupts that reach the guest without the hypervisor.
@@ -207,6 +210,11 @@ impl VgicConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether LPIs reach the guest from the hardware, under the guest's own numbers: physical or virtual ones.
+    pub(crate) fn hardware_lpis(&self) -> bool {
+        self.its.as_ref().is_some_and(|its| self.direct.is_some() || its.virtual_lpis)
     }
 
     /// The number of INTID bits of the whole GIC.

@@ -102,6 +102,7 @@ pub(crate) struct Interrupts {
     lpis: BTreeMap<u32, Handle>,
     free_lpis: Vec<Handle>,
     pub(crate) direct: Option<Direct>,
+    hardware_lpis: bool,
     pub(crate) backend: Arc<dyn Backend>,
 }
 
@@ -135,6 +136,7 @@ impl Interrupts {
             lpis: BTreeMap::new(),
             free_lpis: Vec::new(),
             direct: config.direct,
+            hardware_lpis: config.hardware_lpis(),
             backend,
         };
         new.fill();
@@ -261,9 +263,10 @@ impl Interrupts {
 
     /// Whether the guest gets it, for the hardware that delivers it. What is taken at EL2 first is enabled as
     /// the guest enabled it, and waits in its list; what isn't must pass the other switches as well. Physical
-    /// interrupts are of group 1, so that those of the guest's group 0 can't be had.
+    /// interrupts and virtual LPIs are of group 1, so that those of the guest's group 0 can't be had.
     pub(crate) fn is_enabled(&self, irq: &Irq) -> bool {
-        irq.enabled && (self.direct.is_none() || (irq.group1 && self.is_forwarded(irq)))
+        let at_once = self.direct.is_some() || (self.hardware_lpis && irq.kind == Kind::Lpi);
+        irq.enabled && (!at_once || (irq.group1 && self.is_forwarded(irq)))
     }
 
     /// Whether it is pending and nothing but the CPU interface stands between it and its vCPU.

@@ -14,7 +14,7 @@
 //! | an assigned device's line | [`Vgic::hardware_spi`] | HW = 1 |
 //! | the same with [`LineDelivery::MaskUntilEnd`] | [`Vgic::hardware_spi`] | HW = 0, EOI = 1 |
 //! | the timer, any hardware PPI | [`Vgic::hardware_ppi`] | HW = 1 |
-//! | an assigned device's MSI | [`Vgic::hardware_lpi`] | HW = 0 |
+//! | an assigned device's MSI, but for virtual LPIs | [`Vgic::hardware_lpi`] | HW = 0 |
 //! | an emulated device's line | [`axvm_axdevice::InterruptLine`] | HW = 0, EOI = 1 by level |
 //! | another vCPU | [`Vgic::send_sgi`] | HW = 0 |
 //!
@@ -29,6 +29,9 @@
 //! filter before the real ones: what the guest sets up is checked, kept and told to the backend, what is
 //! pending or active is asked of it, and none of the list registers, [`Vgic::flush`] and [`Vgic::sync`] is
 //! used.
+//!
+//! With [`ItsConfig::virtual_lpis`] the same holds of LPIs only: GICv4 delivers them to the vCPUs, and everything else goes by list
+//! registers.
 //!
 //! # The run loop
 //!

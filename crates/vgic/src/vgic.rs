@@ -181,7 +181,7 @@ impl Vgic {
 
     /// Makes an LPI pending, if any event is mapped to it.
     pub fn inject_lpi(&self, lpi: Intid) -> bool {
-        if self.config.direct.is_some() {
+        if self.config.hardware_lpis() {
             let Some(its) = &self.its else { return false };
             let mut its = its.lock();
             let event = its.tables.events().find(|(_, _, event)| event.lpi == lpi && event.physical);
@@ -224,10 +224,10 @@ impl Vgic {
         self.with(None, |state| state.repeat_levels());
     }
 
-    /// With direct delivery: tells the hypervisor anew which LPIs are enabled, after a switch of the
+    /// Where the hardware delivers LPIs: tells the hypervisor anew which are enabled, after a switch of the
     /// distributor or a redistributor.
     pub(crate) fn retell_lpis(&self, current: Option<VcpuId>) {
-        if let (Some(_), Some(its)) = (self.config.direct, &self.its) {
+        if let Some(its) = self.its.as_ref().filter(|_| self.config.hardware_lpis()) {
             its.lock().retell(self, current);
         }
     }

@@ -117,15 +117,22 @@ fn an_emulated_level_is_neither_lost_nor_left_behind() {
     assert!(!spi(&bench, 41).pending);
 }
 
-fn with_its() -> Bench {
-    let bench = Bench::started(direct());
-    bench.start_its();
-    bench.set_property(8200, PRIORITY | 1);
-    let mapd = Command::Mapd { device: DEVICE, bits: 5, table: TABLES + 0x2000, valid: true };
-    let mapc = |collection, target| Command::Mapc { collection, target, valid: true };
-    run(&bench, &[mapc(0, 0), mapc(1, 1), mapd, mapti(0, 8200)]);
-    assert_eq!(bench.vgic.statistics().last_command_error, None);
-    bench
+/// Both ways in which the hardware delivers LPIs: physical ones, and GICv4's virtual ones beside list registers.
+fn with_lpis_in_hardware() -> [Bench; 2] {
+    let mut beside_lists = config(2, vec![line(40, Some(40), false)], 4);
+    if let Some(its) = &mut beside_lists.its {
+        its.virtual_lpis = true;
+    }
+    [direct(), beside_lists].map(|config| {
+        let bench = Bench::started(config);
+        bench.start_its();
+        bench.set_property(8200, PRIORITY | 1);
+        let mapd = Command::Mapd { device: DEVICE, bits: 5, table: TABLES + 0x2000, valid: true };
+        let mapc = |collection, target| Command::Mapc { collection, target, valid: true };
+        run(&bench, &[mapc(0, 0), mapc(1, 1), mapd, mapti(0, 8200)]);
+        assert_eq!(bench.vgic.statistics().last_command_error, None);
+        bench
+    })
 }
 
 fn mapti(event: u32, lpi: u32) -> Command {
@@ -134,41 +141,58 @@ fn mapti(event: u32, lpi: u32) -> Command {
 
 #[test]
 fn an_lpi_is_enabled_where_every_switch_is_on() {
-    let bench = with_its();
-    let enabled = || bench.machine.event(DEVICE.0, 0).unwrap().enabled;
-    assert!(enabled());
-    bench.gicr.write(V0, 0, Width::B4, 0);
-    assert!(!enabled(), "the redistributor's LPIs are off");
-    bench.gicr.write(V0, 0, Width::B4, 1);
-    assert!(enabled());
-    bench.gicd.write(V0, 0, Width::B4, 0x10);
-    assert!(!enabled(), "group 1 is off");
-    bench.gicd.write(V0, 0, Width::B4, 0x12);
-    assert!(enabled());
-    bench.set_property(8200, PRIORITY);
-    run(&bench, &[Command::Inv { device: DEVICE, event: ItsEventId(0) }]);
-    assert!(!enabled());
+    for bench in with_lpis_in_hardware() {
+        let enabled = || bench.machine.event(DEVICE.0, 0).unwrap().enabled;
+        assert!(enabled());
+        bench.gicr.write(V0, 0, Width::B4, 0);
+        assert!(!enabled(), "the redistributor's LPIs are off");
+        bench.gicr.write(V0, 0, Width::B4, 1);
+        assert!(enabled());
+        bench.gicd.write(V0, 0, Width::B4, 0x10);
+        assert!(!enabled(), "group 1 is off");
+        bench.gicd.write(V0, 0, Width::B4, 0x12);
+        assert!(enabled());
+        bench.set_property(8200, PRIORITY);
+        run(&bench, &[Command::Inv { device: DEVICE, event: ItsEventId(0) }]);
+        assert!(!enabled());
+    }
+}
+
+#[test]
+fn an_lpi_that_moves_is_enabled_as_its_new_redistributor_says() {
+    for bench in with_lpis_in_hardware() {
+        bench.gicr.write(V0, 0x2_0000, Width::B4, 0);
+        let movi = |collection| Command::Movi { device: DEVICE, event: ItsEventId(0), collection };
+        run(&bench, &[movi(1)]);
+        let moved = bench.machine.event(DEVICE.0, 0).unwrap();
+        assert!(moved.vcpu == V1 && !moved.enabled, "V1's LPIs are off");
+        run(&bench, &[movi(0)]);
+        let back = bench.machine.event(DEVICE.0, 0).unwrap();
+        assert!(back.vcpu == V0 && back.enabled);
+    }
 }
 
 #[test]
 fn two_events_of_one_lpi_are_refused() {
-    let bench = with_its();
-    run(&bench, &[mapti(1, 8200)]);
-    assert_eq!(bench.vgic.statistics().last_command_error, Some(CommandError::LpiTwice(Intid(8200))));
-    assert_eq!(bench.machine.event(DEVICE.0, 1), None);
-    // The same event anew is no second one.
-    run(&bench, &[mapti(0, 8200)]);
-    assert_eq!(bench.errors(), 1);
+    for bench in with_lpis_in_hardware() {
+        run(&bench, &[mapti(1, 8200)]);
+        assert_eq!(bench.vgic.statistics().last_command_error, Some(CommandError::LpiTwice(Intid(8200))));
+        assert_eq!(bench.machine.event(DEVICE.0, 1), None);
+        // The same event anew is no second one.
+        run(&bench, &[mapti(0, 8200)]);
+        assert_eq!(bench.errors(), 1);
+    }
 }
 
 #[test]
 fn movall_moves_in_hardware() {
-    let bench = with_its();
-    run(&bench, &[Command::Movall { from: 0, to: 1 }]);
-    assert_eq!(bench.machine.event(DEVICE.0, 0).unwrap().vcpu, V1);
-    assert!(bench.vgic.inject(V1, Intid(8200)));
-    assert_eq!(*bench.machine.triggered.lock().unwrap(), [(DEVICE.0, 0)]);
-    assert!(!bench.vgic.inject(V1, Intid(8201)));
+    for bench in with_lpis_in_hardware() {
+        run(&bench, &[Command::Movall { from: 0, to: 1 }]);
+        assert_eq!(bench.machine.event(DEVICE.0, 0).unwrap().vcpu, V1);
+        assert!(bench.vgic.inject(V1, Intid(8200)));
+        assert_eq!(*bench.machine.triggered.lock().unwrap(), [(DEVICE.0, 0)]);
+        assert!(!bench.vgic.inject(V1, Intid(8201)));
+    }
 }
 
 #[test]

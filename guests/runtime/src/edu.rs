@@ -20,6 +20,7 @@ const DMA_COUNT: u64 = 0x90;
 const DMA_COMMAND: u64 = 0x98;
 const DMA_START: u64 = 1;
 const DMA_TO_RAM: u64 = 2;
+const DMA_TELL: u64 = 4;
 /// Where the engine sees the device's own 4 KiB.
 const BUFFER: u64 = 0x4_0000;
 const CAPABILITIES: u64 = 0x34;
@@ -31,6 +32,9 @@ const MSI_WIDE: u32 = 1 << 23;
 pub const RAISE: u64 = 0x60;
 /// Ends reasons for its interrupt.
 pub const ACKNOWLEDGE: u64 = 0x64;
+
+/// The reason for its interrupt that is a transfer's end.
+pub const DMA_DONE: u32 = 0x100;
 
 /// What is moved at once: small, since a blocked access makes an event for each four bytes.
 pub const CHUNK: u64 = 16;
@@ -81,12 +85,16 @@ impl Edu {
         Some(Self { registers: window.cpu.start().get() + (bar - window.pci), config })
     }
 
-    /// Moves bytes, at most as many as the buffer has, from RAM to the device's own buffer, or back; bounded.
-    fn transfer(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
+    fn start(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
         store64(self.registers + DMA_SOURCE, source)?;
         store64(self.registers + DMA_DESTINATION, destination)?;
         store64(self.registers + DMA_COUNT, length)?;
-        store64(self.registers + DMA_COMMAND, DMA_START | command)?;
+        store64(self.registers + DMA_COMMAND, DMA_START | command)
+    }
+
+    /// Moves bytes, at most as many as the buffer has, from RAM to the device's own buffer, or back; bounded.
+    fn transfer(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
+        self.start(source, destination, length, command)?;
         let start = machine::now();
         let limit = machine::frequency() * 5;
         while machine::load64(self.registers + DMA_COMMAND)? & DMA_START != 0 {
@@ -100,6 +108,11 @@ impl Edu {
     /// The device reads a chunk of memory.
     pub fn read(&self, address: u64) -> Result<(), Fault> {
         self.transfer(address, BUFFER, CHUNK, 0)
+    }
+
+    /// The device begins to read a chunk of memory. When it has, it raises its interrupt.
+    pub fn read_and_tell(&self, address: u64) -> Result<(), Fault> {
+        self.start(address, BUFFER, CHUNK, DMA_TELL)
     }
 
     /// The device writes what it read last.

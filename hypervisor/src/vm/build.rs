@@ -15,7 +15,8 @@ use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistrib
 use spin::Mutex;
 
 use super::{Power, Vcpu, Vm};
-use crate::arch::its::GUEST_LPI_ID_BITS;
+use crate::arch::its::ItsError;
+use crate::arch::lpis::GUEST_LPI_ID_BITS;
 use crate::arch::{self, direct, gic};
 use crate::hal::{Hal, HalError};
 use crate::host;
@@ -34,6 +35,9 @@ pub enum BuildError {
     /// The virtual GIC.
     #[error("virtual GIC: {0}")]
     Gic(#[from] axvm_vgic::ConfigError),
+    /// The ITS.
+    #[error(transparent)]
+    Its(#[from] ItsError),
     /// Two of its devices answer at one address.
     #[error(transparent)]
     Devices(#[from] axvm::devices::BuildError),
@@ -89,13 +93,7 @@ impl Vm {
         load(plan, files, &ram)?;
 
         let gic = plan.gic.ok_or(BuildError::NoGic)?;
-        let backend = Arc::new(GicBackend::new(
-            plan.id,
-            plan.cpus.iter().map(|&(cpu, _)| cpu).collect(),
-            ram.clone(),
-            gic.its.map(|(_, its)| its),
-            plan.mode == VMInterruptMode::Passthrough,
-        ));
+        let backend = Arc::new(GicBackend::new(plan, ram.clone(), gic.its.map(|(_, its)| its))?);
         let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
         let mut devices = AxVmDevices::builder();
         devices = match protection::real_distributor() {
@@ -218,8 +216,9 @@ fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
                 false => ids,
             },
             event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
-            // LPIs delivered directly have the guest's numbers in hardware, and these are set apart for them.
-            lpi_id_bits: if direct { GUEST_LPI_ID_BITS } else { 16 },
+            // LPIs delivered by the hardware have the guest's numbers there, and these are set apart for them.
+            lpi_id_bits: if direct || plan.virtual_lpis { GUEST_LPI_ID_BITS } else { 16 },
+            virtual_lpis: plan.virtual_lpis,
         }),
         direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: gic::reserved_sgis() }),
     }

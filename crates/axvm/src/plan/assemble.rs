@@ -40,6 +40,7 @@ pub(super) fn assemble(
         autostart: config.autostart,
         on_violation: config.on_violation,
         mode: mode.mode,
+        virtual_lpis: mode.virtual_lpis,
         cpus: (0..).zip(&config.cpus).map(|(vcpu, &cpu)| (cpu, affinity(vcpu))).collect(),
         address_bits: layout.address_bits,
         ram,

@@ -8,6 +8,9 @@
 //!   mode, or beside others that the file calls trusted; a VM in emulated mode beside an untrusted one has its lines masked while it
 //!   serves them, in place of active.
 //! - The line of the emulated console is a physical SPI that no device has.
+//!
+//! In emulated mode the hypervisor takes timers and lines and injects them, and MSIs too where the GIC can't deliver them to a
+//! virtual processor itself. GICv4.0 can: each vCPU has its own CPU, so that its virtual processor is always the one that runs there.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,6 +30,8 @@ pub(super) struct Mode {
     pub(super) mode: VMInterruptMode,
     /// The physical SPI that stands for the emulated console's line, in passthrough mode.
     pub(super) console_line: Option<Intid>,
+    /// Its MSIs are delivered as virtual LPIs.
+    pub(super) virtual_lpis: bool,
     /// Another VM, which isn't trusted, could end the active state of this one's lines.
     pub(super) lines_exposed: bool,
 }
@@ -38,6 +43,16 @@ struct Wants<'a> {
     lines: bool,
     messages: bool,
     passthrough: bool,
+}
+
+impl Wants<'_> {
+    fn mode(&self) -> VMInterruptMode {
+        match (self.passthrough, self.config.interrupts) {
+            (true, _) => VMInterruptMode::Passthrough,
+            (false, InterruptChoice::None) => VMInterruptMode::NoIrq,
+            (false, _) => VMInterruptMode::Emulated,
+        }
+    }
 }
 
 /// Decides for all VMs of the system.
@@ -108,22 +123,43 @@ pub(super) fn choose(
             }
         }
     }
+    let hardware = board.platform.gic.as_ref().and_then(|gic| gic.virtual_lpis);
+    for wants in all.iter().filter(|wants| wants.mode() == VMInterruptMode::Emulated) {
+        note_injected(wants, hardware, findings);
+    }
     all.iter()
         .zip(console_lines)
         .enumerate()
         .map(|(position, (wants, console_line))| Mode {
-            mode: match (wants.passthrough, wants.config.interrupts) {
-                (true, _) => VMInterruptMode::Passthrough,
-                (false, InterruptChoice::None) => VMInterruptMode::NoIrq,
-                (false, _) => VMInterruptMode::Emulated,
-            },
+            mode: wants.mode(),
             console_line,
+            virtual_lpis: wants.mode() == VMInterruptMode::Emulated
+                && wants.messages
+                && hardware == Some(true),
             lines_exposed: all
                 .iter()
                 .enumerate()
                 .any(|(other, it)| other != position && it.passthrough && !it.config.trusted),
         })
         .collect()
+}
+
+/// Says what of an emulated VM's interrupts costs exits.
+fn note_injected(wants: &Wants<'_>, hardware: Option<bool>, findings: &mut Findings) {
+    let vm = wants.vm;
+    match hardware.filter(|_| wants.messages) {
+        Some(true) => findings.note(format_args!(
+            "{vm}: its MSIs reach it without the hypervisor (GICv4); its timer, SGIs and lines are injected"
+        )),
+        Some(false) => findings.note(format_args!(
+            "{vm}: its timer, SGIs, lines and MSIs are injected: the GIC has no virtual LPIs (GICv4.0)"
+        )),
+        None if wants.messages => findings.note(format_args!(
+            "{vm}: its timer, SGIs and lines are injected, and its MSIs unless the GIC has virtual LPIs (GICv4.0), which its \
+             registers say"
+        )),
+        None => findings.note(format_args!("{vm}: its timer, SGIs and lines are injected")),
+    }
 }
 
 /// Why a VM can't be in passthrough mode beside those that are.

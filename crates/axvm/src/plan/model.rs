@@ -41,6 +41,8 @@ pub struct VmPlan {
     pub on_violation: ViolationPolicy,
     /// How interrupts reach it.
     pub mode: VMInterruptMode,
+    /// In emulated mode: its MSIs become virtual LPIs that the hardware delivers to its vCPUs (GICv4).
+    pub virtual_lpis: bool,
     /// Each vCPU's physical CPU and the affinity that the guest sees in MPIDR.
     pub cpus: Vec<(CpuId, u64)>,
     /// Guest-physical address bits of its second stage.

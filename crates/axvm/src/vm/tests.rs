@@ -103,6 +103,7 @@ fn vm_plan() -> VmPlan {
         autostart: true,
         on_violation: ViolationPolicy::QuarantineDevice,
         mode: VMInterruptMode::Emulated,
+        virtual_lpis: false,
         cpus: vec![(CpuId(1), 0), (CpuId(2), 1)],
         address_bits: 40,
         ram: vec![(gpa(RAM, 2 << 20), Hpa(0x8000_0000)), (gpa(RAM + (2 << 20), 2 << 20), Hpa(0x9000_0000))],

@@ -163,7 +163,7 @@ impl Executor<'_> {
         if self.its.tables.slot(position, id)?.is_some() {
             self.discard(device, id)?;
         }
-        if self.vgic.config().direct.is_some() && self.with(|state| state.find_lpi(lpi)).is_some() {
+        if self.vgic.config().hardware_lpis() && self.with(|state| state.find_lpi(lpi)).is_some() {
             return Err(CommandError::LpiTwice(lpi));
         }
         let handle = self.with(|state| state.bind_lpi(lpi));
@@ -200,7 +200,7 @@ impl Executor<'_> {
 
     fn movall(&mut self, from: u64, to: u64) -> Result<usize, CommandError> {
         let (from, to) = (self.vcpu(from)?, self.vcpu(to)?);
-        if self.vgic.config().direct.is_some() {
+        if self.vgic.config().hardware_lpis() {
             return self.move_physical(from, to);
         }
         Ok(self.with(|state| state.move_lpis(from, to)))
@@ -298,13 +298,14 @@ fn place(
     };
     vgic.with(current, |state| state.set_lpi_target(event.handle, target));
     done?;
-    if event.physical && !was_physical {
+    // Where the hardware delivers it, whether it may depends on the vCPU's redistributor.
+    if event.physical && (!was_physical || vgic.config().hardware_lpis()) {
         configure(vgic, current, device, id, event)?;
     }
     Ok(())
 }
 
-/// With direct delivery: tells the hypervisor anew which LPIs are enabled, after a switch that concerns many.
+/// Where the hardware delivers LPIs: tells the hypervisor anew which are enabled, after a switch that concerns many.
 pub(super) fn retell(vgic: &Vgic, current: Option<VcpuId>, tables: &mut super::Tables) {
     for (device, id, event) in tables.events() {
         if let Err(error) = configure(vgic, current, device, id, event) {
@@ -333,7 +334,7 @@ fn configure(
     };
     let enabled = vgic.with(current, |state| {
         state.configure_lpi(event.handle, property);
-        state.direct.is_none() || state.irq(event.handle).is_some_and(|irq| state.is_enabled(irq))
+        state.irq(event.handle).is_some_and(|irq| state.is_enabled(irq))
     });
     let property = LpiProperty { enabled: property.enabled && enabled, ..property };
     if event.physical && event.told != Some(property) {

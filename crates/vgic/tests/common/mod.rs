@@ -270,6 +270,7 @@ pub fn config(vcpus: u64, lines: Vec<LineConfig>, list_registers: usize) -> Vgic
             devices: vec![ItsDeviceId(0x10), ItsDeviceId(8), ItsDeviceId(0x18)],
             event_bits: 5,
             lpi_id_bits: 14,
+            virtual_lpis: false,
         }),
         direct: None,
     }

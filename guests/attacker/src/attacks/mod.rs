@@ -13,6 +13,7 @@ mod its;
 mod pci;
 mod raw;
 mod silent;
+mod suspend;
 mod translated;
 mod trapped;
 
@@ -64,6 +65,7 @@ pub const ALL: &[Attack] = &[
     ("foreign-end", interface::foreign_end),
     ("line-victim", interface::line_victim),
     ("silent", silent::silent),
+    ("suspended", suspend::suspended),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
     ("pause", pause),

@@ -16,6 +16,7 @@ use axvm_addr::{CpuId, Hpa, Intid, Span};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
 use spin::Mutex;
 
+use super::lpis::Properties;
 use super::sysreg::{dsb, isb, mrs, msr};
 use crate::mmio::Mmio;
 
@@ -49,8 +50,23 @@ mod gicr {
     pub const PROPBASER: u64 = 0x0070;
     pub const PENDBASER: u64 = 0x0078;
     pub const SGI: u64 = 0x1_0000;
+    /// In the third frame, which there is with GICv4 (IHI 0069, 12.11.42 and 12.11.43).
+    pub const VPROPBASER: u64 = 0x2_0070;
+    pub const VPENDBASER: u64 = 0x2_0078;
     pub const RWP: u32 = 1 << 3;
     pub const ENABLE_LPIS: u32 = 1;
+    /// Virtual LPIs (TYPER).
+    pub const VLPIS: u64 = 1 << 1;
+    /// The last of its region (TYPER).
+    pub const LAST: u64 = 1 << 4;
+    /// Those of GICv4.1 (TYPER).
+    pub const RVPEID: u64 = 1 << 7;
+    /// VPENDBASER.
+    pub const VALID: u64 = 1 << 63;
+    pub const PENDING_LAST: u64 = 1 << 61;
+    pub const DIRTY: u64 = 1 << 60;
+    /// Inner shareable, inner write-back cacheable: what the hypervisor writes tables by, too.
+    pub const CACHED: u64 = 1 << 10 | 7 << 7;
 }
 
 /// The priority of everything that the hypervisor takes: the middle, so that a virtual priority needs no physical one.
@@ -115,6 +131,9 @@ pub enum GicError {
     /// No memory for a table.
     #[error("no memory for the GIC's tables")]
     NoMemory,
+    /// A vCPU without a virtual processor, or a redistributor that serves none.
+    #[error("the vCPU has no virtual processor in the GIC")]
+    NoVirtualProcessor,
 }
 
 /// The GIC: distributor, and each CPU's redistributor.
@@ -125,13 +144,43 @@ pub struct PhysicalGic {
     lines: u32,
 }
 
-/// Where LPIs are configured, for all CPUs alike.
-#[derive(Clone, Copy, Debug)]
-pub struct LpiTables {
-    /// One byte for each LPI from 8192 (IHI 0069, 5.1.1).
-    pub properties: Hpa,
-    /// INTID bits.
-    pub id_bits: u32,
+/// The redistributors' frames in the GIC's regions, each with its GICR_TYPER.
+///
+/// # Safety
+///
+/// The regions must be mapped as the platform describes them, and driven by nobody else.
+unsafe fn redistributors(gic: &Gic) -> Vec<(Mmio, u64, Hpa)> {
+    let mut found = Vec::new();
+    for region in &gic.redistributors {
+        let mut at = 0;
+        while at + 0x2_0000 <= region.size() {
+            let Ok(first) = Span::new(Hpa(region.start().0 + at), 0x2_0000) else { break };
+            // SAFETY: inside a region that is ours.
+            let typer = unsafe { Mmio::new(first) }.read64(gicr::TYPER);
+            // With virtual LPIs there are two more frames.
+            let size = if typer & gicr::VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+            let span =
+                Span::new(first.start(), size).ok().filter(|span| region.encloses(span)).unwrap_or(first);
+            // SAFETY: the same.
+            found.push((unsafe { Mmio::new(span) }, typer, span.start()));
+            at += if gic.redistributor_stride == 0 { size } else { gic.redistributor_stride };
+            if typer & gicr::LAST != 0 && gic.redistributor_stride == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Whether every redistributor delivers virtual LPIs as GICv4.0 does.
+///
+/// # Safety
+///
+/// As for [`PhysicalGic::new`]; they are only read.
+pub unsafe fn redistributors_deliver_virtual_lpis(gic: &Gic) -> bool {
+    // SAFETY: by the caller's promise.
+    let all = unsafe { redistributors(gic) };
+    !all.is_empty() && all.iter().all(|(_, typer, _)| typer & (gicr::VLPIS | gicr::RVPEID) == gicr::VLPIS)
 }
 
 impl PhysicalGic {
@@ -165,35 +214,19 @@ impl PhysicalGic {
         distributor.write32(gicd::CTLR, gicd::ARE | 1 << 1 | u32::from(single));
         wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
 
-        let mut redistributors = Vec::new();
-        redistributors.resize(cpus.len(), None);
-        for region in &gic.redistributors {
-            let mut at = 0;
-            while at + 0x2_0000 <= region.size() {
-                let Ok(span) = Span::new(Hpa(region.start().0 + at), 0x2_0000) else { break };
-                // SAFETY: inside a region that is ours.
-                let frame = unsafe { Mmio::new(span) };
-                let typer = frame.read64(gicr::TYPER);
-                let affinity = typer >> 32;
-                let mpidr = affinity & 0xff_ffff | (affinity >> 24 & 0xff) << 32;
-                if let Some(cpu) = cpus.iter().position(|&it| it == mpidr)
-                    && let Some(slot) = redistributors.get_mut(cpu)
-                {
-                    *slot = Some((frame, (typer >> 8) as u16, span.start()));
-                }
-                // VLPIS (bit 1): two more frames. Last (bit 4).
-                let stride = match gic.redistributor_stride {
-                    0 if typer & 2 != 0 => 0x4_0000,
-                    0 => 0x2_0000,
-                    given => given,
-                };
-                at += stride;
-                if typer & 1 << 4 != 0 && gic.redistributor_stride == 0 {
-                    break;
-                }
+        let mut found = Vec::new();
+        found.resize(cpus.len(), None);
+        // SAFETY: by the caller's promise.
+        for (frame, typer, base) in unsafe { redistributors(gic) } {
+            let affinity = typer >> 32;
+            let mpidr = affinity & 0xff_ffff | (affinity >> 24 & 0xff) << 32;
+            if let Some(cpu) = cpus.iter().position(|&it| it == mpidr)
+                && let Some(slot) = found.get_mut(cpu)
+            {
+                *slot = Some((frame, (typer >> 8) as u16, base));
             }
         }
-        let this = Self { distributor: Mutex::new(distributor), redistributors, lines };
+        let this = Self { distributor: Mutex::new(distributor), redistributors: found, lines };
         if !single {
             let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
             this.reserve_sgis(CpuId(booted as u16))?;
@@ -235,14 +268,14 @@ impl PhysicalGic {
     }
 
     /// Brings up the calling CPU's redistributor and CPU interface.
-    pub fn init_cpu(&self, cpu: CpuId, lpis: Option<LpiTables>) -> Result<(), GicError> {
+    pub fn init_cpu(&self, cpu: CpuId, lpis: Option<&Properties>) -> Result<(), GicError> {
         let (frame, ..) = self.redistributor(cpu)?;
         // ProcessorSleep (bit 1) off, ChildrenAsleep (bit 2) follows.
         frame.write32(gicr::WAKER, frame.read32(gicr::WAKER) & !2);
         wait(|| frame.read32(gicr::WAKER) & 4 == 0)?;
         self.reset_private(cpu, true)?;
-        if let Some(tables) = lpis {
-            self.enable_lpis(cpu, frame, tables)?;
+        if let Some(properties) = lpis {
+            self.enable_lpis(cpu, frame, properties)?;
         }
         // SAFETY: the interrupt controller's CPU interface at EL2; the hypervisor's own interrupts stay masked by PSTATE.
         unsafe {
@@ -284,7 +317,7 @@ impl PhysicalGic {
         }
     }
 
-    fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, tables: LpiTables) -> Result<(), GicError> {
+    fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, properties: &Properties) -> Result<(), GicError> {
         if frame.read32(gicr::CTLR) & gicr::ENABLE_LPIS != 0 {
             frame.write32(gicr::CTLR, 0);
             wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
@@ -293,16 +326,46 @@ impl PhysicalGic {
             }
         }
         // One bit for each INTID, from 0; zeroed (PTZ, bit 62).
-        let bytes = (1usize << tables.id_bits) / 8;
+        let bytes = (1usize << properties.id_bits()) / 8;
         let pending = crate::memory::allocate(bytes.max(0x1_0000), 0x1_0000).ok_or(GicError::NoMemory)?;
         super::clean_to_memory(pending, bytes as u64);
-        // Inner shareable, inner write-back cacheable (IHI 0069, 12.11.31): what the hypervisor writes by, too.
-        let attributes = 1 << 10 | 7 << 7;
-        frame.write64(gicr::PROPBASER, tables.properties.0 | attributes | u64::from(tables.id_bits - 1));
-        frame.write64(gicr::PENDBASER, pending.0 | attributes | 1 << 62);
+        let bits = u64::from(properties.id_bits() - 1);
+        frame.write64(gicr::PROPBASER, properties.at().0 | gicr::CACHED | bits);
+        frame.write64(gicr::PENDBASER, pending.0 | gicr::CACHED | 1 << 62);
         dsb!("sy");
         frame.write32(gicr::CTLR, gicr::ENABLE_LPIS);
         Ok(())
+    }
+
+    /// On this CPU: virtual LPIs that are pending in `pending` are signalled to what runs there, and what comes is. A vCPU that has
+    /// left its CPU for another has to be made absent there before.
+    pub fn make_resident(&self, cpu: CpuId, properties: &Properties, pending: Hpa) -> Result<(), GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        if frame.read64(gicr::TYPER) & gicr::VLPIS == 0 {
+            return Err(GicError::NoVirtualProcessor);
+        }
+        if frame.read64(gicr::VPENDBASER) & gicr::VALID != 0 {
+            return Ok(());
+        }
+        wait(|| frame.read64(gicr::VPENDBASER) & gicr::DIRTY == 0)?;
+        let bits = u64::from(properties.id_bits() - 1);
+        frame.write64(gicr::VPROPBASER, properties.at().0 | gicr::CACHED | bits);
+        // PendingLast: the table isn't known to be empty, so it is to be read.
+        frame.write64(gicr::VPENDBASER, gicr::VALID | gicr::PENDING_LAST | pending.0 | gicr::CACHED);
+        dsb!("sy");
+        Ok(())
+    }
+
+    /// The end of [`PhysicalGic::make_resident`]: what is pending is in its table. Answers whether anything was at that moment: the
+    /// hardware says it only then.
+    pub fn make_absent(&self, cpu: CpuId) -> Result<bool, GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        let value = frame.read64(gicr::VPENDBASER);
+        if value & gicr::VALID != 0 {
+            frame.write64(gicr::VPENDBASER, value & !(gicr::VALID | gicr::PENDING_LAST));
+        }
+        wait(|| frame.read64(gicr::VPENDBASER) & gicr::DIRTY == 0)?;
+        Ok(frame.read64(gicr::VPENDBASER) & gicr::PENDING_LAST != 0)
     }
 
     /// Routes a line to a CPU, sets how it triggers, and enables it.

@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
 use spin::Mutex;
 
-use super::gic::{LpiTables, PRIORITY, PhysicalGic};
+use super::gic::{PRIORITY, PhysicalGic};
+use super::its_command::{self as command, Command};
+use super::lpis::{self, Lpis, Properties};
 use super::sysreg::dsb;
 use crate::memory;
 use crate::mmio::Mmio;
@@ -29,14 +31,8 @@ const PATIENCE: usize = 1_000_000;
 /// Inner shareable, inner write-back, valid: for CBASER and BASERs.
 const ATTRIBUTES: u64 = 1 << 63 | 7 << 59 | 1 << 10;
 
-/// INTID bits of all LPIs, where the hardware has as many: 24,576 of them.
-const LPI_ID_BITS: u32 = 15;
-
-/// INTID bits of the LPIs that a guest has under its own numbers: the first 8192. The hypervisor's own choice begins above.
-pub const GUEST_LPI_ID_BITS: u32 = 14;
-
-/// The first LPI.
-const FIRST_LPI: u32 = 8192;
+/// GITS_TYPER.Virtual.
+const TYPER_VIRTUAL: u64 = 1 << 1;
 
 /// What went wrong at an ITS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +49,9 @@ pub enum ItsError {
     /// Not one of those that a guest may have under its own number.
     #[error("LPI {0} isn't one that a guest may have under its own number")]
     NotForGuests(Intid),
+    /// A CPU that hasn't been made known to it.
+    #[error("CPU {0} is not mapped at the ITS")]
+    NoSuchCpu(CpuId),
     /// A device or event that isn't mapped.
     #[error("device {0} is not mapped at the ITS")]
     NotMapped(ItsDeviceId),
@@ -61,70 +60,30 @@ pub enum ItsError {
     DeviceId(ItsDeviceId),
 }
 
-/// Configuration of all LPIs, shared by all CPUs and ITSs.
-pub struct Lpis {
-    tables: LpiTables,
-    /// Of those above the guest's: whether somebody has it.
-    used: Mutex<Vec<bool>>,
+/// What the LPIs of a device's events are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// Physical ones of the hypervisor's choice, from the first on.
+    Own(Intid),
+    /// Physical ones, each of the guest's choice.
+    Guest,
+    /// Virtual ones, each of the guest's choice.
+    Virtual,
 }
 
-/// The first LPI of the hypervisor's own choice.
-const FIRST_OWN: u32 = 1 << GUEST_LPI_ID_BITS;
-
-impl Lpis {
-    /// Allocates the tables. `most_bits`: of an INTID, in this GIC.
-    pub fn new(most_bits: u32) -> Result<Self, ItsError> {
-        let id_bits = LPI_ID_BITS.min(most_bits).max(GUEST_LPI_ID_BITS);
-        let count = (1usize << id_bits) - FIRST_LPI as usize;
-        let properties = memory::allocate(count, 0x1000).ok_or(ItsError::NoMemory)?;
-        super::clean_to_memory(properties, count as u64);
-        let mut used = Vec::new();
-        used.resize((1usize << id_bits) - FIRST_OWN as usize, false);
-        Ok(Self { tables: LpiTables { properties, id_bits }, used: Mutex::new(used) })
-    }
-
-    /// For [`PhysicalGic::init_cpu`].
-    pub fn tables(&self) -> LpiTables {
-        self.tables
-    }
-
-    /// Takes `count` neighbouring LPIs that nobody has.
-    fn take(&self, count: usize) -> Result<Intid, ItsError> {
-        let mut used = self.used.lock();
-        let first =
-            used.windows(count.max(1)).position(|run| run.iter().all(|it| !it)).ok_or(ItsError::NoLpis)?;
-        for slot in used.iter_mut().skip(first).take(count) {
-            *slot = true;
-        }
-        Ok(Intid(FIRST_OWN + first as u32))
-    }
-
-    fn give_back(&self, first: Intid, count: usize) {
-        for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_OWN) as usize).take(count) {
-            *slot = false;
-        }
-    }
-
-    /// Writes an LPI's configuration byte (IHI 0069, 5.1.1): priority in bits 7:2, enable in bit 0. It holds after an INV command.
-    fn configure(&self, lpi: Intid, priority: u8, enable: bool) {
-        let Some(index) =
-            lpi.0.checked_sub(FIRST_LPI).filter(|&i| i < (1 << self.tables.id_bits) - FIRST_LPI)
-        else {
-            return;
-        };
-        let at = Hpa(self.tables.properties.0 + u64::from(index));
-        // SAFETY: inside the table, which is the hypervisor's; only the GIC reads it besides.
-        unsafe { (at.0 as *mut u8).write_volatile(priority & !3 | u8::from(enable)) };
-        super::clean_to_memory(at, 1);
-    }
+/// An event of a device.
+#[derive(Clone, Copy, Default)]
+struct Event {
+    /// Its LPI. One of the hypervisor's choice is there from the start, a guest's comes with its mapping.
+    lpi: Option<Intid>,
+    /// The CPU that it goes to, while it is mapped.
+    cpu: Option<CpuId>,
 }
 
 struct Device {
     id: ItsDeviceId,
-    /// By event: its LPI. One of the hypervisor's choice has one from the start, that of a guest is chosen by the guest.
-    lpis: Vec<Option<Intid>>,
-    /// The first of those that the hypervisor chose.
-    taken: Option<Intid>,
+    events: Vec<Event>,
+    numbers: Numbers,
     table: Hpa,
     table_bytes: usize,
 }
@@ -134,6 +93,8 @@ struct State {
     queue: Hpa,
     write: u64,
     devices: Vec<Device>,
+    /// By CPU: what names its redistributor in a command, once it is mapped.
+    targets: Vec<Option<u64>>,
     /// It has stopped reading commands: it gets no more, so that nobody waits for it again.
     dead: bool,
 }
@@ -144,10 +105,8 @@ pub struct PhysicalIts {
     entry_bytes: usize,
     device_bits: u32,
     physical_targets: bool,
+    has_virtual_lpis: bool,
 }
-
-/// A command: four doublewords (IHI 0069, 5.3).
-type Command = [u64; 4];
 
 impl PhysicalIts {
     /// Takes over an ITS: its tables and its queue are fresh, nothing is mapped.
@@ -167,11 +126,11 @@ impl PhysicalIts {
         for index in 0..8 {
             let offset = gits::BASER + index * 8;
             let baser = registers.read64(offset);
-            // Type (bits 58:56): 1 devices, 4 collections. Others (vPEs) stay unused.
+            // Type (bits 58:56): 1 devices, 2 virtual processors, 4 collections. The latter two are numbered as CPUs are.
             let entry = (baser >> 48 & 0x1f) + 1;
             let wanted = match baser >> 56 & 7 {
                 1 => entry << device_bits.min(16),
-                4 => entry * cpus as u64,
+                2 | 4 => entry * cpus as u64,
                 _ => continue,
             };
             // Pages of 64 KiB (Page_Size 2), flat.
@@ -188,35 +147,69 @@ impl PhysicalIts {
         dsb!("sy");
         registers.write32(gits::CTLR, 1);
         Ok(Self {
-            state: Mutex::new(State { registers, queue, write: 0, devices: Vec::new(), dead: false }),
+            state: Mutex::new(State {
+                registers,
+                queue,
+                write: 0,
+                devices: Vec::new(),
+                targets: alloc::vec![None; cpus],
+                dead: false,
+            }),
             entry_bytes,
             device_bits: device_bits.min(16),
             // PTA (bit 19): targets are addresses, not numbers.
             physical_targets: typer & 1 << 19 != 0,
+            has_virtual_lpis: typer & TYPER_VIRTUAL != 0,
         })
     }
 
-    /// The collection of a CPU is its number; this maps it.
-    pub fn map_collection(&self, gic: &PhysicalGic, cpu: CpuId) -> Result<(), ItsError> {
-        let (number, base) = gic.its_target(cpu).map_err(|_| ItsError::Stuck)?;
-        let target = if self.physical_targets { base.0 & !0xffff } else { u64::from(number) << 16 };
-        let collection = u64::from(cpu.0);
-        let mut state = self.state.lock();
-        // MAPC, then INVALL: take the configuration that the table holds now.
-        state.issue(&[[0x09, 0, 1 << 63 | target | collection, 0], [0x0d, 0, collection, 0], sync(target)])
+    /// Whether an ITS maps events to virtual LPIs.
+    ///
+    /// # Safety
+    ///
+    /// As for [`PhysicalIts::new`]; it is only read.
+    pub unsafe fn maps_virtual_lpis(span: Span<Hpa>) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { Mmio::new(span) }.read64(gits::TYPER) & TYPER_VIRTUAL != 0
     }
 
-    fn target(&self, gic: &PhysicalGic, cpu: CpuId) -> Result<u64, ItsError> {
-        let (number, base) = gic.its_target(cpu).map_err(|_| ItsError::Stuck)?;
-        Ok(if self.physical_targets { base.0 & !0xffff } else { u64::from(number) << 16 })
+    /// Makes a CPU known. The number of its collection, and of the virtual processor that runs there, is its own.
+    pub fn map_collection(&self, gic: &PhysicalGic, cpu: CpuId) -> Result<(), ItsError> {
+        let (number, base) = gic.its_target(cpu).map_err(|_| ItsError::NoSuchCpu(cpu))?;
+        let target = if self.physical_targets { base.0 & !0xffff } else { u64::from(number) << 16 };
+        let mut state = self.state.lock();
+        *state.targets.get_mut(usize::from(cpu.0)).ok_or(ItsError::NoSuchCpu(cpu))? = Some(target);
+        // INVALL: take the configuration that the table holds now.
+        state.issue(&[command::mapc(cpu, target), command::invall(cpu), command::sync(target)])
+    }
+
+    /// Makes the virtual processor known that runs on `cpu`, whose LPIs are pending in `pending`.
+    pub fn map_virtual_processor(&self, cpu: CpuId, pending: Hpa, id_bits: u32) -> Result<(), ItsError> {
+        if !self.has_virtual_lpis {
+            return Err(ItsError::NoSuchCpu(cpu));
+        }
+        let mut state = self.state.lock();
+        let target = state.target(cpu)?;
+        // VINVALL: nothing is left of what another had that number.
+        state.issue(&[
+            command::vmapp(cpu, target, Some((pending, id_bits))),
+            command::vinvall(cpu),
+            command::vsync(cpu),
+        ])
+    }
+
+    /// The virtual processor that ran on `cpu` is gone. The memory of what was pending is the caller's again.
+    pub fn unmap_virtual_processor(&self, cpu: CpuId) -> Result<(), ItsError> {
+        let mut state = self.state.lock();
+        let target = state.target(cpu)?;
+        state.issue(&[command::vmapp(cpu, target, None), command::sync(target)])
     }
 
     /// Maps a device with `1 << event_bits` events; gives the physical LPI of its event 0, the others follow.
     pub fn map_device(&self, lpis: &Lpis, id: ItsDeviceId, event_bits: u32) -> Result<Intid, ItsError> {
         let events = 1u32 << event_bits.min(11);
         let first = lpis.take(events as usize)?;
-        let chosen = (0..events).map(|event| Some(Intid(first.0 + event))).collect();
-        self.map(lpis, id, chosen, Some(first)).map(|()| first).inspect_err(|error| {
+        self.map(lpis, id, events, Numbers::Own(first)).map(|()| first).inspect_err(|error| {
             // A table that the ITS may hold keeps its LPIs.
             if *error != ItsError::Stuck {
                 lpis.give_back(first, events as usize);
@@ -231,51 +224,63 @@ impl PhysicalIts {
         id: ItsDeviceId,
         event_bits: u32,
     ) -> Result<(), ItsError> {
-        self.map(lpis, id, alloc::vec![None; 1 << event_bits.min(11)], None)
+        self.map(lpis, id, 1 << event_bits.min(11), Numbers::Guest)
     }
 
-    fn map(
+    /// Maps a device whose LPIs are virtual ones.
+    pub fn map_device_to_virtual(
         &self,
         lpis: &Lpis,
         id: ItsDeviceId,
-        chosen: Vec<Option<Intid>>,
-        taken: Option<Intid>,
+        event_bits: u32,
     ) -> Result<(), ItsError> {
+        if !self.has_virtual_lpis {
+            return Err(ItsError::NotMapped(id));
+        }
+        self.map(lpis, id, 1 << event_bits.min(11), Numbers::Virtual)
+    }
+
+    fn map(&self, lpis: &Lpis, id: ItsDeviceId, count: u32, numbers: Numbers) -> Result<(), ItsError> {
         if id.0 >> self.device_bits != 0 {
             return Err(ItsError::DeviceId(id));
         }
         let mut state = self.state.lock();
         state.unmap_device(lpis, id)?;
-        let events = chosen.len();
-        let table_bytes = (events * self.entry_bytes).next_power_of_two().max(256);
+        let table_bytes = (count as usize * self.entry_bytes).next_power_of_two().max(256);
         let table = memory::allocate(table_bytes, table_bytes).ok_or(ItsError::NoMemory)?;
         super::clean_to_memory(table, table_bytes as u64);
-        for &lpi in chosen.iter().flatten() {
-            lpis.configure(lpi, PRIORITY, false);
+        let chosen = |event| match numbers {
+            Numbers::Own(first) => Some(Intid(first.0 + event)),
+            Numbers::Guest | Numbers::Virtual => None,
+        };
+        let events: Vec<Event> = (0..count).map(|event| Event { lpi: chosen(event), cpu: None }).collect();
+        for lpi in events.iter().filter_map(|event| event.lpi) {
+            lpis.properties().configure(lpi, PRIORITY, false);
         }
-        state.devices.push(Device { id, lpis: chosen, taken, table, table_bytes });
-        // MAPD: size is bits - 1, at least 1 bit.
-        let size = u64::from(events.trailing_zeros().max(1) - 1);
-        state.issue(&[[0x08 | u64::from(id.0) << 32, size, 1 << 63 | table.0, 0]])
+        state.devices.push(Device { id, events, numbers, table, table_bytes });
+        let bits = count.trailing_zeros().max(1);
+        state.issue(&[command::mapd(id, bits, table)])
     }
 
-    /// Gives an event that isn't mapped the guest's own number for it. The caller sees to it that the guest has no other event of
-    /// that number, and that no other guest has numbers of its own.
+    /// Gives an event that isn't mapped the guest's own number for it, which starts disabled. The caller sees to it that the guest
+    /// has no other event of that number, and, of physical ones, that no other guest has numbers of its own. `properties`: of the
+    /// kind that the device has.
     pub fn choose_lpi(
         &self,
-        lpis: &Lpis,
+        properties: &Properties,
         id: ItsDeviceId,
         event: ItsEventId,
         lpi: Intid,
     ) -> Result<(), ItsError> {
-        if !(FIRST_LPI..FIRST_OWN).contains(&lpi.0) {
+        if !lpis::may_be_guests(lpi) {
             return Err(ItsError::NotForGuests(lpi));
         }
         let mut state = self.state.lock();
-        let device = state.devices.iter_mut().find(|device| device.id == id && device.taken.is_none());
-        let slot = device.and_then(|device| device.lpis.get_mut(event.0 as usize));
-        *slot.ok_or(ItsError::NotMapped(id))? = Some(lpi);
-        lpis.configure(lpi, PRIORITY, false);
+        let device = state.devices.iter_mut().find(|device| device.id == id);
+        let device = device.filter(|device| !matches!(device.numbers, Numbers::Own(_)));
+        let slot = device.and_then(|device| device.events.get_mut(event.0 as usize));
+        slot.ok_or(ItsError::NotMapped(id))?.lpi = Some(lpi);
+        properties.configure(lpi, PRIORITY, false);
         Ok(())
     }
 
@@ -284,103 +289,116 @@ impl PhysicalIts {
         self.state.lock().unmap_device(lpis, id)
     }
 
-    /// Sends an event's LPI to a CPU.
+    /// Sends an event's LPI to a CPU, or to the virtual processor that runs there.
     pub fn map_event(
         &self,
-        gic: &PhysicalGic,
+        lpis: &Lpis,
         id: ItsDeviceId,
         event: ItsEventId,
         cpu: CpuId,
     ) -> Result<(), ItsError> {
-        let target = self.target(gic, cpu)?;
         let mut state = self.state.lock();
-        let lpi = state.lpi(id, event)?;
-        // MAPTI.
-        state.issue(&[
-            [0x0a | u64::from(id.0) << 32, u64::from(event.0) | u64::from(lpi.0) << 32, u64::from(cpu.0), 0],
-            sync(target),
-        ])
+        state.target(cpu)?;
+        let (numbers, slot) = state.event(id, event)?;
+        let lpi = slot.lpi.ok_or(ItsError::NotMapped(id))?;
+        slot.cpu = Some(cpu);
+        let map = match numbers {
+            Numbers::Virtual => command::vmapti(id, event, cpu, lpi, lpis.doorbell(cpu)),
+            Numbers::Own(_) | Numbers::Guest => command::mapti(id, event, cpu, lpi),
+        };
+        state.change(id, event, map)
     }
 
-    /// Moves an event to another CPU.
+    /// Moves an event to another CPU, or to the virtual processor that runs there.
     pub fn move_event(
         &self,
-        gic: &PhysicalGic,
+        lpis: &Lpis,
         id: ItsDeviceId,
         event: ItsEventId,
         cpu: CpuId,
     ) -> Result<(), ItsError> {
-        let target = self.target(gic, cpu)?;
         let mut state = self.state.lock();
-        state.lpi(id, event)?;
-        // MOVI.
-        state.issue(&[[0x01 | u64::from(id.0) << 32, u64::from(event.0), u64::from(cpu.0), 0], sync(target)])
+        state.target(cpu)?;
+        let (numbers, slot) = state.event(id, event)?;
+        if slot.cpu.replace(cpu).is_none() {
+            slot.cpu = None;
+            return Err(ItsError::NotMapped(id));
+        }
+        let move_there = match numbers {
+            Numbers::Virtual => command::vmovi(id, event, cpu, lpis.doorbell(cpu)),
+            Numbers::Own(_) | Numbers::Guest => command::movi(id, event, cpu),
+        };
+        state.change(id, event, move_there)
     }
 
     /// Unmaps an event.
     pub fn discard_event(&self, id: ItsDeviceId, event: ItsEventId) -> Result<(), ItsError> {
         let mut state = self.state.lock();
-        state.lpi(id, event)?;
-        // DISCARD.
-        state.issue(&[[0x0f | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
+        let done = state.change(id, event, command::discard(id, event));
+        state.event(id, event)?.1.cpu = None;
+        done
     }
 
     /// Clears an event's pending state.
     pub fn clear_event(&self, id: ItsDeviceId, event: ItsEventId) -> Result<(), ItsError> {
-        let mut state = self.state.lock();
-        state.lpi(id, event)?;
-        // CLEAR.
-        state.issue(&[[0x04 | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
+        self.state.lock().change(id, event, command::clear(id, event))
     }
 
     /// Raises an event, as if the device had sent it.
     pub fn trigger_event(&self, id: ItsDeviceId, event: ItsEventId) -> Result<(), ItsError> {
-        let mut state = self.state.lock();
-        state.lpi(id, event)?;
-        // INT.
-        state.issue(&[[0x03 | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
+        self.state.lock().change(id, event, command::int(id, event))
     }
 
-    /// Sets an event's LPI's priority, and enables or disables it.
+    /// Sets an event's LPI's priority, and enables or disables it. `properties`: of the kind that the device has.
     pub fn configure_event(
         &self,
-        lpis: &Lpis,
+        properties: &Properties,
         id: ItsDeviceId,
         event: ItsEventId,
         (priority, enable): (u8, bool),
     ) -> Result<(), ItsError> {
         let mut state = self.state.lock();
-        let lpi = state.lpi(id, event)?;
-        lpis.configure(lpi, priority, enable);
-        // INV.
-        state.issue(&[[0x0c | u64::from(id.0) << 32, u64::from(event.0), 0, 0]])
+        let lpi = state.event(id, event)?.1.lpi.ok_or(ItsError::NotMapped(id))?;
+        properties.configure(lpi, priority, enable);
+        state.change(id, event, command::inv(id, event))
     }
 }
 
-/// SYNC.
-fn sync(target: u64) -> Command {
-    [0x05, 0, target, 0]
-}
-
 impl State {
-    fn lpi(&self, id: ItsDeviceId, event: ItsEventId) -> Result<Intid, ItsError> {
-        self.devices
-            .iter()
-            .find(|device| device.id == id)
-            .and_then(|device| *device.lpis.get(event.0 as usize)?)
-            .ok_or(ItsError::NotMapped(id))
+    fn target(&self, cpu: CpuId) -> Result<u64, ItsError> {
+        self.targets.get(usize::from(cpu.0)).copied().flatten().ok_or(ItsError::NoSuchCpu(cpu))
+    }
+
+    fn event(&mut self, id: ItsDeviceId, event: ItsEventId) -> Result<(Numbers, &mut Event), ItsError> {
+        let device = self.devices.iter_mut().find(|device| device.id == id).ok_or(ItsError::NotMapped(id))?;
+        let numbers = device.numbers;
+        let slot = device.events.get_mut(event.0 as usize).ok_or(ItsError::NotMapped(id))?;
+        Ok((numbers, slot))
+    }
+
+    /// A command about a mapped event, which has taken effect when this returns: of where the event goes, a SYNC or VSYNC waits for
+    /// the redistributor.
+    fn change(&mut self, id: ItsDeviceId, event: ItsEventId, command: Command) -> Result<(), ItsError> {
+        let (numbers, slot) = self.event(id, event)?;
+        let cpu = slot.cpu.ok_or(ItsError::NotMapped(id))?;
+        let wait = match numbers {
+            Numbers::Virtual => command::vsync(cpu),
+            Numbers::Own(_) | Numbers::Guest => command::sync(self.target(cpu)?),
+        };
+        self.issue(&[command, wait])
     }
 
     fn unmap_device(&mut self, lpis: &Lpis, id: ItsDeviceId) -> Result<(), ItsError> {
         let Some(position) = self.devices.iter().position(|device| device.id == id) else { return Ok(()) };
         let device = self.devices.swap_remove(position);
-        // MAPD with V=0.
-        self.issue(&[[0x08 | u64::from(id.0) << 32, 0, 0, 0]])?;
-        for &lpi in device.lpis.iter().flatten() {
-            lpis.configure(lpi, PRIORITY, false);
+        self.issue(&[command::unmapd(id)])?;
+        if device.numbers != Numbers::Virtual {
+            for lpi in device.events.iter().filter_map(|event| event.lpi) {
+                lpis.properties().configure(lpi, PRIORITY, false);
+            }
         }
-        if let Some(first) = device.taken {
-            lpis.give_back(first, device.lpis.len());
+        if let Numbers::Own(first) = device.numbers {
+            lpis.give_back(first, device.events.len());
         }
         // SAFETY: the ITS has finished the command that took the table from it.
         unsafe { memory::free(device.table, device.table_bytes, device.table_bytes) };

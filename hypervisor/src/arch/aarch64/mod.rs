@@ -11,12 +11,15 @@ pub mod gic;
 mod guest_psci;
 mod idregs;
 pub mod its;
+mod its_command;
+pub mod lpis;
 pub mod psci;
 mod quick;
 pub mod stage1;
 mod sysreg;
 mod vcpu;
 mod vectors;
+pub mod vpe;
 
 use axvm_addr::Hpa;
 

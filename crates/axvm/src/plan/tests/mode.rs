@@ -62,6 +62,27 @@ fn only_one_vm_has_its_own_lpis_in_hardware() {
     assert_eq!(refusals(&system(asked), &board()), [(Rule::InterruptMode, of_vm(1, "interrupts"))]);
 }
 
+#[test]
+fn who_has_no_lpis_of_its_own_in_hardware_has_virtual_ones_where_there_are_any() {
+    let vms = vec![vm("a", &[1], nvme()), vm("b", &[2], card()), vm("c", &[3], clock())];
+    for (hardware, word) in [
+        (Some(true), "without the hypervisor (GICv4)"),
+        (Some(false), "no virtual LPIs"),
+        (None, "unless the GIC has virtual LPIs"),
+    ] {
+        let mut board = board();
+        if let Some(gic) = &mut board.gic {
+            gic.virtual_lpis = hardware;
+        }
+        let plan = planned(&system(vms.clone()), &board);
+        assert_eq!(modes(&plan), [Passthrough, Emulated, Emulated]);
+        let chosen: Vec<bool> = plan.vms.iter().map(|vm| vm.virtual_lpis).collect();
+        assert_eq!(chosen, [false, hardware == Some(true), false], "the last has no MSIs");
+        assert!(says(&plan, &["\"b\"", word]), "{:?}", plan.notes);
+        assert!(says(&plan, &["\"c\": its timer, SGIs and lines are injected"]));
+    }
+}
+
 fn of_vm(vm: u16, key: &str) -> axvm_system::model::Item {
     axvm_system::model::Item::Vm(vm, key.into())
 }

@@ -1,0 +1,143 @@
+//! Which LPIs there are, and how each is configured (Arm IHI 0069, 5.1).
+//!
+//! Physical INTIDs from 8192 to 16383 are for the one guest that has LPIs under its own numbers. What lies above is the hypervisor's
+//! to choose from; with GICv4 the first of these are doorbells, one for each CPU. Virtual LPIs are numbers of one VM's own.
+
+use alloc::vec::Vec;
+
+use axvm_addr::{CpuId, Hpa, Intid};
+use spin::Mutex;
+
+use super::gic::PRIORITY;
+use super::its::ItsError;
+use crate::memory;
+
+/// INTID bits of all physical LPIs, where the hardware has as many: 24,576 of them.
+const LPI_ID_BITS: u32 = 15;
+
+/// INTID bits of the LPIs that a guest has under its own numbers: 8192 of them.
+pub const GUEST_LPI_ID_BITS: u32 = 14;
+
+/// The first LPI.
+const FIRST: u32 = 8192;
+
+/// The first physical LPI of the hypervisor's own choice.
+const FIRST_OWN: u32 = 1 << GUEST_LPI_ID_BITS;
+
+/// What stands for "no doorbell" (IHI 0069, 5.3.21: the spurious INTID).
+const NO_DOORBELL: Intid = Intid(1023);
+
+/// Whether a guest may have an LPI of this number under that number.
+pub fn may_be_guests(lpi: Intid) -> bool {
+    (FIRST..FIRST_OWN).contains(&lpi.0)
+}
+
+/// A configuration table: a byte for each LPI from 8192 (IHI 0069, 5.1.1). The hypervisor alone writes it.
+#[derive(Debug)]
+pub struct Properties {
+    at: Hpa,
+    id_bits: u32,
+}
+
+impl Properties {
+    /// A table in which all LPIs are disabled, for INTIDs of so many bits.
+    pub fn new(id_bits: u32) -> Result<Self, ItsError> {
+        let new = Self { at: Hpa(0), id_bits };
+        let at = memory::allocate(new.bytes(), 0x1000).ok_or(ItsError::NoMemory)?;
+        super::clean_to_memory(at, new.bytes() as u64);
+        Ok(Self { at, ..new })
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> Hpa {
+        self.at
+    }
+
+    /// How many bits an INTID has.
+    pub fn id_bits(&self) -> u32 {
+        self.id_bits
+    }
+
+    fn bytes(&self) -> usize {
+        (1usize << self.id_bits).saturating_sub(FIRST as usize)
+    }
+
+    /// Writes an LPI's byte: priority in bits 7:2, enable in bit 0. The hardware holds to it after an INV command.
+    pub fn configure(&self, lpi: Intid, priority: u8, enable: bool) {
+        let Some(index) = lpi.0.checked_sub(FIRST).filter(|&index| (index as usize) < self.bytes()) else {
+            return;
+        };
+        let at = Hpa(self.at.0 + u64::from(index));
+        // SAFETY: inside the table, which is the hypervisor's; only the GIC reads it besides.
+        unsafe { (at.0 as *mut u8).write_volatile(priority & !3 | u8::from(enable)) };
+        super::clean_to_memory(at, 1);
+    }
+
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    ///
+    /// The GIC doesn't read it any more.
+    pub unsafe fn free(self) {
+        // SAFETY: allocated so in `new`; the rest by the caller's promise.
+        unsafe { memory::free(self.at, self.bytes(), 0x1000) };
+    }
+}
+
+/// All physical LPIs, shared by all CPUs and ITSs.
+pub struct Lpis {
+    properties: Properties,
+    /// Of those of the hypervisor's choice: whether somebody has it.
+    used: Mutex<Vec<bool>>,
+    /// How many of them, from the first, are doorbells.
+    doorbells: u32,
+}
+
+impl Lpis {
+    /// Allocates the table. `most_bits`: of an INTID, in this GIC. `doorbells`: how many CPUs there are, if the GIC has virtual LPIs.
+    pub fn new(most_bits: u32, doorbells: usize) -> Result<Self, ItsError> {
+        let id_bits = LPI_ID_BITS.min(most_bits).max(GUEST_LPI_ID_BITS);
+        let properties = Properties::new(id_bits)?;
+        let mut used = Vec::new();
+        used.resize((1usize << id_bits) - FIRST_OWN as usize, false);
+        let doorbells = doorbells.min(used.len());
+        for slot in used.iter_mut().take(doorbells) {
+            *slot = true;
+        }
+        let new = Self { properties, used: Mutex::new(used), doorbells: doorbells as u32 };
+        for doorbell in 0..new.doorbells {
+            // No redistributor has read the table yet, so that this needs no INV: there is no event to name in one.
+            new.properties.configure(Intid(FIRST_OWN + doorbell), PRIORITY, true);
+        }
+        Ok(new)
+    }
+
+    /// Their configuration.
+    pub fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// The LPI that calls a CPU when a virtual LPI arrives for a virtual processor that doesn't run there just now.
+    pub fn doorbell(&self, cpu: CpuId) -> Intid {
+        let cpu = u32::from(cpu.0);
+        if cpu < self.doorbells { Intid(FIRST_OWN + cpu) } else { NO_DOORBELL }
+    }
+
+    /// Takes `count` neighbouring LPIs that nobody has.
+    pub fn take(&self, count: usize) -> Result<Intid, ItsError> {
+        let mut used = self.used.lock();
+        let first =
+            used.windows(count.max(1)).position(|run| run.iter().all(|it| !it)).ok_or(ItsError::NoLpis)?;
+        for slot in used.iter_mut().skip(first).take(count) {
+            *slot = true;
+        }
+        Ok(Intid(FIRST_OWN + first as u32))
+    }
+
+    /// Gives LPIs back that [`Lpis::take`] gave.
+    pub fn give_back(&self, first: Intid, count: usize) {
+        for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_OWN) as usize).take(count) {
+            *slot = false;
+        }
+    }
+}
