@@ -73,6 +73,7 @@ fn enter(running: &mut Running<'_>) -> Next {
     if left == Left::Interrupt {
         if let Some(id) = running.take_interrupt() {
             dispatch(Some((vm, vcpu)), id);
+            running.remember(id);
         }
         take_interrupts(Some((vm, vcpu)));
         return Next::Resume;

@@ -7,18 +7,29 @@
 //! changes makes the vCPU's registers stale, and kicks it. A change that is made at the same time finds an interrupt
 //! that came just before it.
 //!
+//! A message needs one thing more, that its event still stands for the same LPI: [`Message`] says which translation it is
+//! of, and any ITS command makes it an old one.
+//!
 //! A software interrupt to another vCPU is a bit in that one's mailbox and a kick. Where anything is in the way, nothing
 //! is done, and the caller goes the long way.
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 
 use crate::Vgic;
 use crate::cpu_interface::ListRegisters;
 use crate::interrupts::{Interrupts, Signal};
 use crate::spec::list_register::{HCR_EN, ListRegister};
 use crate::spec::sgi::SgiRequest;
+
+/// What an event was translated to, as of an ITS command ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    lpi: Intid,
+    /// [`Vgic::its_generation`] then.
+    generation: u32,
+}
 
 /// The calling CPU's list registers, which hold what the guest that was just left has in them.
 pub trait HardwareLists {
@@ -48,6 +59,30 @@ impl Vgic {
         })
     }
 
+    /// What a device's event stands for now, for [`Vgic::message_at_once`].
+    pub fn message(&self, device: ItsDeviceId, event: ItsEventId) -> Option<Message> {
+        let its = self.its.as_ref()?.lock();
+        let lpi = its.is_enabled().then(|| its.tables.translate(device, event))??.lpi;
+        // With the lock held: no command comes between the two.
+        Some(Message { lpi, generation: self.its_generation.load(Ordering::Acquire) })
+    }
+
+    /// The physical LPI of a message has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_lpi`]. Whether it was made
+    /// pending; if not, nothing has changed.
+    #[inline]
+    pub fn message_at_once(
+        &self,
+        vcpu: VcpuId,
+        message: Message,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        message.generation == self.its_generation.load(Ordering::Acquire)
+            && self.signal(vcpu).is_some_and(|signal| {
+                registers.again(signal, hardware, |it| it.is_pending_software(message.lpi))
+            })
+    }
+
     /// Carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if not, nothing has
     /// changed.
     #[inline(always)]
@@ -63,7 +98,7 @@ impl Vgic {
         match self.sgi_targets.iter().position(|target| *target == request.target()) {
             Some(own) if own == usize::from(from.0) => self
                 .signal(from)
-                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_sgi(intid))),
+                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_software(intid))),
             Some(other) => {
                 self.post_sgi(VcpuId(other as u16), intid);
                 true
@@ -119,7 +154,7 @@ impl Vgic {
         let mut sgis = signal.sgis.swap(0, Ordering::AcqRel);
         while sgis != 0 {
             let intid = Intid(sgis.trailing_zeros());
-            if !registers.again(signal, hardware, |it| it.is_pending_sgi(intid)) {
+            if !registers.again(signal, hardware, |it| it.is_pending_software(intid)) {
                 // The long way looks at the mailbox too.
                 signal.sgis.fetch_or(sgis, Ordering::AcqRel);
                 return false;

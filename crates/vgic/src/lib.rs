@@ -60,7 +60,7 @@ mod registers;
 pub mod spec;
 mod vgic;
 
-pub use at_once::HardwareLists;
+pub use at_once::{HardwareLists, Message};
 pub use backend::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::InterruptLine;
@@ -44,6 +44,8 @@ pub struct Vgic {
     pub(crate) its: Option<Mutex<ItsState>>,
     /// The ITS has commands left from an exit that had enough to do.
     pub(crate) its_backlog: AtomicBool,
+    /// Counts what may have changed which LPI an event stands for. Written with the ITS's lock held.
+    pub(crate) its_generation: AtomicU32,
     command_errors: AtomicU64,
     last_command_error: Mutex<Option<CommandError>>,
     translater_writes: AtomicU64,
@@ -72,6 +74,7 @@ impl Vgic {
             interrupts,
             its,
             its_backlog: AtomicBool::new(false),
+            its_generation: AtomicU32::new(0),
             command_errors: AtomicU64::new(0),
             last_command_error: Mutex::new(None),
             translater_writes: AtomicU64::new(0),

@@ -4,9 +4,9 @@ use axvm::devices::{AtOnce, Forward, Handled, Hint};
 use axvm::events::Kind;
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
-use axvm_addr::{Gpa, Hpa, Intid, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, Intid, ItsDeviceId, Span, VcpuId};
 use axvm_axdevice::Width;
-use axvm_vgic::{HardwareLists, ListRegisters};
+use axvm_vgic::{HardwareLists, ListRegisters, Message};
 
 use super::{NoDevice, Vm};
 use crate::arch::gic;
@@ -191,6 +191,20 @@ impl Vm {
         self.core.device(line.device)
     }
 
+    /// What a physical LPI stands for in this VM now, and the counters of the device that sends it.
+    pub fn message(&self, id: Intid) -> Option<(Message, &DeviceCounters)> {
+        let (device, event) = self.backend.event_of(id)?;
+        Some((self.vgic.message(device, event)?, self.core.device(self.sender(device)?)?))
+    }
+
+    /// The position of the device that sends messages with this id.
+    fn sender(&self, device: ItsDeviceId) -> Option<u16> {
+        let mut devices = (0..).zip(&self.core.plan().devices);
+        devices
+            .find(|(_, plan)| plan.msi.is_some_and(|msi| msi.device == device))
+            .map(|(position, _)| position)
+    }
+
     /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.
     pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> bool {
         let plan = self.core.plan();
@@ -207,9 +221,7 @@ impl Vm {
             }
             8192.. => {
                 let Some((device, event)) = self.backend.event_of(id) else { return false };
-                let sender = |plan: &axvm::plan::DevicePlan| plan.msi.is_some_and(|msi| msi.device == device);
-                let position = plan.devices.iter().position(sender).map(|position| position as u16);
-                (self.vgic.hardware_lpi(device, event), position)
+                (self.vgic.hardware_lpi(device, event), self.sender(device))
             }
             _ => return false,
         };

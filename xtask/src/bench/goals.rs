@@ -86,7 +86,7 @@ pub const GOALS: &[Goal] = &[
     goal("trapped-write", "the same, written", MODES, Limit::At(180), None),
     goal("line", "device line to handler", EMULATED, Limit::At(150), Some(208)),
     goal("timer", "timer to handler", EMULATED, Limit::Shown, Some(208)),
-    goal("msi", "MSI to handler", EMULATED, Limit::Shown, Some(208)),
+    goal("msi", "MSI to handler", EMULATED, Limit::At(160), Some(208)),
     goal("line", "device line to handler", PASSTHROUGH, Limit::AsNative, Some(201)),
     goal("timer", "timer to handler", PASSTHROUGH, Limit::AsNative, Some(201)),
     goal("msi", "MSI to handler", PASSTHROUGH, Limit::AsNative, Some(201)),

@@ -132,6 +132,7 @@ impl ItsState {
     }
 
     fn unmap_all(&mut self, vgic: &Vgic, current: Option<VcpuId>) {
+        vgic.its_generation.fetch_add(1, Ordering::AcqRel);
         for position in 0..self.tables.devices.len() {
             let unmapped = Executor { vgic, its: self, current }.unmap(position);
             if let Err(error) = unmapped {
@@ -175,6 +176,7 @@ impl ItsState {
             *word = u64::from_le_bytes(*bytes);
         }
         let command = Command::decode(&words).ok_or(CommandError::UnknownCommand(bytes[0]))?;
+        vgic.its_generation.fetch_add(1, Ordering::AcqRel);
         Executor { vgic, its: self, current }.execute(command)
     }
 
@@ -257,6 +259,7 @@ impl Its {
         let mut its = self.0.its.as_ref()?.lock();
         if offset == CTLR && is_word(offset, width) {
             its.enabled = value as u32 & CTLR_ENABLED != 0;
+            self.0.its_generation.fetch_add(1, Ordering::AcqRel);
             its.process(&self.0, Some(vcpu));
             return Some(());
         }

@@ -88,7 +88,7 @@ impl ListRegister {
 
     /// Whether it is this software interrupt of group 1, made up by the hypervisor and pending only: bits 63 to 60, and
     /// the INTID.
-    pub const fn is_pending_sgi(self, intid: Intid) -> bool {
+    pub const fn is_pending_software(self, intid: Intid) -> bool {
         self.0 >> 60 == 0b0101 && self.0 as u32 == intid.0
     }
 

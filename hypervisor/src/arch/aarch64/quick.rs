@@ -14,7 +14,7 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, Intid, VcpuId};
 use axvm_axdevice::Width;
-use axvm_vgic::HardwareLists;
+use axvm_vgic::{HardwareLists, Message};
 
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
@@ -34,6 +34,8 @@ pub struct Running<'a> {
     exits: Option<&'a ExitCounters>,
     /// The line that came last, and its device's counters: lines come in rows.
     line: Option<(Intid, &'a DeviceCounters)>,
+    /// What LPIs stood for that came last, each in the place of its lowest bits: the queues of a device take turns.
+    messages: [Option<(Intid, Message, &'a DeviceCounters)>; MESSAGES],
     /// A physical interrupt that was acknowledged and is still to be dealt with.
     taken: Option<Intid>,
     /// What names this CPU in ICC_SGI1R_EL1.
@@ -46,6 +48,9 @@ pub struct Running<'a> {
     interrupts: bool,
 }
 
+/// How many LPIs are remembered: a power of two.
+const MESSAGES: usize = 8;
+
 impl<'a> Running<'a> {
     /// A vCPU that is about to be entered.
     pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context) -> Self {
@@ -56,6 +61,7 @@ impl<'a> Running<'a> {
             vcpu,
             exits: vm.exits(vcpu),
             line: None,
+            messages: [None; MESSAGES],
             taken: None,
             here: gic::sgi_target(super::mpidr()),
             call: gic::call_sgi(),
@@ -67,6 +73,15 @@ impl<'a> Running<'a> {
     /// The interrupt that was acknowledged when the guest was left, if it is still to be dealt with.
     pub fn take_interrupt(&mut self) -> Option<Intid> {
         self.taken.take()
+    }
+
+    /// Remembers what an LPI stands for that was dealt with, so that it is known when it comes again.
+    pub fn remember(&mut self, id: Intid) {
+        if id.0 >= 8192
+            && let Some(slot) = self.messages.get_mut(id.0 as usize % MESSAGES)
+        {
+            *slot = self.vm.message(id).map(|(message, counters)| (id, message, counters));
+        }
     }
 
     /// Counts an interrupt of a device.
@@ -275,6 +290,22 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
         if id.0 >= 32 {
             running.count_line(id);
         }
+        return ANSWERED;
+    }
+    message(running, id)
+}
+
+/// A message that has come before, or what is left to the run loop.
+#[inline(never)]
+fn message(running: &mut Running<'_>, id: Intid) -> u64 {
+    if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
+        && lpi == id
+        && running.vm.vgic().message_at_once(running.vcpu, message, &mut running.context.lists, &Lists)
+    {
+        if let Some(exits) = running.exits {
+            exits.count_injected();
+        }
+        counters.interrupts.count();
         return ANSWERED;
     }
     running.taken = Some(id);

@@ -1,0 +1,193 @@
+//! What is done at once, without a lock and with the list registers as the guest left them: it must be what the long way
+//! would have done, and left to that where anything has changed.
+
+mod common;
+
+use std::cell::RefCell;
+
+use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
+use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{HardwareLists, Message};
+use common::{Bench, PRIORITY, TABLES, V0, V1, config, line};
+
+const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
+const EVENT: ItsEventId = ItsEventId(0);
+const LPI: u32 = 8200;
+
+/// The list registers of a CPU whose guest has just been left.
+struct Hardware(RefCell<[u64; 16]>);
+
+impl HardwareLists for Hardware {
+    fn read(&self, index: usize) -> Option<u64> {
+        self.0.borrow().get(index).copied()
+    }
+
+    fn write(&self, index: usize, value: u64) {
+        self.0.borrow_mut()[index] = value;
+    }
+}
+
+/// Does something on a CPU with its list registers at hand.
+fn on<R>(
+    bench: &mut Bench,
+    cpu: usize,
+    f: impl FnOnce(&axvm_vgic::Vgic, &mut axvm_vgic::ListRegisters, &Hardware) -> R,
+) -> R {
+    let (vgic, cpu) = (bench.vgic.clone(), &mut bench.cpus[cpu]);
+    let hardware = Hardware(RefCell::new(cpu.hardware));
+    let result = f(&vgic, &mut cpu.registers, &hardware);
+    cpu.hardware = hardware.0.into_inner();
+    result
+}
+
+fn message_again(bench: &mut Bench, message: Message) -> bool {
+    on(bench, 0, |vgic, lists, hardware| vgic.message_at_once(V0, message, lists, hardware))
+}
+
+/// Two vCPUs; one enabled LPI of event 0 on vCPU 0, which has taken and ended it once.
+fn with_message() -> (Bench, Message) {
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    bench.start_its();
+    bench.set_property(LPI, PRIORITY | 1);
+    let mapc = |collection, target| Command::Mapc { collection, target, valid: true };
+    let mapd = Command::Mapd { device: DEVICE, bits: 5, table: TABLES + 0x2000, valid: true };
+    let mapti = Command::Mapti { device: DEVICE, event: EVENT, lpi: LPI, collection: 0 };
+    for command in [mapc(0, 0), mapc(1, 1), mapd, mapti] {
+        bench.command(command.encode());
+    }
+    assert!(bench.vgic.hardware_lpi(DEVICE, EVENT));
+    let message = bench.vgic.message(DEVICE, EVENT).unwrap();
+    bench.settle();
+    serve(&mut bench);
+    (bench, message)
+}
+
+fn serve(bench: &mut Bench) {
+    assert_eq!(bench.acknowledge(0), Some(LPI));
+    bench.end(0);
+    assert_eq!(bench.acknowledge(0), None);
+}
+
+#[test]
+fn a_message_comes_again_at_once_any_number_of_times() {
+    let (mut bench, message) = with_message();
+    for _ in 0..3 {
+        assert!(message_again(&mut bench, message));
+        serve(&mut bench);
+    }
+    bench.cycle(0);
+    assert_eq!(bench.acknowledge(0), None, "nothing is left of it");
+    assert_eq!(bench.vgic.statistics().interrupts_taken, 4);
+}
+
+#[test]
+fn a_message_that_is_still_pending_or_active_goes_the_long_way() {
+    let (mut bench, message) = with_message();
+    assert!(message_again(&mut bench, message));
+    assert!(!message_again(&mut bench, message), "pending");
+    assert_eq!(bench.acknowledge(0), Some(LPI));
+    assert!(!message_again(&mut bench, message), "active");
+    // The long way keeps it.
+    assert!(bench.vgic.hardware_lpi(DEVICE, EVENT));
+    bench.end(0);
+    bench.settle();
+    serve(&mut bench);
+}
+
+#[test]
+fn a_message_goes_the_long_way_once_any_command_could_have_changed_it() {
+    let of = |command: Command| {
+        let (mut bench, message) = with_message();
+        bench.command(command.encode());
+        // Whatever the command did to the list registers has been done.
+        bench.cycle(0);
+        let again = message_again(&mut bench, message);
+        (again, bench.acknowledge(0))
+    };
+    let (device, event) = (DEVICE, EVENT);
+    for command in [
+        Command::Discard { device, event },
+        Command::Movi { device, event, collection: 1 },
+        Command::Mapti { device, event, lpi: LPI + 1, collection: 0 },
+        Command::Mapd { device, bits: 5, table: TABLES + 0x2000, valid: false },
+        Command::Mapc { collection: 0, target: 0, valid: false },
+        Command::Movall { from: 0, to: 1 },
+    ] {
+        assert_eq!(of(command), (false, None), "{command:?}");
+    }
+    // The LPI stays, as another event's.
+    let (mut bench, message) = with_message();
+    let other = ItsEventId(1);
+    for command in [
+        Command::Mapti { device, event: other, lpi: LPI, collection: 0 },
+        Command::Mapti { device, event, lpi: LPI + 1, collection: 0 },
+    ] {
+        bench.command(command.encode());
+    }
+    assert!(!message_again(&mut bench, message), "another event's now");
+    assert_eq!(bench.acknowledge(0), None);
+    let (mut bench, message) = with_message();
+    bench.gits.as_ref().unwrap().write(V0, 0, Width::B4, 0);
+    bench.cycle(0);
+    assert!(!message_again(&mut bench, message), "the ITS is off");
+    assert_eq!(bench.vgic.message(DEVICE, EVENT), None);
+}
+
+#[test]
+fn a_message_that_the_guest_has_disabled_is_not_made_pending() {
+    let (mut bench, message) = with_message();
+    bench.set_property(LPI, PRIORITY);
+    bench.command(Command::Inv { device: DEVICE, event: EVENT }.encode());
+    assert!(!message_again(&mut bench, message));
+    let message = bench.vgic.message(DEVICE, EVENT).unwrap();
+    assert!(!message_again(&mut bench, message), "the translation is new, the list register isn't");
+    bench.cycle(0);
+    assert!(!message_again(&mut bench, message));
+    assert_eq!(bench.acknowledge(0), None);
+}
+
+#[test]
+fn a_line_comes_again_at_once_until_something_changes() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), true)], 4));
+    bench.enable(40);
+    let again = |bench: &mut Bench, host| {
+        on(bench, 0, |vgic, lists, hardware| vgic.hardware_at_once(V0, Intid(host), lists, hardware))
+    };
+    assert!(!again(&mut bench, 50), "it was never there");
+    assert!(bench.vgic.hardware_spi(Intid(50)));
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.end(0);
+    assert!(again(&mut bench, 50));
+    assert!(!again(&mut bench, 51), "another one");
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.end(0);
+    bench.disable(40);
+    assert!(!again(&mut bench, 50), "disabled");
+}
+
+#[test]
+fn a_software_interrupt_to_another_waits_in_its_mailbox() {
+    let mut bench = Bench::started(config(2, vec![], 4));
+    bench.gicr.write(V0, 0x2_0000 + 0x1_0100, Width::B4, 1 << 3);
+    bench.cycle(0);
+    bench.cycle(1);
+    // To the CPU whose Aff0 is 1.
+    let value = 3 << 24 | 1 << 1;
+    assert!(on(&mut bench, 0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, value, lists, hardware)));
+    assert!(bench.machine.kicked.lock().unwrap().contains(&V1.0));
+    let taken = |vgic: &axvm_vgic::Vgic, lists: &mut _, hardware: &Hardware| {
+        vgic.take_sgis_at_once(V1, lists, hardware)
+    };
+    assert!(!on(&mut bench, 1, taken), "it was in no list register yet");
+    bench.settle();
+    assert_eq!(bench.acknowledge(1), Some(3));
+    bench.end(1);
+    assert!(on(&mut bench, 0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, value, lists, hardware)));
+    assert!(on(&mut bench, 1, taken), "now it is");
+    assert_eq!(bench.acknowledge(1), Some(3));
+    // Two named at once are for the long way.
+    let both = 3 << 24 | 0b11;
+    assert!(!on(&mut bench, 0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, both, lists, hardware)));
+}
