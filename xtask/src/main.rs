@@ -1,4 +1,4 @@
-//! What a developer runs: `cargo xtask setup`, `build`, `demo`, `test`, `bench`. Each sets up what is missing first.
+//! What a developer runs: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `fuzz`. Each sets up what is missing first.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod demo;
 mod edges;
+mod fuzz;
 mod guest;
 mod host;
 mod image;
@@ -36,6 +37,8 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --check                        fail on a figure more than 5 % over its goal
       --short                        without the runs of Linux (NVMe reads)
       --reads N                      reads of the first run; the second does twice as many (default: 2000)
+  cargo xtask fuzz [TARGET]          feed what guests and files can feed, at random; without TARGET each its share
+      --seconds N                    for so long (default: 60)
 
 For all: --arch aarch64 (the default), --yes (a package source may be added without asking; CI=true says so too).
 Status: 0 all is well, 1 a check failed, 2 something is missing (and what to install is said).
@@ -51,8 +54,10 @@ struct Options {
     check: bool,
     short: bool,
     reads: u64,
+    /// Of `test`: which; of `fuzz`: the target.
     stages: Vec<String>,
     runs: Vec<String>,
+    seconds: u64,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +82,7 @@ fn parse() -> Result<Options> {
         reads: 2000,
         stages: Vec::new(),
         runs: Vec::new(),
+        seconds: 60,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -90,9 +96,13 @@ fn parse() -> Result<Options> {
             Long("check") => options.check = true,
             Long("short") => options.short = true,
             Long("reads") => options.reads = parser.value()?.parse()?,
+            Long("seconds") => options.seconds = parser.value()?.parse()?,
             Long("run") => options.runs.push(parser.value()?.string()?),
             Value(word) if options.command.is_empty() => options.command = word.string()?,
             Value(word) if options.command == "test" => options.stages.push(word.string()?),
+            Value(word) if options.command == "fuzz" && options.stages.is_empty() => {
+                options.stages.push(word.string()?);
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -134,6 +144,7 @@ fn run(options: Options) -> Result<u8> {
             let Options { reads, json, check, short, .. } = options;
             bench::run(&options.arch, &bench::Options { reads, json, check, short })
         }
+        "fuzz" => fuzz::run(options.stages.first().map(String::as_str), options.seconds),
         "help" => {
             print!("{HELP}");
             Ok(0)
@@ -142,6 +153,6 @@ fn run(options: Options) -> Result<u8> {
             eprint!("{HELP}");
             Ok(2)
         }
-        other => bail!("there is no command `{other}`; there are setup, build, demo, test, bench"),
+        other => bail!("there is no command `{other}`; there are setup, build, demo, test, bench, fuzz"),
     }
 }

@@ -320,15 +320,16 @@ impl PhysicalIts {
         let mut state = self.state.lock();
         state.target(cpu)?;
         let (numbers, slot) = state.event(id, event)?;
-        if slot.cpu.replace(cpu).is_none() {
-            slot.cpu = None;
-            return Err(ItsError::NotMapped(id));
-        }
+        let left = slot.cpu.ok_or(ItsError::NotMapped(id))?;
+        slot.cpu = Some(cpu);
         let move_there = match numbers {
             Numbers::Virtual => command::vmovi(id, event, cpu, lpis.doorbell(cpu)),
             Numbers::Own(_) | Numbers::Guest => command::movi(id, event, cpu),
         };
-        state.change(id, event, move_there)
+        state.change(id, event, move_there)?;
+        // Nothing comes where it went before, either.
+        let wait = state.wait_for(numbers, left)?;
+        state.issue(&[wait])
     }
 
     /// Unmaps an event.
@@ -381,11 +382,16 @@ impl State {
     fn change(&mut self, id: ItsDeviceId, event: ItsEventId, command: Command) -> Result<(), ItsError> {
         let (numbers, slot) = self.event(id, event)?;
         let cpu = slot.cpu.ok_or(ItsError::NotMapped(id))?;
-        let wait = match numbers {
+        let wait = self.wait_for(numbers, cpu)?;
+        self.issue(&[command, wait])
+    }
+
+    /// The command that waits until a CPU's redistributor, or the virtual processor there, has done what came before.
+    fn wait_for(&self, numbers: Numbers, cpu: CpuId) -> Result<Command, ItsError> {
+        Ok(match numbers {
             Numbers::Virtual => command::vsync(cpu),
             Numbers::Own(_) | Numbers::Guest => command::sync(self.target(cpu)?),
-        };
-        self.issue(&[command, wait])
+        })
     }
 
     fn unmap_device(&mut self, lpis: &Lpis, id: ItsDeviceId) -> Result<(), ItsError> {
