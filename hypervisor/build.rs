@@ -9,8 +9,17 @@ fn main() {
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     println!("cargo:rustc-link-arg-bins=-T{folder}/src/arch/{arch}/image.ld");
-    // Position-independent: the boot loader chooses the address, the first instructions apply the relocations.
-    for argument in ["-pie", "--no-dynamic-linker", "-zmax-page-size=4096", "-znorelro", "--gc-sections"] {
+    // Position-independent: the boot loader chooses the address, the first instructions apply the relocations, a bit for
+    // each. Functions whose code is the same are one: nothing here compares their addresses.
+    for argument in [
+        "-pie",
+        "--no-dynamic-linker",
+        "-zmax-page-size=4096",
+        "-znorelro",
+        "--gc-sections",
+        "--pack-dyn-relocs=relr",
+        "--icf=all",
+    ] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }

@@ -49,11 +49,13 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
         )
     };
     // Until the console is there nobody can be told: a run that ends without a report has failed, which is what is to be said.
-    let Ok(mut platform) = fdt::read(blob) else { arch::psci::system_off() };
+    let Ok(tree) = fdt::blob::Tree::parse(blob) else { arch::psci::system_off() };
+    let Ok(mut platform) = fdt::read_in(&tree) else { arch::psci::system_off() };
     if let Some(conduit) = platform.psci {
         arch::psci::set_conduit(conduit);
     }
-    let initrd = fdt::initrd(blob).ok().flatten();
+    let initrd = fdt::initrd_in(&tree).ok().flatten();
+    drop(tree);
     reserve(&mut platform, device_tree, blob.len() as u64, initrd);
     let Some(pool) = find_pool(&platform) else { arch::psci::system_off() };
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string() });

@@ -26,13 +26,9 @@ pub enum Width {
 
 impl Width {
     /// The width in bytes.
+    #[inline(always)]
     pub const fn bytes(self) -> u64 {
-        match self {
-            Self::B1 => 1,
-            Self::B2 => 2,
-            Self::B4 => 4,
-            Self::B8 => 8,
-        }
+        1 << self as u32
     }
 
     /// The width of this many bytes, if there is one.
@@ -47,11 +43,9 @@ impl Width {
     }
 
     /// The bits that an access of this width carries: what a read of "all ones" returns.
+    #[inline(always)]
     pub const fn mask(self) -> u64 {
-        match self {
-            Self::B8 => u64::MAX,
-            narrow => (1 << (narrow.bytes() * 8)) - 1,
-        }
+        u64::MAX >> (64 - 8 * self.bytes())
     }
 }
 

@@ -59,6 +59,7 @@ macro_rules! reasons {
 
         impl ExitCounters {
             /// Counts an exit. Only the vCPU whose counters they are may call it.
+            #[inline(always)]
             pub fn count(&self, reason: ExitReason) {
                 increment(match reason {
                     $(ExitReason::$reason => &self.$field,)*
@@ -109,6 +110,7 @@ impl ExitCounters {
 }
 
 /// Not a read-modify-write: there is one writer, and the hot path has no use for the bus lock.
+#[inline(always)]
 fn increment(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
@@ -119,6 +121,7 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds one.
+    #[inline(always)]
     pub fn count(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

@@ -60,30 +60,38 @@ impl FdtError {
 ///
 /// [`FdtError`] names the node and the property that can't be read.
 pub fn read(blob: &[u8]) -> Result<Platform, FdtError> {
-    let tree = Tree::parse(blob)?;
+    read_in(&Tree::parse(blob)?)
+}
+
+/// The same of a device tree that is parsed already.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
     let root = tree.root();
-    let gic = gic(&tree)?;
+    let gic = gic(tree)?;
     let smmu_nodes: Vec<NodeId> =
         tree.ids().filter(|&id| tree.is_compatible(id, kinds::SMMU) && tree.is_enabled(id)).collect();
-    let its_nodes = its_nodes(&tree);
-    let smmus = smmu_nodes.iter().map(|&id| smmu(&tree, id)).collect::<Result<_, _>>()?;
+    let its_nodes = its_nodes(tree);
+    let smmus = smmu_nodes.iter().map(|&id| smmu(tree, id)).collect::<Result<_, _>>()?;
     let pci_nodes: Vec<NodeId> =
         tree.ids().filter(|&id| tree.is_compatible(id, kinds::PCI_HOST) && tree.is_enabled(id)).collect();
     let pci_hosts = pci_nodes
         .iter()
         .enumerate()
-        .map(|(position, &id)| pci::host(&tree, id, position, &smmu_nodes, &its_nodes))
+        .map(|(position, &id)| pci::host(tree, id, position, &smmu_nodes, &its_nodes))
         .collect::<Result<_, _>>()?;
-    let devices = devices::all(&tree, &smmu_nodes)?;
+    let devices = devices::all(tree, &smmu_nodes)?;
     Ok(Platform {
         model: tree.text(root, "model").unwrap_or_default().into(),
-        cpus: cpus(&tree)?,
-        memory: banks(&tree)?,
-        reserved: reserved(&tree)?,
-        console: console(&tree),
+        cpus: cpus(tree)?,
+        memory: banks(tree)?,
+        reserved: reserved(tree)?,
+        console: console(tree),
         gic,
-        timer: timer(&tree),
-        psci: psci(&tree),
+        timer: timer(tree),
+        psci: psci(tree),
         smmus,
         pci_hosts,
         functions: None,
@@ -108,7 +116,15 @@ pub fn bootargs(blob: &[u8]) -> Result<Option<String>, FdtError> {
 ///
 /// [`FdtError`] if it isn't a device tree, or if the two contradict each other.
 pub fn initrd(blob: &[u8]) -> Result<Option<Span<Hpa>>, FdtError> {
-    let tree = Tree::parse(blob)?;
+    initrd_in(&Tree::parse(blob)?)
+}
+
+/// The same of a device tree that is parsed already.
+///
+/// # Errors
+///
+/// As [`initrd`].
+pub fn initrd_in(tree: &Tree<'_>) -> Result<Option<Span<Hpa>>, FdtError> {
     let Some(chosen) = tree.find("/chosen") else { return Ok(None) };
     // The two are one cell or two, whatever #address-cells says.
     let number = |name| -> Option<u64> {
@@ -118,7 +134,7 @@ pub fn initrd(blob: &[u8]) -> Result<Option<Span<Hpa>>, FdtError> {
     let (Some(start), Some(end)) = (number("linux,initrd-start"), number("linux,initrd-end")) else {
         return Ok(None);
     };
-    let size = end.checked_sub(start).ok_or_else(|| FdtError::property(&tree, chosen, "linux,initrd-end"))?;
+    let size = end.checked_sub(start).ok_or_else(|| FdtError::property(tree, chosen, "linux,initrd-end"))?;
     Ok(Span::new(Hpa(start), size).ok())
 }
 

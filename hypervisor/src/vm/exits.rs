@@ -59,16 +59,18 @@ impl Vm {
     }
 
     /// A read of forwarded registers, and what to count the exit as.
+    #[inline(always)]
     pub fn forward_read(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width) -> (u64, ExitReason) {
         let read = Hal.forward_read(hpa, width);
-        let reason = self.note_handled(gpa, Handled::Forwarded { device, aborted: read.is_err() });
+        let reason = self.note_forwarded(gpa, device, read.is_err());
         (read.unwrap_or(u64::MAX) & width.mask(), reason)
     }
 
     /// A write to forwarded registers, and what to count the exit as.
+    #[inline(always)]
     pub fn forward_write(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width, value: u64) -> ExitReason {
         let written = Hal.forward_write(hpa, width, value & width.mask());
-        self.note_handled(gpa, Handled::Forwarded { device, aborted: written.is_err() })
+        self.note_forwarded(gpa, device, written.is_err())
     }
 
     /// A trapped read.
@@ -136,16 +138,24 @@ impl Vm {
                 self.repeat_levels();
                 ExitReason::MmioEmulated
             }
-            Handled::Forwarded { device, aborted } => {
-                if let Some(counters) = self.core.device(device) {
-                    counters.registers.count();
-                }
-                if aborted {
-                    host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
-                }
-                ExitReason::MmioForwarded
-            }
+            Handled::Forwarded { device, aborted } => self.note_forwarded(gpa, device, aborted),
         }
+    }
+
+    #[inline(always)]
+    fn note_forwarded(&self, gpa: Gpa, device: u16, aborted: bool) -> ExitReason {
+        if let Some(counters) = self.core.device(device) {
+            counters.registers.count();
+        }
+        if aborted {
+            self.register_aborted(gpa, device);
+        }
+        ExitReason::MmioForwarded
+    }
+
+    #[cold]
+    fn register_aborted(&self, gpa: Gpa, device: u16) {
+        host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
     }
 
     /// A write to ICC_SGI1R_EL1.

@@ -156,7 +156,10 @@ impl BareMetal {
                     // Building the library from source is an unstable option; the code itself uses none.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env(self.variable("LINKER"), linker)
-                    .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
+                    .args([
+                        "-Zbuild-std=core,alloc",
+                        "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
+                    ]);
                 command
             }
         };

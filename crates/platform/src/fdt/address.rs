@@ -37,11 +37,15 @@ impl<'a> Cells<'a> {
     }
 
     /// The next `count` cells.
-    pub fn take(&mut self, count: u32) -> Option<Vec<u32>> {
-        if (count as usize).checked_mul(4)? > self.0.len() {
-            return None;
-        }
-        (0..count).map(|_| self.next()).collect()
+    pub fn take(&mut self, count: u32) -> Option<Self> {
+        let (taken, rest) = self.0.split_at_checked((count as usize).checked_mul(4)?)?;
+        self.0 = rest;
+        Some(Self(taken))
+    }
+
+    /// All of them as numbers.
+    pub fn to_vec(mut self) -> Vec<u32> {
+        core::iter::from_fn(|| self.next()).collect()
     }
 }
 

@@ -60,6 +60,8 @@ struct Node<'a> {
     name: &'a str,
     parent: Option<NodeId>,
     properties: Vec<(&'a str, &'a [u8])>,
+    /// The property `compatible`, which is asked for most.
+    compatible: &'a [u8],
 }
 
 /// A device tree: its nodes in the blob's order, the root first.
@@ -81,12 +83,42 @@ fn be64(bytes: &[u8], offset: usize) -> Result<u64, BlobError> {
     Ok(u64::from(be32(bytes, offset)?) << 32 | u64::from(be32(bytes, offset.saturating_add(4))?))
 }
 
-/// The text up to a NUL at `offset`.
-fn text(bytes: &[u8], offset: usize) -> Result<&str, BlobError> {
+/// What lies between `offset` and the next NUL.
+fn up_to_nul(bytes: &[u8], offset: usize) -> Result<&[u8], BlobError> {
     let rest = bytes.get(offset..).ok_or(BlobError::Truncated(offset))?;
     let length = rest.iter().position(|&byte| byte == 0).ok_or(BlobError::Truncated(offset))?;
-    let name = rest.get(..length).ok_or(BlobError::Truncated(offset))?;
-    str::from_utf8(name).map_err(|_| BlobError::Name(offset))
+    rest.get(..length).ok_or(BlobError::Truncated(offset))
+}
+
+/// The text up to a NUL at `offset`.
+fn text(bytes: &[u8], offset: usize) -> Result<&str, BlobError> {
+    str::from_utf8(up_to_nul(bytes, offset)?).map_err(|_| BlobError::Name(offset))
+}
+
+/// The strings block (5.5): every property's name lies in it, most of them for many properties.
+struct Names<'a> {
+    bytes: &'a [u8],
+    /// All of it, if it is text: then no name has to be looked at again.
+    text: Option<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, text: str::from_utf8(bytes).ok() }
+    }
+
+    fn at(&self, offset: usize) -> Result<&'a str, BlobError> {
+        let name = up_to_nul(self.bytes, offset)?;
+        let known = self.text.and_then(|all| all.get(offset..offset.saturating_add(name.len())));
+        known.map_or_else(|| text(self.bytes, offset), Ok)
+    }
+}
+
+/// Whether a name is the one that is looked for. Most differ in their length or first byte, which is asked first: trees are read
+/// at boot, by many such questions.
+#[inline(always)]
+fn is_name(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len() && name.as_bytes().first() == wanted.as_bytes().first() && name == wanted
 }
 
 impl<'a> Tree<'a> {
@@ -112,13 +144,13 @@ impl<'a> Tree<'a> {
             blob.get(offset..end).ok_or(BlobError::Truncated(offset))
         };
         let structure = part(field(2)?, field(9)?)?;
-        let strings = part(field(3)?, field(8)?)?;
+        let strings = Names::new(part(field(3)?, field(8)?)?);
         let mut tree = Self {
             nodes: Vec::new(),
             phandles: BTreeMap::new(),
             reservations: Self::reservations(blob, field(4)?)?,
         };
-        tree.read_structure(structure, strings)?;
+        tree.read_structure(structure, &strings)?;
         tree.index();
         Ok(tree)
     }
@@ -135,7 +167,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn read_structure(&mut self, structure: &'a [u8], strings: &'a [u8]) -> Result<(), BlobError> {
+    fn read_structure(&mut self, structure: &'a [u8], strings: &Names<'a>) -> Result<(), BlobError> {
         let mut open: Vec<NodeId> = Vec::new();
         let mut offset = 0usize;
         loop {
@@ -154,14 +186,14 @@ impl<'a> Tree<'a> {
                         return Err(BlobError::Token { token, offset: at });
                     }
                     open.push(NodeId(self.nodes.len()));
-                    self.nodes.push(Node { name, parent, properties: Vec::new() });
+                    self.nodes.push(Node { name, parent, properties: Vec::new(), compatible: &[] });
                 }
                 END_NODE => {
                     open.pop().ok_or(BlobError::Token { token, offset: at })?;
                 }
                 PROP => {
                     let length = be32(structure, offset)? as usize;
-                    let name = text(strings, be32(structure, offset.saturating_add(4))? as usize)?;
+                    let name = strings.at(be32(structure, offset.saturating_add(4))? as usize)?;
                     let start = offset.saturating_add(8);
                     let end = start.saturating_add(length);
                     let value = structure.get(start..end).ok_or(BlobError::Truncated(start))?;
@@ -178,6 +210,10 @@ impl<'a> Tree<'a> {
 
     fn index(&mut self) {
         for id in (0..self.nodes.len()).map(NodeId) {
+            let compatible = self.property(id, "compatible").unwrap_or_default();
+            if let Some(node) = self.nodes.get_mut(id.0) {
+                node.compatible = compatible;
+            }
             let handle = self.u32(id, "phandle").or_else(|| self.u32(id, "linux,phandle"));
             if let Some(handle) = handle.filter(|&handle| handle != 0 && handle != u32::MAX) {
                 self.phandles.entry(handle).or_insert(id);
@@ -222,7 +258,7 @@ impl<'a> Tree<'a> {
 
     /// A property's value.
     pub fn property(&self, id: NodeId, name: &str) -> Option<&'a [u8]> {
-        self.properties(id).iter().find(|(property, _)| *property == name).map(|(_, value)| *value)
+        self.properties(id).iter().find(|(property, _)| is_name(property, name)).map(|(_, value)| *value)
     }
 
     /// Whether a property is there.
@@ -251,7 +287,8 @@ impl<'a> Tree<'a> {
 
     /// Whether `compatible` has one of these.
     pub fn is_compatible(&self, id: NodeId, kinds: &[&str]) -> bool {
-        self.texts(id, "compatible").any(|kind| kinds.contains(&kind))
+        let compatible = self.nodes.get(id.0).map_or(&[][..], |node| node.compatible);
+        compatible.split(|&byte| byte == 0).any(|text| kinds.iter().any(|kind| kind.as_bytes() == text))
     }
 
     /// Whether the node and all above it are in use: `status` absent or okay (2.3.4).

@@ -83,7 +83,14 @@ fn is_rewritten(name: &str) -> bool {
 
 pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevice>, FdtError> {
     let mut devices = Vec::new();
-    for id in tree.ids().filter(|&id| is_candidate(tree, id)) {
+    let mut others: Vec<bool> = Vec::new();
+    for id in tree.ids() {
+        // A node's parent comes before it.
+        let below = tree.parent(id).is_some_and(|above| others.get(above.0).copied().unwrap_or(true));
+        others.push(below || is_other(tree, id));
+        if others.last() == Some(&true) || is_memory(tree, id) {
+            continue;
+        }
         let registers = tree.registers(id)?;
         if !registers.is_empty() {
             devices.push(device(tree, id, smmus, registers));
@@ -92,14 +99,14 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
     Ok(devices)
 }
 
-/// Whether a node may be a platform device: not memory, not the GIC, not an SMMU, not a host bridge, nor
-/// below one.
-fn is_candidate(tree: &Tree<'_>, id: NodeId) -> bool {
+/// Whether neither a node nor what is below it can be a platform device: the GIC, an SMMU, a host bridge, what is on PCI, and
+/// reserved memory.
+fn is_other(tree: &Tree<'_>, id: NodeId) -> bool {
     let own = [kinds::GIC, kinds::SMMU, kinds::PCI_HOST];
-    let is_own = |id| own.iter().any(|kind| tree.is_compatible(id, kind)) && tree.is_enabled(id);
-    let on_pci = |id| tree.parent(id).is_some_and(|above| tree.text(above, "device_type") == Some("pci"));
-    let is_reservation = |id| tree.parent(id) == Some(tree.root()) && tree.name(id) == "reserved-memory";
-    !tree.lineage(id).any(|id| is_own(id) || on_pci(id) || is_reservation(id)) && !is_memory(tree, id)
+    let is_own = || own.iter().any(|kind| tree.is_compatible(id, kind)) && tree.is_enabled(id);
+    let on_pci = || tree.parent(id).is_some_and(|above| tree.text(above, "device_type") == Some("pci"));
+    let is_reservation = || tree.parent(id) == Some(tree.root()) && tree.name(id) == "reserved-memory";
+    is_own() || on_pci() || is_reservation()
 }
 
 fn device(

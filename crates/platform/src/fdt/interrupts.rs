@@ -110,11 +110,11 @@ impl Tree<'_> {
         lines
     }
 
-    fn follow(&self, id: NodeId, controller: NodeId, specifier: Vec<u32>) -> Line {
+    fn follow(&self, id: NodeId, controller: NodeId, specifier: Cells<'_>) -> Line {
         let unit = self
             .parent(id)
             .and_then(|bus| self.cells(id, "reg")?.take(self.address_cells(bus).min(MOST_CELLS)));
-        self.resolve(controller, &unit.unwrap_or_default(), specifier)
+        self.resolve(controller, &unit.unwrap_or(Cells(&[])).to_vec(), specifier.to_vec())
     }
 
     /// Follows a specifier from a controller through every nexus to the GIC.
@@ -143,6 +143,7 @@ impl Tree<'_> {
         let mut map = self.cells(nexus, "interrupt-map")?;
         let address_cells = self.lineage(nexus).find_map(|id| self.u32(id, "#address-cells")).unwrap_or(2);
         let (address_cells, cells) = (address_cells.min(MOST_CELLS), self.interrupt_cells(nexus)?);
+        let width = address_cells.checked_add(cells)?;
         let wanted: Vec<u32> = if address_cells == 0 {
             specifier.to_vec()
         } else {
@@ -151,25 +152,16 @@ impl Tree<'_> {
                 .chain(specifier.iter().copied())
                 .collect()
         };
-        let mask = self
-            .cells(nexus, "interrupt-map-mask")
-            .and_then(|mut mask| mask.take(address_cells.checked_add(cells)?))
-            .unwrap_or_else(|| wanted.iter().map(|_| u32::MAX).collect());
+        let mask = self.cells(nexus, "interrupt-map-mask").and_then(|mut mask| mask.take(width));
         while !map.is_empty() {
-            let entry = map.take(address_cells.checked_add(cells)?)?;
+            let entry = map.take(width)?;
             let parent = self.by_phandle(map.next()?)?;
             // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes
             // none).
             let parent_unit = map.take(self.u32(parent, "#address-cells").unwrap_or(0).min(MOST_CELLS))?;
             let parent_specifier = map.take(self.interrupt_cells(parent)?)?;
-            let hit = wanted.len() == entry.len()
-                && entry
-                    .iter()
-                    .zip(&wanted)
-                    .zip(&mask)
-                    .all(|((entry, wanted), mask)| entry & mask == wanted & mask);
-            if hit {
-                return Some((parent, parent_unit, parent_specifier));
+            if wanted.len() == width as usize && matches_under(mask, entry, &wanted) {
+                return Some((parent, parent_unit.to_vec(), parent_specifier.to_vec()));
             }
         }
         None
@@ -191,6 +183,14 @@ impl Tree<'_> {
             Line::Foreign(_) => None,
         }
     }
+}
+
+/// Whether cells are those that are wanted, as far as the mask, if there is one, looks at them.
+fn matches_under(mut mask: Option<Cells<'_>>, mut cells: Cells<'_>, wanted: &[u32]) -> bool {
+    wanted.iter().all(|wanted| {
+        let mask = mask.as_mut().map_or(Some(u32::MAX), Cells::next);
+        cells.next().zip(mask).is_some_and(|(cell, mask)| cell & mask == wanted & mask)
+    })
 }
 
 /// A list of phandles with arguments, of which each provider says how many cells it takes.

@@ -96,8 +96,10 @@ fn id_map(
         return Ok(map);
     };
     while !cells.is_empty() {
-        let entry = cells.take(4).ok_or_else(|| FdtError::property(tree, id, property))?;
-        let &[first, phandle, base, count] = entry.as_slice() else { continue };
+        let entry = (cells.next(), cells.next(), cells.next(), cells.next());
+        let (Some(first), Some(phandle), Some(base), Some(count)) = entry else {
+            return Err(FdtError::property(tree, id, property));
+        };
         let target =
             tree.by_phandle(phandle).and_then(|node| targets.iter().position(|&target| target == node));
         if let Some(target) = target {

@@ -57,19 +57,31 @@ _start:
     mov     x20, x0
     adrp    x21, _head
 
-    // R_AARCH64_RELATIVE (AAELF64, 5.7.16): *(base + offset) = base + addend.
-    adrp    x1, __rela_start
-    add     x1, x1, :lo12:__rela_start
-    adrp    x2, __rela_end
-    add     x2, x2, :lo12:__rela_end
+    // Relative relocations (gABI, SHT_RELR): *(base + offset) += base. An even entry is an offset; an odd one has a bit for
+    // each of the 63 words after the last one.
+    adrp    x1, __relr_start
+    add     x1, x1, :lo12:__relr_start
+    adrp    x2, __relr_end
+    add     x2, x2, :lo12:__relr_end
 1:  cmp     x1, x2
     b.hs    2f
-    ldp     x3, x4, [x1], #16
-    ldr     x5, [x1], #8
-    cmp     w4, #1027
-    b.ne    9f
+    ldr     x3, [x1], #8
+    tbnz    x3, #0, 7f
+    add     x4, x3, x21
+    ldr     x5, [x4]
     add     x5, x5, x21
-    str     x5, [x3, x21]
+    str     x5, [x4], #8
+    b       1b
+7:  mov     x6, x4
+8:  lsr     x3, x3, #1
+    cbz     x3, 3f
+    tbz     x3, #0, 4f
+    ldr     x5, [x6]
+    add     x5, x5, x21
+    str     x5, [x6]
+4:  add     x6, x6, #8
+    b       8b
+3:  add     x4, x4, #(63 * 8)
     b       1b
 
 2:  adrp    x1, __bss_start
@@ -81,8 +93,11 @@ _start:
     stp     xzr, xzr, [x1], #16
     b       3b
 
-    // What was just written went past the caches: drop the lines that the boot loader may have left.
+    // What was just written, and what the stack gets until the MMU is on, goes past the caches: drop the lines that the boot
+    // loader may have left.
 4:  dsb     sy
+    adrp    x2, __boot_stack_top
+    add     x2, x2, :lo12:__boot_stack_top
     mrs     x3, ctr_el0
     ubfx    x3, x3, #16, #4
     mov     x4, #4

@@ -171,8 +171,19 @@ pub const CONTROLS: &[Control] = {
 };
 
 /// The value of a register, as the table has it for guests of a kind.
+#[inline]
 pub const fn value(register: Register, interrupts: Interrupts) -> u64 {
-    let mut value = 0;
+    /// Summed up where it is compiled, whatever the level of optimisation.
+    const VALUES: [[u64; REGISTERS]; 2] = [values(Interrupts::Emulated), values(Interrupts::Direct)];
+    VALUES[interrupts as usize][register as usize]
+}
+
+/// How many [`Register`]s there are.
+const REGISTERS: usize = Register::IchHcr as usize + 1;
+
+/// The values of all registers.
+const fn values(interrupts: Interrupts) -> [u64; REGISTERS] {
+    let mut values = [0; REGISTERS];
     let mut index = 0;
     while index < CONTROLS.len() {
         let row = &CONTROLS[index];
@@ -180,12 +191,12 @@ pub const fn value(register: Register, interrupts: Interrupts) -> u64 {
             None => true,
             Some(only) => only as u8 == interrupts as u8,
         };
-        if row.register as u8 == register as u8 && applies {
-            value |= row.bits;
+        if applies {
+            values[row.register as usize] |= row.bits;
         }
         index += 1;
     }
-    value
+    values
 }
 
 /// Writes all of them on the calling CPU, for a guest of a kind. `guest_mpidr`: what the vCPU reads in MPIDR_EL1.

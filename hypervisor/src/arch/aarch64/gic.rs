@@ -521,6 +521,7 @@ fn is_special(id: u32) -> bool {
 
 /// Takes the most urgent pending interrupt, and drops the running priority again at once: from then on it is active
 /// only. `None` if there is none.
+#[inline(always)]
 pub fn acknowledge() -> Option<Intid> {
     let id = mrs!("icc_iar1_el1") as u32 & 0xff_ffff;
     dsb!("sy");
@@ -570,6 +571,7 @@ pub fn raise_sgi_here(own: u64, sgi: Intid) {
 }
 
 /// What names the CPU with this MPIDR in ICC_SGI1R_EL1.
+#[inline(always)]
 pub fn sgi_target(mpidr: u64) -> u64 {
     let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
     aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf)

@@ -66,6 +66,7 @@ pub struct Aborted;
 ///
 /// `address` must be mapped for the hypervisor as device memory, aligned to `bytes`, and reading it must not change
 /// what Rust relies on.
+#[inline(always)]
 pub unsafe fn probe_read(address: u64, bytes: u64) -> Result<u64, Aborted> {
     let mut value = 0;
     // SAFETY: by the caller's promise; the pointer is to a live local.
@@ -80,6 +81,7 @@ pub unsafe fn probe_read(address: u64, bytes: u64) -> Result<u64, Aborted> {
 /// # Safety
 ///
 /// As [`probe_read`], of writing.
+#[inline(always)]
 pub unsafe fn probe_write(address: u64, bytes: u64, value: u64) -> Result<(), Aborted> {
     // SAFETY: by the caller's promise.
     match unsafe { guarded_write(address, bytes, value) } {
