@@ -52,6 +52,7 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
 }
 
 /// A CPU.
+#[inline(always)]
 pub fn get(id: CpuId) -> Option<&'static Cpu> {
     CPUS.get()?.get(usize::from(id.0))
 }

@@ -46,7 +46,7 @@ impl Vgic {
 
     /// A physical SPI or PPI has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_spi`] and
     /// [`Vgic::hardware_ppi`]. Whether it was made pending; if not, nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn hardware_at_once(
         &self,
         vcpu: VcpuId,
@@ -69,7 +69,7 @@ impl Vgic {
 
     /// The physical LPI of a message has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_lpi`]. Whether it was made
     /// pending; if not, nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn message_at_once(
         &self,
         vcpu: VcpuId,
@@ -110,7 +110,7 @@ impl Vgic {
 
     /// With direct delivery: the software interrupt that a write of `value` to ICC_SGI1R_EL1 by `vcpu` raises at `vcpu` itself.
     /// `None` if it isn't one, or not at that one only.
-    #[inline]
+    #[inline(always)]
     pub fn sgi_to_itself(&self, vcpu: VcpuId, value: u64) -> Option<Intid> {
         let request = SgiRequest(value);
         let target = self.sgi_targets.get(usize::from(vcpu.0))?;
@@ -143,7 +143,7 @@ impl Vgic {
 
     /// Takes what is in the mailbox of `vcpu`, on its own CPU, after a kick. Whether there is nothing more to look at:
     /// then the guest can be entered as it was left.
-    #[inline]
+    #[inline(always)]
     pub fn take_sgis_at_once(
         &self,
         vcpu: VcpuId,
@@ -173,7 +173,7 @@ impl Vgic {
 impl ListRegisters {
     /// Makes an interrupt pending once more that was put into one of these as pending, and that the guest has since taken
     /// and ended. Whether that could be done.
-    #[inline]
+    #[inline(always)]
     fn again(
         &mut self,
         signal: &Signal,
