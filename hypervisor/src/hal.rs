@@ -10,7 +10,7 @@ use axvm::ownership::DeviceOps;
 use axvm::plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 use axvm::space::Materialise;
 use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
-use axvm_axdevice::Width;
+use axvm_axdevice::{InterruptLine, Width};
 use axvm_platform::model::Trigger;
 use spin::Mutex;
 
@@ -283,6 +283,12 @@ impl AxVMHal for Hal {
     fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), HalError> {
         let vm = host::get().vm(vm).ok_or(HalError::Unknown)?;
         if vm.vgic().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
+    }
+
+    fn set_irq_level(&self, vm: VmId, irq: Intid, high: bool) -> Result<(), HalError> {
+        let vm = host::get().vm(vm).ok_or(HalError::Unknown)?;
+        vm.vgic().set_level(irq, high);
+        Ok(())
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {

@@ -7,11 +7,13 @@
 use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use axvm::hal::AxVMHal;
 use axvm::plan::PciPlan;
 use axvm::problem::{Problem, Rule};
-use axvm_addr::{Address, Gpa, Hpa, Span};
+use axvm_addr::{Address, Gpa, Hpa, Intid, Span, VcpuId, VmId};
 use axvm_system::model::Item;
 
+use crate::hal::Hal;
 use crate::host;
 
 #[cfg(all(feature = "protection-off", not(debug_assertions)))]
@@ -54,11 +56,13 @@ pub enum Protection {
     OwnCode,
     /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
     OwnStack,
+    /// Not a protection: the hypervisor's CPU injects interrupts at a vCPU.
+    Inject,
 }
 
 use Protection::{
-    Block, Config, Gicd, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine, Rate, Revoke, Sgi, Smc,
-    Smmu, Stage2, Wfi,
+    Block, Config, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine, Rate, Revoke, Sgi,
+    Smc, Smmu, Stage2, Wfi,
 };
 
 const NAMES: &[(&str, Protection)] = &[
@@ -78,6 +82,7 @@ const NAMES: &[(&str, Protection)] = &[
     ("line-end", LineEnd),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),
+    ("inject", Inject),
 ];
 
 static OFF: AtomicU8 = AtomicU8::new(0);
@@ -119,6 +124,18 @@ pub fn test_own_mappings() {
     }
     if is_off(OwnStack) {
         log::error!("the stack has no end: {}", use_up_stack(1));
+    }
+}
+
+/// Where the bundle asks for it, injects at the first VM's second vCPU a software interrupt and an LPI, as often as this is called:
+/// by the hypervisor's CPU, whenever that looks around.
+pub fn test_injection() {
+    const AT: (VmId, VcpuId) = (VmId(0), VcpuId(1));
+    if is_off(Inject) {
+        for irq in [Intid(3), Intid(8192)] {
+            // The VM or the LPI may not be there yet, or any more.
+            let _ = Hal.inject_irq_to_vcpu(AT.0, AT.1, irq);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub fn serve(host: &Host) -> ! {
     protection::test_own_mappings();
     loop {
         run::take_interrupts(None);
+        protection::test_injection();
         security::attend(host);
         let vms = host.vms();
         let mut busy = show_output(&vms);

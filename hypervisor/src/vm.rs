@@ -296,7 +296,7 @@ impl Vm {
         let Self { core, devices, bridges, vgic, backend, console, .. } = self;
         // What the guest has enabled in hardware: lines that stand for no device, LPIs.
         vgic.reset();
-        // The bridges refer to the core; the virtual GIC, which the console refers to, to the backend.
+        // The bridges and the console refer to the core, the virtual GIC to the backend.
         drop((devices, bridges, console, vgic));
         Arc::into_inner(backend)?.release();
         Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()

@@ -55,6 +55,8 @@ pub enum Handled {
 pub enum AtOnce {
     /// A read of a register that never changes: its value.
     Constant(u32),
+    /// Registers of an emulated device that may take it as it is: [`AxVmDevices::read_at_once`], [`AxVmDevices::write_at_once`].
+    Emulated,
     /// Registers of a passthrough device, by its position in `VmPlan::devices`, that are at `hpa`.
     Forwarded {
         /// The device.
@@ -78,6 +80,8 @@ struct Mmio {
     target: Target,
     /// Registers of an emulated device that never change.
     constants: Box<[(u64, u32)]>,
+    /// An emulated device is to be asked what it can do at once.
+    has_at_once: bool,
 }
 
 struct Ports {
@@ -135,8 +139,8 @@ impl AxVmDevicesBuilder {
     #[must_use]
     pub fn mmio(mut self, span: Span<Gpa>, device: Arc<dyn MmioDevice>) -> Self {
         let name = device.name().into();
-        let constants = device.constants().into();
-        self.mmio.push((Mmio { span, target: Target::Emulated(device), constants }, name));
+        let (constants, has_at_once) = (device.constants().into(), device.has_at_once());
+        self.mmio.push((Mmio { span, target: Target::Emulated(device), constants, has_at_once }, name));
         self
     }
 
@@ -144,7 +148,8 @@ impl AxVmDevicesBuilder {
     #[must_use]
     pub fn forwarded(mut self, span: Span<Gpa>, hpa: Hpa, device: u16, name: &str) -> Self {
         let target = Target::Forwarded { device, hpa };
-        self.mmio.push((Mmio { span, target, constants: Box::default() }, name.into()));
+        let entry = Mmio { span, target, constants: Box::default(), has_at_once: false };
+        self.mmio.push((entry, name.into()));
         self
     }
 
@@ -314,12 +319,32 @@ impl AxVmDevices {
             Target::Forwarded { device, hpa } => {
                 Some(AtOnce::Forwarded { device: *device, hpa: Hpa(hpa.0.wrapping_add(offset)) })
             }
+            Target::Emulated(_) if entry.has_at_once => (bytes <= 4).then_some(AtOnce::Emulated),
             Target::Emulated(_) if write || bytes != 4 => None,
             Target::Emulated(_) => {
                 let constant = entry.constants.iter().find(|(register, _)| *register == offset);
                 constant.map(|(_, value)| AtOnce::Constant(*value))
             }
         }
+    }
+
+    fn asked_at_once(&self, gpa: Gpa, hint: Hint) -> Option<(&dyn MmioDevice, u64)> {
+        let entry = self.mmio.get(hint.0)?;
+        match &entry.target {
+            Target::Emulated(device) => Some((&**device, entry.span.offset_of(gpa)?)),
+            Target::Forwarded { .. } => None,
+        }
+    }
+
+    /// A read of [`AtOnce::Emulated`]; `None`: not at once.
+    pub fn read_at_once(&self, gpa: Gpa, hint: Hint) -> Option<u32> {
+        let (device, offset) = self.asked_at_once(gpa, hint)?;
+        device.read_at_once(offset)
+    }
+
+    /// A write of [`AtOnce::Emulated`]; `false`: not at once.
+    pub fn write_at_once(&self, gpa: Gpa, hint: Hint, value: u32) -> bool {
+        self.asked_at_once(gpa, hint).is_some_and(|(device, offset)| device.write_at_once(offset, value))
     }
 
     fn port(&self, port: u16) -> Option<(&Ports, u16)> {

@@ -105,12 +105,24 @@ pub trait AxVMHal: DeviceOps + Forward {
     /// Sends a line to nobody: masked, and not pending.
     fn unroute_line(&self, vm: VmId, route: &LineRoute);
 
-    /// Makes an interrupt pending at a vCPU.
+    /// Makes an interrupt pending at a vCPU, once: an edge or a message. An SPI goes where the guest has routed it, an LPI to the
+    /// vCPU of its collection, whichever is named.
+    ///
+    /// Any CPU may call it, whether the vCPU is in its guest on another one or waits: if it has to look, it is made to.
+    /// Physical interrupts of assigned devices don't come this way: the host takes them where they arrive, or not at all.
     ///
     /// # Errors
     ///
     /// There is no such vCPU or interrupt.
     fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), Self::Error>;
+
+    /// Sets the level of an emulated device's line, which the host keeps: the interrupt is pending as long as it is high, and comes
+    /// again after its end. Called on any CPU, as [`Self::inject_irq_to_vcpu`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such line.
+    fn set_irq_level(&self, vm: VmId, irq: Intid, high: bool) -> Result<(), Self::Error>;
 
     /// Brings a vCPU out of its guest, so that it looks at what was asked of it.
     fn kick(&self, vm: VmId, vcpu: VcpuId);

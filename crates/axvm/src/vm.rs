@@ -1,5 +1,7 @@
 //! A VM and its life: created from its plan, running, stopped, disposed of.
 
+mod line;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -125,6 +125,22 @@ impl MmioDevice for Pl011 {
             self.with(|state| state.write(offset, value as u16, &*self.output));
         }
     }
+
+    // What a guest does for every character that it prints.
+
+    fn has_at_once(&self) -> bool {
+        true
+    }
+
+    fn read_at_once(&self, offset: u64) -> Option<u32> {
+        let state = self.state.try_lock().filter(|_| offset == spec::FR)?;
+        state.is_quiet().then(|| state.flags().into())
+    }
+
+    fn write_at_once(&self, offset: u64, value: u32) -> bool {
+        offset == spec::DR
+            && self.state.try_lock().is_some_and(|mut state| state.pass_on(value as u8, &*self.output))
+    }
 }
 
 #[cfg(test)]

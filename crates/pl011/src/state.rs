@@ -119,7 +119,22 @@ impl State {
         }
     }
 
-    fn flags(&self) -> u16 {
+    /// Whether nothing waits to be transmitted, and the line is low.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.tx.is_empty() && !self.line()
+    }
+
+    /// Transmits a character that goes out at once and whose interrupt is masked; `false`: it doesn't, or isn't.
+    pub(crate) fn pass_on(&mut self, byte: u8, output: &dyn Transmit) -> bool {
+        let plain = self.is_quiet() && self.imsc & int::TX == 0 && self.cr & cr::LBE == 0;
+        if !plain || !output.transmit(byte) {
+            return false;
+        }
+        self.ris |= int::TX;
+        true
+    }
+
+    pub(crate) fn flags(&self) -> u16 {
         let mut flags = fr::CTS | fr::DSR | fr::DCD;
         if self.tx.is_empty() {
             flags |= fr::TXFE;

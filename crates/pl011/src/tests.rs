@@ -279,3 +279,72 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// What can be done at once comes to the same as what is done the usual way, and leaves the line alone.
+    #[test]
+    fn at_once_or_not_is_the_same(
+        ops in prop::collection::vec((0u8..8, any::<u16>(), 0usize..3), 1..200),
+    ) {
+        let (quick, slow) = (Rig::linux(), Rig::linux());
+        let registers = [spec::LCR_H, spec::CR, spec::IMSC, spec::IFLS, spec::ICR];
+        for (op, value, room) in ops {
+            match op {
+                0..=2 => {
+                    let before = quick.line.changes.load(Ordering::Relaxed);
+                    if quick.uart.write_at_once(spec::DR, value.into()) {
+                        prop_assert_eq!(before, quick.line.changes.load(Ordering::Relaxed));
+                    } else {
+                        quick.write(spec::DR, value.into());
+                    }
+                    slow.write(spec::DR, value.into());
+                }
+                3 | 4 => {
+                    let expected = slow.read(spec::FR);
+                    let got = quick.uart.read_at_once(spec::FR).map(u64::from);
+                    prop_assert_eq!(got.unwrap_or_else(|| quick.read(spec::FR)), expected);
+                }
+                5 => {
+                    for rig in [&quick, &slow] {
+                        rig.uart.push_input(&[value as u8]);
+                    }
+                }
+                6 => {
+                    let register = registers[usize::from(value) % registers.len()];
+                    // Mostly what Linux writes: the FIFOs on, the transmitter's interrupt off.
+                    let value = if value & 0x300 == 0 { value } else { 0x301 & !int::TX };
+                    for rig in [&quick, &slow] {
+                        rig.write(register, value.into());
+                    }
+                }
+                _ => {
+                    for rig in [&quick, &slow] {
+                        rig.wire.room.store(if room == 0 { usize::MAX } else { room }, Ordering::Relaxed);
+                        rig.uart.pump();
+                    }
+                }
+            }
+            prop_assert_eq!(&*quick.wire.sent.lock().unwrap(), &*slow.wire.sent.lock().unwrap());
+            for register in [spec::FR, spec::RIS, spec::MIS] {
+                prop_assert_eq!(quick.read(register), slow.read(register));
+            }
+            prop_assert_eq!(quick.line.high.load(Ordering::Relaxed), slow.line.high.load(Ordering::Relaxed));
+        }
+    }
+}
+
+#[test]
+fn a_driver_that_polls_prints_at_once() {
+    let rig = Rig::linux();
+    assert_eq!(rig.uart.read_at_once(spec::FR).map(u64::from), Some(rig.read(spec::FR)));
+    assert!(rig.uart.write_at_once(spec::DR, 0x41));
+    assert_eq!(*rig.wire.sent.lock().unwrap(), [0x41]);
+    // Not with the transmitter's interrupt on, nor without room, nor other registers.
+    rig.write(spec::IMSC, int::TX.into());
+    assert!(!rig.uart.write_at_once(spec::DR, 0x41));
+    rig.write(spec::IMSC, 0);
+    rig.wire.room.store(0, Ordering::Relaxed);
+    assert!(!rig.uart.write_at_once(spec::DR, 0x41));
+    assert!(!rig.uart.write_at_once(spec::IMSC, 0) && rig.uart.read_at_once(spec::RIS).is_none());
+    assert_eq!(rig.wire.sent.lock().unwrap().len(), 1);
+}

@@ -107,7 +107,7 @@ impl Vm {
         let output = Arc::new(Ring::new());
         let mut console = None;
         if let Some(at) = plan.console {
-            let uart = Arc::new(Pl011::new(output.clone(), vgic.clone(), at.intid));
+            let uart = Arc::new(Pl011::new(output.clone(), core.clone(), at.intid));
             devices = devices.mmio(at.registers, uart.clone());
             console = Some(uart);
         }

@@ -58,6 +58,16 @@ impl Vm {
         self.devices.at_once(gpa, bytes, write, hint)
     }
 
+    /// A read of [`AtOnce::Emulated`].
+    pub fn read_at_once(&self, gpa: Gpa, hint: Hint) -> Option<u32> {
+        self.devices.read_at_once(gpa, hint)
+    }
+
+    /// A write of [`AtOnce::Emulated`]; whether it was done.
+    pub fn write_at_once(&self, gpa: Gpa, hint: Hint, value: u32) -> bool {
+        self.devices.write_at_once(gpa, hint, value)
+    }
+
     /// A read of forwarded registers, and what to count the exit as.
     #[inline(always)]
     pub fn forward_read(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width) -> (u64, ExitReason) {

@@ -46,6 +46,7 @@ trait Fake: AxVMHal<Error = &'static str> + Default {
     fn kicked(&self) -> Vec<u16>;
     /// Interrupts that were made pending.
     fn injected(&self) -> Vec<(u16, u32)>;
+    fn levels(&self) -> Vec<(u32, bool)>;
     /// A name for messages.
     const NAME: &'static str;
 }
@@ -224,6 +225,9 @@ fn interrupts_are_asked_for<H: Fake>() {
     let (vm, hal, _registry) = created::<H>();
     vm.inject(VcpuId(1), Intid(34)).unwrap();
     assert_eq!(hal.injected(), [(1, 34)]);
+    vm.set_irq_level(Intid(35), true).unwrap();
+    vm.set_irq_level(Intid(35), false).unwrap();
+    assert_eq!(hal.levels(), [(35, true), (35, false)]);
     assert!(vm.inject(VcpuId(2), Intid(34)).is_err(), "there is no such vCPU");
 }
 

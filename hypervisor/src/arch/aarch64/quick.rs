@@ -192,8 +192,32 @@ fn access(running: &mut Running<'_>, esr: u64) -> u64 {
             ANSWERED
         }
         Some(AtOnce::Forwarded { device, hpa }) => forward(running, esr, gpa, device, hpa),
+        Some(AtOnce::Emulated) => emulated(running, esr, gpa),
         None => OPEN,
     }
+}
+
+/// An access to an emulated device that may take it as it is.
+#[inline(never)]
+fn emulated(running: &mut Running<'_>, esr: u64, gpa: Gpa) -> u64 {
+    let Running { context, vm, .. } = running;
+    let mask = match esr >> 22 & 3 {
+        0 => 0xff,
+        1 => 0xffff,
+        _ => u64::from(u32::MAX),
+    };
+    let register = esr >> 16 & 0x1f;
+    if esr & WNR != 0 {
+        if !vm.write_at_once(gpa, context.hint, (context.x(register) & mask) as u32) {
+            return OPEN;
+        }
+    } else {
+        let Some(value) = vm.read_at_once(gpa, context.hint) else { return OPEN };
+        context.set_x(register, u64::from(value) & mask);
+    }
+    context.skip();
+    running.count(ExitReason::MmioEmulated);
+    ANSWERED
 }
 
 /// ESR_ELx.WnR of a data abort.

@@ -17,6 +17,7 @@ pub(super) struct BareMetal {
     ram: RefCell<BTreeMap<u64, u64>>,
     kicked: RefCell<Vec<u16>>,
     injected: RefCell<Vec<(u16, u32)>>,
+    levels: RefCell<Vec<(u32, bool)>>,
 }
 
 /// One set of tables.
@@ -172,6 +173,11 @@ impl AxVMHal for BareMetal {
         Ok(())
     }
 
+    fn set_irq_level(&self, _: VmId, irq: Intid, high: bool) -> Result<(), &'static str> {
+        self.levels.borrow_mut().push((irq.0, high));
+        Ok(())
+    }
+
     fn kick(&self, _: VmId, vcpu: VcpuId) {
         self.kicked.borrow_mut().push(vcpu.0);
     }
@@ -222,6 +228,10 @@ impl Fake for BareMetal {
 
     fn kicked(&self) -> Vec<u16> {
         self.kicked.borrow().clone()
+    }
+
+    fn levels(&self) -> Vec<(u32, bool)> {
+        self.levels.borrow().clone()
     }
 
     fn injected(&self) -> Vec<(u16, u32)> {

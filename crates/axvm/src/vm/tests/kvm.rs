@@ -38,6 +38,7 @@ pub(super) struct Kvm {
     irqfds: RefCell<BTreeMap<u32, u32>>,
     signalled: RefCell<Vec<u16>>,
     pended: RefCell<Vec<(u16, u32)>>,
+    levels: RefCell<Vec<(u32, bool)>>,
 }
 
 /// A VM's file descriptor.
@@ -194,6 +195,11 @@ impl AxVMHal for Kvm {
         Ok(())
     }
 
+    fn set_irq_level(&self, _: VmId, irq: Intid, high: bool) -> Result<(), &'static str> {
+        self.levels.borrow_mut().push((irq.0, high));
+        Ok(())
+    }
+
     fn kick(&self, _: VmId, vcpu: VcpuId) {
         self.signalled.borrow_mut().push(vcpu.0);
     }
@@ -244,6 +250,10 @@ impl Fake for Kvm {
 
     fn kicked(&self) -> Vec<u16> {
         self.signalled.borrow().clone()
+    }
+
+    fn levels(&self) -> Vec<(u32, bool)> {
+        self.levels.borrow().clone()
     }
 
     fn injected(&self) -> Vec<(u16, u32)> {
