@@ -46,6 +46,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         show: true,
         report: Some(report.clone()),
         programs: None,
+        types: None,
     })?;
     let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");

@@ -13,6 +13,7 @@ mod fuzz;
 mod guest;
 mod host;
 mod image;
+mod native;
 mod paths;
 mod process;
 mod refusal;

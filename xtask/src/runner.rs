@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub report: Option<PathBuf>,
     /// A folder whose programs come before those of PATH.
     pub programs: Option<PathBuf>,
+    /// What is typed, once a line has been said that has a text: that text, and what.
+    pub types: Option<(String, String)>,
 }
 
 /// What came of it.
@@ -84,11 +86,15 @@ pub fn run(request: &Request) -> Result<Outcome> {
         let folders = std::iter::once(folder.clone()).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(folders)?);
     }
+    if request.types.is_some() {
+        command.stdin(Stdio::piped());
+    }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", process::line(&command)))?;
     let (sender, receiver) = mpsc::channel();
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { bail!("no pipes") };
+    let mut keys = child.stdin.take().zip(request.types.as_ref());
     pass_on(out, sender.clone());
     pass_on(err, sender);
 
@@ -100,6 +106,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
+                if let Some((mut stdin, (_, text))) =
+                    keys.take_if(|(_, (after, _))| line.contains(after.as_str()))
+                {
+                    stdin.write_all(text.as_bytes())?;
+                }
                 writeln!(kept, "{line}")?;
                 if request.show {
                     println!("{line}");

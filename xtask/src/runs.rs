@@ -13,7 +13,7 @@ use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
-use crate::{paths, process, refusal};
+use crate::{native, paths, process, refusal};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -65,6 +65,12 @@ pub struct Run {
     refused: bool,
     /// A folder, from `systems/`, whose programs come before all others: stand-ins, such as an old QEMU.
     programs: Option<String>,
+    /// Lines with this mark are those that the guest says on the bare board, one by one.
+    as_native: Option<String>,
+    /// The last line of such a guest.
+    done: Option<String>,
+    /// What is typed, and when.
+    types: Option<Types>,
     /// The protection that is off, in the hypervisor's test image.
     protection_off: Option<String>,
     /// The boot loader that starts the hypervisor, from a disk with what `axvm pack` writes; without one QEMU does.
@@ -77,6 +83,15 @@ pub struct Run {
     qemu: Vec<String>,
     /// Seconds that it may take.
     timeout: Option<u64>,
+}
+
+/// What is typed once a line has been said.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Types {
+    /// A text in that line.
+    after: String,
+    text: String,
 }
 
 /// A boot loader.
@@ -191,12 +206,18 @@ impl Run {
             show: false,
             report: None,
             programs: self.programs.as_ref().map(|folder| paths::root().join("systems").join(folder)),
+            types: self.types.as_ref().map(|it| (it.after.clone(), it.text.clone())),
         })?;
         let mut problems = self.differences(&outcome);
         if self.refused {
             let text = std::fs::read_to_string(&system)?;
             let name = system.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             problems.extend(refusal::differences(name, &text, &outcome));
+        }
+        if let Some(mark) = &self.as_native {
+            let done = self.done.as_deref().unwrap_or(mark);
+            let said = native::run(arch, &system, &format!("{}-native", self.name), done, timeout)?;
+            problems.extend(native::differences(mark, &said, &outcome.lines));
         }
         if self.demo {
             let nic = self.change.nic.as_deref().unwrap_or("e1000e");

@@ -10,7 +10,7 @@ use axvm_addr::VcpuId;
 use crate::interrupts::{Handle, Interrupts};
 use crate::irq::{Held, Irq};
 use crate::spec::list_register::{
-    HCR_EN, HCR_LRENPIE, HCR_UIE, LIST_REGISTERS_MAX, ListRegister, State, hcr_eoi_count,
+    HCR_EN, HCR_LRENPIE, HCR_NPIE, HCR_TDIR, LIST_REGISTERS_MAX, ListRegister, State, hcr_eoi_count,
 };
 
 /// The list registers of one vCPU, as they are to be written before it enters the guest, or were read after
@@ -28,7 +28,7 @@ pub struct ListRegisters {
     pub count: usize,
     /// How many, from the first, are to be written.
     pub to_write: usize,
-    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, UIE, LRENPIE, and EOIcount when it was read
+    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, NPIE, LRENPIE, TDIR, and EOIcount when it was read
     /// back.
     pub hcr: u64,
     /// What was last put into `lr`.
@@ -90,7 +90,7 @@ impl Interrupts {
         for (handle, value) in held.iter().zip(&registers.lr).take(count) {
             self.take_back(vcpu, *handle, ListRegister(*value).state());
         }
-        registers.hcr &= HCR_EN | HCR_UIE | HCR_LRENPIE;
+        registers.hcr &= HCR_EN | HCR_NPIE | HCR_LRENPIE | HCR_TDIR;
         let repeated = core::mem::take(&mut registers.repeated);
         // The registers are to be filled anew, even if nothing is left for them.
         self.make_stale(vcpu);
@@ -111,10 +111,18 @@ impl Interrupts {
         if now.pending && held.latch && !held.cancel {
             irq.latch = true;
         }
+        if taken {
+            irq.host_pended = held.again;
+        }
+        let again = taken && held.again;
         irq.active = held.force_active.unwrap_or(now.active);
         if irq.active {
             irq.active_on = vcpu;
         }
+        if again {
+            self.set_host_pending(handle, true);
+        }
+        let Some(irq) = self.irq(handle) else { return };
         // A linked physical interrupt is active as long as the guest hasn't ended this one; here it won't,
         // any more. A masked one waits for any end.
         if irq.is_done() && (irq.by_mask || dropped || ended_by_write) {
@@ -156,8 +164,12 @@ impl Interrupts {
         self.update(handle);
     }
 
-    /// Fills the list registers of `vcpu` with what concerns it most: what is active there, then what is
-    /// pending, by priority.
+    /// Fills the list registers of `vcpu` with what concerns it most: what is pending, by priority, then what is active there.
+    ///
+    /// What is active needs no list register: the CPU interface knows the running priority by itself, and says how many
+    /// interrupts were ended that it had in none (EOIcount). What is pending needs one, however many are active: it may be more
+    /// urgent than all of those. In two steps (EOImode) the guest ends interrupts in an order of its own, which a count doesn't
+    /// tell: then its writes of ICC_DIR_EL1 are trapped ([`crate::Vgic::deactivate`]).
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
         self.take_mail(vcpu);
@@ -166,7 +178,7 @@ impl Interrupts {
         let waiting = cpu.list.len();
         if waiting > most {
             cpu.list.select_nth_unstable_by_key(most - 1, |handle| {
-                irqs.get(*handle).map(|irq| (!irq.active, irq.priority, irq.intid))
+                irqs.get(*handle).map(|irq| (irq.active, irq.priority, irq.intid))
             });
         }
         let mut chosen = [Handle::default(); LIST_REGISTERS_MAX];
@@ -186,12 +198,13 @@ impl Interrupts {
         registers.count = count;
         registers.hcr = HCR_EN;
         if waiting > most {
-            registers.hcr |= HCR_UIE;
-            let unlisted_active = self.cpu(vcpu).is_some_and(|cpu| {
-                cpu.list.iter().skip(most).any(|h| self.irq(*h).is_some_and(|irq| irq.active))
-            });
-            if unlisted_active {
-                registers.hcr |= HCR_LRENPIE;
+            let unlisted = self.cpu(vcpu).map_or(&[][..], |cpu| cpu.list.get(most..).unwrap_or_default());
+            let active = |handle: &Handle| self.irq(*handle).is_some_and(|irq| irq.active);
+            if !unlisted.iter().all(active) {
+                registers.hcr |= HCR_NPIE;
+            }
+            if unlisted.iter().any(active) {
+                registers.hcr |= HCR_LRENPIE | HCR_TDIR;
             }
         }
         if let Some(cpu) = self.cpu_mut(vcpu) {
@@ -223,7 +236,7 @@ impl Interrupts {
         };
         if let Some(irq) = self.irq_mut(handle) {
             let latch = pending && core::mem::take(&mut irq.latch);
-            irq.held = Some(Held { vcpu, pending, latch, cancel: false, force_active: None });
+            irq.held = Some(Held { vcpu, pending, latch, cancel: false, again: false, force_active: None });
         }
         value.0
     }

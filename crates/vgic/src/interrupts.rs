@@ -188,7 +188,12 @@ impl Interrupts {
 
     /// Puts everything in its reset state and gives the physical interrupts back. No vCPU may run.
     pub(crate) fn reset(&mut self) {
-        self.for_each(Self::give_back_now);
+        self.for_each(|state, handle| {
+            if let Some(irq) = state.irq_mut(handle) {
+                irq.host_pended = false;
+            }
+            state.give_back_now(handle);
+        });
         self.groups = [false; 2];
         self.kicks = VcpuSet::default();
         for cpu in &mut self.cpus {
@@ -366,7 +371,7 @@ impl Interrupts {
         if irq.host.is_none() {
             return;
         }
-        let (latch, edge) = (core::mem::take(&mut irq.latch), irq.edge);
+        let (latch, edge) = (core::mem::take(&mut irq.latch), irq.edge || irq.host_pended);
         let busy = irq.active || irq.held.is_some();
         if latch || busy {
             if latch && edge {
@@ -490,7 +495,7 @@ impl Interrupts {
         }
     }
 
-    /// With direct delivery: what the hardware says of an interrupt.
+    /// What the hardware says of an interrupt that stands for a physical one.
     pub(crate) fn host_state(&self, irq: &Irq) -> PhysicalState {
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, _) => self.backend.spi_state(host),

@@ -30,6 +30,8 @@ pub(crate) struct Held {
     pub(crate) latch: bool,
     /// The pending state was cleared since.
     pub(crate) cancel: bool,
+    /// The guest has made a physical interrupt pending since: if this one was taken before that, it is to come once more.
+    pub(crate) again: bool,
     /// The active state was set or cleared since.
     pub(crate) force_active: Option<bool>,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Irq {
     pub(crate) by_software: bool,
     /// Made pending by an edge, a message, a write to ISPENDR, or the physical interrupt.
     pub(crate) latch: bool,
+    /// The guest made the physical interrupt pending by a write to ISPENDR: what has arrived, or will, may have no level behind it.
+    pub(crate) host_pended: bool,
     /// Active, as far as known: what is in a list register may have moved on.
     pub(crate) active: bool,
     /// Where it is active.
@@ -89,6 +93,7 @@ impl Irq {
             level: false,
             by_software: false,
             latch: false,
+            host_pended: false,
             active: false,
             active_on: VcpuId(0),
             target,

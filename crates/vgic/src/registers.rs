@@ -24,7 +24,10 @@ impl Interrupts {
                 Bank::SetActive | Bank::ClearActive if self.direct.is_some() => hardware().active,
                 Bank::Group => irq.group1,
                 Bank::SetEnable | Bank::ClearEnable => irq.enabled,
-                Bank::SetPending | Bank::ClearPending => irq.shows_pending(),
+                // A level that is up, or what was made pending while it is disabled or active, waits in the hardware.
+                Bank::SetPending | Bank::ClearPending => {
+                    irq.shows_pending() || irq.host.is_some() && hardware().pending
+                }
                 Bank::SetActive | Bank::ClearActive => irq.shows_active(),
             };
             value |= u32::from(set) << bit;
@@ -97,9 +100,22 @@ impl Interrupts {
     }
 
     fn set_pending(&mut self, handle: Handle) {
-        let Some(irq) = self.irq(handle) else { return };
+        let Some(irq) = self.irq_mut(handle) else { return };
         // A physical interrupt is made pending where it comes from, and then arrives as it always does.
-        if irq.host.is_some() { self.set_host_pending(handle, true) } else { self.latch(handle) }
+        if irq.host.is_some() {
+            irq.host_pended = true;
+            // What has arrived and waits for the guest is pending as it is, and comes once.
+            match &mut irq.held {
+                Some(held) if held.pending && !held.cancel => {
+                    held.again = true;
+                    self.update(handle);
+                }
+                _ if irq.latch => {}
+                _ => self.set_host_pending(handle, true),
+            }
+        } else {
+            self.latch(handle);
+        }
     }
 
     fn clear_pending(&mut self, handle: Handle) {
@@ -108,10 +124,12 @@ impl Interrupts {
         }
         let Some(irq) = self.irq_mut(handle) else { return };
         let latch = core::mem::take(&mut irq.latch);
+        irq.host_pended = false;
         let physical = irq.host.is_some();
         let quiet = irq.held.is_none() && !irq.active;
         if let Some(held) = &mut irq.held {
             held.cancel = true;
+            held.again = false;
         }
         if physical {
             self.set_host_pending(handle, false);
@@ -143,7 +161,7 @@ impl Interrupts {
         self.update(handle);
     }
 
-    fn clear_active(&mut self, handle: Handle) {
+    pub(crate) fn clear_active(&mut self, handle: Handle) {
         if self.direct.is_some() {
             return self.set_host_active(handle, false);
         }

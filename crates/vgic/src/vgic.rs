@@ -262,6 +262,16 @@ impl Vgic {
         });
     }
 
+    /// Carries out a write of ICC_DIR_EL1 by `vcpu`, which is trapped while it has active interrupts in no list register
+    /// ([`HCR_TDIR`](crate::spec::list_register::HCR_TDIR)) and ends interrupts in two steps. After [`Self::sync`].
+    pub fn deactivate(&self, vcpu: VcpuId, intid: Intid) {
+        self.with(Some(vcpu), |state| {
+            if let Some(handle) = state.find(vcpu, intid).or_else(|| state.find_lpi(intid)) {
+                state.clear_active(handle);
+            }
+        });
+    }
+
     /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON, on the vCPU's own CPU.
     pub fn reset_vcpu(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.with(Some(vcpu), |state| state.reset_cpu_interface(vcpu, registers));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
-use axvm_vgic::spec::list_register::{HCR_UIE, ListRegister};
+use axvm_vgic::spec::list_register::{HCR_NPIE, HCR_TDIR, ListRegister};
 use common::{Bench, V0, V1, config, line, masked_line};
 
 const PENDING: (bool, bool) = (true, false);
@@ -437,7 +437,7 @@ fn list_registers_hold_the_highest_priorities_and_the_rest_waits() {
     bench.settle();
     let listed: Vec<_> = bench.listed(0).iter().map(|l| l.0).collect();
     assert_eq!(listed, [44, 45, 46, 47]);
-    assert_ne!(bench.cpus[0].hcr & HCR_UIE, 0);
+    assert_ne!(bench.cpus[0].hcr & HCR_NPIE, 0);
     let mut taken = Vec::new();
     while let Some(intid) = bench.acknowledge(0) {
         taken.push(intid);
@@ -445,7 +445,7 @@ fn list_registers_hold_the_highest_priorities_and_the_rest_waits() {
         bench.settle();
     }
     assert_eq!(taken, [47, 46, 45, 44, 43, 42, 41, 40]);
-    assert_eq!(bench.cpus[0].hcr & HCR_UIE, 0);
+    assert_eq!(bench.cpus[0].hcr & HCR_NPIE, 0);
 }
 
 #[test]
@@ -546,4 +546,94 @@ fn a_vcpu_that_acts_only_when_kicked_misses_nothing_that_other_threads_do() {
         assert_eq!(taken.recv_timeout(Duration::from_secs(60)), Ok(intid), "round {round}");
     }
     guest.join().unwrap();
+}
+
+/// Lines 40 and on, edges made up by software, each more urgent than the one before.
+fn ever_more_urgent(count: u32, list_registers: usize) -> Bench {
+    let lines: Vec<_> = (0..count).map(|n| line(40 + n, None, true)).collect();
+    let bench = Bench::started(config(1, lines, list_registers));
+    for n in 0..count {
+        bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from(0x80 - n * 8));
+        bench.enable(40 + n);
+    }
+    bench
+}
+
+#[test]
+fn what_is_more_urgent_comes_though_every_list_register_could_hold_an_active_one() {
+    let mut bench = ever_more_urgent(8, 2);
+    for n in 0..8 {
+        assert!(bench.vgic.inject(V0, Intid(40 + n)));
+        bench.settle();
+        assert_eq!(bench.acknowledge(0), Some(40 + n), "{n} are active");
+        bench.settle();
+    }
+    for n in (0..8).rev() {
+        assert_eq!(bench.end(0), Some(40 + n));
+        bench.settle();
+        bench.cycle(0);
+        assert_eq!(bench.gicd.read(V0, 0x304, Width::B4), (0xff >> (8 - n)) << 8, "those before it");
+    }
+}
+
+#[test]
+fn what_ends_in_two_steps_ends_in_any_order() {
+    let mut bench = ever_more_urgent(6, 2);
+    bench.gicd.write(V0, 0x304, Width::B4, 0x3f << 8);
+    bench.cycle(0);
+    assert_ne!(bench.cpus[0].hcr & HCR_TDIR, 0, "the second step is trapped");
+    let mut left = 0x3f00;
+    for n in [1, 4, 0, 5, 3, 2] {
+        bench.exit(0);
+        bench.vgic.deactivate(V0, Intid(40 + n));
+        bench.enter(0);
+        left &= !(1 << (8 + n));
+        assert_eq!(bench.gicd.read(V0, 0x304, Width::B4), left);
+    }
+    bench.cycle(0);
+    assert_eq!(bench.cpus[0].hcr & HCR_TDIR, 0);
+}
+
+#[test]
+fn a_physical_line_that_the_guest_made_pending_is_neither_lost_nor_doubled() {
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    // By vCPU 0, which is out of the guest for that.
+    let pend = |bench: &mut Bench| {
+        bench.gicd.write(V0, 0x204, Width::B4, 1 << 8);
+        bench.cycle(0);
+        bench.settle();
+    };
+    // While it is disabled, and disabled again when it has arrived: no level is behind it.
+    pend(&mut bench);
+    assert!(bench.is_pending(40));
+    bench.enable(40);
+    bench.settle();
+    bench.disable(40);
+    bench.cycle(0);
+    bench.settle();
+    assert!(bench.is_pending(40));
+    bench.enable(40);
+    bench.settle();
+    // Twice before it is taken: once.
+    pend(&mut bench);
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.cycle(0);
+    assert!(!bench.is_pending(40));
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), None);
+    // On another vCPU, which has taken it before without that anyone knows: once more.
+    bench.route(40, 1);
+    bench.cycle(0);
+    pend(&mut bench);
+    bench.cycle(1);
+    assert_eq!(bench.acknowledge(1), Some(40));
+    pend(&mut bench);
+    bench.end(1);
+    bench.settle();
+    bench.cycle(1);
+    assert_eq!(bench.acknowledge(1), Some(40));
+    bench.end(1);
+    bench.settle();
+    assert_eq!(bench.acknowledge(1), None);
 }

@@ -5,7 +5,7 @@ mod common;
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
-use axvm_vgic::spec::list_register::{HCR_UIE, ListRegister};
+use axvm_vgic::spec::list_register::{HCR_NPIE, ListRegister};
 use common::{Bench, V0, config, line, masked_line};
 use proptest::prelude::*;
 
@@ -189,7 +189,7 @@ impl Run {
                     || SOFTWARE_LEVELS.contains(&intid) && expected.level;
                 let here = expected.enabled && self.groups && expected.route == cpu as u64;
                 if software && here && !(0..VCPUS).any(|c| self.is_running(c, intid)) {
-                    let waits = self.bench.cpus[cpu].hcr & HCR_UIE != 0;
+                    let waits = self.bench.cpus[cpu].hcr & HCR_NPIE != 0;
                     assert!(
                         waits || listed.iter().any(|(i, pending, _)| *i == intid && *pending),
                         "{intid} got lost on vCPU {cpu}: {listed:?}"

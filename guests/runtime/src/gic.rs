@@ -148,6 +148,11 @@ impl Redistributor {
         store32(self.frame + GICR_WAKER, load32(self.frame + GICR_WAKER)? & !GICR_WAKER_PROCESSOR_SLEEP)
     }
 
+    /// The frame with the CPU's own interrupts.
+    pub fn own_interrupts(&self) -> u64 {
+        self.frame + SGI_FRAME
+    }
+
     /// Enables an SGI or a PPI.
     pub fn enable(&self, intid: u32) -> Result<(), Fault> {
         enable(self.frame + SGI_FRAME, intid)

@@ -12,7 +12,7 @@ struct Heap {
     used: AtomicUsize,
 }
 
-// SAFETY: one CPU, and no interrupt is ever unmasked: there is no second user at any time.
+// SAFETY: the first CPU, and no handler of an interrupt, allocates: there is no second user at any time.
 unsafe impl Sync for Heap {}
 
 // SAFETY: each call gives a part of `bytes` that no other call gave, aligned as asked.

@@ -21,6 +21,9 @@ use goals::{Figures, Line};
 /// With these, QEMU counts one instruction as one tick of its clock: with `-cpu max` a tick of the counter.
 const COUNTING: &[&str] = &["-icount", "shift=0,sleep=off"];
 
+/// So many reads, or echo requests, and twice as many are compared.
+const MORE: u64 = 100;
+
 /// What to measure and how to say it.
 pub struct Options {
     /// Reads of the first NVMe run.
@@ -57,6 +60,10 @@ pub fn run(arch: &str, options: &Options) -> Result<u8> {
     if !options.short {
         count::measure(&bench, &mut figures)?;
     }
+    let more = match options.short {
+        true => Value::Null,
+        false => bench.more(&mut figures)?,
+    };
     let mut lines = goals::judge(goals::GOALS, &figures);
     if !options.short {
         lines.extend(goals::judge_in(goals::LINUX_MODES, goals::LINUX, &figures));
@@ -67,6 +74,7 @@ pub fn run(arch: &str, options: &Options) -> Result<u8> {
         "goals": lines.iter().map(line_json).collect::<Vec<_>>(),
     });
     if !options.short {
+        result["more"] = more;
         bench.linux(options.reads, &mut result)?;
     }
     if options.json {
@@ -108,6 +116,33 @@ impl Bench<'_> {
         let all = figures.entry(goals::ALL.into()).or_default();
         all.insert("image-bytes".into(), std::fs::metadata(&self.image)?.len());
         Ok(figures)
+    }
+
+    /// What 100 more operations add to the exits of a whole run in passthrough mode, by its report: waits and software interrupts
+    /// apart, nothing.
+    fn more(&self, figures: &mut Figures) -> Result<Value> {
+        guest::prepare_measuring(self.arch)?;
+        let file = paths::root().join(format!("systems/measure-{}/system.toml", self.arch));
+        let mut result = Map::new();
+        for work in ["reads", "pings"] {
+            let mut reports = Vec::new();
+            for count in [MORE, 2 * MORE] {
+                let change = Change {
+                    append: Some(format!("axvm.work={work} axvm.count={count} axvm.rounds=0")),
+                    interrupts: Some("passthrough".into()),
+                    ..Change::default()
+                };
+                let name = format!("bench-{work}-{count}");
+                let says = format!("MEASURE {work} ok");
+                let outcome = self.run(&file, &change, &name, &[], demo::TIMEOUT, &says)?;
+                reports.push(report(&outcome)?.clone());
+            }
+            let exits = exits(&reports[0], &reports[1])?;
+            let other = others(&exits);
+            figures.entry("passthrough".into()).or_default().insert(format!("more-{work}"), other);
+            result.insert(work.into(), json!({"n": MORE, "exits": exits}));
+        }
+        Ok(Value::Object(result))
     }
 
     /// What Linux's reads cost, sizes, and the way to the first guest instruction with a big guest.
@@ -160,6 +195,7 @@ impl Bench<'_> {
             show: false,
             report: None,
             programs: None,
+            types: None,
         })?;
         if outcome.status != Some(0) || !outcome.says(says) {
             bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));
@@ -225,18 +261,36 @@ fn exits(once: &Value, twice: &Value) -> Result<Value> {
     Ok(Value::Object(result))
 }
 
-fn print_linux(figures: &Value, reads: u64) {
-    say::step(format_args!("NVMe reads of 4 KiB: exits of a run with {reads}, with {}", 2 * reads));
-    say::note(format_args!("{:<16} {:>10} {:>10} {:>10} {:>10}", "reason", "N", "2N", "2N-N", "per read"));
-    for (reason, row) in figures["nvme_read_4k"]["exits"].as_object().into_iter().flatten() {
+/// Exits that the second run has more, or fewer, than the first: all but waits and software interrupts.
+fn others(exits: &Value) -> u64 {
+    let rows = exits.as_object().into_iter().flatten();
+    let counted = rows.filter(|(reason, _)| !["wfi", "sgi", "total"].contains(&reason.as_str()));
+    counted.filter_map(|(_, row)| row["difference"].as_i64()).map(i64::unsigned_abs).sum()
+}
+
+fn print_exits(exits: &Value, count: u64) {
+    say::note(format_args!("{:<16} {:>10} {:>10} {:>10} {:>10}", "reason", "N", "2N", "2N-N", "for one"));
+    for (reason, row) in exits.as_object().into_iter().flatten() {
         let difference = row["difference"].as_i64().unwrap_or_default();
         say::note(format_args!(
             "{reason:<16} {:>10} {:>10} {difference:>10} {:>10.3}",
             row["n"].as_i64().unwrap_or_default(),
             row["2n"].as_i64().unwrap_or_default(),
-            difference as f64 / reads as f64,
+            difference as f64 / count as f64,
         ));
     }
+}
+
+fn print_linux(figures: &Value, reads: u64) {
+    for (work, result) in figures["more"].as_object().into_iter().flatten() {
+        say::step(format_args!("{work}: exits of a run with {MORE}, with {}", 2 * MORE));
+        print_exits(&result["exits"], MORE);
+    }
+    say::step(format_args!(
+        "NVMe reads of 4 KiB in the demo: exits of a run with {reads}, with {}",
+        2 * reads
+    ));
+    print_exits(&figures["nvme_read_4k"]["exits"], reads);
     say::step(format_args!("image: {} bytes", figures["image"]["bytes"]));
     for (name, size) in figures["image"]["sections"].as_object().into_iter().flatten() {
         say::note(format_args!("{name:<16} {:>10}", size.as_u64().unwrap_or_default()));
@@ -259,5 +313,11 @@ mod tests {
         assert_eq!(exits["wfi"], json!({"n": 10, "2n": 25, "difference": 15}));
         assert_eq!(exits["sgi"]["difference"], 0);
         assert!(super::exits(&json!({}), &report(1)).is_err());
+        assert_eq!(
+            others(
+                &json!({"wfi": {"difference": 9}, "mmio": {"difference": -2}, "sysreg": {"difference": 1}})
+            ),
+            3
+        );
     }
 }

@@ -1,20 +1,15 @@
 //! The guest that measures: on the bare board, and in a VM in each mode.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use toml_edit::DocumentMut;
 
 use super::Bench;
 use super::goals::{self, Figures};
-use crate::host::qemu;
 use crate::variant::Change;
-use crate::{image, paths, process};
+use crate::{native, paths};
 
 /// One run takes a few seconds.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -28,9 +23,9 @@ fn system(arch: &str, name: &str) -> PathBuf {
 
 /// Measures on the bare board and in each mode.
 pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
-    let program = paths::guest(bench.arch).join("axvm-guest-probe.elf");
     let file = system(bench.arch, "emulated");
-    figures.insert(goals::NATIVE.into(), native(bench.arch, &file, &program)?);
+    let said = native::run(bench.arch, &file, "bench-probe-native", DONE, TIMEOUT)?;
+    figures.insert(goals::NATIVE.into(), parse(&said));
     let mut measure = |name: &str, mode: &str, qemu: &[String]| -> Result<()> {
         let change = Change { interrupts: Some(mode.to_string()), ..Change::default() };
         let outcome = bench.run(&file, &change, &format!("bench-probe-{name}"), qemu, TIMEOUT, DONE)?;
@@ -60,42 +55,6 @@ pub fn start(bench: &Bench, figures: &mut Figures) -> Result<()> {
     all.insert("start".into(), small.saturating_sub(filling));
     all.insert("vm-per-gib".into(), big.saturating_sub(small));
     Ok(())
-}
-
-/// Runs the guest without a hypervisor, on the board of a system file.
-fn native(arch: &str, system: &Path, program: &Path) -> Result<BTreeMap<String, u64>> {
-    let text = std::fs::read_to_string(system)?;
-    let document: DocumentMut = text.parse().with_context(|| format!("in {}", paths::shown(system)))?;
-    let words = document["board"]["qemu"].as_array().context("it has no board.qemu")?;
-    let flat = paths::target().join("axvm").join(arch).join("axvm-guest-probe.bin");
-    paths::write_atomically(&flat, &image::flatten(&std::fs::read(program)?)?)?;
-    let log = paths::logs().join("runs").join("bench-probe-native.log");
-    std::fs::create_dir_all(paths::logs().join("runs"))?;
-    let mut command = process::command(qemu::program(arch));
-    command.args(words.iter().filter_map(|word| word.as_str()));
-    command.arg("-kernel").arg(&flat).args(["-display", "none", "-no-reboot", "-monitor", "none"]);
-    command.args(["-serial", "stdio"]).stdout(Stdio::piped());
-    command.stderr(File::create(&log).with_context(|| format!("cannot write {}", log.display()))?);
-    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", process::line(&command)))?;
-    // It says less than a pipe holds: no need to read while it runs.
-    let end = Instant::now() + TIMEOUT;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > end {
-            child.kill()?;
-            child.wait()?;
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let mut bytes = Vec::new();
-    child.stdout.take().context("no pipe")?.read_to_end(&mut bytes)?;
-    let said = String::from_utf8_lossy(&bytes).into_owned();
-    paths::write_atomically(&log, said.as_bytes())?;
-    let lines: Vec<String> = said.lines().map(str::to_owned).collect();
-    if !lines.iter().any(|line| line.contains(DONE)) {
-        bail!("the guest that measures doesn't end on the bare board; see {}", paths::shown(&log));
-    }
-    Ok(parse(&lines))
 }
 
 /// The figures of its lines `PROBE name ticks`. What was skipped has none.

@@ -7,10 +7,12 @@ pub const LIST_REGISTERS_MAX: usize = 16;
 
 /// ICH_HCR_EL2.En: the virtual CPU interface operates.
 pub const HCR_EN: u64 = 1 << 0;
-/// ICH_HCR_EL2.UIE: maintenance interrupt while at most one list register is in use.
-pub const HCR_UIE: u64 = 1 << 1;
 /// ICH_HCR_EL2.LRENPIE: maintenance interrupt while EOIcount isn't zero.
 pub const HCR_LRENPIE: u64 = 1 << 2;
+/// ICH_HCR_EL2.NPIE: maintenance interrupt while no list register has an interrupt that is pending and not active.
+pub const HCR_NPIE: u64 = 1 << 3;
+/// ICH_HCR_EL2.TDIR: writes of ICC_DIR_EL1 are trapped, where the CPU can (ICH_VTR_EL2.TDS).
+pub const HCR_TDIR: u64 = 1 << 14;
 
 /// ICH_HCR_EL2.EOIcount: how many interrupts the guest ended that were in no list register.
 pub const fn hcr_eoi_count(hcr: u64) -> u32 {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
-use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_UIE, ListRegister};
+use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_NPIE, ListRegister};
 use axvm_vgic::{
     Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters,
     NotGuestMemory, PhysicalState, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
@@ -397,8 +397,8 @@ impl Bench {
                     maintained = true;
                     self.cycle(cpu);
                     assert!(
-                        self.cpus[cpu].hcr & HCR_UIE == 0 || self.in_use(cpu) > 1,
-                        "an underflow interrupt that stays"
+                        self.cpus[cpu].hcr & HCR_NPIE == 0 || self.has_listed_pending(cpu),
+                        "a maintenance interrupt that stays"
                     );
                 }
             }
@@ -413,11 +413,16 @@ impl Bench {
         self.cpus[cpu].hardware.iter().filter(|lr| ListRegister(**lr).in_use()).count()
     }
 
+    fn has_listed_pending(&self, cpu: usize) -> bool {
+        let states = self.cpus[cpu].hardware.iter().map(|lr| ListRegister(*lr).state());
+        states.into_iter().any(|state| state.pending && !state.active)
+    }
+
     fn wants_maintenance(&self, cpu: usize) -> bool {
-        let in_use = self.in_use(cpu);
+        let pending = self.has_listed_pending(cpu);
         let cpu = &self.cpus[cpu];
         cpu.maintenance
-            || (cpu.hcr & HCR_UIE != 0 && in_use <= 1)
+            || (cpu.hcr & HCR_NPIE != 0 && !pending)
             || (cpu.hcr & HCR_LRENPIE != 0 && cpu.hcr >> 27 & 0x1f != 0)
     }
 

@@ -2,13 +2,13 @@
 
 use axvm::events::Kind;
 use axvm::stats::ExitReason;
-use axvm_addr::{Gpa, VcpuId};
+use axvm_addr::{Gpa, Intid, VcpuId};
 use axvm_axdevice::Width;
 
 use super::emulate::Refused;
 use super::guest_psci::{self, After};
 use super::sysreg::mrs;
-use super::vcpu::Context;
+use super::vcpu::{Context, ends_in_two_steps};
 use super::vectors::Left;
 use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};
@@ -221,6 +221,16 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
     }
     vm.count_exit(vcpu, ExitReason::Sysreg);
     let written = context.x(target);
+    /// ICC_DIR_EL1, which is trapped now and then where it is virtual.
+    const DIR: idregs::Encoding = (3, 0, 12, 11, 1);
+    if register == DIR && !read && context.direct.is_none() {
+        // Otherwise the register does nothing.
+        if ends_in_two_steps() {
+            vm.vgic().deactivate(vcpu, Intid(written as u32 & 0xff_ffff));
+        }
+        context.skip();
+        return;
+    }
     let direct = context.direct.as_mut().and_then(|direct| {
         if read {
             direct.read(register).ok()

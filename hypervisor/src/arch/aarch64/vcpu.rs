@@ -147,8 +147,6 @@ impl Context {
             write_lr(index, value);
         }
         self.lists.to_write = 0;
-        /// EOIcount, which hardware counts up from what is written.
-        const EOI_COUNT: u64 = 0x1f << 27;
         let value = control::value(Register::IchHcr, Interrupts::Emulated) | self.lists.hcr & !EOI_COUNT;
         // SAFETY: the virtual interface is the guest's.
         unsafe { msr!("ich_hcr_el2", value) };
@@ -164,12 +162,28 @@ impl Context {
         }
         if self.lists.hcr & LRENPIE != 0 {
             self.lists.hcr = mrs!("ich_hcr_el2");
+            // Where the end is two steps, the second is trapped. The first ends nothing, and doesn't count by the architecture;
+            // by QEMU (10.0) it does.
+            if ends_in_two_steps() && mrs!("ich_vtr_el2") & VTR_TDS != 0 {
+                self.lists.hcr &= !EOI_COUNT;
+            }
         }
         // SAFETY: the virtual interface is the guest's. Off while the hypervisor runs: the maintenance interrupt is a level, and
         // would come again and again until the list registers are filled anew.
         unsafe { msr!("ich_hcr_el2", 0) };
         isb!();
     }
+}
+
+/// ICH_HCR_EL2.EOIcount, which hardware counts up from what is written.
+const EOI_COUNT: u64 = 0x1f << 27;
+
+/// ICH_VTR_EL2.TDS: ICH_HCR_EL2.TDIR does something.
+const VTR_TDS: u64 = 1 << 19;
+
+/// Whether the guest ends its interrupts in two steps (ICH_VMCR_EL2.VEOIM, the guest's ICC_CTLR_EL1.EOImode).
+pub fn ends_in_two_steps() -> bool {
+    mrs!("ich_vmcr_el2") & 1 << 9 != 0
 }
 
 /// How many list registers this CPU has (ICH_VTR_EL2.ListRegs).

@@ -1,0 +1,3 @@
+//! Hands the small guests' linker script to the linker.
+
+include!("../runtime/link.rs");

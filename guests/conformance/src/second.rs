@@ -1,0 +1,155 @@
+//! The other CPU: does what the first one asks, one thing at a time.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use axvm_guest_runtime::board::Board;
+use axvm_guest_runtime::machine::{self, Start};
+use axvm_guest_runtime::{icc, println};
+use spin_wait::within;
+
+use crate::cpu;
+use crate::frames::Frames;
+
+/// Bounded waiting.
+pub mod spin_wait {
+    use axvm_guest_runtime::machine;
+
+    /// Whether it comes true within a second.
+    pub fn within(mut what: impl FnMut() -> bool) -> bool {
+        let start = machine::now();
+        loop {
+            if what() {
+                return true;
+            }
+            if machine::now() - start > machine::frequency() {
+                return false;
+            }
+        }
+    }
+}
+
+/// What it can be asked.
+#[derive(Clone, Copy)]
+pub enum Ask {
+    /// Send all 16 SGIs to the first CPU, the last one first.
+    Send,
+    /// Send an SGI to all others.
+    Broadcast,
+    /// Let interrupts in until the handler has seen so many beginnings and ends, or a second has passed.
+    Listen(u32),
+    /// Take an interrupt and keep it active.
+    Take,
+    /// End what was taken last.
+    End,
+}
+
+static ORDER: AtomicU32 = AtomicU32::new(0);
+static DONE: AtomicU32 = AtomicU32::new(0);
+static ANSWER: AtomicU32 = AtomicU32::new(0);
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+static FRAMES: AtomicUsize = AtomicUsize::new(0);
+
+const STACK: usize = 16 << 10;
+
+#[repr(C, align(16))]
+struct Stack(UnsafeCell<[u8; STACK]>);
+
+// SAFETY: nothing in Rust refers to its bytes; the other CPU, started once, has them.
+unsafe impl Sync for Stack {}
+
+static MEMORY: Stack = Stack(UnsafeCell::new([0; STACK]));
+
+/// Starts it.
+pub fn start(board: &Board, frames: &Frames) -> bool {
+    let Some(conduit) = board.conduit else { return false };
+    FIRST.store(frames.mpidrs[0] as usize, Ordering::Relaxed);
+    let kept: &'static Frames = alloc::boxed::Box::leak(alloc::boxed::Box::new(*frames));
+    FRAMES.store(core::ptr::from_ref(kept) as usize, Ordering::Release);
+    let start = alloc::boxed::Box::leak(alloc::boxed::Box::new(Start {
+        stack_top: MEMORY.0.get() as u64 + STACK as u64,
+        function: serve,
+    }));
+    // SAFETY: this is called once, and the stack is there for it alone.
+    unsafe {
+        machine::start_cpu(conduit, frames.mpidrs[1], start) && within(|| DONE.load(Ordering::Acquire) == 1)
+    }
+}
+
+/// Asks it for something.
+pub fn ask(what: Ask) {
+    let code = match what {
+        Ask::Send => 1,
+        Ask::Broadcast => 2,
+        Ask::Listen(count) => 3 | count << 8,
+        Ask::Take => 4,
+        Ask::End => 5,
+    };
+    let next = (ORDER.load(Ordering::Relaxed) >> 24).wrapping_add(1) & 0x7f;
+    ORDER.store(next << 24 | code, Ordering::Release);
+}
+
+/// Waits until it has done what it was asked for; what it answers. `None`: it doesn't.
+pub fn wait() -> Option<u32> {
+    let order = ORDER.load(Ordering::Relaxed);
+    let done = (0..3).any(|_| within(|| DONE.load(Ordering::Acquire) == order));
+    if !done {
+        println!("CONFORMANCE broken: the other CPU doesn't answer");
+    }
+    done.then(|| ANSWER.load(Ordering::Relaxed))
+}
+
+/// Both.
+pub fn do_it(what: Ask) -> Option<u32> {
+    ask(what);
+    wait()
+}
+
+extern "C" fn serve() -> ! {
+    let frames = FRAMES.load(Ordering::Acquire) as *const Frames;
+    // SAFETY: the first CPU has left it there for good before it started this one.
+    let frames: &'static Frames = unsafe { &*frames };
+    cpu::become_cpu(1, frames);
+    let first = FIRST.load(Ordering::Relaxed) as u64;
+    let (mut done, mut taken) = (1, icc::NONE);
+    DONE.store(done, Ordering::Release);
+    loop {
+        let order = ORDER.load(Ordering::Acquire);
+        if order == done || order == 0 {
+            continue;
+        }
+        let answer = match order & 0xff {
+            1 => {
+                (0..16).rev().for_each(|sgi| cpu::send(first, sgi));
+                0
+            }
+            2 => {
+                const ALL_OTHERS: u64 = 1 << 40;
+                machine::send_sgi(5 << 24 | ALL_OTHERS);
+                0
+            }
+            3 => {
+                let enough = (order >> 8 & 0xffff) as usize;
+                cpu::unmask();
+                within(|| cpu::cpu(1).count() >= enough);
+                cpu::mask();
+                cpu::cpu(1).count() as u32
+            }
+            4 => {
+                taken = icc::NONE;
+                within(|| {
+                    taken = icc::acknowledge();
+                    taken != icc::NONE
+                });
+                taken as u32
+            }
+            _ => {
+                icc::end(taken);
+                0
+            }
+        };
+        ANSWER.store(answer, Ordering::Relaxed);
+        done = order;
+        DONE.store(done, Ordering::Release);
+    }
+}
