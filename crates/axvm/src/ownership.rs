@@ -9,7 +9,6 @@
 //!      └─────────────── release ──────────────┘         └── close, detach, reset ──┘
 //! ```
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,6 +16,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use axvm_addr::VmId;
+use litemap::LiteMap;
 
 use crate::plan::DevicePlan;
 
@@ -318,8 +318,8 @@ pub struct Stuck {
 /// All devices that VMs may be given, each in exactly one slot.
 #[derive(Debug, Default)]
 pub struct Registry {
-    slots: BTreeMap<String, Slot>,
-    groups: BTreeMap<String, u32>,
+    slots: LiteMap<String, Slot>,
+    groups: LiteMap<String, u32>,
 }
 
 impl Registry {

@@ -2,12 +2,12 @@
 //!
 //! Everything it says comes from the [`Description`]; nothing is decided here but names and phandles.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm_addr::{Address, Gpa, Intid, Span};
+use litemap::LiteMap;
 use vm_fdt::FdtWriter;
 
 use crate::description::{Description, DeviceDescription, GicDescription};
@@ -78,7 +78,7 @@ pub enum FdtWriteError {
 /// [`FdtWriteError`] names the node that can't be written.
 pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
     let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
-    let mut tree = Tree { writer, open: Vec::new(), names: BTreeSet::new() };
+    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new() };
     tree.begin("")?;
     tree.cells("#address-cells", &[2])?;
     tree.cells("#size-cells", &[2])?;
@@ -122,14 +122,14 @@ fn format_error(node: &str, error: &vm_fdt::Error) -> FdtWriteError {
 struct Open {
     name: String,
     node: vm_fdt::FdtWriterNode,
-    properties: BTreeSet<String>,
+    properties: LiteMap<String, ()>,
 }
 
 /// The writer, with what it doesn't check itself: that names are unique.
 struct Tree {
     writer: FdtWriter,
     open: Vec<Open>,
-    names: BTreeSet<String>,
+    names: LiteMap<String, ()>,
 }
 
 impl Tree {
@@ -143,10 +143,10 @@ impl Tree {
         path.push('/');
         path.push_str(name);
         let node = self.writer.begin_node(name).map_err(|error| format_error(&path, &error))?;
-        if !self.names.insert(path) {
+        if self.names.insert(path, ()).is_some() {
             return Err(FdtWriteError::DuplicateNode(name.into()));
         }
-        self.open.push(Open { name: name.into(), node, properties: BTreeSet::new() });
+        self.open.push(Open { name: name.into(), node, properties: LiteMap::new() });
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Tree {
     fn bytes(&mut self, property: &str, value: &[u8]) -> Result<(), FdtWriteError> {
         let node = self.path();
         if let Some(open) = self.open.last_mut()
-            && !open.properties.insert(property.into())
+            && open.properties.insert(property.into(), ()).is_some()
         {
             return Err(FdtWriteError::DuplicateProperty { node, property: property.into() });
         }

@@ -1,9 +1,8 @@
 //! The driver.
 
-use alloc::collections::BTreeMap;
-
 use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span, StreamId};
 use bitflags::bitflags;
+use litemap::LiteMap;
 
 use crate::access::{Memory, Registers, wait_for};
 use crate::close::{close, set_cr0};
@@ -124,7 +123,7 @@ pub struct Smmu<R: Registers, M: Memory> {
     commands: CommandQueue,
     events: EventQueue,
     /// The streams whose entries may be valid.
-    attached: BTreeMap<StreamId, Domain>,
+    attached: LiteMap<StreamId, Domain>,
 }
 
 impl<R: Registers, M: Memory> Smmu<R, M> {
@@ -145,7 +144,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         let events = EventQueue::new(&memory, event_log2)?;
         memory.barrier();
         let mut smmu =
-            Self { registers, memory, features, table, commands, events, attached: BTreeMap::new() };
+            Self { registers, memory, features, table, commands, events, attached: LiteMap::new() };
         smmu.start().inspect_err(|_| {
             // Best effort: GBPA aborts, so that translation off is closed.
             let _ = close(&smmu.registers);

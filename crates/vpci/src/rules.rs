@@ -1,8 +1,7 @@
 //! Which bits of config space a guest may see and change: one rule for each 32-bit register, none: nothing.
 
-use alloc::collections::BTreeMap;
-
 use axvm_pci::Width;
+use litemap::LiteMap;
 
 /// What one 32-bit register is to the guest. A bit in no field reads as zero and can't be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +55,7 @@ impl Special {
 
 /// The rules of one function.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rules(BTreeMap<u16, Rule>);
+pub(crate) struct Rules(LiteMap<u16, Rule>);
 
 impl Rules {
     /// The rule for the register at `offset`, a multiple of 4.

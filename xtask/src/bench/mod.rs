@@ -97,7 +97,7 @@ pub fn check(arch: &str) -> Result<(usize, Vec<String>)> {
     print_goals(&lines);
     let failed: Vec<String> = lines
         .iter()
-        .filter(|line| line.fails_tests())
+        .filter(|line| line.verdict.fails())
         .map(|line| {
             let value = line.value.map_or("nothing".into(), |value| value.to_string());
             let limit = line.limit.map_or("-".into(), |limit| limit.to_string());

@@ -8,7 +8,6 @@ mod blocks;
 #[cfg(test)]
 mod tests;
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -124,14 +123,14 @@ pub enum SpaceError<E> {
 #[derive(Clone, Debug)]
 pub struct AddrSpace<B> {
     bits: u8,
-    /// By start. Never overlapping, never empty.
-    regions: BTreeMap<Gpa, Region<B>>,
+    /// In their order. Never overlapping, never empty.
+    regions: Vec<Region<B>>,
 }
 
 impl<B: Backing> AddrSpace<B> {
     /// An empty address space of this many bits.
     pub fn new(address_bits: u8) -> Self {
-        Self { bits: address_bits.min(63), regions: BTreeMap::new() }
+        Self { bits: address_bits.min(63), regions: Vec::new() }
     }
 
     /// Maps `length` bytes from `base_gpa` on to what lies from `base` on, page by page in the same order, wherever the two
@@ -171,7 +170,8 @@ impl<B: Backing> AddrSpace<B> {
             gpa,
             error,
         })?;
-        self.regions.insert(base_gpa, Region { name: name.into(), gpa, backing: base, flags });
+        let place = self.beginning_by(base_gpa);
+        self.regions.insert(place, Region { name: name.into(), gpa, backing: base, flags });
         Ok(())
     }
 
@@ -204,28 +204,32 @@ impl<B: Backing> AddrSpace<B> {
 
     /// Forgets `span` and keeps what the regions there have on either side of it.
     fn cut(&mut self, span: Span<Gpa>) {
-        let touched: Vec<Gpa> = self.overlapping(span).map(|region| region.gpa.start()).collect();
-        for region in touched {
-            let Some(region) = self.regions.remove(&region) else { continue };
+        for region in core::mem::take(&mut self.regions) {
+            if !region.gpa.overlaps(&span) {
+                self.regions.push(region);
+                continue;
+            }
             for (from, to) in [(region.gpa.start(), span.start()), (span.end(), region.gpa.end())] {
                 let rest = to.get().checked_sub(from.get()).and_then(|size| Span::new(from, size).ok());
                 let skipped = from.get().saturating_sub(region.gpa.start().get());
                 if let (Some(gpa), Some(backing)) = (rest, region.backing.advance(skipped))
                     && !gpa.is_empty()
                 {
-                    self.regions.insert(from, Region { gpa, backing, name: region.name.clone(), ..region });
+                    self.regions.push(Region { gpa, backing, name: region.name.clone(), ..region });
                 }
             }
         }
     }
 
+    /// How many regions begin at `gpa` or below.
+    fn beginning_by(&self, gpa: Gpa) -> usize {
+        self.regions.partition_point(|region| region.gpa.start() <= gpa)
+    }
+
     /// The region that holds `gpa`.
     pub fn find(&self, gpa: Gpa) -> Option<&Region<B>> {
-        self.regions
-            .range(..=gpa)
-            .next_back()
-            .map(|(_, region)| region)
-            .filter(|region| region.gpa.contains(gpa))
+        let last = self.beginning_by(gpa).checked_sub(1)?;
+        self.regions.get(last).filter(|region| region.gpa.contains(gpa))
     }
 
     /// What is at `gpa`, and with which rights.
@@ -236,16 +240,16 @@ impl<B: Backing> AddrSpace<B> {
 
     /// All regions, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Region<B>> {
-        self.regions.values()
+        self.regions.iter()
     }
 
     /// The regions that share a byte with `span`, in order.
     pub fn overlapping(&self, span: Span<Gpa>) -> impl Iterator<Item = &Region<B>> {
-        let first = self.find(span.start()).map_or(span.start(), |region| region.gpa.start());
-        let last = if span.is_empty() { first } else { span.end() };
+        let first = self.beginning_by(span.start()).saturating_sub(1);
         self.regions
-            .range(first..last)
-            .map(|(_, region)| region)
+            .iter()
+            .skip(first)
+            .take_while(move |region| region.gpa.start() < span.end())
             .filter(move |region| region.gpa.overlaps(&span))
     }
 }

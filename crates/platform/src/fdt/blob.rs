@@ -4,10 +4,11 @@
 //! boards have (and every blob with `__symbols__`). The format is five tokens, so it is read here: nothing is
 //! indexed unchecked, and each step consumes at least four bytes, so every blob ends.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::str;
+
+use litemap::LiteMap;
 
 /// The header's magic number.
 const MAGIC: u32 = 0xd00d_feed;
@@ -68,7 +69,7 @@ struct Node<'a> {
 #[derive(Clone, Debug)]
 pub struct Tree<'a> {
     nodes: Vec<Node<'a>>,
-    phandles: BTreeMap<u32, NodeId>,
+    phandles: LiteMap<u32, NodeId>,
     /// The memory reservation block: address and size.
     pub reservations: Vec<(u64, u64)>,
 }
@@ -147,7 +148,7 @@ impl<'a> Tree<'a> {
         let strings = Names::new(part(field(3)?, field(8)?)?);
         let mut tree = Self {
             nodes: Vec::new(),
-            phandles: BTreeMap::new(),
+            phandles: LiteMap::new(),
             reservations: Self::reservations(blob, field(4)?)?,
         };
         tree.read_structure(structure, &strings)?;
