@@ -167,6 +167,12 @@ impl BareMetal {
         command
     }
 
+    /// Whether it builds the library from source, for size like the rest: what the goals of figures are set for. A library that
+    /// comes compiled is larger and otherwise inlined, and of whatever version.
+    pub fn builds_library(&self) -> bool {
+        matches!(self.kind, Kind::FromSource { .. })
+    }
+
     /// Whether it has clippy.
     pub fn has_clippy(&self) -> bool {
         match self.kind {
