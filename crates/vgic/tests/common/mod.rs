@@ -23,6 +23,16 @@ pub const V1: VcpuId = VcpuId(1);
 /// The priority that tests give to everything.
 pub const PRIORITY: u8 = 0xa0;
 
+/// The state of an interrupt that waits to be taken: pending, not active.
+pub const PENDING: (bool, bool) = (true, false);
+
+/// The interrupt in the list registers of a CPU, with its state, where there is at most one.
+pub fn only(bench: &Bench, cpu: usize) -> Option<(u32, (bool, bool))> {
+    let listed = bench.listed(cpu);
+    assert!(listed.len() <= 1, "{listed:?}");
+    listed.first().map(|(intid, pending, active)| (*intid, (*pending, *active)))
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Physical {
     pub enabled: bool,
