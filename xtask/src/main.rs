@@ -33,6 +33,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
   cargo xtask test [STAGE]...        all tests, or the stages named:
                                      fmt clippy clippy-target doc unit edges qemu figures
+      --all                          the long QEMU runs too
       --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
   cargo xtask bench [--json]         figures: what exits and interrupts cost, start, image size, memory, NVMe reads
       --check                        fail on a figure more than 5 % over its goal
@@ -57,7 +58,7 @@ struct Options {
     reads: u64,
     /// Of `test`: which; of `fuzz`: the target.
     stages: Vec<String>,
-    runs: Vec<String>,
+    which: test::Which,
     seconds: u64,
 }
 
@@ -82,7 +83,7 @@ fn parse() -> Result<Options> {
         short: false,
         reads: 2000,
         stages: Vec::new(),
-        runs: Vec::new(),
+        which: test::Which { names: Vec::new(), all: false },
         seconds: 60,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -98,7 +99,8 @@ fn parse() -> Result<Options> {
             Long("short") => options.short = true,
             Long("reads") => options.reads = parser.value()?.parse()?,
             Long("seconds") => options.seconds = parser.value()?.parse()?,
-            Long("run") => options.runs.push(parser.value()?.string()?),
+            Long("run") => options.which.names.push(parser.value()?.string()?),
+            Long("all") => options.which.all = true,
             Value(word) if options.command.is_empty() => options.command = word.string()?,
             Value(word) if options.command == "test" => options.stages.push(word.string()?),
             Value(word) if options.command == "fuzz" && options.stages.is_empty() => {
@@ -139,7 +141,7 @@ fn run(options: Options) -> Result<u8> {
             host::prepare(&options.arch, host::For::Demo)?;
             demo::run(&options.arch, &options.nic, &options.cpu)
         }
-        "test" => test::run(&options.arch, &options.stages, &options.runs),
+        "test" => test::run(&options.arch, &options.stages, &options.which),
         "bench" => {
             host::prepare(&options.arch, host::For::Demo)?;
             let Options { reads, json, check, short, .. } = options;

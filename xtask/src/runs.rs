@@ -83,6 +83,9 @@ pub struct Run {
     qemu: Vec<String>,
     /// Seconds that it may take.
     timeout: Option<u64>,
+    /// Whether it is too long for every change: `cargo xtask test --all` makes it.
+    #[serde(default)]
+    pub all: bool,
 }
 
 /// What is typed once a line has been said.
@@ -164,6 +167,12 @@ impl Run {
     /// The kernel that its guest needs beside the usual one.
     pub fn kernel(&self) -> Result<Option<Series>> {
         self.change.kernel.as_deref().map(Series::named).transpose()
+    }
+
+    /// Whether its board has the demo's disk, which one QEMU at a time may have.
+    pub fn uses_the_disk(&self) -> bool {
+        let text = std::fs::read_to_string(paths::root().join("systems").join(&self.system));
+        text.is_ok_and(|text| text.contains("disk.img"))
     }
 
     fn verdict(&self) -> &str {

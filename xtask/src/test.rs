@@ -1,7 +1,8 @@
 //! All tests, stage by stage, with the time of each and one line at the end that counts them all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -43,17 +44,31 @@ const STAGES: &[Stage] = &[
 /// What was asked for.
 struct Job<'a> {
     arch: &'a str,
-    runs: &'a [String],
+    which: &'a Which,
+}
+
+/// Which of the runs under QEMU.
+pub struct Which {
+    /// Those with these names; none: all that the next field says.
+    pub names: Vec<String>,
+    /// The long ones (`all = true`) too.
+    pub all: bool,
+}
+
+impl Which {
+    fn has(&self, run: &runs::Run) -> bool {
+        if self.names.is_empty() { self.all || !run.all } else { self.names.contains(&run.name) }
+    }
 }
 
 /// Runs the stages named, or all; the exit status.
-pub fn run(arch: &str, stages: &[String], only: &[String]) -> Result<u8> {
+pub fn run(arch: &str, stages: &[String], which: &Which) -> Result<u8> {
     if let Some(name) = stages.iter().find(|name| !STAGES.iter().any(|(stage, _)| stage == name)) {
         let known = STAGES.iter().map(|(stage, _)| *stage).collect::<Vec<_>>().join(", ");
         bail!("there is no stage `{name}`; there are {known}");
     }
     host::prepare(arch, host::For::Tests)?;
-    let job = Job { arch, runs: only };
+    let job = Job { arch, which };
     let mut total = Count::default();
     let mut times = Vec::new();
     for (name, stage) in STAGES {
@@ -181,13 +196,13 @@ fn failed_names(text: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The runs under QEMU, one at a time.
+/// The runs under QEMU. Two at a time: most of them are one guest on one CPU, or wait, and in none is time counted.
 fn qemu(job: &Job) -> Result<Count> {
     let mut list = runs::list()?;
-    if let Some(name) = job.runs.iter().find(|name| !list.iter().any(|run| run.name == **name)) {
+    if let Some(name) = job.which.names.iter().find(|name| !list.iter().any(|run| run.name == **name)) {
         bail!("systems/runs.toml has no run `{name}`");
     }
-    list.retain(|run| job.runs.is_empty() || job.runs.contains(&run.name));
+    list.retain(|run| job.which.has(run));
     let tool = match prepare(job.arch, &list) {
         Ok(tool) => tool,
         Err(error) if error.is::<say::Missing>() => return Err(error),
@@ -197,24 +212,61 @@ fn qemu(job: &Job) -> Result<Count> {
             return Ok(Count { passed: 0, failed });
         }
     };
-    let mut count = Count::default();
-    for run in &list {
-        let start = Instant::now();
-        let failure = match run.perform(job.arch, &tool) {
-            Ok((problems, _)) if problems.is_empty() => None,
-            Ok((problems, outcome)) => {
-                Some(format!("{}: {}; see {}", run.name, problems.join("; "), paths::shown(&outcome.log)))
-            }
-            Err(error) => Some(format!("{}: {error:#}", run.name)),
-        };
+    // Those that use the demo's disk do so one after the other.
+    let (disk, others): (Vec<_>, Vec<_>) = list.iter().partition(|run| run.uses_the_disk());
+    let disk_in_use = Mutex::new(());
+    let (disk, others) = (Mutex::new(disk.into_iter()), Mutex::new(others.into_iter()));
+    let count = Mutex::new(Count::default());
+    let perform = |run: &runs::Run| {
+        let (failure, seconds) = one_run(run, job.arch, &tool);
         let word = if failure.is_none() { "passed" } else { "FAILED" };
-        say::note(format_args!("{:<32} {word} {:>6.1} s", run.name, start.elapsed().as_secs_f64()));
+        say::note(format_args!("{:<40} {word} {seconds:>6.1} s", run.name));
+        let mut count = locked(&count);
         match failure {
             None => count.passed += 1,
             Some(failure) => count.failed.push(failure),
         }
-    }
-    Ok(count)
+    };
+    let with_disk = || {
+        loop {
+            let _alone = locked(&disk_in_use);
+            let Some(run) = locked(&disk).next() else { break };
+            perform(run);
+        }
+    };
+    let without = || {
+        loop {
+            let Some(run) = locked(&others).next() else { break };
+            perform(run);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            with_disk();
+            without();
+        });
+        without();
+        with_disk();
+    });
+    Ok(count.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What a lock holds, also when another run's thread has ended early.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Performs a run: what failed, if something did, and how many seconds it took.
+fn one_run(run: &runs::Run, arch: &str, tool: &Path) -> (Option<String>, f64) {
+    let start = Instant::now();
+    let failure = match run.perform(arch, tool) {
+        Ok((problems, _)) if problems.is_empty() => None,
+        Ok((problems, outcome)) => {
+            Some(format!("{}: {}; see {}", run.name, problems.join("; "), paths::shown(&outcome.log)))
+        }
+        Err(error) => Some(format!("{}: {error:#}", run.name)),
+    };
+    (failure, start.elapsed().as_secs_f64())
 }
 
 /// The figures that have goals, without the runs of Linux.
