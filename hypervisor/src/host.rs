@@ -433,7 +433,7 @@ impl Host {
     /// VM is taken apart.
     pub fn is_assigned(&self, vm: VmId, function: PciAddress) -> bool {
         let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
-        device.is_some_and(|device| self.registry.lock().may_master(&device.name, vm).is_some())
+        device.is_some_and(|device| self.registry.lock().may_master(&device.id, vm).is_some())
     }
 
     /// Whether a VM's function may master the bus: it has it, and not in quarantine.

@@ -18,7 +18,7 @@ use core::marker::PhantomData;
 use axvm_addr::VmId;
 use litemap::LiteMap;
 
-use crate::plan::DevicePlan;
+use crate::plan::{DeviceId, DevicePlan};
 
 #[cfg(test)]
 mod tests;
@@ -315,11 +315,19 @@ pub struct Stuck {
     pub reaches: Option<VmId>,
 }
 
-/// All devices that VMs may be given, each in exactly one slot.
+/// All devices that VMs may be given, each in exactly one slot. What tells them apart is the physical thing: names are only said.
 #[derive(Debug, Default)]
 pub struct Registry {
-    slots: LiteMap<String, Slot>,
-    groups: LiteMap<String, u32>,
+    entries: LiteMap<DeviceId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// What users know it by.
+    name: String,
+    /// Its isolation group.
+    group: Option<u32>,
+    slot: Slot,
 }
 
 impl Registry {
@@ -327,28 +335,26 @@ impl Registry {
     pub fn new<'a>(devices: impl IntoIterator<Item = &'a DevicePlan>) -> Self {
         let mut registry = Self::default();
         for plan in devices {
-            if let Some(group) = plan.group {
-                registry.groups.insert(plan.name.clone(), group);
-            }
             let device = Device { plan: Arc::new(plan.clone()), state: Host(()) };
-            registry.slots.insert(plan.name.clone(), Slot::Host { device });
+            let (name, group) = (plan.name.clone(), plan.group);
+            registry.entries.insert(plan.id.clone(), Entry { name, group, slot: Slot::Host { device } });
         }
         registry
     }
 
     /// Where a device is.
-    pub fn slot(&self, device: &str) -> Option<&Slot> {
-        self.slots.get(device)
+    pub fn slot(&self, device: &DeviceId) -> Option<&Slot> {
+        self.entries.get(device).map(|entry| &entry.slot)
     }
 
     /// All devices.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
-        self.slots.iter().map(|(name, slot)| (name.as_str(), slot))
+    pub fn iter(&self) -> impl Iterator<Item = (&DeviceId, &Slot)> {
+        self.entries.iter().map(|(id, entry)| (id, &entry.slot))
     }
 
     /// The permission to let a device master the bus, if this VM has it.
-    pub fn may_master(&self, device: &str, vm: VmId) -> Option<MayMaster<'_>> {
-        match self.slots.get(device)? {
+    pub fn may_master(&self, device: &DeviceId, vm: VmId) -> Option<MayMaster<'_>> {
+        match self.slot(device)? {
             Slot::Assigned { vm: owner, device } if *owner == vm => Some(device.may_master()),
             _ => None,
         }
@@ -356,9 +362,9 @@ impl Registry {
 
     /// Whether a device that couldn't be taken off the bus may reach this VM's memory still.
     pub fn may_reach(&self, vm: VmId) -> bool {
-        self.slots
+        self.entries
             .values()
-            .any(|slot| matches!(slot, Slot::Failed { reaches: Some(reached), .. } if *reached == vm))
+            .any(|entry| matches!(entry.slot, Slot::Failed { reaches: Some(reached), .. } if reached == vm))
     }
 
     /// Gives all of `devices` to a VM, or none.
@@ -366,99 +372,110 @@ impl Registry {
     /// # Errors
     ///
     /// [`AssignError`].
-    pub fn assign<O: DeviceOps>(&mut self, vm: VmId, devices: &[&str], ops: &O) -> Result<(), AssignError> {
-        for &name in devices {
-            self.check(name, devices)?;
+    pub fn assign<O: DeviceOps>(
+        &mut self,
+        vm: VmId,
+        devices: &[&DevicePlan],
+        ops: &O,
+    ) -> Result<(), AssignError> {
+        for device in devices {
+            self.check(device, devices)?;
         }
-        for (done, &name) in devices.iter().enumerate() {
-            if let Err(why) = self.assign_one(vm, name, ops) {
-                for &back in devices.iter().take(done).rev() {
-                    self.reclaim_one(back, ops);
+        for (done, device) in devices.iter().enumerate() {
+            if let Err(why) = self.assign_one(vm, &device.id, ops) {
+                for back in devices.iter().take(done).rev() {
+                    self.reclaim_one(&back.id, ops);
                 }
-                return Err(AssignError::Hardware { device: name.to_string(), why });
+                return Err(AssignError::Hardware { device: device.name.clone(), why });
             }
         }
         Ok(())
     }
 
-    fn check(&self, name: &str, together: &[&str]) -> Result<(), AssignError> {
-        let device = || name.to_string();
-        match self.slots.get(name) {
-            None => return Err(AssignError::Unknown { device: device() }),
-            Some(Slot::Assigned { vm, .. }) => {
-                return Err(AssignError::Taken { device: device(), vm: *vm });
-            }
-            Some(Slot::Failed { why, .. }) => {
+    fn check(&self, wanted: &DevicePlan, together: &[&DevicePlan]) -> Result<(), AssignError> {
+        let device = || wanted.name.clone();
+        let Some(entry) = self.entries.get(&wanted.id) else {
+            return Err(AssignError::Unknown { device: device() });
+        };
+        match &entry.slot {
+            Slot::Assigned { vm, .. } => return Err(AssignError::Taken { device: device(), vm: *vm }),
+            Slot::Failed { why, .. } => {
                 return Err(AssignError::Broken { device: device(), why: why.clone() });
             }
-            Some(Slot::Host { .. } | Slot::Quarantined { .. }) => {}
+            Slot::Host { .. } | Slot::Quarantined { .. } => {}
         }
-        let Some(&group) = self.groups.get(name) else { return Ok(()) };
-        let missing = |other: &&String| !together.contains(&other.as_str());
-        let mut members = self.groups.iter().filter(|(_, theirs)| **theirs == group).map(|(other, _)| other);
-        match members.find(missing) {
-            Some(other) => Err(AssignError::GroupSplit { device: device(), other: other.clone(), group }),
+        let Some(group) = entry.group else { return Ok(()) };
+        let missing = |(id, other): &(&DeviceId, &Entry)| {
+            other.group == Some(group) && !together.iter().any(|device| device.id == **id)
+        };
+        match self.entries.iter().find(missing) {
+            Some((_, other)) => {
+                Err(AssignError::GroupSplit { device: device(), other: other.name.clone(), group })
+            }
             None => Ok(()),
         }
     }
 
-    fn assign_one<O: DeviceOps>(&mut self, vm: VmId, name: &str, ops: &O) -> Result<(), String> {
-        let quarantined = match self.slots.remove(name) {
-            Some(Slot::Host { device }) => match device.quarantine(ops) {
-                Ok(device) => device,
-                Err(refused) => {
-                    let why = describe(refused.step, &refused.error);
-                    // What the host's driver didn't let go is the host's still. What couldn't be closed or reset is
-                    // nobody's.
-                    let slot = match refused.step {
-                        Step::Unbind => Slot::Host { device: refused.device },
-                        // It was never attached, so there is nothing that it reaches.
-                        _ => Slot::Failed { why: why.clone(), reaches: None },
-                    };
-                    self.slots.insert(name.to_string(), slot);
-                    return Err(why);
-                }
-            },
-            Some(Slot::Quarantined { device }) => device,
-            Some(other) => {
-                self.slots.insert(name.to_string(), other);
-                return Err("it was given meanwhile".to_string());
-            }
-            None => return Err("it isn't known".to_string()),
-        };
-        let (slot, result) = match quarantined.assign(vm, ops) {
-            Ok(device) => (Slot::Assigned { vm, device }, Ok(())),
-            Err(refused) => {
-                (Slot::Quarantined { device: refused.device }, Err(describe(refused.step, &refused.error)))
-            }
-        };
-        self.slots.insert(name.to_string(), slot);
+    fn assign_one<O: DeviceOps>(&mut self, vm: VmId, id: &DeviceId, ops: &O) -> Result<(), String> {
+        let Some(mut entry) = self.entries.remove(id) else { return Err("it isn't known".to_string()) };
+        let (slot, result) = give(entry.slot, vm, ops);
+        entry.slot = slot;
+        self.entries.insert(id.clone(), entry);
         result
     }
 
     /// Takes back everything that a VM has. What can't be taken back is marked as failed, and named here.
     pub fn reclaim<O: DeviceOps>(&mut self, vm: VmId, ops: &O) -> Vec<Stuck> {
         let owned = |slot: &Slot| matches!(slot, Slot::Assigned { vm: owner, .. } if *owner == vm);
-        let names: Vec<String> =
-            self.slots.iter().filter(|(_, slot)| owned(slot)).map(|(name, _)| name.clone()).collect();
-        names.iter().filter_map(|name| self.reclaim_one(name, ops)).collect()
+        let ids: Vec<DeviceId> =
+            self.entries.iter().filter(|(_, entry)| owned(&entry.slot)).map(|(id, _)| id.clone()).collect();
+        ids.iter().filter_map(|id| self.reclaim_one(id, ops)).collect()
     }
 
-    fn reclaim_one<O: DeviceOps>(&mut self, name: &str, ops: &O) -> Option<Stuck> {
-        let (slot, stuck) = match self.slots.remove(name)? {
+    fn reclaim_one<O: DeviceOps>(&mut self, id: &DeviceId, ops: &O) -> Option<Stuck> {
+        let mut entry = self.entries.remove(id)?;
+        let (slot, stuck) = match entry.slot {
             Slot::Assigned { device, .. } => match device.reclaim(ops) {
                 Ok(device) => (Slot::Quarantined { device }, None),
                 Err(refused) => {
                     let why = describe(refused.step, &refused.error);
                     let reaches = (refused.step == Step::Close).then(|| refused.device.vm());
-                    let stuck = Stuck { device: name.to_string(), why: why.clone(), reaches };
+                    let stuck = Stuck { device: entry.name.clone(), why: why.clone(), reaches };
                     (Slot::Failed { why, reaches }, Some(stuck))
                 }
             },
             other => (other, None),
         };
-        self.slots.insert(name.to_string(), slot);
+        entry.slot = slot;
+        self.entries.insert(id.clone(), entry);
         stuck
+    }
+}
+
+/// Gives a device to a VM, by way of quarantine: where it is then, and why it isn't the VM's.
+fn give<O: DeviceOps>(slot: Slot, vm: VmId, ops: &O) -> (Slot, Result<(), String>) {
+    let quarantined = match slot {
+        Slot::Host { device } => match device.quarantine(ops) {
+            Ok(device) => device,
+            Err(refused) => {
+                let why = describe(refused.step, &refused.error);
+                // What the host's driver didn't let go is the host's still. What couldn't be closed or reset is nobody's.
+                let slot = match refused.step {
+                    Step::Unbind => Slot::Host { device: refused.device },
+                    // It was never attached, so there is nothing that it reaches.
+                    _ => Slot::Failed { why: why.clone(), reaches: None },
+                };
+                return (slot, Err(why));
+            }
+        },
+        Slot::Quarantined { device } => device,
+        other => return (other, Err("it was given meanwhile".to_string())),
+    };
+    match quarantined.assign(vm, ops) {
+        Ok(device) => (Slot::Assigned { vm, device }, Ok(())),
+        Err(refused) => {
+            (Slot::Quarantined { device: refused.device }, Err(describe(refused.step, &refused.error)))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use spin::Mutex;
 use crate::config::{AxVMConfig, MappingFlags};
 use crate::hal::{AxVMHal, DmaMap};
 use crate::ownership::{AssignError, DeviceOps, Registry, Stuck};
-use crate::plan::{LineRoute, VmPlan, reset_name};
+use crate::plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
@@ -333,6 +333,10 @@ impl<H: AxVMHal> AxVM<H> {
     /// The position in the plan of the device whose registers are mapped at `gpa`.
     pub fn device_at(&self, gpa: Gpa) -> Option<u16> {
         let holdings = self.holdings.lock();
+        // A raw region may be called as RAM is.
+        if holdings.ram.iter().any(|piece| piece.gpa.contains(gpa)) {
+            return None;
+        }
         let name = &holdings.space.find(gpa)?.name;
         let position = self.plan.devices.iter().position(|device| *device.name == **name)?;
         u16::try_from(position).ok()
@@ -461,8 +465,8 @@ fn fill<H: AxVMHal>(
             holdings.windows.push(iova);
         }
     }
-    let names: Vec<&str> = plan.devices.iter().map(|device| device.name.as_str()).collect();
-    registry.assign(plan.id, &names, hal)?;
+    let devices: Vec<&DevicePlan> = plan.devices.iter().collect();
+    registry.assign(plan.id, &devices, hal)?;
     // Registers last: nobody but the new owner reaches them, and only after the reset.
     for block in plan.registers.iter().filter(|block| block.direct) {
         let Some(device) = plan.devices.get(usize::from(block.device)) else { continue };

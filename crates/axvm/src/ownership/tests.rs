@@ -61,8 +61,14 @@ impl DeviceOps for Hardware {
     }
 }
 
+/// A device of this name in a test: what is physical of it is its path.
+fn id(name: &str) -> DeviceId {
+    DeviceId::Node(alloc::format!("/soc/{name}"))
+}
+
 fn device(name: &str, group: Option<u32>) -> DevicePlan {
     DevicePlan {
+        id: id(name),
         name: name.into(),
         pci: None,
         shown: None,
@@ -74,6 +80,12 @@ fn device(name: &str, group: Option<u32>) -> DevicePlan {
     }
 }
 
+/// Gives devices of these names to a VM.
+fn give(registry: &mut Registry, vm: u16, names: &[&str], hardware: &Hardware) -> Result<(), AssignError> {
+    let devices: Vec<DevicePlan> = names.iter().map(|name| device(name, None)).collect();
+    registry.assign(VmId(vm), &devices.iter().collect::<Vec<_>>(), hardware)
+}
+
 fn three() -> [DevicePlan; 3] {
     [device("a", Some(1)), device("b", Some(1)), device("c", None)]
 }
@@ -82,10 +94,10 @@ fn three() -> [DevicePlan; 3] {
 fn a_device_is_unbound_closed_and_reset_before_it_is_attached_and_closed_before_it_is_detached() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&[device("a", None)]);
-    registry.assign(VmId(3), &["a"], &hardware).unwrap();
-    assert!(matches!(registry.slot("a"), Some(Slot::Assigned { vm: VmId(3), .. })));
+    give(&mut registry, 3, &["a"], &hardware).unwrap();
+    assert!(matches!(registry.slot(&id("a")), Some(Slot::Assigned { vm: VmId(3), .. })));
     assert_eq!(registry.reclaim(VmId(3), &hardware), []);
-    assert!(matches!(registry.slot("a"), Some(Slot::Quarantined { .. })));
+    assert!(matches!(registry.slot(&id("a")), Some(Slot::Quarantined { .. })));
     assert_eq!(
         *hardware.log.borrow(),
         ["unbind a", "close a", "reset a", "attach a", "close a", "detach a", "reset a"]
@@ -96,26 +108,41 @@ fn a_device_is_unbound_closed_and_reset_before_it_is_attached_and_closed_before_
 fn only_the_owner_of_an_attached_device_may_let_it_master_the_bus() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&[device("a", None)]);
-    assert!(registry.may_master("a", VmId(0)).is_none());
-    registry.assign(VmId(0), &["a"], &hardware).unwrap();
-    assert_eq!(registry.may_master("a", VmId(0)).unwrap().vm(), VmId(0));
-    assert!(registry.may_master("a", VmId(1)).is_none());
+    assert!(registry.may_master(&id("a"), VmId(0)).is_none());
+    give(&mut registry, 0, &["a"], &hardware).unwrap();
+    assert_eq!(registry.may_master(&id("a"), VmId(0)).unwrap().vm(), VmId(0));
+    assert!(registry.may_master(&id("a"), VmId(1)).is_none());
     registry.reclaim(VmId(0), &hardware);
-    assert!(registry.may_master("a", VmId(0)).is_none());
+    assert!(registry.may_master(&id("a"), VmId(0)).is_none());
 }
 
 #[test]
 fn a_device_that_another_has_and_a_part_of_a_group_are_refused() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&three());
-    let error = registry.assign(VmId(0), &["a", "c"], &hardware).unwrap_err();
+    let error = give(&mut registry, 0, &["a", "c"], &hardware).unwrap_err();
     assert_eq!(error, AssignError::GroupSplit { device: "a".into(), other: "b".into(), group: 1 });
-    registry.assign(VmId(0), &["a", "b"], &hardware).unwrap();
-    let error = registry.assign(VmId(1), &["c", "a", "b"], &hardware).unwrap_err();
+    give(&mut registry, 0, &["a", "b"], &hardware).unwrap();
+    let error = give(&mut registry, 1, &["c", "a", "b"], &hardware).unwrap_err();
     assert_eq!(error, AssignError::Taken { device: "a".into(), vm: VmId(0) });
-    assert!(matches!(registry.slot("c"), Some(Slot::Host { .. })), "nothing was touched");
-    let error = registry.assign(VmId(1), &["d"], &hardware).unwrap_err();
+    assert!(matches!(registry.slot(&id("c")), Some(Slot::Host { .. })), "nothing was touched");
+    let error = give(&mut registry, 1, &["d"], &hardware).unwrap_err();
     assert_eq!(error, AssignError::Unknown { device: "d".into() });
+}
+
+#[test]
+fn two_devices_of_one_name_are_two_devices() {
+    let hardware = Hardware::default();
+    let region = |at| {
+        let id = DeviceId::Registers(axvm_addr::Span::new(axvm_addr::Hpa(at), 0x1000).unwrap());
+        DevicePlan { id, ..device("regs", None) }
+    };
+    let (a, b) = (region(0x1000), region(0x2000));
+    let mut registry = Registry::new([&a, &b]);
+    registry.assign(VmId(0), &[&a], &hardware).unwrap();
+    registry.assign(VmId(1), &[&b], &hardware).unwrap();
+    assert!(registry.may_master(&a.id, VmId(0)).is_some() && registry.may_master(&b.id, VmId(1)).is_some());
+    assert!(registry.may_master(&b.id, VmId(0)).is_none());
 }
 
 #[test]
@@ -123,7 +150,7 @@ fn a_device_given_back_and_given_again_is_not_unbound_twice() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&[device("a", None)]);
     for _ in 0..2 {
-        registry.assign(VmId(0), &["a"], &hardware).unwrap();
+        give(&mut registry, 0, &["a"], &hardware).unwrap();
         registry.reclaim(VmId(0), &hardware);
     }
     assert_eq!(hardware.log.borrow().iter().filter(|step| step.as_str() == "unbind a").count(), 1);
@@ -134,9 +161,9 @@ fn a_device_that_does_not_come_back_from_its_reset_is_nobodys() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&[device("a", None)]);
     hardware.fail_at.set(Some(2));
-    registry.assign(VmId(0), &["a"], &hardware).unwrap_err();
-    assert!(matches!(registry.slot("a"), Some(Slot::Failed { reaches: None, .. })));
-    let error = registry.assign(VmId(0), &["a"], &hardware).unwrap_err();
+    give(&mut registry, 0, &["a"], &hardware).unwrap_err();
+    assert!(matches!(registry.slot(&id("a")), Some(Slot::Failed { reaches: None, .. })));
+    let error = give(&mut registry, 0, &["a"], &hardware).unwrap_err();
     assert!(matches!(error, AssignError::Broken { why, .. } if why.contains("resetting it failed: broken")));
 }
 
@@ -148,14 +175,14 @@ proptest! {
         hardware.bound.borrow_mut().extend(plans.iter().map(|plan| plan.name.clone()));
         let mut registry = Registry::new(&plans);
         hardware.fail_at.set(Some(fail_at));
-        let given = registry.assign(VmId(0), &["a", "b", "c"], &hardware);
+        let given = give(&mut registry, 0, &["a", "b", "c"], &hardware);
         let attached = hardware.attached.borrow().len();
         prop_assert_eq!(attached, if given.is_ok() { 3 } else { 0 });
         let stuck = registry.reclaim(VmId(0), &hardware);
         prop_assert!(hardware.attached.borrow().is_empty());
         for (name, slot) in registry.iter() {
             match slot {
-                Slot::Assigned { .. } => prop_assert!(false, "{name} has an owner still"),
+                Slot::Assigned { .. } => prop_assert!(false, "{name:?} has an owner still"),
                 Slot::Failed { why, reaches } => {
                     prop_assert!(why.contains("broken"));
                     prop_assert_eq!(reaches.is_some(), registry.may_reach(VmId(0)));

@@ -101,6 +101,7 @@ fn device_plan(
         Kind::Node(_) | Kind::Region => (None, None, None),
     };
     DevicePlan {
+        id: device.id(),
         name: device.name.clone(),
         pci,
         shown,

@@ -12,7 +12,7 @@ use axvm_system::model::{Device, Dma, InterruptChoice, RegisterAccess, System};
 
 use super::board::{Board, SPIS};
 use super::findings::{DeviceRef, Findings, VmRef};
-use super::model::MsiPlan;
+use super::model::{DeviceId, MsiPlan};
 use super::pci;
 use super::suggest::nearest;
 use crate::problem::Rule;
@@ -84,6 +84,17 @@ impl Given<'_> {
         matches!(self.hardware.kind, Kind::Pci { .. })
     }
 
+    /// The physical thing that it is.
+    pub(super) fn id(&self) -> DeviceId {
+        match &self.hardware.kind {
+            Kind::Pci { address, .. } => DeviceId::Function(*address),
+            Kind::Node(node) => DeviceId::Node(node.path.clone()),
+            Kind::Region => {
+                DeviceId::Registers(self.hardware.blocks.first().map(|block| block.hpa).unwrap_or_default())
+            }
+        }
+    }
+
     /// How messages name it.
     pub(super) fn reference(&self) -> DeviceRef<'_> {
         DeviceRef { vm: self.vm, index: self.index, name: &self.name }
@@ -98,7 +109,7 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
         for (index, device) in (0..).zip(&config.devices) {
             let name = name_of(device);
             let reference = DeviceRef { vm, index, name: &name };
-            check_name(reference, device, &all, findings);
+            check_name(reference, device, &config.devices, findings);
             let before = findings.problems.len();
             let hardware = match device {
                 Device::Pci { address, without_reset, without_intx } => {
@@ -150,11 +161,15 @@ fn name_of(device: &Device) -> String {
     }
 }
 
-fn check_name(reference: DeviceRef<'_>, device: &Device, before: &[Given<'_>], findings: &mut Findings) {
+/// The names that a file chooses: those of raw regions. Within a VM they tell its devices apart, in reports and in its address
+/// space, so that none may be another device's (`0000:00:02.0`, `/pl011@9000000`).
+fn check_name(reference: DeviceRef<'_>, device: &Device, devices: &[Device], findings: &mut Findings) {
     let Device::Region { name, .. } = device else { return };
+    let others = (0u16..).zip(devices).filter(|&(index, _)| index != reference.index);
+    let mut same = others.filter(|(_, other)| name_of(other) == *name);
     if name.is_empty() {
         findings.device(reference, "name", Rule::File, "a raw region needs a name");
-    } else if before.iter().any(|other| other.vm.index == reference.vm.index && other.name == *name) {
+    } else if same.any(|(index, other)| index < reference.index || !matches!(other, Device::Region { .. })) {
         findings.device(reference, "name", Rule::DeviceTwice, "another device of this VM has this name");
     }
 }

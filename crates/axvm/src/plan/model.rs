@@ -108,10 +108,23 @@ pub struct RegisterPlan {
     pub flags: MappingFlags,
 }
 
+/// The physical thing that a device is. Names are for people: two VMs may call two regions the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeviceId {
+    /// A PCI function.
+    Function(PciAddress),
+    /// A platform device, by its device-tree path.
+    Node(String),
+    /// Registers that the platform doesn't describe. No two devices' registers overlap, so that where they are says which.
+    Registers(Span<Hpa>),
+}
+
 /// One assigned device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevicePlan {
-    /// What users know it by: a PCI address, a device-tree path or the name of a raw region.
+    /// The physical thing: what ownership goes by.
+    pub id: DeviceId,
+    /// What users know it by: a PCI address, a device-tree path or the name of a raw region. One in its VM, but not among all VMs.
     pub name: String,
     /// The PCI function, if it is one.
     pub pci: Option<PciAddress>,

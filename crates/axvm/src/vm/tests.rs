@@ -21,7 +21,7 @@ use crate::config::VMInterruptMode;
 use crate::devices::{Aborted, Forward};
 use crate::events::Violation;
 use crate::ownership::Slot;
-use crate::plan::{DevicePlan, Doorbell, LoadPlan, RegisterPlan};
+use crate::plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan};
 use crate::space::{Backing, Materialise};
 
 use bare_metal::BareMetal;
@@ -77,6 +77,7 @@ const BAR: u64 = 0x1000_0000;
 
 fn device(name: &str, streams: Vec<(usize, StreamId)>) -> DevicePlan {
     DevicePlan {
+        id: DeviceId::Node(name.into()),
         name: name.into(),
         pci: None,
         shown: None,
@@ -206,7 +207,10 @@ fn ram_that_a_stuck_device_may_reach_is_given_to_nobody<H: Fake>() {
     assert!(left.ram_withheld && left.stuck.len() == 2);
     assert_eq!(hal.ram_out(), 4 << 20, "{}", H::NAME);
     assert!(!hal.destroyed());
-    assert!(matches!(registry.slot("disk"), Some(Slot::Failed { reaches: Some(VmId(0)), .. })));
+    assert!(matches!(
+        registry.slot(&DeviceId::Node("disk".into())),
+        Some(Slot::Failed { reaches: Some(VmId(0)), .. })
+    ));
 }
 
 fn a_bar_is_mapped_where_the_guest_puts_it_and_taken_away<H: Fake>() {

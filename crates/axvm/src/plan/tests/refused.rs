@@ -490,3 +490,33 @@ fn a_disabled_device_is_refused() {
         [(Rule::DeviceDisabled, of_device("node"))]
     );
 }
+
+#[test]
+fn a_region_has_no_other_devices_name_in_its_vm() {
+    let named = |name: &str| region(name, 0x0a10_0000, 0x0a30_0000, 0x1000);
+    for name in ["/pl031@9010000", "one"] {
+        for turned in [false, true] {
+            let mut devices = vec![named(name), node("/pl031@9010000")];
+            devices[1] = if name == "one" {
+                region("one", 0x0a20_0000, 0x0a20_0000, 0x1000)
+            } else {
+                devices[1].clone()
+            };
+            if turned {
+                devices.reverse();
+            }
+            let found = refusals(&system(vec![vm("a", &[1], devices)]), &board());
+            assert!(
+                matches!(found[..], [(Rule::DeviceTwice, Item::Device(0, _, ref key))] if key == "name"),
+                "{found:?}"
+            );
+        }
+    }
+    // In two VMs it is a name like others.
+    let two = system(vec![
+        vm("a", &[1], vec![named("regs")]),
+        vm("b", &[2], vec![region("regs", 0x0a10_0000, 0x0a40_0000, 0x1000)]),
+    ]);
+    let plan = planned(&two, &board());
+    assert_ne!(plan.vms[0].devices[0].id, plan.vms[1].devices[0].id);
+}
