@@ -123,6 +123,7 @@ fn node(platform: &Platform, device: &PlatformDevice) -> Value {
         "address": device.path,
         "name": device.compatible.first().map_or("", String::as_str),
         "registers": device.registers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "not the CPU's": device.lost.iter().map(|lost| format!("{:#x} size {:#x}", lost.start, lost.size)).collect::<Vec<_>>(),
         "interrupts": device.interrupts.iter().map(|one| format!("INTID {}", one.intid)).collect::<Vec<_>>(),
         "iommu": streams.collect::<Vec<_>>(),
         "why_not": why_not(platform, reference),
@@ -172,7 +173,7 @@ fn text(result: &Value) -> String {
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
             text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
-            for key in ["behind", "registers", "interrupts", "iommu", "group", "reset"] {
+            for key in ["behind", "registers", "not the CPU's", "interrupts", "iommu", "group", "reset"] {
                 let shown = list(&device[key]);
                 if !shown.is_empty() {
                     text += &format!("    {key}: {shown}\n");

@@ -58,7 +58,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     drop(tree);
     reserve(&mut platform, device_tree, blob.len() as u64, initrd);
     let Some(pool) = find_pool(&platform) else { arch::psci::system_off() };
-    platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string() });
+    platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
     let stacks = stacks(&platform, pool);
     let Some(boot) = map(&platform, &stacks) else { arch::psci::system_off() };
     // SAFETY: the pool is free RAM, mapped just now; the stacks are at its start.
@@ -134,7 +134,11 @@ fn reserve(platform: &mut Platform, device_tree: Hpa, bytes: u64, initrd: Option
         [(image.ok(), "the hypervisor"), (tree.ok(), "the board's device tree"), (initrd, "the bundle")]
     {
         if let Some(span) = span {
-            platform.reserved.push(Reserved { span: span.to_pages(), owner: owner.to_string() });
+            platform.reserved.push(Reserved {
+                span: span.to_pages(),
+                owner: owner.to_string(),
+                no_map: false,
+            });
         }
     }
 }

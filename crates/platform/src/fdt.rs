@@ -159,7 +159,7 @@ fn is_memory(tree: &Tree<'_>, id: NodeId) -> bool {
 fn banks(tree: &Tree<'_>) -> Result<Vec<Span<Hpa>>, FdtError> {
     let mut banks = Vec::new();
     for id in tree.ids().filter(|&id| is_memory(tree, id) && tree.is_enabled(id)) {
-        banks.extend(tree.registers(id)?);
+        banks.extend(tree.places(id)?.found);
     }
     Ok(memory::merge(banks))
 }
@@ -168,14 +168,20 @@ fn reserved(tree: &Tree<'_>) -> Result<Vec<Reserved>, FdtError> {
     let mut reserved = Vec::new();
     for &(start, size) in &tree.reservations {
         if let Ok(span) = Span::new(Hpa(start), size) {
-            reserved.push(Reserved { span, owner: "/memreserve/".into() });
+            reserved.push(Reserved { span, owner: "/memreserve/".into(), no_map: false });
+        }
+    }
+    // Memory that is somebody else's, as the secure world's is.
+    for id in tree.ids().filter(|&id| is_memory(tree, id) && !tree.is_enabled(id)) {
+        for span in tree.kept(id)? {
+            reserved.push(Reserved { span, owner: tree.path(id), no_map: true });
         }
     }
     if let Some(parent) = tree.find("/reserved-memory") {
         // Disabled ones too: keeping too much from guests is the safe mistake.
         for id in tree.children(parent) {
-            for span in tree.registers(id)? {
-                reserved.push(Reserved { span, owner: tree.path(id) });
+            for span in tree.kept(id)? {
+                reserved.push(Reserved { span, owner: tree.path(id), no_map: tree.has(id, "no-map") });
             }
         }
     }
@@ -248,13 +254,13 @@ fn gic(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
     let mut its = Vec::new();
     let its_nodes = its_nodes(tree);
     for child in tree.children(id) {
-        let registers = tree.registers(child)?;
         if !its_nodes.contains(&child) {
             // GICv2m frames and the like: part of the GIC, so not for guests.
-            legacy.extend(registers);
+            legacy.extend(tree.places(child)?.found);
             continue;
         }
-        let registers = registers.first().copied().ok_or_else(|| FdtError::property(tree, child, "reg"))?;
+        let registers =
+            tree.registers(child)?.first().copied().ok_or_else(|| FdtError::property(tree, child, "reg"))?;
         its.push(Its { path: tree.path(child), registers });
     }
     Ok(Some(Gic {

@@ -56,6 +56,19 @@ pub struct Reserved {
     pub span: Span<Hpa>,
     /// Who has it, for messages.
     pub owner: String,
+    /// Whether the hypervisor doesn't map it either: `no-map` (Devicetree Specification 0.4, 3.5.4), and memory whose node is
+    /// disabled. A mapping as normal memory is enough for the CPU to read there by itself, which a carve-out of the firmware's
+    /// can answer with an abort.
+    pub no_map: bool,
+}
+
+/// Addresses on a bus that need not be the CPU's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusSpan {
+    /// The first.
+    pub start: u64,
+    /// How many bytes.
+    pub size: u64,
 }
 
 /// How PSCI is called (Arm DEN 0022, 5.1).
@@ -248,6 +261,9 @@ pub struct PlatformDevice {
     pub enabled: bool,
     /// `reg`, translated to CPU addresses.
     pub registers: Vec<Span<Hpa>>,
+    /// Entries of `reg`, on its own bus, that no CPU address leads to, or not to all in one piece. What of them the CPU
+    /// reaches is among `registers`. Such a device can't be assigned: its guest would take one entry for another.
+    pub lost: Vec<BusSpan>,
     /// Its lines at the GIC.
     pub interrupts: Vec<Interrupt>,
     /// Lines that go elsewhere than to the GIC: their controller's path. Such a device can't be assigned.

@@ -7,7 +7,7 @@ use axvm_pci::Function;
 use axvm_pci::spec::express::PortType;
 use axvm_platform::fdt;
 use axvm_platform::model::{
-    IdMapping, Interrupt, PciSpace, PciWindow, Platform, PlatformDevice, PsciConduit, Trigger,
+    BusSpan, IdMapping, Interrupt, PciSpace, PciWindow, Platform, PlatformDevice, PsciConduit, Trigger,
 };
 
 const VIRT: &[u8] = include_bytes!("qemu-virt.dtb");
@@ -207,10 +207,16 @@ fn cpus_keep_their_order_and_only_startable_ones_are_usable() {
 fn free_memory_is_whole_pages_without_what_is_reserved_or_off() {
     let platform = made_up();
     assert_eq!(platform.memory, [span(0x8000_0000, 0x4000_0000), span(0x8_0000_0000, 0x4000_0000)]);
-    let owners: Vec<&str> = platform.reserved.iter().map(|reserved| reserved.owner.as_str()).collect();
+    let owners: Vec<_> =
+        platform.reserved.iter().map(|reserved| (reserved.owner.as_str(), reserved.no_map)).collect();
     assert_eq!(
         owners,
-        ["/memreserve/", "/reserved-memory/firmware@88000000", "/reserved-memory/log@80100800"]
+        [
+            ("/memreserve/", false),
+            ("/memory@e0000000", true),
+            ("/reserved-memory/firmware@88000000", true),
+            ("/reserved-memory/log@80100800", false),
+        ]
     );
     assert_eq!(
         platform.free_memory(),
@@ -252,7 +258,12 @@ fn addresses_are_translated_through_every_bus_and_lost_where_no_range_leads() {
     assert_eq!(uart.registers, [span(0x10_0010_2000, 0x1000)]);
     assert!(uart.coherent && uart.enabled);
     assert!(uart.properties.iter().any(|(name, _)| name.len() > 31));
-    for absent in ["lost", "sensor", "port@", "ethernet", "pool", "apb@100000/i2c@6000/"] {
+    let lost = device(&platform, "/soc/apb@100000/lost@200000");
+    assert_eq!(
+        (&lost.registers[..], &lost.lost[..]),
+        (&[][..], &[BusSpan { start: 0x20_0000, size: 0x100 }][..])
+    );
+    for absent in ["sensor", "port@", "ethernet", "pool", "apb@100000/i2c@6000/"] {
         assert!(!platform.devices.iter().any(|device| device.path.contains(absent)), "{absent}");
     }
     assert!(platform.devices.iter().any(|device| device.path == "/soc/apb@100000/i2c@6000"));

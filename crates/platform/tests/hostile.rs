@@ -100,7 +100,7 @@ proptest! {
     ) {
         let platform = Platform {
             memory: memory.clone(),
-            reserved: reserved.iter().map(|&span| Reserved { span, owner: String::new() }).collect(),
+            reserved: reserved.iter().map(|&span| Reserved { span, owner: String::new(), no_map: false }).collect(),
             ..Platform::default()
         };
         let free = platform.free_memory();

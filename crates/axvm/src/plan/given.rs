@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
 use axvm_pci::ResetMethod;
-use axvm_platform::model::{Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
+use axvm_platform::model::{BusSpan, Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
 use axvm_system::model::{Device, Dma, InterruptChoice, RegisterAccess, System};
 
 use super::board::{Board, SPIS};
@@ -210,6 +210,17 @@ fn node<'a>(
             "node",
             Rule::DeviceDisabled,
             "its `status` in the device tree isn't \"okay\": firmware keeps it or it isn't wired",
+        );
+    }
+    if let Some(BusSpan { start, size }) = device.lost.first() {
+        findings.device(
+            reference,
+            "node",
+            Rule::RegisterPlace,
+            format_args!(
+                "its registers {start:#x}, {size:#x} bytes, of its bus have no one place among the CPU's addresses (`ranges` \
+                 of the buses above): the guest would take others for them"
+            ),
         );
     }
     if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {

@@ -83,7 +83,10 @@ mod tests {
         let span = |&(start, size): &(u64, u64)| Span::new(Hpa(start), size).unwrap();
         Platform {
             memory: memory.iter().map(span).collect(),
-            reserved: reserved.iter().map(|r| Reserved { span: span(r), owner: String::new() }).collect(),
+            reserved: reserved
+                .iter()
+                .map(|r| Reserved { span: span(r), owner: String::new(), no_map: false })
+                .collect(),
             ..Platform::default()
         }
     }

@@ -6,6 +6,43 @@ use axvm_addr::{Hpa, Span};
 
 use super::FdtError;
 use super::blob::{NodeId, Tree};
+use crate::model::BusSpan;
+
+/// Into so many pieces registers are torn at most: a tree whose buses tear them further is no board's.
+const MOST_PIECES: usize = 64;
+
+/// A node's registers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// Where the CPU sees them.
+    pub found: Vec<Span<Hpa>>,
+    /// Entries, on the node's own bus, that aren't all there in one piece.
+    pub lost: Vec<BusSpan>,
+}
+
+/// One step up: what of a piece the entries of a `ranges` lead to, the first of those that cover an address.
+fn through(entries: &[(BusSpan, u64)], piece: BusSpan, above: &mut Vec<BusSpan>) {
+    let end = |span: &BusSpan| span.start.saturating_add(span.size);
+    let mut at = piece.start;
+    while at < end(&piece) && above.len() < MOST_PIECES {
+        let here = entries.iter().find(|(from, _)| from.start <= at && at < end(from));
+        // An entry before that one in the list takes over where it begins.
+        let starts = entries.iter().map(|(from, _)| from.start).filter(|&start| start > at);
+        let next = starts.min().unwrap_or(u64::MAX).min(end(&piece));
+        let Some((from, to)) = here else {
+            at = next;
+            continue;
+        };
+        let stop = end(from).min(next);
+        if let Some(start) = to.checked_add(at - from.start) {
+            match above.last_mut() {
+                Some(last) if end(last) == start => last.size = last.size.saturating_add(stop - at),
+                _ => above.push(BusSpan { start, size: stop - at }),
+            }
+        }
+        at = stop;
+    }
+}
 
 /// A property's cells, taken from the front.
 #[derive(Clone, Copy, Debug)]
@@ -65,36 +102,68 @@ impl<'a> Tree<'a> {
     }
 
     /// `reg` as it is, on the node's own bus. Empty where the bus isn't one of memory addresses.
-    fn raw_registers(&self, id: NodeId) -> Result<Vec<(u64, u64)>, FdtError> {
-        let (Some(bus), Some(mut cells)) = (self.parent(id), self.cells(id, "reg")) else {
-            return Ok(Vec::new());
-        };
-        let (address, size) = (self.address_cells(bus), self.size_cells(bus));
+    fn raw_registers(&self, id: NodeId) -> Result<Vec<BusSpan>, FdtError> {
+        let Some(bus) = self.parent(id) else { return Ok(Vec::new()) };
+        self.entries(id, self.address_cells(bus), self.size_cells(bus))
+    }
+
+    /// `reg` in entries of so many cells.
+    fn entries(&self, id: NodeId, address: u32, size: u32) -> Result<Vec<BusSpan>, FdtError> {
+        let Some(mut cells) = self.cells(id, "reg") else { return Ok(Vec::new()) };
         if address == 0 || address > 2 || size == 0 || size > 2 {
             return Ok(Vec::new());
         }
         let mut registers = Vec::new();
         while !cells.is_empty() {
             let entry = cells.number(address).zip(cells.number(size));
-            registers.push(entry.ok_or_else(|| FdtError::property(self, id, "reg"))?);
+            let entry = entry.filter(|(start, size)| start.checked_add(*size).is_some());
+            let (start, size) = entry.ok_or_else(|| FdtError::property(self, id, "reg"))?;
+            registers.push(BusSpan { start, size });
         }
         Ok(registers)
     }
 
-    /// `reg` as the CPU sees it. Entries that no CPU address leads to are left out.
-    pub(super) fn registers(&self, id: NodeId) -> Result<Vec<Span<Hpa>>, FdtError> {
-        let Some(bus) = self.parent(id).filter(|&bus| self.leads_to_root(bus)) else {
-            return Ok(Vec::new());
-        };
-        let mut registers = Vec::new();
-        for (address, size) in self.raw_registers(id)? {
-            let Some(address) = self.translate(bus, address, size)? else { continue };
-            let span = Span::new(Hpa(address), size).map_err(|_| FdtError::property(self, id, "reg"))?;
-            if !span.is_empty() {
-                registers.push(span);
+    /// `reg` as the CPU sees it, and what of it no address of the CPU leads to.
+    pub(super) fn places(&self, id: NodeId) -> Result<Places, FdtError> {
+        let mut places = Places::default();
+        let Some(bus) = self.parent(id).filter(|&bus| self.leads_to_root(bus)) else { return Ok(places) };
+        for entry in self.raw_registers(id)? {
+            let found = self.translate(bus, entry)?;
+            let whole = matches!(found.as_slice(), [one] if one.size() == entry.size);
+            if !whole || entry.size == 0 {
+                places.lost.push(entry);
             }
+            places.found.extend(found);
         }
-        Ok(registers)
+        Ok(places)
+    }
+
+    /// `reg` of what the hypervisor itself uses by its position: each entry in one piece.
+    pub(super) fn registers(&self, id: NodeId) -> Result<Vec<Span<Hpa>>, FdtError> {
+        let Places { found, lost } = self.places(id)?;
+        if lost.is_empty() { Ok(found) } else { Err(FdtError::property(self, id, "reg")) }
+    }
+
+    /// `reg` of memory that is to be kept from everyone. What no `ranges` translates (the property is forgotten now and then,
+    /// though 3.5.2 of the specification asks for it) is taken for the CPU's own address, and what can't be read is an error.
+    pub(super) fn kept(&self, id: NodeId) -> Result<Vec<Span<Hpa>>, FdtError> {
+        let (Some(bus), true) = (self.parent(id), self.has(id, "reg")) else { return Ok(Vec::new()) };
+        // Where the cells are forgotten too they are the root's, as Linux has it.
+        let cells = |name| self.u32(bus, name).or_else(|| self.u32(self.root(), name));
+        let entries =
+            self.entries(id, cells("#address-cells").unwrap_or(2), cells("#size-cells").unwrap_or(1))?;
+        if entries.is_empty() {
+            return Err(FdtError::property(self, id, "reg"));
+        }
+        let mut kept = Vec::new();
+        for entry in entries {
+            let found = self.translate(bus, entry)?;
+            if !matches!(found.as_slice(), [one] if one.size() == entry.size) {
+                kept.extend(Span::new(Hpa(entry.start), entry.size));
+            }
+            kept.extend(found);
+        }
+        Ok(kept)
     }
 
     /// Whether addresses on a bus can be the CPU's at all. Elsewhere `reg` numbers ports, channels and the like, and
@@ -103,40 +172,35 @@ impl<'a> Tree<'a> {
         self.lineage(bus).all(|bus| self.parent(bus).is_none() || self.has(bus, "ranges"))
     }
 
-    /// An address on `bus` as the CPU sees it; `None` where no `ranges` leads there.
-    pub(super) fn translate(&self, bus: NodeId, address: u64, size: u64) -> Result<Option<u64>, FdtError> {
-        let mut address = address;
+    /// Where the CPU sees addresses on `bus`: in pieces, where entries of `ranges` tear them, without those that no entry
+    /// leads to.
+    pub(super) fn translate(&self, bus: NodeId, span: BusSpan) -> Result<Vec<Span<Hpa>>, FdtError> {
+        let mut pieces = alloc::vec![span];
         for bus in self.lineage(bus) {
-            let Some(above) = self.parent(bus) else {
-                return Ok(Some(address));
-            };
-            let Some(mut ranges) = self.cells(bus, "ranges") else {
-                return Ok(None);
-            };
+            let Some(above) = self.parent(bus) else { break };
+            let Some(ranges) = self.cells(bus, "ranges") else { return Ok(Vec::new()) };
             if ranges.is_empty() {
                 continue;
             }
             let (child, parent, length) =
                 (self.address_cells(bus), self.address_cells(above), self.size_cells(bus));
             if child == 0 || child > 2 {
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            let mut found = None;
-            while !ranges.is_empty() {
-                let entry = ranges.number(child).zip(ranges.number(parent)).zip(ranges.number(length));
+            let mut entries = Vec::new();
+            let mut cells = ranges;
+            while !cells.is_empty() {
+                let entry = cells.number(child).zip(cells.number(parent)).zip(cells.number(length));
                 let ((from, to), length) = entry.ok_or_else(|| FdtError::property(self, bus, "ranges"))?;
-                let Some(offset) = address.checked_sub(from) else { continue };
-                if offset < length && size <= length - offset {
-                    found = to.checked_add(offset);
-                    break;
-                }
+                entries.push((BusSpan { start: from, size: length }, to));
             }
-            match found {
-                Some(translated) => address = translated,
-                None => return Ok(None),
+            let mut above = Vec::new();
+            for piece in pieces {
+                through(&entries, piece, &mut above);
             }
+            pieces = above;
         }
-        Ok(None)
+        Ok(pieces.into_iter().filter_map(|piece| Span::new(Hpa(piece.start), piece.size).ok()).collect())
     }
 
     /// Whether DMA of a node is coherent: the nearest `dma-coherent` or `dma-noncoherent`, its own or of a

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use axvm_addr::StreamId;
 
 use super::FdtError;
-use super::address::Cells;
+use super::address::{Cells, Places};
 use super::blob::{NodeId, Tree};
 use super::interrupts::{Line, phandle_entries};
 use super::{is_memory, kinds};
@@ -91,9 +91,9 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
         if others.last() == Some(&true) || is_memory(tree, id) {
             continue;
         }
-        let registers = tree.registers(id)?;
-        if !registers.is_empty() {
-            devices.push(device(tree, id, smmus, registers));
+        let places = tree.places(id)?;
+        if !places.found.is_empty() || !places.lost.is_empty() {
+            devices.push(device(tree, id, smmus, places));
         }
     }
     Ok(devices)
@@ -109,12 +109,7 @@ fn is_other(tree: &Tree<'_>, id: NodeId) -> bool {
     is_own() || on_pci() || is_reservation()
 }
 
-fn device(
-    tree: &Tree<'_>,
-    id: NodeId,
-    smmus: &[NodeId],
-    registers: Vec<axvm_addr::Span<axvm_addr::Hpa>>,
-) -> PlatformDevice {
+fn device(tree: &Tree<'_>, id: NodeId, smmus: &[NodeId], places: Places) -> PlatformDevice {
     let (mut interrupts, mut foreign_interrupts) = (Vec::new(), Vec::new());
     for line in tree.interrupts(id) {
         match line {
@@ -148,7 +143,8 @@ fn device(
         path: tree.path(id),
         compatible: tree.texts(id, "compatible").map(String::from).collect(),
         enabled: tree.is_enabled(id),
-        registers,
+        registers: places.found,
+        lost: places.lost,
         interrupts,
         foreign_interrupts,
         streams,

@@ -7,7 +7,7 @@ use axvm_addr::{Hpa, Span};
 use super::FdtError;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
-use crate::model::{IdMapping, PciHost, PciSpace, PciWindow};
+use crate::model::{BusSpan, IdMapping, PciHost, PciSpace, PciWindow};
 
 /// ECAM takes 1 MiB for a bus.
 const BUS_SHIFT: u32 = 20;
@@ -75,10 +75,14 @@ fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow>, FdtError> {
             3 => PciSpace::Memory64,
             _ => continue,
         };
-        let Some(cpu) = tree.translate(bus, cpu, size)? else { continue };
-        let cpu = Span::new(Hpa(cpu), size).map_err(|_| error())?;
         pci.checked_add(size).ok_or_else(error)?;
-        windows.push(PciWindow { space, prefetchable: flags & 1 << 30 != 0, pci, cpu });
+        // What the bus above tears can't be a window.
+        let found = tree.translate(bus, BusSpan { start: cpu, size })?;
+        if let [cpu] = found.as_slice()
+            && cpu.size() == size
+        {
+            windows.push(PciWindow { space, prefetchable: flags & 1 << 30 != 0, pci, cpu: *cpu });
+        }
     }
     Ok(windows)
 }

@@ -103,7 +103,7 @@ pub(super) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platfo
     let mut platform = fdt::read(VIRT).unwrap();
     platform.address_bits = 44;
     let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
-    platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into() });
+    platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into(), no_map: false });
     platform.add_functions(functions, groups);
     platform
 }
