@@ -126,6 +126,7 @@ pub fn secondary_main(id: u16) -> ! {
 impl Cpu {
     /// Sets up what the calling CPU has for itself, and says that it runs.
     pub fn bring_up(&self) {
+        arch::establish();
         if let Err(error) = host::get().init_cpu(self.id) {
             log::error!("CPU {}: {error}", self.id);
             arch::psci::system_off()

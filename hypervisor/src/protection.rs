@@ -52,6 +52,8 @@ pub enum Protection {
     Revoke,
     /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
     LineEnd,
+    /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
+    DebugRegisters,
     /// Not a protection: the hypervisor writes to its own code, which must fault.
     OwnCode,
     /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
@@ -61,8 +63,8 @@ pub enum Protection {
 }
 
 use Protection::{
-    Block, Config, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine, Rate, Revoke, Sgi,
-    Smc, Smmu, Stage2, Wfi,
+    Block, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine,
+    Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
 };
 
 const NAMES: &[(&str, Protection)] = &[
@@ -80,6 +82,7 @@ const NAMES: &[(&str, Protection)] = &[
     ("wfi", Wfi),
     ("revoke", Revoke),
     ("line-end", LineEnd),
+    ("debug", DebugRegisters),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),
     ("inject", Inject),
@@ -208,6 +211,11 @@ pub fn hcr(value: u64) -> u64 {
         value if is_off(Wfi) => value & !TWI,
         value => value,
     }
+}
+
+/// MDCR_EL2 as the table has it, without what is off.
+pub fn mdcr(value: u64) -> u64 {
+    if is_off(DebugRegisters) { 0 } else { value }
 }
 
 /// ICH_HCR_EL2 as the table has it for a guest that takes interrupts itself, without what is off.

@@ -27,7 +27,7 @@ extern crate alloc;
 mod attacks;
 
 #[cfg(target_os = "none")]
-use axvm_guest_runtime::{board, edu, machine, println};
+use axvm_guest_runtime::{board, edu, machine, println, registers};
 
 #[cfg(target_os = "none")]
 axvm_guest_runtime::entry!("ATTACK", attacks::run);

@@ -20,7 +20,7 @@ pub mod gic;
 mod arch;
 mod heap;
 
-pub use arch::{icc, machine};
+pub use arch::{icc, machine, registers};
 
 /// Names the guest and the function that it is.
 #[macro_export]

@@ -6,12 +6,14 @@ use crate::board::Board;
 use crate::{machine, println};
 
 mod cpu;
+mod debug;
 mod dma;
 mod gic;
 mod interface;
 mod its;
 mod pci;
 mod raw;
+mod registers;
 mod silent;
 mod suspend;
 mod translated;
@@ -66,6 +68,10 @@ pub const ALL: &[Attack] = &[
     ("line-victim", interface::line_victim),
     ("silent", silent::silent),
     ("suspended", suspend::suspended),
+    // Registers of the CPU: what must work, then what must not be there, or not reach further.
+    ("breakpoint", debug::breakpoint),
+    ("os-lock", debug::lock),
+    ("registers", registers::scan),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", gic::victim),
     ("pause", pause),

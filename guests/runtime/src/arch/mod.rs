@@ -4,4 +4,4 @@
 mod aarch64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{icc, machine};
+pub use aarch64::{icc, machine, registers};

@@ -8,7 +8,7 @@ use axvm_axdevice::Width;
 use super::emulate::Refused;
 use super::guest_psci::{self, After};
 use super::sysreg::mrs;
-use super::vcpu::{Context, ends_in_two_steps};
+use super::vcpu::{Context, ends_in_two_steps, write_debug};
 use super::vectors::Left;
 use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};
@@ -240,6 +240,8 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
     });
     let answer = if direct.is_some() {
         direct
+    } else if register.0 == 2 {
+        debug_register(context, register, written, read)
     } else if read {
         read_register(register)
     } else {
@@ -259,16 +261,27 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
     }
 }
 
+/// A debug register (op0 is 2): what a read gives, or that a write was taken.
+fn debug_register(
+    context: &mut Context,
+    register: idregs::Encoding,
+    written: u64,
+    read: bool,
+) -> Option<u64> {
+    if read {
+        return context.debug.read(register).ok();
+    }
+    if let Some(write) = context.debug.write(register, written).ok()? {
+        write_debug(write.register, write.value);
+    }
+    Some(0)
+}
+
 /// Registers that read as something though they are trapped.
 fn read_register(register: idregs::Encoding) -> Option<u64> {
     match register {
         // ACTLR_EL1: implementation defined, nothing in it is the guest's.
         (3, 0, 1, 0, 1) => Some(0),
-        // OSLSR_EL1: the OS lock is implemented (OSLM, bit 3) and open. OSDLR, DBGPRCR, MDRAR, MDCCSR, DBGDTR: nothing there.
-        (2, 0, 1, 1, 4) => Some(1 << 3),
-        (2, 0, 1, 3, 4) | (2, 0, 1, 4, 4) | (2, 0, 1, 0, 0) | (2, 3, 0, 1, 0) | (2, 3, 0, 4 | 5, 0) => {
-            Some(0)
-        }
         other => idregs::read(other),
     }
 }
@@ -277,12 +290,7 @@ fn read_register(register: idregs::Encoding) -> Option<u64> {
 fn write_register(register: idregs::Encoding) -> bool {
     matches!(
         register,
-        // ACTLR_EL1; OSLAR, OSDLR, DBGPRCR, DBGDTR; SGI0R and ASGI1R: no interrupt of the guest is in Group 0.
-        (3, 0, 1, 0, 1)
-            | (2, 0, 1, 0, 4)
-            | (2, 0, 1, 3, 4)
-            | (2, 0, 1, 4, 4)
-            | (2, 3, 0, 4 | 5, 0)
-            | (3, 0, 12, 11, 6 | 7)
+        // ACTLR_EL1; SGI0R and ASGI1R: no interrupt of the guest is in Group 0.
+        (3, 0, 1, 0, 1) | (3, 0, 12, 11, 6 | 7)
     )
 }

@@ -5,8 +5,7 @@
 
 use super::sysreg::mrs;
 
-/// A system register's place: op0, op1, CRn, CRm, op2.
-pub type Encoding = (u8, u8, u8, u8, u8);
+pub use axvm_cpu::Encoding;
 
 /// A mask of the four-bit fields whose lowest bits are given.
 const fn fields(shifts: &[u32]) -> u64 {

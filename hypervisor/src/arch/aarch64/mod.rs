@@ -95,6 +95,11 @@ pub fn secondary_entry() -> Hpa {
     Hpa(boot::_secondary_start as *const () as u64)
 }
 
+/// Brings the calling CPU, which has just come up, into the states that the control of guests rests on.
+pub fn establish() {
+    control::establish(axvm_cpu::control::When::CpuUp);
+}
+
 /// The smaller of what the CPU and 48 bits can address (ID_AA64MMFR0_EL1.PARange).
 pub fn physical_address_bits() -> u8 {
     match mrs!("id_aa64mmfr0_el1") & 0xf {

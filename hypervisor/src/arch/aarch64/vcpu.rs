@@ -1,9 +1,11 @@
 //! One vCPU on its CPU: its registers, its reset, its list registers.
 
 use axvm::devices::Hint;
+use axvm_cpu::control::{Interrupts, Register, When, value, widest};
+use axvm_cpu::debug::{self, Debug};
 use axvm_vgic::ListRegisters;
 
-use super::control::{self, Interrupts, Register};
+use super::control;
 use super::direct::Direct;
 use super::sysreg::{dsb, isb, mrs, msr};
 use super::vectors::Frame;
@@ -20,6 +22,8 @@ pub struct Context {
     pub lists: ListRegisters,
     /// Of a vCPU that takes physical interrupts itself: what it has set up.
     pub direct: Option<Direct>,
+    /// Its debug registers.
+    pub debug: Debug,
 }
 
 /// EL1h with D, A, I and F masked: how a CPU starts (PSCI, DEN 0022, 6.4.3).
@@ -41,6 +45,9 @@ impl Context {
         direct: Option<Direct>,
     ) -> Self {
         control::apply(guest_mpidr, if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated });
+        control::establish(When::VcpuStart);
+        let debug = Debug::reset(mrs!("id_aa64dfr0_el1"));
+        debug.registers().for_each(|register| write_debug(register, 0));
         reset_registers();
         reset_interrupt_interface();
         // SAFETY: the second stage of this VM, which the hypervisor's own translation doesn't use.
@@ -53,7 +60,7 @@ impl Context {
         }
         let mut frame = Frame { pc: entry, pstate: START_PSTATE, ..Frame::default() };
         frame.x[0] = argument;
-        Self { frame, hint: Hint::default(), lists: ListRegisters::new(), direct }
+        Self { frame, hint: Hint::default(), lists: ListRegisters::new(), direct, debug }
     }
 
     /// Register `number` as an instruction names it: 31 is the zero register.
@@ -147,7 +154,7 @@ impl Context {
             write_lr(index, value);
         }
         self.lists.to_write = 0;
-        let value = control::value(Register::IchHcr, Interrupts::Emulated) | self.lists.hcr & !EOI_COUNT;
+        let value = widest(Register::IchHcr, Interrupts::Emulated) | self.lists.hcr & !EOI_COUNT;
         // SAFETY: the virtual interface is the guest's.
         unsafe { msr!("ich_hcr_el2", value) };
     }
@@ -287,21 +294,20 @@ fn reset_interrupt_interface() {
     }
 }
 
+/// Writes a debug register of the guest's on the calling CPU. It counts from the next entry on.
+pub fn write_debug(register: debug::Register, value: u64) {
+    match register {
+        // SAFETY: the guest's; nothing of it matches at EL2.
+        debug::Register::Control => unsafe { msr!("mdscr_el1", value) },
+        debug::Register::BreakpointValue(n) => write_indexed!(n, "dbgbvr", "_el1", value),
+        debug::Register::BreakpointControl(n) => write_indexed!(n, "dbgbcr", "_el1", value),
+        debug::Register::WatchpointValue(n) => write_indexed!(n, "dbgwvr", "_el1", value),
+        debug::Register::WatchpointControl(n) => write_indexed!(n, "dbgwcr", "_el1", value),
+    }
+}
+
 /// Brings every EL1 and EL0 register that a guest can see to a fixed value.
 fn reset_registers() {
-    const NUMBERS: core::ops::Range<usize> = 0..16;
-    let features = mrs!("id_aa64dfr0_el1");
-    let (breakpoints, watchpoints) = ((features >> 12 & 0xf) as usize, (features >> 20 & 0xf) as usize);
-    for index in NUMBERS {
-        if index <= breakpoints {
-            write_indexed!(index, "dbgbcr", "_el1", 0u64);
-            write_indexed!(index, "dbgbvr", "_el1", 0u64);
-        }
-        if index <= watchpoints {
-            write_indexed!(index, "dbgwcr", "_el1", 0u64);
-            write_indexed!(index, "dbgwvr", "_el1", 0u64);
-        }
-    }
     // SAFETY: registers of EL1 and EL0, which the hypervisor itself doesn't use.
     unsafe {
         msr!("sctlr_el1", SCTLR_RESET);
@@ -326,7 +332,6 @@ fn reset_registers() {
         msr!("tpidrro_el0", 0);
         msr!("tpidr_el1", 0);
         msr!("csselr_el1", 0);
-        msr!("mdscr_el1", 0);
         msr!("mdccint_el1", 0);
         msr!("cntkctl_el1", 0);
         msr!("cntv_ctl_el0", 0);
@@ -410,7 +415,7 @@ pub fn park() {
         msr!("cntv_ctl_el0", 0);
         msr!("cntp_ctl_el0", 0);
         msr!("ich_hcr_el2", 0);
-        msr!("hcr_el2", control::value(Register::Hcr, Interrupts::Emulated) & !1);
+        msr!("hcr_el2", value(Register::Hcr, Interrupts::Emulated, control::features()) & !1);
         msr!("vttbr_el2", 0);
     }
     isb!();

@@ -4,3 +4,4 @@ mod boot;
 mod el2;
 pub mod icc;
 pub mod machine;
+pub mod registers;
