@@ -14,6 +14,14 @@ use crate::tables::{SpaceError, Tables, attributes};
 use crate::{arch, memory};
 
 impl Registers for Mmio {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn now_us(&self) -> u64 {
+        arch::now_us()
+    }
+
     fn read32(&self, offset: usize) -> u32 {
         Mmio::read32(self, offset as u64)
     }
@@ -31,15 +39,14 @@ impl Registers for Mmio {
     }
 }
 
-/// Memory that an SMMU and the hypervisor share.
+/// Memory that an SMMU and the hypervisor share: what the driver makes of it for an SMMU that isn't coherent is in
+/// `axvm_smmuv3`, where it is tested.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared;
 
 impl Memory for Shared {
     fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
-        let block = memory::allocate(bytes, align)?;
-        arch::clean_to_memory(block, bytes as u64);
-        Some(block)
+        memory::allocate(bytes, align)
     }
 
     fn read64(&self, address: Hpa) -> u64 {
@@ -48,7 +55,10 @@ impl Memory for Shared {
 
     fn write64(&self, address: Hpa, value: u64) {
         memory::write64(address, value);
-        arch::clean_to_memory(address, 8);
+    }
+
+    fn clean(&self, address: Hpa, bytes: u64) {
+        arch::clean_to_memory(address, bytes);
     }
 
     fn barrier(&self) {
@@ -84,6 +94,14 @@ pub unsafe fn close(platform: &Platform) -> Result<(), Error> {
     Ok(())
 }
 
+/// The highest stream of an SMMU that the platform knows something behind.
+fn highest_stream(platform: &Platform, smmu: usize) -> StreamId {
+    let functions = platform.functions.iter().flatten().flat_map(|it| it.streams.iter().copied());
+    let devices = platform.devices.iter().flat_map(|it| it.streams.iter().copied());
+    let streams = functions.chain(devices).filter(|&(it, _)| it == smmu);
+    streams.map(|(_, stream)| stream).max().unwrap_or_default()
+}
+
 impl Iommus {
     /// Starts the SMMUs with tables in which every stream aborts.
     ///
@@ -91,12 +109,14 @@ impl Iommus {
     ///
     /// As [`close`].
     pub unsafe fn new(platform: &Platform) -> Result<Self, Error> {
-        let functions = platform.functions.iter().flatten().flat_map(|it| it.streams.iter().copied());
-        let devices = platform.devices.iter().flat_map(|it| it.streams.iter().copied());
-        let highest = functions.chain(devices).map(|(_, stream)| stream).max().unwrap_or_default();
         // SAFETY: by the caller's promise.
-        let smmus = unsafe { registers(platform) }
-            .map(|it| Smmu::new(it, Shared, Options::new(highest)).map(Mutex::new))
+        let smmus = (0..).zip(unsafe { registers(platform) }).zip(&platform.smmus);
+        let smmus = smmus
+            .map(|((position, registers), described)| {
+                let options =
+                    Options { coherent: described.coherent, ..Options::new(highest_stream(platform, position)) };
+                Smmu::new(registers, Shared, options).map(Mutex::new)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self { smmus })
     }
@@ -116,6 +136,12 @@ impl Iommus {
     pub fn block(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
         let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
         smmu.lock().block(stream)
+    }
+
+    /// Has a stream that nobody has leave no more records.
+    pub fn silence(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
+        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
+        smmu.lock().silence(stream)
     }
 
     /// Hands over what SMMU `smmu` has blocked, at most `limit` records.

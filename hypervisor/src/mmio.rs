@@ -17,38 +17,55 @@ impl Mmio {
         Self { base: span.start().0, size: span.size() }
     }
 
-    /// The address of `offset`: offsets past the block fall on its first register, so that a wrong one can't leave it.
-    fn at(&self, offset: u64, bytes: u64) -> u64 {
-        if offset + bytes <= self.size { self.base + offset } else { self.base }
+    /// Bytes of the block.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The address of `offset`, if the access stays in the block. One that doesn't is a mistake of a driver's, which has to
+    /// see to it that the block is as large as it needs: it is said, reads give all ones, writes are lost.
+    fn at(&self, offset: u64, bytes: u64) -> Option<u64> {
+        let end = offset.checked_add(bytes);
+        if end.is_none_or(|end| end > self.size) {
+            log::error!("register {offset:#x} isn't in the block of {:#x} bytes at {:#x}", self.size, self.base);
+            return None;
+        }
+        self.base.checked_add(offset)
     }
 
     /// Reads 32 bits.
     pub fn read32(&self, offset: u64) -> u32 {
         // SAFETY: inside registers that are ours (`new`).
-        unsafe { (self.at(offset, 4) as *const u32).read_volatile() }
+        self.at(offset, 4).map_or(u32::MAX, |at| unsafe { (at as *const u32).read_volatile() })
     }
 
     /// Writes 32 bits.
     pub fn write32(&self, offset: u64, value: u32) {
-        // SAFETY: as `read32`.
-        unsafe { (self.at(offset, 4) as *mut u32).write_volatile(value) }
+        if let Some(at) = self.at(offset, 4) {
+            // SAFETY: as `read32`.
+            unsafe { (at as *mut u32).write_volatile(value) }
+        }
     }
 
     /// Reads 64 bits.
     pub fn read64(&self, offset: u64) -> u64 {
         // SAFETY: as `read32`.
-        unsafe { (self.at(offset, 8) as *const u64).read_volatile() }
+        self.at(offset, 8).map_or(u64::MAX, |at| unsafe { (at as *const u64).read_volatile() })
     }
 
     /// Writes 64 bits.
     pub fn write64(&self, offset: u64, value: u64) {
-        // SAFETY: as `read32`.
-        unsafe { (self.at(offset, 8) as *mut u64).write_volatile(value) }
+        if let Some(at) = self.at(offset, 8) {
+            // SAFETY: as `read32`.
+            unsafe { (at as *mut u64).write_volatile(value) }
+        }
     }
 
     /// Writes 8 bits.
     pub fn write8(&self, offset: u64, value: u8) {
-        // SAFETY: as `read32`.
-        unsafe { (self.at(offset, 1) as *mut u8).write_volatile(value) }
+        if let Some(at) = self.at(offset, 1) {
+            // SAFETY: as `read32`.
+            unsafe { (at as *mut u8).write_volatile(value) }
+        }
     }
 }

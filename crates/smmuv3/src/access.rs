@@ -6,9 +6,18 @@ use axvm_addr::Hpa;
 
 use crate::error::{Error, Wait};
 
+/// Bytes of an SMMU's registers: pages 0 and 1 of 64 KiB each (6.1).
+pub const REGISTER_BYTES: u64 = 0x2_0000;
+
 /// The SMMU's registers, by their offsets from its base; register page 1 starts at 0x10000. Accesses are to
 /// device memory, of just this width, in order.
 pub trait Registers {
+    /// Bytes of the block. One that is smaller than [`REGISTER_BYTES`] is refused before it is touched.
+    fn size(&self) -> u64;
+
+    /// Microseconds by a clock that runs whatever the SMMU does: waits end by it.
+    fn now_us(&self) -> u64;
+
     /// Reads a 32-bit register.
     fn read32(&self, offset: usize) -> u32;
 
@@ -22,14 +31,11 @@ pub trait Registers {
     fn write64(&self, offset: usize, value: u64);
 }
 
-/// Memory that the SMMU reads and writes: queues and stream tables.
-///
-/// If the SMMU isn't coherent with the processors' caches ([`Features::coherent`](crate::Features)), reads and
-/// writes here must reach memory: by a non-cacheable mapping, or by cleaning after a write and invalidating before
-/// a read.
+/// Memory that the SMMU reads and writes: queues and stream tables. Each of these is one or a few instructions; what
+/// an SMMU needs that isn't coherent with the processors' caches, the driver makes of them (`shared`).
 pub trait Memory {
     /// Gives `bytes` of zeroed memory aligned to `align` (a power of two), in one piece, for good; `None` when
-    /// there is none. The SMMU sees the zeros.
+    /// there is none.
     fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa>;
 
     /// Reads 64 bits.
@@ -37,6 +43,10 @@ pub trait Memory {
 
     /// Writes 64 bits, single-copy atomically.
     fn write64(&self, address: Hpa, value: u64);
+
+    /// Writes what the processors' caches hold of a span to memory, and has them forget it (`DC CIVAC` of each line
+    /// of it, to the point of coherency).
+    fn clean(&self, address: Hpa, bytes: u64);
 
     /// Orders all accesses before it, to memory and to registers, before all after it, as the SMMU sees them
     /// (`DSB SY`).
@@ -46,6 +56,14 @@ pub trait Memory {
 macro_rules! forward {
     ($($type:ty),*) => {$(
         impl<T: Registers + ?Sized> Registers for $type {
+            fn size(&self) -> u64 {
+                (**self).size()
+            }
+
+            fn now_us(&self) -> u64 {
+                (**self).now_us()
+            }
+
             fn read32(&self, offset: usize) -> u32 {
                 (**self).read32(offset)
             }
@@ -76,6 +94,10 @@ macro_rules! forward {
                 (**self).write64(address, value);
             }
 
+            fn clean(&self, address: Hpa, bytes: u64) {
+                (**self).clean(address, bytes);
+            }
+
             fn barrier(&self) {
                 (**self).barrier();
             }
@@ -84,16 +106,31 @@ macro_rules! forward {
 }
 forward!(&T, Arc<T>);
 
-/// How often a register is read before a wait is given up: far more than a working SMMU takes for any of them.
-const POLLS: u32 = 1_000_000;
+/// How long a wait lasts at most. A CMD_SYNC waits for transactions that are under way, and what they are for may
+/// take as long as a completion may (PCIe 2.8: 50 ms, and more where software allows it).
+pub(crate) const MOST_US: u64 = 1_000_000;
 
-/// Reads until `done` gives something, boundedly.
-pub(crate) fn wait_for<T>(what: Wait, mut done: impl FnMut() -> Option<T>) -> Result<T, Error> {
-    for _ in 0..POLLS {
+/// How long a wait lasts at most for an SMMU that has let one time out, and hasn't answered since.
+pub(crate) const MOST_OF_THE_DEAF_US: u64 = 1_000;
+
+/// Reads until `done` gives something, for `most_us` at most.
+pub(crate) fn wait_for<T>(
+    registers: &impl Registers,
+    most_us: u64,
+    what: Wait,
+    mut done: impl FnMut() -> Option<T>,
+) -> Result<T, Error> {
+    let start = registers.now_us();
+    loop {
+        // Asked before the condition is looked at: whoever was kept from running in between doesn't take that for a
+        // timeout.
+        let now = registers.now_us();
         if let Some(value) = done() {
             return Ok(value);
         }
+        if now.saturating_sub(start) >= most_us {
+            return Err(Error::Timeout(what));
+        }
         core::hint::spin_loop();
     }
-    Err(Error::Timeout(what))
 }

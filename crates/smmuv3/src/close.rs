@@ -1,6 +1,6 @@
 //! The first step: all transactions abort.
 
-use crate::access::{Registers, wait_for};
+use crate::access::{MOST_US, REGISTER_BYTES, Registers, wait_for};
 use crate::error::{Error, Wait};
 use crate::spec::registers::{cr0, gbpa};
 
@@ -13,18 +13,22 @@ use crate::spec::registers::{cr0, gbpa};
 ///
 /// # Errors
 ///
-/// [`Error::Timeout`]: the SMMU doesn't answer, and may be open. If GBPA can't be changed, SMMUEN is left as it
+/// [`Error::RegistersTooSmall`]: it is no SMMU as described. [`Error::Timeout`]: the SMMU doesn't answer, and may be open. If GBPA can't be changed, SMMUEN is left as it
 /// was, as turning it off would open what it holds closed.
 pub fn close(registers: &impl Registers) -> Result<(), Error> {
+    if registers.size() < REGISTER_BYTES {
+        return Err(Error::RegistersTooSmall { bytes: registers.size() });
+    }
     let settled = || {
         let value = registers.read32(gbpa::OFFSET);
         (!gbpa::UPDATE.is_set(value.into())).then_some(value)
     };
-    let value = wait_for(Wait::Gbpa, settled)?;
+    let value = wait_for(registers, MOST_US, Wait::Gbpa, settled)?;
     if !gbpa::ABORT.is_set(value.into()) {
         registers.write32(gbpa::OFFSET, value | (gbpa::ABORT.mask() | gbpa::UPDATE.mask()) as u32);
         // A value that doesn't stick is no answer either.
-        wait_for(Wait::Gbpa, || settled().filter(|value| gbpa::ABORT.is_set((*value).into())))?;
+        let aborts = || settled().filter(|value| gbpa::ABORT.is_set((*value).into()));
+        wait_for(registers, MOST_US, Wait::Gbpa, aborts)?;
     }
     set_cr0(registers, 0)
 }
@@ -37,7 +41,7 @@ pub(crate) fn set_cr0(registers: &impl Registers, enable: u64) -> Result<(), Err
         | cr0::CMDQEN.mask()
         | cr0::ATSCHK.mask();
     registers.write32(cr0::OFFSET, enable as u32);
-    wait_for(Wait::Cr0, || {
+    wait_for(registers, MOST_US, Wait::Cr0, || {
         (u64::from(registers.read32(cr0::ACK_OFFSET)) & ACKNOWLEDGED == enable & ACKNOWLEDGED).then_some(())
     })
 }

@@ -10,6 +10,12 @@ use crate::spec::commands::Reason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A register block without register page 1.
+    #[error("the SMMU's registers are {bytes:#x} bytes: there must be {:#x} (two pages of 64 KiB)", crate::access::REGISTER_BYTES)]
+    RegistersTooSmall {
+        /// The block's size.
+        bytes: u64,
+    },
     /// IDR0.S2P is 0.
     #[error("the SMMU has no stage 2 translation (IDR0.S2P; on QEMU: needs 9.1 or newer)")]
     NoStage2,

@@ -2,12 +2,12 @@
 
 use axvm_addr::Hpa;
 
-use crate::access::{Memory, Registers, wait_for};
+use crate::access::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, wait_for};
 use crate::error::{CommandError, Error, Wait};
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::events::{self, Event};
 use crate::spec::registers::{cmdq, eventq, gerror, queue_base};
-use crate::stream_table::allocate;
+use crate::shared::Shared;
 
 /// A circular buffer of 2^`log2` entries, and what its indices mean: the bit above the index tells a full queue
 /// from an empty one (3.5.1).
@@ -19,8 +19,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(memory: &impl Memory, what: &'static str, log2: u32, entry_bytes: u64) -> Result<Self, Error> {
-        Ok(Self { base: allocate(memory, what, entry_bytes << log2)?, log2, entry_bytes })
+    fn new(memory: &Shared<impl Memory>, what: &'static str, log2: u32, entry_bytes: u64) -> Result<Self, Error> {
+        Ok(Self { base: memory.allocate(what, entry_bytes << log2)?, log2, entry_bytes })
     }
 
     fn base_register(&self) -> u64 {
@@ -58,11 +58,13 @@ impl Ring {
 pub(crate) struct CommandQueue {
     ring: Ring,
     producer: u32,
+    /// A wait for it has timed out, and none has ended well since.
+    deaf: bool,
 }
 
 impl CommandQueue {
-    pub(crate) fn new(memory: &impl Memory, log2: u32) -> Result<Self, Error> {
-        Ok(Self { ring: Ring::new(memory, "command queue", log2, commands::BYTES)?, producer: 0 })
+    pub(crate) fn new(memory: &Shared<impl Memory>, log2: u32) -> Result<Self, Error> {
+        Ok(Self { ring: Ring::new(memory, "command queue", log2, commands::BYTES)?, producer: 0, deaf: false })
     }
 
     /// Tells the SMMU where it is; it is disabled.
@@ -75,11 +77,13 @@ impl CommandQueue {
     /// Runs commands to completion: a CMD_SYNC follows them. What was written to memory before is seen by the SMMU
     /// before it acts on them.
     ///
-    /// If the SMMU refuses one, the others are completed all the same, and the first refusal is returned.
+    /// If the SMMU refuses one, the others are completed all the same, and the first refusal is returned. Of an SMMU
+    /// that has let a wait time out nobody expects much: until it answers again, waits are short, so that trying again
+    /// costs little.
     pub(crate) fn run(
         &mut self,
         registers: &impl Registers,
-        memory: &impl Memory,
+        memory: &Shared<impl Memory>,
         commands: impl IntoIterator<Item = Command>,
     ) -> Result<(), Error> {
         let mut refused = None;
@@ -96,7 +100,7 @@ impl CommandQueue {
     fn submit(
         &mut self,
         registers: &impl Registers,
-        memory: &impl Memory,
+        memory: &Shared<impl Memory>,
         command: Command,
         refused: &mut Option<CommandError>,
     ) -> Result<(), Error> {
@@ -111,16 +115,17 @@ impl CommandQueue {
 
     /// Waits until at most `most` commands are left, and gets the queue going again when it stops.
     fn wait(
-        &self,
+        &mut self,
         registers: &impl Registers,
-        memory: &impl Memory,
+        memory: &Shared<impl Memory>,
         what: Wait,
         most: u32,
         refused: &mut Option<CommandError>,
     ) -> Result<(), Error> {
         // Each entry can be refused once; a queue that stops more often doesn't work.
         let mut patience = self.ring.size() + 1;
-        wait_for(what, || {
+        let most_us = if self.deaf { MOST_OF_THE_DEAF_US } else { MOST_US };
+        let waited = wait_for(registers, most_us, what, || {
             let consumer = registers.read32(cmdq::CONS_OFFSET);
             if self.ring.used(self.producer, consumer) <= most {
                 return Some(Ok(()));
@@ -133,11 +138,17 @@ impl CommandQueue {
                 }
             }
             None
-        })?
+        });
+        match waited {
+            Err(_) => self.deaf = true,
+            // Room there may be also in the queue of an SMMU that reads nothing.
+            Ok(_) => self.deaf &= what != Wait::Sync,
+        }
+        waited?
     }
 
     /// If the queue has stopped at a command, puts a CMD_SYNC in its place and lets the SMMU go on (7.1).
-    pub(crate) fn recover(&self, registers: &impl Registers, memory: &impl Memory) -> Option<CommandError> {
+    pub(crate) fn recover(&self, registers: &impl Registers, memory: &Shared<impl Memory>) -> Option<CommandError> {
         let acknowledged = registers.read32(gerror::ACK_OFFSET);
         let active = registers.read32(gerror::OFFSET) ^ acknowledged;
         if !gerror::CMDQ_ERR.is_set(active.into()) {
@@ -156,7 +167,7 @@ impl CommandQueue {
     }
 }
 
-fn write_command(memory: &impl Memory, entry: Hpa, [low, high]: Command) {
+fn write_command(memory: &Shared<impl Memory>, entry: Hpa, [low, high]: Command) {
     memory.write64(entry, low);
     memory.write64(Hpa(entry.0.wrapping_add(8)), high);
 }
@@ -169,7 +180,7 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
-    pub(crate) fn new(memory: &impl Memory, log2: u32) -> Result<Self, Error> {
+    pub(crate) fn new(memory: &Shared<impl Memory>, log2: u32) -> Result<Self, Error> {
         Ok(Self { ring: Ring::new(memory, "event queue", log2, events::BYTES)?, consumer: 0 })
     }
 
@@ -185,7 +196,7 @@ impl EventQueue {
     pub(crate) fn drain(
         &mut self,
         registers: &impl Registers,
-        memory: &impl Memory,
+        memory: &Shared<impl Memory>,
         limit: usize,
         mut f: impl FnMut(Event),
     ) -> (usize, bool, bool) {

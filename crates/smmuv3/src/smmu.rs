@@ -4,11 +4,12 @@ use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span, StreamId};
 use bitflags::bitflags;
 use litemap::LiteMap;
 
-use crate::access::{Memory, Registers, wait_for};
+use crate::access::{MOST_US, Memory, Registers, wait_for};
 use crate::close::{close, set_cr0};
 use crate::error::{Error, Wait};
 use crate::features::Features;
 use crate::queue::{CommandQueue, EventQueue};
+use crate::shared::Shared;
 use crate::spec::commands;
 use crate::spec::events::Event;
 use crate::spec::registers::{
@@ -30,12 +31,16 @@ pub struct Options {
     /// log2 of the event queue's entries, 32 bytes each; cut to what the SMMU has. A device that runs wild makes
     /// an event every few bytes.
     pub event_queue_log2: u32,
+    /// Whether the platform says that the SMMU's accesses are coherent with the processors' caches (`dma-coherent`). It
+    /// is taken for coherent only where its own registers (IDR0.COHACC) say so too: cleaning too often is right anywhere,
+    /// and cleaning too seldom isn't.
+    pub coherent: bool,
 }
 
 impl Options {
-    /// For streams up to `max_stream`: 128 commands (2 KiB) and 1024 events (32 KiB).
+    /// For streams up to `max_stream`: 128 commands (2 KiB) and 1024 events (32 KiB); not coherent.
     pub const fn new(max_stream: StreamId) -> Self {
-        Self { max_stream, command_queue_log2: 7, event_queue_log2: 10 }
+        Self { max_stream, command_queue_log2: 7, event_queue_log2: 10, coherent: false }
     }
 }
 
@@ -117,7 +122,7 @@ pub struct Drained {
 #[derive(Debug)]
 pub struct Smmu<R: Registers, M: Memory> {
     registers: R,
-    memory: M,
+    memory: Shared<M>,
     features: Features,
     table: StreamTable,
     commands: CommandQueue,
@@ -132,11 +137,13 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     ///
     /// # Errors
     ///
-    /// A missing feature, no memory, or an SMMU that doesn't answer.
+    /// A register block that is too small, a missing feature, no memory, or an SMMU that doesn't answer.
     pub fn new(registers: R, memory: M, options: Options) -> Result<Self, Error> {
         close(&registers)?;
-        let features = Features::read(&registers);
+        let mut features = Features::read(&registers);
         features.check()?;
+        features.coherent &= options.coherent;
+        let memory = Shared::new(memory, features.coherent);
         let table = StreamTable::new(&memory, &features, options.max_stream)?;
         let command_log2 = options.command_queue_log2.min(features.command_queue_log2);
         let event_log2 = options.event_queue_log2.min(features.event_queue_log2);
@@ -156,7 +163,9 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
     fn start(&mut self) -> Result<(), Error> {
         let registers = &self.registers;
         registers.write32(cr1::OFFSET, access_attributes(self.features.coherent));
-        registers.write32(cr2::OFFSET, (cr2::PTM.mask() | cr2::RECINVSID.mask()) as u32);
+        // A stream without a place in the table can't be silenced: it makes no records from the start.
+        let record = if self.table.serves_all() { cr2::RECINVSID.mask() } else { 0 };
+        registers.write32(cr2::OFFSET, (cr2::PTM.mask() | record) as u32);
         registers.write64(strtab_base::OFFSET, self.table.base_register());
         registers.write32(strtab_base_cfg::OFFSET, self.table.config_register());
         self.commands.install(registers);
@@ -186,7 +195,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         let registers = &self.registers;
         let set = |enable: u64| {
             registers.write32(irq_ctrl::OFFSET, enable as u32);
-            wait_for(Wait::IrqCtrl, || {
+            wait_for(registers, MOST_US, Wait::IrqCtrl, || {
                 (u64::from(registers.read32(irq_ctrl::ACK_OFFSET)) & 0b111 == enable).then_some(())
             })
         };
@@ -239,18 +248,18 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         self.publish(location, stream, &entry)
     }
 
-    /// Closes a stream: its transactions abort and are recorded. When this returns, none that was let through
-    /// before is under way. The last stream of a VMID takes the VMID's translations along, so that both the VMID
-    /// and the tables may be used for something else.
+    /// Closes a stream: its transactions abort, and leave no event, so that a device that goes on with it doesn't use up
+    /// the queue that others' events need. When this returns, none that was let through before is under way. The last
+    /// stream of a VMID takes the VMID's translations along, so that both the VMID and the tables may be used for
+    /// something else. Doing it again does no harm, and confirms it again.
     ///
     /// # Errors
     ///
-    /// The stream is out of range (and so closed), or the SMMU doesn't answer: the stream may still be open.
+    /// The stream is out of range (and so closed, and silent), or the SMMU doesn't answer: the stream may still be open.
     pub fn block(&mut self, stream: StreamId) -> Result<(), Error> {
-        // Without a second-level table the stream is out of range for the SMMU, which aborts and records it.
-        if let Some(location) = self.table.entry(&self.memory, stream)? {
-            self.publish(location, stream, &stream_table::INVALID)?;
-        }
+        // Without memory for a table of the stream's own, its bus is silent.
+        let _ = self.table.entry_or_create(&self.memory, stream);
+        self.silence(stream)?;
         if let Some(vmid) = self.attached.get(&stream).map(|domain| domain.vmid) {
             let shared = self.attached.iter().any(|(other, domain)| *other != stream && domain.vmid == vmid);
             if !shared {
@@ -261,12 +270,23 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         Ok(())
     }
 
-    /// Replaces a stream's entry (3.21.3.1): a valid one first becomes invalid everywhere, then all but the valid
+    /// Has a stream that nobody has leave no more events; its transactions abort as before. Needs no memory: a stream on
+    /// a bus (the 256 streams around it) on which none was ever attached or blocked takes that along.
+    ///
+    /// # Errors
+    ///
+    /// The stream is out of range (and so silent), or the SMMU doesn't answer.
+    pub fn silence(&mut self, stream: StreamId) -> Result<(), Error> {
+        self.table.silence(&self.memory, stream)?;
+        self.forget_stream(stream)
+    }
+
+    /// Opens a stream's entry (3.21.3.1): a valid one first becomes invalid everywhere, then all but the valid
     /// bit's word is written, and that word comes last. The SMMU may read the words of an entry one by one, so
     /// each step is written, ordered, invalidated and completed before the next: no mixture is ever used.
     fn publish(&mut self, location: Hpa, stream: StreamId, entry: &Entry) -> Result<(), Error> {
         let [first, rest @ ..] = entry;
-        if word0::V.is_set(self.memory.read64(location)) || !word0::V.is_set(*first) {
+        if word0::V.is_set(self.memory.read64(location)) {
             self.memory.write64(location, stream_table::INVALID[0]);
             self.forget_stream(stream)?;
         }
@@ -274,11 +294,8 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
             self.memory.write64(Hpa(address), *word);
         }
         self.forget_stream(stream)?;
-        if word0::V.is_set(*first) {
-            self.memory.write64(location, *first);
-            self.forget_stream(stream)?;
-        }
-        Ok(())
+        self.memory.write64(location, *first);
+        self.forget_stream(stream)
     }
 
     /// Orders what was written (as [`CommandQueue::run`] does), makes the SMMU forget what it holds of a stream's

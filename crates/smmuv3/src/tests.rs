@@ -2,13 +2,14 @@
 
 extern crate std;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
 use proptest::prelude::*;
 
 use crate::fake::{Fake, IDR0, IDR1, Outcome, Tables};
+use crate::shared::Shared;
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::registers::*;
 use crate::*;
@@ -16,7 +17,12 @@ use crate::*;
 const PAGE: u64 = 0x1000;
 
 fn smmu(fake: &Fake) -> Smmu<&Fake, &Fake> {
-    Smmu::new(fake, fake, Options::new(StreamId(0xffff))).unwrap()
+    Smmu::new(fake, fake, options(0xffff)).unwrap()
+}
+
+/// As a platform has it whose tree says that the SMMU is coherent.
+fn options(most: u32) -> Options {
+    Options { coherent: true, ..Options::new(StreamId(most)) }
 }
 
 /// Tables that map one page, read and written, to `target`.
@@ -95,7 +101,7 @@ fn a_linear_table_records_unassigned_streams_too() {
     let mut smmu = Smmu::new(&fake, &fake, Options::new(StreamId(0x1ff))).unwrap();
     assert_eq!(fake.get(strtab_base_cfg::OFFSET), 9);
     assert_eq!(fake.dma(0x1ff, 0, false), Outcome::Faults(0x04));
-    assert_eq!(fake.dma(0x200, 0, false), Outcome::Faults(0x02));
+    assert_eq!(fake.dma(0x200, 0, false), Outcome::Aborts, "it couldn't be silenced, so it makes no record");
     let mapper = tables(&fake, 0x4000_0000, 0x8000_0000);
     smmu.attach(StreamId(0x1ff), &domain(1, &mapper)).unwrap();
     assert_eq!(fake.dma(0x1ff, 0x4000_0010, false), Outcome::Reaches(0x8000_0010));
@@ -140,7 +146,7 @@ fn a_missing_feature_is_named_and_the_smmu_stays_closed() {
     ] {
         let fake = Fake::new();
         fake.set(offset, value);
-        let result = Smmu::new(&fake, &fake, Options::new(StreamId(0xffff)));
+        let result = Smmu::new(&fake, &fake, options(0xffff));
         assert_eq!(result.map(|_| ()), Err(error));
         assert_eq!(fake.dma(8, 0, true), Outcome::Aborts);
     }
@@ -150,19 +156,19 @@ fn a_missing_feature_is_named_and_the_smmu_stays_closed() {
 fn an_smmu_that_does_not_answer_is_given_up_closed() {
     let fake = Fake::new();
     fake.0.borrow_mut().misbehaviour.deaf = true;
-    let result = Smmu::new(&fake, &fake, Options::new(StreamId(0xffff)));
+    let result = Smmu::new(&fake, &fake, options(0xffff));
     assert_eq!(result.map(|_| ()), Err(Error::Timeout(Wait::Sync)));
     assert_eq!(fake.dma(8, 0, true), Outcome::Aborts);
 
     let fake = Fake::new();
     fake.0.borrow_mut().misbehaviour.never_acknowledges = true;
-    let result = Smmu::new(&fake, &fake, Options::new(StreamId(0xffff)));
+    let result = Smmu::new(&fake, &fake, options(0xffff));
     assert_eq!(result.map(|_| ()), Err(Error::Timeout(Wait::Cr0)));
     assert_eq!(fake.dma(8, 0, true), Outcome::Aborts);
 
     let fake = Fake::new();
     fake.0.borrow_mut().refuse_memory = true;
-    let result = Smmu::new(&fake, &fake, Options::new(StreamId(0xffff)));
+    let result = Smmu::new(&fake, &fake, options(0xffff));
     assert!(matches!(result, Err(Error::OutOfMemory { .. })));
     assert_eq!(fake.dma(8, 0, true), Outcome::Aborts);
 }
@@ -184,12 +190,16 @@ fn an_entry_changes_in_the_order_write_barrier_invalidate_sync() {
     smmu.attach(StreamId(8), &domain(2, &two)).unwrap();
     assert_eq!(smmu.domain(StreamId(8)), Some(&domain(2, &two)));
     let forget = [commands::TLBI_S12_VMALL, commands::SYNC];
-    assert_eq!(opcodes(&fake.take_log()), [publish, publish, forget, publish, publish].concat());
+    assert_eq!(opcodes(&fake.take_log()), [publish, forget, publish, publish, publish].concat());
     assert_eq!(fake.dma(8, 4, true), Outcome::Reaches(0x9000_0004));
+    fake.take_log();
     smmu.block(StreamId(8)).unwrap();
-    assert_eq!(fake.dma(8, 4, true), Outcome::Faults(0x04));
+    assert_eq!(opcodes(&fake.take_log()), [publish, forget].concat());
+    assert_eq!(fake.dma(8, 4, true), Outcome::Aborts);
+    assert_eq!(fake.dma(9, 4, true), Outcome::Faults(0x04), "a neighbour isn't silenced");
     assert_eq!(smmu.domain(StreamId(8)), None);
     smmu.block(StreamId(8)).unwrap();
+    assert_eq!(opcodes(&fake.take_log()), publish, "confirmed again");
     smmu.block(StreamId(0x4000)).unwrap();
     assert_eq!(
         smmu.block(StreamId(0x1_0000)),
@@ -344,8 +354,144 @@ fn a_stream_that_could_not_be_blocked_still_counts_as_attached() {
     assert!(matches!(smmu.attach(StreamId(9), &domain(1, &two)), Err(Error::VmidInUse { .. })));
     fake.0.borrow_mut().misbehaviour.deaf = false;
     smmu.block(StreamId(8)).unwrap();
-    assert_eq!(fake.dma(8, 0, true), Outcome::Faults(0x04));
+    assert_eq!(fake.dma(8, 0, true), Outcome::Aborts);
     assert_eq!(smmu.domain(StreamId(8)), None);
+}
+
+#[test]
+fn an_smmu_whose_commands_time_out_is_waited_for_by_the_clock_and_then_asked_briefly() {
+    let fake = Fake::new();
+    let mut smmu = smmu(&fake);
+    fake.0.borrow_mut().misbehaviour.deaf = true;
+    let time = |smmu: &mut Smmu<&Fake, &Fake>| {
+        let start = fake.clock();
+        assert!(matches!(smmu.block(StreamId(8)), Err(Error::Timeout(_))));
+        fake.clock() - start
+    };
+    assert!((1_000_000..1_001_000).contains(&time(&mut smmu)));
+    for _ in 0..200 {
+        assert!(time(&mut smmu) < 4_000, "it hasn't answered since");
+    }
+    fake.0.borrow_mut().misbehaviour.deaf = false;
+    // It reads on by itself.
+    (&fake).write32(cmdq::PROD_OFFSET, fake.get(cmdq::PROD_OFFSET));
+    smmu.block(StreamId(8)).unwrap();
+    fake.0.borrow_mut().misbehaviour.deaf = true;
+    assert!(time(&mut smmu) >= 1_000_000, "it has");
+}
+
+#[test]
+fn a_device_that_keeps_mastering_leaves_room_for_others_events() {
+    let fake = Fake::new();
+    let mut smmu = smmu(&fake);
+    let mapper = tables(&fake, 0, 0x8000_0000);
+    smmu.attach(StreamId(8), &domain(1, &mapper)).unwrap();
+    // One that a VM had, one on the same bus that nobody had, one on a bus that nobody is on, and the last of all.
+    smmu.block(StreamId(8)).unwrap();
+    for stream in [9, 0x4000, 0xffff] {
+        assert!(matches!(fake.dma(stream, 0, true), Outcome::Faults(_)), "the first of them says who it is");
+        smmu.silence(StreamId(stream)).unwrap();
+    }
+    assert_eq!(smmu.drain_events(100, |_| {}).events, 3);
+    for _ in 0..5000 {
+        for stream in [8, 9, 0x4000, 0xffff] {
+            assert_eq!(fake.dma(stream, 0, true), Outcome::Aborts);
+        }
+    }
+    assert_eq!(fake.dma(10, 0, true), Outcome::Faults(0x04));
+    let mut streams = Vec::new();
+    let _ = smmu.drain_events(100, |event| streams.push(event.stream.0));
+    assert_eq!((streams, smmu.take_gerror()), ([10].to_vec(), GlobalErrors::empty()));
+    // What was silenced can be given all the same, and its bus stays silent.
+    smmu.attach(StreamId(0x4001), &domain(1, &mapper)).unwrap();
+    assert_eq!(fake.dma(0x4001, 0, true), Outcome::Reaches(0x8000_0000));
+    assert_eq!(fake.dma(0x4000, 0, true), Outcome::Aborts);
+}
+
+#[test]
+fn a_stream_is_blocked_also_where_there_is_no_memory_for_a_table() {
+    let fake = Fake::new();
+    let mut smmu = smmu(&fake);
+    fake.0.borrow_mut().refuse_memory = true;
+    smmu.block(StreamId(0x4000)).unwrap();
+    assert_eq!(fake.dma(0x4000, 0, true), Outcome::Aborts);
+}
+
+#[test]
+fn a_register_block_that_is_too_small_is_refused_untouched() {
+    let fake = Fake::new();
+    fake.0.borrow_mut().register_bytes = 0x1_0000;
+    let small = Error::RegistersTooSmall { bytes: 0x1_0000 };
+    assert_eq!(close(&&fake), Err(small));
+    assert_eq!(Smmu::new(&fake, &fake, options(0xffff)).map(|_| ()), Err(small));
+    assert_eq!(fake.0.borrow().writes, []);
+}
+
+/// What processor and SMMU share, by the contract of `Shared`.
+fn conforms(fake: &Fake, coherent: bool) {
+    let memory = Shared::new(fake, coherent);
+    for bytes in [128, 0x4000] {
+        let block = memory.allocate("test", bytes).unwrap().0;
+        memory.barrier();
+        assert_eq!(block % bytes.max(0x1000), 0, "aligned to its size, and alone in its cache lines");
+        for at in (block..block + bytes).step_by(8) {
+            assert_eq!((fake.seen_by_smmu(at), memory.read64(Hpa(at))), (0, 0));
+        }
+        // A line that the processor writes and one that the SMMU writes; the one reads what the other wrote, again and
+        // again.
+        for round in 1..20u64 {
+            for own in (block..block + 64).step_by(8) {
+                let (theirs, value) = (own + 64, own ^ round);
+                memory.write64(Hpa(own), value);
+                memory.barrier();
+                fake.write_as_smmu(theirs, !value);
+                memory.barrier();
+                assert_eq!((fake.seen_by_smmu(own), memory.read64(Hpa(own))), (value, value));
+                assert_eq!((fake.seen_by_smmu(theirs), memory.read64(Hpa(theirs))), (!value, !value));
+            }
+        }
+    }
+    fake.0.borrow_mut().refuse_memory = true;
+    let none = Error::OutOfMemory { what: "test", bytes: 0x1000 };
+    assert_eq!(memory.allocate("test", 1), Err(none));
+}
+
+#[test]
+fn what_is_shared_is_the_same_for_both_whether_the_smmu_is_coherent_or_not() {
+    conforms(&Fake::new(), true);
+    conforms(&Fake::not_coherent(IDR0), false);
+    // Cleaning where it isn't needed is right, too.
+    conforms(&Fake::new(), false);
+}
+
+#[test]
+#[should_panic(expected = "assertion")]
+fn what_is_shared_with_one_that_is_not_coherent_would_differ_without_cleaning() {
+    conforms(&Fake::not_coherent(IDR0), true);
+}
+
+#[test]
+fn an_smmu_is_coherent_where_both_it_and_the_tree_say_so() {
+    const COHACC: u32 = 1 << 4;
+    for (tree, idr0) in [(true, IDR0 & !COHACC), (false, IDR0), (false, IDR0 & !COHACC)] {
+        let fake = Fake::not_coherent(idr0);
+        let options = Options { coherent: tree, event_queue_log2: 3, ..Options::new(StreamId(0xffff)) };
+        let mut smmu = Smmu::new(&fake, &fake, options).unwrap();
+        assert!(!smmu.features().coherent);
+        assert_eq!(fake.get(cr1::OFFSET), 0x820, "queues and tables: non-cacheable, outer shareable");
+        let mapper = tables(&fake, 0, 0x8000_0000);
+        smmu.attach(StreamId(8), &domain(1, &mapper)).unwrap();
+        // More events than the queue has, so that lines are read again that were read before.
+        for round in 0..40 {
+            assert_eq!(fake.dma(8, 0x10, true), Outcome::Reaches(0x8000_0010));
+            fake.record([(round << 32) | 0x10, 0, round, 0]);
+            let seen = |event: Event| assert_eq!(event.stream, StreamId(round as u32));
+            assert_eq!(smmu.drain_events(10, seen).events, 1);
+        }
+        smmu.block(StreamId(8)).unwrap();
+        assert_eq!(fake.dma(8, 0x10, true), Outcome::Aborts);
+    }
+    assert!(smmu(&Fake::new()).features().coherent);
 }
 
 #[test]
@@ -380,7 +526,7 @@ fn lost_events_are_said_and_recording_goes_on() {
     let options = Options { event_queue_log2: 3, ..Options::new(StreamId(0xff)) };
     let mut smmu = Smmu::new(&fake, &fake, options).unwrap();
     for _ in 0..20 {
-        assert_eq!(fake.dma(8, 0, true), Outcome::Faults(0x04));
+        assert_eq!(fake.dma(8, 0, true), Outcome::Faults(0x02));
     }
     let drained = smmu.drain_events(100, |_| {});
     assert_eq!(drained, Drained { events: 8, overflowed: false, more: false });
@@ -439,9 +585,11 @@ proptest! {
         if !two_level {
             fake.set(idr0::OFFSET, IDR0 & !(3 << 27));
         }
+        fake.set(idr1::OFFSET, IDR1 & !63 | 12);
         let mut smmu = Smmu::new(&fake, &fake, Options::new(StreamId(0xfff))).unwrap();
         let mappers: Vec<_> = (0..3u64).map(|n| tables(&fake, 0, (n + 1) << 32)).collect();
         let mut model = BTreeMap::new();
+        let mut silent = BTreeSet::new();
         for action in actions {
             match action {
                 Action::Attach(stream, number) => {
@@ -449,6 +597,7 @@ proptest! {
                     if stream < 0x1000 {
                         prop_assert_eq!(result, Ok(()));
                         model.insert(stream, number as u64);
+                        silent.remove(&stream);
                     } else {
                         prop_assert!(result.is_err());
                     }
@@ -456,6 +605,9 @@ proptest! {
                 Action::Block(stream) => {
                     prop_assert_eq!(smmu.block(StreamId(stream)).is_ok(), stream < 0x1000);
                     model.remove(&stream);
+                    if stream < 0x1000 {
+                        silent.insert(stream);
+                    }
                 }
                 Action::Dma(stream) => {
                     fake.dma(stream, 0, true);
@@ -469,6 +621,7 @@ proptest! {
                 let outcome = fake.dma(stream, 0x10, true);
                 match model.get(&stream) {
                     Some(number) => prop_assert_eq!(outcome, Outcome::Reaches((number + 1) << 32 | 0x10)),
+                    None if silent.contains(&stream) => prop_assert_eq!(outcome, Outcome::Aborts),
                     None => {
                         let recorded = outcome == Outcome::Faults(0x04) || outcome == Outcome::Faults(0x02);
                         prop_assert!(recorded, "stream {:#x} gives {:?}", stream, outcome);

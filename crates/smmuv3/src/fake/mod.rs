@@ -1,8 +1,12 @@
 //! A fake SMMU with its memory, strict where hardware is free: what is written is seen only after a barrier,
 //! whatever can be held is held, and it is forgotten only when a CMD_SYNC has followed the invalidation.
+//!
+//! One that isn't coherent sees memory past the processors' caches (`cache`): they keep whatever was read or written
+//! until they are told to clean it.
 
 extern crate std;
 
+mod cache;
 mod hardware;
 mod tables;
 
@@ -12,11 +16,12 @@ use std::vec::Vec;
 
 use axvm_addr::Hpa;
 
+use self::cache::Cache;
 pub use self::tables::Tables;
 use crate::access::{Memory, Registers};
 use crate::spec::commands::Command;
 use crate::spec::registers::*;
-use crate::spec::stream_table::{Entry, word0};
+use crate::spec::stream_table::{self, Entry, word0};
 
 /// The values of QEMU's virt board.
 pub const IDR0: u32 = 0x0d44_101b;
@@ -53,6 +58,12 @@ type HeldPage = (u64, bool, bool);
 #[derive(Debug, Default)]
 pub struct State {
     pub registers: BTreeMap<usize, u32>,
+    /// The processors' caches, where the SMMU doesn't see into them.
+    cache: Option<Cache>,
+    /// Microseconds.
+    clock: u64,
+    /// Bytes of the register block.
+    pub register_bytes: u64,
     /// Writes that no barrier has followed.
     written: BTreeMap<u64, u64>,
     /// What the SMMU sees.
@@ -77,11 +88,34 @@ pub struct Fake(pub RefCell<State>);
 
 impl Fake {
     pub fn new() -> Self {
-        let mut state = State { allocated: 0x10_0000, ..State::default() };
+        let mut state = State { allocated: 0x10_0000, register_bytes: 0x2_0000, ..State::default() };
         state.registers.extend([(idr0::OFFSET, IDR0), (idr1::OFFSET, IDR1), (idr5::OFFSET, IDR5)]);
         // As after reset: open.
         state.registers.insert(gbpa::OFFSET, 0x1000);
         Self(RefCell::new(state))
+    }
+
+    /// One that isn't coherent with the processors' caches, as the identification registers say too, or don't.
+    pub fn not_coherent(idr0: u32) -> Self {
+        let fake = Self::new();
+        fake.set(idr0::OFFSET, idr0);
+        fake.0.borrow_mut().cache = Some(Cache::default());
+        fake
+    }
+
+    /// Writes a word as the SMMU does.
+    pub fn write_as_smmu(&self, address: u64, value: u64) {
+        self.0.borrow_mut().visible.insert(address, value);
+    }
+
+    /// A word as the SMMU sees it.
+    pub fn seen_by_smmu(&self, address: u64) -> u64 {
+        self.0.borrow().word(address)
+    }
+
+    /// Microseconds that have passed.
+    pub fn clock(&self) -> u64 {
+        self.0.borrow().clock
     }
 
     pub fn set(&self, offset: usize, value: u32) {
@@ -109,6 +143,16 @@ impl Fake {
 }
 
 impl Registers for Fake {
+    fn size(&self) -> u64 {
+        self.0.borrow().register_bytes
+    }
+
+    fn now_us(&self) -> u64 {
+        let mut state = self.0.borrow_mut();
+        state.clock += 10;
+        state.clock
+    }
+
     fn read32(&self, offset: usize) -> u32 {
         self.0.borrow().register(offset)
     }
@@ -138,19 +182,24 @@ impl Memory for Fake {
         }
         let start = state.allocated.next_multiple_of(align as u64);
         state.allocated = start + bytes as u64;
+        state.zero(start, bytes as u64);
         Some(Hpa(start))
     }
 
     fn read64(&self, address: Hpa) -> u64 {
-        let state = self.0.borrow();
+        let mut state = self.0.borrow_mut();
         assert!(address.0.is_multiple_of(8) && address.0 < state.allocated, "{address} is not memory");
-        state.written.get(&address.0).copied().unwrap_or_else(|| state.word(address.0))
+        state.processor_reads(address.0)
     }
 
     fn write64(&self, address: Hpa, value: u64) {
         let mut state = self.0.borrow_mut();
         assert!(address.0.is_multiple_of(8) && address.0 < state.allocated, "{address} is not memory");
-        state.written.insert(address.0, value);
+        state.processor_writes(address.0, value);
+    }
+
+    fn clean(&self, address: Hpa, bytes: u64) {
+        self.0.borrow_mut().clean(address.0, bytes);
     }
 
     fn barrier(&self) {
@@ -180,6 +229,7 @@ impl State {
             let rest = changed.range(entry + 8..entry + 64).next().is_some();
             let before = self.word(entry);
             let after = changed.get(&entry).copied().unwrap_or(before);
+            let aborts = after == stream_table::ABORT;
             let held = self.held_entries.get(&stream).is_some_and(|held| word0::V.is_set(held[0]));
             if rest {
                 assert!(
@@ -188,7 +238,9 @@ impl State {
                 );
                 assert!(!held, "stream {stream:#x}: words change while the valid entry may be held");
             }
-            if word0::V.is_set(before) && word0::V.is_set(after) {
+            // One that aborts makes the SMMU ignore all else (5.2, STE.Config), so that it may take another's place in one
+            // write.
+            if word0::V.is_set(before) && word0::V.is_set(after) && !aborts {
                 panic!("stream {stream:#x}: a valid entry becomes another one");
             }
         }

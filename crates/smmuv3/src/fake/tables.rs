@@ -15,7 +15,7 @@ pub struct Tables<'a> {
 
 impl<'a> Tables<'a> {
     pub fn new(fake: &'a Fake) -> Self {
-        Self { fake, root: fake.allocate(0x2000, 0x2000).unwrap() }
+        Self { fake, root: zeroed(fake, 0x2000) }
     }
 
     pub fn root(&self) -> Hpa {
@@ -37,14 +37,23 @@ impl<'a> Tables<'a> {
         for shift in [21, 12] {
             let mut table = Memory::read64(self.fake, entry);
             if table == 0 {
-                table = self.fake.allocate(0x1000, 0x1000).unwrap().0 | 3;
+                table = zeroed(self.fake, 0x1000).0 | 3;
                 Memory::write64(self.fake, entry, table);
+                self.fake.clean(entry, 8);
             }
             entry = Hpa((table & !0xfff) + (address >> shift & 511) * 8);
         }
         Memory::write64(self.fake, entry, value);
+        self.fake.clean(entry, 8);
         self.fake.barrier();
     }
+}
+
+fn zeroed(fake: &Fake, bytes: usize) -> Hpa {
+    let block = fake.allocate(bytes, bytes).unwrap();
+    fake.clean(block, bytes as u64);
+    fake.barrier();
+    block
 }
 
 impl State {

@@ -14,6 +14,10 @@ pub type Entry = [u64; 8];
 /// An entry that says nothing (V = 0): transactions abort and are recorded as C_BAD_STE.
 pub const INVALID: Entry = [0; 8];
 
+/// The first word of an entry that says "abort" (V = 1, Config = 0b000): transactions abort without a record, and
+/// all else in the entry is ignored (5.2, STE.Config).
+pub const ABORT: u64 = word0::V.mask() | word0::CONFIG.put(word0::CONFIG_ABORT);
+
 /// A first-level descriptor (5.1).
 pub mod level1 {
     use super::Field;
@@ -32,6 +36,8 @@ pub mod word0 {
     pub const V: Field = Field::bit(0);
     /// 0 abort, 4 bypass, 5 stage 1, 6 stage 2, 7 both.
     pub const CONFIG: Field = Field::new(3, 1);
+    /// `CONFIG`: abort, and record nothing.
+    pub const CONFIG_ABORT: u64 = 0b000;
     /// `CONFIG`: stage 2 only.
     pub const CONFIG_STAGE_2: u64 = 0b110;
 }
@@ -174,6 +180,11 @@ mod tests {
         assert_eq!(entry[4..], [0; 4]);
         assert!(!word2::S2S.is_set(entry[2]), "a stalled transaction would hold the bus for the guest");
         assert_eq!(word1::EATS.get(entry[1]), 0, "translated transactions are not taken on trust");
+    }
+
+    #[test]
+    fn an_entry_that_aborts_is_valid_and_says_nothing_else() {
+        assert_eq!(ABORT, 0b0001, "V, Config = abort (5.2, bits 3:0)");
     }
 
     #[test]

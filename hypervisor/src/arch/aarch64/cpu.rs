@@ -75,6 +75,11 @@ pub fn tick_hz() -> u64 {
     mrs!("cntfrq_el0").max(1)
 }
 
+/// Microseconds by the generic timer, which runs whatever else does. Deadlines are by it.
+pub fn now_us() -> u64 {
+    (u128::from(ticks()) * 1_000_000 / u128::from(tick_hz())) as u64
+}
+
 /// Waits at least this long.
 pub fn delay_us(microseconds: u64) {
     let end = ticks().saturating_add(microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1);
