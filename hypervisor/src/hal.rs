@@ -35,6 +35,9 @@ pub enum HalError {
     /// The SMMU.
     #[error("SMMU: {0}")]
     Iommu(#[from] axvm_smmuv3::Error),
+    /// A device, or a bridge above it, masters the bus still.
+    #[error(transparent)]
+    NotSilent(#[from] axvm_pci::NotSilent),
     /// A device doesn't come back from its reset.
     #[error(transparent)]
     Reset(#[from] axvm_pci::ResetError),
@@ -99,6 +102,28 @@ impl DmaMap for Dma {
     }
 }
 
+/// How long is waited after a closing that couldn't be confirmed.
+const CLOSE_PAUSE_US: u64 = 10_000;
+
+/// Closes a device's streams, confirmed by the SMMU.
+fn block_streams(host: &host::Host, device: &DevicePlan) -> Result<(), HalError> {
+    let mut result = Ok(());
+    for &(smmu, stream) in &device.streams {
+        result = result.and(host.iommus.block(smmu, stream).map_err(HalError::from));
+    }
+    result
+}
+
+/// Turns a PCI function's bus mastering off, and the bridges' above it where no other's requests pass them, and reads both back.
+fn stop_mastering(host: &host::Host, device: &DevicePlan) -> Result<(), HalError> {
+    let Some(device) = device.pci.and_then(|address| host.pci_device(address)) else { return Ok(()) };
+    let address = device.function.address;
+    let silent = axvm_pci::stop_mastering(&host.config, address);
+    let bridges_of = |other| host.pci_device(other).map_or_else(Vec::new, |it| it.bridges.clone());
+    let closed = host.forwarding.lock().close(&host.config, address, &device.bridges, bridges_of);
+    Ok(silent.and(closed)?)
+}
+
 impl DeviceOps for Hal {
     type Error = HalError;
 
@@ -109,23 +134,30 @@ impl DeviceOps for Hal {
 
     fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
         let host = host::get();
-        if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
-            axvm_pci::quarantine(&host.config, &function.function);
-            let bridges_of = |other| host.pci_device(other).map_or_else(Vec::new, |it| it.bridges.clone());
-            host.forwarding.lock().close(
-                &host.config,
-                function.function.address,
-                &function.bridges,
-                bridges_of,
-            );
+        if let Some(function) = device.pci.and_then(|address| host.function(address)) {
+            axvm_pci::quarantine(&host.config, function);
         }
-        let mut result = Ok(());
-        for &(smmu, stream) in &device.streams {
-            if let Err(error) = host.iommus.block(smmu, stream) {
-                result = Err(error.into());
+        // All of it is done, whatever of it fails; the first failure is told.
+        let silent = stop_mastering(host, device);
+        let done = block_streams(host, device).and(silent);
+        if done.is_err() {
+            // It is tried again; something may come of waiting.
+            arch::delay_us(CLOSE_PAUSE_US);
+        }
+        done
+    }
+
+    fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
+        let host = host::get();
+        let blocked = block_streams(host, device);
+        if let (Some(function), Some(vm)) = (device.pci, host.vm(vm)) {
+            for bridge in vm.bridges() {
+                // One of the bridges has it, and keeps its guest from turning it on again; the others say that they don't know it.
+                let _ = bridge.quarantine(function);
             }
         }
-        result
+        let silent = stop_mastering(host, device);
+        blocked.and(silent)
     }
 
     fn reset(&self, device: &DevicePlan) -> Result<(), HalError> {
@@ -136,6 +168,7 @@ impl DeviceOps for Hal {
             // A reset of its bus takes all that is there, which the plan has given to the same VM.
             let neighbours = host.neighbours(function);
             axvm_pci::reset(&host.config, function, &neighbours, method, &|us| arch::delay_us(us))?;
+            axvm_pci::confirm_silent(&host.config, function.address)?;
         }
         Ok(())
     }
@@ -144,11 +177,7 @@ impl DeviceOps for Hal {
         let host = host::get();
         for &(smmu, stream) in &device.streams {
             let domain = host.domain(vm, smmu).ok_or(HalError::Unknown)?;
-            if let Err(error) = host.iommus.attach(smmu, stream, &domain) {
-                // As before: none of its streams reaches anything.
-                self.close(device)?;
-                return Err(error.into());
-            }
+            host.iommus.attach(smmu, stream, &domain)?;
         }
         if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
             host.forwarding.lock().open(&host.config, function.function.address, &function.bridges);

@@ -13,7 +13,7 @@ use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Forwarding, Function, HostBridge, Space, Window};
-use axvm_platform::model::{PciDevice, PciSpace, Platform};
+use axvm_platform::model::{Interrupt, PciDevice, PciSpace, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
@@ -71,6 +71,8 @@ pub struct Host {
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
     console: Option<String>,
+    /// An SMMU has no line by which it could call.
+    polls: AtomicBool,
     /// The VMs have been started.
     started: AtomicBool,
     start: u64,
@@ -80,6 +82,12 @@ pub struct Host {
     /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
     held: u64,
 }
+
+/// How often an SMMU is looked at that can't call.
+const SMMU_POLL_US: u64 = 10_000;
+
+/// The hypervisor's own timer among the platform's: the binding's fourth.
+const HYPERVISOR_TIMER: usize = 3;
 
 static HOST: Once<Host> = Once::new();
 
@@ -257,6 +265,7 @@ fn take_over(
         vms: Mutex::new(Vec::new()),
         hypervisor_cpu: plan.hypervisor_cpu,
         console: plan.console,
+        polls: AtomicBool::new(false),
         started: AtomicBool::new(false),
         plans: plan.vms,
         start,
@@ -300,8 +309,24 @@ impl Host {
     fn listen(&self) {
         let Some(cpu) = cpus::get(self.hypervisor_cpu) else { return };
         for smmu in &self.platform.smmus {
-            for line in [smmu.event_queue, smmu.global_error].into_iter().flatten() {
-                self.gic.enable_line(line, cpu.mpidr);
+            let heard =
+                |line: Option<Interrupt>| line.is_some_and(|line| self.gic.enable_line(line, cpu.mpidr));
+            // Both, also if the first one isn't heard.
+            if !(heard(smmu.event_queue) & heard(smmu.global_error)) {
+                let pause = SMMU_POLL_US / 1000;
+                log::warn!(
+                    "{}: not all of its lines reach the GIC: it is looked at every {pause} ms",
+                    smmu.path
+                );
+                self.polls.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.polls.load(Ordering::Relaxed) {
+            match self.platform.timer.get(HYPERVISOR_TIMER) {
+                Some(timer) => self.gic.enable_private(cpu.id, timer.intid, true),
+                None => fail(
+                    &"an SMMU must be looked at by the clock, and the hypervisor's timer has no interrupt",
+                ),
             }
         }
         let console = &self.console;
@@ -311,6 +336,14 @@ impl Host {
             for &line in &device.interrupts {
                 self.gic.enable_line(line, cpu.mpidr);
             }
+        }
+    }
+
+    /// On the hypervisor's CPU: sleeps until something has happened, or, where an SMMU can't call, for a while.
+    pub fn wait(&self) {
+        match self.polls.load(Ordering::Relaxed) {
+            true => arch::wait_for_interrupt_or_us(SMMU_POLL_US),
+            false => arch::wait_for_interrupt(),
         }
     }
 
@@ -438,8 +471,9 @@ impl Host {
 
     /// Whether a VM's function may master the bus: it has it, and not in quarantine.
     pub fn may_master(&self, vm: VmId, function: PciAddress) -> bool {
-        let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
-        device.is_some_and(|device| !self.security.is_quarantined(vm, &device.name))
+        let device =
+            self.plan(vm).and_then(|plan| plan.devices.iter().position(|it| it.pci == Some(function)));
+        device.is_some_and(|device| !self.security.is_quarantined(vm, device as u16))
     }
 
     /// Nanoseconds since the first instruction.

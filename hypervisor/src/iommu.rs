@@ -113,8 +113,10 @@ impl Iommus {
         let smmus = (0..).zip(unsafe { registers(platform) }).zip(&platform.smmus);
         let smmus = smmus
             .map(|((position, registers), described)| {
-                let options =
-                    Options { coherent: described.coherent, ..Options::new(highest_stream(platform, position)) };
+                let options = Options {
+                    coherent: described.coherent,
+                    ..Options::new(highest_stream(platform, position))
+                };
                 Smmu::new(registers, Shared, options).map(Mutex::new)
             })
             .collect::<Result<_, _>>()?;

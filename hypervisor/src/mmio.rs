@@ -27,7 +27,11 @@ impl Mmio {
     fn at(&self, offset: u64, bytes: u64) -> Option<u64> {
         let end = offset.checked_add(bytes);
         if end.is_none_or(|end| end > self.size) {
-            log::error!("register {offset:#x} isn't in the block of {:#x} bytes at {:#x}", self.size, self.base);
+            log::error!(
+                "register {offset:#x} isn't in the block of {:#x} bytes at {:#x}",
+                self.size,
+                self.base
+            );
             return None;
         }
         self.base.checked_add(offset)

@@ -7,14 +7,17 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
-use axvm::plan::DevicePlan;
+use axvm::ownership::DeviceOps;
+use axvm::plan::{DevicePlan, VmPlan};
+use axvm::quarantine::{Outcome, Quarantine};
 use axvm::report::EventReport;
-use axvm_addr::VmId;
+use axvm_addr::{StreamId, VmId};
 use axvm_smmuv3::{Event, GlobalErrors};
 use axvm_system::model::ViolationPolicy;
 use axvm_system::wire::Channel;
 use spin::Mutex;
 
+use crate::hal::Hal;
 use crate::host::Host;
 use crate::protection::{self, Protection};
 use crate::vm::StopReason;
@@ -36,8 +39,8 @@ pub struct Security {
     log: Mutex<Log>,
     /// By VM: one for its CPUs, and one for each device.
     governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
-    /// VM and name of each device that has lost the bus.
-    quarantined: Mutex<Vec<(VmId, String)>>,
+    /// The devices that have lost the bus, or shall.
+    quarantine: Mutex<Quarantine>,
     /// What was said on the console: each once.
     announced: Mutex<Vec<What>>,
 }
@@ -51,7 +54,7 @@ impl Security {
             rings: (0..cpus).map(|_| Ring::new()).collect(),
             log: Mutex::new(Log::new()),
             governors: Mutex::new(devices.map(judges).collect()),
-            quarantined: Mutex::new(Vec::new()),
+            quarantine: Mutex::new(Quarantine::new()),
             announced: Mutex::new(Vec::new()),
         }
     }
@@ -64,9 +67,9 @@ impl Security {
         }
     }
 
-    /// Whether a device has lost the bus.
-    pub fn is_quarantined(&self, vm: VmId, device: &str) -> bool {
-        self.quarantined.lock().iter().any(|(owner, name)| *owner == vm && name == device)
+    /// Whether a device, by its position in its VM's plan, isn't to have the bus.
+    pub fn is_quarantined(&self, vm: VmId, device: u16) -> bool {
+        self.quarantine.lock().is_asked_for(vm, device)
     }
 
     fn judge(&self, violation: &Violation, policy: ViolationPolicy) -> Action {
@@ -85,8 +88,10 @@ impl Security {
     }
 }
 
-/// On the hypervisor's CPU: takes what the SMMUs have blocked and what the CPUs have recorded, and acts on it.
-pub fn attend(host: &Host) {
+/// On the hypervisor's CPU: takes what the SMMUs have blocked and what the CPUs have recorded, and acts on it. Whether something
+/// is to be tried again soon.
+pub fn attend(host: &Host) -> bool {
+    enforce(host);
     take_iommu_events(host);
     for ring in &host.security.rings {
         // No more than a ring holds, and its record of losses: one that is filled faster than it is read ends here too.
@@ -98,6 +103,7 @@ pub fn attend(host: &Host) {
             }
         }
     }
+    host.security.quarantine.lock().is_waiting()
 }
 
 /// All records, for the report.
@@ -120,19 +126,33 @@ fn names(host: &Host, vm: Option<VmId>, device: Option<u16>) -> (String, String)
 
 /// Decides what a violation leads to, does it, and keeps the record.
 fn settle(host: &Host, mut violation: Violation) {
-    let vm = violation.vm.and_then(|vm| host.plan(vm));
-    if let Some(plan) = vm {
+    if let Some(plan) = violation.vm.and_then(|vm| host.plan(vm)) {
         violation.action = host.security.judge(&violation, plan.on_violation);
-        match violation.action {
-            Action::Quarantined | Action::Blocked => quarantine(host, plan.id, violation.device),
-            Action::VmStopped => {
+        match (violation.action, violation.device) {
+            (Action::Quarantined | Action::Blocked, Some(device)) => {
+                match quarantine(host, plan, device, Some(violation)) {
+                    Some(left) => violation = left,
+                    // It is recorded when it is true.
+                    None => return,
+                }
+            }
+            (Action::VmStopped, device) => {
                 if let Some(vm) = host.vm(plan.id) {
                     vm.stop(StopReason::Violation);
+                }
+                if let Some(device) = device {
+                    // Until the VM is taken apart the device would go on.
+                    quarantine(host, plan, device, None);
                 }
             }
             _ => {}
         }
     }
+    keep(host, violation);
+}
+
+/// Keeps a record, and says what it is the first of.
+fn keep(host: &Host, violation: Violation) {
     host.security.log.lock().push(violation);
     let what = (violation.vm, violation.device, violation.kind, violation.action);
     let mut announced = host.security.announced.lock();
@@ -156,33 +176,88 @@ fn announce(host: &Host, violation: &Violation) {
     console::send(Channel::Event, line.as_bytes());
 }
 
-/// Keeps a device from the bus until its VM is started anew.
-fn quarantine(host: &Host, vm: VmId, device: Option<u16>) {
-    let Some(plan) = host.plan(vm) else { return };
-    let Some(device) = device.and_then(|device| plan.devices.get(usize::from(device))) else { return };
+/// Keeps a device from the bus until its VM is started anew: from now on, and recorded with `violation` once it is true. If that isn't
+/// the first one, it comes back, to be recorded at once.
+fn quarantine(host: &Host, plan: &VmPlan, position: u16, violation: Option<Violation>) -> Option<Violation> {
+    let device = plan.devices.get(usize::from(position))?;
     // Behind a bridge to conventional PCI a stream is all functions': which of them it was, nobody can tell.
-    let shares = |other: &&DevicePlan| {
+    let shares = |other: &DevicePlan| {
         other.name == device.name || other.streams.iter().any(|stream| device.streams.contains(stream))
     };
-    for device in plan.devices.iter().filter(shares) {
-        quarantine_one(host, vm, device);
+    let now = host.now_ns();
+    let mut asked = host.security.quarantine.lock();
+    let left = asked.ask(plan.id, position, now, violation);
+    for (other, _) in (0..).zip(&plan.devices).filter(|(_, other)| shares(other)) {
+        asked.ask(plan.id, other, now, None);
+    }
+    let left = left.map(|violation| match asked.is_confirmed(plan.id, position) {
+        true => violation,
+        false => Violation { action: Action::Reported, ..violation },
+    });
+    drop(asked);
+    enforce(host);
+    left
+}
+
+/// Tries what is due to be tried of taking devices off the bus.
+fn enforce(host: &Host) {
+    let asked = &host.security.quarantine;
+    loop {
+        let due = asked.lock().due(host.now_ns());
+        let Some((id, position)) = due else { return };
+        let vm = host.vm(id);
+        let device = host.plan(id).and_then(|plan| plan.devices.get(usize::from(position)));
+        let (Some(vm), Some(device)) = (vm, device) else {
+            // It is being taken apart, its devices closed.
+            forget(host, id);
+            continue;
+        };
+        // Without the lock: it may take as long as an SMMU is waited for.
+        let done = Hal.keep_off_bus(id, device);
+        if let Err(error) = &done {
+            log::warn!("{}: it can't be taken off the bus: {error}", device.name);
+        }
+        let outcome = asked.lock().tried(id, position, host.now_ns(), done.is_ok());
+        let recorded = match outcome {
+            Outcome::Later => None,
+            Outcome::Confirmed(violation) => violation,
+            Outcome::StopVm(violation) => {
+                log::error!("{}: its device {} can't be taken off the bus: it stops", vm.name(), device.name);
+                vm.stop(StopReason::HostError);
+                violation
+            }
+        };
+        if let Some(violation) = recorded {
+            keep(host, violation);
+        }
     }
 }
 
-fn quarantine_one(host: &Host, vm: VmId, device: &DevicePlan) {
-    if host.security.is_quarantined(vm, &device.name) {
-        return;
+/// The VM is taken apart: its devices are closed by that.
+pub fn forget(host: &Host, vm: VmId) {
+    let left = host.security.quarantine.lock().end(vm);
+    for violation in left {
+        keep(host, violation);
     }
-    host.security.quarantined.lock().push((vm, device.name.clone()));
-    for &(smmu, stream) in &device.streams {
-        if let Err(error) = host.iommus.block(smmu, stream) {
-            log::error!("{}: its stream can't be blocked: {error}", device.name);
+}
+
+/// A device that nobody has masters the bus: it reaches nothing, and leaves no more records. Whether that is confirmed.
+fn silence_stranger(host: &Host, smmu: usize, stream: StreamId) -> bool {
+    if protection::is_off(Protection::Quarantine) {
+        return false;
+    }
+    for function in host.platform.functions.iter().flatten().filter(|it| it.streams.contains(&(smmu, stream)))
+    {
+        if let Err(error) = axvm_pci::stop_mastering(&host.config, function.function.address) {
+            log::warn!("{error}");
         }
     }
-    if let (Some(function), Some(vm)) = (device.pci, host.vm(vm)) {
-        for bridge in vm.bridges() {
-            // One of the bridges has it; the others say that they don't know it.
-            let _ = bridge.quarantine(function);
+    match host.iommus.silence(smmu, stream) {
+        // Out of range for the table: such streams make no records.
+        Ok(()) | Err(axvm_smmuv3::Error::StreamOutOfRange { .. }) => true,
+        Err(error) => {
+            log::warn!("SMMU {smmu}: stream {:#x} can't be silenced: {error}", stream.0);
+            false
         }
     }
 }
@@ -193,8 +268,12 @@ fn take_iommu_events(host: &Host) {
     const AT_ONCE: usize = 256;
     for smmu in 0..host.iommus.count() {
         let mut pending: Vec<Violation> = Vec::new();
+        let mut strangers: Vec<StreamId> = Vec::new();
         let drained = host.iommus.drain(smmu, AT_ONCE, |event| {
             let violation = violation(host, smmu, &event);
+            if violation.vm.is_none() && !strangers.contains(&event.stream) {
+                strangers.push(event.stream);
+            }
             match pending.last_mut() {
                 Some(last)
                     if (last.vm, last.device, last.kind)
@@ -205,7 +284,12 @@ fn take_iommu_events(host: &Host) {
                 _ => pending.push(violation),
             }
         });
-        for violation in pending {
+        // Before they are recorded as such.
+        let silent = strangers.iter().filter(|&&stream| silence_stranger(host, smmu, stream)).count();
+        for mut violation in pending {
+            if violation.vm.is_none() && silent == strangers.len() {
+                violation.action = Action::Blocked;
+            }
             settle(host, violation);
         }
         let errors = host.iommus.take_global_errors(smmu).unwrap_or_else(GlobalErrors::empty);

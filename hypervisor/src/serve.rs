@@ -35,9 +35,9 @@ pub fn serve(host: &Host) -> ! {
     loop {
         run::take_interrupts(None);
         protection::test_injection();
-        security::attend(host);
+        let mut busy = security::attend(host);
         let vms = host.vms();
-        let mut busy = show_output(&vms);
+        busy |= show_output(&vms);
         consoles.take_input(host, &vms);
         for vm in vms {
             busy |= end(host, vm, &mut reports);
@@ -48,7 +48,7 @@ pub fn serve(host: &Host) -> ! {
             finish(host, reports);
         }
         if !busy {
-            arch::wait_for_interrupt();
+            host.wait();
         }
     }
 }
@@ -110,6 +110,7 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
         *slot = Some(vm.report());
     }
     host.forget_vm(id);
+    security::forget(host, id);
     let mut vm = vm;
     // A CPU that has just left it may hold it for a moment longer.
     let left = arch::ticks() + arch::tick_hz();

@@ -25,6 +25,7 @@ pub mod hal;
 pub mod ownership;
 pub mod plan;
 pub mod problem;
+pub mod quarantine;
 pub mod report;
 pub mod space;
 pub mod stats;

@@ -35,8 +35,8 @@ pub trait DeviceOps {
     /// The driver can't let go.
     fn unbind(&self, device: &DevicePlan) -> Result<(), Self::Error>;
 
-    /// Closes the device: bus mastering off, its streams blocked, its interrupts masked. Whatever of that can be done is
-    /// done, also on failure; doing it again does no harm.
+    /// Closes the device: bus mastering off, its streams blocked, its interrupts masked, each confirmed. Whatever of that can be
+    /// done is done, also on failure. Doing it again does no harm, and is what happens after a failure.
     ///
     /// # Errors
     ///
@@ -50,8 +50,16 @@ pub trait DeviceOps {
     /// It doesn't come back in time.
     fn reset(&self, device: &DevicePlan) -> Result<(), Self::Error>;
 
+    /// Keeps the device from the bus while its VM goes on: bus mastering off, its streams blocked, each confirmed, and nothing else
+    /// changed. Doing it again does no harm.
+    ///
+    /// # Errors
+    ///
+    /// Something of it couldn't be confirmed (yet).
+    fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), Self::Error>;
+
     /// Puts a closed device behind the VM's DMA map and its MSIs behind the VM's interrupt controller. Bus mastering stays
-    /// off. On failure the streams are blocked as before.
+    /// off. On failure some of its streams may be open: it is closed again.
     ///
     /// # Errors
     ///
@@ -112,6 +120,19 @@ impl fmt::Display for Step {
             Self::Detach => "detaching it",
         })
     }
+}
+
+/// How often a device is closed before it counts as one that can't be.
+const CLOSE_TRIES: usize = 3;
+
+/// Closes a device, and tries again if that can't be confirmed.
+fn close<O: DeviceOps>(ops: &O, device: &DevicePlan) -> Result<(), O::Error> {
+    for _ in 1..CLOSE_TRIES {
+        if ops.close(device).is_ok() {
+            return Ok(());
+        }
+    }
+    ops.close(device)
 }
 
 /// A step's work.
@@ -175,7 +196,7 @@ impl Device<Host> {
     pub fn quarantine<O: DeviceOps>(self, ops: &O) -> Result<Device<Quarantined>, Refused<Self, O::Error>> {
         let device = self.steps::<O>(&[
             (Step::Unbind, &|plan| ops.unbind(plan)),
-            (Step::Close, &|plan| ops.close(plan)),
+            (Step::Close, &|plan| close(ops, plan)),
             (Step::Reset, &|plan| ops.reset(plan)),
         ])?;
         Ok(device.now(Quarantined(())))
@@ -222,7 +243,7 @@ impl Device<Assigned> {
     pub fn reclaim<O: DeviceOps>(self, ops: &O) -> Result<Device<Quarantined>, Refused<Self, O::Error>> {
         let vm = self.state.vm;
         let device = self.steps::<O>(&[
-            (Step::Close, &|plan| ops.close(plan)),
+            (Step::Close, &|plan| close(ops, plan)),
             (Step::Detach, &|plan| ops.detach(vm, plan)),
             (Step::Reset, &|plan| ops.reset(plan)),
         ])?;
@@ -474,7 +495,13 @@ fn give<O: DeviceOps>(slot: Slot, vm: VmId, ops: &O) -> (Slot, Result<(), String
     match quarantined.assign(vm, ops) {
         Ok(device) => (Slot::Assigned { vm, device }, Ok(())),
         Err(refused) => {
-            (Slot::Quarantined { device: refused.device }, Err(describe(refused.step, &refused.error)))
+            let why = describe(refused.step, &refused.error);
+            // It is nobody's again once what was opened of it is seen to be closed.
+            let slot = match close(ops, refused.device.plan()) {
+                Ok(()) => Slot::Quarantined { device: refused.device },
+                Err(error) => Slot::Failed { why: describe(Step::Close, &error), reaches: Some(vm) },
+            };
+            (slot, Err(why))
         }
     }
 }

@@ -29,6 +29,7 @@ mod function;
 mod group;
 mod path;
 mod reset;
+mod silence;
 pub mod spec;
 mod virtio;
 
@@ -41,3 +42,4 @@ pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
 pub use group::groups;
 pub use path::{Forwarding, bridges_above, requester_ids};
 pub use reset::{Kept, ResetError, quarantine, reset};
+pub use silence::{NotSilent, confirm_silent, stop_mastering};

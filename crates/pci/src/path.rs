@@ -7,6 +7,7 @@ use axvm_addr::PciAddress;
 
 use crate::config::{ConfigSpace, Registers};
 use crate::function::Function;
+use crate::silence::{NotSilent, stop_mastering};
 use crate::spec::express::PortType;
 use crate::spec::header::{self, Command};
 
@@ -77,18 +78,25 @@ impl Forwarding {
         }
     }
 
-    /// Closes the way up of `function` where it is no other's; `bridges_of` says what another is behind.
+    /// Closes the way up of `function` where it is no other's, and reads back that it is; `bridges_of` says what another is
+    /// behind.
+    ///
+    /// # Errors
+    ///
+    /// The first bridge that goes on forwarding. The others are closed all the same.
     pub fn close<C: ConfigSpace + ?Sized>(
         &mut self,
         config: &C,
         function: PciAddress,
         bridges: &[PciAddress],
         bridges_of: impl Fn(PciAddress) -> Vec<PciAddress>,
-    ) {
+    ) -> Result<(), NotSilent> {
         self.open.retain(|&other| other != function);
         let needed: Vec<PciAddress> = self.open.iter().flat_map(|&other| bridges_of(other)).collect();
+        let mut result = Ok(());
         for &bridge in bridges.iter().filter(|bridge| !needed.contains(bridge)) {
-            Registers::new(config, bridge).update16(header::COMMAND, Command::BUS_MASTER.bits(), 0);
+            result = result.and(stop_mastering(config, bridge));
         }
+        result
     }
 }

@@ -13,8 +13,8 @@ use crate::spec::extended::Acs;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi};
 use crate::{
-    BarKind, ConfigSpace, Forwarding, Function, HostBridge, ResetError, ResetMethod, Space, Virtio, Width,
-    Window, bridges_above, enumerate, groups, quarantine, requester_ids, reset,
+    BarKind, ConfigSpace, Forwarding, Function, HostBridge, NotSilent, ResetError, ResetMethod, Space,
+    Virtio, Width, Window, bridges_above, enumerate, groups, quarantine, requester_ids, reset,
 };
 
 const ISOLATION: u16 = Acs::ISOLATION.bits();
@@ -276,13 +276,19 @@ fn bridges_forward_up_only_for_functions_that_are_someones() {
     forwarding.open(&bus, first, &above(first));
     assert_eq!(open(), [at(0, 2, 0), at(2, 0, 0), at(3, 1, 0)]);
     forwarding.open(&bus, second, &above(second));
-    forwarding.close(&bus, first, &above(first), above);
+    forwarding.close(&bus, first, &above(first), above).unwrap();
     assert_eq!(open(), [at(0, 2, 0), at(2, 0, 0), at(3, 2, 0)], "what the second needs stays");
-    forwarding.close(&bus, second, &above(second), above);
+    forwarding.close(&bus, second, &above(second), above).unwrap();
     assert_eq!(open(), []);
     // Twice does no harm.
-    forwarding.close(&bus, second, &above(second), above);
+    forwarding.close(&bus, second, &above(second), above).unwrap();
     assert_eq!(open(), []);
+    // A bridge whose command register doesn't take the write is said, and the others are closed.
+    forwarding.open(&bus, second, &above(second));
+    bus.function(at(2, 0, 0), |bridge| bridge.forbid(header::COMMAND, Width::B2, 0xffff)).unwrap();
+    let still = forwarding.close(&bus, second, &above(second), above);
+    assert!(matches!(still, Err(NotSilent::Masters { function, .. }) if function == at(2, 0, 0)));
+    assert_eq!(open(), [at(2, 0, 0)]);
 }
 
 #[test]

@@ -11,7 +11,10 @@ use crate::spec::commands::Reason;
 #[non_exhaustive]
 pub enum Error {
     /// A register block without register page 1.
-    #[error("the SMMU's registers are {bytes:#x} bytes: there must be {:#x} (two pages of 64 KiB)", crate::access::REGISTER_BYTES)]
+    #[error(
+        "the SMMU's registers are {bytes:#x} bytes: there must be {:#x} (two pages of 64 KiB)",
+        crate::access::REGISTER_BYTES
+    )]
     RegistersTooSmall {
         /// The block's size.
         bytes: u64,

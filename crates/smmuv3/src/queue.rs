@@ -4,10 +4,10 @@ use axvm_addr::Hpa;
 
 use crate::access::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, wait_for};
 use crate::error::{CommandError, Error, Wait};
+use crate::shared::Shared;
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::events::{self, Event};
 use crate::spec::registers::{cmdq, eventq, gerror, queue_base};
-use crate::shared::Shared;
 
 /// A circular buffer of 2^`log2` entries, and what its indices mean: the bit above the index tells a full queue
 /// from an empty one (3.5.1).
@@ -19,7 +19,12 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(memory: &Shared<impl Memory>, what: &'static str, log2: u32, entry_bytes: u64) -> Result<Self, Error> {
+    fn new(
+        memory: &Shared<impl Memory>,
+        what: &'static str,
+        log2: u32,
+        entry_bytes: u64,
+    ) -> Result<Self, Error> {
         Ok(Self { base: memory.allocate(what, entry_bytes << log2)?, log2, entry_bytes })
     }
 
@@ -64,7 +69,11 @@ pub(crate) struct CommandQueue {
 
 impl CommandQueue {
     pub(crate) fn new(memory: &Shared<impl Memory>, log2: u32) -> Result<Self, Error> {
-        Ok(Self { ring: Ring::new(memory, "command queue", log2, commands::BYTES)?, producer: 0, deaf: false })
+        Ok(Self {
+            ring: Ring::new(memory, "command queue", log2, commands::BYTES)?,
+            producer: 0,
+            deaf: false,
+        })
     }
 
     /// Tells the SMMU where it is; it is disabled.
@@ -148,7 +157,11 @@ impl CommandQueue {
     }
 
     /// If the queue has stopped at a command, puts a CMD_SYNC in its place and lets the SMMU go on (7.1).
-    pub(crate) fn recover(&self, registers: &impl Registers, memory: &Shared<impl Memory>) -> Option<CommandError> {
+    pub(crate) fn recover(
+        &self,
+        registers: &impl Registers,
+        memory: &Shared<impl Memory>,
+    ) -> Option<CommandError> {
         let acknowledged = registers.read32(gerror::ACK_OFFSET);
         let active = registers.read32(gerror::OFFSET) ^ acknowledged;
         if !gerror::CMDQ_ERR.is_set(active.into()) {

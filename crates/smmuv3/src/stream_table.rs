@@ -90,7 +90,9 @@ impl StreamTable {
     ) -> Result<Hpa, Error> {
         let (table, descriptor) = match self.place(memory, stream)? {
             Place::Entry(entry) => return Ok(entry),
-            Place::Nowhere(descriptor) => (memory.allocate("stream table", ENTRY_BYTES << SPLIT)?, descriptor),
+            Place::Nowhere(descriptor) => {
+                (memory.allocate("stream table", ENTRY_BYTES << SPLIT)?, descriptor)
+            }
             // What is silent stays so.
             Place::Silent(descriptor) => (silent_table(memory)?, descriptor),
         };

@@ -16,6 +16,8 @@ struct Hardware {
     log: RefCell<Vec<String>>,
     operations: Cell<usize>,
     fail_at: Cell<Option<usize>>,
+    /// So many closings aren't confirmed.
+    unconfirmed: Cell<usize>,
 }
 
 impl Hardware {
@@ -39,7 +41,15 @@ impl DeviceOps for Hardware {
         Ok(())
     }
 
+    fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     fn close(&self, device: &DevicePlan) -> Result<(), &'static str> {
+        if let Some(left) = self.unconfirmed.get().checked_sub(1) {
+            self.unconfirmed.set(left);
+            return Err("not confirmed");
+        }
         self.attached.borrow_mut().remove(&device.name);
         self.step("close", device)
     }
@@ -49,7 +59,11 @@ impl DeviceOps for Hardware {
     }
 
     fn attach(&self, _: VmId, device: &DevicePlan) -> Result<(), &'static str> {
-        self.step("attach", device)?;
+        if let Err(error) = self.step("attach", device) {
+            // Its first stream is open, its second one couldn't be.
+            self.attached.borrow_mut().insert(device.name.clone());
+            return Err(error);
+        }
         assert!(!self.bound.borrow().contains(&device.name), "attached while the host's driver has it");
         self.attached.borrow_mut().insert(device.name.clone());
         Ok(())
@@ -165,6 +179,42 @@ fn a_device_that_does_not_come_back_from_its_reset_is_nobodys() {
     assert!(matches!(registry.slot(&id("a")), Some(Slot::Failed { reaches: None, .. })));
     let error = give(&mut registry, 0, &["a"], &hardware).unwrap_err();
     assert!(matches!(error, AssignError::Broken { why, .. } if why.contains("resetting it failed: broken")));
+}
+
+#[test]
+fn a_closing_that_is_not_confirmed_is_tried_again_and_recorded_once_it_is() {
+    let hardware = Hardware::default();
+    let a = device("a", None);
+    let mut registry = Registry::new([&a]);
+    registry.assign(VmId(0), &[&a], &hardware).unwrap();
+    hardware.unconfirmed.set(CLOSE_TRIES - 1);
+    assert_eq!(registry.reclaim(VmId(0), &hardware), []);
+    assert!(matches!(registry.slot(&a.id), Some(Slot::Quarantined { .. })));
+
+    registry.assign(VmId(0), &[&a], &hardware).unwrap();
+    hardware.unconfirmed.set(CLOSE_TRIES);
+    let stuck = registry.reclaim(VmId(0), &hardware);
+    assert_eq!(stuck.first().and_then(|stuck| stuck.reaches), Some(VmId(0)));
+    assert!(registry.may_reach(VmId(0)));
+    assert!(matches!(registry.slot(&a.id), Some(Slot::Failed { reaches: Some(VmId(0)), .. })));
+}
+
+#[test]
+fn a_device_that_was_half_attached_and_cannot_be_closed_is_not_in_quarantine() {
+    let hardware = Hardware::default();
+    let a = device("a", None);
+    let mut registry = Registry::new([&a]);
+    hardware.fail_at.set(Some(3));
+    registry.assign(VmId(0), &[&a], &hardware).unwrap_err();
+    assert!(hardware.attached.borrow().is_empty());
+    assert!(matches!(registry.slot(&a.id), Some(Slot::Quarantined { .. })));
+
+    // In quarantine, so that attaching is the next step.
+    hardware.fail_at.set(Some(hardware.operations.get()));
+    hardware.unconfirmed.set(CLOSE_TRIES);
+    registry.assign(VmId(0), &[&a], &hardware).unwrap_err();
+    assert!(registry.may_reach(VmId(0)), "its memory is withheld");
+    assert!(matches!(registry.slot(&a.id), Some(Slot::Failed { reaches: Some(VmId(0)), .. })));
 }
 
 proptest! {

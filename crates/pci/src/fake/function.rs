@@ -264,6 +264,14 @@ impl FakeFunction {
         put(&mut self.writable, offset, width, mask);
     }
 
+    /// Keeps these bits of a register from being written.
+    pub fn forbid(&mut self, offset: u16, width: Width, mask: u32) {
+        let writable = (0..width.bytes() as usize).fold(0, |value, byte| {
+            value | u32::from(*self.writable.get(usize::from(offset) + byte).unwrap_or(&0)) << (8 * byte)
+        });
+        put(&mut self.writable, offset, width, writable & !mask);
+    }
+
     /// Lets a written one clear these bits of a register.
     pub fn clear(&mut self, offset: u16, width: Width, mask: u32) {
         put(&mut self.clears, offset, width, mask);

@@ -2,7 +2,7 @@
 
 use axvm_addr::Hpa;
 
-use super::sysreg::{dsb, isb, mrs};
+use super::sysreg::{dsb, isb, mrs, msr};
 
 /// An instruction on each block of so many bytes from `at` on, up to `end`: four in a row, since a guest's RAM has millions.
 /// Written out so that it takes as long whatever the code around it is optimised for.
@@ -93,6 +93,23 @@ pub fn wait_for_interrupt() {
     dsb!("sy");
     // SAFETY: waiting changes nothing.
     unsafe { core::arch::asm!("wfi", options(nostack)) }
+}
+
+/// As [`wait_for_interrupt`], but no longer than so many microseconds: the hypervisor's own timer interrupts then, which has to be
+/// enabled at the interrupt controller.
+pub fn wait_for_interrupt_or_us(microseconds: u64) {
+    let end = ticks().saturating_add(microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1);
+    // SAFETY: the EL2 physical timer is the hypervisor's (DDI 0487, D24.10: CNTHP_CVAL_EL2, CNTHP_CTL_EL2). It is off again before its
+    // interrupt is taken.
+    unsafe {
+        msr!("cnthp_cval_el2", end);
+        msr!("cnthp_ctl_el2", 1);
+    }
+    isb!();
+    wait_for_interrupt();
+    // SAFETY: the same.
+    unsafe { msr!("cnthp_ctl_el2", 0) };
+    isb!();
 }
 
 /// Wakes every CPU that waits for an event (WFE).

@@ -368,9 +368,14 @@ impl PhysicalGic {
         Ok(frame.read64(gicr::VPENDBASER) & gicr::PENDING_LAST != 0)
     }
 
-    /// Routes a line to a CPU, sets how it triggers, and enables it.
-    pub fn enable_line(&self, interrupt: Interrupt, mpidr: u64) {
-        self.configure_line(interrupt.intid, interrupt.trigger == Trigger::Edge, PRIORITY, Some(mpidr), true);
+    /// Routes a line to a CPU, sets how it triggers, and enables it. Answers whether the distributor has such a line, and has enabled
+    /// it: where there is a secure world, that may keep it.
+    pub fn enable_line(&self, interrupt: Interrupt, mpidr: u64) -> bool {
+        let line = interrupt.intid;
+        self.configure_line(line, interrupt.trigger == Trigger::Edge, PRIORITY, Some(mpidr), true);
+        let id = u64::from(line.0);
+        (32..u64::from(self.lines)).contains(&id)
+            && self.distributor.lock().read32(gicd::ISENABLER + id / 32 * 4) >> (id % 32) & 1 != 0
     }
 
     /// Turns an SPI off.

@@ -25,7 +25,8 @@ use axvm_addr::Hpa;
 
 pub use boot::SecondaryBoot;
 pub use cpu::{
-    clean_to_memory, delay_us, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks, wait_for_interrupt, zero,
+    clean_to_memory, delay_us, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks, wait_for_interrupt,
+    wait_for_interrupt_or_us, zero,
 };
 pub use exit::{Next, handle};
 pub use quick::Running;

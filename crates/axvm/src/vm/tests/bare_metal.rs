@@ -86,6 +86,10 @@ impl DeviceOps for BareMetal {
         Ok(())
     }
 
+    fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
+        self.faults.step("keep off the bus")
+    }
+
     fn reset(&self, device: &DevicePlan) -> Result<(), &'static str> {
         assert!(!self.attached.borrow().contains_key(&device.name), "reset while it masters the bus");
         self.faults.step("reset")

@@ -105,6 +105,10 @@ impl DeviceOps for Kvm {
         Ok(())
     }
 
+    fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
+        self.faults.step("keep off the bus")
+    }
+
     fn reset(&self, _: &DevicePlan) -> Result<(), &'static str> {
         self.faults.step("reset")
     }
