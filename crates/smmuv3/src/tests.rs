@@ -374,7 +374,7 @@ fn an_smmu_whose_commands_time_out_is_waited_for_by_the_clock_and_then_asked_bri
     }
     fake.0.borrow_mut().misbehaviour.deaf = false;
     // It reads on by itself.
-    (&fake).write32(cmdq::PROD_OFFSET, fake.get(cmdq::PROD_OFFSET));
+    Registers::write32(&fake, cmdq::PROD_OFFSET, fake.get(cmdq::PROD_OFFSET));
     smmu.block(StreamId(8)).unwrap();
     fake.0.borrow_mut().misbehaviour.deaf = true;
     assert!(time(&mut smmu) >= 1_000_000, "it has");
