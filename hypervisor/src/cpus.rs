@@ -85,6 +85,7 @@ impl Cpu {
 
     /// Gives it a vCPU to run; it stays with it until the VM stops.
     pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
+        host::get().prepare_cpu(self.id, !vm.takes_interrupts());
         *self.vcpu.lock() = Some((vm, vcpu));
         self.kick();
     }
@@ -107,9 +108,7 @@ impl Cpu {
     /// Takes it back.
     pub fn take_interrupts_back(&self) {
         self.given_away.store(false, Ordering::SeqCst);
-        if let Err(error) = host::get().take_interrupts_back(self.id) {
-            log::error!("CPU {}: {error}", self.id);
-        }
+        Direct::take_back(&host::get().gic, self.id);
     }
 }
 
@@ -138,22 +137,38 @@ impl Cpu {
     pub fn run_vcpus(&self) -> ! {
         loop {
             let work = self.vcpu.lock().clone();
-            if let Some((vm, vcpu)) = work {
-                if crate::run::run(&vm, vcpu) {
-                    continue;
-                }
-                if vm.is_stopping() {
-                    // Whoever gets this CPU next finds its timers' interrupts as after power-on.
-                    for timer in host::get().guest_timers() {
-                        host::get().gic.clear_ppi(self.id, timer);
-                    }
-                    *self.vcpu.lock() = None;
-                    vm.parked();
-                    continue;
-                }
+            let Some((vm, vcpu)) = work else {
+                arch::wait_for_interrupt();
+                crate::run::take_interrupts(None);
+                continue;
+            };
+            if crate::run::run(&vm, vcpu) {
+                continue;
             }
-            arch::wait_for_interrupt();
-            crate::run::take_interrupts(None);
+            if vm.is_stopping() {
+                if let Err(error) = host::get().leave_cpu(self.id) {
+                    log::error!("CPU {}: {error}", self.id);
+                }
+                *self.vcpu.lock() = None;
+                vm.parked();
+                continue;
+            }
+            wait_for_start(&vm, vcpu);
         }
+    }
+}
+
+/// Sleeps while a vCPU is off. What comes for it waits until it is on again, or until the guest sends it elsewhere.
+fn wait_for_start(vm: &Vm, vcpu: VcpuId) {
+    if vm.takes_interrupts() {
+        // In the physical GIC, which knows what the guest makes of it.
+        arch::gic::close_interface();
+        arch::wait_for_interrupt();
+        crate::run::take_interrupts(None);
+    } else {
+        // In the virtual one.
+        arch::wait_for_interrupt();
+        crate::run::take_interrupts(Some((vm, vcpu)));
+        vm.vgic().take_mail(vcpu);
     }
 }

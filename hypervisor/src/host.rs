@@ -19,8 +19,7 @@ use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
 use spin::{Mutex, Once};
 
-use crate::arch::direct::Direct;
-use crate::arch::gic::{GicError, PhysicalGic};
+use crate::arch::gic::{self, GicError, PhysicalGic};
 use crate::arch::its::PhysicalIts;
 use crate::arch::lpis::Lpis;
 use crate::arch::vpe;
@@ -279,23 +278,22 @@ fn take_over(
 impl Host {
     /// Brings up the calling CPU's part of the interrupt controller.
     pub fn init_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
-        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.properties()))?;
-        self.enable_maintenance(cpu);
-        Ok(())
+        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.properties()))
     }
 
-    /// Takes the calling CPU's interrupt interface back from a guest.
-    pub fn take_interrupts_back(&self, cpu: CpuId) -> Result<(), GicError> {
-        Direct::take_back(&self.gic, cpu)?;
-        self.enable_maintenance(cpu);
-        Ok(())
-    }
-
-    fn enable_maintenance(&self, cpu: CpuId) {
+    /// Makes a CPU's own interrupts ready for a VM, which it has until [`Host::leave_cpu`]. `injected`: by list registers.
+    pub fn prepare_cpu(&self, cpu: CpuId, injected: bool) {
         // It brings a vCPU out of its guest when a level is to be looked at again, or when list registers are free for what waits.
         if let Some(maintenance) = self.platform.gic.as_ref().and_then(|gic| gic.maintenance) {
-            self.gic.enable_private(cpu, maintenance.intid, true);
+            self.gic.enable_private(cpu, maintenance.intid, injected);
         }
+    }
+
+    /// On a CPU that a VM has had: nothing of the VM's is pending, active or enabled there any more, and whoever gets it next finds it
+    /// as after power-on.
+    pub fn leave_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
+        gic::take_interface();
+        self.gic.reset_private(cpu)
     }
 
     /// Wakes the hypervisor's CPU, so that it looks around.

@@ -31,6 +31,8 @@ mod protection;
 #[cfg(target_os = "none")]
 mod report;
 #[cfg(target_os = "none")]
+mod resident;
+#[cfg(target_os = "none")]
 mod ring;
 #[cfg(target_os = "none")]
 mod run;

@@ -5,21 +5,27 @@ use axvm::stats::ExitReason;
 use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
-use crate::arch::{self, Context, Left, Next, Running};
+use crate::arch::{self, Left, Next, Running};
 use crate::host;
-use crate::vm::Vm;
+use crate::resident::Resident;
+use crate::vm::{StopReason, Vm};
 
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
-    let Some((entry, argument)) = vm.take_start(vcpu) else { return false };
-    let Ok(direct) = vm.give_interrupts(vcpu) else { return false };
-    let mut context = Context::reset(entry, argument, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr(), direct);
-    if direct.is_none() {
-        vm.vgic().reset_vcpu(vcpu, &mut context.lists);
-        vm.enter_messages(vcpu);
+    let Some(start) = vm.take_start(vcpu) else { return false };
+    if let Err(error) = Resident::on(vm, vcpu, start, until_off) {
+        // Its CPU_ON has been answered: the guest counts on it.
+        log::error!("{}: vCPU {vcpu} can't run: {error}", vm.name());
+        vm.stop(StopReason::HostError);
     }
+    vm.vcpu_off(vcpu);
+    true
+}
+
+/// Runs a vCPU that has its CPU, until it is off or its VM stops.
+fn until_off(running: &mut Running<'_>) {
+    let (vm, vcpu) = (running.vm, running.vcpu);
     host::get().note_first_entry();
-    let mut running = Running::new(vm, vcpu, context);
     let mut next = Next::Resume;
     while !vm.is_stopping() {
         match next {
@@ -41,25 +47,14 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
                 }
                 vm.enter_messages(vcpu);
             }
-            Next::Off => break,
-            Next::Stop(reason) => {
-                vm.stop(reason);
-                break;
-            }
+            Next::Off => return,
+            Next::Stop(reason) => return vm.stop(reason),
         }
         next = match &running.context.direct {
-            Some(_) => enter_direct(&mut running),
-            None => enter(&mut running),
+            Some(_) => enter_direct(running),
+            None => enter(running),
         };
     }
-    arch::park();
-    if running.context.direct.is_some() {
-        vm.take_interrupts_back(vcpu);
-    } else {
-        vm.leave_messages(vcpu);
-    }
-    vm.vcpu_off(vcpu);
-    true
 }
 
 /// Runs a vCPU in emulated mode until its next exit that isn't answered at once, and handles that.

@@ -11,11 +11,10 @@ use axvm::devices::AxVmDevices;
 use axvm::plan::VmPlan;
 use axvm::report::VmReport;
 pub use axvm::vm::StopReason;
-use axvm::vm::{AxVM, Disposed};
+use axvm::vm::{AxVM, Disposed, NotOff, PowerStates, Start};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_pl011::Pl011;
 use axvm_vgic::Vgic;
-use spin::Mutex;
 
 use crate::arch::direct::Direct;
 use crate::arch::gic::GicError;
@@ -29,44 +28,16 @@ use crate::{arch, cpus, host};
 
 pub use build::VmFiles;
 
-/// Why a vCPU can't be started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotOff {
-    /// It runs.
-    On,
-    /// It is being started.
-    Starting,
-}
-
 /// No device answers there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoDevice;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Power {
-    Off,
-    Starting { entry: u64, argument: u64 },
-    On,
-}
-
 /// A vCPU, as others see it.
-pub struct Vcpu {
+struct Vcpu {
     /// Its CPU.
     cpu: CpuId,
     /// Its affinity, for the guest.
     mpidr: u64,
-    power: Mutex<Power>,
-}
-
-impl Vcpu {
-    /// AFFINITY_INFO (DEN 0022, 5.7): 0 on, 1 off, 2 being started.
-    pub fn affinity_info(&self) -> i64 {
-        match *self.power.lock() {
-            Power::On => 0,
-            Power::Off => 1,
-            Power::Starting { .. } => 2,
-        }
-    }
 }
 
 /// A VM.
@@ -80,6 +51,7 @@ pub struct Vm {
     output: Arc<Ring>,
     ram: GuestRam,
     vcpus: Vec<Vcpu>,
+    power: PowerStates,
     vttbr: u64,
     vtcr: u64,
     /// Its CPUs take physical interrupts themselves.
@@ -97,10 +69,8 @@ impl Vm {
         }
         self.busy.store(self.vcpus.len(), Ordering::Release);
         let load = &self.core.plan().load;
-        if let Some(first) = self.vcpus.first() {
-            *first.power.lock() =
-                Power::Starting { entry: load.entry.0, argument: load.device_tree.start().0 };
-        }
+        let start = Start { entry: load.entry.0, argument: load.device_tree.start().0 };
+        let _ = self.power.start(VcpuId(0), start);
         for (id, vcpu) in (0..).zip(&self.vcpus) {
             if let Some(cpu) = cpus::get(vcpu.cpu) {
                 cpu.give(self.clone(), VcpuId(id));
@@ -168,8 +138,18 @@ impl Vm {
     }
 
     /// The vCPU with this affinity.
-    pub fn vcpu_by_mpidr(&self, mpidr: u64) -> Option<&Vcpu> {
-        self.vcpus.iter().find(|vcpu| vcpu.mpidr == mpidr)
+    pub fn vcpu_by_mpidr(&self, mpidr: u64) -> Option<VcpuId> {
+        (0..).zip(&self.vcpus).find(|(_, vcpu)| vcpu.mpidr == mpidr).map(|(id, _)| VcpuId(id))
+    }
+
+    /// Which of its vCPUs are on.
+    pub fn power(&self) -> &PowerStates {
+        &self.power
+    }
+
+    /// Whether it takes its CPUs' interrupts itself.
+    pub fn takes_interrupts(&self) -> bool {
+        self.direct
     }
 
     /// Whether a vCPU could execute there.
@@ -178,33 +158,17 @@ impl Vm {
     }
 
     /// Has a vCPU start on its CPU.
-    pub fn start_vcpu(&self, vcpu: &Vcpu, entry: u64, argument: u64) -> Result<(), NotOff> {
-        let mut power = vcpu.power.lock();
-        match *power {
-            Power::On => Err(NotOff::On),
-            Power::Starting { .. } => Err(NotOff::Starting),
-            Power::Off => {
-                *power = Power::Starting { entry, argument };
-                drop(power);
-                if let Some(cpu) = cpus::get(vcpu.cpu) {
-                    cpu.kick();
-                }
-                Ok(())
-            }
+    pub fn start_vcpu(&self, id: VcpuId, start: Start) -> Result<(), NotOff> {
+        self.power.start(id, start)?;
+        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
+            cpu.kick();
         }
+        Ok(())
     }
 
-    /// On the vCPU's own CPU: entry and argument if it is to start now. From then on it is on.
-    pub fn take_start(&self, id: VcpuId) -> Option<(u64, u64)> {
-        let vcpu = self.vcpu(id)?;
-        let mut power = vcpu.power.lock();
-        match *power {
-            Power::Starting { entry, argument } if !self.is_stopping() => {
-                *power = Power::On;
-                Some((entry, argument))
-            }
-            _ => None,
-        }
+    /// On the vCPU's own CPU: where it begins, if it is to start now. From then on it is on.
+    pub fn take_start(&self, id: VcpuId) -> Option<Start> {
+        if self.is_stopping() { None } else { self.power.take_start(id) }
     }
 
     /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
@@ -221,17 +185,16 @@ impl Vm {
 
     /// On the vCPU's own CPU, when it has left the guest for good: the other way round.
     pub fn take_interrupts_back(&self, id: VcpuId) {
-        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
+        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu))
+            && self.direct
+        {
             cpu.take_interrupts_back();
         }
     }
 
     /// On the vCPU's own CPU: it has left the guest for good.
     pub fn vcpu_off(&self, id: VcpuId) {
-        if let Some(vcpu) = self.vcpu(id) {
-            *vcpu.power.lock() = Power::Off;
-        }
-        if self.vcpus.iter().all(|vcpu| *vcpu.power.lock() == Power::Off) {
+        if self.power.off(id) {
             self.stop(StopReason::CpusOff);
         }
     }

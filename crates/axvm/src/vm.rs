@@ -1,6 +1,7 @@
 //! A VM and its life: created from its plan, running, stopped, disposed of.
 
 mod line;
+mod power;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -18,6 +19,8 @@ use crate::plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
+
+pub use power::{NotOff, Power, PowerStates, Start};
 
 #[cfg(test)]
 mod tests;

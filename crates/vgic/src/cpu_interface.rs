@@ -20,7 +20,10 @@ use crate::spec::list_register::{
 /// ICH_LR\<n\>_EL2 and `hcr` (with the hypervisor's own trap bits added) to ICH_HCR_EL2, and set it to zero.
 /// After exit, before [`crate::Vgic::sync`]: read `lr[..count]` back, and, if `hcr` has [`HCR_LRENPIE`],
 /// ICH_HCR_EL2 into `hcr`.
-#[derive(Clone, Debug)]
+///
+/// They come from [`crate::Vgic::switch_on`] and end in [`crate::Vgic::switch_off`]: what is in them is nowhere else.
+#[derive(Debug)]
+#[must_use = "the interrupts in them would be lost: give them back by `Vgic::switch_off`"]
 pub struct ListRegisters {
     /// The values of ICH_LR\<n\>_EL2.
     pub lr: [u64; LIST_REGISTERS_MAX],
@@ -39,7 +42,7 @@ pub struct ListRegisters {
 
 impl ListRegisters {
     /// All empty, and all to be written: [`crate::Vgic::flush`] reduces that to those that the CPU has.
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             lr: [0; LIST_REGISTERS_MAX],
             count: 0,
@@ -67,12 +70,6 @@ impl ListRegisters {
                 *slot = value;
             }
         }
-    }
-}
-
-impl Default for ListRegisters {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -255,43 +252,37 @@ impl Interrupts {
         pending
     }
 
-    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON: nothing is active there, and no SGI
-    /// or PPI is pending. Set-up and LPIs stay, as an operating system expects that starts a processor again.
-    pub(crate) fn reset_cpu_interface(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
-        self.sync(vcpu, registers);
-        self.take_mail(vcpu);
-        let Some(cpu) = self.cpu(vcpu) else { return };
-        let list = cpu.list.clone();
-        for handle in list {
-            let Some(irq) = self.irq_mut(handle) else { continue };
-            let private = irq.is_private();
-            let physical = irq.host.is_some() && (irq.active || (private && irq.latch));
-            irq.active = false;
-            if private {
-                irq.latch = false;
-            }
-            let still = irq.latch;
-            if physical && !still {
-                self.release_host(handle);
-            }
-            self.update(handle);
+    /// The list registers of `vcpu`, which starts: all empty, and to be written. `None` if those of its last start haven't come
+    /// back.
+    ///
+    /// What its redistributor and the distributor know is as it was: switching a processor off and on resets its CPU interface
+    /// alone, the redistributor need not be in its power domain (IHI 0069, 11.1). What is pending comes, and what is active has
+    /// still to be ended.
+    pub(crate) fn switch_on(&mut self, vcpu: VcpuId) -> Option<ListRegisters> {
+        let cpu = self.cpu_mut(vcpu)?;
+        if core::mem::replace(&mut cpu.on, true) {
+            return None;
         }
-        // Private interrupts that are pending but not enabled are in no list.
-        for intid in (0..crate::spec::SPI_FIRST).map(axvm_addr::Intid) {
+        Some(ListRegisters::new())
+    }
+
+    /// Takes back the list registers of `vcpu`, which has left the guest for good: what is in them waits for it.
+    pub(crate) fn switch_off(&mut self, vcpu: VcpuId, mut registers: ListRegisters) {
+        self.sync(vcpu, &mut registers);
+        self.take_mail(vcpu);
+        // A processor that is off has no timers, so that no level stands behind those of their interrupts that wait. The physical
+        // GIC says what does when it is on again, as long as they aren't active there.
+        for intid in self.hardware_ppis.clone() {
             if let Some(handle) = self.find(vcpu, intid)
-                && let Some(irq) = self.irq_mut(handle)
-                && core::mem::take(&mut irq.latch)
+                && self.irq(handle).is_some_and(|irq| irq.latch && !irq.active)
             {
-                if irq.host.is_some() {
-                    self.release_host(handle);
-                }
+                self.give_back_now(handle);
                 self.update(handle);
             }
         }
-        let to_write = registers.count;
-        *registers = ListRegisters::new();
-        registers.to_write = registers.to_write.max(to_write);
-        self.make_stale(vcpu);
+        if let Some(cpu) = self.cpu_mut(vcpu) {
+            cpu.on = false;
+        }
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Cpu {
     pub(crate) affinity: u64,
     /// The interrupts that can be delivered here or are active here, in no order.
     pub(crate) list: Vec<Handle>,
+    /// It has list registers.
+    pub(crate) on: bool,
     /// What is in its list registers.
     pub(crate) held: [Handle; LIST_REGISTERS_MAX],
     pub(crate) held_count: usize,
@@ -97,7 +99,7 @@ pub(crate) struct Interrupts {
     spis: u32,
     /// Physical SPIs, sorted.
     hosts: Vec<(Intid, Handle)>,
-    hardware_ppis: Vec<Intid>,
+    pub(crate) hardware_ppis: Vec<Intid>,
     lines: Vec<crate::config::LineConfig>,
     lpis: BTreeMap<u32, Handle>,
     free_lpis: Vec<Handle>,
@@ -114,6 +116,7 @@ impl Interrupts {
             .map(|affinity| Cpu {
                 affinity: *affinity,
                 list: Vec::with_capacity(32 + config.lines.len()),
+                on: false,
                 held: [Handle::default(); LIST_REGISTERS_MAX],
                 held_count: 0,
                 wants_kick: true,
@@ -198,6 +201,7 @@ impl Interrupts {
         self.kicks = VcpuSet::default();
         for cpu in &mut self.cpus {
             cpu.list.clear();
+            cpu.on = false;
             cpu.held_count = 0;
             cpu.wants_kick = true;
             cpu.lpis_enabled = false;
@@ -361,7 +365,7 @@ impl Interrupts {
         }
     }
 
-    fn give_back_now(&mut self, handle: Handle) {
+    pub(crate) fn give_back_now(&mut self, handle: Handle) {
         if self.direct.is_some() {
             self.set_host_pending(handle, false);
             self.set_host_active(handle, false);

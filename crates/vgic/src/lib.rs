@@ -36,7 +36,8 @@
 //! # The run loop
 //!
 //! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts
-//! masked. If nothing has changed, neither takes a lock.
+//! masked. If nothing has changed, neither takes a lock. [`Vgic::switch_on`] before the first entry gives it its list registers,
+//! [`Vgic::switch_off`] after the last exit takes what is in them back.
 //!
 //! Registers that show pending and active state show what a vCPU's list registers held when it last left the
 //! guest: a vCPU that runs isn't stopped for a read of another.
@@ -70,4 +71,4 @@ pub use distributor::Distributor;
 use interrupts::Interrupts;
 pub use its::{CommandError, Its};
 pub use redistributor::Redistributors;
-pub use vgic::{Statistics, Vgic};
+pub use vgic::{Statistics, StillOn, Vgic};

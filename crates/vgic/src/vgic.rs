@@ -29,6 +29,11 @@ pub struct Statistics {
     pub translater_writes: u64,
 }
 
+/// A vCPU is to be switched on that hasn't been switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("vCPU {0}'s list registers are still in use")]
+pub struct StillOn(pub VcpuId);
+
 /// A VM's virtual GIC.
 ///
 /// Locks are taken in the order ITS, LPI tables, interrupts; the middle one is never held while another is
@@ -272,13 +277,29 @@ impl Vgic {
         });
     }
 
-    /// Puts the CPU interface of `vcpu` in its reset state, for a CPU_ON, on the vCPU's own CPU.
-    pub fn reset_vcpu(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
-        self.with(Some(vcpu), |state| state.reset_cpu_interface(vcpu, registers));
+    /// Gives `vcpu`, which starts on its own CPU, its list registers.
+    ///
+    /// # Errors
+    ///
+    /// [`StillOn`] if those of its last start haven't come back: there are interrupts in them.
+    pub fn switch_on(&self, vcpu: VcpuId) -> Result<ListRegisters, StillOn> {
+        self.with(Some(vcpu), |state| state.switch_on(vcpu)).ok_or(StillOn(vcpu))
+    }
+
+    /// Takes them back from a vCPU that has left the guest for good: what is pending or active in them stays so, and waits for it.
+    pub fn switch_off(&self, vcpu: VcpuId, registers: ListRegisters) {
+        self.with(Some(vcpu), |state| state.switch_off(vcpu, registers));
+    }
+
+    /// On the CPU of a vCPU that is off, after a kick: makes pending what others have sent it.
+    pub fn take_mail(&self, vcpu: VcpuId) {
+        if self.has_mail(vcpu) {
+            self.with(Some(vcpu), |state| state.take_mail(vcpu));
+        }
     }
 
     /// Puts everything in its reset state, for a restart of the VM. No vCPU may be in the guest, and each has
-    /// to start with new [`ListRegisters`].
+    /// to be switched on anew.
     pub fn reset(&self) {
         if let Some(its) = &self.its {
             its.lock().reset(self);

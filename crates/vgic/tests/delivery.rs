@@ -142,14 +142,6 @@ fn a_timer_ppi_goes_to_the_vcpu_it_arrived_at() {
     bench.settle();
     assert_eq!((only(&bench, 0), only(&bench, 1)), (None, Some((27, PENDING))));
     assert_eq!(ListRegister(bench.cpus[1].hardware[0]).host(), Some(Intid(27)));
-    // A CPU_ON takes it away, and leaves the physical one ready to come again.
-    bench.machine.ppis.lock().unwrap().get_mut(&(1, 27)).unwrap().active = true;
-    let cpu = &mut bench.cpus[1];
-    bench.vgic.reset_vcpu(V1, &mut cpu.registers);
-    bench.enter(1);
-    assert_eq!(bench.listed(1), []);
-    assert!(!bench.machine.ppis.lock().unwrap()[&(1, 27)].active);
-    assert_eq!(bench.gicr.read(V1, 0x3_0100, Width::B4), 0xffff | 1 << 27, "set-up stays");
 }
 
 #[test]
@@ -243,7 +235,7 @@ fn a_reset_gives_physical_interrupts_back_and_forgets_everything() {
     bench.vgic.reset();
     let spi = bench.machine.spis.lock().unwrap()[&50];
     assert!(!spi.active && !spi.enabled);
-    bench.cpus[0].registers = axvm_vgic::ListRegisters::new();
+    bench.cpus[0].registers = bench.vgic.switch_on(V0).unwrap();
     bench.enter(0);
     assert_eq!(bench.listed(0), []);
     assert_eq!(bench.gicd.read(V0, 0, Width::B4), 0x50);

@@ -243,7 +243,7 @@ fn after_a_reset_a_masked_line_can_come_again() {
     bench.settle();
     bench.vgic.reset();
     assert!(!bench.machine.spis.lock().unwrap()[&50].enabled);
-    bench.cpus[0].registers = axvm_vgic::ListRegisters::new();
+    bench.cpus[0].registers = bench.vgic.switch_on(V0).unwrap();
     bench.gicd.write(V0, 0, Width::B4, 0x13);
     bench.enable(40);
     bench.enter(0);

@@ -3,6 +3,8 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use axvm_platform::model::PsciConduit;
+
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::machine::{self, Start};
 use axvm_guest_runtime::{icc, println};
@@ -42,6 +44,10 @@ pub enum Ask {
     Take,
     /// End what was taken last.
     End,
+    /// Have the timer interrupt at once.
+    StartTimer,
+    /// Not any more.
+    StopTimer,
 }
 
 static ORDER: AtomicU32 = AtomicU32::new(0);
@@ -60,19 +66,43 @@ unsafe impl Sync for Stack {}
 
 static MEMORY: Stack = Stack(UnsafeCell::new([0; STACK]));
 
+/// [`Ask`]'s code for going off, which [`off`] waits for in its own way.
+const GO_OFF: u32 = 8;
+
+/// Whether PSCI is called by HVC.
+static BY_HVC: AtomicU32 = AtomicU32::new(0);
+
+fn conduit() -> PsciConduit {
+    if BY_HVC.load(Ordering::Relaxed) == 0 { PsciConduit::Smc } else { PsciConduit::Hvc }
+}
+
 /// Starts it.
 pub fn start(board: &Board, frames: &Frames) -> bool {
     let Some(conduit) = board.conduit else { return false };
+    BY_HVC.store(u32::from(conduit == PsciConduit::Hvc), Ordering::Relaxed);
     FIRST.store(frames.mpidrs[0] as usize, Ordering::Relaxed);
     let kept: &'static Frames = alloc::boxed::Box::leak(alloc::boxed::Box::new(*frames));
     FRAMES.store(core::ptr::from_ref(kept) as usize, Ordering::Release);
+    on(frames)
+}
+
+/// Has it go off. Whether it did.
+pub fn off(frames: &Frames) -> bool {
+    give_order(GO_OFF);
+    within(|| machine::is_cpu_off(conduit(), frames.mpidrs[1]))
+}
+
+/// Starts it, at first or again.
+pub fn on(frames: &Frames) -> bool {
+    ORDER.store(0, Ordering::Relaxed);
+    DONE.store(0, Ordering::Release);
     let start = alloc::boxed::Box::leak(alloc::boxed::Box::new(Start {
         stack_top: MEMORY.0.get() as u64 + STACK as u64,
         function: serve,
     }));
-    // SAFETY: this is called once, and the stack is there for it alone.
+    // SAFETY: it is off, so that the stack is there for it alone.
     unsafe {
-        machine::start_cpu(conduit, frames.mpidrs[1], start) && within(|| DONE.load(Ordering::Acquire) == 1)
+        machine::start_cpu(conduit(), frames.mpidrs[1], start) && within(|| DONE.load(Ordering::Acquire) == 1)
     }
 }
 
@@ -84,7 +114,13 @@ pub fn ask(what: Ask) {
         Ask::Listen(count) => 3 | count << 8,
         Ask::Take => 4,
         Ask::End => 5,
+        Ask::StartTimer => 6,
+        Ask::StopTimer => 7,
     };
+    give_order(code);
+}
+
+fn give_order(code: u32) {
     let next = (ORDER.load(Ordering::Relaxed) >> 24).wrapping_add(1) & 0x7f;
     ORDER.store(next << 24 | code, Ordering::Release);
 }
@@ -142,6 +178,18 @@ extern "C" fn serve() -> ! {
                     taken != icc::NONE
                 });
                 taken as u32
+            }
+            6 => {
+                machine::start_timer(0);
+                0
+            }
+            7 => {
+                machine::stop_timer();
+                0
+            }
+            GO_OFF => {
+                machine::stop_cpu(conduit());
+                0
             }
             _ => {
                 icc::end(taken);

@@ -44,6 +44,8 @@ const COMMAND: u64 = 32;
 const MAPD: u64 = 0x08;
 const MAPC: u64 = 0x09;
 const MAPTI: u64 = 0x0a;
+const MOVI: u64 = 0x01;
+const INT: u64 = 0x03;
 const SYNC: u64 = 0x05;
 const INV: u64 = 0x0c;
 
@@ -119,14 +121,16 @@ impl Gic {
     /// Makes event 0 of a device the first LPI, at the CPU with this redistributor. Takes 1 MiB of memory at a multiple
     /// of 64 KiB.
     pub fn map_msi(&self, device: u64, target: &Redistributor, memory: u64) -> Result<(), Fault> {
+        self.map_message(device, target, memory).map(drop)
+    }
+
+    /// The same, and what can be done with that event.
+    pub fn map_message(&self, device: u64, target: &Redistributor, memory: u64) -> Result<Message, Fault> {
         let its = self.its.ok_or(Fault)?;
         let [queue, itt, properties, pending] =
             [0x8_0000, 0x9_0000, 0xa_0000, 0xb_0000].map(|offset| memory + offset);
         store32(properties, PRIORITY | 1)?;
-        // 14 bits of INTID: 8192 LPIs.
-        store64(target.frame + GICR_PROPBASER, properties | 13)?;
-        store64(target.frame + GICR_PENDBASER, pending)?;
-        store32(target.frame + GICR_CTLR, 1)?;
+        target.enable_lpis(properties, pending)?;
         let mut queue = Queue::start(its, queue, memory)?;
         let (device, redistributor) = (device << 32, target.number << 16);
         for command in [
@@ -138,11 +142,47 @@ impl Gic {
         ] {
             queue.send(command)?;
         }
-        Ok(())
+        Ok(Message { queue, device, properties, pending: pending + 0x1_0000 })
+    }
+}
+
+/// A device's event 0, mapped to the first LPI.
+pub struct Message {
+    queue: Queue,
+    /// The device id where commands have it.
+    device: u64,
+    properties: u64,
+    /// Memory for another redistributor's pending table.
+    pending: u64,
+}
+
+impl Message {
+    /// Raises it, as if the device had.
+    pub fn raise(&mut self) -> Result<(), Fault> {
+        self.queue.send([INT | self.device, 0, 0, 0])
+    }
+
+    /// Makes another redistributor ready for it.
+    pub fn add_target(&mut self, target: &Redistributor) -> Result<(), Fault> {
+        target.enable_lpis(self.properties, self.pending)?;
+        self.queue.send([MAPC, 0, VALID | target.number << 16 | 1, 0])
+    }
+
+    /// Moves it from one redistributor to another: `number` is 0 for the first one, 1 for that of [`Message::add_target`].
+    pub fn move_to(&mut self, number: u64, from: &Redistributor) -> Result<(), Fault> {
+        self.queue.send([MOVI | self.device, 0, number, 0])?;
+        self.queue.send([SYNC, 0, from.number << 16, 0])
     }
 }
 
 impl Redistributor {
+    /// With 14 bits of INTID: 8192 LPIs.
+    fn enable_lpis(&self, properties: u64, pending: u64) -> Result<(), Fault> {
+        store64(self.frame + GICR_PROPBASER, properties | 13)?;
+        store64(self.frame + GICR_PENDBASER, pending)?;
+        store32(self.frame + GICR_CTLR, 1)
+    }
+
     /// Wakes it, for the CPU itself.
     pub fn start(&self) -> Result<(), Fault> {
         store32(self.frame + GICR_WAKER, load32(self.frame + GICR_WAKER)? & !GICR_WAKER_PROCESSOR_SLEEP)

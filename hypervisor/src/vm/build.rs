@@ -7,14 +7,13 @@ use core::sync::atomic::{AtomicBool, AtomicUsize};
 use axvm::config::VMInterruptMode;
 use axvm::devices::AxVmDevices;
 use axvm::plan::{GicPlan, VmPlan};
-use axvm::vm::{AxVM, CreateError};
+use axvm::vm::{AxVM, CreateError, PowerStates};
 use axvm_addr::{Address, CpuId, Gpa, ItsDeviceId, Span};
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
-use spin::Mutex;
 
-use super::{Power, Vcpu, Vm};
+use super::{Vcpu, Vm};
 use crate::arch::its::ItsError;
 use crate::arch::lpis::GUEST_LPI_ID_BITS;
 use crate::arch::{self, direct, gic};
@@ -128,8 +127,8 @@ impl Vm {
             devices = devices.forwarded(gpa, hpa, block.device, name);
         }
         let devices = devices.build()?;
-        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, power: Mutex::new(Power::Off) };
-        let vcpus = plan.cpus.iter().map(vcpu).collect();
+        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr };
+        let vcpus: Vec<Vcpu> = plan.cpus.iter().map(vcpu).collect();
         let direct = core.plan().mode == VMInterruptMode::Passthrough;
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
         Ok(Self {
@@ -141,6 +140,7 @@ impl Vm {
             console,
             output,
             ram,
+            power: PowerStates::new(vcpus.len()),
             vcpus,
             vttbr,
             vtcr,

@@ -5,6 +5,7 @@ extern crate std;
 
 mod bare_metal;
 mod kvm;
+mod power;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -249,6 +249,8 @@ pub struct Cpu {
     /// What the guest has acknowledged and not ended, the newest last, with its priority.
     pub running: Vec<(Intid, u8)>,
     maintenance: bool,
+    /// It has been switched off: it doesn't look when it is kicked.
+    off: bool,
 }
 
 pub struct Bench {
@@ -302,11 +304,12 @@ impl Bench {
         let cpus = (0..vcpus)
             .map(|id| Cpu {
                 id: VcpuId(id),
-                registers: ListRegisters::new(),
+                registers: vgic.switch_on(VcpuId(id)).unwrap(),
                 hardware: [0; 16],
                 hcr: 0,
                 running: Vec::new(),
                 maintenance: false,
+                off: false,
             })
             .collect();
         Self {
@@ -373,6 +376,26 @@ impl Bench {
         cpu.maintenance = false;
     }
 
+    /// The vCPU goes off, and on again; between the two `meanwhile` happens.
+    pub fn restart(&mut self, cpu: usize, meanwhile: impl FnOnce(&mut Self)) {
+        self.exit(cpu);
+        let id = self.cpus[cpu].id;
+        // What a vCPU has no list registers for while it is off: those of a virtual GIC of nobody's.
+        let nobody = Vgic::new(config(1, vec![], 4), self.machine.clone()).unwrap();
+        let none = nobody.switch_on(V0).unwrap();
+        let registers = core::mem::replace(&mut self.cpus[cpu].registers, none);
+        self.vgic.switch_off(id, registers);
+        self.cpus[cpu].hardware = [0; 16];
+        self.cpus[cpu].running.clear();
+        self.cpus[cpu].maintenance = false;
+        self.cpus[cpu].hcr = 0;
+        self.cpus[cpu].off = true;
+        meanwhile(self);
+        self.cpus[cpu].off = false;
+        self.cpus[cpu].registers = self.vgic.switch_on(id).unwrap();
+        self.enter(cpu);
+    }
+
     pub fn exit(&mut self, cpu: usize) {
         let cpu = &mut self.cpus[cpu];
         let count = cpu.registers.count;
@@ -384,6 +407,9 @@ impl Bench {
     }
 
     pub fn cycle(&mut self, cpu: usize) {
+        if self.cpus[cpu].off {
+            return;
+        }
         self.exit(cpu);
         self.enter(cpu);
     }

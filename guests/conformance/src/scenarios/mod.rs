@@ -14,6 +14,7 @@ use crate::second;
 mod cpus;
 mod elsewhere;
 mod lines;
+mod off;
 mod order;
 mod split;
 mod state;
@@ -52,6 +53,9 @@ pub const ALL: &[Scenario] = &[
     ("walk", walk::plain),
     ("walk-split", walk::split),
 ];
+
+/// Those that have the other CPU go off, which ends what its timer and its interface were in the middle of: by name only.
+const GOING_OFF: &[Scenario] = &[("off", off::interrupts), ("off-message", off::message)];
 
 /// Those that take somebody who types or injects, and so are asked for by name only.
 const IN_A_VM: &[Scenario] =
@@ -149,7 +153,8 @@ pub fn run(board: &Board) {
         return println!("CONFORMANCE broken: the other CPU doesn't start");
     }
     let everything = words().any(|word| word == EVERYTHING);
-    let all = ALL.iter().map(|it| (it, everything)).chain(IN_A_VM.iter().map(|it| (it, false)));
+    let by_name = GOING_OFF.iter().chain(IN_A_VM).map(|it| (it, false));
+    let all = ALL.iter().map(|it| (it, everything)).chain(by_name);
     for (&(name, play), wanted) in all {
         if wanted || words().any(|word| word == name) {
             let scene = Scene {

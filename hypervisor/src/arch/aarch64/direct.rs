@@ -59,13 +59,16 @@ pub fn priority_bits() -> u32 {
 }
 
 impl Direct {
-    /// Gives the calling CPU's interface to a guest that starts: in its reset state, nothing pending or active.
+    /// Gives the calling CPU's interface to a guest that starts: in its reset state. What its redistributor has pending or active is
+    /// the guest's, as long as the VM has the CPU.
     ///
     /// The caller has made sure that whoever stops the VM from now on knows that calls have to be let through
     /// ([`PhysicalGic::let_calls_through`]).
     pub fn give(gic: &PhysicalGic, cpu: CpuId) -> Result<Self, GicError> {
-        // Where the call is of Group 1 the guest would take it: it is off until the VM stops.
-        gic.reset_private(cpu, gic::single_security())?;
+        // Where the call is of Group 1 the guest would take it: it is off until the guest is left for good.
+        if !gic::single_security() {
+            gic.keep_calls_out(cpu)?;
+        }
         let new = Self::default();
         new.apply();
         // SAFETY: Group 1 of this CPU is the guest's from here on.
@@ -77,15 +80,15 @@ impl Direct {
         Ok(new)
     }
 
-    /// Takes the calling CPU's interface back from a guest that has been left for good. What it acknowledged and never ended is
-    /// ended for it.
-    pub fn take_back(gic: &PhysicalGic, cpu: CpuId) -> Result<(), GicError> {
+    /// Takes the calling CPU's interface back from a guest that has been left for good. No priority is active there any more; the
+    /// interrupts that the guest acknowledged and never ended still are, as on a board whose CPU goes off.
+    pub fn take_back(gic: &PhysicalGic, cpu: CpuId) {
         /// More than there are priorities.
         const MOST: usize = 256;
         gic::take_interface();
         clear_active_priorities(true);
         // Non-secure writes to the active priorities are ignored where there are two security states. There each end of interrupt
-        // drops one (which INTID is written matters to the active state only, and that is reset below).
+        // drops one (which INTID is written matters to the active state only, which ends by ICC_DIR_EL1 in the hypervisor's setting).
         for _ in 0..MOST {
             if mrs!("icc_rpr_el1") & 0xff == 0xff {
                 break;
@@ -95,7 +98,7 @@ impl Direct {
             unsafe { msr!("icc_eoir1_el1", u64::from(active.0)) };
             isb!();
         }
-        gic.reset_private(cpu, true)
+        gic.let_calls_through(cpu);
     }
 
     fn apply(self) {
@@ -169,8 +172,7 @@ impl Direct {
             super::wait_for_interrupt();
             return forged;
         }
-        /// A mask that only the highest priority passes, of the 16 that there are at least (non-secure view).
-        const ALMOST_ALL: u64 = 0x10;
+        const ALMOST_ALL: u64 = gic::CALL_ALONE as u64;
         // In a handler that nothing can interrupt, the call couldn't either: then don't sleep at all.
         if mrs!("icc_rpr_el1") & 0xff < ALMOST_ALL {
             return false;

@@ -103,10 +103,14 @@ pub fn reserved_sgis() -> u16 {
 /// The physical priority of what a guest takes itself, for the priority that it asked for.
 ///
 /// With two security states the hardware shifts what non-secure software writes into the lower half (IHI 0069, 4.8.6). With one the
-/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`call_sgi`] out.
+/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`call_sgi`] out. Where
+/// the call is of Group 1 like the rest, its priority is its own, so that a mask can tell it from all else ([`close_interface`]).
 pub fn guest_priority(asked: u8) -> u8 {
-    if single_security() { 0x80 | asked >> 1 } else { asked }
+    if single_security() { 0x80 | asked >> 1 } else { asked.max(CALL_ALONE) }
 }
+
+/// A mask that the call's priority passes and no other: the second of the 16 priorities that non-secure software has at least.
+pub const CALL_ALONE: u8 = 0x10;
 
 /// The priority in the guest's terms: the inverse of [`guest_priority`]. Idle stays idle.
 pub fn shown_priority(physical: u8) -> u8 {
@@ -273,7 +277,7 @@ impl PhysicalGic {
         // ProcessorSleep (bit 1) off, ChildrenAsleep (bit 2) follows.
         frame.write32(gicr::WAKER, frame.read32(gicr::WAKER) & !2);
         wait(|| frame.read32(gicr::WAKER) & 4 == 0)?;
-        self.reset_private(cpu, true)?;
+        self.reset_private(cpu)?;
         if let Some(properties) = lpis {
             self.enable_lpis(cpu, frame, properties)?;
         }
@@ -287,9 +291,9 @@ impl PhysicalGic {
         Ok(())
     }
 
-    /// Brings a CPU's SGIs and PPIs to a known state: disabled, neither pending nor active, of the hypervisor's priority.
-    /// `callable`: but for [`call_sgi`], which is enabled.
-    pub fn reset_private(&self, cpu: CpuId, callable: bool) -> Result<(), GicError> {
+    /// Brings a CPU's SGIs and PPIs to a known state: disabled but for [`call_sgi`], neither pending nor active, of the hypervisor's
+    /// priority.
+    pub fn reset_private(&self, cpu: CpuId) -> Result<(), GicError> {
         let (frame, ..) = self.redistributor(cpu)?;
         frame.write32(gicr::SGI + gicd::ICENABLER, u32::MAX);
         wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
@@ -301,20 +305,27 @@ impl PhysicalGic {
             frame.write8(gicr::SGI + gicd::IPRIORITYR + id, PRIORITY);
         }
         frame.write8(gicr::SGI + gicd::IPRIORITYR + u64::from(call_sgi().0), CALL_PRIORITY);
-        if callable {
-            frame.write32(gicr::SGI + gicd::ISENABLER, call);
-            if frame.read32(gicr::SGI + gicd::ISENABLER) & call == 0 {
-                return Err(GicError::NoCall(cpu));
-            }
+        self.let_calls_through(cpu);
+        if frame.read32(gicr::SGI + gicd::ISENABLER) & call == 0 {
+            return Err(GicError::NoCall(cpu));
         }
         wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)
     }
 
-    /// Lets [`call_sgi`] through on a CPU where [`PhysicalGic::reset_private`] left it disabled.
+    /// Lets [`call_sgi`] through on a CPU where [`PhysicalGic::keep_calls_out`] disabled it.
     pub fn let_calls_through(&self, cpu: CpuId) {
         if let Ok((frame, ..)) = self.redistributor(cpu) {
             frame.write32(gicr::SGI + gicd::ISENABLER, 1 << call_sgi().0);
         }
+    }
+
+    /// Disables [`call_sgi`] on a CPU, and forgets one that is pending.
+    pub fn keep_calls_out(&self, cpu: CpuId) -> Result<(), GicError> {
+        let (frame, ..) = self.redistributor(cpu)?;
+        frame.write32(gicr::SGI + gicd::ICENABLER, 1 << call_sgi().0);
+        wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
+        frame.write32(gicr::SGI + gicd::ICPENDR, 1 << call_sgi().0);
+        Ok(())
     }
 
     fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, properties: &Properties) -> Result<(), GicError> {
@@ -483,13 +494,6 @@ impl PhysicalGic {
             frame.write32(gicr::SGI + register, 1 << line.0);
         }
     }
-
-    /// Brings a CPU's PPI back to inactive and not pending.
-    pub fn clear_ppi(&self, cpu: CpuId, line: Intid) {
-        for register in [gicd::ICENABLER, gicd::ICPENDR, gicd::ICACTIVER] {
-            self.write_private(cpu, line, register);
-        }
-    }
 }
 
 fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
@@ -514,6 +518,20 @@ pub fn take_interface() {
         if single_security() {
             msr!("icc_bpr0_el1", 0);
             msr!("icc_igrpen0_el1", 1);
+        }
+    }
+    isb!();
+}
+
+/// Has nothing but [`call_sgi`] signalled to the calling CPU, until [`take_interface`]: what else is pending stays so, where
+/// it is, and can be moved to other CPUs.
+pub fn close_interface() {
+    // SAFETY: the interface is the hypervisor's, which waits for nothing but calls here.
+    unsafe {
+        if single_security() {
+            msr!("icc_igrpen1_el1", 0);
+        } else {
+            msr!("icc_pmr_el1", u64::from(CALL_ALONE));
         }
     }
     isb!();

@@ -1,6 +1,8 @@
 //! PSCI and SMCCC as the guest sees them (Arm DEN 0022, DEN 0028). HVC and SMC are alike: both are trapped, and no call goes on
 //! to the firmware but questions about its workarounds.
 
+use axvm::vm::{NotOff, Power, Start};
+
 use super::psci as firmware;
 use super::vcpu::Context;
 use crate::vm::{StopReason, Vm};
@@ -127,7 +129,7 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
             function::CPU_ON => cpu_on(vm, first, second, third),
             // Affinity level 0 only.
             function::AFFINITY_INFO if second == 0 => match vm.vcpu_by_mpidr(first) {
-                Some(target) => target.affinity_info(),
+                Some(target) => affinity_info(vm.power().of(target)),
                 None => INVALID_PARAMETERS,
             },
             function::AFFINITY_INFO => INVALID_PARAMETERS,
@@ -141,15 +143,24 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
     after
 }
 
+/// AFFINITY_INFO (DEN 0022, 5.7).
+fn affinity_info(power: Power) -> i64 {
+    match power {
+        Power::On => 0,
+        Power::Off => 1,
+        Power::Starting => 2,
+    }
+}
+
 fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i64 {
     let Some(target) = vm.vcpu_by_mpidr(mpidr) else { return INVALID_PARAMETERS };
     if !vm.is_ram(entry) {
         return INVALID_ADDRESS;
     }
-    match vm.start_vcpu(target, entry, argument) {
+    match vm.start_vcpu(target, Start { entry, argument }) {
         Ok(()) => SUCCESS,
-        Err(crate::vm::NotOff::On) => ALREADY_ON,
-        Err(crate::vm::NotOff::Starting) => ON_PENDING,
+        Err(NotOff::On) => ALREADY_ON,
+        Err(NotOff::Starting) => ON_PENDING,
     }
 }
 

@@ -1,6 +1,7 @@
 //! One vCPU on its CPU: its registers, its reset, its list registers.
 
 use axvm::devices::Hint;
+use axvm::vm::Start;
 use axvm_cpu::control::{Interrupts, Register, When, value, widest};
 use axvm_cpu::debug::{self, Debug};
 use axvm_vgic::ListRegisters;
@@ -33,15 +34,14 @@ const START_PSTATE: u64 = 0x3c5;
 const SCTLR_RESET: u64 = 0x30d0_0980;
 
 impl Context {
-    /// A vCPU about to execute its first instruction at `entry`, with `argument` in x0, on the calling CPU: resets every
-    /// register that the guest can see, and writes those that bound it. `direct`: the CPU's physical interrupt interface, if it was
-    /// given away.
+    /// A vCPU about to execute its first instruction where `start` says, on the calling CPU: resets every register that the guest can
+    /// see, and writes those that bound it. `direct`: the CPU's physical interrupt interface, if it was given away.
     pub fn reset(
-        entry: u64,
-        argument: u64,
+        start: Start,
         guest_mpidr: u64,
         vttbr: u64,
         vtcr: u64,
+        lists: ListRegisters,
         direct: Option<Direct>,
     ) -> Self {
         control::apply(guest_mpidr, if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated });
@@ -58,9 +58,9 @@ impl Context {
             // Whatever an earlier owner of this VMID left in this CPU's TLB and instruction cache.
             core::arch::asm!("tlbi vmalls12e1", "dsb nsh", "ic iallu", "dsb nsh", "isb", options(nostack));
         }
-        let mut frame = Frame { pc: entry, pstate: START_PSTATE, ..Frame::default() };
-        frame.x[0] = argument;
-        Self { frame, hint: Hint::default(), lists: ListRegisters::new(), direct, debug }
+        let mut frame = Frame { pc: start.entry, pstate: START_PSTATE, ..Frame::default() };
+        frame.x[0] = start.argument;
+        Self { frame, hint: Hint::default(), lists, direct, debug }
     }
 
     /// Register `number` as an instruction names it: 31 is the zero register.

@@ -120,6 +120,18 @@ pub unsafe fn start_cpu(conduit: PsciConduit, mpidr: u64, start: &'static Start)
     call(conduit, CPU_ON, [mpidr, entry, core::ptr::from_ref(start) as u64]) == Some(0)
 }
 
+/// PSCI CPU_OFF (Arm DEN 0022, 5.5): the calling CPU goes off.
+pub fn stop_cpu(conduit: PsciConduit) {
+    const CPU_OFF: u32 = 0x8400_0002;
+    let _ = call(conduit, CPU_OFF, [0; 3]);
+}
+
+/// PSCI AFFINITY_INFO (Arm DEN 0022, 5.7): whether the CPU with this MPIDR affinity is off.
+pub fn is_cpu_off(conduit: PsciConduit, mpidr: u64) -> bool {
+    const AFFINITY_INFO: u32 = 0xc400_0004;
+    call(conduit, AFFINITY_INFO, [mpidr, 0, 0]) == Some(1)
+}
+
 /// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by the given conduit, then by both.
 pub fn power_off(conduit: Option<PsciConduit>) -> ! {
     const SYSTEM_OFF: u32 = 0x8400_0008;

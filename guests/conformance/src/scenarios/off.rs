@@ -1,0 +1,166 @@
+//! The other CPU goes off and on again. Its interface is reset by that, and nothing else: what was pending at it, comes in the
+//! meantime or was active is known to redistributor and distributor (Arm IHI 0069, 11.1), and can be sent elsewhere.
+
+use axvm_guest_runtime::gic::{Gic, LPI};
+use axvm_guest_runtime::{edu, icc};
+
+use super::Scene;
+use crate::cpu::{send, settle};
+use crate::frames::{ICACTIVER, ISACTIVER, ISENABLER, ISPENDR};
+use crate::second::{self, Ask, spin_wait::within};
+
+/// Taken by it and not ended.
+const TAKEN: u32 = 3;
+/// Sent before it goes off.
+const BEFORE: u32 = 5;
+/// Sent while it is off.
+const MEANWHILE: u32 = 7;
+
+impl Scene<'_> {
+    fn show_other(&self, moment: &str, interrupts: &[(&str, u32)]) {
+        settle();
+        for &(name, intid) in interrupts {
+            let bit = |bank| u32::from(self.frames.get(1, bank, intid));
+            self.say(format_args!(
+                "{moment}: {name} pending {} active {} enabled {}",
+                bit(ISPENDR),
+                bit(ISACTIVER),
+                bit(ISENABLER)
+            ));
+        }
+    }
+
+    /// Has the other CPU take the most urgent interrupt: which it is, by name.
+    fn taken_by_other(&self) -> Option<u32> {
+        second::do_it(Ask::Take).filter(|&intid| u64::from(intid) != icc::NONE)
+    }
+}
+
+/// All that a CPU that goes off has of interrupts.
+pub fn interrupts(scene: &Scene<'_>) {
+    let (frames, pins) = (&scene.frames, scene.frames.pins);
+    let [quiet, _] = frames.quiet;
+    let timer = frames.timer;
+    for (intid, priority) in [(TAKEN, 0x40), (BEFORE, 0x60), (MEANWHILE, 0x80), (timer, 0xa0)] {
+        frames.set_up(1, intid, priority);
+    }
+    for (intid, priority) in [(pins.intid, 0x50), (quiet, 0x70)] {
+        frames.set_up(0, intid, priority);
+        frames.route(intid, 1);
+    }
+    let own = [("the taken one", TAKEN), ("one sent before", BEFORE), ("one sent meanwhile", MEANWHILE)];
+    let lines = [("a level", pins.intid), ("a line made pending", quiet)];
+
+    send(frames.mpidrs[1], TAKEN.into());
+    scene.say(format_args!("taken {:?}", scene.taken_by_other()));
+    send(frames.mpidrs[1], BEFORE.into());
+    second::do_it(Ask::StartTimer);
+    pins.set(true);
+    let waits = within(|| {
+        frames.get(1, ISPENDR, BEFORE) && frames.get(1, ISPENDR, timer) && frames.get(0, ISPENDR, pins.intid)
+    });
+    scene.say(format_args!("others wait: {waits}"));
+    scene.show_other("on", &own);
+    scene.show_other("on", &lines);
+
+    scene.say(format_args!("off: {}", second::off(frames)));
+    send(frames.mpidrs[1], MEANWHILE.into());
+    frames.set(0, ISPENDR, quiet);
+    let waits = within(|| frames.get(1, ISPENDR, MEANWHILE) && frames.get(0, ISPENDR, quiet));
+    scene.say(format_args!("more wait: {waits}"));
+    scene.show_other("off", &own);
+    scene.show_other("off", &lines);
+
+    scene.say(format_args!("on again: {}", second::on(frames)));
+    second::do_it(Ask::StopTimer);
+    scene.show_other("on again", &own);
+    scene.show_other("on again", &lines);
+    scene.show_other("on again", &[("the timer", timer)]);
+    while let Some(intid) = scene.taken_by_other() {
+        scene.say(format_args!("comes {intid}"));
+        if intid == pins.intid {
+            pins.set(false);
+        }
+        second::do_it(Ask::End);
+    }
+    // What it has never ended.
+    send(frames.mpidrs[1], TAKEN.into());
+    within(|| frames.get(1, ISPENDR, TAKEN));
+    scene.say(format_args!("active: comes {:?}", scene.taken_by_other()));
+    frames.set(1, ICACTIVER, TAKEN);
+    scene.say(format_args!("active no more: comes {:?}", scene.taken_by_other()));
+    second::do_it(Ask::End);
+    for time in ["once", "again"] {
+        second::do_it(Ask::StartTimer);
+        scene.say(format_args!("the timer: comes {time} {}", scene.taken_by_other() == Some(timer)));
+        second::do_it(Ask::StopTimer);
+        second::do_it(Ask::End);
+    }
+    scene.show_other("at last", &own);
+    scene.show_other("at last", &lines);
+}
+
+/// A line that waits at a CPU that is off is routed to the first one; a message for it is moved there, or waits for it.
+pub fn message(scene: &Scene<'_>) {
+    if let Err(why) = play_message(scene) {
+        scene.say(format_args!("broken: {why}"));
+    }
+}
+
+fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
+    let frames = &scene.frames;
+    let platform = &scene.board.platform;
+    let gic = Gic::find(platform).ok_or("no GIC")?;
+    let device = edu::requester_id(platform).ok_or("no edu")?;
+    let [here, there] = frames.mpidrs.map(|mpidr| gic.redistributor(mpidr));
+    let (here, there) = (here.map_err(|_| "no redistributor")?, there.map_err(|_| "no redistributor")?);
+    let memory = scene.board.scratch.next_multiple_of(0x1_0000);
+    let stuck = |_| "the ITS doesn't answer";
+    let mut message = gic.map_message(device, &there, memory).map_err(stuck)?;
+    message.add_target(&here).map_err(stuck)?;
+    let take_here = || {
+        let mut taken = icc::NONE;
+        within(|| {
+            taken = icc::acknowledge();
+            taken != icc::NONE
+        });
+        if taken != icc::NONE {
+            icc::end(taken);
+        }
+        taken
+    };
+
+    message.raise().map_err(stuck)?;
+    scene.say(format_args!("on: there {}", scene.taken_by_other().is_some_and(|it| u64::from(it) == LPI)));
+    second::do_it(Ask::End);
+
+    scene.say(format_args!("off: {}", second::off(frames)));
+    message.raise().map_err(stuck)?;
+    settle();
+    scene.say(format_args!("raised for it: here {}", scene.take()));
+    message.move_to(1, &there).map_err(stuck)?;
+    scene.say(format_args!("moved: here {}", take_here() == LPI));
+
+    // The other way round: it comes while the CPU is off, and waits there.
+    message.move_to(0, &here).map_err(stuck)?;
+    message.raise().map_err(stuck)?;
+    settle();
+    scene.say(format_args!("moved back and raised: here {}", scene.take()));
+    let line = frames.quiet[0];
+    frames.set_up(0, line, 0x80);
+    frames.route(line, 1);
+    frames.set(0, ISPENDR, line);
+    scene.say(format_args!(
+        "a line waits there: {}, here {}",
+        within(|| frames.get(0, ISPENDR, line)),
+        scene.take()
+    ));
+    frames.route(line, 0);
+    scene.say(format_args!("routed: here {}", take_here() == u64::from(line)));
+
+    scene.say(format_args!("on again: {}", second::on(frames)));
+    scene.say(format_args!("there {}", scene.taken_by_other().is_some_and(|it| u64::from(it) == LPI)));
+    second::do_it(Ask::End);
+    scene.say(format_args!("then {:?}", scene.taken_by_other()));
+    Ok(())
+}
