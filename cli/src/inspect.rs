@@ -107,6 +107,7 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
         "iommu": iommu.collect::<Vec<_>>(),
         "behind": device.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "group": device.group,
+        "reaches": device.reaches.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "reset": function.resets.iter().map(|method| reset_name(Some(*method))).collect::<Vec<_>>(),
         "why_not": why_not(platform, reference),
     })
@@ -173,7 +174,9 @@ fn text(result: &Value) -> String {
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
             text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
-            for key in ["behind", "registers", "not the CPU's", "interrupts", "iommu", "group", "reset"] {
+            for key in
+                ["behind", "registers", "not the CPU's", "interrupts", "iommu", "group", "reaches", "reset"]
+            {
                 let shown = list(&device[key]);
                 if !shown.is_empty() {
                     text += &format!("    {key}: {shown}\n");

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Function, ResetMethod};
 use crate::spec::express::{self, PortType};
-use crate::spec::extended::{self, Acs};
+use crate::spec::extended;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi, power};
-use crate::{assign, bars, capabilities, virtio};
+use crate::{acs, assign, bars, capabilities, virtio};
 
 /// The bridges on bridges that are followed; buses deeper than that stay closed.
 const MAX_DEPTH: u8 = 16;
@@ -54,8 +54,8 @@ pub enum Space {
 /// Finds the functions below `host`, by address.
 ///
 /// Afterwards no function masters the bus, sends an MSI or asserts a line, and none but the bridges that are
-/// needed decodes; ROMs, virtual functions, ATS, page requests and PASIDs are off; ports have the ACS
-/// isolation on that they are capable of; BARs have the addresses that the result says, and the windows of
+/// needed decodes; ROMs, virtual functions, ATS, page requests, PASIDs and multicast are off; what ports and
+/// functions are capable of against traffic between peers (ACS) is on; BARs have the addresses that the result says, and the windows of
 /// bridges fit them. Bridges forward nothing up until [`Forwarding`](crate::Forwarding) has them do so. The same machine gives the same result, whatever was in these registers before.
 pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<Function> {
     let mut scan = Scan { config, host, last: host.buses.0, functions: Vec::new() };
@@ -246,14 +246,11 @@ fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Func
             extended::SRIOV => registers.update16(offset + extended::SRIOV_CONTROL, 0b1001, 0),
             extended::ATS => registers.update16(offset + extended::ATS_CONTROL, 1 << 15, 0),
             extended::PRI => registers.update16(offset + extended::PRI_CONTROL, 1, 0),
+            // It sends copies to whichever ports want them.
+            extended::MULTICAST => registers.update16(offset + extended::MULTICAST_CONTROL, 1 << 15, 0),
             extended::PASID => registers.update16(offset + extended::PASID_CONTROL, 1, 0),
-            extended::ACS => {
-                let capable = Acs::from_bits_retain(registers.read16(offset + extended::ACS_CAPABILITY));
-                // Nobody here uses ATS, so an address that claims to be translated is a lie.
-                let on = capable & (Acs::ISOLATION | Acs::TRANSLATION_BLOCKING);
-                registers.write16(offset + extended::ACS_CONTROL, on.bits());
-            }
             _ => {}
         }
     }
+    acs::enable(registers, function);
 }

@@ -18,6 +18,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "fake"))]
 extern crate std;
 
+mod acs;
 mod assign;
 mod bars;
 mod capabilities;
@@ -28,6 +29,7 @@ pub mod fake;
 mod function;
 mod group;
 mod path;
+mod reach;
 mod reset;
 mod silence;
 pub mod spec;
@@ -39,7 +41,8 @@ mod tests;
 pub use config::{ConfigSpace, Registers, Width};
 pub use enumerate::{HostBridge, Space, Window, enumerate};
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
-pub use group::groups;
+pub use group::{Membership, groups};
 pub use path::{Forwarding, bridges_above, requester_ids};
+pub use reach::{Lack, Reach};
 pub use reset::{Kept, ResetError, quarantine, reset};
 pub use silence::{NotSilent, confirm_silent, stop_mastering};

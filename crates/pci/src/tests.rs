@@ -1,5 +1,7 @@
 //! What enumeration, groups and resets promise, on functions made up for it.
 
+mod groups;
+
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
@@ -226,22 +228,6 @@ fn switched() -> FakeBus {
 }
 
 #[test]
-fn groups_follow_a_switch_port_by_port() {
-    let bus = switched();
-    let functions = enumerate(&bus, &board());
-    let numbers = groups(&functions, &bus);
-    let group = |address| numbers[functions.iter().position(|function| function.address == address).unwrap()];
-    assert_eq!(group(at(1, 0, 0)), group(at(1, 0, 1)), "a slot without ACS");
-    assert_ne!(group(at(1, 0, 0)), group(at(0, 1, 0)), "whose port isolates");
-    let alone = group(at(4, 0, 0));
-    assert_eq!(numbers.iter().filter(|&&number| number == alone).count(), 1, "an isolating port of a switch");
-    assert_eq!(group(at(5, 0, 0)), group(at(3, 2, 0)), "a port of a switch without ACS");
-    assert_eq!(group(at(7, 7, 0)), group(at(7, 8, 0)), "a conventional bus");
-    assert_eq!(group(at(7, 7, 0)), group(at(6, 0, 0)), "with its bridge");
-    assert_ne!(group(at(7, 7, 0)), group(at(3, 3, 0)), "the port above that isolates");
-}
-
-#[test]
 fn requests_arrive_with_the_ids_that_bridges_give_them() {
     let bus = switched().with(3, 0, FakeFunction::new(0x8086, 0x244e, 0x06_04_01).bridge()).with_behind(
         &[3],
@@ -357,38 +343,6 @@ fn a_bridge_without_a_bus_number_left_shows_nothing_behind_it() {
     let functions = enumerate(&bus, &HostBridge { buses: (0, 0), ..board() });
     assert_eq!(functions.len(), 1);
     assert_eq!(bus.read(at(0, 1, 0), header::PRIMARY_BUS, Width::B4), 0);
-}
-
-#[test]
-fn functions_that_can_reach_each_other_share_a_group() {
-    let bus = FakeBus::new(0, 0)
-        .with(1, 0, FakeFunction::nvme())
-        .with(2, 0, FakeFunction::igb().multifunction())
-        .with(2, 1, FakeFunction::igb())
-        .with(3, 0, FakeFunction::edu())
-        .with(4, 0, FakeFunction::root_port(ISOLATION))
-        .with_behind(&[4], 0, 0, FakeFunction::nvme())
-        .with(5, 0, FakeFunction::root_port(ISOLATION & !4))
-        .with_behind(&[5], 0, 0, FakeFunction::nvme())
-        .with(6, 0, FakeFunction::conventional_bridge())
-        .with_behind(&[6], 1, 0, FakeFunction::edu())
-        .with_behind(&[6], 2, 0, FakeFunction::edu())
-        .with(7, 0, FakeFunction::igb().acs(0x14).multifunction())
-        .with(7, 1, FakeFunction::igb().acs(0x14));
-    let functions = enumerate(&bus, &board());
-    let numbers = groups(&functions, &bus);
-    let group = |address| numbers[functions.iter().position(|function| function.address == address).unwrap()];
-    assert_eq!(group(at(0, 2, 0)), group(at(0, 2, 1)), "a slot without ACS");
-    assert_ne!(group(at(0, 7, 0)), group(at(0, 7, 1)), "a slot with ACS");
-    assert_ne!(group(at(0, 4, 0)), group(at(1, 0, 0)), "a port that isolates");
-    assert_eq!(group(at(0, 5, 0)), group(at(2, 0, 0)), "a port that can't redirect");
-    assert_eq!(group(at(0, 6, 0)), group(at(3, 1, 0)), "a conventional bus");
-    assert_eq!(group(at(3, 1, 0)), group(at(3, 2, 0)), "a conventional bus");
-    assert_ne!(group(at(0, 1, 0)), group(at(0, 3, 0)));
-    bus.write(at(0, 4, 0), 0x106, Width::B2, 0);
-    let numbers = groups(&functions, &bus);
-    let group = |address| numbers[functions.iter().position(|function| function.address == address).unwrap()];
-    assert_eq!(group(at(0, 4, 0)), group(at(1, 0, 0)), "the isolation is off");
 }
 
 #[test]

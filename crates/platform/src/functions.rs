@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{ItsDeviceId, StreamId};
-use axvm_pci::{Function, bridges_above, requester_ids};
+use axvm_pci::{Function, Membership, bridges_above, requester_ids};
 
 use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
 
@@ -14,7 +14,7 @@ impl Platform {
     /// Takes what enumeration found, and looks up each function's streams, MSI device id and line. `groups`
     /// has the isolation group of each function, in the same order; functions without one share the group
     /// `u32::MAX`.
-    pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[u32]) {
+    pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[Membership]) {
         let devices = functions
             .iter()
             .enumerate()
@@ -39,7 +39,8 @@ impl Platform {
                 let sender = ids.last().copied().unwrap_or_default();
                 PciDevice {
                     function: function.clone(),
-                    group: groups.get(position).copied().unwrap_or(u32::MAX),
+                    group: groups.get(position).map_or(u32::MAX, |member| member.group),
+                    reaches: groups.get(position).map_or_else(Vec::new, |member| member.reaches.clone()),
                     bridges: bridges_above(&functions, function).iter().map(|it| it.address).collect(),
                     streams,
                     msi: host

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
-use axvm_pci::Function;
+use axvm_pci::{Function, Reach};
 use serde::{Deserialize, Serialize};
 
 /// A machine, as the device tree (later: ACPI) and PCI describe it.
@@ -216,6 +216,8 @@ pub struct PciDevice {
     pub function: Function,
     /// The isolation group: functions with the same number can reach each other without passing the IOMMU.
     pub group: u32,
+    /// Ways from it to others that made them its group.
+    pub reaches: Vec<Reach>,
     /// The bridges above it, the nearest first.
     pub bridges: Vec<PciAddress>,
     /// The SMMUs (position in [`Platform::smmus`]) and streams behind which it masters the bus: one for each

@@ -3,8 +3,8 @@
 //! what real boards have in many (`made-up.dts`).
 
 use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
-use axvm_pci::Function;
 use axvm_pci::spec::express::PortType;
+use axvm_pci::{Function, Membership};
 use axvm_platform::fdt;
 use axvm_platform::model::{
     BusSpan, IdMapping, Interrupt, PciSpace, PciWindow, Platform, PlatformDevice, PsciConduit, Trigger,
@@ -147,7 +147,7 @@ fn functions_get_the_stream_msi_id_and_line_of_their_address() {
         function(at(1, 2, 0), Some(at(0, 3, 0)), 2),
         function(at(0, 4, 1), None, 0),
     ];
-    platform.add_functions(functions, &[0, 1, 1]);
+    platform.add_functions(functions, &[0, 1, 1].map(Membership::from));
     let functions = platform.functions.unwrap();
     assert_eq!(functions[0].streams, [(0, StreamId(0x10))]);
     assert_eq!(functions[0].msi, Some((0, ItsDeviceId(0x10))));
@@ -178,7 +178,7 @@ fn functions_behind_conventional_bridges_get_the_ids_that_the_bridges_send_as() 
         bridge(at(3, 5), Some(at(0, 2)), None),
         function(at(4, 6), Some(at(3, 5)), 1),
     ];
-    platform.add_functions(functions, &[0; 6]);
+    platform.add_functions(functions, &[0; 6].map(Membership::from));
     let functions = platform.functions.unwrap();
     let streams = |position: usize| functions[position].streams.iter().map(|it| it.1.0).collect::<Vec<_>>();
     assert_eq!(streams(3), [0x220, 0x200]);
@@ -333,7 +333,10 @@ fn a_host_bridge_with_masks_and_several_targets_sends_each_function_to_its_own()
     assert_eq!(platform.pci_to_cpu(1, 0x1000, 0x1000), None);
     let at = |bus, slot, function| PciAddress::new(3, bus, slot, function).unwrap();
     let functions = [at(0x10, 1, 3), at(0x18, 0, 1), at(0x1f, 31, 7), at(0x20, 0, 0)];
-    platform.add_functions(functions.map(|address| function(address, None, 1)).to_vec(), &[0, 1, 2, 3]);
+    platform.add_functions(
+        functions.map(|address| function(address, None, 1)).to_vec(),
+        &[0, 1, 2, 3].map(Membership::from),
+    );
     let seen: Vec<_> =
         platform.functions.unwrap().iter().map(|device| (device.streams.clone(), device.msi)).collect();
     assert_eq!(

@@ -165,7 +165,7 @@ fn absent(address: PciAddress, functions: &[PciDevice]) -> String {
     }
 }
 
-fn is_bridge(function: &Function) -> bool {
+pub(super) fn is_bridge(function: &Function) -> bool {
     function.bridge || function.class >> 16 == BRIDGES
 }
 

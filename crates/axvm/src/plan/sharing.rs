@@ -2,14 +2,16 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
-use axvm_addr::{Hpa, Intid, Span};
-use axvm_pci::ResetMethod;
+use axvm_addr::{Hpa, Intid, PciAddress, Span};
+use axvm_pci::{Reach, ResetMethod};
 use axvm_platform::model::{PciDevice, Platform};
 
 use super::board::Board;
 use super::findings::{And, Findings};
 use super::given::{Given, Kind, Thing};
+use super::pci;
 use crate::problem::Rule;
 
 /// Checks every device against the hypervisor, against those before it and against those that nobody is given. What two
@@ -62,10 +64,9 @@ fn group(
     findings: &mut Findings,
 ) {
     let Some(group) = device.hardware.group else { return };
+    let members = || platform.functions.iter().flatten().filter(move |member| member.group == group);
     let mut others: Vec<String> = Vec::new();
-    for member in
-        platform.functions.iter().flatten().filter(|member| member.group == group && !member.function.bridge)
-    {
+    for member in members().filter(|member| !pci::is_bridge(&member.function)) {
         let address = member.function.address;
         let thing = Thing::Function(address);
         if device.hardware.things.contains(&thing) {
@@ -87,11 +88,24 @@ fn group(
             "pci",
             Rule::Group,
             format_args!(
-                "it shares isolation group {group} with {}: they can reach each other without the IOMMU, \
+                "it shares isolation group {group} with {}: they can reach each other without the IOMMU{}, \
                  so give all of them to this VM or none",
-                And(&others)
+                And(&others),
+                Why(members().find_map(|member| Some((member.function.address, member.reaches.first()?))))
             ),
         );
+    }
+}
+
+/// One way between functions of a group.
+struct Why<'a>(Option<(PciAddress, &'a Reach)>);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((from, reach)) => write!(f, " ({from} reaches {reach})"),
+            None => Ok(()),
+        }
     }
 }
 

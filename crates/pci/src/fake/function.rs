@@ -239,11 +239,14 @@ impl FakeFunction {
         self
     }
 
-    /// Adds ACS, capable of these bits.
+    /// Adds ACS, with this capability register.
     pub fn acs(mut self, capable: u16) -> Self {
-        let offset = self.extended(extended::ACS, 8);
+        let offset = self.extended(extended::ACS, 12);
         self.set(offset + extended::ACS_CAPABILITY, Width::B2, capable.into());
-        self.allow(offset + extended::ACS_CONTROL, Width::B2, capable.into());
+        let enhanced = if capable & extended::ACS_ENHANCED != 0 { 0x1f80 } else { 0 };
+        self.allow(offset + extended::ACS_CONTROL, Width::B2, (capable & 0x7f | enhanced).into());
+        let functions = (1u32 << (capable >> 8).min(31)) - 1;
+        self.allow(offset + extended::ACS_EGRESS_VECTOR, Width::B4, functions);
         self
     }
 
@@ -298,6 +301,26 @@ impl FakeFunction {
             next = self.get(next + 1, Width::B1) as u16;
         }
         None
+    }
+
+    /// Where its extended capability with this id is.
+    pub fn find_extended(&self, id: u16) -> Option<u16> {
+        let mut next = capability::EXTENDED_FIRST;
+        for _ in 0..64 {
+            let entry = capability::ExtendedHeader::from_bits(self.get(next, Width::B4))?;
+            if entry.id == id {
+                return Some(next);
+            }
+            next = entry.next;
+        }
+        None
+    }
+
+    /// What a BAR's register holds, and which of its bits are the address's.
+    pub(super) fn bar_register(&self, index: u8) -> (u32, u32) {
+        let at = usize::from(header::bar(index));
+        let writable = self.writable.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        (self.get(header::bar(index), Width::B4), writable.map_or(0, u32::from_le_bytes))
     }
 
     pub(super) fn is_bridge(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod function;
 mod models;
+mod route;
 
 use std::sync::Mutex;
 use std::vec::Vec;
@@ -9,6 +10,7 @@ use std::vec::Vec;
 use axvm_addr::PciAddress;
 
 pub use function::FakeFunction;
+pub use route::{Arrival, Request, Target};
 
 use crate::config::{ConfigSpace, Width};
 use crate::spec::header;
@@ -46,14 +48,15 @@ impl FakeBus {
         self
     }
 
-    /// Plugs a function in behind the bridge that was plugged in last, at any depth of which `path` says the
-    /// devices.
+    /// Plugs a function in behind a bridge, to which `path` says the way: device numbers, and function numbers
+    /// in bits 7:5.
     pub fn with_behind(self, path: &[u8], device: u8, number: u8, function: FakeFunction) -> Self {
         {
             let mut state = self.locked();
             let mut slots = &mut state.slots;
             for &bridge in path {
-                let slot = slots.iter_mut().find(|slot| slot.device == bridge && slot.number == 0);
+                let slot =
+                    slots.iter_mut().find(|slot| slot.device == bridge & 31 && slot.number == bridge >> 5);
                 slots = &mut slot.expect("no such bridge").behind;
             }
             slots.push(Slot { device, number, function, behind: Vec::new() });
@@ -66,6 +69,11 @@ impl FakeBus {
         let mut state = self.locked();
         let slots = &mut state.slots;
         find(slots, self.root, address).map(|slot| look(&mut slot.function))
+    }
+
+    /// Where a request of a function arrives, as bridges and ACS are set now.
+    pub fn route(&self, request: &Request) -> Arrival {
+        route::route(&self.locked().slots, self.root, request)
     }
 
     /// The writes so far, and forgets them.

@@ -42,13 +42,18 @@ pub const L1_SUBSTATES: u16 = 0x1e;
 /// Precision time measurement (PCIe 7.9.16).
 pub const TIME_MEASUREMENT: u16 = 0x1f;
 
-/// ACS capability, 16 bits, same bits as the control register (PCIe 7.7.8.2).
+/// ACS capability, 16 bits (PCIe 7.7.8.2): which of the services in bits 6:0 of the control register there are, and
+/// [`ACS_ENHANCED`]; bits 15:8 are the size of the egress control vector.
 pub const ACS_CAPABILITY: u16 = 4;
 /// ACS control, 16 bits (PCIe 7.7.8.3).
 pub const ACS_CONTROL: u16 = 6;
+/// The egress control vector, up to 256 bits (PCIe 7.7.8.4); in a multi-function device one bit for each function.
+pub const ACS_EGRESS_VECTOR: u16 = 8;
+/// In [`ACS_CAPABILITY`]: bits 12:7 of the control register are there.
+pub const ACS_ENHANCED: u16 = 1 << 7;
 
 bitflags! {
-    /// What a port or a function of a multi-function device does with traffic between peers.
+    /// What a port or a function of a multi-function device does with traffic between peers (PCIe 6.12.1).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Acs: u16 {
         /// Checks the requester id's bus number.
@@ -59,23 +64,44 @@ bitflags! {
         const REQUEST_REDIRECT = 1 << 2;
         /// Sends peer completions up.
         const COMPLETION_REDIRECT = 1 << 3;
-        /// Sends requests that came up back up, never to a sibling.
+        /// Sends what comes up for the port's own egress up, not back down.
         const UPSTREAM_FORWARDING = 1 << 4;
-        /// Egress control: by a vector.
+        /// Egress control: a vector says which peers are barred, and opens the way to the others.
         const EGRESS_CONTROL = 1 << 5;
         /// Lets translated peer requests through, whatever the redirects say.
         const DIRECT_TRANSLATED = 1 << 6;
+        /// Blocks I/O requests that come up.
+        const IO_BLOCKING = 1 << 7;
+        /// Blocks requests for registers of downstream ports.
+        const PORT_TARGET_BLOCK = 1 << 8;
+        /// Sends requests for registers of downstream ports up.
+        const PORT_TARGET_REDIRECT = 1 << 9;
+        /// Blocks requests for registers of the upstream port.
+        const UPSTREAM_TARGET_BLOCK = 1 << 10;
+        /// Sends requests for registers of the upstream port up.
+        const UPSTREAM_TARGET_REDIRECT = 1 << 11;
+        /// Sends requests up that fall into the upstream port's window and into no downstream port's.
+        const UNCLAIMED_REDIRECT = 1 << 12;
     }
 }
 
 impl Acs {
-    /// What makes a port a boundary that nothing passes but through the root.
+    /// What makes a switch's port a boundary that nothing passes but through the root.
     pub const ISOLATION: Self = Self::SOURCE_VALIDATION
         .union(Self::REQUEST_REDIRECT)
         .union(Self::COMPLETION_REDIRECT)
         .union(Self::UPSTREAM_FORWARDING);
+    /// What keeps a request from a peer.
+    pub const REDIRECT: Self = Self::REQUEST_REDIRECT.union(Self::COMPLETION_REDIRECT);
+    /// What is on where [`ACS_ENHANCED`] says that it is there.
+    pub const ENHANCED: Self = Self::IO_BLOCKING
+        .union(Self::PORT_TARGET_REDIRECT)
+        .union(Self::UPSTREAM_TARGET_REDIRECT)
+        .union(Self::UNCLAIMED_REDIRECT);
 }
 
+/// Multicast control, 16 bits (PCIe 7.9.11.3). Bit 15 enables it.
+pub const MULTICAST_CONTROL: u16 = 6;
 /// ATS control, 16 bits (PCIe 10.5.1.3). Bit 15 enables it.
 pub const ATS_CONTROL: u16 = 6;
 /// SR-IOV control, 16 bits (PCIe 9.3.3.3). Bit 0 enables the virtual functions, bit 3 their memory.
@@ -85,4 +111,4 @@ pub const PRI_CONTROL: u16 = 4;
 /// PASID control, 16 bits (PCIe 7.8.8.3). Bit 0 enables it.
 pub const PASID_CONTROL: u16 = 6;
 
-const _: () = assert!(Acs::ISOLATION.bits() == 0b1_1101);
+const _: () = assert!(Acs::ISOLATION.bits() == 0b1_1101 && Acs::ENHANCED.bits() == 0b1_1010_1000_0000);

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
 use axvm_pci::spec::express::PortType;
-use axvm_pci::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
+use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod, Virtio};
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::model::{
@@ -104,7 +104,8 @@ pub(super) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platfo
     platform.address_bits = 44;
     let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
     platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into(), no_map: false });
-    platform.add_functions(functions, groups);
+    let groups: Vec<Membership> = groups.iter().map(|&group| group.into()).collect();
+    platform.add_functions(functions, &groups);
     platform
 }
 

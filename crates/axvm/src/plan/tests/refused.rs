@@ -2,6 +2,7 @@
 
 use axvm_addr::{Intid, StreamId};
 use axvm_guest::image::ImageError;
+use axvm_pci::{Lack, Reach};
 use axvm_platform::model::Provider;
 
 use super::*;
@@ -295,6 +296,22 @@ fn functions_of_one_group_go_to_one_vm_or_none() {
     let two = system(vec![vm("a", &[1], vec![pci(4, 0)]), vm("b", &[2], vec![pci(4, 1)])]);
     assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, "pci".into()))]);
     assert!(lines(&two, &platform)[0].contains("0000:00:04.0 (vm \"a\")"));
+}
+
+#[test]
+fn a_group_says_by_which_way_its_functions_reach_each_other() {
+    let mut host = endpoint(1, 0);
+    host.class = 0x06_0000;
+    let mut platform = with_functions(vec![host, endpoint(4, 0), endpoint(5, 0)], &[7, 7, 7]);
+    let way = Reach { to: address(5, 0), at: address(4, 0), lack: Lack::Source };
+    platform.functions.as_mut().unwrap()[1].reaches = vec![way];
+    let [line] = &lines(&given(pci(4, 0)), &platform)[..] else { panic!() };
+    assert!(line.contains("(0000:00:04.0 reaches 0000:00:05.0: 0000:00:04.0 lets requests pass"), "{line}");
+    assert!(
+        !line.contains("0000:00:01.0"),
+        "bridges stay the hypervisor's, those to the processor too: {line}"
+    );
+    planned(&system(vec![vm("a", &[1], vec![pci(4, 0), pci(5, 0)])]), &platform);
 }
 
 #[test]
