@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use axvm::dry_run::dry_run;
 use axvm::plan::{Plan, plan};
 use axvm::problem::{Problem, Rule};
+use axvm_platform::model::Platform;
 use axvm_system::model::Item;
 use serde_json::json;
 
@@ -67,7 +69,11 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         }
     };
     let system = input.system.clone()?;
-    match platform.map(|platform| plan(&system, &platform, &input.images)) {
+    let carried_out = |platform: Platform| {
+        let plan = plan(&system, &platform, &input.images)?;
+        dry_run(&plan, &platform).map(|()| plan)
+    };
+    match platform.map(carried_out) {
         Ok(Ok(plan)) => return Some(plan),
         Ok(Err(problems)) => input.add_planned(problems),
         Err(message) if message.is_empty() => {}

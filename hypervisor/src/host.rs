@@ -13,6 +13,7 @@ use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Forwarding, Function, HostBridge, Space, Window};
+use axvm_platform::limits::Limits;
 use axvm_platform::model::{Interrupt, PciDevice, PciSpace, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
@@ -88,6 +89,9 @@ const SMMU_POLL_US: u64 = 10_000;
 /// The hypervisor's own timer among the platform's: the binding's fourth.
 const HYPERVISOR_TIMER: usize = 3;
 
+/// Bytes of the heap that aren't for tables: plans, records, consoles.
+const OBJECTS: u64 = 1 << 20;
+
 static HOST: Once<Host> = Once::new();
 
 /// The machine. Only after [`run`] has set it up.
@@ -128,6 +132,7 @@ pub fn run(start: Start) -> ! {
         // SAFETY: boot has mapped the GIC.
         gic.virtual_lpis = Some(unsafe { vpe::offered(gic) });
     }
+    limits(&mut platform, &iommus);
     platform.address_bits = u32::from(arch::physical_address_bits()).min(iommus.output_bits()) as u8;
 
     let (images, files) = images(&bundle);
@@ -196,6 +201,24 @@ fn enumerate(platform: &mut Platform, config: &Config) {
     }
     let groups = axvm_pci::groups(&functions, config);
     platform.add_functions(functions, &groups);
+}
+
+/// Fills in what the machine can't go beyond, as far as its registers and the memory left say it.
+fn limits(platform: &mut Platform, iommus: &Iommus) {
+    let mut found = Limits { stream_bits: iommus.stream_bits().to_vec(), ..Limits::default() };
+    let mut its = 0;
+    if let Some(gic) = &platform.gic {
+        let doorbells = if gic.virtual_lpis == Some(true) { platform.cpus.len() } else { 0 };
+        // SAFETY: boot has mapped the GIC and its ITSs.
+        let of_gic = unsafe { arch::limits::of(gic, doorbells) };
+        its = gic.its.len();
+        found.lines = found.lines.min(of_gic.lines);
+        (found.lpis, found.its) = (of_gic.lpis, of_gic.its);
+    }
+    found.list_registers = arch::list_registers() as u8;
+    let later = arch::limits::bytes_at_take_over(platform.cpus.len(), its) + OBJECTS;
+    found.table_bytes = memory::free_bytes().saturating_sub(later);
+    platform.limits = found;
 }
 
 /// What the bundle has for each VM: the part that the plan needs, and the content.

@@ -6,7 +6,7 @@ use axvm::config::MappingFlags;
 use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
 use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
 use axvm_platform::model::Platform;
-use axvm_smmuv3::{Domain, Drained, Error, Event, Memory, Options, Registers, Smmu};
+use axvm_smmuv3::{Domain, Drained, Error, Event, Features, Memory, Options, Registers, Smmu};
 use spin::Mutex;
 
 use crate::mmio::Mmio;
@@ -69,6 +69,24 @@ impl Memory for Shared {
 /// All SMMUs of the platform, by position.
 pub struct Iommus {
     smmus: Vec<Mutex<Smmu<Mmio, Shared>>>,
+    stream_bits: Vec<u8>,
+}
+
+/// Bits of the streams that an SMMU's table gets entries for. With two levels the first one is cheap, so that streams have room that
+/// only the system file names; what the platform names counts as far as the memory for it stays small. Streams above can't be given
+/// to a VM, and abort.
+fn stream_table_bits(features: &Features, platform: &Platform, smmu: usize) -> u32 {
+    /// A first level of 2 KiB, and of 128 KiB.
+    const TWO_LEVELS: (u32, u32) = (16, 22);
+    /// Entries of 64 bytes: 16 KiB, and 256 KiB.
+    const ONE_LEVEL: (u32, u32) = (8, 12);
+    let functions = platform.functions.iter().flatten().flat_map(|it| &it.streams);
+    let devices = platform.devices.iter().flat_map(|it| &it.streams);
+    let (least, most) = if features.two_level { TWO_LEVELS } else { ONE_LEVEL };
+    let bits_of =
+        |&(at, stream): &(usize, StreamId)| (at == smmu).then(|| u32::BITS - stream.0.leading_zeros());
+    let named = functions.chain(devices).filter_map(bits_of).filter(|&bits| bits <= most).max().unwrap_or(0);
+    named.max(least).min(features.stream_bits).max(1)
 }
 
 /// The registers of each SMMU.
@@ -94,14 +112,6 @@ pub unsafe fn close(platform: &Platform) -> Result<(), Error> {
     Ok(())
 }
 
-/// The highest stream of an SMMU that the platform knows something behind.
-fn highest_stream(platform: &Platform, smmu: usize) -> StreamId {
-    let functions = platform.functions.iter().flatten().flat_map(|it| it.streams.iter().copied());
-    let devices = platform.devices.iter().flat_map(|it| it.streams.iter().copied());
-    let streams = functions.chain(devices).filter(|&(it, _)| it == smmu);
-    streams.map(|(_, stream)| stream).max().unwrap_or_default()
-}
-
 impl Iommus {
     /// Starts the SMMUs with tables in which every stream aborts.
     ///
@@ -109,18 +119,22 @@ impl Iommus {
     ///
     /// As [`close`].
     pub unsafe fn new(platform: &Platform) -> Result<Self, Error> {
+        let (mut smmus, mut stream_bits) = (Vec::new(), Vec::new());
         // SAFETY: by the caller's promise.
-        let smmus = (0..).zip(unsafe { registers(platform) }).zip(&platform.smmus);
-        let smmus = smmus
-            .map(|((position, registers), described)| {
-                let options = Options {
-                    coherent: described.coherent,
-                    ..Options::new(highest_stream(platform, position))
-                };
-                Smmu::new(registers, Shared, options).map(Mutex::new)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { smmus })
+        let found = unsafe { registers(platform) };
+        for (position, (registers, described)) in found.zip(&platform.smmus).enumerate() {
+            let bits = stream_table_bits(&Features::read(&registers), platform, position);
+            let highest = StreamId(u32::MAX >> (u32::BITS - bits));
+            let options = Options { coherent: described.coherent, ..Options::new(highest) };
+            smmus.push(Mutex::new(Smmu::new(registers, Shared, options)?));
+            stream_bits.push(bits as u8);
+        }
+        Ok(Self { smmus, stream_bits })
+    }
+
+    /// Bits of the streams that each SMMU's table has entries for.
+    pub fn stream_bits(&self) -> &[u8] {
+        &self.stream_bits
     }
 
     /// Address bits that every SMMU puts out.

@@ -67,6 +67,12 @@ pub unsafe fn add(span: Span<Hpa>) {
     unsafe { HEAP.lock().add_to_heap(span.start().0 as usize, span.end().0 as usize) };
 }
 
+/// Bytes of it that nobody has.
+pub fn free_bytes() -> u64 {
+    let heap = HEAP.lock();
+    heap.stats_total_bytes().saturating_sub(heap.stats_alloc_actual()) as u64
+}
+
 /// A zeroed, aligned block of the hypervisor's memory for a table or queue that hardware reads.
 pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
     let layout = Layout::from_size_align(bytes.max(1), align).ok()?;

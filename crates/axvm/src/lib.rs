@@ -3,6 +3,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`plan`] | what does each VM get, or why can the system not be started? Pure. |
+//! | [`dry_run`] | can a plan be carried out? On a host that only counts |
 //! | [`problem`] | what keeps a system from being started, one line each |
 //! | [`vm`] | a VM's life: created all or nothing, running, stopped, disposed of |
 //! | [`hal`] | what the core asks of its host, bare metal or not |
@@ -20,6 +21,7 @@ extern crate alloc;
 
 pub mod config;
 pub mod devices;
+pub mod dry_run;
 pub mod events;
 pub mod hal;
 pub mod ownership;

@@ -57,7 +57,7 @@ rules! {
     Kernel = "kernel",
     /// Kernel, initial RAM disk and device tree don't fit into RAM.
     ImageFit = "image-fit",
-    /// An interrupt mode that isn't served yet.
+    /// An interrupt mode that wouldn't be closed.
     InterruptMode = "interrupt-mode",
     /// A device that isn't there.
     DeviceAbsent = "device-absent",
@@ -89,6 +89,8 @@ rules! {
     RegisterOverlap = "register-overlap",
     /// The address space has no room for something.
     NoRoom = "no-room",
+    /// More than whoever carries it out can hold: VMs, stream ids, MSIs, memory for tables.
+    Limit = "limit",
     /// Something of another architecture (ports).
     Ports = "ports",
 }

@@ -97,6 +97,7 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         functions: None,
         devices,
         address_bits: 0,
+        limits: Default::default(),
     })
 }
 

@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod fdt;
 mod functions;
+pub mod limits;
 mod memory;
 pub mod model;
 pub mod snapshot;

@@ -7,6 +7,8 @@ use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
 use axvm_pci::{Function, Reach};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
+
 /// A machine, as the device tree (later: ACPI) and PCI describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
@@ -36,6 +38,8 @@ pub struct Platform {
     pub devices: Vec<PlatformDevice>,
     /// Physical address bits that every CPU and IOMMU reaches; 0: not known.
     pub address_bits: u8,
+    /// What the host that carries plans out can't go beyond.
+    pub limits: Limits,
 }
 
 /// A CPU.

@@ -71,7 +71,8 @@ impl<'a> Board<'a> {
     pub(super) fn address_bits(&self) -> u8 {
         match self.platform.address_bits {
             0 => 48,
-            bits => bits.min(48),
+            // No CPU has fewer than 32 (Arm DDI 0487, ID_AA64MMFR0_EL1.PARange).
+            bits => bits.clamp(32, 48),
         }
     }
 
@@ -116,6 +117,10 @@ fn check_platform(platform: &Platform, findings: &mut Findings) {
     }
     if platform.timer.len() < 4 {
         lacks("generic timer with its four interrupts");
+    }
+    // With one, the interrupt that asks for more would never go away.
+    if platform.limits.list_registers < 2 {
+        lacks("second list register for virtual interrupts: every known CPU has four at least");
     }
     if platform.psci.is_none() {
         lacks("PSCI: without it no CPU can be started or the board powered off");

@@ -217,7 +217,8 @@ fn console(
         board.console_device.filter(|device| device.compatible.iter().any(|kind| kind == PL011));
     let at_boards = like_boards.and_then(|device| {
         let start = device.registers.first()?.start().page();
-        let intid = device.interrupts.iter().map(|line| line.intid).find(|line| SPIS.contains(&line.0));
+        let lines = SPIS.start..u32::from(board.platform.limits.lines);
+        let intid = device.interrupts.iter().map(|line| line.intid).find(|line| lines.contains(&line.0));
         Some(ConsolePlan {
             registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?,
             intid: mode.console_line.or(intid)?,

@@ -9,6 +9,7 @@ mod describe;
 mod findings;
 mod given;
 mod layout;
+mod limits;
 mod load;
 mod memory;
 mod mode;
@@ -21,7 +22,7 @@ mod suggest;
 mod windows;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -41,9 +42,6 @@ use memory::{BLOCK, Pool};
 
 use crate::problem::{Problem, Rule};
 
-/// VMs are counted in 16 bits; a file with anything near that is a mistake.
-const MOST_VMS: usize = 256;
-
 /// Plans all VMs of a system at once.
 ///
 /// # Errors
@@ -52,17 +50,18 @@ const MOST_VMS: usize = 256;
 pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Plan, Vec<Problem>> {
     let mut findings = Findings::default();
     let board = Board::new(system, platform, &mut findings);
-    check_vms(system, &mut findings);
+    check_vms(system, &board, &mut findings);
     check_cpus(system, &board, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, &board, &mut findings);
+    limits::check_devices(&given, &board, &mut findings);
     slots::place(&mut given, platform, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
     let modes = mode::choose(system, &kept, &board, &mut findings);
     let mut pool = Pool::new(platform);
     let mut vms = Vec::new();
-    for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(MOST_VMS) {
+    for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(platform.limits.vms.into()) {
         let vm = VmRef::of(system, index);
         let ram = ram(vm, config, &board, &mut pool, &mut findings);
         let devices: Vec<&Given<'_>> =
@@ -86,6 +85,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
             ));
         }
     }
+    limits::check_sums(&vms, &kept, &platform.limits, &mut findings);
     let Findings { mut problems, mut notes } = findings;
     if problems.is_empty() {
         let incomplete = platform.functions.is_none() && given.iter().any(|device| device.is_pci());
@@ -108,15 +108,19 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     Err(problems)
 }
 
-fn check_vms(system: &System, findings: &mut Findings) {
+fn check_vms(system: &System, board: &Board<'_>, findings: &mut Findings) {
     if system.vms.is_empty() {
         findings.general(Item::File, Rule::VmName, "the file has no [[vm]]: there is nothing to run");
     }
-    if system.vms.len() > MOST_VMS {
-        findings.general(
-            Item::File,
-            Rule::NoRoom,
-            format_args!("the file has {} VMs: at most {MOST_VMS} are served", system.vms.len()),
+    let most = board.platform.limits.vms;
+    if system.vms.len() > usize::from(most) {
+        findings.vm(
+            VmRef::of(system, most),
+            "",
+            Rule::Limit,
+            format_args!(
+                "it is one too many: at most {most} VMs are served, since each has a VMID of its own"
+            ),
         );
     }
     for (index, config) in (0..).zip(&system.vms) {
@@ -150,6 +154,18 @@ fn check_cpus(system: &System, board: &Board<'_>, findings: &mut Findings) {
                 "cpus",
                 Rule::CpuAbsent,
                 "it has no CPU: a VM needs one at least, as in `cpus = [1]`",
+            );
+        }
+        let most = board.platform.limits.vcpus;
+        if config.cpus.len() > usize::from(most) {
+            findings.vm(
+                vm,
+                "cpus",
+                Rule::Limit,
+                format_args!(
+                    "it has {} CPUs: a virtual interrupt controller serves {most}",
+                    config.cpus.len()
+                ),
             );
         }
         for (position, &cpu) in (0..).zip(&config.cpus) {

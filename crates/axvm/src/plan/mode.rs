@@ -200,5 +200,6 @@ fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Intid> {
     used.extend(given.iter().flat_map(|device| &device.hardware.lines).map(|line| line.intid));
     let highest =
         used.iter().map(|line| line.0).filter(|line| SPIS.contains(line)).max().unwrap_or(SPIS.start);
-    (SPIS.start..highest).map(Intid).filter(|line| !used.contains(line)).collect()
+    let end = highest.min(platform.limits.lines.into());
+    (SPIS.start..end).map(Intid).filter(|line| !used.contains(line)).collect()
 }

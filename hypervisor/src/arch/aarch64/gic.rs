@@ -254,6 +254,17 @@ impl PhysicalGic {
         Ok(())
     }
 
+    /// The INTID past the last line, and the bits that INTIDs have.
+    ///
+    /// # Safety
+    ///
+    /// The distributor must be mapped there; it is only read.
+    pub unsafe fn size_of(distributor: axvm_addr::Span<Hpa>) -> (u16, u32) {
+        // SAFETY: by the caller's promise.
+        let typer = unsafe { Mmio::new(distributor) }.read32(gicd::TYPER);
+        (((typer & 0x1f) as u16 + 1) * 32, (typer >> 19 & 0x1f) + 1)
+    }
+
     /// How many bits an INTID has.
     pub fn id_bits(&self) -> u32 {
         (self.distributor.lock().read32(gicd::TYPER) >> 19 & 0x1f) + 1

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
+use axvm_platform::limits::ItsLimits;
 use spin::Mutex;
 
 use super::gic::{PRIORITY, PhysicalGic};
@@ -122,14 +123,14 @@ impl PhysicalIts {
         wait(|| registers.read32(gits::CTLR) & 1 << 31 != 0)?;
         let typer = registers.read64(gits::TYPER);
         let entry_bytes = (typer >> 4 & 0xf) as usize + 1;
-        let device_bits = (typer >> 13 & 0x1f) as u32 + 1;
+        let device_bits = device_bits(typer);
         for index in 0..8 {
             let offset = gits::BASER + index * 8;
             let baser = registers.read64(offset);
             // Type (bits 58:56): 1 devices, 2 virtual processors, 4 collections. The latter two are numbered as CPUs are.
             let entry = (baser >> 48 & 0x1f) + 1;
             let wanted = match baser >> 56 & 7 {
-                1 => entry << device_bits.min(16),
+                1 => entry << device_bits,
                 2 | 4 => entry * cpus as u64,
                 _ => continue,
             };
@@ -156,11 +157,22 @@ impl PhysicalIts {
                 dead: false,
             }),
             entry_bytes,
-            device_bits: device_bits.min(16),
+            device_bits,
             // PTA (bit 19): targets are addresses, not numbers.
             physical_targets: typer & 1 << 19 != 0,
             has_virtual_lpis: typer & TYPER_VIRTUAL != 0,
         })
+    }
+
+    /// What an ITS can tell apart.
+    ///
+    /// # Safety
+    ///
+    /// As for [`PhysicalIts::new`]; it is only read.
+    pub unsafe fn limits_of(span: Span<Hpa>) -> ItsLimits {
+        // SAFETY: by the caller's promise.
+        let typer = unsafe { Mmio::new(span) }.read64(gits::TYPER);
+        ItsLimits { device_bits: device_bits(typer) as u8, event_bits: (typer >> 8 & 0x1f) as u8 + 1 }
     }
 
     /// Whether an ITS maps events to virtual LPIs.
@@ -431,6 +443,12 @@ impl State {
         self.dead = done.is_err();
         done
     }
+}
+
+/// Bits of the device ids that the device table has entries for: all that the ITS knows (GITS_TYPER.Devbits), but no more than
+/// requester ids of one segment have.
+fn device_bits(typer: u64) -> u32 {
+    ((typer >> 13 & 0x1f) as u32 + 1).min(16)
 }
 
 fn wait(done: impl Fn() -> bool) -> Result<(), ItsError> {

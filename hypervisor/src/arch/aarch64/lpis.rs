@@ -27,6 +27,16 @@ const FIRST_OWN: u32 = 1 << GUEST_LPI_ID_BITS;
 /// What stands for "no doorbell" (IHI 0069, 5.3.21: the spurious INTID).
 const NO_DOORBELL: Intid = Intid(1023);
 
+/// INTID bits of the table, of a GIC that has `most`.
+fn table_bits(most: u32) -> u32 {
+    LPI_ID_BITS.min(most).max(GUEST_LPI_ID_BITS)
+}
+
+/// How many LPIs are the hypervisor's to choose from, of a GIC whose INTIDs have so many bits.
+pub fn own_count(most_bits: u32) -> u32 {
+    (1u32 << table_bits(most_bits)) - FIRST_OWN
+}
+
 /// Whether a guest may have an LPI of this number under that number.
 pub fn may_be_guests(lpi: Intid) -> bool {
     (FIRST..FIRST_OWN).contains(&lpi.0)
@@ -96,7 +106,7 @@ pub struct Lpis {
 impl Lpis {
     /// Allocates the table. `most_bits`: of an INTID, in this GIC. `doorbells`: how many CPUs there are, if the GIC has virtual LPIs.
     pub fn new(most_bits: u32, doorbells: usize) -> Result<Self, ItsError> {
-        let id_bits = LPI_ID_BITS.min(most_bits).max(GUEST_LPI_ID_BITS);
+        let id_bits = table_bits(most_bits);
         let properties = Properties::new(id_bits)?;
         let mut used = Vec::new();
         used.resize((1usize << id_bits) - FIRST_OWN as usize, false);

@@ -12,6 +12,7 @@ mod guest_psci;
 mod idregs;
 pub mod its;
 mod its_command;
+pub mod limits;
 pub mod lpis;
 pub mod psci;
 mod quick;

@@ -23,12 +23,12 @@ use super::*;
 
 const VIRT: &[u8] = include_bytes!("../../../../platform/tests/qemu-virt.dtb");
 
-pub(super) fn address(device: u8, function: u8) -> PciAddress {
+pub(crate) fn address(device: u8, function: u8) -> PciAddress {
     PciAddress::new(0, 0, device, function).unwrap()
 }
 
 /// An endpoint with FLR, MSI-X and one 64-bit BAR.
-pub(super) fn endpoint(device: u8, function: u8) -> Function {
+pub(crate) fn endpoint(device: u8, function: u8) -> Function {
     Function {
         address: address(device, function),
         parent: None,
@@ -57,7 +57,7 @@ pub(super) fn endpoint(device: u8, function: u8) -> Function {
 }
 
 /// A root port in this slot of the root bus.
-pub(super) fn port(device: u8) -> Function {
+pub(crate) fn port(device: u8) -> Function {
     let mut bridge = endpoint(device, 0);
     (bridge.bridge, bridge.class, bridge.port) = (true, 0x06_0400, Some(PortType::RootPort));
     (bridge.bars, bridge.msix, bridge.resets) = (vec![], None, vec![]);
@@ -65,12 +65,12 @@ pub(super) fn port(device: u8) -> Function {
 }
 
 /// A bridge to conventional PCI there.
-pub(super) fn conventional(device: u8) -> Function {
+pub(crate) fn conventional(device: u8) -> Function {
     Function { port: Some(PortType::ToConventional), ..port(device) }
 }
 
 /// An endpoint behind the bridge in slot `bridge`.
-pub(super) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
+pub(crate) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
     let mut function = endpoint(device, 0);
     function.address = PciAddress::new(0, bus, device, 0).unwrap();
     function.parent = Some(address(bridge, 0));
@@ -78,7 +78,7 @@ pub(super) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
     function
 }
 
-pub(super) fn on_bus(bus: u8, device: u8) -> Device {
+pub(crate) fn on_bus(bus: u8, device: u8) -> Device {
     Device::Pci {
         address: PciAddress::new(0, bus, device, 0).unwrap(),
         without_reset: false,
@@ -87,7 +87,7 @@ pub(super) fn on_bus(bus: u8, device: u8) -> Device {
 }
 
 /// The demo's board: host bridge, NVMe at 2, network card at 3; the first 16 MiB of RAM are the hypervisor's.
-pub(super) fn board() -> Platform {
+pub(crate) fn board() -> Platform {
     let mut bridge = endpoint(0, 0);
     (bridge.class, bridge.bars, bridge.msix, bridge.interrupt_pin) = (0x06_0000, vec![], None, 0);
     bridge.resets.clear();
@@ -99,7 +99,7 @@ pub(super) fn board() -> Platform {
     with_functions(vec![bridge, endpoint(2, 0), card], &[0, 1, 2])
 }
 
-pub(super) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
+pub(crate) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
     let mut platform = fdt::read(VIRT).unwrap();
     platform.address_bits = 44;
     let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
@@ -109,7 +109,7 @@ pub(super) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platfo
     platform
 }
 
-pub(super) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
+pub(crate) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
     Vm {
         name: name.into(),
         cpus: cpus.iter().map(|&cpu| CpuId(cpu)).collect(),
@@ -129,19 +129,19 @@ pub(super) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
     }
 }
 
-pub(super) fn system(vms: Vec<Vm>) -> System {
+pub(crate) fn system(vms: Vec<Vm>) -> System {
     System { board: Board { arch: Arch::Aarch64, qemu: None }, hypervisor: Hypervisor::default(), vms }
 }
 
-pub(super) fn pci(device: u8, function: u8) -> Device {
+pub(crate) fn pci(device: u8, function: u8) -> Device {
     Device::Pci { address: address(device, function), without_reset: false, without_intx: false }
 }
 
-pub(super) fn node(path: &str) -> Device {
+pub(crate) fn node(path: &str) -> Device {
     Device::Node { path: path.into(), access: RegisterAccess::Direct, dma: Dma::Unstated }
 }
 
-pub(super) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
+pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
     Device::Region {
         name: name.into(),
         base_gpa: Gpa(gpa),
@@ -154,7 +154,7 @@ pub(super) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
 }
 
 /// A Linux Image of 44 MB and an initial RAM disk of 10 MB for each VM.
-pub(super) fn images(vms: usize) -> Images {
+pub(crate) fn images(vms: usize) -> Images {
     let size = 48 << 20;
     let kernel = ImageInfo {
         kind: ImageKind::LinuxImage,
@@ -170,22 +170,22 @@ pub(super) fn images(vms: usize) -> Images {
 }
 
 /// The demo's file.
-pub(super) fn demo() -> System {
+pub(crate) fn demo() -> System {
     system(vec![vm("linux", &[1, 2], vec![pci(2, 0), pci(3, 0), node("/pl031@9010000")])])
 }
 
-pub(super) fn planned(system: &System, platform: &Platform) -> Plan {
+pub(crate) fn planned(system: &System, platform: &Platform) -> Plan {
     plan(system, platform, &images(system.vms.len())).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The rules that are broken and what breaks them.
-pub(super) fn refusals(system: &System, platform: &Platform) -> Vec<(Rule, Item)> {
+pub(crate) fn refusals(system: &System, platform: &Platform) -> Vec<(Rule, Item)> {
     let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
     problems.into_iter().map(|problem| (problem.rule, problem.item)).collect()
 }
 
 /// The lines of the problems.
-pub(super) fn lines(system: &System, platform: &Platform) -> Vec<String> {
+pub(crate) fn lines(system: &System, platform: &Platform) -> Vec<String> {
     let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
     problems.iter().map(alloc::string::ToString::to_string).collect()
 }

@@ -40,7 +40,8 @@ fn device() -> impl Strategy<Value = Device> {
     let mask = prop_oneof![Just(!0xfffu64), Just(!0u64)];
     let region = (address.clone(), address, 1u64..0x4000, prop::option::of(30u32..60), dma, access, mask)
         .prop_map(|(gpa, hpa, length, irq, dma, access, mask)| Device::Region {
-            name: "raw".into(),
+            // Of few names, so that two VMs often have one in common.
+            name: alloc::format!("raw{}", hpa & 1),
             base_gpa: Gpa(gpa & mask),
             base_hpa: Hpa(hpa & mask),
             length: (length & mask).max(1),
@@ -207,7 +208,11 @@ proptest! {
     #[test]
     fn no_plan_lets_a_vm_reach_what_is_anothers(system in any_system(), platform in any_platform()) {
         match plan(&system, &platform, &images(system.vms.len())) {
-            Ok(plan) => check(&plan, &platform)?,
+            Ok(plan) => {
+                check(&plan, &platform)?;
+                let built = crate::dry_run::dry_run(&plan, &platform);
+                prop_assert!(built.is_ok(), "{built:?}");
+            }
             Err(problems) => {
                 prop_assert!(!problems.is_empty());
                 for problem in problems {

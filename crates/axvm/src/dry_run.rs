@@ -1,0 +1,363 @@
+//! A plan carried out on a host that only counts: what `axvm check` does after planning.
+//!
+//! [`dry_run`] builds every VM by [`AxVM::new`], the code that a real host runs, and takes all apart again. The host has no hardware,
+//! but it holds to its [`Limits`] and to the rules of the real ones on its own account: a page is one VM's, a stream is one VM's, a
+//! line is routed once, what is given is there. So a plan that the planner's rules let pass and that can't be built is found on a
+//! desk.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm_addr::{Address, Gpa, Hpa, Intid, Iova, Span, StreamId, VcpuId, VmId};
+use axvm_axdevice::Width;
+use axvm_platform::limits::Limits;
+use axvm_platform::model::Platform;
+use spin::Mutex;
+
+use crate::config::MappingFlags;
+use crate::devices::{Aborted, Forward};
+use crate::events::Violation;
+use crate::hal::{AxVMHal, DmaMap};
+use crate::ownership::{DeviceOps, Registry};
+use crate::plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, VmPlan};
+use crate::problem::{Problem, Rule};
+use crate::space::Materialise;
+use crate::vm::AxVM;
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes of a translation table.
+const TABLE: u64 = 4096;
+
+/// What the host that counts can't do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DryRunError {
+    /// More VMs than tags.
+    #[error("there are more VMs than VMIDs: {0}")]
+    TooManyVms(u16),
+    /// Memory that isn't free RAM.
+    #[error("{0} isn't free memory of the board")]
+    NotFree(Span<Hpa>),
+    /// Memory or registers that another VM has.
+    #[error("{0} is VM {1}'s already")]
+    Taken(Span<Hpa>, VmId),
+    /// Something is mapped there.
+    #[error("{0:#x} is mapped already")]
+    Mapped(u64),
+    /// Nothing is mapped there.
+    #[error("{0:#x} isn't mapped")]
+    NotMapped(u64),
+    /// No memory for tables is left.
+    #[error("the tables take more than the {0} bytes that there are for them")]
+    NoMemory(u64),
+    /// A stream that the SMMU's ids don't reach.
+    #[error("stream {1:#x} is above those of SMMU {0}")]
+    StreamOutOfRange(usize, u32),
+    /// A stream of another VM's.
+    #[error("stream {1:#x} of SMMU {0} is VM {2}'s already")]
+    StreamTaken(usize, u32, VmId),
+    /// Not a page that MSIs are sent to.
+    #[error("{0:#x} isn't the page of an ITS to which MSIs are sent")]
+    NoDoorbell(Hpa),
+    /// A line that goes to a VM already, or none.
+    #[error("interrupt {0} is none that can be routed, or is routed already")]
+    Line(Intid),
+}
+
+/// A stream that reaches a VM's memory.
+struct Attached {
+    smmu: usize,
+    stream: StreamId,
+    vm: VmId,
+    device: DeviceId,
+}
+
+#[derive(Default)]
+struct State {
+    owned: Vec<(Span<Hpa>, VmId)>,
+    streams: Vec<Attached>,
+    lines: Vec<Intid>,
+    tables: u64,
+}
+
+/// What is held by all VMs.
+struct Counts {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+impl Counts {
+    fn take_tables(&self, count: u64) -> Result<(), DryRunError> {
+        let mut state = self.state.lock();
+        let tables = state.tables.saturating_add(count.saturating_mul(TABLE));
+        if tables > self.limits.table_bytes {
+            return Err(DryRunError::NoMemory(self.limits.table_bytes));
+        }
+        state.tables = tables;
+        Ok(())
+    }
+
+    fn own(&self, span: Span<Hpa>, vm: VmId) -> Result<(), DryRunError> {
+        let mut state = self.state.lock();
+        if let Some((_, other)) = state.owned.iter().find(|(theirs, _)| theirs.overlaps(&span)) {
+            return Err(DryRunError::Taken(span, *other));
+        }
+        state.owned.push((span, vm));
+        Ok(())
+    }
+}
+
+/// The host that counts.
+struct Counting {
+    counts: Arc<Counts>,
+    free: Vec<Span<Hpa>>,
+    doorbells: Vec<Hpa>,
+}
+
+/// Tables of four levels, of which only the numbers of those that are there are kept.
+pub struct Tables {
+    counts: Arc<Counts>,
+    vm: VmId,
+    inner: Mutex<TablesInner>,
+}
+
+#[derive(Default)]
+struct TablesInner {
+    mapped: Vec<(u64, u64)>,
+    /// Shift of the table's entries' reach, and which of those.
+    tables: BTreeSet<(u32, u64)>,
+}
+
+impl Tables {
+    fn new(counts: &Arc<Counts>, vm: VmId) -> Result<Self, DryRunError> {
+        counts.take_tables(1)?;
+        Ok(Self { counts: counts.clone(), vm, inner: Mutex::default() })
+    }
+
+    fn map(&self, start: u64, size: u64, hpa: Hpa) -> Result<(), DryRunError> {
+        let end = start.saturating_add(size);
+        let mut inner = self.inner.lock();
+        if let Some(&(at, _)) = inner.mapped.iter().find(|&&(from, to)| start < to && from < end) {
+            return Err(DryRunError::Mapped(at));
+        }
+        let mut new = 0;
+        let mut need = |shift: u32, table: u64| new += u64::from(inner.tables.insert((shift, table)));
+        for gib in start >> 30..=end.saturating_sub(1) >> 30 {
+            need(39, gib >> 9);
+            need(30, gib);
+        }
+        // Blocks of 2 MiB where both sides allow; pages at the edges, or everywhere.
+        let by_blocks = (start ^ hpa.0) & ((2 << 20) - 1) == 0;
+        let (first, last) = (start >> 21, end.saturating_sub(1) >> 21);
+        let ragged = |block: u64| block << 21 < start || end < (block + 1) << 21;
+        if by_blocks {
+            for block in [first, last].into_iter().filter(|&block| ragged(block)) {
+                need(21, block);
+            }
+        } else {
+            (first..=last).for_each(|block| need(21, block));
+        }
+        inner.mapped.push((start, end));
+        drop(inner);
+        self.counts.take_tables(new)
+    }
+
+    fn unmap(&self, start: u64, size: u64) -> Result<(), DryRunError> {
+        let mut inner = self.inner.lock();
+        let wanted = (start, start.saturating_add(size));
+        let at = inner.mapped.iter().position(|span| *span == wanted).ok_or(DryRunError::NotMapped(start))?;
+        inner.mapped.swap_remove(at);
+        Ok(())
+    }
+}
+
+impl Materialise for Tables {
+    type Backing = Hpa;
+    type Error = DryRunError;
+
+    fn map(&self, gpa: Span<Gpa>, backing: &Hpa, _: MappingFlags) -> Result<(), DryRunError> {
+        self.map(gpa.start().0, gpa.size(), *backing)
+    }
+
+    fn unmap(&self, gpa: Span<Gpa>) -> Result<(), DryRunError> {
+        self.unmap(gpa.start().0, gpa.size())
+    }
+}
+
+impl DmaMap for Tables {
+    type Backing = Hpa;
+    type Error = DryRunError;
+
+    fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, _: MappingFlags) -> Result<(), DryRunError> {
+        self.map(iova.start().0, iova.size(), *backing)
+    }
+
+    fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), DryRunError> {
+        self.unmap(iova.start().0, iova.size())
+    }
+}
+
+impl DeviceOps for Counting {
+    type Error = DryRunError;
+
+    fn unbind(&self, _: &DevicePlan) -> Result<(), DryRunError> {
+        Ok(())
+    }
+
+    fn close(&self, device: &DevicePlan) -> Result<(), DryRunError> {
+        self.counts.state.lock().streams.retain(|attached| attached.device != device.id);
+        Ok(())
+    }
+
+    fn reset(&self, _: &DevicePlan) -> Result<(), DryRunError> {
+        Ok(())
+    }
+
+    fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
+        let mut state = self.counts.state.lock();
+        for &(smmu, stream) in &device.streams {
+            let bits = self.counts.limits.stream_bits.get(smmu).copied().unwrap_or(32);
+            if u64::from(stream.0) >> bits != 0 {
+                return Err(DryRunError::StreamOutOfRange(smmu, stream.0));
+            }
+            let theirs = |it: &&Attached| (it.smmu, it.stream) == (smmu, stream) && it.vm != vm;
+            if let Some(attached) = state.streams.iter().find(theirs) {
+                return Err(DryRunError::StreamTaken(smmu, stream.0, attached.vm));
+            }
+            state.streams.push(Attached { smmu, stream, vm, device: device.id.clone() });
+        }
+        Ok(())
+    }
+
+    fn detach(&self, _: VmId, _: &DevicePlan) -> Result<(), DryRunError> {
+        Ok(())
+    }
+}
+
+impl Forward for Counting {
+    fn forward_read(&self, _: Hpa, _: Width) -> Result<u64, Aborted> {
+        Err(Aborted)
+    }
+
+    fn forward_write(&self, _: Hpa, _: Width, _: u64) -> Result<(), Aborted> {
+        Err(Aborted)
+    }
+}
+
+impl AxVMHal for Counting {
+    type Backing = Hpa;
+    type Space = Tables;
+    type Dma = Tables;
+
+    fn create(&self, plan: &VmPlan) -> Result<(Tables, Tables), DryRunError> {
+        // VMID 0 is nobody's.
+        if plan.id.0 >= self.counts.limits.vms {
+            return Err(DryRunError::TooManyVms(self.counts.limits.vms));
+        }
+        Ok((Tables::new(&self.counts, plan.id)?, Tables::new(&self.counts, plan.id)?))
+    }
+
+    fn destroy(&self, vm: VmId, space: Tables, dma: Tables) {
+        let tables = [space, dma].map(|tables| {
+            debug_assert_eq!(tables.vm, vm);
+            tables.inner.into_inner().tables.len() as u64 + 1
+        });
+        let mut state = self.counts.state.lock();
+        state.tables = state.tables.saturating_sub(tables.iter().sum::<u64>().saturating_mul(TABLE));
+        state.owned.retain(|(_, owner)| *owner != vm);
+    }
+
+    fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}
+
+    fn ram(&self, vm: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, DryRunError> {
+        let span = Span::new(hpa, bytes).map_err(|_| DryRunError::NotFree(Span::default()))?;
+        if !self.free.iter().any(|free| free.encloses(&span)) {
+            return Err(DryRunError::NotFree(span));
+        }
+        self.counts.own(span, vm).map(|()| hpa)
+    }
+
+    fn release_ram(&self, _: VmId, _: Hpa, _: u64) {}
+
+    fn registers(&self, _: &DevicePlan, hpa: Hpa, bytes: u64) -> Result<Hpa, DryRunError> {
+        let span = Span::new(hpa, bytes).map_err(|_| DryRunError::NotFree(Span::default()))?;
+        let state = self.counts.state.lock();
+        match state.owned.iter().find(|(theirs, _)| theirs.overlaps(&span)) {
+            Some((_, owner)) => Err(DryRunError::Taken(span, *owner)),
+            None => Ok(hpa),
+        }
+    }
+
+    fn doorbell(&self, _: VmId, doorbell: &Doorbell) -> Result<Option<Hpa>, DryRunError> {
+        if self.doorbells.contains(&doorbell.hpa) {
+            Ok(Some(doorbell.hpa))
+        } else {
+            Err(DryRunError::NoDoorbell(doorbell.hpa))
+        }
+    }
+
+    fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), DryRunError> {
+        let mut state = self.counts.state.lock();
+        let lines = 32..u32::from(self.counts.limits.lines);
+        if !lines.contains(&route.intid.0) || state.lines.contains(&route.intid) {
+            return Err(DryRunError::Line(route.intid));
+        }
+        state.lines.push(route.intid);
+        Ok(())
+    }
+
+    fn unroute_line(&self, _: VmId, route: &LineRoute) {
+        self.counts.state.lock().lines.retain(|line| *line != route.intid);
+    }
+
+    fn inject_irq_to_vcpu(&self, _: VmId, _: VcpuId, irq: Intid) -> Result<(), DryRunError> {
+        Err(DryRunError::Line(irq))
+    }
+
+    fn set_irq_level(&self, _: VmId, irq: Intid, _: bool) -> Result<(), DryRunError> {
+        Err(DryRunError::Line(irq))
+    }
+
+    fn kick(&self, _: VmId, _: VcpuId) {}
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+
+    fn record(&self, _: Violation) {}
+}
+
+/// Builds every VM of a plan on a host with this platform's limits, all at a time, and takes them apart again.
+///
+/// # Errors
+///
+/// A problem for each VM that can't be built.
+pub fn dry_run(plan: &Plan, platform: &Platform) -> Result<(), Vec<Problem>> {
+    let counts = Arc::new(Counts { limits: platform.limits.clone(), state: Mutex::default() });
+    let its = platform.gic.iter().flat_map(|gic| &gic.its);
+    let hal = Arc::new(Counting {
+        counts,
+        free: platform.free_memory(),
+        // GITS_TRANSLATER's page (Arm IHI 0069, 12.18).
+        doorbells: its.filter_map(|its| its.registers.start().checked_add(0x1_0000)).collect(),
+    });
+    let mut registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
+    let (mut problems, mut built) = (Vec::new(), Vec::new());
+    for vm in &plan.vms {
+        match AxVM::new(vm.clone(), hal.clone(), &mut registry) {
+            Ok(vm) => built.push(vm),
+            Err(error) => {
+                let item = axvm_system::model::Item::Vm(vm.id.0, "".into());
+                let message = alloc::format!("vm \"{}\": it can't be built: {error}", vm.name);
+                problems.push(Problem::new(item, Rule::Limit, message));
+            }
+        }
+    }
+    for vm in built {
+        // None of them runs.
+        let _ = vm.dispose(&mut registry);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}

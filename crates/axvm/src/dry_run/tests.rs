@@ -1,0 +1,90 @@
+//! That the host that counts refuses what real ones can't do, whatever the planner says.
+
+use alloc::vec;
+
+use axvm_platform::limits::Limits;
+
+use super::*;
+use crate::plan::tests::{board, demo, images, pci, planned, region, system, vm};
+use crate::plan::{self, DeviceId};
+
+fn two() -> (Plan, Platform) {
+    let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
+    let platform = board();
+    (planned(&file, &platform), platform)
+}
+
+/// What the dry run says of the last VM.
+fn refused(plan: &Plan, platform: &Platform) -> alloc::string::String {
+    let problems = dry_run(plan, platform).unwrap_err();
+    let [problem] = &problems[..] else { panic!("{problems:#?}") };
+    problem.message.clone()
+}
+
+#[test]
+fn a_plan_is_built_and_taken_apart_and_built_again() {
+    let platform = board();
+    for plan in [planned(&demo(), &platform), two().0] {
+        for _ in 0..2 {
+            dry_run(&plan, &platform).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_one_vm_has_no_other_gets() {
+    let (plan, platform) = two();
+    let mut ram = plan.clone();
+    ram.vms[1].ram[0].1 = ram.vms[0].ram[0].1;
+    assert!(refused(&ram, &platform).contains("is VM 0's already"));
+    let mut stream = plan.clone();
+    stream.vms[1].devices[0].streams = stream.vms[0].devices[0].streams.clone();
+    assert!(refused(&stream, &platform).contains("of SMMU 0 is VM 0's already"));
+    let mut line = plan.clone();
+    line.vms[1].lines = line.vms[0].lines.clone();
+    assert!(refused(&line, &platform).contains("is routed already"));
+    let mut device = plan.clone();
+    device.vms[1].devices[0].id = DeviceId::Function(plan::tests::address(2, 0));
+    let Err(problems) = dry_run(&device, &platform) else { panic!() };
+    assert!(problems[0].message.contains("belongs to VM 0"), "{problems:?}");
+}
+
+#[test]
+fn nobody_gets_what_is_not_there() {
+    let (plan, mut platform) = two();
+    let mut reserved = plan.clone();
+    reserved.vms[1].ram[0].1 = platform.memory[0].start();
+    assert!(refused(&reserved, &platform).contains("isn't free memory"));
+    let mut doorbell = plan.clone();
+    doorbell.vms[1].doorbells[0].hpa = Hpa(0x1000);
+    assert!(refused(&doorbell, &platform).contains("isn't the page of an ITS"));
+    platform.limits.stream_bits = vec![4];
+    let problems = dry_run(&plan, &platform).unwrap_err();
+    assert!(problems[0].message.contains("above those of SMMU 0"), "{problems:?}");
+    platform.limits = Limits { vms: 1, ..Limits::default() };
+    assert!(refused(&plan, &platform).contains("more VMs than VMIDs: 1"));
+    platform.limits = Limits { table_bytes: 16 << 10, ..Limits::default() };
+    assert!(dry_run(&plan, &platform).is_err());
+}
+
+#[test]
+fn two_vms_regions_of_one_name_are_built() {
+    let file = system(vec![
+        vm("a", &[1], vec![region("regs", 0x0a10_0000, 0x0a30_0000, 0x1000)]),
+        vm("b", &[2], vec![region("regs", 0x0a10_0000, 0x0a40_0000, 0x1000)]),
+    ]);
+    dry_run(&planned(&file, &board()), &board()).unwrap();
+}
+
+#[test]
+fn the_tables_that_are_counted_are_no_more_than_the_planner_reckons_with() {
+    let (plan, mut platform) = two();
+    // The least with which the planner says yes, and what the host takes then.
+    let least = (1..4096u64).map(|kib| kib << 10).find(|&bytes| {
+        platform.limits.table_bytes = bytes;
+        let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
+        plan::plan(&file, &platform, &images(2)).is_ok()
+    });
+    assert!(least.is_some());
+    dry_run(&plan, &platform).unwrap();
+}
