@@ -215,6 +215,10 @@ impl DeviceOps for Counting {
         Ok(())
     }
 
+    fn keep_off_bus(&self, _: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
+        self.close(device)
+    }
+
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
         let mut state = self.counts.state.lock();
         for &(smmu, stream) in &device.streams {
