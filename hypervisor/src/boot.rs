@@ -3,11 +3,13 @@
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::fmt::{Display, Write as _};
 
 use axvm::problem::Problem;
 use axvm::report::Report;
-use axvm_addr::{Address, Hpa, Span};
+use axvm_addr::{Hpa, Span};
 use axvm_platform::fdt;
+use axvm_platform::fdt::outline::Outline;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::bundle::Bundle;
 
@@ -30,53 +32,65 @@ static IMAGE_MARK: [u8; axvm_system::IMAGE_MARK.len()] = {
     mark
 };
 
-/// What the hypervisor keeps for its heap, beside its image and its stacks.
+/// What the hypervisor keeps for its heap, beside its image, its stacks, and what the device tree takes.
 const POOL_BYTES: u64 = 8 << 20;
+
+/// Bytes of heap for each byte of the device tree's structure: what was read of it takes up to 20 while it is being read.
+const HEAP_PER_TREE_BYTE: u64 = 32;
 
 /// The smallest piece of memory that a VM gets: the pool starts and ends on a multiple of it, so that no VM's memory is cut into
 /// smaller pages because of it.
 const BLOCK: u64 = 2 << 20;
 
 /// Boots, runs the VMs, reports, and switches the machine off. `start`: the counter at the first instruction.
+///
+/// First comes what needs no memory: the outline of the device tree, by which the console is found that can say what goes wrong
+/// with all the rest, and a place for the heap, as large as the tree asks for.
 pub fn main(device_tree: Hpa, start: u64) -> ! {
-    // SAFETY: the boot protocol: x0 is the device tree's address; what of it is mapped was mapped for this. Its header says how
-    // long it is (`totalsize`, big-endian, at offset 4), and it is memory that nobody writes.
-    let blob = unsafe {
-        let size = u32::from_be(*((device_tree.0 + 4) as *const u32));
-        core::slice::from_raw_parts(
-            device_tree.0 as *const u8,
-            (u64::from(size)).min(arch::DEVICE_TREE_MAX) as usize,
-        )
-    };
-    // Until the console is there nobody can be told: a run that ends without a report has failed, which is what is to be said.
-    let Ok(tree) = fdt::blob::Tree::parse(blob) else { arch::psci::system_off() };
-    let Ok(mut platform) = fdt::read_in(&tree) else { arch::psci::system_off() };
-    if let Some(conduit) = platform.psci {
+    // SAFETY: the boot protocol: x0 is the device tree's address, and nothing else is at it.
+    let blob = unsafe { map_tree(device_tree) };
+    let outline = Outline::open(blob).unwrap_or_else(|error| last_words(&error));
+    if let Some(conduit) = outline.psci() {
         arch::psci::set_conduit(conduit);
     }
+    let console = outline.console();
+    if let Some(console) = &console {
+        let pages = console.registers.to_pages();
+        // SAFETY: the device tree says that these are the registers of such a UART. No VM gets it (the plan keeps it).
+        unsafe {
+            early_map(pages, Rights::Device);
+            console::init(console.uart, console.registers.start(), console.clock_hz);
+        }
+    }
+    let pool = find_pool(&outline, device_tree, blob.len() as u64);
+    let stacks_end = pool.start().0 + outline.cpus() as u64 * 2 * STACK_BYTES;
+    // SAFETY: the pool is free RAM; the stacks are at its start.
+    unsafe {
+        early_map(pool, Rights::Data);
+        if let Ok(heap) = Span::new(Hpa(stacks_end), pool.end().0 - stacks_end) {
+            memory::init(heap);
+        }
+    }
+    console::take_messages();
+
+    let tree = fdt::blob::Tree::parse(blob).unwrap_or_else(|error| last_words(&error));
+    let mut platform = fdt::read_in(&tree).unwrap_or_else(|error| last_words(&error));
     let initrd = fdt::initrd_in(&tree).ok().flatten();
     drop(tree);
     reserve(&mut platform, device_tree, blob.len() as u64, initrd);
-    let Some(pool) = find_pool(&platform) else { arch::psci::system_off() };
+    let agree = platform.free_memory().iter().any(|free| free.encloses(&pool));
+    if !agree || platform.cpus.len() > outline.cpus() {
+        last_words(&"the device tree's outline and its reading don't agree on memory and CPUs")
+    }
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
     let stacks = stacks(&platform, pool);
-    let Some(boot) = map(&platform, &stacks) else { arch::psci::system_off() };
-    // SAFETY: the pool is free RAM, mapped just now; the stacks are at its start.
-    unsafe {
-        let used = (stacks.len() as u64 * 2 * STACK_BYTES).next_multiple_of(axvm_addr::PAGE_SIZE);
-        if let Ok(rest) = Span::new(Hpa(pool.start().0 + used), pool.size() - used) {
-            memory::add(rest);
-        }
-    }
+    let memory = Memory { pool, bundle: initrd, console: console.map(|console| console.registers) };
+    let Some(boot) = map(&platform, &memory, &stacks) else {
+        last_words(&"the hypervisor's own address space can't be mapped")
+    };
     // Before anything else: what no one has opened is closed.
-    let closed = host::close_iommus(&platform);
-    let _ = start_console(&platform, platform.console.as_deref());
-    if let Err(error) = closed {
-        log::error!("{error}");
-        arch::psci::system_off()
-    }
-    if arch::needs_host_extensions() {
-        fail("this CPU has HCR_EL2.E2H fixed to one, which AxVM doesn't serve yet")
+    if let Err(error) = host::close_iommus(&platform) {
+        last_words(&error)
     }
     cpus::init(
         platform.cpus.iter().zip(&stacks).map(|(cpu, &stack)| (cpu.mpidr, Hpa(stack.0 + STACK_BYTES))),
@@ -106,10 +120,67 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     host::run(host::Start { platform, bundle, start, pool: pool.size() })
 }
 
+/// Maps the device tree: as much of it as its header says.
+///
+/// # Safety
+///
+/// There must be a device tree or other memory at the address.
+unsafe fn map_tree(at: Hpa) -> &'static [u8] {
+    let tree =
+        |bytes| Span::new(at, bytes).unwrap_or_else(|_| last_words(&"the device tree's address isn't one"));
+    // SAFETY: by the caller's promise; the pages are the tree's. Its size is big-endian, at offset 4 (Devicetree Specification 0.4,
+    // 5.2). It is memory that nobody writes.
+    unsafe {
+        early_map(tree(8), Rights::Data);
+        let size = u32::from_be(((at.0 + 4) as *const u32).read_unaligned());
+        let bytes = u64::from(size).clamp(8, arch::DEVICE_TREE_MAX);
+        early_map(tree(bytes), Rights::Data);
+        core::slice::from_raw_parts(at.0 as *const u8, bytes as usize)
+    }
+}
+
+/// # Safety
+///
+/// As [`crate::arch::stage1::early_map`].
+unsafe fn early_map(span: Span<Hpa>, rights: Rights) {
+    // SAFETY: by the caller's promise.
+    if unsafe { arch::stage1::early_map(span.start().0, span.end().0, rights) }.is_err() {
+        last_words(&"there are too few tables for the first map")
+    }
+}
+
+/// Says, with the MMU off, why this machine can't be booted, and stays: nothing has been taken over.
+///
+/// # Safety
+///
+/// The MMU is off, and at `device_tree` is a device tree or other memory.
+pub unsafe fn refuse_early(device_tree: Hpa, why: &str) -> ! {
+    // SAFETY: by the caller's promise: without translation everything is where it is.
+    let blob = unsafe {
+        let size = u32::from_be(((device_tree.0 + 4) as *const u32).read_volatile());
+        core::slice::from_raw_parts(
+            device_tree.0 as *const u8,
+            u64::from(size).clamp(8, arch::DEVICE_TREE_MAX) as usize,
+        )
+    };
+    let uart = Outline::open(blob).ok().and_then(|outline| outline.console());
+    // SAFETY: the device tree says so.
+    let mut out = unsafe { console::early_emergency(uart.map(|it| (it.uart, it.registers.start()))) };
+    let _ = writeln!(out, "axvm: error: {why}\r");
+    arch::halt()
+}
+
+/// Ends the run with one line that says why. Nothing has to be there for it: no heap, no lock; without a console it is in the record.
+pub fn last_words(why: &dyn Display) -> ! {
+    let mut out = console::emergency();
+    let prefix = if console::has_frames() { "" } else { "axvm: " };
+    let _ = writeln!(out, "{prefix}error: {why}");
+    out.end()
+}
+
 /// Ends a boot that can't go on, with one line that says why.
 fn fail(why: &str) -> ! {
-    log::error!("{why}");
-    arch::psci::system_off()
+    last_words(&why)
 }
 
 /// Ends a run before any VM was started: these are the problems.
@@ -144,13 +215,20 @@ fn reserve(platform: &mut Platform, device_tree: Hpa, bytes: u64, initrd: Option
 }
 
 /// The place for heap and stacks: at the top of memory, out of the way of VMs.
-fn find_pool(platform: &Platform) -> Option<Span<Hpa>> {
-    let size = (POOL_BYTES + platform.cpus.len() as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
-    platform.free_memory().iter().rev().find_map(|free| {
-        let start = Hpa(free.end().0.checked_sub(size)?).align_down(BLOCK);
-        let span = Span::new(start, size).ok()?;
-        free.encloses(&span).then_some(span)
-    })
+fn find_pool(outline: &Outline<'_>, device_tree: Hpa, bytes: u64) -> Span<Hpa> {
+    let heap = POOL_BYTES + outline.size() as u64 * HEAP_PER_TREE_BYTE;
+    let size = (heap + outline.cpus() as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
+    let image = Span::new(Hpa(arch::image_start()), arch::image_layout().end.0 - arch::image_start());
+    let taken =
+        [image.ok(), Span::new(device_tree, bytes).ok(), outline.initrd()].map(Option::unwrap_or_default);
+    match outline.free(size, BLOCK, &taken) {
+        Ok(Some(pool)) => pool,
+        Ok(None) => last_words(&format_args!(
+            "the device tree has no {} MiB of free memory for the hypervisor",
+            size >> 20
+        )),
+        Err(error) => last_words(&error),
+    }
 }
 
 /// The bottom of each CPU's stack, at the start of the pool.
@@ -158,28 +236,41 @@ fn stacks(platform: &Platform, pool: Span<Hpa>) -> Vec<Hpa> {
     (0..platform.cpus.len() as u64).map(|cpu| Hpa(pool.start().0 + (2 * cpu + 1) * STACK_BYTES)).collect()
 }
 
-/// Maps all there is to map, and switches over.
-fn map(platform: &Platform, stacks: &[Hpa]) -> Option<SecondaryBoot> {
+/// What of memory the hypervisor has for itself, beside its image.
+struct Memory {
+    pool: Span<Hpa>,
+    bundle: Option<Span<Hpa>>,
+    /// The registers of the console, if there is one already.
+    console: Option<Span<Hpa>>,
+}
+
+/// Maps what the hypervisor needs for itself, and nothing else, and switches over. Of other memory it has never a mapping but a
+/// window on a guest's while it copies: what isn't mapped no speculation reaches either.
+fn map(platform: &Platform, memory: &Memory, stacks: &[Hpa]) -> Option<SecondaryBoot> {
     let layout = arch::image_layout();
     let mut map = Builder::new();
-    for memory in &platform.memory {
-        map.map(memory.start().0, memory.end().0, Rights::Data).ok()?;
+    if let Some(bundle) = memory.bundle.map(|bundle| bundle.to_pages()) {
+        map.map(bundle.start().0, bundle.end().0, Rights::Constants).ok()?;
     }
+    map.map(memory.pool.start().0, memory.pool.end().0, Rights::Data).ok()?;
     map.map(arch::image_start(), layout.text_end.0, Rights::Code).ok()?;
     map.map(layout.text_end.0, layout.constants_end.0, Rights::Constants).ok()?;
+    map.map(layout.constants_end.0, layout.end.0, Rights::Data).ok()?;
     map.map(layout.guard.0.0, layout.guard.1.0, Rights::None).ok()?;
     for stack in stacks {
         map.map(stack.0 - STACK_BYTES, stack.0, Rights::None).ok()?;
     }
-    for span in registers(platform) {
+    for span in registers(platform).into_iter().chain(memory.console) {
         let pages = span.to_pages();
         map.map(pages.start().0, pages.end().0, Rights::Device).ok()?;
     }
-    // SAFETY: RAM with the image, the stack and the device tree is mapped, and every device that the hypervisor drives.
-    Some(unsafe { map.activate() })
+    // SAFETY: the image, the heap, the stack in use, the bundle and every device that the hypervisor drives are mapped. The device
+    // tree isn't, and nothing refers to it any more.
+    unsafe { map.activate(platform.cpus.len()) }
 }
 
-/// The registers that the hypervisor itself drives, and those that it may forward a guest's access to.
+/// The registers that the hypervisor itself drives, but for its console's. Those that it forwards guests' accesses to are added
+/// when a plan says so.
 fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
     let mut spans = Vec::new();
     if let Some(gic) = &platform.gic {
@@ -189,21 +280,21 @@ fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
     }
     spans.extend(platform.smmus.iter().map(|smmu| smmu.registers));
     spans.extend(platform.pci_hosts.iter().map(|host| host.ecam));
-    spans.extend(platform.devices.iter().flat_map(|device| device.registers.iter().copied()));
     spans.retain(|span| !span.is_empty() && !platform.memory.iter().any(|memory| memory.overlaps(span)));
     spans
 }
 
-/// Takes over a console: what the platform calls its own at first, then the one that the system file names. `false` if it
-/// can't be driven.
-pub fn start_console(platform: &Platform, path: Option<&str>) -> bool {
-    let device = platform.devices.iter().find(|device| Some(device.path.as_str()) == path);
-    let Some(device) = device.filter(|it| it.compatible.iter().any(|kind| kind == "arm,pl011")) else {
+/// Takes over the console at a device-tree path, which the plan has found to be one that can be driven. `false` if it can't after
+/// all.
+pub fn start_console(platform: &Platform, path: &str) -> bool {
+    let device = platform.devices.iter().find(|device| device.path == path);
+    let Some((device, uart)) = device.and_then(|device| Some((device, device.uart()?))) else { return false };
+    let Some(&registers) = device.registers.first() else { return false };
+    if arch::stage1::add_device(registers).is_err() {
         return false;
-    };
-    let Some(registers) = device.registers.first() else { return false };
+    }
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);
-    // SAFETY: the device tree says that it is a PL011; it is mapped, and no VM gets it (the plan keeps it).
-    unsafe { console::init(registers.start(), clock) };
+    // SAFETY: the device tree says that it is such a UART; it is mapped, and no VM gets it (the plan keeps it).
+    unsafe { console::init(uart, registers.start(), clock) };
     true
 }

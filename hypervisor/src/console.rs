@@ -1,4 +1,4 @@
-//! The hypervisor's console: one UART, shared by its own messages, the guests' consoles, and the report.
+//! The hypervisor's console: one UART (or none: then what it says is in its record alone), shared by its own messages, the guests' consoles, and the report.
 //!
 //! Under `axvm run` everything goes in frames (`axvm_system::wire`) that carry a number no guest ever sees. A guest's bytes are
 //! payload, so it can't forge what others say. Without the tool (the bundle has no number) people read whole lines with names
@@ -7,32 +7,59 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arm_pl011_uart::{
-    DataBits, Interrupts, LineConfig, PL011Registers, Parity, StopBits, Uart, UniqueMmioPointer,
-};
 use axvm_addr::{Hpa, VmId};
 use axvm_system::wire::{self, Channel, Nonce};
+use axvm_uart::{Description, Received, Registers, Uart, Width};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
+use spin::mutex::TicketMutex;
 
-use crate::arch;
+use crate::{arch, record};
 
-/// How often the UART is asked whether it has room for a byte before the byte is dropped.
-const PATIENCE: usize = 1_000_000;
+/// How long a UART may have no room before it is taken for one that never will: a byte at 9,600 baud takes 1 ms, and a FIFO has
+/// 256 of them at the most.
+const PATIENCE_MS: u64 = 300;
 
-static OUTPUT: Mutex<Option<Output>> = Mutex::new(None);
+static OUTPUT: TicketMutex<Output> = TicketMutex::new(Output::new(None, None));
 
-/// Where the UART is, for the last words of a fault: 0 if there is none.
-static BASE: AtomicU64 = AtomicU64::new(0);
-
-/// The frames' number, for the same: 0 if there are no frames.
+/// The frames' number, for the last words of a fault: 0 if there are no frames.
 static NONCE: AtomicU64 = AtomicU64::new(0);
 
+/// A UART's registers, mapped one to one.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Registers for Place {
+    fn read(&self, offset: u32, width: Width) -> u32 {
+        let at = self.0 + u64::from(offset);
+        // SAFETY: registers of the UART, which is mapped (`init`).
+        unsafe {
+            match width {
+                Width::Byte => u32::from((at as *const u8).read_volatile()),
+                Width::Half => u32::from((at as *const u16).read_volatile()),
+                Width::Word => (at as *const u32).read_volatile(),
+            }
+        }
+    }
+
+    fn write(&self, offset: u32, width: Width, value: u32) {
+        let at = self.0 + u64::from(offset);
+        // SAFETY: as for reads.
+        unsafe {
+            match width {
+                Width::Byte => (at as *mut u8).write_volatile(value as u8),
+                Width::Half => (at as *mut u16).write_volatile(value as u16),
+                Width::Word => (at as *mut u32).write_volatile(value),
+            }
+        }
+    }
+}
+
 struct Output {
-    uart: Uart<'static>,
+    uart: Option<Uart<Place>>,
+    /// It has had no room for so long that nobody waits for it any more.
+    stuck: bool,
     nonce: Option<Nonce>,
     /// Whose line is open, without frames.
     open: Option<VmId>,
@@ -40,19 +67,31 @@ struct Output {
 }
 
 impl Output {
+    const fn new(uart: Option<Uart<Place>>, nonce: Option<Nonce>) -> Self {
+        Self { uart, stuck: false, nonce, open: None, names: Vec::new() }
+    }
+
     fn bytes(&mut self, bytes: &[u8]) {
+        let Some(uart) = &self.uart else { return };
         for &byte in bytes {
-            for _ in 0..PATIENCE {
-                if !self.uart.is_tx_fifo_full() {
-                    break;
+            if uart.write(byte).is_ok() {
+                self.stuck = false;
+            } else if !self.stuck {
+                let end = arch::ticks() + arch::tick_hz() * PATIENCE_MS / 1000;
+                while uart.write(byte).is_err() {
+                    if arch::ticks() > end {
+                        self.stuck = true;
+                        break;
+                    }
                 }
-                core::hint::spin_loop();
             }
-            self.uart.write_word(byte);
         }
     }
 
     fn send(&mut self, channel: Channel, payload: &[u8]) {
+        if matches!(channel, Channel::Log | Channel::Event) {
+            record::push(payload);
+        }
         match self.nonce {
             Some(nonce) => {
                 wire::for_each_frame(&nonce, channel, payload, |header, part| {
@@ -100,41 +139,42 @@ impl Output {
     }
 }
 
-/// Takes the UART over. `clock_hz`: what drives its baud rate, if the platform says; else it stays as the firmware left it.
+/// Takes a UART over. `clock_hz`: what drives its baud rate, if the platform says.
 ///
 /// # Safety
 ///
-/// `base` must be a PL011 that is mapped and driven by nobody else.
-pub unsafe fn init(base: Hpa, clock_hz: Option<u32>) {
-    let Some(registers) = NonNull::new(base.0 as *mut PL011Registers) else { return };
-    // SAFETY: by the caller's promise.
-    let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
-    if let Some(clock) = clock_hz {
-        let line = LineConfig { data_bits: DataBits::Bits8, parity: Parity::None, stop_bits: StopBits::One };
-        // A clock too slow for the rate: keep what the firmware set.
-        let _ = uart.enable(line, 115_200, clock);
-    }
-    // Input wakes the hypervisor's CPU; it asks, so the interrupt only has to be pending.
-    uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
-    BASE.store(base.0, Ordering::Relaxed);
+/// There must be such a UART at `base` that is mapped and driven by nobody else.
+pub unsafe fn init(description: Description, base: Hpa, clock_hz: Option<u32>) {
+    let uart = Uart::new(description, Place(base.0));
+    uart.set_up(clock_hz);
     let mut output = OUTPUT.lock();
-    let nonce = output.as_mut().and_then(|old| {
-        old.uart.set_interrupt_masks(Interrupts::empty());
-        old.nonce
-    });
-    *output = Some(Output { uart, nonce, open: None, names: Vec::new() });
-    drop(output);
+    if let Some(before) = &output.uart {
+        before.listen(false);
+    }
+    *output = Output::new(Some(uart), output.nonce);
+}
+
+/// Has messages (`log`) come here. From then on there must be a heap.
+pub fn take_messages() {
     let _ = log::set_logger(&Messages);
     log::set_max_level(LevelFilter::Info);
 }
 
+/// Has the UART interrupt when something is typed. `false`: it can't, and has to be asked now and then.
+pub fn listen(on: bool) -> bool {
+    OUTPUT.lock().uart.as_ref().is_some_and(|uart| uart.listen(on))
+}
+
+/// Whether there is one.
+pub fn is_there() -> bool {
+    OUTPUT.lock().uart.is_some()
+}
+
 /// From here on in frames with this number.
 pub fn use_frames(nonce: [u8; 16]) {
-    if let Some(output) = OUTPUT.lock().as_mut() {
-        let nonce = wire::frame_nonce(&nonce);
-        NONCE.store(u64::from_ne_bytes(nonce), Ordering::Relaxed);
-        output.nonce = Some(nonce);
-    }
+    let nonce = wire::frame_nonce(&nonce);
+    NONCE.store(u64::from_ne_bytes(nonce), Ordering::Relaxed);
+    OUTPUT.lock().nonce = Some(nonce);
 }
 
 /// Whether a tool listens, which has the last word on the verdict.
@@ -144,24 +184,17 @@ pub fn has_frames() -> bool {
 
 /// Names for the lines of guests, by VM id.
 pub fn set_names(names: Vec<String>) {
-    if let Some(output) = OUTPUT.lock().as_mut() {
-        output.names = names;
-    }
+    OUTPUT.lock().names = names;
 }
 
 /// Sends a payload.
 pub fn send(channel: Channel, payload: &[u8]) {
-    if let Some(output) = OUTPUT.lock().as_mut() {
-        output.send(channel, payload);
-    }
+    OUTPUT.lock().send(channel, payload);
 }
 
-/// The next byte that was typed.
-pub fn receive() -> Option<u8> {
-    let mut output = OUTPUT.lock();
-    let uart = &mut output.as_mut()?.uart;
-    // A broken character is a character lost.
-    uart.read_word().ok().flatten()
+/// What was typed next.
+pub fn receive() -> Received {
+    OUTPUT.lock().uart.as_ref().map_or(Received::Nothing, Uart::read)
 }
 
 /// The most messages in a second: a guest that provokes them can't keep the line busy for all others.
@@ -204,9 +237,7 @@ impl Log for Messages {
 }
 
 /// A way to speak when nothing can be relied on: no lock, no heap.
-pub struct Emergency {
-    output: Option<Output>,
-}
+pub struct Emergency(Output);
 
 /// Speaks past all locks. Only for the last words of a CPU: another may be in the middle of a line.
 pub fn emergency() -> Emergency {
@@ -214,23 +245,45 @@ pub fn emergency() -> Emergency {
         0 => None,
         nonce => Some(nonce.to_ne_bytes()),
     };
-    let output = NonNull::new(BASE.load(Ordering::Relaxed) as *mut PL011Registers).map(|registers| Output {
-        // SAFETY: a second handle on the UART, for the time that is left: other CPUs' lines may be mixed up with this one's, and
-        // nothing else is at stake, since the run ends.
-        uart: Uart::new(unsafe { UniqueMmioPointer::new(registers) }),
-        nonce,
-        open: None,
-        names: Vec::new(),
-    });
-    Emergency { output }
+    // SAFETY: a second handle on the UART, for the time that is left: other CPUs' lines may be mixed up with this one's, and
+    // nothing else is at stake, since the run ends. What is read here changes only while the boot sets the console up.
+    let uart = unsafe { (*OUTPUT.as_mut_ptr()).uart.clone() };
+    Emergency(Output::new(uart, nonce))
+}
+
+/// Speaks where there isn't even a lock, since the MMU is off.
+///
+/// # Safety
+///
+/// As [`init`].
+pub unsafe fn early_emergency(uart: Option<(Description, Hpa)>) -> Emergency {
+    let uart = uart.map(|(description, base)| Uart::new(description, Place(base.0)));
+    if let Some(uart) = &uart {
+        uart.set_up(None);
+    }
+    Emergency(Output::new(uart, None))
+}
+
+impl Emergency {
+    /// Ends the run, without its last report, which makes the verdict `hypervisor-failed`. Where nobody could be told, the machine
+    /// isn't switched off, so that the record stays.
+    pub fn end(self) -> ! {
+        let Some(uart) = &self.0.uart else { arch::halt() };
+        let end = arch::ticks() + arch::tick_hz();
+        while !uart.is_idle() && arch::ticks() < end {
+            core::hint::spin_loop();
+        }
+        arch::psci::system_off()
+    }
 }
 
 impl fmt::Write for Emergency {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(output) = &mut self.output {
-            match output.nonce {
-                Some(_) => output.send(Channel::Log, text.as_bytes()),
-                None => output.bytes(text.as_bytes()),
+        match self.0.nonce {
+            Some(_) => self.0.send(Channel::Log, text.as_bytes()),
+            None => {
+                record::push(text.as_bytes());
+                self.0.bytes(text.as_bytes());
             }
         }
         Ok(())

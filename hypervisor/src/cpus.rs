@@ -114,7 +114,7 @@ impl Cpu {
 
 /// What every CPU but the first does.
 pub fn secondary_main(id: u16) -> ! {
-    let Some(cpu) = get(CpuId(id)) else { arch::psci::system_off() };
+    let Some(cpu) = get(CpuId(id)) else { arch::halt() };
     cpu.bring_up();
     if host::get().hypervisor_cpu() == cpu.id {
         crate::serve::serve(host::get())
@@ -127,8 +127,7 @@ impl Cpu {
     pub fn bring_up(&self) {
         arch::establish();
         if let Err(error) = host::get().init_cpu(self.id) {
-            log::error!("CPU {}: {error}", self.id);
-            arch::psci::system_off()
+            crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }
         self.online.store(true, Ordering::Release);
     }

@@ -278,14 +278,16 @@ impl AxVMHal for Hal {
 
     fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, HalError> {
         let span = Span::new(Gpa(hpa.0), bytes).map_err(|_| HalError::Unknown)?;
-        // SAFETY: the plan takes RAM of VMs from what is free: not the hypervisor's, mapped, and nobody else's.
-        unsafe { GuestRam::new(alloc::vec![(span, hpa)]) }.clear();
+        // SAFETY: the plan takes RAM of VMs, in whole blocks, from what is free: not the hypervisor's, and nobody else's.
+        unsafe { GuestRam::new(alloc::vec![(span, hpa)]) }.clear().map_err(|_| HalError::Unknown)?;
         Ok(hpa)
     }
 
     fn release_ram(&self, vm: VmId, backing: Hpa, bytes: u64) {
         // Zeroing is what taking it does, too; done here so that nothing of a VM outlives it.
-        let _ = self.ram(vm, backing, bytes);
+        if let Err(error) = self.ram(vm, backing, bytes) {
+            log::error!("VM {vm}: its RAM at {backing} isn't zeroed: {error}");
+        }
     }
 
     fn registers(&self, _: &DevicePlan, hpa: Hpa, _: u64) -> Result<Hpa, HalError> {

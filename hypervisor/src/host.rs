@@ -98,8 +98,7 @@ static HOST: Once<Host> = Once::new();
 pub fn get() -> &'static Host {
     match HOST.get() {
         Some(host) => host,
-        // Nothing runs before it is set up but `run` itself.
-        None => arch::psci::system_off(),
+        None => boot::last_words(&"the machine isn't set up yet"),
     }
 }
 
@@ -110,8 +109,7 @@ pub fn close_iommus(platform: &Platform) -> Result<(), axvm_smmuv3::Error> {
 }
 
 fn fail(why: &dyn core::fmt::Display) -> ! {
-    log::error!("{why}");
-    arch::psci::system_off()
+    boot::last_words(why)
 }
 
 /// Sets the machine up, plans, runs the VMs, reports, and ends.
@@ -149,9 +147,12 @@ pub fn run(start: Start) -> ! {
         Ok(plan) => plan,
         Err(problems) => boot::refuse(problems),
     };
-    if plan.console != platform.console && !boot::start_console(&platform, plan.console.as_deref()) {
-        let why = "the hypervisor: its console isn't a PL011, the only kind that it can drive: name another, or none";
-        boot::refuse(alloc::vec![Problem::new(Item::Hypervisor("console".into()), Rule::Hypervisor, why)])
+    if plan.console != driven_first(&platform) {
+        let started = plan.console.as_deref().is_none_or(|path| boot::start_console(&platform, path));
+        if !started {
+            let why = "the hypervisor: its console can't be driven: name another, or none";
+            boot::refuse(alloc::vec![Problem::new(Item::Hypervisor("console".into()), Rule::Hypervisor, why)])
+        }
     }
     for note in &plan.notes {
         log::info!("{note}");
@@ -176,6 +177,13 @@ pub fn run(start: Start) -> ! {
     // The CPU that booted isn't the hypervisor's: from here on it is a VM's, or idle.
     host.call_hypervisor_cpu();
     this.run_vcpus()
+}
+
+/// The console that boot has begun with: the platform's, if it is one that can be driven.
+fn driven_first(platform: &Platform) -> Option<String> {
+    let path = platform.console.as_ref()?;
+    let device = platform.devices.iter().find(|device| device.path == *path)?;
+    device.uart().map(|_| path.clone())
 }
 
 /// Finds the PCI functions.
@@ -329,6 +337,11 @@ impl Host {
     /// Enables the lines that the hypervisor itself listens to, on its own CPU.
     fn listen(&self) {
         let Some(cpu) = cpus::get(self.hypervisor_cpu) else { return };
+        // For what has to be looked at by the clock.
+        let timer = self.platform.timer.get(HYPERVISOR_TIMER);
+        if let Some(timer) = timer {
+            self.gic.enable_private(cpu.id, timer.intid, true);
+        }
         for smmu in &self.platform.smmus {
             let heard =
                 |line: Option<Interrupt>| line.is_some_and(|line| self.gic.enable_line(line, cpu.mpidr));
@@ -342,13 +355,8 @@ impl Host {
                 self.polls.store(true, Ordering::Relaxed);
             }
         }
-        if self.polls.load(Ordering::Relaxed) {
-            match self.platform.timer.get(HYPERVISOR_TIMER) {
-                Some(timer) => self.gic.enable_private(cpu.id, timer.intid, true),
-                None => fail(
-                    &"an SMMU must be looked at by the clock, and the hypervisor's timer has no interrupt",
-                ),
-            }
+        if self.polls.load(Ordering::Relaxed) && timer.is_none() {
+            fail(&"an SMMU must be looked at by the clock, and the hypervisor's timer has no interrupt")
         }
         let console = &self.console;
         if let Some(device) =
@@ -360,12 +368,21 @@ impl Host {
         }
     }
 
-    /// On the hypervisor's CPU: sleeps until something has happened, or, where an SMMU can't call, for a while.
-    pub fn wait(&self) {
-        match self.polls.load(Ordering::Relaxed) {
-            true => arch::wait_for_interrupt_or_us(SMMU_POLL_US),
-            false => arch::wait_for_interrupt(),
+    /// On the hypervisor's CPU: sleeps until something has happened, or, where an SMMU can't call, or something else is to be
+    /// looked at after so many microseconds, for a while.
+    pub fn wait(&self, most_us: Option<u64>) {
+        let polled = self.polls.load(Ordering::Relaxed).then_some(SMMU_POLL_US);
+        match polled.into_iter().chain(most_us).min() {
+            Some(most) => arch::wait_for_interrupt_or_us(most),
+            None => arch::wait_for_interrupt(),
         }
+    }
+
+    /// Whether the hypervisor's console has a line.
+    pub fn console_has_line(&self) -> bool {
+        let mut devices = self.platform.devices.iter();
+        let device = devices.find(|device| Some(&device.path) == self.console.as_ref());
+        device.is_some_and(|device| !device.interrupts.is_empty())
     }
 
     /// The timers that a guest gets: the EL1 physical and virtual one (the binding's second and third).

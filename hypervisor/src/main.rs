@@ -29,6 +29,8 @@ mod pci;
 #[cfg(target_os = "none")]
 mod protection;
 #[cfg(target_os = "none")]
+mod record;
+#[cfg(target_os = "none")]
 mod report;
 #[cfg(target_os = "none")]
 mod resident;
@@ -42,6 +44,8 @@ mod security;
 mod serve;
 #[cfg(target_os = "none")]
 mod tables;
+#[cfg(target_os = "none")]
+mod typed;
 #[cfg(target_os = "none")]
 mod vgic_backend;
 #[cfg(target_os = "none")]

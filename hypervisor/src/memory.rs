@@ -1,8 +1,7 @@
-//! The hypervisor's own memory: one heap, for objects, tables and queues alike; and raw access to physical memory, which is
-//! mapped one to one.
+//! The hypervisor's own memory: one heap, for objects, tables and queues alike, which is mapped one to one; and access to guests'
+//! RAM, which is mapped only while it is accessed.
 
 use core::alloc::Layout;
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,19 +9,11 @@ use alloc::alloc::{alloc, dealloc};
 use axvm_addr::{Address, Gpa, Hpa, Span};
 use buddy_system_allocator::LockedHeap;
 
+use crate::arch::window::{self, Window};
+
 /// Blocks of up to 2^30 bytes; every block is aligned to its size.
 #[global_allocator]
 static HEAP: LockedHeap<31> = LockedHeap::empty();
-
-/// What there is until the device tree says where memory is: enough for reading it and for the hypervisor's own tables.
-const EARLY_BYTES: usize = 384 * 1024;
-
-#[repr(align(4096))]
-struct Early(#[expect(dead_code, reason = "the heap has it by its address")] MaybeUninit<[u8; EARLY_BYTES]>);
-
-// Not in `.bss`: clearing it would be a tenth of what the boot takes.
-#[unsafe(link_section = ".uninit")]
-static mut EARLY: Early = Early(MaybeUninit::uninit());
 
 /// Ticks spent on clearing, filling and cleaning guests' RAM.
 static FILLING: AtomicU64 = AtomicU64::new(0);
@@ -47,24 +38,14 @@ impl Drop for Filling {
     }
 }
 
-/// Opens the heap with the part that lies in the image.
+/// Gives the heap its memory.
 ///
 /// # Safety
 ///
-/// Once, by the first CPU, before the first allocation.
-pub unsafe fn init_early() {
-    // SAFETY: nothing else refers to the block, by the caller's promise.
-    unsafe { HEAP.lock().init(&raw mut EARLY as usize, EARLY_BYTES) };
-}
-
-/// Gives the heap a span of RAM.
-///
-/// # Safety
-///
-/// The span must be mapped as memory, and be nobody else's, for good.
-pub unsafe fn add(span: Span<Hpa>) {
+/// Once, by the first CPU, before the first allocation. The span must be mapped as memory, and be nobody else's, for good.
+pub unsafe fn init(span: Span<Hpa>) {
     // SAFETY: by the caller's promise.
-    unsafe { HEAP.lock().add_to_heap(span.start().0 as usize, span.end().0 as usize) };
+    unsafe { HEAP.lock().init(span.start().0 as usize, span.size() as usize) };
 }
 
 /// Bytes of it that nobody has.
@@ -120,26 +101,26 @@ pub struct NotGuestRam(pub Gpa);
 impl GuestRam {
     /// # Safety
     ///
-    /// Each chunk must be RAM that is mapped for the hypervisor and holds nothing of its own.
+    /// Each chunk must be RAM, in whole blocks of [`window::BYTES`], that nothing of the hypervisor's lies in.
     pub unsafe fn new(chunks: alloc::vec::Vec<(Span<Gpa>, Hpa)>) -> Self {
         Self { chunks }
     }
 
-    /// Calls `f` with each contiguous piece of `gpa..gpa + length`: its host address, and where in the whole it begins.
-    fn pieces(
-        &self,
-        gpa: Gpa,
-        length: usize,
-        mut f: impl FnMut(Hpa, usize, usize),
-    ) -> Result<(), NotGuestRam> {
+    /// Calls `f` with each piece of `gpa..gpa + length` that a window shows: where it is seen, where in the whole it begins, and its
+    /// size.
+    fn pieces(&self, gpa: Gpa, length: u64, mut f: impl FnMut(Hpa, usize, usize)) -> Result<(), NotGuestRam> {
         let mut done = 0;
         while done < length {
-            let at = gpa.checked_add(done as u64).ok_or(NotGuestRam(gpa))?;
+            let at = gpa.checked_add(done).ok_or(NotGuestRam(gpa))?;
             let (span, hpa) =
                 self.chunks.iter().find(|(span, _)| span.contains(at)).ok_or(NotGuestRam(at))?;
             let offset = at.0 - span.start().0;
-            let bytes = (span.size() - offset).min((length - done) as u64) as usize;
-            f(Hpa(hpa.0 + offset), done, bytes);
+            let start = Hpa(hpa.0 + offset);
+            let seen = window::BYTES - start.0 % window::BYTES;
+            let bytes = (span.size() - offset).min(length - done).min(seen);
+            // SAFETY: the block is this guest's (`new`).
+            let window = unsafe { Window::open(start) }.ok_or(NotGuestRam(at))?;
+            f(Hpa(window.at()), done as usize, bytes as usize);
             done += bytes;
         }
         Ok(())
@@ -147,7 +128,7 @@ impl GuestRam {
 
     /// Copies out of RAM. On an error nothing or a front part was copied.
     pub fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotGuestRam> {
-        let length = buffer.len();
+        let length = buffer.len() as u64;
         self.pieces(gpa, length, |hpa, at, bytes| {
             if let Some(part) = buffer.get_mut(at..at + bytes) {
                 // SAFETY: the piece is guest RAM, mapped, apart from anything of Rust's (`new`). It may change meanwhile: whatever
@@ -159,7 +140,7 @@ impl GuestRam {
 
     /// Copies into RAM. On an error nothing or a front part was copied.
     pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), NotGuestRam> {
-        self.pieces(gpa, data.len(), |hpa, at, bytes| {
+        self.pieces(gpa, data.len() as u64, |hpa, at, bytes| {
             if let Some(part) = data.get(at..at + bytes) {
                 // SAFETY: as in `read`.
                 unsafe { core::ptr::copy(part.as_ptr(), hpa.0 as *mut u8, bytes) }
@@ -171,18 +152,25 @@ impl GuestRam {
     /// off.
     pub fn load(&self, gpa: Gpa, data: &[u8]) -> Result<(), NotGuestRam> {
         let _counted = Filling::start();
-        self.write(gpa, data)?;
-        self.pieces(gpa, data.len(), |hpa, _, bytes| crate::arch::clean_to_memory(hpa, bytes as u64))
+        self.pieces(gpa, data.len() as u64, |hpa, at, bytes| {
+            if let Some(part) = data.get(at..at + bytes) {
+                // SAFETY: as in `read`.
+                unsafe { core::ptr::copy(part.as_ptr(), hpa.0 as *mut u8, bytes) }
+                crate::arch::clean_to_memory(hpa, bytes as u64);
+            }
+        })
     }
 
     /// Zeroes all of it and cleans it to the point of coherency, so that a guest with its caches off (and a device) sees no
     /// trace of the last owner.
-    pub fn clear(&self) {
+    pub fn clear(&self) -> Result<(), NotGuestRam> {
         let _counted = Filling::start();
-        for (span, hpa) in &self.chunks {
-            // SAFETY: as in `read`.
-            unsafe { crate::arch::zero(*hpa, span.size()) };
-            crate::arch::clean_to_memory(*hpa, span.size());
-        }
+        self.chunks.iter().try_for_each(|(span, _)| {
+            self.pieces(span.start(), span.size(), |hpa, _, bytes| {
+                // SAFETY: as in `read`.
+                unsafe { crate::arch::zero(hpa, bytes as u64) };
+                crate::arch::clean_to_memory(hpa, bytes as u64);
+            })
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! What a guest has written to its console and nobody has shown yet.
+//! What a guest has written to its console and nobody has shown yet; and its call for more of what was typed.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -63,5 +63,9 @@ impl Transmit for Ring {
             host::get().call_hypervisor_cpu();
         }
         true
+    }
+
+    fn has_room(&self) {
+        host::get().call_hypervisor_cpu();
     }
 }

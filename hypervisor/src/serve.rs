@@ -5,32 +5,21 @@ use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
 use axvm_addr::VmId;
-use axvm_system::wire::{Channel, Key, Keys};
+use axvm_system::wire::Channel;
 
 use crate::host::Host;
-use crate::vm::{StopReason, Vm};
+use crate::typed::Typed;
+use crate::vm::Vm;
 use crate::{arch, console, protection, report, run, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
 
-/// Bytes typed for a guest that it hasn't read: beyond that they are lost, as on a line without flow control.
-const INPUT_MOST: usize = 4096;
-
-/// The state of the consoles.
-struct Consoles {
-    keys: Keys,
-    focus: VmId,
-    /// Typed, and not yet taken by the guest in focus.
-    input: Vec<u8>,
-}
-
 /// Serves until every VM that was started has stopped; then reports and switches the machine off.
 pub fn serve(host: &Host) -> ! {
-    let mut consoles = Consoles { keys: Keys::default(), focus: VmId(0), input: Vec::new() };
+    let mut typed = Typed::new(host);
     // By VM: the report of one that is gone.
     let mut reports: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
-    console::send(Channel::Focus(consoles.focus), &[]);
     protection::test_own_mappings();
     loop {
         run::take_interrupts(None);
@@ -38,7 +27,7 @@ pub fn serve(host: &Host) -> ! {
         let mut busy = security::attend(host);
         let vms = host.vms();
         busy |= show_output(&vms);
-        consoles.take_input(host, &vms);
+        typed.take(host, &vms);
         for vm in vms {
             busy |= end(host, vm, &mut reports);
         }
@@ -48,7 +37,7 @@ pub fn serve(host: &Host) -> ! {
             finish(host, reports);
         }
         if !busy {
-            host.wait();
+            host.wait(typed.ask_again_us());
         }
     }
 }
@@ -67,32 +56,6 @@ fn show_output(vms: &[Arc<Vm>]) -> bool {
         }
     }
     busy
-}
-
-impl Consoles {
-    /// Reads what was typed, and offers it to the guest in focus.
-    fn take_input(&mut self, host: &Host, vms: &[Arc<Vm>]) {
-        while let Some(byte) = console::receive() {
-            match self.keys.push(byte) {
-                Some(Key::Byte(byte)) if self.input.len() < INPUT_MOST => self.input.push(byte),
-                Some(Key::NextVm) => {
-                    self.focus = VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16));
-                    self.input.clear();
-                    console::send(Channel::Focus(self.focus), &[]);
-                }
-                Some(Key::Quit) => vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded)),
-                // There is no shell yet.
-                Some(Key::Byte(_) | Key::Shell) | None => {}
-            }
-        }
-        let focused = vms.iter().find(|vm| vm.id() == self.focus);
-        if !self.input.is_empty()
-            && let Some(uart) = focused.and_then(|vm| vm.console())
-        {
-            let taken = uart.push_input(&self.input);
-            self.input.drain(..taken.min(self.input.len()));
-        }
-    }
 }
 
 /// Takes a VM that has stopped apart: its devices go back through quarantine, its RAM is zeroed. Whether there is still something

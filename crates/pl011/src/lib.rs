@@ -31,12 +31,18 @@ use spin::Mutex;
 
 use state::State;
 
-/// Where a UART's output goes.
+/// Where a UART's output goes, and its input comes from.
 pub trait Transmit: Send + Sync {
     /// Takes a byte, or says `false`: no room now. Whoever makes room calls [`Pl011::pump`].
     ///
     /// Called with the UART's lock held: it must not call the UART.
     fn transmit(&self, byte: u8) -> bool;
+
+    /// There is room again for input that [`Pl011::push_input`] had none for: half of the FIFO at least, so that a guest that reads
+    /// byte by byte causes no call for each.
+    ///
+    /// Called with the UART's lock held, as [`Transmit::transmit`].
+    fn has_room(&self);
 }
 
 /// An emulated PL011.
@@ -60,9 +66,13 @@ impl Pl011 {
     }
 
     /// Puts as much of `input` as there is room for into the receive FIFO, and returns how many bytes that were. The rest
-    /// is to be offered again once the guest has read some: nothing tells when, so ask now and then.
+    /// is to be offered again once [`Transmit::has_room`] was called.
     pub fn push_input(&self, input: &[u8]) -> usize {
-        self.with(|state| input.iter().take_while(|&&byte| state.receive(byte)).count())
+        self.with(|state| {
+            let count = input.iter().take_while(|&&byte| state.receive(byte)).count();
+            state.input_waits = count < input.len();
+            count
+        })
     }
 
     /// Offers the output what it had no room for.
@@ -97,6 +107,9 @@ impl Pl011 {
         let after = state.line();
         if before != after {
             self.line.set_level(self.irq, after);
+        }
+        if state.calls_for_input() {
+            self.output.has_room();
         }
         result
     }

@@ -22,6 +22,8 @@ pub(crate) struct State {
     /// A character was lost since the last that was received: the next one carries the mark.
     overrun: bool,
     lost: u64,
+    /// There was more input than room, and whoever has it waits to be told of room.
+    pub(crate) input_waits: bool,
 }
 
 impl State {
@@ -41,7 +43,20 @@ impl State {
             dmacr: 0,
             overrun: false,
             lost: 0,
+            input_waits: false,
         }
+    }
+
+    /// Whether whoever has more input is to be told now that there is room. Says so once.
+    pub(crate) fn calls_for_input(&mut self) -> bool {
+        let calls = self.input_waits && self.can_receive() && self.rx.len() <= self.depth() / 2;
+        self.input_waits &= !calls;
+        calls
+    }
+
+    fn can_receive(&self) -> bool {
+        let on = cr::UARTEN | cr::RXE;
+        self.cr & on == on && self.cr & cr::LBE == 0
     }
 
     pub(crate) fn lost(&self) -> u64 {
@@ -78,8 +93,7 @@ impl State {
 
     /// A character from the other side; `false`: it doesn't fit, or the receiver is off.
     pub(crate) fn receive(&mut self, byte: u8) -> bool {
-        let on = cr::UARTEN | cr::RXE;
-        if self.cr & on != on || self.cr & cr::LBE != 0 || self.rx.len() >= self.depth() {
+        if !self.can_receive() || self.rx.len() >= self.depth() {
             return false;
         }
         self.take(byte);

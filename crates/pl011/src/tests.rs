@@ -16,6 +16,8 @@ use super::{Pl011, Transmit};
 struct Wire {
     sent: Mutex<Vec<u8>>,
     room: AtomicUsize,
+    /// How often the UART has called for input.
+    calls: AtomicUsize,
 }
 
 impl Transmit for Wire {
@@ -26,6 +28,10 @@ impl Transmit for Wire {
             self.sent.lock().unwrap().push(byte);
         }
         took
+    }
+
+    fn has_room(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -55,7 +61,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let wire = Arc::new(Wire { sent: Mutex::new(Vec::new()), room: AtomicUsize::new(usize::MAX) });
+        let wire = Arc::new(Wire {
+            sent: Mutex::new(Vec::new()),
+            room: AtomicUsize::new(usize::MAX),
+            calls: AtomicUsize::new(0),
+        });
         let line = Arc::new(Line::default());
         Self { uart: Pl011::new(wire.clone(), line.clone(), Intid(33)), wire, line }
     }
@@ -113,6 +123,44 @@ fn every_byte_of_a_long_text_arrives_once_and_in_order() {
         rig.write(spec::DR, u64::from(byte));
     }
     assert_eq!(rig.sent(), text);
+}
+
+#[test]
+fn input_that_had_no_room_is_called_for_when_there_is_some_and_all_of_it_arrives() {
+    let rig = Rig::linux();
+    let text: Vec<u8> = (0..101_040u32).map(|i| i as u8).collect();
+    let calls = || rig.wire.calls.load(Ordering::Relaxed);
+    let (mut offered, mut heard, mut answered) = (rig.uart.push_input(&text), Vec::new(), 0);
+    assert_eq!((offered, calls()), (16, 0));
+    while heard.len() < text.len() {
+        assert!(!rig.flag(fr::RXFE), "the guest waits for nothing after {} bytes", heard.len());
+        heard.push(rig.read(spec::DR) as u8);
+        // Whoever types does nothing unless he is called.
+        if calls() > answered {
+            answered = calls();
+            offered += rig.uart.push_input(&text[offered..]);
+        }
+    }
+    assert_eq!(heard, text);
+    assert!(calls() <= text.len() / 8 + 1, "{} calls: one for every eight bytes is enough", calls());
+}
+
+#[test]
+fn input_is_called_for_when_the_receiver_is_turned_on_and_only_if_some_waits() {
+    let rig = Rig::new();
+    let calls = || rig.wire.calls.load(Ordering::Relaxed);
+    assert_eq!(rig.uart.push_input(b"x"), 0);
+    assert_eq!(calls(), 0, "nobody receives");
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::RXE));
+    assert_eq!(calls(), 1);
+    // Without FIFOs there is room for one byte, and again once it was read.
+    assert_eq!(rig.uart.push_input(b"xy"), 1);
+    assert_eq!(calls(), 1);
+    rig.read(spec::DR);
+    assert_eq!(calls(), 2);
+    assert_eq!(rig.uart.push_input(b"y"), 1);
+    rig.read(spec::DR);
+    assert_eq!(calls(), 2, "nothing waits any more");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use axvm_addr::{Hpa, Intid, Span};
 
 pub mod blob;
+pub mod outline;
 
 mod address;
 mod devices;

@@ -13,3 +13,4 @@ pub mod limits;
 mod memory;
 pub mod model;
 pub mod snapshot;
+mod uart;

@@ -1,6 +1,7 @@
 //! Nothing that a file holds makes a reader panic, and what is saved is what is loaded.
 
 use axvm_addr::{Hpa, Span};
+use axvm_platform::fdt::outline::Outline;
 use axvm_platform::fdt::{self, FdtError, blob::BlobError};
 use axvm_platform::model::{Platform, Reserved};
 use axvm_platform::snapshot::{self, SnapshotError};
@@ -68,6 +69,14 @@ fn damage() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// Asks an outline all that there is to ask.
+fn outline(blob: &[u8]) {
+    if let Ok(outline) = Outline::open(blob) {
+        let _ = (outline.console(), outline.cpus(), outline.psci(), outline.initrd());
+        let _ = outline.free(1 << 20, 1 << 20, &[]);
+    }
+}
+
 proptest! {
     #[test]
     fn no_damaged_blob_makes_the_reader_panic(blob in damage()) {
@@ -78,6 +87,7 @@ proptest! {
             prop_assert_eq!(snapshot::load(&saved), Ok(platform));
         }
         let _ = (fdt::bootargs(&blob), fdt::initrd(&blob));
+        outline(&blob);
     }
 
     #[test]
@@ -90,6 +100,7 @@ proptest! {
             }
         }
         let _ = fdt::read(&bytes);
+        outline(&bytes);
     }
 
     /// Free memory against a model that looks at each page.

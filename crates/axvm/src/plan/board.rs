@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
 use axvm_platform::model::{Gic, Interrupt, Platform, PlatformDevice};
-use axvm_system::model::{Arch, Item, System};
+use axvm_system::model::{Arch, Device, Item, System};
 
 use super::findings::Findings;
 use super::suggest::nearest;
@@ -45,11 +45,7 @@ impl<'a> Board<'a> {
     pub(super) fn new(system: &System, platform: &'a Platform, findings: &mut Findings) -> Self {
         check_architecture(system, findings);
         check_platform(platform, findings);
-        let console = system.hypervisor.console.clone().or_else(|| platform.console.clone());
-        let console_device = console.as_ref().and_then(|path| find(platform, path));
-        if let (Some(path), None) = (&system.hypervisor.console, console_device) {
-            absent_console(path, platform, findings);
-        }
+        let console_device = console(system, platform, findings);
         let mut timer = [0; 4];
         for (slot, interrupt) in timer.iter_mut().zip(&platform.timer) {
             *slot = interrupt.intid.0;
@@ -58,7 +54,7 @@ impl<'a> Board<'a> {
             platform,
             gic: platform.gic.as_ref(),
             hypervisor_cpu: hypervisor_cpu(system, platform, findings),
-            console,
+            console: console_device.map(|device| device.path.clone()),
             console_device,
             timer,
             taken: taken(platform, console_device),
@@ -148,6 +144,67 @@ fn hypervisor_cpu(system: &System, platform: &Platform, findings: &mut Findings)
         Some(_) => {}
     }
     cpu
+}
+
+/// The hypervisor's console: the one that the file names, else the board's own, else another that can be driven at once.
+fn console<'a>(
+    system: &System,
+    platform: &'a Platform,
+    findings: &mut Findings,
+) -> Option<&'a PlatformDevice> {
+    if let Some(path) = &system.hypervisor.console {
+        let device = find(platform, path);
+        match device {
+            None => absent_console(path, platform, findings),
+            Some(device) if device.uart().is_none() => findings.general(
+                Item::Hypervisor("console".into()),
+                Rule::Hypervisor,
+                format_args!(
+                    "hypervisor: the console \"{path}\" is no UART that AxVM can drive ({}): name another, or none",
+                    shown(device)
+                ),
+            ),
+            Some(_) => {}
+        }
+        return device;
+    }
+    let own = platform.console.as_ref().and_then(|path| find(platform, path));
+    if let Some(own) = own.filter(|device| device.uart().is_some()) {
+        return Some(own);
+    }
+    let given = |uart: &PlatformDevice| {
+        let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
+        devices.any(|device| match device {
+            Device::Node { path, .. } => *path == uart.path,
+            Device::Region { base_hpa, length, .. } => Span::new(*base_hpa, *length)
+                .is_ok_and(|region| uart.registers.iter().any(|span| span.overlaps(&region))),
+            Device::Pci { .. } | Device::Ports { .. } => false,
+        })
+    };
+    // One whose clock may be off can't be touched before its clock's driver has been: reading it can hang the machine.
+    let other = platform.devices.iter().find(|device| {
+        let on = device.providers.iter().all(|provider| provider.fixed_clock.is_some());
+        device.uart().is_some() && on && !given(device)
+    });
+    let why = match (&platform.console, own) {
+        (None, _) => "the board names no console (/chosen/stdout-path)".into(),
+        (Some(path), None) => format!("the board's console {path} has no node with registers"),
+        (Some(path), Some(device)) => {
+            format!("the board's console {path} is no UART that AxVM can drive ({})", shown(device))
+        }
+    };
+    match other {
+        Some(other) => findings.note(format_args!("{why}: the hypervisor speaks at {} instead", other.path)),
+        None => findings.note(format_args!(
+            "{why}, and there is no other: what the hypervisor says is kept in memory only (manual, \"Without a console\")"
+        )),
+    }
+    other
+}
+
+/// What a device is, for people.
+fn shown(device: &PlatformDevice) -> String {
+    device.compatible.join(", ")
 }
 
 fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {

@@ -17,12 +17,12 @@ const VERSION: u32 = 17;
 /// The header, in bytes.
 const HEADER: usize = 40;
 const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
+pub(super) const END_NODE: u32 = 2;
 const PROP: u32 = 3;
 const NOP: u32 = 4;
-const END: u32 = 9;
+pub(super) const END: u32 = 9;
 /// How deep nodes nest at most: far more than any board has, and it bounds the length of paths.
-const DEPTH: usize = 32;
+pub(super) const DEPTH: usize = 32;
 
 /// A blob that isn't a device tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +115,74 @@ impl<'a> Names<'a> {
     }
 }
 
+/// Where the parts of a blob are (5.2).
+pub(super) struct Header<'a> {
+    pub structure: &'a [u8],
+    pub strings: &'a [u8],
+    /// The memory reservation block and all that follows it: it has an end of its own.
+    pub reservations: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    /// Reads the header; bytes after the blob's end are ignored.
+    pub fn read(blob: &'a [u8]) -> Result<Self, BlobError> {
+        if be32(blob, 0).map_err(|_| BlobError::Magic)? != MAGIC {
+            return Err(BlobError::Magic);
+        }
+        let total = be32(blob, 4)? as usize;
+        let blob = blob.get(..total).filter(|blob| blob.len() >= HEADER).ok_or(BlobError::Truncated(4))?;
+        let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
+        let (version, compatible) = (be32(blob, 20)?, be32(blob, 24)?);
+        if version < VERSION || compatible > VERSION {
+            return Err(BlobError::Version(version));
+        }
+        let part = |offset: usize, size: usize| {
+            let end = offset.checked_add(size).ok_or(BlobError::Truncated(offset))?;
+            blob.get(offset..end).ok_or(BlobError::Truncated(offset))
+        };
+        let reservations = field(4)?;
+        Ok(Self {
+            structure: part(field(2)?, field(9)?)?,
+            strings: part(field(3)?, field(8)?)?,
+            reservations: blob.get(reservations..).ok_or(BlobError::Truncated(reservations))?,
+        })
+    }
+}
+
+/// A piece of the structure block (5.4).
+pub(super) enum Part<'a> {
+    Begin(&'a str),
+    End,
+    /// A property: where its name is in the strings block, and its value.
+    Property(usize, &'a [u8]),
+    Nothing,
+    Last,
+}
+
+/// The piece at an offset, and where the next one is.
+pub(super) fn part(structure: &[u8], offset: usize) -> Result<(Part<'_>, usize), BlobError> {
+    let token = be32(structure, offset)?;
+    let inside = offset.saturating_add(4);
+    match token {
+        BEGIN_NODE => {
+            let name = text(structure, inside)?;
+            Ok((Part::Begin(name), align(inside.saturating_add(name.len()).saturating_add(1))))
+        }
+        END_NODE => Ok((Part::End, inside)),
+        PROP => {
+            let length = be32(structure, inside)? as usize;
+            let name = be32(structure, inside.saturating_add(4))? as usize;
+            let start = inside.saturating_add(8);
+            let end = start.saturating_add(length);
+            let value = structure.get(start..end).ok_or(BlobError::Truncated(start))?;
+            Ok((Part::Property(name, value), align(end)))
+        }
+        NOP => Ok((Part::Nothing, inside)),
+        END => Ok((Part::Last, inside)),
+        _ => Err(BlobError::Token { token, offset }),
+    }
+}
+
 /// Whether a name is the one that is looked for. Most differ in their length or first byte, which is asked first: trees are read
 /// at boot, by many such questions.
 #[inline(always)]
@@ -129,37 +197,23 @@ impl<'a> Tree<'a> {
     ///
     /// [`BlobError`] says what is wrong with it.
     pub fn parse(blob: &'a [u8]) -> Result<Self, BlobError> {
-        if be32(blob, 0).map_err(|_| BlobError::Magic)? != MAGIC {
-            return Err(BlobError::Magic);
-        }
-        let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
-        let total = field(1)?;
-        let blob = blob.get(..total).filter(|blob| blob.len() >= HEADER).ok_or(BlobError::Truncated(4))?;
-        let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
-        let (version, compatible) = (be32(blob, 20)?, be32(blob, 24)?);
-        if version < VERSION || compatible > VERSION {
-            return Err(BlobError::Version(version));
-        }
-        let part = |offset: usize, size: usize| {
-            let end = offset.checked_add(size).ok_or(BlobError::Truncated(offset))?;
-            blob.get(offset..end).ok_or(BlobError::Truncated(offset))
-        };
-        let structure = part(field(2)?, field(9)?)?;
-        let strings = Names::new(part(field(3)?, field(8)?)?);
+        let header = Header::read(blob)?;
+        let strings = Names::new(header.strings);
         let mut tree = Self {
             nodes: Vec::new(),
             phandles: LiteMap::new(),
-            reservations: Self::reservations(blob, field(4)?)?,
+            reservations: Self::reservations(header.reservations)?,
         };
-        tree.read_structure(structure, &strings)?;
+        tree.read_structure(header.structure, &strings)?;
         tree.index();
         Ok(tree)
     }
 
-    fn reservations(blob: &[u8], mut offset: usize) -> Result<Vec<(u64, u64)>, BlobError> {
+    fn reservations(block: &[u8]) -> Result<Vec<(u64, u64)>, BlobError> {
         let mut reservations = Vec::new();
+        let mut offset = 0usize;
         loop {
-            let entry = (be64(blob, offset)?, be64(blob, offset.saturating_add(8))?);
+            let entry = (be64(block, offset)?, be64(block, offset.saturating_add(8))?);
             if entry == (0, 0) {
                 return Ok(reservations);
             }
@@ -172,40 +226,31 @@ impl<'a> Tree<'a> {
         let mut open: Vec<NodeId> = Vec::new();
         let mut offset = 0usize;
         loop {
-            let at = offset;
-            let token = be32(structure, offset)?;
-            offset = offset.saturating_add(4);
-            match token {
-                BEGIN_NODE => {
-                    let name = text(structure, offset)?;
-                    offset = align(offset.saturating_add(name.len()).saturating_add(1));
+            let (part, next) = part(structure, offset)?;
+            let misplaced = |token| BlobError::Token { token, offset };
+            match part {
+                Part::Begin(name) => {
                     let parent = open.last().copied();
                     if open.len() == DEPTH {
                         return Err(BlobError::Depth);
                     }
                     if parent.is_none() && !self.nodes.is_empty() {
-                        return Err(BlobError::Token { token, offset: at });
+                        return Err(misplaced(BEGIN_NODE));
                     }
                     open.push(NodeId(self.nodes.len()));
                     self.nodes.push(Node { name, parent, properties: Vec::new(), compatible: &[] });
                 }
-                END_NODE => {
-                    open.pop().ok_or(BlobError::Token { token, offset: at })?;
-                }
-                PROP => {
-                    let length = be32(structure, offset)? as usize;
-                    let name = strings.at(be32(structure, offset.saturating_add(4))? as usize)?;
-                    let start = offset.saturating_add(8);
-                    let end = start.saturating_add(length);
-                    let value = structure.get(start..end).ok_or(BlobError::Truncated(start))?;
-                    offset = align(end);
+                Part::End => drop(open.pop().ok_or(misplaced(END_NODE))?),
+                Part::Property(name, value) => {
                     let node = open.last().and_then(|id| self.nodes.get_mut(id.0));
-                    node.ok_or(BlobError::Token { token, offset: at })?.properties.push((name, value));
+                    let name = strings.at(name)?;
+                    node.ok_or(misplaced(PROP))?.properties.push((name, value));
                 }
-                NOP => {}
-                END if open.is_empty() && !self.nodes.is_empty() => return Ok(()),
-                _ => return Err(BlobError::Token { token, offset: at }),
+                Part::Nothing => {}
+                Part::Last if open.is_empty() && !self.nodes.is_empty() => return Ok(()),
+                Part::Last => return Err(misplaced(END)),
             }
+            offset = next;
         }
     }
 

@@ -45,16 +45,16 @@ _head:
 
 _start:
     mrs     x22, cntpct_el0
-    mrs     x1, CurrentEL
-    cmp     x1, #(2 << 2)
-    b.ne    9f                  // not at EL2: nothing can be done, nor said
     msr     daifset, #0xf
+    mrs     x23, CurrentEL
+    cmp     x23, #(2 << 2)
+    b.ne    6f                  // not at EL2: that is said, and nothing else done
     // Whatever firmware left: no host extensions, no second stage; interrupts come to EL2 (FMO, IMO, AMO), EL1 is AArch64.
     mov     x1, #0x38
     orr     x1, x1, #(1 << 31)
     msr     hcr_el2, x1
     isb
-    mov     x20, x0
+6:  mov     x20, x0
     adrp    x21, _head
 
     // Relative relocations (gABI, SHT_RELR): *(base + offset) += base. An even entry is an offset; an odd one has a bit for
@@ -93,11 +93,11 @@ _start:
     stp     xzr, xzr, [x1], #16
     b       3b
 
-    // What was just written, and what the stack gets until the MMU is on, goes past the caches: drop the lines that the boot
-    // loader may have left.
+    // What was just written, and what the stack and the first tables get until the MMU is on, goes past the caches: drop the
+    // lines that the boot loader may have left.
 4:  dsb     sy
-    adrp    x2, __boot_stack_top
-    add     x2, x2, :lo12:__boot_stack_top
+    adrp    x2, __uninit_end
+    add     x2, x2, :lo12:__uninit_end
     mrs     x3, ctr_el0
     ubfx    x3, x3, #16, #4
     mov     x4, #4
@@ -116,16 +116,16 @@ _start:
     adrp    x1, __boot_stack_top
     add     x1, x1, :lo12:__boot_stack_top
     mov     sp, x1
-    adrp    x1, hypervisor_vectors
-    add     x1, x1, :lo12:hypervisor_vectors
-    msr     vbar_el2, x1
     mov     x0, x20
     mov     x1, x22
     mov     x29, xzr
     mov     x30, xzr
-    bl      {early_main}
-9:  wfe
-    b       9b
+    cmp     x23, #(2 << 2)
+    b.ne    {wrong_level}
+    adrp    x2, hypervisor_vectors
+    add     x2, x2, :lo12:hypervisor_vectors
+    msr     vbar_el2, x2
+    b       {early_main}
 
     .section .text.secondary, "ax"
     .global _secondary_start
@@ -159,5 +159,6 @@ _secondary_start:
     b       8b
     "#,
     early_main = sym super::early_main,
+    wrong_level = sym super::wrong_level,
     secondary_main = sym super::secondary_main,
 );

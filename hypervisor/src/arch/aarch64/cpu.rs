@@ -112,6 +112,14 @@ pub fn wait_for_interrupt_or_us(microseconds: u64) {
     isb!();
 }
 
+/// Stays here, for good. Nothing is switched off, so that what memory holds can be looked at.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: waiting changes nothing.
+        unsafe { core::arch::asm!("wfe", options(nomem, nostack)) }
+    }
+}
+
 /// Wakes every CPU that waits for an event (WFE).
 pub fn send_event() {
     dsb!("ish");

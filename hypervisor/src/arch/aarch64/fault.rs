@@ -3,7 +3,6 @@
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::psci;
 use super::sysreg::mrs;
 use super::vectors::{Frame, fixup};
 use crate::console;
@@ -79,7 +78,7 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
         let _ = writeln!(out);
     }
     let _ = writeln!(out, "  pstate {:#x}, image at {:#x}", frame.pstate, super::image_start());
-    Report::end()
+    out.end()
 }
 
 struct Status(u64);
@@ -95,14 +94,14 @@ pub extern "C" fn stack_overflow() -> ! {
     let mut out = Report::begin();
     let pc = mrs!("elr_el2").wrapping_sub(super::image_start());
     let _ = writeln!(out, "hypervisor fault: stack overflow, at {pc:#x}");
-    Report::end()
+    out.end()
 }
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let mut out = Report::begin();
     let _ = writeln!(out, "hypervisor fault: {info}");
-    Report::end()
+    out.end()
 }
 
 /// The last words of a CPU. The first to fault speaks; a fault while speaking ends at once.
@@ -113,13 +112,8 @@ static SPEAKING: AtomicBool = AtomicBool::new(false);
 impl Report {
     fn begin() -> console::Emergency {
         if SPEAKING.swap(true, Ordering::AcqRel) {
-            Self::end()
+            super::halt()
         }
         console::emergency()
-    }
-
-    /// Ends the run: without its last report, which makes the verdict `hypervisor-failed`.
-    fn end() -> ! {
-        psci::system_off()
     }
 }

@@ -21,13 +21,14 @@ mod sysreg;
 mod vcpu;
 mod vectors;
 pub mod vpe;
+pub mod window;
 
 use axvm_addr::Hpa;
 
 pub use boot::SecondaryBoot;
 pub use cpu::{
-    clean_to_memory, delay_us, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks, wait_for_interrupt,
-    wait_for_interrupt_or_us, zero,
+    clean_to_memory, delay_us, halt, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks,
+    wait_for_interrupt, wait_for_interrupt_or_us, zero,
 };
 pub use exit::{Next, handle};
 pub use quick::Running;
@@ -75,15 +76,33 @@ pub fn image_layout() -> ImageLayout {
     }
 }
 
-/// The first Rust code, on the first CPU, with the MMU off and all interrupts masked.
+/// The first Rust code, on the first CPU, at EL2 with the MMU off and all interrupts masked.
 extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
-    let layout = image_layout();
-    // SAFETY: nothing else runs yet; the spans hold the image with its stack, and the device tree.
-    unsafe {
-        stage1::early_enable(&[(image_start(), layout.end.0), (device_tree, device_tree + DEVICE_TREE_MAX)]);
-        crate::memory::init_early();
+    if needs_host_extensions() {
+        // SAFETY: the MMU is off.
+        unsafe {
+            crate::boot::refuse_early(
+                Hpa(device_tree),
+                "this CPU has HCR_EL2.E2H fixed to one, which AxVM doesn't serve yet",
+            )
+        }
     }
-    crate::main(Hpa(device_tree), start)
+    // SAFETY: nothing else runs yet; the span holds the image with its stack.
+    if unsafe { stage1::early_enable(image_start(), image_layout().end.0) }.is_ok() {
+        crate::main(Hpa(device_tree), start)
+    }
+    halt()
+}
+
+/// The first Rust code where the boot loader started the image at another level than EL2: the MMU may be on or off.
+extern "C" fn wrong_level(device_tree: u64) -> ! {
+    // SAFETY: the boot protocol has the MMU off, at whichever level.
+    unsafe {
+        crate::boot::refuse_early(
+            Hpa(device_tree),
+            "not started at EL2: this board's firmware, or its settings, keep hypervisors out (QEMU: -M virt,virtualization=on)",
+        )
+    }
 }
 
 /// The first Rust code of any other CPU: the MMU is on, all interrupts are masked. `argument` is its position in

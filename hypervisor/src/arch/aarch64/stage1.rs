@@ -6,6 +6,8 @@ use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion, PAGE_SIZE};
 use alloc::boxed::Box;
 use axvm_addr::{Hpa, Span};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
 use super::boot::SecondaryBoot;
@@ -63,29 +65,45 @@ impl Builder {
         self.map.map_range(&MemoryRegion::new(start as usize, end as usize), attributes)
     }
 
-    /// Switches this CPU over, and gives what the others need for it. The map stays for good.
+    /// Switches this CPU over, with windows for so many CPUs, and gives what the others need for it. The map stays for good.
     ///
     /// # Safety
     ///
     /// The map must hold everything that Rust uses: code, constants, data, the stack, and the devices that are accessed.
-    pub unsafe fn activate(self) -> SecondaryBoot {
+    pub unsafe fn activate(self, cpus: usize) -> Option<SecondaryBoot> {
         let map = Box::leak(Box::new(self.map));
         map.mark_active();
         let root = map.root_address().0 as u64;
+        // SAFETY: the root is this map's, which nobody walks yet.
+        unsafe { super::window::install(Hpa(root), cpus)? };
         let boot =
             SecondaryBoot { mair: MAIR, tcr: tcr(), ttbr: root, sctlr: sctlr(), stack: 0, argument: 0 };
-        dsb!("ishst");
-        // SAFETY: by the caller's promise about the map, execution goes on as before under it. The early map and this one are
-        // both identity, and agree in memory type for what both hold, so no break-before-make is needed.
+        dsb!("ish");
+        // The early map and this one cut the same addresses into blocks of other sizes. A walk of one must not meet what a TLB
+        // has of the other (DDI 0487, D8.16.1: break-before-make is for changes of TTBR too), and a map that code runs by can't
+        // be broken, but by turning the MMU off: everything here is where it is, mapped or not, and memory has the code as the
+        // caches have it, since nobody has written to it.
+        // SAFETY: by the caller's promise about the map, execution goes on as before under it. Between the two writes of
+        // SCTLR_EL2 there are only registers.
         unsafe {
-            msr!("ttbr0_el2", boot.ttbr);
-            isb!();
-            core::arch::asm!("tlbi alle2", "dsb nsh", "isb", options(nostack));
-            msr!("sctlr_el2", boot.sctlr);
+            core::arch::asm!(
+                "msr sctlr_el2, {off}",
+                "isb",
+                "msr ttbr0_el2, {root}",
+                "isb",
+                "tlbi alle2",
+                "dsb nsh",
+                "isb",
+                "msr sctlr_el2, {on}",
+                "isb",
+                off = in(reg) boot.sctlr & !(SCTLR_M | SCTLR_C),
+                on = in(reg) boot.sctlr,
+                root = in(reg) boot.ttbr,
+                options(nostack),
+            );
         }
-        isb!();
         *MAP.lock() = Some(map);
-        boot
+        Some(boot)
     }
 }
 
@@ -116,6 +134,10 @@ pub fn add_device(registers: Span<Hpa>) -> Result<(), aarch64_paging::MapError> 
     Ok(())
 }
 
+/// SCTLR_EL2.M and C: translation, and cacheable data.
+const SCTLR_M: u64 = 1;
+const SCTLR_C: u64 = 1 << 2;
+
 /// TCR_EL2 with HCR_EL2.E2H=0 (Arm ARM, D24.2.184): 48-bit addresses, 4 KiB granule, write-back inner shareable walks, physical size
 /// as the CPU has it.
 fn tcr() -> u64 {
@@ -127,66 +149,111 @@ fn tcr() -> u64 {
 /// never executable.
 fn sctlr() -> u64 {
     const RES1: u64 = 0x30c5_0830;
-    const M: u64 = 1;
-    const C: u64 = 1 << 2;
     const SA: u64 = 1 << 3;
     const I: u64 = 1 << 12;
     const WXN: u64 = 1 << 19;
-    RES1 | M | C | SA | I | WXN
+    RES1 | SCTLR_M | SCTLR_C | SA | I | WXN
 }
 
-/// Tables for the time between the first instruction and the first look at the device tree: 2 MiB blocks of normal memory.
+/// Table descriptor, valid (Arm ARM, D8.3); at the last level the same bits are a page's.
+pub(super) const TABLE: u64 = 3;
+/// Block descriptor, valid.
+const BLOCK: u64 = 1;
+/// Where a descriptor has its address.
+pub(super) const ADDRESS: u64 = 0xffff_ffff_f000;
+/// Attribute index 1, inner shareable, accessed.
+const EARLY_MEMORY: u64 = 1 << 2 | 3 << 8 | 1 << 10;
+/// Attribute index 0, outer shareable, accessed, never executed.
+const EARLY_DEVICE: u64 = 2 << 8 | 1 << 10 | 1 << 54;
+/// Normal memory that isn't executed, as one block.
+pub(super) const MEMORY_BLOCK: u64 = BLOCK | EARLY_MEMORY | 1 << 54;
+
+/// A table of the time between the first instruction and the first look at the device tree.
 #[repr(C, align(4096))]
 struct EarlyTable([u64; 512]);
 
-/// One level 0, two level 1 and four level 2 tables: enough for the image and the device tree wherever they are, each
-/// across one boundary.
-///
-/// All zeros at first, so that they take no room in the image.
-struct EarlyTables {
-    tables: [EarlyTable; 9],
-    /// Tables in use beside the root, which is the first.
-    used: usize,
+/// One level 0 table, and of the levels below three for the image, five for the device tree, three for the console, six for the
+/// pool: each across one boundary at the most.
+const EARLY_TABLES: usize = 20;
+
+// Not in `.bss`: each is cleared when it is first used.
+#[unsafe(link_section = ".uninit")]
+static mut EARLY: MaybeUninit<[EarlyTable; EARLY_TABLES]> = MaybeUninit::uninit();
+
+/// How many of them are in use.
+static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
+
+/// There are no more early tables.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTables;
+
+fn early_table() -> Result<*mut u64, NoTables> {
+    // Not one atomic step: the MMU may be off, and no other CPU runs.
+    let next = EARLY_USED.load(Ordering::Relaxed);
+    EARLY_USED.store(next + 1, Ordering::Relaxed);
+    if next >= EARLY_TABLES {
+        return Err(NoTables);
+    }
+    let table = (&raw mut EARLY).cast::<EarlyTable>().wrapping_add(next);
+    // SAFETY: inside the array, and nobody else's.
+    unsafe { table.write(EarlyTable([0; 512])) };
+    Ok(table.cast())
 }
 
-static mut EARLY: EarlyTables = EarlyTables { tables: [const { EarlyTable([0; 512]) }; 9], used: 0 };
+/// Adds pages to the early map, in blocks where they fill one. What is mapped already stays as it is, so that no entry ever
+/// changes from one valid form to another.
+///
+/// # Safety
+///
+/// For the first CPU alone, before [`Builder::activate`]; `rights` (`Device`, or anything for memory) must be right for what is
+/// there.
+pub unsafe fn early_map(start: u64, end: u64, rights: Rights) -> Result<(), NoTables> {
+    let attributes = if rights == Rights::Device { EARLY_DEVICE } else { EARLY_MEMORY };
+    if EARLY_USED.load(Ordering::Relaxed) == 0 {
+        early_table()?;
+    }
+    let mut at = start & !0xfff;
+    while at < end {
+        let mut table = (&raw mut EARLY).cast::<u64>();
+        let mut shift = 39;
+        loop {
+            let entry = table.wrapping_add((at >> shift & 511) as usize);
+            // SAFETY: an entry of one of the tables, which are this CPU's alone.
+            let value = unsafe { entry.read_volatile() };
+            let block = shift == 21 && at & 0x1f_ffff == 0 && end - at >= 1 << 21;
+            let fresh = match value {
+                0 if shift == 12 => at | attributes | TABLE,
+                0 if block => at | attributes | BLOCK,
+                0 => early_table()? as u64 | TABLE,
+                value => value,
+            };
+            if value == 0 {
+                // SAFETY: as above.
+                unsafe { entry.write_volatile(fresh) };
+            }
+            if shift == 12 || fresh & 3 == BLOCK {
+                at = (at | ((1 << shift) - 1)) + 1;
+                break;
+            }
+            table = (fresh & ADDRESS) as *mut u64;
+            shift -= 9;
+        }
+    }
+    dsb!("sy");
+    isb!();
+    Ok(())
+}
 
-/// Turns on the MMU with the given spans as normal memory, writable and executable: the image can't be told apart yet
+/// Turns on the MMU with the image as normal memory, writable and executable: its parts can't be told apart yet
 /// (WXN stays off until [`Builder::activate`]).
 ///
 /// # Safety
 ///
-/// For the first CPU alone, before anything else; `spans` must hold the image with its stack.
-pub unsafe fn early_enable(spans: &[(u64, u64)]) {
-    /// Table or block descriptor, valid (Arm ARM, D8.3).
-    const TABLE: u64 = 3;
-    /// Block, attribute index 1, inner shareable, accessed.
-    const BLOCK: u64 = 1 | 1 << 2 | 3 << 8 | 1 << 10;
-    let early = &raw mut EARLY;
-    // SAFETY: no other CPU runs, and this function runs once, so nothing else refers to the tables.
-    let early = unsafe { &mut *early };
-    for &(start, end) in spans {
-        let mut block = start & !0x1f_ffff;
-        while block < end {
-            let mut table = 0;
-            for shift in [39, 30] {
-                let index = (block >> shift & 511) as usize;
-                let entry = early.tables[table].0[index];
-                table = if entry == 0 {
-                    early.used += 1;
-                    let fresh = early.used;
-                    early.tables[table].0[index] = &raw const early.tables[fresh] as u64 | TABLE;
-                    fresh
-                } else {
-                    (entry & !0xfff).wrapping_sub(&raw const early.tables[0] as u64) as usize / 4096
-                };
-            }
-            early.tables[table].0[(block >> 21 & 511) as usize] = block | BLOCK;
-            block += 0x20_0000;
-        }
-    }
-    let root = &raw const early.tables[0] as u64;
-    dsb!("sy");
+/// For the first CPU alone, before anything else; `start..end` must hold the image with its stack.
+pub unsafe fn early_enable(start: u64, end: u64) -> Result<(), NoTables> {
+    // SAFETY: by the caller's promise.
+    unsafe { early_map(start, end, Rights::Code)? };
+    let root = &raw const EARLY as u64;
     // SAFETY: the tables map the image with its stack one to one, so that the next instruction is where it was.
     unsafe {
         msr!("mair_el2", MAIR);
@@ -197,4 +264,5 @@ pub unsafe fn early_enable(spans: &[(u64, u64)]) {
         msr!("sctlr_el2", sctlr() & !(1 << 19));
     }
     isb!();
+    Ok(())
 }

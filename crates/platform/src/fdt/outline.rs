@@ -1,0 +1,415 @@
+//! What must be known of a device tree before there is memory to read it into: where memory is and what of it is taken, the
+//! console, how many CPUs there are, how firmware is called. Nothing is allocated; every question walks the tree again.
+//!
+//! The full reader ([`super::read`]) is asked for all else. What the two say of memory must agree, and whoever uses both should
+//! see to it that it does.
+
+use core::str;
+
+use axvm_addr::{Hpa, Span};
+use axvm_uart::{Description, Properties};
+
+use super::address::Cells;
+use super::blob::{self, BlobError, DEPTH, Part};
+use super::kinds;
+use crate::model::PsciConduit;
+
+/// A device tree that was looked at only as far as its header.
+#[derive(Clone, Copy)]
+pub struct Outline<'a> {
+    structure: &'a [u8],
+    strings: &'a [u8],
+    reservations: &'a [u8],
+}
+
+/// A console that can be driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlyConsole {
+    /// What it is.
+    pub uart: Description,
+    /// Where its registers are.
+    pub registers: Span<Hpa>,
+    /// What it is fed with, if that is a fixed clock.
+    pub clock_hz: Option<u32>,
+}
+
+/// A node while the walk is in it: where its properties begin.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    name: &'a str,
+    properties: usize,
+}
+
+/// The node that the walk has come to, with those above it; the root is the first.
+struct Lineage<'w, 'a> {
+    tree: &'w Outline<'a>,
+    frames: &'w [Frame<'a>],
+}
+
+impl<'a> Lineage<'_, 'a> {
+    fn depth(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn name(&self) -> &'a str {
+        self.frames.last().map_or("", |frame| frame.name)
+    }
+
+    /// The name of the node above.
+    fn parent_name(&self) -> &'a str {
+        self.depth().checked_sub(2).and_then(|at| self.frames.get(at)).map_or("", |frame| frame.name)
+    }
+
+    /// A property of the node so many levels up; 0 is the node itself.
+    fn above(&self, levels: usize, name: &str) -> Option<&'a [u8]> {
+        let at = self.depth().checked_sub(levels + 1)?;
+        self.tree.property(self.frames.get(at)?.properties, name)
+    }
+
+    fn property(&self, name: &str) -> Option<&'a [u8]> {
+        self.above(0, name)
+    }
+
+    fn u32(&self, levels: usize, name: &str) -> Option<u32> {
+        self.above(levels, name)?.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    fn texts(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        texts(self.property(name).unwrap_or_default())
+    }
+
+    fn has_text(&self, name: &str, wanted: &[&str]) -> bool {
+        self.texts(name).any(|text| wanted.contains(&text))
+    }
+
+    /// Whether it and all above it are in use (2.3.4).
+    fn is_enabled(&self) -> bool {
+        (0..self.depth()).all(|levels| match self.above(levels, "status") {
+            None => true,
+            Some(status) => matches!(texts(status).next(), Some("okay" | "ok")),
+        })
+    }
+
+    /// The cells of an address and of a size on the bus so many levels up.
+    fn bus_cells(&self, levels: usize) -> (u32, u32) {
+        let cells = |name, default| self.u32(levels, name).unwrap_or(default);
+        (cells("#address-cells", 2), cells("#size-cells", 1))
+    }
+
+    /// Calls `f` with each entry of `reg`, on the node's own bus. An entry that can't be read is an error: what is there isn't
+    /// known.
+    fn registers(&self, f: &mut dyn FnMut(u64, u64)) -> Result<(), OutlineError> {
+        let (address, size) = self.bus_cells(1);
+        let mut cells = Cells(self.property("reg").unwrap_or_default());
+        while !cells.is_empty() {
+            match cells.number(address).zip(cells.number(size)) {
+                // Entries without a size take no room.
+                Some((start, length)) if size != 0 => f(start, length),
+                Some(_) => {}
+                None => return Err(OutlineError::Registers),
+            }
+        }
+        Ok(())
+    }
+
+    /// An address on the node's own bus as the CPU sees it.
+    fn translate(&self, mut address: u64, size: u64) -> Option<u64> {
+        for level in 1..self.depth().saturating_sub(1) {
+            let mut ranges = Cells(self.above(level, "ranges")?);
+            if ranges.is_empty() {
+                continue;
+            }
+            let (child, length) = self.bus_cells(level);
+            let (parent, _) = self.bus_cells(level + 1);
+            address = core::iter::from_fn(|| {
+                ranges.number(child).zip(ranges.number(parent)).zip(ranges.number(length))
+            })
+            .find_map(|((from, to), length)| {
+                let offset = address.checked_sub(from)?;
+                (offset < length && size <= length - offset).then(|| to.checked_add(offset))?
+            })?;
+        }
+        Some(address)
+    }
+}
+
+/// An outline that can't be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutlineError {
+    /// It isn't a device tree.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// `reg` of memory, or of what is reserved of it.
+    #[error("the device tree's memory or reserved memory has a `reg` that isn't what its binding asks for")]
+    Registers,
+}
+
+impl<'a> Outline<'a> {
+    /// Looks at the header of a blob.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError`] says what is wrong with it.
+    pub fn open(blob: &'a [u8]) -> Result<Self, BlobError> {
+        let header = blob::Header::read(blob)?;
+        Ok(Self { structure: header.structure, strings: header.strings, reservations: header.reservations })
+    }
+
+    /// Bytes of structure: what reading it takes grows with them, and not with what a boot loader left room for.
+    pub fn size(&self) -> usize {
+        self.structure.len()
+    }
+
+    /// Whether this is the name at an offset of the strings block.
+    fn is_name(&self, offset: usize, name: &str) -> bool {
+        let rest = self.strings.get(offset..).unwrap_or_default();
+        rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0)
+    }
+
+    fn property(&self, mut offset: usize, name: &str) -> Option<&'a [u8]> {
+        loop {
+            let (part, next) = blob::part(self.structure, offset).ok()?;
+            match part {
+                Part::Property(found, value) if self.is_name(found, name) => return Some(value),
+                Part::Property(..) | Part::Nothing => offset = next,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Calls `f` with every node, parents first, until it answers `true`.
+    fn walk(
+        &self,
+        f: &mut dyn FnMut(Lineage<'_, 'a>) -> Result<bool, OutlineError>,
+    ) -> Result<(), OutlineError> {
+        let mut frames = [Frame { name: "", properties: 0 }; DEPTH];
+        let (mut depth, mut offset) = (0usize, 0);
+        loop {
+            let (part, next) = blob::part(self.structure, offset)?;
+            let token = |token| OutlineError::Blob(BlobError::Token { token, offset });
+            match part {
+                Part::Begin(name) => {
+                    let frame = frames.get_mut(depth).ok_or(BlobError::Depth)?;
+                    *frame = Frame { name, properties: next };
+                    depth += 1;
+                    let frames = frames.get(..depth).unwrap_or_default();
+                    if f(Lineage { tree: self, frames })? {
+                        return Ok(());
+                    }
+                }
+                Part::End => depth = depth.checked_sub(1).ok_or(token(blob::END_NODE))?,
+                Part::Property(..) | Part::Nothing => {}
+                Part::Last if depth == 0 => return Ok(()),
+                Part::Last => return Err(token(blob::END)),
+            }
+            offset = next;
+        }
+    }
+
+    /// Calls `f` with every bank of memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutlineError`]: not all of it can be read.
+    pub fn memory(&self, f: &mut dyn FnMut(Span<Hpa>)) -> Result<(), OutlineError> {
+        self.walk(&mut |node| {
+            if node.has_text("device_type", &["memory"]) && node.is_enabled() {
+                node.registers(&mut |start, size| {
+                    let span = node.translate(start, size).and_then(|start| Span::new(Hpa(start), size).ok());
+                    span.into_iter().for_each(&mut *f);
+                })?;
+            }
+            Ok(false)
+        })
+    }
+
+    /// Calls `f` with every span that somebody has reserved, in use or not.
+    ///
+    /// # Errors
+    ///
+    /// [`OutlineError`]: not all of it can be read.
+    pub fn reserved(&self, f: &mut dyn FnMut(Span<Hpa>)) -> Result<(), OutlineError> {
+        let mut entries = Cells(self.reservations);
+        while let Some((start, size)) = entries.number(2).zip(entries.number(2)) {
+            if (start, size) == (0, 0) {
+                break;
+            }
+            Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
+        }
+        self.walk(&mut |node| {
+            if node.depth() == 3 && node.parent_name() == "reserved-memory" {
+                // The root's addresses, whether or not the parent has `ranges`.
+                node.registers(&mut |start, size| Span::new(Hpa(start), size).into_iter().for_each(&mut *f))?;
+            }
+            Ok(false)
+        })
+    }
+
+    /// The number of CPU nodes.
+    pub fn cpus(&self) -> usize {
+        let mut count = 0;
+        // Of a broken tree the full reader says what is broken.
+        let _ = self.walk(&mut |node| {
+            count += usize::from(node.parent_name() == "cpus" && node.has_text("device_type", &["cpu"]));
+            Ok(false)
+        });
+        count
+    }
+
+    /// How firmware is called.
+    pub fn psci(&self) -> Option<PsciConduit> {
+        self.find(|node| {
+            if !node.has_text("compatible", kinds::PSCI) || !node.is_enabled() {
+                return None;
+            }
+            match node.texts("method").next() {
+                Some("smc") => Some(PsciConduit::Smc),
+                Some("hvc") => Some(PsciConduit::Hvc),
+                _ => None,
+            }
+        })
+    }
+
+    /// Where the boot loader put the initial RAM disk.
+    pub fn initrd(&self) -> Option<Span<Hpa>> {
+        self.find(|node| {
+            if node.depth() != 2 || node.name() != "chosen" {
+                return None;
+            }
+            let number = |name| {
+                let mut cells = Cells(node.property(name)?);
+                cells.number(u32::try_from(cells.0.len() / 4).ok()?)
+            };
+            let (start, end) = (number("linux,initrd-start")?, number("linux,initrd-end")?);
+            Span::new(Hpa(start), end.checked_sub(start)?).ok()
+        })
+    }
+
+    /// What `/chosen/stdout-path` names, if that is a UART that can be driven.
+    pub fn console(&self) -> Option<EarlyConsole> {
+        let named = self.find(|node| {
+            let names = ["stdout-path", "linux,stdout-path"].into_iter();
+            let chosen = node.depth() == 2 && node.name() == "chosen";
+            let mut paths = names.filter(|_| chosen).filter_map(|name| node.texts(name).next());
+            paths.next().and_then(|path| path.split(':').next())
+        })?;
+        let path = if named.starts_with('/') {
+            named
+        } else {
+            // An alias (3.3); one with more behind it has not been seen for a console.
+            self.find(|node| {
+                let aliases = node.depth() == 2 && node.name() == "aliases";
+                if aliases { node.texts(named).next() } else { None }
+            })?
+        };
+        let mut clock = None;
+        let (uart, registers) = self.find(|node| {
+            if !node.is_at(path) || !node.is_enabled() {
+                return None;
+            }
+            let properties = Properties {
+                shift: node.u32(0, "reg-shift"),
+                width: node.u32(0, "reg-io-width"),
+                offset: node.u32(0, "reg-offset"),
+                big_endian: node.property("big-endian").is_some(),
+            };
+            let uart = Description::find(node.texts("compatible"), &properties)?;
+            let mut place = None;
+            node.registers(&mut |start, size| {
+                place = place.or_else(|| Span::new(Hpa(node.translate(start, size)?), size).ok());
+            })
+            .ok()?;
+            clock = Cells(node.property("clocks").unwrap_or_default()).next();
+            Some((uart, place.filter(|it| it.size() >= u64::from(uart.size()))?))
+        })?;
+        let clock_hz = clock.and_then(|clock| {
+            self.find(|node| {
+                let is_it = node.u32(0, "phandle").or_else(|| node.u32(0, "linux,phandle")) == Some(clock);
+                let fixed = is_it && node.has_text("compatible", &["fixed-clock"]);
+                if fixed { node.u32(0, "clock-frequency") } else { None }
+            })
+        });
+        Some(EarlyConsole { uart, registers, clock_hz })
+    }
+
+    fn find<T>(&self, mut f: impl FnMut(&Lineage<'_, 'a>) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        // Nothing is found in what can't be read; the full reader says why not.
+        let _ = self.walk(&mut |node| {
+            found = f(&node);
+            Ok(found.is_some())
+        });
+        found
+    }
+
+    /// `size` bytes of memory, aligned to `align`, of which `taken` and the tree's reservations have nothing: as high as can be,
+    /// out of the way of those who are given memory from its start. `None`: there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`OutlineError`]: what is memory, or what of it is reserved, can't be read.
+    pub fn free(
+        &self,
+        size: u64,
+        align: u64,
+        taken: &[Span<Hpa>],
+    ) -> Result<Option<Span<Hpa>>, OutlineError> {
+        let mut best: Option<Span<Hpa>> = None;
+        let mut result = Ok(());
+        self.memory(&mut |bank| {
+            let mut top = bank.end().0;
+            // Each turn goes below something that is in the way, so that it ends.
+            while let Some(start) = top.checked_sub(size).map(|start| start & !(align - 1)) {
+                let Ok(span) = Span::new(Hpa(start), size) else { break };
+                if !bank.encloses(&span) {
+                    break;
+                }
+                let mut below = None;
+                let mut look = |other: Span<Hpa>| {
+                    if other.overlaps(&span) {
+                        let start = other.start().0;
+                        below = Some(below.map_or(start, |lowest: u64| lowest.min(start)));
+                    }
+                };
+                taken.iter().copied().for_each(&mut look);
+                if let Err(error) = self.reserved(&mut look) {
+                    result = Err(error);
+                    break;
+                }
+                match below {
+                    Some(lowest) => top = lowest,
+                    None => {
+                        if best.is_none_or(|best| best.start() < span.start()) {
+                            best = Some(span);
+                        }
+                        break;
+                    }
+                }
+            }
+        })?;
+        result.map(|()| best)
+    }
+}
+
+impl Lineage<'_, '_> {
+    /// Whether this is the node at a path from the root. A name without unit address is any's of that name.
+    fn is_at(&self, path: &str) -> bool {
+        let mut names = path.split('/').filter(|name| !name.is_empty());
+        let mut frames = self.frames.iter().skip(1);
+        loop {
+            match (names.next(), frames.next()) {
+                (None, None) => return true,
+                (Some(name), Some(frame))
+                    if frame.name == name || frame.name.split('@').next() == Some(name) => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+fn texts(value: &[u8]) -> impl Iterator<Item = &str> {
+    value
+        .split(|&byte| byte == 0)
+        .filter(|text| !text.is_empty())
+        .filter_map(|text| str::from_utf8(text).ok())
+}

@@ -1,0 +1,217 @@
+//! Drivers of physical UARTs, as a hypervisor or an early console needs them: a byte out, a byte in, an interrupt when something
+//! came where the UART has a simple one. Nothing allocates, nothing waits; registers are behind a trait, so that a fake can
+//! stand for them.
+//!
+//! Served: 8250 and 16550 in all their layouts, PL011 and the SBSA UART, Cadence's, i.MX's, the 32-bit LPUART, Meson's, and
+//! Qualcomm's GENI. Not served: baud rates, but for a PL011 that nobody has set up. Firmware has spoken on the console before.
+//!
+//! ```
+//! use axvm_uart::{Description, Properties, Received, Registers, Uart, Width};
+//! use core::cell::Cell;
+//!
+//! /// A 16550 that is always ready and hears itself.
+//! #[derive(Default)]
+//! struct Echo(Cell<u32>);
+//!
+//! impl Registers for Echo {
+//!     fn read(&self, offset: u32, _: Width) -> u32 {
+//!         match offset {
+//!             0x14 => 0x61, // LSR: empty, idle, something received
+//!             _ => self.0.get(),
+//!         }
+//!     }
+//!     fn write(&self, offset: u32, _: Width, value: u32) {
+//!         if offset == 0 {
+//!             self.0.set(value);
+//!         }
+//!     }
+//! }
+//!
+//! let properties = Properties { shift: Some(2), width: Some(4), ..Properties::default() };
+//! let description = Description::find(["snps,dw-apb-uart"], &properties).unwrap();
+//! let uart = Uart::new(description, Echo::default());
+//! uart.set_up(None);
+//! assert!(uart.write(b'x').is_ok());
+//! assert_eq!(uart.read(), Received::Byte(b'x'));
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod cadence;
+mod geni;
+mod imx;
+mod kind;
+mod lpuart;
+mod meson;
+mod model;
+mod ns16550;
+mod pl011;
+
+pub use kind::{Description, Kind, Properties};
+
+use model::{Acknowledge, Model, Step};
+
+/// How wide an access to a register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Half,
+    /// 32 bits.
+    Word,
+}
+
+/// A UART's registers.
+pub trait Registers {
+    /// Reads the register at this offset in bytes.
+    fn read(&self, offset: u32, width: Width) -> u32;
+    /// Writes it.
+    fn write(&self, offset: u32, width: Width, value: u32);
+}
+
+/// There is no room for a byte now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What has come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing.
+    Nothing,
+    /// A byte.
+    Byte(u8),
+    /// The receiver has overrun: bytes were lost since the last one.
+    Lost,
+}
+
+/// A UART.
+#[derive(Clone, Debug)]
+pub struct Uart<R> {
+    description: Description,
+    registers: R,
+}
+
+impl<R: Registers> Uart<R> {
+    /// A UART of this description with these registers. Touches nothing.
+    pub const fn new(description: Description, registers: R) -> Self {
+        Self { description, registers }
+    }
+
+    fn model(&self) -> &'static Model {
+        match self.description.kind {
+            Kind::Ns16550 => &ns16550::MODEL,
+            Kind::Pl011 => &pl011::MODEL,
+            Kind::Sbsa => &pl011::SBSA,
+            Kind::Cadence => &cadence::MODEL,
+            Kind::Imx => &imx::MODEL,
+            Kind::Lpuart => &lpuart::MODEL,
+            Kind::Meson => &meson::MODEL,
+            Kind::Geni => &geni::MODEL,
+        }
+    }
+
+    pub(crate) fn get(&self, register: u16) -> u32 {
+        let value = self.registers.read(self.description.place(register), self.description.width);
+        self.description.order(value)
+    }
+
+    pub(crate) fn set(&self, register: u16, value: u32) {
+        let value = self.description.order(value);
+        self.registers.write(self.description.place(register), self.description.width, value);
+    }
+
+    fn perform(&self, steps: &[Step]) {
+        for step in steps {
+            match *step {
+                Step::Write { at, value } => self.set(at, value),
+                Step::Change { at, clear, set } => {
+                    let before = self.get(at);
+                    let after = before & !clear | set;
+                    if after != before {
+                        self.set(at, after);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns transmitter and receiver on, and its interrupts off. The rate stays as firmware left it; `clock_hz`, what the UART is
+    /// fed with, is for one that has no rate yet.
+    pub fn set_up(&self, clock_hz: Option<u32>) {
+        if let (Kind::Pl011, Some(clock)) = (self.description.kind, clock_hz) {
+            pl011::set_rate(self, clock);
+        }
+        self.perform(self.model().enable);
+        self.listen(false);
+        if self.description.kind == Kind::Geni {
+            geni::start_receiver(self);
+        }
+    }
+
+    /// Transmits a byte.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`]: there is no room now; nothing was sent.
+    pub fn write(&self, byte: u8) -> Result<(), Full> {
+        let model = self.model();
+        if !model.room.holds(self.get(model.room.at)) {
+            return Err(Full);
+        }
+        match self.description.kind {
+            Kind::Geni => geni::send(self, byte),
+            _ => {
+                self.set(model.transmit, u32::from(byte));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the last bit has left.
+    pub fn is_idle(&self) -> bool {
+        let idle = &self.model().idle;
+        idle.holds(self.get(idle.at))
+    }
+
+    /// Takes a byte that came in. To be called until there is nothing, or the interrupt doesn't come again.
+    pub fn read(&self) -> Received {
+        let model = self.model();
+        self.perform(model.acknowledge);
+        let status = self.get(model.received.at);
+        // Both may be bits of one register, whose reading clears the mark, or the mark comes with the first byte after the gap.
+        let overrun = &model.overrun;
+        let marked = match overrun.at {
+            _ if overrun.mask == 0 || overrun.at == model.receive => false,
+            at if at == model.received.at => overrun.holds(status),
+            at => overrun.holds(self.get(at)),
+        };
+        if marked {
+            match model.clear {
+                Acknowledge::Reading => {}
+                Acknowledge::Bit => self.set(overrun.at, overrun.mask),
+                Acknowledge::Whole => self.set(overrun.at, self.get(overrun.at)),
+                Acknowledge::At(register) => self.set(register, overrun.mask),
+            }
+            return Received::Lost;
+        }
+        if !model.received.holds(status) {
+            return Received::Nothing;
+        }
+        let data = self.get(model.receive);
+        if overrun.mask != 0 && overrun.at == model.receive && overrun.holds(data) {
+            return Received::Lost;
+        }
+        Received::Byte(data as u8)
+    }
+
+    /// Whether it interrupts when something has come in. `false`: it has no interrupt that is served here, and must be asked.
+    pub fn listen(&self, on: bool) -> bool {
+        let model = self.model();
+        self.perform(if on { model.listen } else { model.ignore });
+        on && !model.listen.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! 8250, 16450, 16550 and what is compatible with them (National Semiconductor PC16550D, 8; Synopsys DW_apb_uart databook).
+
+use crate::model::{Acknowledge, Model, Step, Test};
+
+/// Receiver buffer and transmitter holding register, while LCR.DLAB is clear (8.0).
+const DATA: u16 = 0;
+/// Interrupt enable (8.7).
+const IER: u16 = 1;
+/// FIFO control (8.5).
+const FCR: u16 = 2;
+/// Line control (8.1).
+const LCR: u16 = 3;
+/// Modem control (8.8).
+const MCR: u16 = 4;
+/// Line status (8.4): reading it clears the overrun.
+const LSR: u16 = 5;
+
+const IER_RECEIVED: u32 = 1;
+const FCR_ENABLE: u32 = 1;
+const LCR_DLAB: u32 = 0x80;
+/// DTR, RTS, and OUT2, which on many boards lets the interrupt out.
+const MCR_READY: u32 = 0xb;
+const LSR_RECEIVED: u32 = 1;
+const LSR_OVERRUN: u32 = 1 << 1;
+const LSR_HOLDING_EMPTY: u32 = 1 << 5;
+const LSR_EMPTY: u32 = 1 << 6;
+
+pub(crate) const MODEL: Model = Model {
+    transmit: DATA,
+    receive: DATA,
+    room: Test::set(LSR, LSR_HOLDING_EMPTY),
+    idle: Test::set(LSR, LSR_EMPTY),
+    received: Test::set(LSR, LSR_RECEIVED),
+    overrun: Test::set(LSR, LSR_OVERRUN),
+    clear: Acknowledge::Reading,
+    enable: &[
+        // The DesignWare UART ignores writes of LCR while it is busy, so it is written only if the divisor is in the way (a change that
+        // changes nothing is none).
+        Step::Change { at: LCR, clear: LCR_DLAB, set: 0 },
+        Step::Write { at: FCR, value: FCR_ENABLE },
+        Step::Change { at: MCR, clear: 0, set: MCR_READY },
+    ],
+    listen: &[Step::Write { at: IER, value: IER_RECEIVED }],
+    ignore: &[Step::Write { at: IER, value: 0 }],
+    acknowledge: &[],
+};

@@ -1,0 +1,173 @@
+//! What is typed at the hypervisor's console: commands for itself, and all else for the guest in focus.
+//!
+//! Nothing is dropped in silence. What a guest has no room for waits here, and its UART calls when there is room. If as much waits
+//! as is kept, the real UART is left unread, so that whoever types has to wait too (a line without flow control overruns then,
+//! which the UART tells). A guest that takes nothing for [`PATIENCE_S`] can't hold the line for longer: the hypervisor's own
+//! commands come by it. Then it is read on, and what was for the guest is lost and said to be.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm_addr::VmId;
+use axvm_system::wire::{Channel, Key, Keys};
+use axvm_uart::Received;
+
+use crate::host::Host;
+use crate::vm::{StopReason, Vm};
+use crate::{arch, console};
+
+/// Bytes that wait for a guest at the most.
+const MOST: usize = 64 << 10;
+
+/// How long a guest may take nothing while so many wait.
+const PATIENCE_S: u64 = 2;
+
+/// How often a UART without an interrupt is asked.
+const ASK_US: u64 = 10_000;
+
+/// What is done with what comes in for the guest in focus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is kept.
+    Keeping,
+    /// The UART is left unread until that tick.
+    Waiting(u64),
+    /// It is lost.
+    Losing,
+}
+
+/// What was typed.
+pub struct Typed {
+    keys: Keys,
+    focus: VmId,
+    /// By VM: what it hasn't taken yet.
+    waiting: Vec<VecDeque<u8>>,
+    state: State,
+    lost: u64,
+    /// The UART interrupts when something is typed.
+    called: bool,
+}
+
+impl Typed {
+    /// Nothing yet. The first VM has the focus.
+    pub fn new(host: &Host) -> Self {
+        let focus = VmId(0);
+        console::send(Channel::Focus(focus), &[]);
+        Self {
+            keys: Keys::default(),
+            focus,
+            waiting: host.plans.iter().map(|_| VecDeque::new()).collect(),
+            state: State::Keeping,
+            lost: 0,
+            called: console::listen(true) && host.console_has_line(),
+        }
+    }
+
+    /// Reads what was typed, and offers the guest in focus what waits for it.
+    pub fn take(&mut self, host: &Host, vms: &[Arc<Vm>]) {
+        self.offer(host, vms);
+        while self.reads() {
+            match console::receive() {
+                Received::Nothing => break,
+                Received::Lost => log::warn!("the console's line overran: something that was typed is lost"),
+                Received::Byte(byte) => match self.keys.push(byte) {
+                    Some(Key::Byte(byte)) => self.keep(byte),
+                    Some(Key::NextVm) => {
+                        self.say_lost(host);
+                        self.focus = VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16));
+                        console::send(Channel::Focus(self.focus), &[]);
+                    }
+                    Some(Key::Quit) => vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded)),
+                    // There is no shell yet.
+                    Some(Key::Shell) | None => {}
+                },
+            }
+        }
+        self.offer(host, vms);
+    }
+
+    /// After how many microseconds to look again though nothing may call: for a UART that doesn't interrupt, or one that is left
+    /// unread.
+    pub fn ask_again_us(&self) -> Option<u64> {
+        match self.state {
+            State::Waiting(_) => Some(PATIENCE_S * 1_000_000),
+            _ if self.called || !console::is_there() => None,
+            _ => Some(ASK_US),
+        }
+    }
+
+    /// Whether the UART is read on.
+    fn reads(&mut self) -> bool {
+        let full = self.queue().is_some_and(|queue| queue.len() >= MOST);
+        match self.state {
+            State::Keeping if full => {
+                // Its interrupt would come again and again.
+                console::listen(false);
+                self.state = State::Waiting(arch::ticks() + arch::tick_hz() * PATIENCE_S);
+                false
+            }
+            State::Waiting(end) if full && arch::ticks() < end => false,
+            State::Waiting(_) => {
+                console::listen(true);
+                self.state = if full { State::Losing } else { State::Keeping };
+                true
+            }
+            State::Keeping | State::Losing => true,
+        }
+    }
+
+    fn queue(&mut self) -> Option<&mut VecDeque<u8>> {
+        self.waiting.get_mut(usize::from(self.focus.0))
+    }
+
+    fn keep(&mut self, byte: u8) {
+        if self.state == State::Losing {
+            self.lost += 1;
+        } else if let Some(queue) = self.queue() {
+            queue.push_back(byte);
+        }
+    }
+
+    /// Offers the guest in focus what waits for it.
+    fn offer(&mut self, host: &Host, vms: &[Arc<Vm>]) {
+        let focused = vms.iter().find(|vm| vm.id() == self.focus);
+        let uart = focused.and_then(|vm| vm.console());
+        let Some(queue) = self.waiting.get_mut(usize::from(self.focus.0)) else { return };
+        let Some(uart) = uart else {
+            // It has stopped, or has a console of its own.
+            queue.clear();
+            return;
+        };
+        let mut taken = false;
+        while !queue.is_empty() {
+            let part = queue.as_slices().0;
+            let (offered, took) = (part.len(), uart.push_input(part));
+            queue.drain(..took);
+            taken |= took > 0;
+            if took < offered {
+                // It calls when it has room.
+                break;
+            }
+        }
+        if taken {
+            self.say_lost(host);
+            if let State::Waiting(end) = &mut self.state {
+                *end = arch::ticks() + arch::tick_hz() * PATIENCE_S;
+            }
+        }
+    }
+
+    /// Says what was lost, and loses no more.
+    fn say_lost(&mut self, host: &Host) {
+        if self.state == State::Losing {
+            self.state = State::Keeping;
+            let name = host.plan(self.focus).map_or("", |plan| plan.name.as_str());
+            log::warn!(
+                "{name}: it took nothing for {PATIENCE_S} s: {} bytes that were typed for it are lost",
+                self.lost
+            );
+            self.lost = 0;
+        }
+    }
+}
