@@ -78,9 +78,7 @@ impl Vgic {
         hardware: &impl HardwareLists,
     ) -> bool {
         message.generation == self.its_generation.load(Ordering::Acquire)
-            && self.signal(vcpu).is_some_and(|signal| {
-                registers.again(signal, hardware, |it| it.is_pending_software(message.lpi))
-            })
+            && self.signal(vcpu).is_some_and(|signal| registers.message_again(signal, hardware, message.lpi))
     }
 
     /// Carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if not, nothing has
@@ -180,17 +178,43 @@ impl ListRegisters {
         hardware: &impl HardwareLists,
         is: impl Fn(ListRegister) -> bool,
     ) -> bool {
-        if self.to_write != 0 || self.hcr != HCR_EN || signal.stale.load(Ordering::Acquire) {
-            return false;
-        }
-        let mut values = self.written().iter().enumerate();
-        let Some((slot, &value)) = values.find(|(_, value)| is(ListRegister(**value))) else { return false };
+        let Some((slot, value)) = self.unchanged(signal, is) else { return false };
         if hardware.read(slot).is_none_or(|now| ListRegister(now).in_use()) {
             return false;
         }
+        self.repeat(hardware, slot, value);
+        true
+    }
+
+    /// Makes an LPI pending once more that was put into one of these as pending. Whether that could be done. One that still waits
+    /// is pending as it is; one that the guest has taken is over, whether its handler is or not: its end finds it in no list
+    /// register, which is nothing to an LPI.
+    #[inline(always)]
+    fn message_again(&mut self, signal: &Signal, hardware: &impl HardwareLists, lpi: Intid) -> bool {
+        let Some((slot, value)) = self.unchanged(signal, |it| it.is_pending_software(lpi)) else {
+            return false;
+        };
+        let Some(now) = hardware.read(slot) else { return false };
+        if !ListRegister(now).state().pending {
+            self.repeat(hardware, slot, value);
+        }
+        true
+    }
+
+    /// Which of these an interrupt was put into, and as what, if nothing else is to be looked at.
+    #[inline(always)]
+    fn unchanged(&self, signal: &Signal, is: impl Fn(ListRegister) -> bool) -> Option<(usize, u64)> {
+        if self.to_write != 0 || self.hcr != HCR_EN || signal.stale.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut values = self.written().iter().enumerate();
+        values.find(|(_, value)| is(ListRegister(**value))).map(|(slot, value)| (slot, *value))
+    }
+
+    #[inline(always)]
+    fn repeat(&mut self, hardware: &impl HardwareLists, slot: usize, value: u64) {
         hardware.write(slot, value);
         self.repeated = self.repeated.wrapping_add(1);
-        true
     }
 }
 

@@ -112,7 +112,7 @@ impl Interrupts {
             irq.host_pended = held.again;
         }
         let again = taken && held.again;
-        irq.active = held.force_active.unwrap_or(now.active);
+        irq.active = irq.has_active_state() && held.force_active.unwrap_or(now.active);
         if irq.active {
             irq.active_on = vcpu;
         }
@@ -164,8 +164,8 @@ impl Interrupts {
     /// Fills the list registers of `vcpu` with what concerns it most: what is pending, by priority, then what is active there.
     ///
     /// What is active needs no list register: the CPU interface knows the running priority by itself, and says how many
-    /// interrupts were ended that it had in none (EOIcount). What is pending needs one, however many are active: it may be more
-    /// urgent than all of those. In two steps (EOImode) the guest ends interrupts in an order of its own, which a count doesn't
+    /// interrupts were ended that it had in none (EOIcount). Of LPIs it doesn't say, and needn't: they are never active here. What
+    /// is pending needs one, however many are active: it may be more urgent than all of those. In two steps (EOImode) the guest ends interrupts in an order of its own, which a count doesn't
     /// tell: then its writes of ICC_DIR_EL1 are trapped ([`crate::Vgic::deactivate`]).
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);

@@ -559,11 +559,9 @@ impl Interrupts {
         }
         let (lpi, held) = (irq.intid, irq.held.is_some());
         irq.latch = false;
-        irq.active = false;
         irq.enabled = false;
         if let Some(held) = &mut irq.held {
             held.cancel = true;
-            held.force_active = Some(false);
         }
         self.lpis.remove(&lpi.0);
         self.update(handle);

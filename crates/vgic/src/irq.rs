@@ -104,6 +104,13 @@ impl Irq {
         }
     }
 
+    /// Whether it is active from where a vCPU takes it until that vCPU ends it. An LPI has no active state: taken, it is over, and
+    /// the next message makes it pending whatever its handler is at (IHI 0069, 4.1). The CPU interface keeps the running priority
+    /// by itself, and counts no end of an LPI that is in no list register (ICH_HCR_EL2.EOIcount): nobody would ever tell of it.
+    pub(crate) fn has_active_state(&self) -> bool {
+        self.kind != Kind::Lpi
+    }
+
     /// Whether it is private to a vCPU.
     pub(crate) fn is_private(&self) -> bool {
         self.intid.0 < SPI_FIRST

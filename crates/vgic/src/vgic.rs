@@ -271,7 +271,8 @@ impl Vgic {
     /// ([`HCR_TDIR`](crate::spec::list_register::HCR_TDIR)) and ends interrupts in two steps. After [`Self::sync`].
     pub fn deactivate(&self, vcpu: VcpuId, intid: Intid) {
         self.with(Some(vcpu), |state| {
-            if let Some(handle) = state.find(vcpu, intid).or_else(|| state.find_lpi(intid)) {
+            // An LPI has no active state, and nothing is done.
+            if let Some(handle) = state.find(vcpu, intid) {
                 state.clear_active(handle);
             }
         });

@@ -1,10 +1,11 @@
-//! A driver of the GICv3 and its ITS (Arm IHI 0069), as small as a guest for tests can do with: one CPU's interrupts at
-//! a time, one device, one event.
+//! A driver of the GICv3 (Arm IHI 0069), as small as a guest for tests can do with: one CPU's interrupts at a time. The ITS has
+//! a module of its own.
 
 use axvm_addr::Address;
 use axvm_platform::model::Platform;
 
-use crate::machine::{self, Fault, load32, load64, store32, store64};
+use crate::its::{Its, TRANSLATER};
+use crate::machine::{Fault, load32, load64, store32, store64};
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_CTLR_GROUP1: u32 = 1 << 1;
@@ -19,6 +20,8 @@ const GICR_WAKER: u64 = 0x14;
 const GICR_WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const GICR_PROPBASER: u64 = 0x70;
 const GICR_PENDBASER: u64 = 0x78;
+/// Of INTIDs, less one: 8192 LPIs.
+const ID_BITS: u64 = 13;
 /// The frame with a CPU's own interrupts, which has the layout of the distributor.
 const SGI_FRAME: u64 = 0x1_0000;
 
@@ -29,25 +32,6 @@ const IPRIORITYR: u64 = 0x400;
 
 /// In the middle of all priorities.
 const PRIORITY: u32 = 0xa0;
-
-const GITS_CTLR: u64 = 0x00;
-const GITS_CBASER: u64 = 0x80;
-const GITS_CWRITER: u64 = 0x88;
-const GITS_CREADR: u64 = 0x90;
-const GITS_BASER: u64 = 0x100;
-/// In the page above the control frame.
-const GITS_TRANSLATER: u64 = 0x1_0040;
-const VALID: u64 = 1 << 63;
-/// One page of 4 KiB holds 128 commands.
-const QUEUE: u64 = 0x1000;
-const COMMAND: u64 = 32;
-const MAPD: u64 = 0x08;
-const MAPC: u64 = 0x09;
-const MAPTI: u64 = 0x0a;
-const MOVI: u64 = 0x01;
-const INT: u64 = 0x03;
-const SYNC: u64 = 0x05;
-const INV: u64 = 0x0c;
 
 /// The first LPI.
 pub const LPI: u64 = 8192;
@@ -115,74 +99,24 @@ impl Gic {
 
     /// Where a device writes for an MSI.
     pub fn doorbell(&self) -> Option<u64> {
-        Some(self.its? + GITS_TRANSLATER)
+        Some(self.its? + TRANSLATER)
     }
 
     /// Makes event 0 of a device the first LPI, at the CPU with this redistributor. Takes 1 MiB of memory at a multiple
     /// of 64 KiB.
     pub fn map_msi(&self, device: u64, target: &Redistributor, memory: u64) -> Result<(), Fault> {
-        self.map_message(device, target, memory).map(drop)
+        let mut its = Its::start(self, device, 1, core::slice::from_ref(target), memory)?;
+        its.set(0, PRIORITY as u8, true)?;
+        its.map(0, 0)
     }
 
-    /// The same, and what can be done with that event.
-    pub fn map_message(&self, device: u64, target: &Redistributor, memory: u64) -> Result<Message, Fault> {
-        let its = self.its.ok_or(Fault)?;
-        let [queue, itt, properties, pending] =
-            [0x8_0000, 0x9_0000, 0xa_0000, 0xb_0000].map(|offset| memory + offset);
-        store32(properties, PRIORITY | 1)?;
-        target.enable_lpis(properties, pending)?;
-        let mut queue = Queue::start(its, queue, memory)?;
-        let (device, redistributor) = (device << 32, target.number << 16);
-        for command in [
-            [MAPC, 0, VALID | redistributor, 0],
-            [MAPD | device, 0, VALID | itt, 0],
-            [MAPTI | device, LPI << 32, 0, 0],
-            [INV | device, 0, 0, 0],
-            [SYNC, 0, redistributor, 0],
-        ] {
-            queue.send(command)?;
-        }
-        Ok(Message { queue, device, properties, pending: pending + 0x1_0000 })
-    }
-}
-
-/// A device's event 0, mapped to the first LPI.
-pub struct Message {
-    queue: Queue,
-    /// The device id where commands have it.
-    device: u64,
-    properties: u64,
-    /// Memory for another redistributor's pending table.
-    pending: u64,
-}
-
-impl Message {
-    /// Raises it, as if the device had.
-    pub fn raise(&mut self) -> Result<(), Fault> {
-        self.queue.send([INT | self.device, 0, 0, 0])
-    }
-
-    /// Makes another redistributor ready for it.
-    pub fn add_target(&mut self, target: &Redistributor) -> Result<(), Fault> {
-        target.enable_lpis(self.properties, self.pending)?;
-        self.queue.send([MAPC, 0, VALID | target.number << 16 | 1, 0])
-    }
-
-    /// Moves it from one redistributor to another: `number` is 0 for the first one, 1 for that of [`Message::add_target`].
-    pub fn move_to(&mut self, number: u64, from: &Redistributor) -> Result<(), Fault> {
-        self.queue.send([MOVI | self.device, 0, number, 0])?;
-        self.queue.send([SYNC, 0, from.number << 16, 0])
+    /// The ITS's registers.
+    pub(crate) fn its(&self) -> Option<u64> {
+        self.its
     }
 }
 
 impl Redistributor {
-    /// With 14 bits of INTID: 8192 LPIs.
-    fn enable_lpis(&self, properties: u64, pending: u64) -> Result<(), Fault> {
-        store64(self.frame + GICR_PROPBASER, properties | 13)?;
-        store64(self.frame + GICR_PENDBASER, pending)?;
-        store32(self.frame + GICR_CTLR, 1)
-    }
-
     /// Wakes it, for the CPU itself.
     pub fn start(&self) -> Result<(), Fault> {
         store32(self.frame + GICR_WAKER, load32(self.frame + GICR_WAKER)? & !GICR_WAKER_PROCESSOR_SLEEP)
@@ -191,6 +125,18 @@ impl Redistributor {
     /// The frame with the CPU's own interrupts.
     pub fn own_interrupts(&self) -> u64 {
         self.frame + SGI_FRAME
+    }
+
+    /// Lets LPIs through that are configured by the table `properties`, and are pending in `pending`: both of 64 KiB.
+    pub(crate) fn enable_lpis(&self, properties: u64, pending: u64) -> Result<(), Fault> {
+        store64(self.frame + GICR_PROPBASER, properties | ID_BITS)?;
+        store64(self.frame + GICR_PENDBASER, pending)?;
+        store32(self.frame + GICR_CTLR, 1)
+    }
+
+    /// What a command of the ITS has in its place for the target.
+    pub(crate) fn target(&self) -> u64 {
+        self.number << 16
     }
 
     /// Enables an SGI or a PPI.
@@ -206,44 +152,4 @@ fn enable(frame: u64, intid: u32) -> Result<(), Fault> {
     let (place, shift) = (frame + IPRIORITYR + u64::from(intid & !3), intid % 4 * 8);
     store32(place, load32(place)? & !(0xff << shift) | PRIORITY << shift)?;
     store32(frame + ISENABLER + word, bit)
-}
-
-/// An ITS's command queue.
-struct Queue {
-    its: u64,
-    memory: u64,
-    next: u64,
-}
-
-impl Queue {
-    fn start(its: u64, memory: u64, tables: u64) -> Result<Self, Fault> {
-        store32(its + GITS_CTLR, 0)?;
-        for table in 0..8 {
-            let baser = load64(its + GITS_BASER + table * 8)?;
-            // Type, in bits 58:56, is 0 where there is no table; a 64 KiB page (bits 9:8) is enough for ids below 8192.
-            if baser >> 56 & 7 != 0 {
-                let keep = baser & (7 << 56 | 0x1f << 48);
-                store64(its + GITS_BASER + table * 8, VALID | keep | (tables + table * 0x1_0000) | 2 << 8)?;
-            }
-        }
-        store64(its + GITS_CBASER, VALID | memory)?;
-        store64(its + GITS_CWRITER, 0)?;
-        store32(its + GITS_CTLR, 1)?;
-        Ok(Self { its, memory, next: 0 })
-    }
-
-    fn send(&mut self, command: [u64; 4]) -> Result<(), Fault> {
-        for (word, value) in (0u64..).zip(command) {
-            store64(self.memory + self.next + word * 8, value)?;
-        }
-        self.next = (self.next + COMMAND) % QUEUE;
-        store64(self.its + GITS_CWRITER, self.next)?;
-        let start = machine::now();
-        while load64(self.its + GITS_CREADR)? & 0xf_ffe0 != self.next {
-            if machine::now() - start > machine::frequency() {
-                return Err(Fault);
-            }
-        }
-        Ok(())
-    }
 }

@@ -16,6 +16,7 @@ pub mod board;
 pub mod console;
 pub mod edu;
 pub mod gic;
+pub mod its;
 
 mod arch;
 mod heap;

@@ -2,15 +2,17 @@
 //! what is mapped, and the guest's side of the list registers.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
-use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_NPIE, ListRegister};
+use axvm_vgic::spec::LPI_FIRST;
+use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_NPIE, HCR_TDIR, ListRegister};
 use axvm_vgic::{
-    Backend, BackendError, Distributor, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters,
-    NotGuestMemory, PhysicalState, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
+    Backend, BackendError, Distributor, HardwareLists, Its, ItsConfig, LineConfig, LineDelivery,
+    ListRegisters, NotGuestMemory, PhysicalState, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
 };
 
 pub const RAM: u64 = 0x4000_0000;
@@ -248,9 +250,24 @@ pub struct Cpu {
     pub hcr: u64,
     /// What the guest has acknowledged and not ended, the newest last, with its priority.
     pub running: Vec<(Intid, u8)>,
+    /// ICC_CTLR_EL1.EOImode: the guest ends interrupts in two steps.
+    pub split: bool,
     maintenance: bool,
     /// It has been switched off: it doesn't look when it is kicked.
     off: bool,
+}
+
+/// The list registers of a CPU whose guest has just been left.
+pub struct Hardware(RefCell<[u64; 16]>);
+
+impl HardwareLists for Hardware {
+    fn read(&self, index: usize) -> Option<u64> {
+        self.0.borrow().get(index).copied()
+    }
+
+    fn write(&self, index: usize, value: u64) {
+        self.0.borrow_mut()[index] = value;
+    }
 }
 
 pub struct Bench {
@@ -308,6 +325,7 @@ impl Bench {
                 hardware: [0; 16],
                 hcr: 0,
                 running: Vec::new(),
+                split: false,
                 maintenance: false,
                 off: false,
             })
@@ -492,11 +510,33 @@ impl Bench {
         Some(lr.intid().0)
     }
 
-    /// The guest writes ICC_EOIR1_EL1 for what it acknowledged last.
+    /// The guest writes ICC_EOIR1_EL1 for what it acknowledged last (IHI 0069, 4.8.3 and ICH_HCR_EL2.EOIcount): the priority drops,
+    /// and where the end is one step, or the interrupt is an LPI, a list register in which it is active is done with it. The end of
+    /// one that is active in none is counted, but not of an LPI.
     pub fn end(&mut self, cpu: usize) -> Option<u32> {
+        let (intid, _) = self.cpus[cpu].running.pop()?;
+        if intid.0 >= LPI_FIRST || !self.cpus[cpu].split {
+            self.end_active(cpu, intid);
+        }
+        Some(intid.0)
+    }
+
+    /// The guest writes ICC_DIR_EL1: nothing where the end is one step, or to an LPI.
+    pub fn deactivate(&mut self, cpu: usize, intid: u32) {
+        if self.cpus[cpu].hcr & HCR_TDIR != 0 {
+            self.exit(cpu);
+            if self.cpus[cpu].split {
+                self.vgic.deactivate(self.cpus[cpu].id, Intid(intid));
+            }
+            self.enter(cpu);
+        } else if self.cpus[cpu].split && intid < LPI_FIRST {
+            self.end_active(cpu, Intid(intid));
+        }
+    }
+
+    fn end_active(&mut self, cpu: usize, intid: Intid) {
         let machine = self.machine.clone();
         let cpu = &mut self.cpus[cpu];
-        let (intid, _) = cpu.running.pop()?;
         let found = cpu
             .hardware
             .iter_mut()
@@ -511,9 +551,18 @@ impl Bench {
                 *lr &= !(1 << 63);
                 cpu.maintenance |= was.eoi() && !was.state().pending;
             }
-            None => cpu.hcr += 1 << 27,
+            None if intid.0 < LPI_FIRST => cpu.hcr += 1 << 27,
+            None => {}
         }
-        Some(intid.0)
+    }
+
+    /// Does something on a CPU whose guest has just been left, with its list registers at hand.
+    pub fn on<R>(&mut self, cpu: usize, f: impl FnOnce(&Vgic, &mut ListRegisters, &Hardware) -> R) -> R {
+        let (vgic, cpu) = (self.vgic.clone(), &mut self.cpus[cpu]);
+        let hardware = Hardware(RefCell::new(cpu.hardware));
+        let result = f(&vgic, &mut cpu.registers, &hardware);
+        cpu.hardware = hardware.0.into_inner();
+        result
     }
 
     pub fn its_write(&self, offset: u64, value: u64) {

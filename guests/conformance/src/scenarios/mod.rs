@@ -14,6 +14,7 @@ use crate::second;
 mod cpus;
 mod elsewhere;
 mod lines;
+mod messages;
 mod off;
 mod order;
 mod split;
@@ -50,8 +51,14 @@ pub const ALL: &[Scenario] = &[
     ("to-other", cpus::to_other),
     ("other-active", cpus::other_active),
     ("reroute", cpus::reroute),
+    ("messages", messages::many),
+    ("messages-nested", messages::nested),
+    ("messages-split", messages::split),
+    ("messages-moved", messages::moved),
     ("walk", walk::plain),
     ("walk-split", walk::split),
+    ("walk-messages", walk::messages),
+    ("walk-messages-split", walk::messages_split),
 ];
 
 /// Those that have the other CPU go off, which ends what its timer and its interface were in the middle of: by name only.

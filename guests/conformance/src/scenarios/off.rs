@@ -2,6 +2,7 @@
 //! meantime or was active is known to redistributor and distributor (Arm IHI 0069, 11.1), and can be sent elsewhere.
 
 use axvm_guest_runtime::gic::{Gic, LPI};
+use axvm_guest_runtime::its::Its;
 use axvm_guest_runtime::{edu, icc};
 
 use super::Scene;
@@ -13,6 +14,10 @@ use crate::second::{self, Ask, spin_wait::within};
 const TAKEN: u32 = 3;
 /// Sent before it goes off.
 const BEFORE: u32 = 5;
+/// Collections of the ITS: the other CPU, and the first one.
+const THERE: u64 = 0;
+/// See [`THERE`].
+const HERE: u64 = 1;
 /// Sent while it is off.
 const MEANWHILE: u32 = 7;
 
@@ -113,11 +118,11 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
     let gic = Gic::find(platform).ok_or("no GIC")?;
     let device = edu::requester_id(platform).ok_or("no edu")?;
     let [here, there] = frames.mpidrs.map(|mpidr| gic.redistributor(mpidr));
-    let (here, there) = (here.map_err(|_| "no redistributor")?, there.map_err(|_| "no redistributor")?);
+    let targets = [there.map_err(|_| "no redistributor")?, here.map_err(|_| "no redistributor")?];
     let memory = scene.board.scratch.next_multiple_of(0x1_0000);
     let stuck = |_| "the ITS doesn't answer";
-    let mut message = gic.map_message(device, &there, memory).map_err(stuck)?;
-    message.add_target(&here).map_err(stuck)?;
+    let mut its = Its::start(&gic, device, 1, &targets, memory).map_err(stuck)?;
+    its.set(0, 0xa0, true).and_then(|()| its.map(0, THERE)).map_err(stuck)?;
     let take_here = || {
         let mut taken = icc::NONE;
         within(|| {
@@ -130,20 +135,20 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
         taken
     };
 
-    message.raise().map_err(stuck)?;
+    its.raise(0).map_err(stuck)?;
     scene.say(format_args!("on: there {}", scene.taken_by_other().is_some_and(|it| u64::from(it) == LPI)));
     second::do_it(Ask::End);
 
     scene.say(format_args!("off: {}", second::off(frames)));
-    message.raise().map_err(stuck)?;
+    its.raise(0).map_err(stuck)?;
     settle();
     scene.say(format_args!("raised for it: here {}", scene.take()));
-    message.move_to(1, &there).map_err(stuck)?;
+    its.move_to(0, HERE).map_err(stuck)?;
     scene.say(format_args!("moved: here {}", take_here() == LPI));
 
     // The other way round: it comes while the CPU is off, and waits there.
-    message.move_to(0, &here).map_err(stuck)?;
-    message.raise().map_err(stuck)?;
+    its.move_to(0, THERE).map_err(stuck)?;
+    its.raise(0).map_err(stuck)?;
     settle();
     scene.say(format_args!("moved back and raised: here {}", scene.take()));
     let line = frames.quiet[0];

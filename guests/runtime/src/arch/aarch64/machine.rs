@@ -54,6 +54,7 @@ macro_rules! accessors {
     };
 }
 
+accessors!(load8, store8, u8, "ldrb {value:w}, [{address}]", "strb {value:w}, [{address}]");
 accessors!(load16, store16, u16, "ldrh {value:w}, [{address}]", "strh {value:w}, [{address}]");
 accessors!(load32, store32, u32, "ldr {value:w}, [{address}]", "str {value:w}, [{address}]");
 accessors!(load64, store64, u64, "ldr {value}, [{address}]", "str {value}, [{address}]");
