@@ -225,11 +225,7 @@ impl Backend for GicBackend {
         vcpu: VcpuId,
     ) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        let its = self.its()?;
-        if !matches!(self.delivery, Delivery::Injected) {
-            its.choose_lpi(self.properties(), device, event, lpi).map_err(error)?;
-        }
-        its.map_event(&host::get().lpis, device, event, cpu).map_err(error)
+        self.its()?.map_event(&host::get().lpis, self.properties(), (device, event), lpi, cpu).map_err(error)
     }
 
     fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
@@ -238,7 +234,7 @@ impl Backend for GicBackend {
     }
 
     fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
-        self.its()?.discard_event(device, event).map_err(error)
+        self.its()?.discard_event(self.properties(), device, event).map_err(error)
     }
 
     fn clear_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {

@@ -14,7 +14,7 @@
 //!   mapped the hypervisor doesn't see the level fall: the interrupt comes once, and finds nothing to do;
 //! - the priority of an interrupt that is changed while it is active.
 //!
-//! What the board must have: a GICv3 with an ITS, a PL061 and a PL031 with lines, an NVMe controller, and a second CPU.
+//! What the board must have: a GICv3 with an ITS, a PL061 and a PL031 with lines, two NVMe controllers, and a second CPU.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

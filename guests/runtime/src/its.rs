@@ -1,5 +1,5 @@
-//! A driver of the ITS (Arm IHI 0069, chapter 5) for one device, whose event N is the N-th LPI. Each command has been carried out
-//! when its function returns.
+//! A driver of the ITS (Arm IHI 0069, chapter 5) for a device, whose event N is the N-th LPI, or two that have the same LPIs by turns.
+//! Each command has been carried out when its function returns.
 
 use crate::gic::{Gic, LPI, Redistributor};
 use crate::machine::{self, Fault, load8, load64, store8, store32, store64};
@@ -31,7 +31,10 @@ pub struct Its<'a> {
     registers: u64,
     queue: u64,
     next: u64,
+    /// The device that commands are about, in its place in them.
     device: u64,
+    event_bits: u64,
+    translations: u64,
     properties: u64,
     targets: &'a [Redistributor],
 }
@@ -64,18 +67,39 @@ impl<'a> Its<'a> {
         store64(registers + CBASER, VALID | queue)?;
         store64(registers + CWRITER, 0)?;
         store32(registers + CTLR, 1)?;
-        let mut its = Self { registers, queue, next: 0, device: device << 32, properties, targets };
+        let mut its =
+            Self { registers, queue, next: 0, device: 0, event_bits, translations, properties, targets };
         for (collection, target) in (0u64..).zip(targets) {
             its.send([MAPC, 0, VALID | target.target() | collection, 0])?;
         }
-        // Nobody uses the table while it is emptied.
-        its.send([MAPD | its.device, 0, 0, 0])?;
         for event in 0..1u64 << event_bits {
-            store64(translations + event * 8, 0)?;
             store8(properties + event, 0)?;
         }
-        its.send([MAPD | its.device, event_bits - 1, VALID | translations, 0])?;
+        its.map_device(device, 0)?;
         Ok(its)
+    }
+
+    /// Maps a device, the first or the second, none of whose events is mapped then. Commands are about it from here on.
+    pub fn map_device(&mut self, device: u64, place: u64) -> Result<(), Fault> {
+        let table = self.translations + place * 0x8000;
+        self.turn_to(device);
+        // Nobody uses the table while it is emptied.
+        self.unmap_device()?;
+        for event in 0..1u64 << self.event_bits {
+            store64(table + event * 8, 0)?;
+        }
+        self.send([MAPD | self.device, self.event_bits - 1, VALID | table, 0])
+    }
+
+    /// Commands are about this device from here on.
+    pub fn turn_to(&mut self, device: u64) {
+        self.device = device << 32;
+    }
+
+    /// Unmaps the device with all its events.
+    pub fn unmap_device(&mut self) -> Result<(), Fault> {
+        self.send([MAPD | self.device, 0, 0, 0])?;
+        self.sync()
     }
 
     /// Maps an event, at a collection.

@@ -1,5 +1,5 @@
 //! LPIs, many at once (Arm IHI 0069, chapter 5 and 4.1). The guest makes them pending by commands of the ITS, for a device that has
-//! as many events as it takes and is otherwise left alone: an NVMe controller.
+//! as many events as it takes and is otherwise left alone: an NVMe controller. There is another for what it takes two for.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -22,8 +22,8 @@ const EVENT_BITS: u64 = 5;
 /// Class, subclass and programming interface of an NVMe controller, in a function's third word.
 const NVME: u32 = 0x01_0802;
 
-/// The device's messages.
-pub struct Messages<'a>(Its<'a>);
+/// The messages of two devices, the first at first.
+pub struct Messages<'a>(Its<'a>, [u64; 2]);
 
 fn number(intid: u32) -> u64 {
     u64::from(intid - EVENT_LPI)
@@ -33,10 +33,10 @@ impl Messages<'_> {
     /// Plays with them, nothing mapped yet: collection 0 is the first CPU's, 1 the other's.
     pub fn with(scene: &Scene<'_>, play: impl FnOnce(Messages<'_>)) {
         match start(scene) {
-            Ok((gic, device, targets)) => {
+            Ok((gic, devices, targets)) => {
                 let memory = scene.board.scratch.next_multiple_of(0x1_0000);
-                match Its::start(&gic, device, EVENT_BITS, &targets, memory) {
-                    Ok(its) => play(Messages(its)),
+                match Its::start(&gic, devices[0], EVENT_BITS, &targets, memory) {
+                    Ok(its) => play(Messages(its, devices)),
                     Err(Fault) => println!("CONFORMANCE broken: the ITS doesn't answer"),
                 }
             }
@@ -82,23 +82,48 @@ impl Messages<'_> {
         Self::done(self.0.map(number(intid), 0));
     }
 
+    /// Maps the second device, and turns to it.
+    fn map_second(&mut self) {
+        Self::done(self.0.map_device(self.1[1], 1));
+    }
+
+    /// Commands are about the first device from here on, or about the second.
+    fn turn_to(&mut self, place: usize) {
+        self.0.turn_to(self.1[place & 1]);
+    }
+
+    fn discard(&mut self, intid: u32) {
+        Self::done(self.0.discard(number(intid)));
+    }
+
+    fn unmap_device(&mut self) {
+        Self::done(self.0.unmap_device());
+    }
+
+    fn map(&mut self, intid: u32, cpu: u64) {
+        Self::done(self.0.map(number(intid), cpu));
+    }
+
     fn move_to(&mut self, intid: u32, cpu: u64) {
         Self::done(self.0.move_to(number(intid), cpu));
     }
 }
 
-type Parts = (Gic, u64, [Redistributor; 2]);
+type Parts = (Gic, [u64; 2], [Redistributor; 2]);
 
 fn start(scene: &Scene<'_>) -> Result<Parts, &'static str> {
     let platform = &scene.board.platform;
     let gic = Gic::find(platform).ok_or("no GIC")?;
-    let (device, _) = edu::functions(platform)
+    let mut devices = edu::functions(platform)
         .into_iter()
-        .find(|&(_, config)| load32(config + 8).is_ok_and(|class| class >> 8 == NVME))
-        .ok_or("no NVMe controller")?;
+        .filter(|&(_, config)| load32(config + 8).is_ok_and(|class| class >> 8 == NVME))
+        .map(|((device, function), _)| u64::from(device) << 3 | u64::from(function));
+    let (Some(first), Some(second)) = (devices.next(), devices.next()) else {
+        return Err("not two NVMe controllers");
+    };
     let [own, other] = scene.frames.mpidrs.map(|mpidr| gic.redistributor(mpidr));
     let targets = [own.map_err(|_| "no redistributor")?, other.map_err(|_| "no redistributor")?];
-    Ok((gic, u64::from(device.0) << 3 | u64::from(device.1), targets))
+    Ok((gic, [first, second], targets))
 }
 
 /// Takes and ends interrupts until there are no more: which came, in order of their numbers.
@@ -127,8 +152,8 @@ pub fn many(scene: &Scene<'_>) {
             all.clone().for_each(|intid| messages.raise(intid));
         }
         scene.say(format_args!("of one priority {:?}", drain_sorted(scene)));
-        for intid in all.clone().take(16) {
-            messages.set_priority(intid, (intid - EVENT_LPI) * 7 % 16 << 4);
+        for intid in all.clone().take(15) {
+            messages.set_priority(intid, ((intid - EVENT_LPI) * 7 % 15) << 4);
             messages.raise(intid);
         }
         scene.drain("by priority");
@@ -155,8 +180,9 @@ pub fn many(scene: &Scene<'_>) {
 pub fn nested(scene: &Scene<'_>) {
     Messages::with(scene, |mut messages| {
         for place in 0..8 {
-            messages.set_up(EVENT_LPI + place, (15 - place) << 4);
-            scene.frames.set_up(0, place, ((15 - place) << 4) - 0x80);
+            // Never 0xf0, which is the lowest of all where half of the priorities are the hypervisor's: nothing passes that.
+            messages.set_up(EVENT_LPI + place, (14 - place) << 4);
+            scene.frames.set_up(0, place, (7 - place) << 4);
         }
         let mut taken = Vec::new();
         for place in 0..8 {
@@ -278,5 +304,40 @@ pub fn moved(scene: &Scene<'_>) {
             scene.say(format_args!("back {came}"));
             (0..8).for_each(|place| messages.move_to(EVENT_LPI + place, 0));
         }
+    });
+}
+
+/// An LPI that was one device's and is the other's: what becomes of the first doesn't matter to it.
+pub fn renumbered(scene: &Scene<'_>) {
+    Messages::with(scene, |mut messages| {
+        let [moved, discarded, unmapped, pending] = [0, 1, 2, 3].map(|place| EVENT_LPI + place);
+        for intid in [moved, discarded, unmapped, pending] {
+            messages.set_up(intid, 0xa0);
+        }
+        messages.move_to(moved, 1);
+        messages.discard(moved);
+        messages.discard(discarded);
+        messages.raise(pending);
+        messages.discard(pending);
+        scene.say(format_args!("discarded {}", scene.take()));
+        messages.map_second();
+        for intid in [moved, discarded, pending] {
+            messages.map(intid, 0);
+        }
+        scene.say(format_args!("mapped {}", scene.take()));
+        let all = [moved, discarded, pending];
+        all.iter().for_each(|intid| messages.raise(*intid));
+        scene.say(format_args!("the second's {:?}", drain_sorted(scene)));
+        messages.turn_to(0);
+        messages.raise(unmapped);
+        scene.say(format_args!("the first's {:?}", drain_sorted(scene)));
+        messages.unmap_device();
+        messages.turn_to(1);
+        all.iter().for_each(|intid| messages.raise(*intid));
+        scene.say(format_args!("without the first {:?}", drain_sorted(scene)));
+        messages.map(unmapped, 0);
+        messages.raise(unmapped);
+        scene.say(format_args!("and the first's last {:?}", drain_sorted(scene)));
+        messages.unmap_device();
     });
 }

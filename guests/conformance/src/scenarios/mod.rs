@@ -55,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     ("messages-nested", messages::nested),
     ("messages-split", messages::split),
     ("messages-moved", messages::moved),
+    ("messages-renumbered", messages::renumbered),
     ("walk", walk::plain),
     ("walk-split", walk::split),
     ("walk-messages", walk::messages),

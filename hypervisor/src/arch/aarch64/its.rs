@@ -72,18 +72,17 @@ enum Numbers {
     Virtual,
 }
 
-/// An event of a device.
-#[derive(Clone, Copy, Default)]
-struct Event {
-    /// Its LPI. One of the hypervisor's choice is there from the start, a guest's comes with its mapping.
-    lpi: Option<Intid>,
-    /// The CPU that it goes to, while it is mapped.
-    cpu: Option<CpuId>,
+/// What an event is mapped to. Only as long as it is mapped is the number its own: of numbers that a guest chooses, the next event
+/// that has it may be another device's.
+#[derive(Clone, Copy)]
+struct Mapped {
+    lpi: Intid,
+    cpu: CpuId,
 }
 
 struct Device {
     id: ItsDeviceId,
-    events: Vec<Event>,
+    events: Vec<Option<Mapped>>,
     numbers: Numbers,
     table: Hpa,
     table_bytes: usize,
@@ -229,7 +228,7 @@ impl PhysicalIts {
         })
     }
 
-    /// Maps a device whose LPIs are the guest's own numbers: [`PhysicalIts::choose_lpi`] says which.
+    /// Maps a device whose LPIs are the guest's own numbers: [`PhysicalIts::map_event`] is told which.
     pub fn map_device_for_guest(
         &self,
         lpis: &Lpis,
@@ -261,39 +260,15 @@ impl PhysicalIts {
         let table_bytes = (count as usize * self.entry_bytes).next_power_of_two().max(256);
         let table = memory::allocate(table_bytes, table_bytes).ok_or(ItsError::NoMemory)?;
         super::clean_to_memory(table, table_bytes as u64);
-        let chosen = |event| match numbers {
-            Numbers::Own(first) => Some(Intid(first.0 + event)),
-            Numbers::Guest | Numbers::Virtual => None,
-        };
-        let events: Vec<Event> = (0..count).map(|event| Event { lpi: chosen(event), cpu: None }).collect();
-        for lpi in events.iter().filter_map(|event| event.lpi) {
-            lpis.properties().configure(lpi, PRIORITY, false);
-        }
-        state.devices.push(Device { id, events, numbers, table, table_bytes });
+        state.devices.push(Device {
+            id,
+            events: alloc::vec![None; count as usize],
+            numbers,
+            table,
+            table_bytes,
+        });
         let bits = count.trailing_zeros().max(1);
         state.issue(&[command::mapd(id, bits, table)])
-    }
-
-    /// Gives an event that isn't mapped the guest's own number for it, which starts disabled. The caller sees to it that the guest
-    /// has no other event of that number, and, of physical ones, that no other guest has numbers of its own. `properties`: of the
-    /// kind that the device has.
-    pub fn choose_lpi(
-        &self,
-        properties: &Properties,
-        id: ItsDeviceId,
-        event: ItsEventId,
-        lpi: Intid,
-    ) -> Result<(), ItsError> {
-        if !lpis::may_be_guests(lpi) {
-            return Err(ItsError::NotForGuests(lpi));
-        }
-        let mut state = self.state.lock();
-        let device = state.devices.iter_mut().find(|device| device.id == id);
-        let device = device.filter(|device| !matches!(device.numbers, Numbers::Own(_)));
-        let slot = device.and_then(|device| device.events.get_mut(event.0 as usize));
-        slot.ok_or(ItsError::NotMapped(id))?.lpi = Some(lpi);
-        properties.configure(lpi, PRIORITY, false);
-        Ok(())
     }
 
     /// Unmaps a device: its MSIs are dropped from then on.
@@ -301,19 +276,29 @@ impl PhysicalIts {
         self.state.lock().unmap_device(lpis, id)
     }
 
-    /// Sends an event's LPI to a CPU, or to the virtual processor that runs there.
+    /// Maps an event that isn't, to an LPI that starts disabled and goes to a CPU, or to the virtual processor that runs there.
+    ///
+    /// `asked` is the guest's number for it, which is its LPI where the guest chooses: then the caller sees to it that the guest has
+    /// no other event of that number, and, of physical ones, that no other guest has numbers of its own. `properties`: of the kind
+    /// that the device has.
     pub fn map_event(
         &self,
         lpis: &Lpis,
-        id: ItsDeviceId,
-        event: ItsEventId,
+        properties: &Properties,
+        (id, event): (ItsDeviceId, ItsEventId),
+        asked: Intid,
         cpu: CpuId,
     ) -> Result<(), ItsError> {
         let mut state = self.state.lock();
         state.target(cpu)?;
         let (numbers, slot) = state.event(id, event)?;
-        let lpi = slot.lpi.ok_or(ItsError::NotMapped(id))?;
-        slot.cpu = Some(cpu);
+        let lpi = match numbers {
+            Numbers::Own(first) => Intid(first.0 + event.0),
+            Numbers::Guest | Numbers::Virtual if lpis::may_be_guests(asked) => asked,
+            Numbers::Guest | Numbers::Virtual => return Err(ItsError::NotForGuests(asked)),
+        };
+        *slot = Some(Mapped { lpi, cpu });
+        properties.configure(lpi, PRIORITY, false);
         let map = match numbers {
             Numbers::Virtual => command::vmapti(id, event, cpu, lpi, lpis.doorbell(cpu)),
             Numbers::Own(_) | Numbers::Guest => command::mapti(id, event, cpu, lpi),
@@ -332,8 +317,8 @@ impl PhysicalIts {
         let mut state = self.state.lock();
         state.target(cpu)?;
         let (numbers, slot) = state.event(id, event)?;
-        let left = slot.cpu.ok_or(ItsError::NotMapped(id))?;
-        slot.cpu = Some(cpu);
+        let mapped = slot.as_mut().ok_or(ItsError::NotMapped(id))?;
+        let left = core::mem::replace(&mut mapped.cpu, cpu);
         let move_there = match numbers {
             Numbers::Virtual => command::vmovi(id, event, cpu, lpis.doorbell(cpu)),
             Numbers::Own(_) | Numbers::Guest => command::movi(id, event, cpu),
@@ -344,12 +329,21 @@ impl PhysicalIts {
         state.issue(&[wait])
     }
 
-    /// Unmaps an event.
-    pub fn discard_event(&self, id: ItsDeviceId, event: ItsEventId) -> Result<(), ItsError> {
+    /// Unmaps an event. Its LPI, which is disabled and not pending from then on, is no longer its own.
+    pub fn discard_event(
+        &self,
+        properties: &Properties,
+        id: ItsDeviceId,
+        event: ItsEventId,
+    ) -> Result<(), ItsError> {
         let mut state = self.state.lock();
-        let done = state.change(id, event, command::discard(id, event));
-        state.event(id, event)?.1.cpu = None;
-        done
+        let mapped = state.event(id, event)?.1.ok_or(ItsError::NotMapped(id))?;
+        properties.configure(mapped.lpi, PRIORITY, false);
+        // Without an event there is no INV, after which the redistributor holds to that.
+        let invalidated = state.change(id, event, command::inv(id, event));
+        let discarded = state.change(id, event, command::discard(id, event));
+        *state.event(id, event)?.1 = None;
+        invalidated.and(discarded)
     }
 
     /// Clears an event's pending state.
@@ -371,8 +365,8 @@ impl PhysicalIts {
         (priority, enable): (u8, bool),
     ) -> Result<(), ItsError> {
         let mut state = self.state.lock();
-        let lpi = state.event(id, event)?.1.lpi.ok_or(ItsError::NotMapped(id))?;
-        properties.configure(lpi, priority, enable);
+        let mapped = state.event(id, event)?.1.ok_or(ItsError::NotMapped(id))?;
+        properties.configure(mapped.lpi, priority, enable);
         state.change(id, event, command::inv(id, event))
     }
 }
@@ -382,7 +376,11 @@ impl State {
         self.targets.get(usize::from(cpu.0)).copied().flatten().ok_or(ItsError::NoSuchCpu(cpu))
     }
 
-    fn event(&mut self, id: ItsDeviceId, event: ItsEventId) -> Result<(Numbers, &mut Event), ItsError> {
+    fn event(
+        &mut self,
+        id: ItsDeviceId,
+        event: ItsEventId,
+    ) -> Result<(Numbers, &mut Option<Mapped>), ItsError> {
         let device = self.devices.iter_mut().find(|device| device.id == id).ok_or(ItsError::NotMapped(id))?;
         let numbers = device.numbers;
         let slot = device.events.get_mut(event.0 as usize).ok_or(ItsError::NotMapped(id))?;
@@ -393,7 +391,7 @@ impl State {
     /// the redistributor.
     fn change(&mut self, id: ItsDeviceId, event: ItsEventId, command: Command) -> Result<(), ItsError> {
         let (numbers, slot) = self.event(id, event)?;
-        let cpu = slot.cpu.ok_or(ItsError::NotMapped(id))?;
+        let cpu = slot.ok_or(ItsError::NotMapped(id))?.cpu;
         let wait = self.wait_for(numbers, cpu)?;
         self.issue(&[command, wait])
     }
@@ -408,13 +406,22 @@ impl State {
 
     fn unmap_device(&mut self, lpis: &Lpis, id: ItsDeviceId) -> Result<(), ItsError> {
         let Some(position) = self.devices.iter().position(|device| device.id == id) else { return Ok(()) };
+        // A message that has come and was not taken is nobody's: the next that has its number must not find it pending. And what an
+        // event isn't mapped to any more may be another's.
+        for event in (0..).map(ItsEventId) {
+            let Some(slot) =
+                self.devices.get(position).and_then(|device| device.events.get(event.0 as usize))
+            else {
+                break;
+            };
+            let Some(mapped) = *slot else { continue };
+            if self.devices.get(position).is_some_and(|device| device.numbers != Numbers::Virtual) {
+                lpis.properties().configure(mapped.lpi, PRIORITY, false);
+            }
+            self.change(id, event, command::discard(id, event))?;
+        }
         let device = self.devices.swap_remove(position);
         self.issue(&[command::unmapd(id)])?;
-        if device.numbers != Numbers::Virtual {
-            for lpi in device.events.iter().filter_map(|event| event.lpi) {
-                lpis.properties().configure(lpi, PRIORITY, false);
-            }
-        }
         if let Numbers::Own(first) = device.numbers {
             lpis.give_back(first, device.events.len());
         }
