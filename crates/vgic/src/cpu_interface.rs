@@ -165,8 +165,8 @@ impl Interrupts {
     ///
     /// What is active needs no list register: the CPU interface knows the running priority by itself, and says how many
     /// interrupts were ended that it had in none (EOIcount). Of LPIs it doesn't say, and needn't: they are never active here. What
-    /// is pending needs one, however many are active: it may be more urgent than all of those. In two steps (EOImode) the guest ends interrupts in an order of its own, which a count doesn't
-    /// tell: then its writes of ICC_DIR_EL1 are trapped ([`crate::Vgic::deactivate`]).
+    /// is pending needs one, however many are active: it may be more urgent than all of those. In two steps (EOImode) the guest ends
+    /// interrupts in an order of its own, which a count doesn't tell: then its writes of ICC_DIR_EL1 are trapped ([`crate::Vgic::deactivate`]).
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         self.sync(vcpu, registers);
         self.take_mail(vcpu);
