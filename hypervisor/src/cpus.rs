@@ -149,7 +149,7 @@ impl Cpu {
                     log::error!("CPU {}: {error}", self.id);
                 }
                 *self.vcpu.lock() = None;
-                vm.parked();
+                vm.parked(vcpu);
                 continue;
             }
             wait_for_start(&vm, vcpu);

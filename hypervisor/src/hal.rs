@@ -323,6 +323,9 @@ impl AxVMHal for Hal {
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {
+        if protection::is_off(Protection::Call) && host::get().vm(vm).is_some_and(|vm| vm.is_stopping()) {
+            return;
+        }
         if let Some(cpu) = host::get().cpu_of(vm, vcpu).and_then(cpus::get) {
             cpu.kick();
         }

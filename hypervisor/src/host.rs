@@ -81,6 +81,8 @@ pub struct Host {
     filling: AtomicU64,
     /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
     held: u64,
+    /// CPUs that didn't leave a VM that was stopped.
+    lost: Mutex<Vec<CpuId>>,
 }
 
 /// How often an SMMU is looked at that can't call.
@@ -302,6 +304,7 @@ fn take_over(
         first_entry: AtomicU64::new(0),
         filling: AtomicU64::new(0),
         held,
+        lost: Mutex::new(Vec::new()),
         platform,
     })
 }
@@ -533,6 +536,11 @@ impl Host {
         self.call_hypervisor_cpu();
     }
 
+    /// Notes CPUs that didn't leave a VM that was stopped.
+    pub fn add_lost_cpus(&self, cpus: &[CpuId]) {
+        self.lost.lock().extend_from_slice(cpus);
+    }
+
     /// The hypervisor's own figures.
     pub fn figures(&self) -> HypervisorReport {
         let layout = arch::image_layout();
@@ -544,6 +552,7 @@ impl Host {
             boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
             boot_filling_ticks: self.filling.load(Ordering::Relaxed),
             tick_hz: arch::tick_hz(),
+            lost_cpus: self.lost.lock().iter().map(|cpu| cpu.0).collect(),
         }
     }
 }

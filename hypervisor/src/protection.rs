@@ -52,6 +52,8 @@ pub enum Protection {
     Revoke,
     /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
     LineEnd,
+    /// The CPUs of a VM that is stopped are called. Without it: nothing calls them.
+    Call,
     /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
     DebugRegisters,
     /// Not a protection: the hypervisor writes to its own code, which must fault.
@@ -63,8 +65,8 @@ pub enum Protection {
 }
 
 use Protection::{
-    Block, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack, Quarantine,
-    Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
+    Block, Call, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack,
+    Quarantine, Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
 };
 
 const NAMES: &[(&str, Protection)] = &[
@@ -82,6 +84,7 @@ const NAMES: &[(&str, Protection)] = &[
     ("wfi", Wfi),
     ("revoke", Revoke),
     ("line-end", LineEnd),
+    ("call", Call),
     ("debug", DebugRegisters),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),

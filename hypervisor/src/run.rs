@@ -73,6 +73,10 @@ fn enter(running: &mut Running<'_>) -> Next {
         take_interrupts(Some((vm, vcpu)));
         return Next::Resume;
     }
+    if vm.is_stopping() {
+        // Its second stage may have been revoked: what it was left for is no fault of its own.
+        return Next::Resume;
+    }
     arch::handle(vm, vcpu, &mut running.context, left)
 }
 

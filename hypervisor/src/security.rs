@@ -233,6 +233,14 @@ fn enforce(host: &Host) {
     }
 }
 
+/// Keeps all devices of a VM from the bus.
+pub fn quarantine_all(host: &Host, vm: VmId) {
+    let Some(plan) = host.plan(vm) else { return };
+    for position in (0..).take(plan.devices.len()) {
+        let _ = quarantine(host, plan, position, None);
+    }
+}
+
 /// The VM is taken apart: its devices are closed by that.
 pub fn forget(host: &Host, vm: VmId) {
     let left = host.security.quarantine.lock().end(vm);

@@ -4,12 +4,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
-use axvm_addr::VmId;
+use axvm_addr::{CpuId, VmId};
 use axvm_system::wire::Channel;
 
 use crate::host::Host;
 use crate::typed::Typed;
-use crate::vm::Vm;
+use crate::vm::{Departure, LEAVE_WITHIN_S, Vm};
 use crate::{arch, console, protection, report, run, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
@@ -61,9 +61,13 @@ fn show_output(vms: &[Arc<Vm>]) -> bool {
 /// Takes a VM that has stopped apart: its devices go back through quarantine, its RAM is zeroed. Whether there is still something
 /// to do for it.
 fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
-    if !vm.is_stopped() {
-        return false;
-    }
+    let overdue = match vm.departure() {
+        Departure::NotAsked => return false,
+        // Nothing calls when the deadline is over: look again.
+        Departure::Underway => return true,
+        Departure::Complete => Vec::new(),
+        Departure::Overdue(cpus) => cpus,
+    };
     if !vm.output().is_empty() {
         // Its last words come first.
         return true;
@@ -71,6 +75,10 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
     let id = vm.id();
     if let Some(slot) = reports.get_mut(usize::from(id.0)) {
         *slot = Some(vm.report());
+    }
+    if !overdue.is_empty() {
+        give_up(host, vm, &overdue);
+        return true;
     }
     host.forget_vm(id);
     security::forget(host, id);
@@ -94,6 +102,23 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
         None => log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody"),
     }
     true
+}
+
+/// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
+/// now its devices lose the bus. Nobody gets any of that until the machine is reset.
+fn give_up(host: &Host, vm: Arc<Vm>, overdue: &[CpuId]) {
+    for cpu in overdue {
+        log::error!(
+            "CPU {cpu} is lost: it didn't leave vm \"{}\" within {LEAVE_WITHIN_S} s; the VM's memory and devices stay with nobody",
+            vm.name()
+        );
+    }
+    host.add_lost_cpus(overdue);
+    security::quarantine_all(host, vm.id());
+    host.forget_vm(vm.id());
+    security::forget(host, vm.id());
+    // A CPU that comes back after all must not be the last to have it: freeing isn't that CPU's to do.
+    core::mem::forget(vm);
 }
 
 /// Ends the run.

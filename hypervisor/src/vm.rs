@@ -5,7 +5,7 @@ mod exits;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axvm::devices::AxVmDevices;
 use axvm::plan::VmPlan;
@@ -28,6 +28,23 @@ use crate::{arch, cpus, host};
 
 pub use build::VmFiles;
 
+/// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short (the longest wait on hardware
+/// for a guest, a reset, is 1.3 s).
+pub const LEAVE_WITHIN_S: u64 = 3;
+
+/// How far a VM's CPUs are with leaving it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It wasn't told to stop.
+    NotAsked,
+    /// Some are still in it, and have the time to.
+    Underway,
+    /// All have left it.
+    Complete,
+    /// These haven't, and should have.
+    Overdue(Vec<CpuId>),
+}
+
 /// No device answers there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoDevice;
@@ -38,6 +55,8 @@ struct Vcpu {
     cpu: CpuId,
     /// Its affinity, for the guest.
     mpidr: u64,
+    /// Its CPU has left the VM for good.
+    left: AtomicBool,
 }
 
 /// A VM.
@@ -57,6 +76,8 @@ pub struct Vm {
     /// Its CPUs take physical interrupts themselves.
     direct: bool,
     stopping: AtomicBool,
+    /// When it was told to stop, by the counter; 0 before.
+    stopped_at: AtomicU64,
     /// CPUs that have still to leave it.
     busy: AtomicUsize,
 }
@@ -203,16 +224,35 @@ impl Vm {
     pub fn stop(&self, reason: StopReason) {
         // Before the core kicks the CPUs, so that they find it.
         self.stopping.store(true, Ordering::SeqCst);
-        if self.direct && !protection::is_off(Protection::Revoke) {
-            // A guest that takes interrupts itself can keep any call out: it loses its memory.
+        let now = arch::ticks().max(1);
+        // Told before: the deadline is the first one's.
+        let _ = self.stopped_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        if !protection::is_off(Protection::Revoke) {
+            // Whatever keeps a call out (a guest that takes interrupts itself has ways, a debugger that masks them another): without
+            // its memory the guest faults at its next instruction.
             if let Err(error) = self.core.with_maps(|space, _| space.0.revoke()) {
                 log::error!("{}: its second stage couldn't be revoked: {error}", self.name());
             }
         }
         self.core.stop(reason);
-        if self.direct {
-            arch::send_event();
+        // One that sleeps until an event comes.
+        arch::send_event();
+    }
+
+    /// How far its CPUs are with leaving it.
+    pub fn departure(&self) -> Departure {
+        let stopped_at = self.stopped_at.load(Ordering::Acquire);
+        if stopped_at == 0 {
+            return Departure::NotAsked;
         }
+        if self.busy.load(Ordering::Acquire) == 0 {
+            return Departure::Complete;
+        }
+        if arch::ticks().saturating_sub(stopped_at) <= LEAVE_WITHIN_S * arch::tick_hz() {
+            return Departure::Underway;
+        }
+        let staying = self.vcpus.iter().filter(|vcpu| !vcpu.left.load(Ordering::Acquire));
+        Departure::Overdue(staying.map(|vcpu| vcpu.cpu).collect())
     }
 
     /// Whether it is stopping or has stopped.
@@ -220,15 +260,13 @@ impl Vm {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// A CPU has left it for good.
-    pub fn parked(&self) {
+    /// The CPU of a vCPU has left it for good.
+    pub fn parked(&self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu(id) {
+            vcpu.left.store(true, Ordering::Release);
+        }
         self.busy.fetch_sub(1, Ordering::AcqRel);
         host::get().call_hypervisor_cpu();
-    }
-
-    /// Whether it has stopped and every CPU has left it.
-    pub fn is_stopped(&self) -> bool {
-        self.is_stopping() && self.busy.load(Ordering::Acquire) == 0
     }
 
     /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.

@@ -50,10 +50,13 @@ impl Report {
         Self { problems, ..Self::new(Verdict::BadInput) }
     }
 
-    /// What VMs, events and problems say of the run. Where VMs were ended from outside that is [`Verdict::Interrupted`];
-    /// that it was by a timeout, or that the hypervisor failed, can't be seen in them: join that with [`Verdict::worst`].
+    /// What VMs, events, problems and lost CPUs say of the run. Where VMs were ended from outside that is [`Verdict::Interrupted`];
+    /// that it was by a timeout, or that the hypervisor ended by a fault, can't be seen in them: join that with [`Verdict::worst`].
     pub fn judge(&self) -> Verdict {
         let mut verdict = Verdict::Ok;
+        if !self.hypervisor.lost_cpus.is_empty() {
+            verdict = verdict.worst(Verdict::HypervisorFailed);
+        }
         if !self.problems.is_empty() {
             verdict = verdict.worst(Verdict::BadInput);
         }
@@ -170,6 +173,9 @@ pub struct HypervisorReport {
     pub boot_filling_ticks: u64,
     /// Ticks a second.
     pub tick_hz: u64,
+    /// CPUs that didn't leave a VM that was stopped, by their position among the device tree's.
+    #[serde(default)]
+    pub lost_cpus: Vec<u16>,
 }
 
 /// One VM.
@@ -318,12 +324,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_lost_a_cpu_has_failed() {
+        let hypervisor = HypervisorReport { lost_cpus: vec![2], ..Default::default() };
+        let report = Report { hypervisor, events: vec![], ..example() };
+        assert_eq!(report.judge(), Verdict::HypervisorFailed);
+        assert_eq!(Report { hypervisor: HypervisorReport::default(), ..report }.judge(), Verdict::Ok);
+    }
+
+    #[test]
     fn the_json_form_has_the_shape_of_the_contract() {
         let json = serde_json::to_value(example()).unwrap();
         let contract: serde_json::Value = serde_json::from_str(
             r#"{"schema": 1, "verdict": "violation",
                 "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0,
-                  "boot_filling_ticks": 0, "tick_hz": 0},
+                  "boot_filling_ticks": 0, "tick_hz": 0, "lost_cpus": []},
                 "vms": [{"name": "linux", "state": "stopped", "reason": "system-off", "interrupts": "emulated",
                   "exits": {"total": 5, "by_reason": {"mmio_emulated": 0, "mmio_forwarded": 0, "port": 0, "sysreg": 0,
                     "sgi": 3, "hypercall": 0, "interrupt": 0, "wfi": 2, "stage2_fault": 0, "other": 0}},

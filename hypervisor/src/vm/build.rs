@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use axvm::config::VMInterruptMode;
 use axvm::devices::AxVmDevices;
@@ -127,7 +127,7 @@ impl Vm {
             devices = devices.forwarded(gpa, hpa, block.device, name);
         }
         let devices = devices.build()?;
-        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr };
+        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, left: AtomicBool::new(false) };
         let vcpus: Vec<Vcpu> = plan.cpus.iter().map(vcpu).collect();
         let direct = core.plan().mode == VMInterruptMode::Passthrough;
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
@@ -146,6 +146,7 @@ impl Vm {
             vtcr,
             direct,
             stopping: AtomicBool::new(false),
+            stopped_at: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
         })
     }
