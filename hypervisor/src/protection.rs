@@ -56,6 +56,10 @@ pub enum Protection {
     Call,
     /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
     DebugRegisters,
+    /// Of memory the hypervisor maps what is its own. Without it: all that there is.
+    OwnMap,
+    /// Not a protection: the hypervisor reads guests' RAM and memory that nobody may map, which must fault.
+    OwnRam,
     /// Not a protection: the hypervisor writes to its own code, which must fault.
     OwnCode,
     /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
@@ -65,8 +69,8 @@ pub enum Protection {
 }
 
 use Protection::{
-    Block, Call, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnStack,
-    Quarantine, Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
+    Block, Call, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnMap, OwnRam,
+    OwnStack, Quarantine, Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
 };
 
 const NAMES: &[(&str, Protection)] = &[
@@ -86,6 +90,8 @@ const NAMES: &[(&str, Protection)] = &[
     ("line-end", LineEnd),
     ("call", Call),
     ("debug", DebugRegisters),
+    ("own-map", OwnMap),
+    ("own-ram", OwnRam),
     ("own-code", OwnCode),
     ("own-stack", OwnStack),
     ("inject", Inject),
@@ -122,7 +128,22 @@ pub fn choose(name: Option<&str>) -> Result<(), Problem> {
 }
 
 /// Where the bundle asks for it, has the hypervisor do what its own mappings forbid, to show that it ends with a fault.
-pub fn test_own_mappings() {
+pub fn test_own_mappings(host: &host::Host) {
+    if is_off(OwnMap) {
+        host.platform.memory.iter().for_each(|&bank| crate::arch::stage1::add_memory(bank));
+    }
+    if is_off(OwnMap) || is_off(OwnRam) {
+        let guests = host.plans.iter().flat_map(|vm| &vm.ram).map(|&(_, hpa)| ("guest's RAM", hpa));
+        let kept = host.platform.reserved.iter().filter(|it| it.no_map);
+        for (what, at) in guests.chain(kept.map(|it| ("no-map memory", it.span.start()))) {
+            // SAFETY: reading memory changes nothing; that it isn't mapped is survived, and is what is asked.
+            let can = match unsafe { crate::arch::probe_read(at.0, 4) } {
+                Ok(_) => "can",
+                Err(_) => "can't",
+            };
+            log::info!("own-ram: {what} {can} be read by the hypervisor");
+        }
+    }
     if is_off(OwnCode) {
         // SAFETY: not sound, and not meant to be: the page is mapped read-only, so that this faults and doesn't return.
         unsafe { (crate::arch::image_start() as *mut u64).write_volatile(0) };

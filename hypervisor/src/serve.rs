@@ -20,7 +20,7 @@ pub fn serve(host: &Host) -> ! {
     let mut typed = Typed::new(host);
     // By VM: the report of one that is gone.
     let mut reports: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
-    protection::test_own_mappings();
+    protection::test_own_mappings(host);
     loop {
         run::take_interrupts(None);
         protection::test_injection();

@@ -67,7 +67,7 @@ impl Typed {
     /// Reads what was typed, and offers the guest in focus what waits for it.
     pub fn take(&mut self, host: &Host, vms: &[Arc<Vm>]) {
         self.offer(host, vms);
-        while self.reads() {
+        while self.reads(host) {
             match console::receive() {
                 Received::Nothing => break,
                 Received::Lost => log::warn!("the console's line overran: something that was typed is lost"),
@@ -78,7 +78,10 @@ impl Typed {
                         self.focus = VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16));
                         console::send(Channel::Focus(self.focus), &[]);
                     }
-                    Some(Key::Quit) => vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded)),
+                    Some(Key::Quit) => {
+                        self.say_lost(host);
+                        vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded));
+                    }
                     // There is no shell yet.
                     Some(Key::Shell) | None => {}
                 },
@@ -98,7 +101,7 @@ impl Typed {
     }
 
     /// Whether the UART is read on.
-    fn reads(&mut self) -> bool {
+    fn reads(&mut self, host: &Host) -> bool {
         let full = self.queue().is_some_and(|queue| queue.len() >= MOST);
         match self.state {
             State::Keeping if full => {
@@ -110,6 +113,12 @@ impl Typed {
             State::Waiting(end) if full && arch::ticks() < end => false,
             State::Waiting(_) => {
                 console::listen(true);
+                if full {
+                    let name = self.name(host);
+                    log::warn!(
+                        "{name}: it has taken nothing for {PATIENCE_S} s: what is typed for it is lost until it does"
+                    );
+                }
                 self.state = if full { State::Losing } else { State::Keeping };
                 true
             }
@@ -162,12 +171,13 @@ impl Typed {
     fn say_lost(&mut self, host: &Host) {
         if self.state == State::Losing {
             self.state = State::Keeping;
-            let name = host.plan(self.focus).map_or("", |plan| plan.name.as_str());
-            log::warn!(
-                "{name}: it took nothing for {PATIENCE_S} s: {} bytes that were typed for it are lost",
-                self.lost
-            );
+            log::warn!("{}: {} bytes that were typed for it are lost", self.name(host), self.lost);
             self.lost = 0;
         }
+    }
+
+    /// The name of the VM in focus.
+    fn name<'a>(&self, host: &'a Host) -> &'a str {
+        host.plan(self.focus).map_or("", |plan| plan.name.as_str())
     }
 }

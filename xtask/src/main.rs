@@ -21,6 +21,7 @@ mod runner;
 mod runs;
 mod say;
 mod test;
+mod tree;
 mod variant;
 
 const HELP: &str = "\

@@ -109,7 +109,9 @@ pub fn run(request: &Request) -> Result<Outcome> {
                 if let Some((mut stdin, (_, text))) =
                     keys.take_if(|(_, (after, _))| line.contains(after.as_str()))
                 {
-                    stdin.write_all(text.as_bytes())?;
+                    // By a thread: who reads slowly mustn't keep this from reading what is said.
+                    let text = text.clone();
+                    std::thread::spawn(move || stdin.write_all(text.as_bytes()));
                 }
                 writeln!(kept, "{line}")?;
                 if request.show {

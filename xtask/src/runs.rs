@@ -13,7 +13,7 @@ use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
-use crate::{native, paths, process, refusal};
+use crate::{native, paths, process, refusal, tree};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -71,6 +71,9 @@ pub struct Run {
     done: Option<String>,
     /// What is typed, and when.
     types: Option<Types>,
+    /// Whether the board's device tree is QEMU's with hundreds of nodes more, and memory that nobody may map.
+    #[serde(default)]
+    large_tree: bool,
     /// The protection that is off, in the hypervisor's test image.
     protection_off: Option<String>,
     /// The boot loader that starts the hypervisor, from a disk with what `axvm pack` writes; without one QEMU does.
@@ -95,6 +98,16 @@ struct Types {
     /// A text in that line.
     after: String,
     text: String,
+    /// How often.
+    #[serde(default = "once")]
+    times: usize,
+    /// What is typed at the end.
+    #[serde(default)]
+    then: String,
+}
+
+fn once() -> usize {
+    1
 }
 
 /// A boot loader.
@@ -159,6 +172,7 @@ fn status_of(verdict: &str) -> Option<i32> {
         "violation" => 4,
         "hypervisor-failed" => 5,
         "timeout" => 6,
+        "interrupted" => 130,
         _ => return None,
     })
 }
@@ -204,6 +218,9 @@ impl Run {
         if self.loopback {
             qemu.extend(loopback(&self.name)?);
         }
+        if self.large_tree {
+            qemu.extend(["-dtb".to_owned(), tree::large(arch, &system, &self.name)?.display().to_string()]);
+        }
         let outcome = runner::run(&Request {
             tool,
             image: &image,
@@ -215,7 +232,7 @@ impl Run {
             show: false,
             report: None,
             programs: self.programs.as_ref().map(|folder| paths::root().join("systems").join(folder)),
-            types: self.types.as_ref().map(|it| (it.after.clone(), it.text.clone())),
+            types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
         })?;
         let mut problems = self.differences(&outcome);
         if self.refused {

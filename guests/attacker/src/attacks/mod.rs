@@ -18,6 +18,7 @@ mod silent;
 mod suspend;
 mod translated;
 mod trapped;
+mod typed;
 
 /// An attack: the word that asks for it, and what does it and says what came of it.
 type Attack = (&'static str, fn(&Board) -> String);
@@ -68,6 +69,9 @@ pub const ALL: &[Attack] = &[
     ("line-victim", interface::line_victim),
     ("silent", silent::silent),
     ("suspended", suspend::suspended),
+    // What is typed.
+    ("typed", typed::typed),
+    ("deaf", typed::deaf),
     // Registers of the CPU: what must work, then what must not be there, or not reach further.
     ("breakpoint", debug::breakpoint),
     ("os-lock", debug::lock),

@@ -138,6 +138,25 @@ pub fn add_device(registers: Span<Hpa>) -> Result<(), aarch64_paging::MapError> 
 const SCTLR_M: u64 = 1;
 const SCTLR_C: u64 = 1 << 2;
 
+/// Adds memory, where nothing is mapped yet, in blocks of 2 MiB: only to show that it isn't there otherwise.
+pub fn add_memory(memory: Span<Hpa>) {
+    let mut map = MAP.lock();
+    let Some(map) = map.as_mut() else { return };
+    for start in (memory.start().0 as usize..memory.end().0 as usize).step_by(1 << 21) {
+        let block = MemoryRegion::new(start, start + (1 << 21));
+        let mut mapped = false;
+        let _ = map.walk_range(&block, &mut |_, descriptor, _| {
+            mapped |= descriptor.is_valid();
+            Ok(())
+        });
+        if !mapped && map.map_range(&block, NORMAL | El23Attributes::XN).is_err() {
+            log::error!("memory at {start:#x} can't be mapped");
+        }
+    }
+    dsb!("ishst");
+    isb!();
+}
+
 /// TCR_EL2 with HCR_EL2.E2H=0 (Arm ARM, D24.2.184): 48-bit addresses, 4 KiB granule, write-back inner shareable walks, physical size
 /// as the CPU has it.
 fn tcr() -> u64 {
