@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +32,11 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How many of the last lines are kept, for a run that ends without a report.
 const KEPT_LINES: usize = 20;
+
+/// Pieces of what is typed that wait for a machine that doesn't read. At a terminal more than anybody pastes: whoever sits there must
+/// be heard, if only to be obeyed when he ends the run. A pipe just has to wait.
+const QUEUE: usize = 64;
+const TERMINAL_QUEUE: usize = 1 << 14;
 
 /// Ctrl-] q. Twice: after a Ctrl-] of the user's the first is but a Ctrl-] itself.
 const QUIT: &[u8] = b"\x1dq\x1dq";
@@ -138,9 +145,10 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
     if let Some(errors) = child.0.stderr.take() {
         pass_on(errors, events.clone(), Event::Errors, Event::ErrorsEnd);
     }
-    let keys = child.0.stdin.take().map(write_keys);
+    let queue = if job.interactive { TERMINAL_QUEUE } else { QUEUE };
+    let keys = child.0.stdin.take().map(|stdin| Typing::to(stdin, queue));
     if let (true, Some(keys)) = (job.keys, &keys) {
-        read_keys(keys.clone(), events.clone());
+        read_keys(keys.queue.clone(), events.clone());
     }
     let signals = watch_signals(events)?;
     let raw = if job.interactive { Raw::enter() } else { None };
@@ -176,7 +184,7 @@ struct Run<W> {
     last: Lines,
     /// What QEMU itself said.
     errors: Lines,
-    keys: Option<SyncSender<Vec<u8>>>,
+    keys: Option<Typing>,
     ended: Ended,
     /// The end of the run's time, or of the grace if it is ending.
     deadline: Option<Instant>,
@@ -199,7 +207,11 @@ impl<W: Write> Run<W> {
                     self.console.say(Speaker::Qemu, &bytes);
                 }
                 Ok(Event::ErrorsEnd) => errors_open = false,
-                Ok(Event::Quit) => self.end(Ended::Interrupted),
+                Ok(Event::Quit) => {
+                    self.end(Ended::Interrupted);
+                    // The keys themselves may be behind much that was pasted.
+                    self.quit();
+                }
                 Ok(Event::Signal) if self.ended == Ended::Interrupted => break,
                 Ok(Event::Signal) => {
                     self.end(Ended::Interrupted);
@@ -302,7 +314,7 @@ impl<W: Write> Run<W> {
         let answer = self.typist.as_mut().and_then(|typist| typist.hears(heard));
         if let (Some(answer), Some(keys)) = (answer, &self.keys) {
             // If keys are waiting already the boot loader reads none: the run ends by its timeout.
-            let _ = keys.try_send(answer);
+            let _ = keys.queue.try_send(answer);
         }
     }
 
@@ -318,8 +330,7 @@ impl<W: Write> Run<W> {
     /// Tells the hypervisor.
     fn quit(&self) {
         if let Some(keys) = &self.keys {
-            // If keys are waiting already the hypervisor reads none: it is killed after the grace.
-            let _ = keys.try_send(QUIT.to_vec());
+            keys.quit();
         }
     }
 }
@@ -366,17 +377,36 @@ fn pass_on(
     });
 }
 
-/// Writes what it gets to QEMU.
-fn write_keys(mut stdin: ChildStdin) -> SyncSender<Vec<u8>> {
-    let (keys, received) = mpsc::sync_channel::<Vec<u8>>(64);
-    thread::spawn(move || {
-        while let Ok(bytes) = received.recv() {
-            if stdin.write_all(&bytes).and_then(|()| stdin.flush()).is_err() {
-                return;
+/// What is typed, on its way to the machine.
+struct Typing {
+    queue: SyncSender<Vec<u8>>,
+    /// Nothing else counts any more.
+    quitting: Arc<AtomicBool>,
+}
+
+impl Typing {
+    /// Has a thread write to the machine what is queued, of which so many pieces may wait.
+    fn to(mut machine: impl Write + Send + 'static, most: usize) -> Self {
+        let (queue, received) = mpsc::sync_channel::<Vec<u8>>(most);
+        let quitting = Arc::new(AtomicBool::new(false));
+        let told = quitting.clone();
+        thread::spawn(move || {
+            while let Ok(bytes) = received.recv() {
+                let bytes = if told.load(Ordering::SeqCst) { QUIT.to_vec() } else { bytes };
+                if machine.write_all(&bytes).and_then(|()| machine.flush()).is_err() || bytes == QUIT {
+                    return;
+                }
             }
-        }
-    });
-    keys
+        });
+        Self { queue, quitting }
+    }
+
+    /// Ends the run at the hypervisor, past what still waits.
+    fn quit(&self) {
+        self.quitting.store(true, Ordering::SeqCst);
+        // If the queue is full the thread finds the mark at its next piece.
+        let _ = self.queue.try_send(Vec::new());
+    }
 }
 
 /// Passes the user's keys on; the hypervisor reads the commands among them, this only takes note of the last one.
@@ -444,6 +474,43 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A machine that reads when it is let to.
+    struct Slow {
+        gate: Receiver<()>,
+        read: SyncSender<Vec<u8>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.gate.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
+            self.read.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_typed_arrives_in_order_and_quitting_passes_all_that_waits() {
+        let (open, gate) = mpsc::sync_channel(100);
+        let (read, seen) = mpsc::sync_channel(100);
+        let typing = Typing::to(Slow { gate, read }, 4);
+        let soon = Duration::from_secs(10);
+        typing.queue.send(b"one".to_vec()).unwrap();
+        open.send(()).unwrap();
+        assert_eq!(seen.recv_timeout(soon).unwrap(), b"one");
+        // The machine reads no more; what it was about to get, and what the queue holds.
+        typing.queue.send(b"two".to_vec()).unwrap();
+        while typing.queue.try_send(b"more".to_vec()).is_ok() {}
+        typing.quit();
+        (0..10).for_each(|_| open.send(()).unwrap());
+        let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
+        assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
+        assert!(rest.len() <= 3, "what waited came first: {rest:?}");
+    }
 
     #[test]
     fn guests_with_more_memory_have_more_time_to_be_taken_apart() {
