@@ -30,16 +30,20 @@ fn until_off(running: &mut Running<'_>) {
     while !vm.is_stopping() {
         match next {
             Next::Resume => {}
-            Next::Suspend => {
+            Next::Suspend { deadline } => {
                 if let Some(direct) = &running.context.direct {
-                    if direct.wait() {
+                    if direct.wait(deadline) {
                         vm.violated(Kind::Interrupt, None);
                     }
                     next = Next::Resume;
                     continue;
                 }
-                if !vm.vgic().has_pending(vcpu) && !vm.leave_messages(vcpu) {
-                    arch::wait_for_interrupt();
+                let over = deadline.is_some_and(|deadline| arch::virtual_count() >= deadline);
+                if !over && !vm.vgic().has_pending(vcpu) && !vm.leave_messages(vcpu) {
+                    match deadline {
+                        Some(deadline) => arch::wait_for_interrupt_until(deadline),
+                        None => arch::wait_for_interrupt(),
+                    }
                     take_interrupts(Some((vm, vcpu)));
                     // The next leaving says whether it was a doorbell.
                     vm.enter_messages(vcpu);

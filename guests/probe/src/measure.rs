@@ -113,15 +113,27 @@ pub fn write(address: u64, value: u32) -> Option<u64> {
     between!("str {value:w}, [{address}]"; address = in(reg) address, value = in(reg) value,)
 }
 
-/// A call by HVC (Arm DEN 0028) of a function without arguments that clobbers x0 to x17 at most.
+/// A call (Arm DEN 0028) of a function without arguments that clobbers x0 to x17 at most.
+macro_rules! call {
+    ($instruction:literal, $function:expr) => {
+        between!(
+            $instruction;
+            inout("x0") u64::from($function) => _,
+            out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+            out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _,
+        )
+    };
+}
+
+/// A call by HVC.
 pub fn hypercall(function: u32) -> Option<u64> {
-    between!(
-        "hvc #0";
-        inout("x0") u64::from(function) => _,
-        out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
-        out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-        out("x16") _, out("x17") _,
-    )
+    call!("hvc #0", function)
+}
+
+/// A call by SMC.
+pub fn secure_call(function: u32) -> Option<u64> {
+    call!("smc #0", function)
 }
 
 /// Makes the calling CPU's interface take interrupts of Group 1 of every priority (Arm IHI 0069, 12.2), by the vectors above.

@@ -24,6 +24,7 @@ type Named = (&'static str, fn(&Probe<'_>) -> Figure);
 pub const ALL: &[Named] = &[
     ("nothing", |_| measured(measure::nothing())),
     ("hypercall", |_| measured(measure::hypercall(PSCI_VERSION))),
+    ("secure-call", |_| measured(measure::secure_call(PSCI_VERSION))),
     ("emulated-read", |probe| measured(measure::read(probe.gic.distributor + GICD_TYPER))),
     ("emulated-state-read", |probe| measured(measure::read(probe.gic.distributor + GICD_ISENABLER1))),
     // No bit is set: nothing changes.

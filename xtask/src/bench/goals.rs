@@ -78,6 +78,7 @@ const ONCE: &[&str] = &[ALL];
 pub const GOALS: &[Goal] = &[
     goal("mapped-read", "directly mapped register, read", MODES, Limit::At(1), Some(1)),
     goal("hypercall", "hypercall, round trip", MODES, Limit::At(90), Some(127)),
+    goal("secure-call", "the same by SMC", MODES, Limit::At(90), Some(127)),
     goal("emulated-read", "emulated distributor register, read", MODES, Limit::At(150), Some(227)),
     goal("emulated-state-read", "the same, of all interrupts' state", MODES, Limit::Shown, None),
     goal("emulated-write", "the same, written", MODES, Limit::Shown, None),

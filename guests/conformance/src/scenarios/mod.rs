@@ -12,6 +12,7 @@ use crate::frames::{Frames, GROUP1, ICACTIVER, ICENABLER, ICPENDR};
 use crate::second;
 
 mod cpus;
+mod deadline;
 mod elsewhere;
 mod lines;
 mod messages;
@@ -62,8 +63,9 @@ pub const ALL: &[Scenario] = &[
     ("walk-messages-split", walk::messages_split),
 ];
 
-/// Those that have the other CPU go off, which ends what its timer and its interface were in the middle of: by name only.
-const GOING_OFF: &[Scenario] = &[("off", off::interrupts), ("off-message", off::message)];
+/// Those of a CPU's power and sleep, which ends what its timer and its interface were in the middle of: by name only.
+const POWER: &[Scenario] =
+    &[("deadline", deadline::deadline), ("off", off::interrupts), ("off-message", off::message)];
 
 /// Those that take somebody who types or injects, and so are asked for by name only.
 const IN_A_VM: &[Scenario] =
@@ -161,7 +163,7 @@ pub fn run(board: &Board) {
         return println!("CONFORMANCE broken: the other CPU doesn't start");
     }
     let everything = words().any(|word| word == EVERYTHING);
-    let by_name = GOING_OFF.iter().chain(IN_A_VM).map(|it| (it, false));
+    let by_name = POWER.iter().chain(IN_A_VM).map(|it| (it, false));
     let all = ALL.iter().map(|it| (it, everything)).chain(by_name);
     for (&(name, play), wanted) in all {
         if wanted || words().any(|word| word == name) {

@@ -120,6 +120,20 @@ pub fn halt() -> ! {
     }
 }
 
+/// As [`wait_for_interrupt`], but until the virtual count (CNTVCT_EL0) is `deadline` at most: the guest's own, whose offset is zero.
+/// Only for a CPU with FEAT_WFxT, as one has where a guest's WFIT was trapped.
+pub fn wait_for_interrupt_until(deadline: u64) {
+    dsb!("sy");
+    // SAFETY: waiting changes nothing. The instruction is WFIT X0, which assemblers know by the extension only.
+    unsafe { core::arch::asm!(".inst 0xd5031020", in("x0") deadline, options(nostack)) }
+}
+
+/// The virtual count, as guests have it.
+pub fn virtual_count() -> u64 {
+    isb!();
+    mrs!("cntvct_el0")
+}
+
 /// Wakes every CPU that waits for an event (WFE).
 pub fn send_event() {
     dsb!("ish");

@@ -160,16 +160,20 @@ impl Direct {
         }
     }
 
-    /// Sleeps in the guest's place until something is pending that the guest, or the hypervisor, would take. It may come back
-    /// early, as WFI may. Answers whether the guest had forged an active priority, which is gone then.
-    pub fn wait(&self) -> bool {
+    /// Sleeps in the guest's place until something is pending that the guest, or the hypervisor, would take, or until `deadline`. It
+    /// may come back early, as WFI may. Answers whether the guest had forged an active priority, which is gone then.
+    pub fn wait(&self, deadline: Option<u64>) -> bool {
+        let sleep = || match deadline {
+            Some(deadline) => super::wait_for_interrupt_until(deadline),
+            None => super::wait_for_interrupt(),
+        };
         if gic::single_security() {
             // No interrupt of the guest has such a priority.
             let forged = mrs!("icc_rpr_el1") & 0xff < 0x80;
             if forged {
                 clear_active_priorities(false);
             }
-            super::wait_for_interrupt();
+            sleep();
             return forged;
         }
         const ALMOST_ALL: u64 = gic::CALL_ALONE as u64;
@@ -183,7 +187,7 @@ impl Direct {
             msr!("icc_igrpen1_el1", 1);
             msr!("icc_pmr_el1", mask.max(ALMOST_ALL));
             isb!();
-            super::wait_for_interrupt();
+            sleep();
             msr!("icc_igrpen1_el1", enabled);
             msr!("icc_pmr_el1", mask);
         }

@@ -105,6 +105,11 @@ fn decode(vm: &Vm, context: &Context) -> Option<LoadStore> {
     (it.bank() == Bank::General || may_use_vectors(pstate)).then_some(it)
 }
 
+/// The instruction of AArch64 at the guest's PC.
+pub fn instruction(vm: &Vm, context: &Context) -> Option<u32> {
+    fetch(vm, context.frame.pc).filter(|_| context.frame.pstate & 1 << 4 == 0)
+}
+
 /// Reads an instruction as the guest would: its first stage translates, and what it translates to is RAM of the VM.
 fn fetch(vm: &Vm, pc: u64) -> Option<u32> {
     let at = translate(pc).filter(|_| pc.is_multiple_of(4))?;

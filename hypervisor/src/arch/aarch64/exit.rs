@@ -4,11 +4,14 @@ use axvm::events::Kind;
 use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, Intid, VcpuId};
 use axvm_axdevice::Width;
+use axvm_syndrome::{
+    Cause, DataAbort, Deadline, Kind as Fault, Syndrome, SystemAccess, Wait, WaitFor, class, fault_address,
+};
 
 use super::emulate::Refused;
 use super::guest_psci::{self, After};
 use super::sysreg::mrs;
-use super::vcpu::{Context, ends_in_two_steps, write_debug};
+use super::vcpu::{Context, ends_in_two_steps, has_deadlines, write_debug};
 use super::vectors::Left;
 use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};
@@ -18,29 +21,21 @@ use crate::vm::{StopReason, Vm};
 pub enum Next {
     /// Enter the guest again.
     Resume,
-    /// Sleep until an interrupt is pending for the vCPU, then enter again.
-    Suspend,
+    /// Sleep until an interrupt is pending for the vCPU, or until its virtual count (CNTVCT_EL0) is that, then enter again.
+    Suspend {
+        /// The count.
+        deadline: Option<u64>,
+    },
     /// The vCPU is off.
     Off,
     /// The VM stops.
     Stop(StopReason),
 }
 
-/// Exception classes (Arm ARM, ESR_EL2.EC).
-pub mod class {
-    pub const WFX: u64 = 0x01;
-    pub const SVE: u64 = 0x19;
-    pub const HVC64: u64 = 0x16;
-    pub const SMC64: u64 = 0x17;
-    pub const SYSTEM: u64 = 0x18;
-    pub const INSTRUCTION_ABORT: u64 = 0x20;
-    pub const DATA_ABORT: u64 = 0x24;
-}
-
 /// Handles a synchronous exception or an SError. Interrupts are the run loop's.
 pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next {
     // Read before anything else can fault: a guarded access that aborts overwrites them.
-    let esr = mrs!("esr_el2");
+    let syndrome = Syndrome(mrs!("esr_el2"));
     let (far, hpfar) = (mrs!("far_el2"), mrs!("hpfar_el2"));
     if left == Left::SystemError {
         vm.count_exit(vcpu, ExitReason::Other);
@@ -48,42 +43,42 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
         context.inject_system_error();
         return Next::Resume;
     }
-    match esr >> 26 & 0x3f {
-        class::DATA_ABORT => data_abort(vm, vcpu, context, esr, far, hpfar),
-        class::INSTRUCTION_ABORT => {
+    match syndrome.cause() {
+        Cause::DataAbort(abort) => data_abort(vm, vcpu, context, abort, far, hpfar),
+        Cause::InstructionAbort(abort) => {
             vm.count_exit(vcpu, ExitReason::Stage2Fault);
-            // HPFAR_EL2 holds for address size, translation and access flag faults, and not for permission faults: registers that
-            // are mapped, but not to execute.
-            match esr & 0x3f {
-                0x00..=0x0b => {
-                    vm.violated(Kind::CpuExecute, Some((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff))
+            // HPFAR_EL2 doesn't hold for permission faults: registers that are mapped, but not to execute.
+            match abort.status().kind() {
+                Fault::AddressSize | Fault::Translation | Fault::AccessFlag => {
+                    vm.violated(Kind::CpuExecute, Some(fault_address(hpfar, far)))
                 }
-                0x0c..=0x0f => vm.violated(Kind::CpuExecute, None),
+                Fault::Permission => vm.violated(Kind::CpuExecute, None),
                 _ => vm.violated(Kind::RegisterAbort, None),
             }
             context.inject_abort(far, true, false);
             Next::Resume
         }
-        class::SYSTEM => {
-            system_register(vm, vcpu, context, esr);
+        Cause::System(access) => {
+            system_register(vm, vcpu, context, access);
             Next::Resume
         }
-        class::HVC64 => {
+        Cause::Hvc { .. } => {
             vm.count_exit(vcpu, ExitReason::Hypercall);
             call(vm, context)
         }
-        class::SMC64 => {
+        Cause::Smc { .. } => {
             vm.count_exit(vcpu, ExitReason::Hypercall);
             // HVC returns behind itself, a trapped SMC to itself.
             context.skip();
             call(vm, context)
         }
-        class::WFX => {
+        Cause::Wait(wait) => {
             vm.count_exit(vcpu, ExitReason::Wfi);
-            context.skip();
-            Next::Suspend
+            let next = suspend(vm, context, wait);
+            context.skip_any(syndrome.length());
+            next
         }
-        other => {
+        Cause::Other(other) => {
             // SVE, SME, AArch32 coprocessor accesses, and whatever else is hidden: it doesn't exist.
             vm.count_exit(vcpu, ExitReason::Other);
             if other != class::SVE {
@@ -95,44 +90,57 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
     }
 }
 
+/// A trapped WFI, or one of its kin: they may all be left early, but WFI should wait, and no longer than it says.
+fn suspend(vm: &Vm, context: &Context, wait: Wait) -> Next {
+    if wait.waits_for == WaitFor::Event || !wait.is_executed(context.frame.pstate) {
+        return Next::Resume;
+    }
+    // QEMU (10.0) says of a WFIT what it says of a WFI. With FEAT_WFxT the instruction is asked, where it can be read.
+    let by_instruction = || emulate::instruction(vm, context).and_then(Wait::of_instruction);
+    let deadline = match wait.deadline {
+        Deadline::InRegister(_) => wait.deadline,
+        Deadline::None if !has_deadlines() => Deadline::None,
+        told => by_instruction().map_or(told, |wait| wait.deadline),
+    };
+    match deadline {
+        Deadline::None => Next::Suspend { deadline: None },
+        Deadline::InRegister(register) => Next::Suspend { deadline: Some(context.x(register.into())) },
+        Deadline::Unknown => Next::Resume,
+    }
+}
+
 fn call(vm: &Vm, context: &mut Context) -> Next {
     match guest_psci::call(vm, context) {
         After::Resume => Next::Resume,
-        After::Suspend => Next::Suspend,
+        After::Suspend => Next::Suspend { deadline: None },
         After::Off => Next::Off,
         After::Stop(reason) => Next::Stop(reason),
     }
 }
 
-/// A data abort from the guest (Arm ARM, ISS encoding for an exception from a Data Abort).
-fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, hpfar: u64) -> Next {
-    const ISV: u64 = 1 << 24;
-    const SSE: u64 = 1 << 21;
-    const SF: u64 = 1 << 15;
-    const S1PTW: u64 = 1 << 7;
-    const WNR: u64 = 1 << 6;
-    const CM: u64 = 1 << 8;
-    const ALIGNMENT: u64 = 0x21;
-    let write = esr & WNR != 0;
-    // HPFAR_EL2.FIPA holds for translation, access flag and address size faults, and for permission faults during a first-stage
-    // walk; the second stage has no entry that could fault by permission otherwise but a write to what is read only.
-    let gpa = Gpa((hpfar >> 4 & 0xfff_ffff_ffff) << 12 | far & 0xfff);
-    let status = esr & 0x3f;
-    if status == ALIGNMENT {
-        // The guest's first stage calls it memory, the second calls it a device.
-        vm.count_exit(vcpu, ExitReason::Other);
-        context.inject_alignment_fault(far, write);
-        return Next::Resume;
+/// A data abort from the guest.
+fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, far: u64, hpfar: u64) -> Next {
+    let write = abort.is_write();
+    // The second stage has no entry that could fault by permission, for which HPFAR_EL2 doesn't hold, but by a write to what is read
+    // only.
+    let gpa = Gpa(fault_address(hpfar, far));
+    match abort.status().kind() {
+        Fault::AddressSize | Fault::Translation | Fault::AccessFlag | Fault::Permission => {}
+        Fault::Alignment => {
+            // The guest's first stage calls it memory, the second calls it a device.
+            vm.count_exit(vcpu, ExitReason::Other);
+            context.inject_alignment_fault(far, write);
+            return Next::Resume;
+        }
+        _ => {
+            // The bus aborted an access to something that is mapped, or found it damaged: FIPA isn't valid.
+            vm.count_exit(vcpu, ExitReason::Other);
+            vm.aborted(if abort.without_address() { None } else { emulate::translate(far) });
+            context.inject_abort(far, false, write);
+            return Next::Resume;
+        }
     }
-    if !(0x00..=0x0f).contains(&status) {
-        // The bus aborted an access to something that is mapped, or found it damaged: FIPA isn't valid.
-        vm.count_exit(vcpu, ExitReason::Other);
-        const FNV: u64 = 1 << 10;
-        vm.aborted(if esr & FNV == 0 { emulate::translate(far) } else { None });
-        context.inject_abort(far, false, write);
-        return Next::Resume;
-    }
-    if esr & CM != 0 {
+    if abort.is_maintenance() {
         // Maintenance by address of what isn't memory does nothing.
         vm.count_exit(vcpu, ExitReason::Stage2Fault);
         context.skip();
@@ -140,10 +148,10 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
     }
     // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
     let narrow = context.frame.pstate & 1 << 4 != 0;
-    let walk = esr & S1PTW != 0;
-    let described = esr & ISV != 0 && !walk && !narrow;
-    let width = Width::from_bytes(1 << (esr >> 22 & 3));
-    let register = esr >> 16 & 0x1f;
+    let walk = abort.in_walk();
+    let described = abort.is_described() && !walk && !narrow;
+    let width = Width::from_bytes(abort.bytes());
+    let register = abort.register();
     if let (true, Some(width)) = (described, width) {
         let result = if write {
             let value = context.x(register) & width.mask();
@@ -151,7 +159,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
         } else {
             match vm.mmio_read(vcpu, gpa, width, &mut context.hint) {
                 Ok(value) => {
-                    let value = extend(value & width.mask(), width, esr & SSE != 0, esr & SF != 0);
+                    let value = extend(value & width.mask(), width, abort.is_signed(), abort.is_wide());
                     context.set_x(register, value);
                     Ok(())
                 }
@@ -179,7 +187,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64, far: u64, 
                 "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
                 vm.name(),
                 context.frame.pc,
-                fault::status_name(esr),
+                fault::status_name(abort.status()),
             );
             context.inject_abort(far, false, write);
         }
@@ -205,14 +213,14 @@ fn extend(value: u64, width: Width, signed: bool, wide: bool) -> u64 {
     if wide { value } else { value & 0xffff_ffff }
 }
 
-/// A trapped MSR, MRS or system instruction (Arm ARM, ISS encoding for EC 0x18).
-fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, esr: u64) {
-    let field = |shift: u64, bits: u64| (esr >> shift & ((1 << bits) - 1)) as u8;
-    let register = (field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3));
-    let (target, read) = (u64::from(field(5, 5)), esr & 1 != 0);
-    /// ICC_SGI1R_EL1.
-    const SGI1R: idregs::Encoding = (3, 0, 12, 11, 5);
-    if register == SGI1R && !read {
+/// ICC_SGI1R_EL1.
+pub const SGI1R: idregs::Encoding = (3, 0, 12, 11, 5);
+
+/// A trapped MSR, MRS or system instruction.
+fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, access: SystemAccess) {
+    let register = access.encoding();
+    let (target, read) = (access.register(), access.is_read());
+    if access.writes(SGI1R) {
         vm.count_exit(vcpu, ExitReason::Sgi);
         context.skip();
         let value = context.x(target);

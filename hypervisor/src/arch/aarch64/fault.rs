@@ -3,12 +3,14 @@
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use axvm_syndrome::{DataAbort, Kind, Status, Syndrome};
+
 use super::sysreg::mrs;
 use super::vectors::{Frame, fixup};
 use crate::console;
 
 /// What an exception class says, in words (Arm ARM, ESR_EL2.EC).
-pub fn class_name(class: u64) -> &'static str {
+pub fn class_name(class: u8) -> &'static str {
     match class {
         0x00 => "unknown reason",
         0x01 => "WFI or WFE",
@@ -33,18 +35,18 @@ pub fn class_name(class: u64) -> &'static str {
     }
 }
 
-/// What a fault status says, in words (Arm ARM, ESR_EL2.ISS.DFSC).
-pub fn status_name(status: u64) -> &'static str {
-    match status & 0x3f {
-        0x00..=0x03 => "address size fault",
-        0x04..=0x07 => "translation fault",
-        0x08..=0x0b => "access flag fault",
-        0x0c..=0x0f => "permission fault",
-        0x10 => "synchronous external abort",
-        0x14..=0x17 => "external abort on a table walk",
-        0x21 => "alignment fault",
-        0x30 => "TLB conflict",
-        _ => "other fault",
+/// What a fault status says, in words.
+pub fn status_name(status: Status) -> &'static str {
+    match status.kind() {
+        Kind::AddressSize => "address size fault",
+        Kind::Translation => "translation fault",
+        Kind::AccessFlag => "access flag fault",
+        Kind::Permission => "permission fault",
+        Kind::External => "synchronous external abort",
+        Kind::ExternalInWalk => "external abort on a table walk",
+        Kind::Parity | Kind::ParityInWalk => "damaged memory",
+        Kind::Alignment => "alignment fault",
+        Kind::Other => "other fault",
     }
 }
 
@@ -52,7 +54,7 @@ pub fn status_name(status: u64) -> &'static str {
 /// guarded access goes on after an abort.
 pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
     let esr = mrs!("esr_el2");
-    let class = esr >> 26 & 0x3f;
+    let class = Syndrome(esr).class();
     // Vector 4: synchronous, on the stack that the hypervisor uses. 0x25: a data abort of its own.
     if vector == 4
         && class == 0x25
@@ -66,7 +68,7 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
         out,
         "hypervisor fault: {} (vector {vector}, esr {esr:#x}{}), at {:#x}, address {:#x}",
         class_name(class),
-        if matches!(class, 0x21 | 0x25) { Status(esr) } else { Status(u64::MAX) },
+        Said(matches!(class, 0x21 | 0x25).then(|| DataAbort(esr).status())),
         frame.pc.wrapping_sub(super::image_start()),
         mrs!("far_el2"),
     );
@@ -81,11 +83,12 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
     out.end()
 }
 
-struct Status(u64);
+/// A fault status, where there is one.
+struct Said(Option<Status>);
 
-impl core::fmt::Display for Status {
+impl core::fmt::Display for Said {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        if self.0 == u64::MAX { Ok(()) } else { write!(f, ": {}", status_name(self.0)) }
+        self.0.map_or(Ok(()), |status| write!(f, ": {}", status_name(status)))
     }
 }
 

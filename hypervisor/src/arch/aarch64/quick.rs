@@ -14,6 +14,7 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, Intid, VcpuId};
 use axvm_axdevice::Width;
+use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address};
 use axvm_vgic::{HardwareLists, Message};
 
 use super::sysreg::{mrs, msr};
@@ -145,11 +146,11 @@ pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
     match number {
         0 => {
             let esr = mrs!("esr_el2");
-            match esr >> 26 {
-                exit::class::HVC64 => hypercall(running),
-                exit::class::DATA_ABORT => access(running, esr),
-                exit::class::SYSTEM => software_interrupt(running, esr),
-                _ => OPEN,
+            match Syndrome(esr).class() {
+                class::HVC => hypercall(running),
+                class::DATA_ABORT => access(running, DataAbort(esr)),
+                class::SYSTEM => software_interrupt(running, SystemAccess(esr)),
+                other => rarer(running, other),
             }
         }
         1 | 2 => interrupt(running, number),
@@ -172,42 +173,52 @@ fn hypercall(running: &mut Running<'_>) -> u64 {
     ANSWERED
 }
 
-/// An access to the device that was accessed last: a register that never changes, or one that is forwarded.
+/// Classes that are looked at when it is none of those that happen most: the same call by SMC, which is trapped and so returns to
+/// itself.
 #[inline(never)]
-fn access(running: &mut Running<'_>, esr: u64) -> u64 {
-    // The syndrome describes it (ISV), not signed (SSE); no table walk (S1PTW), no cache maintenance (CM), a translation fault
-    // (DFSC 0b0001xx).
-    const LOOKED_AT: u64 = 1 << 24 | 1 << 21 | 1 << 7 | 1 << 8 | 0x3c;
-    const PLAIN: u64 = 1 << 24 | 0x04;
-    // From AArch64 only.
-    if esr & LOOKED_AT != PLAIN || running.context.frame.pstate & 1 << 4 != 0 {
+fn rarer(running: &mut Running<'_>, class: u8) -> u64 {
+    if class != class::SMC {
         return OPEN;
     }
-    let gpa = Gpa((mrs!("hpfar_el2") >> 4 & 0xfff_ffff_ffff) << 12 | mrs!("far_el2") & 0xfff);
-    match running.vm.at_once(gpa, 1 << (esr >> 22 & 3), esr & WNR != 0, running.context.hint) {
+    let Some(answer) = guest_psci::constant(running.context.frame.x[0] as u32) else { return OPEN };
+    running.count(ExitReason::Hypercall);
+    running.context.frame.x[0] = answer;
+    running.context.skip();
+    ANSWERED
+}
+
+/// An access to the device that was accessed last: a register that never changes, or one that is forwarded.
+#[inline(never)]
+fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
+    // From AArch64 only.
+    if !abort.is_plain() || running.context.frame.pstate & 1 << 4 != 0 {
+        return OPEN;
+    }
+    let gpa = Gpa(fault_address(mrs!("hpfar_el2"), mrs!("far_el2")));
+    match running.vm.at_once(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
         Some(AtOnce::Constant(value)) => {
-            running.context.set_x(esr >> 16 & 0x1f, value.into());
+            running.context.set_x(abort.register(), value.into());
             running.context.skip();
             running.count(ExitReason::MmioEmulated);
             ANSWERED
         }
-        Some(AtOnce::Forwarded { device, hpa }) => forward(running, esr, gpa, device, hpa),
-        Some(AtOnce::Emulated) => emulated(running, esr, gpa),
+        Some(AtOnce::Forwarded { device, hpa }) => forward(running, abort, gpa, device, hpa),
+        Some(AtOnce::Emulated) => emulated(running, abort, gpa),
         None => OPEN,
     }
 }
 
 /// An access to an emulated device that may take it as it is.
 #[inline(never)]
-fn emulated(running: &mut Running<'_>, esr: u64, gpa: Gpa) -> u64 {
+fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     let Running { context, vm, .. } = running;
-    let mask = match esr >> 22 & 3 {
+    let mask = match abort.size() {
         0 => 0xff,
         1 => 0xffff,
         _ => u64::from(u32::MAX),
     };
-    let register = esr >> 16 & 0x1f;
-    if esr & WNR != 0 {
+    let register = abort.register();
+    if abort.is_write() {
         if !vm.write_at_once(gpa, context.hint, (context.x(register) & mask) as u32) {
             return OPEN;
         }
@@ -220,21 +231,18 @@ fn emulated(running: &mut Running<'_>, esr: u64, gpa: Gpa) -> u64 {
     ANSWERED
 }
 
-/// ESR_ELx.WnR of a data abort.
-const WNR: u64 = 1 << 6;
-
 /// An access to registers that are forwarded.
 #[inline(never)]
-fn forward(running: &mut Running<'_>, esr: u64, gpa: Gpa, device: u16, hpa: Hpa) -> u64 {
+fn forward(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa, device: u16, hpa: Hpa) -> u64 {
     let Running { context, vm, .. } = running;
-    let width = match esr >> 22 & 3 {
+    let width = match abort.size() {
         0 => Width::B1,
         1 => Width::B2,
         2 => Width::B4,
         _ => Width::B8,
     };
-    let register = esr >> 16 & 0x1f;
-    let reason = if esr & WNR != 0 {
+    let register = abort.register();
+    let reason = if abort.is_write() {
         vm.forward_write(gpa, device, hpa, width, context.x(register))
     } else {
         // Registers of 32 bits have their upper half cleared; no device answers more than the width.
@@ -249,14 +257,11 @@ fn forward(running: &mut Running<'_>, esr: u64, gpa: Gpa, device: u16, hpa: Hpa)
 
 /// A write to ICC_SGI1R_EL1.
 #[inline(never)]
-fn software_interrupt(running: &mut Running<'_>, esr: u64) -> u64 {
-    // Op0 3, Op1 0, CRn 12, CRm 11, Op2 5; written.
-    const LOOKED_AT: u64 = 0x3f_fc1f;
-    const SGI1R: u64 = 0x3a_3016;
-    if esr & LOOKED_AT != SGI1R {
+fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
+    if !access.writes(exit::SGI1R) {
         return OPEN;
     }
-    let value = running.context.x(esr >> 5 & 0x1f);
+    let value = running.context.x(access.register());
     if !running.interrupts {
         return software_interrupt_directly(running, value);
     }

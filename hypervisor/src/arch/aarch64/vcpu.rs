@@ -4,6 +4,7 @@ use axvm::devices::Hint;
 use axvm::vm::Start;
 use axvm_cpu::control::{Interrupts, Register, When, value, widest};
 use axvm_cpu::debug::{self, Debug};
+use axvm_syndrome::{Length, past};
 use axvm_vgic::ListRegisters;
 
 use super::control;
@@ -75,11 +76,16 @@ impl Context {
         }
     }
 
-    /// Goes past the instruction that was trapped.
+    /// Goes past the instruction of AArch64 that was trapped.
     pub fn skip(&mut self) {
         self.frame.pc = self.frame.pc.wrapping_add(4);
-        // The IT-like state of BTI: an instruction that was emulated ends it (PSTATE.BTYPE, bits 11:10); single-step state (SS) too.
+        // What `past` does, without a question: these are the exits that happen most.
         self.frame.pstate &= !(3 << 10 | 1 << 21);
+    }
+
+    /// Goes past an instruction that may be one of AArch32, at EL0.
+    pub fn skip_any(&mut self, length: Length) {
+        (self.frame.pc, self.frame.pstate) = past(self.frame.pc, self.frame.pstate, length);
     }
 
     /// Makes the guest take a synchronous exception to its EL1 (Arm ARM, AArch64.TakeException).
@@ -191,6 +197,11 @@ const VTR_TDS: u64 = 1 << 19;
 /// Whether the guest ends its interrupts in two steps (ICH_VMCR_EL2.VEOIM, the guest's ICC_CTLR_EL1.EOImode).
 pub fn ends_in_two_steps() -> bool {
     mrs!("ich_vmcr_el2") & 1 << 9 != 0
+}
+
+/// Whether WFI and WFE can have a deadline (FEAT_WFxT: ID_AA64ISAR2_EL1.WFxT).
+pub fn has_deadlines() -> bool {
+    mrs!("s3_0_c0_c6_2") & 0xf != 0
 }
 
 /// How many list registers this CPU has (ICH_VTR_EL2.ListRegs).

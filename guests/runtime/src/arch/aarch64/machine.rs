@@ -231,6 +231,26 @@ pub fn mask_everything() {
     }
 }
 
+/// Whether WFI and WFE can have a deadline (FEAT_WFxT: ID_AA64ISAR2_EL1.WFxT).
+pub fn has_deadlines() -> bool {
+    let features: u64;
+    // SAFETY: reading the register has no side effect.
+    unsafe { asm!("mrs {0}, s3_0_c0_c6_2", out(reg) features) };
+    features & 0xf != 0
+}
+
+/// WFIT: waits for an interrupt, which stays masked, or until the virtual counter has this value. Only with FEAT_WFxT.
+pub fn wait_for_interrupt_until(deadline: u64) {
+    // SAFETY: waiting touches nothing. WFIT X9.
+    unsafe { asm!("dsb sy", ".inst 0xd5031029", in("x9") deadline) };
+}
+
+/// WFET, the same of an event.
+pub fn wait_for_event_until(deadline: u64) {
+    // SAFETY: as above. WFET X9.
+    unsafe { asm!("dsb sy", ".inst 0xd5031009", in("x9") deadline) };
+}
+
 /// Has the virtual timer interrupt once so many ticks have gone by.
 pub fn start_timer(ticks: u64) {
     // SAFETY: a timer of this CPU's, whose interrupt is masked.
