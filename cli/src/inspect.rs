@@ -118,8 +118,12 @@ fn node(platform: &Platform, device: &PlatformDevice) -> Value {
         let path = platform.smmus.get(*smmu).map_or("", |smmu| smmu.path.as_str());
         format!("{path} stream {stream}")
     });
-    let reference =
-        Device::Node { path: device.path.clone(), access: RegisterAccess::Direct, dma: Dma::Unstated };
+    let reference = Device::Node {
+        path: device.path.clone(),
+        access: RegisterAccess::Direct,
+        dma: Dma::Unstated,
+        accept: Vec::new(),
+    };
     json!({
         "address": device.path,
         "name": device.compatible.first().map_or("", String::as_str),

@@ -93,6 +93,8 @@ rules! {
     Limit = "limit",
     /// Something of another architecture (ports).
     Ports = "ports",
+    /// A device with power over others, or over the board, which the file doesn't accept.
+    Hazard = "hazard",
 }
 
 impl fmt::Display for Rule {

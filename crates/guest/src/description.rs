@@ -94,6 +94,20 @@ pub struct DeviceDescription {
     pub clocks: Vec<(u32, String)>,
     /// `dma-coherent`.
     pub coherent: bool,
-    /// All other properties, `compatible` among them.
+    /// All other properties, `compatible` among them. A `phandle` stays what it was, for properties and nodes below that
+    /// refer to it.
     pub properties: Vec<(String, Vec<u8>)>,
+    /// The nodes below.
+    pub children: Vec<NodeDescription>,
+}
+
+/// A node below a platform device's: its parts, written as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// The node's name with its unit address.
+    pub name: String,
+    /// Its properties.
+    pub properties: Vec<(String, Vec<u8>)>,
+    /// The nodes below.
+    pub children: Vec<NodeDescription>,
 }

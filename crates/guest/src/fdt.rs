@@ -10,15 +10,34 @@ use axvm_addr::{Address, Gpa, Intid, Span};
 use litemap::LiteMap;
 use vm_fdt::FdtWriter;
 
-use crate::description::{Description, DeviceDescription, GicDescription};
+use crate::description::{Description, DeviceDescription, GicDescription, NodeDescription};
 
 mod pci;
 
-/// Phandles: the GIC, its ITS, the console's clock; devices' clocks are counted from the last.
-const GIC: u32 = 1;
-const ITS: u32 = 2;
-const CONSOLE_CLOCK: u32 = 3;
-const FIRST_DEVICE_CLOCK: u32 = 4;
+/// The phandles of what is written here. Devices' nodes keep theirs, so these are counted from the highest of those.
+struct Phandles {
+    gic: u32,
+    its: u32,
+    console_clock: u32,
+    /// And those after it: the fixed clocks of devices.
+    first_device_clock: u32,
+}
+
+impl Phandles {
+    fn beside(devices: &[DeviceDescription]) -> Self {
+        let highest = devices.iter().map(|device| highest(&device.properties, &device.children)).max();
+        let [gic, its, console_clock, first_device_clock] =
+            [1, 2, 3, 4].map(|position| highest.unwrap_or(0).saturating_add(position));
+        Self { gic, its, console_clock, first_device_clock }
+    }
+}
+
+/// The highest phandle of a node and those below it.
+fn highest(properties: &[(String, Vec<u8>)], children: &[NodeDescription]) -> u32 {
+    let own = properties.iter().find(|(name, _)| name == "phandle");
+    let own = own.and_then(|(_, value)| value.as_slice().try_into().ok()).map_or(0, u32::from_be_bytes);
+    children.iter().map(|child| highest(&child.properties, &child.children)).fold(own, u32::max)
+}
 
 /// What the PL011's clock runs at: a guest computes its baud rate from it, which then means nothing.
 const CONSOLE_CLOCK_HZ: u32 = 24_000_000;
@@ -78,14 +97,15 @@ pub enum FdtWriteError {
 /// [`FdtWriteError`] names the node that can't be written.
 pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
     let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
-    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new() };
+    let phandles = Phandles::beside(&description.devices);
+    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new(), phandles };
     tree.begin("")?;
     tree.cells("#address-cells", &[2])?;
     tree.cells("#size-cells", &[2])?;
     tree.text("model", "AxVM virtual machine")?;
     tree.text("compatible", "axvm,virtual-machine")?;
     if description.gic.is_some() {
-        tree.cells("interrupt-parent", &[GIC])?;
+        tree.cells("interrupt-parent", &[tree.phandles.gic])?;
     }
     chosen(&mut tree, description, seed)?;
     cpus(&mut tree, &description.cpus)?;
@@ -130,6 +150,7 @@ struct Tree {
     writer: FdtWriter,
     open: Vec<Open>,
     names: LiteMap<String, ()>,
+    phandles: Phandles,
 }
 
 impl Tree {
@@ -286,14 +307,14 @@ fn interrupt_controller(tree: &mut Tree, gic: &GicDescription) -> Result<(), Fdt
     tree.cells("#address-cells", &[2])?;
     tree.cells("#size-cells", &[2])?;
     tree.flag("ranges")?;
-    tree.cells("phandle", &[GIC])?;
+    tree.cells("phandle", &[tree.phandles.gic])?;
     if let Some(its) = gic.its {
         tree.begin(&format!("its@{:x}", its.start()))?;
         tree.text("compatible", "arm,gic-v3-its")?;
         tree.registers(&[its])?;
         tree.flag("msi-controller")?;
         tree.cells("#msi-cells", &[1])?;
-        tree.cells("phandle", &[ITS])?;
+        tree.cells("phandle", &[tree.phandles.its])?;
         tree.end()?;
     }
     tree.end()
@@ -328,12 +349,13 @@ fn console(
     if description.gic.is_none() {
         return Err(FdtWriteError::NoController(name));
     }
-    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, CONSOLE_CLOCK)?;
+    let clock = tree.phandles.console_clock;
+    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, clock)?;
     tree.begin(&name)?;
     tree.texts("compatible", &["arm,pl011", "arm,primecell"])?;
     tree.registers(&[*registers])?;
     tree.interrupts(&[(intid, false)])?;
-    tree.cells("clocks", &[CONSOLE_CLOCK, CONSOLE_CLOCK])?;
+    tree.cells("clocks", &[clock, clock])?;
     tree.texts("clock-names", &["uartclk", "apb_pclk"])?;
     tree.end()
 }
@@ -344,7 +366,7 @@ fn devices(tree: &mut Tree, description: &Description) -> Result<(), FdtWriteErr
         description.devices.iter().flat_map(|device| &device.clocks).collect();
     clocks.sort();
     clocks.dedup();
-    for ((hz, _), phandle) in clocks.iter().zip(FIRST_DEVICE_CLOCK..) {
+    for ((hz, _), phandle) in clocks.iter().zip(tree.phandles.first_device_clock..) {
         fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle)?;
     }
     for device in &description.devices {
@@ -372,7 +394,8 @@ fn device_node(
         tree.interrupts(&device.interrupts)?;
     }
     if !device.clocks.is_empty() {
-        let phandle = |clock| clocks.iter().zip(FIRST_DEVICE_CLOCK..).find(|(other, _)| **other == clock);
+        let first = tree.phandles.first_device_clock;
+        let phandle = |clock| clocks.iter().zip(first..).find(|(other, _)| **other == clock);
         let phandles: Vec<u32> =
             device.clocks.iter().filter_map(|clock| phandle(clock).map(|(_, phandle)| phandle)).collect();
         tree.cells("clocks", &phandles)?;
@@ -380,5 +403,18 @@ fn device_node(
     if device.coherent {
         tree.flag("dma-coherent")?;
     }
+    children(tree, &device.children)?;
     tree.end()
+}
+
+fn children(tree: &mut Tree, nodes: &[NodeDescription]) -> Result<(), FdtWriteError> {
+    for node in nodes {
+        tree.begin(&node.name)?;
+        for (name, value) in &node.properties {
+            tree.bytes(name, value)?;
+        }
+        children(tree, &node.children)?;
+        tree.end()?;
+    }
+    Ok(())
 }

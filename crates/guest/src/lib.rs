@@ -9,5 +9,6 @@ pub mod fdt;
 pub mod image;
 
 pub use description::{
-    Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,
+    Description, DeviceDescription, GicDescription, NodeDescription, PciDescription, PciWindowDescription,
+    WindowKind,
 };

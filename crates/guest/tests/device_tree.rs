@@ -73,6 +73,7 @@ fn guest() -> Description {
                 ("compatible".into(), b"arm,pl031\0arm,primecell\0".to_vec()),
                 ("clock-names".into(), b"apb_pclk\0".to_vec()),
             ],
+            children: vec![],
         }],
     }
 }
@@ -181,6 +182,7 @@ fn device(index: u64) -> impl Strategy<Value = DeviceDescription> {
                 clocks: clocks.into_iter().map(|(hz, name)| (hz, name.into())).collect(),
                 coherent,
                 properties: vec![("compatible".into(), b"axvm,test\0".to_vec())],
+                children: vec![],
             }
         })
 }

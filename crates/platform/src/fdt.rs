@@ -19,6 +19,7 @@ mod devices;
 mod interrupts;
 mod kinds;
 mod pci;
+mod references;
 
 use blob::{BlobError, NodeId, Tree};
 

@@ -25,10 +25,7 @@ impl Platform {
                 });
                 let ids = requester_ids(&functions, function).into_iter();
                 let ids: Vec<u32> = ids.map(|id| u32::from(id.requester_id())).collect();
-                let stream = |&id: &u32| {
-                    let (smmu, id) = host.and_then(|it| look_up(&it.iommu_map, id & it.iommu_map_mask))?;
-                    Some((smmu, StreamId(id)))
-                };
+                let stream = |&id: &u32| host?.stream(id);
                 // What arrives with any of its ids outside every IOMMU isn't confined.
                 let mut streams: Vec<(usize, StreamId)> = Vec::new();
                 for stream in ids.iter().map(stream).collect::<Option<Vec<_>>>().unwrap_or_default() {
@@ -43,9 +40,7 @@ impl Platform {
                     reaches: groups.get(position).map_or_else(Vec::new, |member| member.reaches.clone()),
                     bridges: bridges_above(&functions, function).iter().map(|it| it.address).collect(),
                     streams,
-                    msi: host
-                        .and_then(|host| look_up(&host.msi_map, sender & host.msi_map_mask))
-                        .map(|(its, id)| (its, ItsDeviceId(id))),
+                    msi: host.and_then(|host| host.message(sender)),
                     line: host.and_then(|host| line(host, function, &functions)),
                 }
             })
@@ -61,12 +56,26 @@ impl Platform {
     }
 }
 
-/// The first entry that covers the id (Linux binding pci-iommu.txt).
+impl PciHost {
+    /// The SMMU (position in [`Platform::smmus`]) and stream of a requester id; `None`: it passes no IOMMU that is known.
+    pub fn stream(&self, requester: u32) -> Option<(usize, StreamId)> {
+        let (smmu, id) = look_up(&self.iommu_map, requester & self.iommu_map_mask)?;
+        Some((smmu, StreamId(id)))
+    }
+
+    /// The ITS (position in [`Gic::its`](crate::model::Gic::its)) and device id with which a requester id's MSIs arrive.
+    pub fn message(&self, requester: u32) -> Option<(usize, ItsDeviceId)> {
+        let (its, id) = look_up(&self.msi_map, requester & self.msi_map_mask)?;
+        Some((its, ItsDeviceId(id)))
+    }
+}
+
+/// The first entry that covers the id (Linux binding pci-iommu.txt), wherever it leads.
 fn look_up(map: &[IdMapping], id: u32) -> Option<(usize, u32)> {
-    map.iter().find_map(|entry| {
-        let offset = id.checked_sub(entry.first).filter(|&offset| offset < entry.count)?;
-        Some((entry.target, entry.base.checked_add(offset)?))
-    })
+    let entry =
+        map.iter().find(|entry| id.checked_sub(entry.first).is_some_and(|offset| offset < entry.count))?;
+    let id = entry.base.checked_add(id - entry.first)?;
+    (entry.target != IdMapping::NOWHERE).then_some((entry.target, id))
 }
 
 /// The line of a function's pin: each bridge above turns the pin by the slot below it (PCI-to-PCI Bridge

@@ -12,5 +12,6 @@ mod functions;
 pub mod limits;
 mod memory;
 pub mod model;
+pub mod roles;
 pub mod snapshot;
 mod uart;

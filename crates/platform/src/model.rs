@@ -180,10 +180,15 @@ pub struct IdMapping {
     pub first: u32,
     /// How many.
     pub count: u32,
-    /// The position in [`Platform::smmus`] or [`Gic::its`].
+    /// The position in [`Platform::smmus`] or [`Gic::its`], or [`IdMapping::NOWHERE`].
     pub target: usize,
     /// What `first` becomes.
     pub base: u32,
+}
+
+impl IdMapping {
+    /// The target of ids that go to none that the platform lists.
+    pub const NOWHERE: usize = u32::MAX as usize;
 }
 
 /// A PCI host bridge.
@@ -276,14 +281,31 @@ pub struct PlatformDevice {
     pub foreign_interrupts: Vec<String>,
     /// `iommus`: the SMMU (position in [`Platform::smmus`]) and stream of each.
     pub streams: Vec<(usize, StreamId)>,
-    /// Whether it is of a kind that masters the bus (virtio-mmio, fw_cfg, anything with `dma-coherent`,
-    /// `iommus`, `dmas`); `None`: not known.
+    /// Whether it masters the bus: its node or one below says so, or it is of a kind of which that is known (virtio-mmio,
+    /// fw_cfg); `None`: not known.
     pub bus_master: Option<bool>,
     /// `dma-coherent`.
     pub coherent: bool,
-    /// What it depends on.
+    /// What it depends on: it itself, the nodes below it, and the buses above.
     pub providers: Vec<Provider>,
-    /// Its other properties, as they are, for the guest's own node: without `reg`, `interrupts*`, `status`,
-    /// `phandle`, `iommus` and references to providers.
+    /// Whether nodes of other devices refer to it or to a node below it.
+    pub referenced: bool,
+    /// Whether it has `ranges`: its registers' addresses lead on to other devices.
+    pub ranges: bool,
+    /// Its other properties, as they are, for the guest's own node: without `reg`, `interrupts*`, `status`, `iommus` and
+    /// references to providers. Phandles in them are those of nodes that are here too.
     pub properties: Vec<(String, Vec<u8>)>,
+    /// The nodes below it that are in use and aren't devices with registers of their own.
+    pub children: Vec<ChildNode>,
+}
+
+/// A node below a device's: a part of that device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildNode {
+    /// Its name, with the unit address.
+    pub name: String,
+    /// Its properties, as they are.
+    pub properties: Vec<(String, Vec<u8>)>,
+    /// The nodes below it.
+    pub children: Vec<ChildNode>,
 }

@@ -4,7 +4,8 @@ mod tree;
 
 use axvm_addr::{Hpa, Span};
 use axvm_platform::fdt::{self, FdtError};
-use axvm_platform::model::{BusSpan, Platform, PlatformDevice, Reserved};
+use axvm_platform::model::{BusSpan, IdMapping, Platform, PlatformDevice, Reserved};
+use axvm_platform::roles::Role;
 
 use tree::{Node, node, root};
 
@@ -99,4 +100,148 @@ fn registers_of_the_hypervisors_own_are_not_taken_one_for_another() {
     let tree = root().with(soc.cells("ranges", &[0, 0x800_0000, 0x10_0000]).with(gic));
     let expected = FdtError::Property { path: "/soc/gic@0".into(), property: "reg".into() };
     assert_eq!(fdt::read(&tree.blob()), Err(expected));
+}
+
+/// A UART at an address, on no bus.
+fn uart() -> Node {
+    node("uart@9000").text("compatible", "arm,pl011").cells("reg", &[0x9000, 0x1000])
+}
+
+/// What a device needs: by which property, and whom.
+fn needs(platform: &Platform, path: &str) -> Vec<(String, String)> {
+    let providers = &device(platform, path).providers;
+    providers.iter().map(|provider| (provider.property.clone(), provider.path.clone())).collect()
+}
+
+fn pair(property: &str, path: &str) -> Vec<(String, String)> {
+    vec![(property.into(), path.into())]
+}
+
+#[test]
+fn what_the_buses_above_need_the_device_needs() {
+    let power = || node("power").cells("#power-domain-cells", &[1]).cells("phandle", &[77]);
+    let soc = |bus: Node| root().with(power()).with(node("soc").bus().with(bus.bus().with(uart())));
+    let powered = node("bus").text("compatible", "simple-pm-bus").cells("power-domains", &[77, 3]);
+    let platform = read(&soc(powered));
+    assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("power-domains of /soc/bus", "/power"));
+    // A vendor's property of the bus.
+    let platform = read(&soc(node("bus").cells("vendor,gate", &[0, 77])));
+    assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("vendor,gate of /soc/bus", "/power"));
+    // A bus with registers drives what is on it, unless it says that it is transparent.
+    let wrapper = || node("qup@8000").cells("reg", &[0x8000, 0x1000]);
+    let platform = read(&soc(wrapper()));
+    assert_eq!(needs(&platform, "/soc/qup@8000/uart@9000"), pair("parent", "/soc/qup@8000"));
+    let platform = read(&soc(wrapper().text("compatible", "simple-mfd")));
+    assert_eq!(needs(&platform, "/soc/qup@8000/uart@9000"), []);
+}
+
+#[test]
+fn what_the_nodes_below_need_the_device_needs() {
+    let supply = || node("regulator").cells("phandle", &[77]);
+    let with = |child: Node| read(&root().with(supply()).with(uart().with(child)));
+    let bluetooth = || node("bluetooth");
+    let platform = with(bluetooth().cells("vdd-supply", &[77]));
+    assert_eq!(needs(&platform, "/uart@9000"), pair("vdd-supply of /uart@9000/bluetooth", "/regulator"));
+    let deeper = with(node("port").with(bluetooth().cells("vdd-supply", &[77])));
+    assert_eq!(needs(&deeper, "/uart@9000"), pair("vdd-supply of /uart@9000/port/bluetooth", "/regulator"));
+    // Its line goes to a controller elsewhere, which the guest doesn't have.
+    let controller = node("gpio").cells("#interrupt-cells", &[1]).cells("phandle", &[78]);
+    let child = bluetooth().cells("interrupts", &[5]).cells("interrupt-parent", &[78]);
+    let platform = read(&root().with(controller).with(uart().with(child)));
+    assert_eq!(needs(&platform, "/uart@9000"), pair("interrupts of /uart@9000/bluetooth", "/gpio"));
+    // One that isn't in use needs nothing, and the guest doesn't see it.
+    let platform = with(bluetooth().cells("vdd-supply", &[77]).text("status", "disabled"));
+    assert_eq!(
+        (needs(&platform, "/uart@9000").len(), device(&platform, "/uart@9000").children.len()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_number_that_may_be_a_phandle_is_a_dependency_and_does_not_go_to_the_guest() {
+    let with = |uart: Node| {
+        let grf = node("grf@8000").text("compatible", "syscon").cells("reg", &[0x8000, 0x1000]);
+        read(&root().with(grf.cells("phandle", &[3])).with(uart))
+    };
+    let platform = with(uart().cells("vendor,grf", &[3, 0x20]));
+    assert_eq!(needs(&platform, "/uart@9000"), pair("vendor,grf", "/grf@8000"));
+    assert!(device(&platform, "/uart@9000").properties.iter().all(|(name, _)| name != "vendor,grf"));
+    assert!(device(&platform, "/grf@8000").roles().contains(&Role::Provider));
+    // Wherever it is in the list.
+    assert_eq!(needs(&with(uart().cells("vendor,mux", &[9, 9, 3])), "/uart@9000").len(), 1);
+    // What its binding says is a number is none, nor is what no node has as its phandle.
+    let numbers = uart().cells("reg-shift", &[3]).cells("vendor,delay-us", &[3]).cells("vendor,mode", &[4]);
+    let platform = with(numbers);
+    assert_eq!(needs(&platform, "/uart@9000"), []);
+    assert!(device(&platform, "/uart@9000").properties.iter().any(|(name, _)| name == "vendor,mode"));
+    // A phandle that nobody has, in a list that is known to be one.
+    assert_eq!(needs(&with(uart().cells("resets", &[9, 1])), "/uart@9000").len(), 1);
+}
+
+#[test]
+fn nodes_below_are_the_devices_and_may_refer_to_each_other() {
+    let phy = node("phy@1").cells("reg", &[1]).cells("phandle", &[9]);
+    let mdio = node("mdio").cells("#address-cells", &[1]).cells("#size-cells", &[0]).with(phy);
+    let platform = read(&root().with(uart().cells("phy-handle", &[9]).with(mdio)));
+    let ethernet = device(&platform, "/uart@9000");
+    assert_eq!((needs(&platform, "/uart@9000").len(), ethernet.referenced), (0, false));
+    assert!(ethernet.properties.iter().any(|(name, _)| name == "phy-handle"));
+    let phy = &ethernet.children[0].children[0];
+    assert!(phy.name == "phy@1" && phy.properties.iter().any(|(name, _)| name == "phandle"));
+    // Devices of their own, behind `ranges`, are no part of it; others' references to a part make it a provider.
+    let inner = node("dwc@9000").cells("reg", &[0x9000, 0x100]);
+    let glue = node("usb@8000").cells("reg", &[0x8000, 0x100]).bus().with(inner);
+    let user = node("sink@a000").cells("reg", &[0xa000, 0x100]).cells("pinctrl-0", &[5]);
+    let pins = node("pins@b000").cells("reg", &[0xb000, 0x100]).with(node("state").cells("phandle", &[5]));
+    let platform = read(&root().with(glue).with(user).with(pins));
+    assert_eq!(device(&platform, "/usb@8000").children, []);
+    assert_eq!(device(&platform, "/usb@8000").roles(), [Role::Bus]);
+    assert_eq!(device(&platform, "/pins@b000").roles(), [Role::Provider]);
+    assert_eq!(device(&platform, "/sink@a000").roles(), []);
+}
+
+#[test]
+fn what_moves_data_by_itself_or_for_others_masters_the_bus() {
+    let smmu = || {
+        node("smmu@100000")
+            .text("compatible", "arm,smmu-v3")
+            .cells("reg", &[0x10_0000, 0x2_0000])
+            .cells("#iommu-cells", &[1])
+            .cells("phandle", &[42])
+    };
+    let masters = |uart: Node| {
+        let platform = read(&root().with(smmu()).with(uart));
+        let device = device(&platform, "/uart@9000");
+        (device.bus_master, device.streams.iter().map(|(_, stream)| stream.0).collect::<Vec<_>>())
+    };
+    assert_eq!(masters(uart()), (Some(false), vec![]));
+    for property in ["dmas", "#dma-cells", "dma-channels", "#iommu-cells", "iommu-map", "memory-region"] {
+        assert_eq!(masters(uart().cells(property, &[1])), (Some(true), vec![]), "{property}");
+    }
+    // A part of it does so.
+    assert_eq!(masters(uart().with(node("core").cells("iommus", &[42, 7]))), (Some(true), vec![7]));
+}
+
+#[test]
+fn ids_that_a_map_sends_to_an_iommu_that_is_off_reach_none_whatever_comes_later() {
+    let smmu = |name, phandle: u32, on: &str| {
+        node(name)
+            .text("compatible", "arm,smmu-v3")
+            .cells("reg", &[0x10_0000 * phandle, 0x2_0000])
+            .cells("#iommu-cells", &[1])
+            .cells("phandle", &[phandle])
+            .text("status", on)
+    };
+    let pcie = node("pcie@40000000")
+        .text("compatible", "pci-host-ecam-generic")
+        .text("device_type", "pci")
+        .cells("reg", &[0x4000_0000, 0x100_0000])
+        .cells("bus-range", &[0, 15])
+        .cells("iommu-map", &[0, 1, 0, 0x100, 0, 2, 0, 0x1_0000]);
+    let platform =
+        read(&root().with(smmu("a@100000", 1, "disabled")).with(smmu("b@200000", 2, "okay")).with(pcie));
+    let host = &platform.pci_hosts[0];
+    assert_eq!(host.iommu_map[0].target, IdMapping::NOWHERE);
+    assert_eq!(host.stream(0x10), None);
+    assert_eq!(host.stream(0x110).map(|(smmu, stream)| (smmu, stream.0)), Some((0, 0x110)));
 }

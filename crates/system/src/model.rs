@@ -128,6 +128,38 @@ pub enum Dma {
     Streams(Vec<StreamId>),
 }
 
+/// What a device's owner can do beyond the device. The author accepts it by its name in `accept`; unsaid, the device is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hazard {
+    /// `"provider"`: others live by it.
+    Provider,
+    /// `"bus"`: others are on it.
+    Bus,
+    /// `"iommu"`: it bounds others' DMA.
+    Iommu,
+    /// `"flash"`: it keeps what the board's next start reads.
+    Flash,
+    /// `"watchdog"`: it resets the board.
+    Watchdog,
+    /// `"debug"`: it stops CPUs and reads their registers.
+    Debug,
+    /// `"dependency"`: it itself lives by others, which stay as they are.
+    Dependency,
+}
+
+impl Hazard {
+    /// All of them, by their names in the file.
+    pub const ALL: [(&str, Self); 7] = [
+        ("provider", Self::Provider),
+        ("bus", Self::Bus),
+        ("iommu", Self::Iommu),
+        ("flash", Self::Flash),
+        ("watchdog", Self::Watchdog),
+        ("debug", Self::Debug),
+        ("dependency", Self::Dependency),
+    ];
+}
+
 /// One `[[vm.device]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Device {
@@ -148,6 +180,8 @@ pub enum Device {
         access: RegisterAccess,
         /// `dma` or `streams`.
         dma: Dma,
+        /// `accept`.
+        accept: Vec<Hazard>,
     },
     /// A raw region.
     Region {
@@ -165,6 +199,8 @@ pub enum Device {
         access: RegisterAccess,
         /// `dma` or `streams`.
         dma: Dma,
+        /// `accept`.
+        accept: Vec<Hazard>,
     },
     /// A range of x86 ports.
     Ports {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The version of the packed form. Postcard has no field names: any change of the types in it changes this number.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The bytes before the value.
 pub const ENVELOPE: usize = 20;

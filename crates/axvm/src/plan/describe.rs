@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 
 use axvm_addr::Span;
 use axvm_guest::{
-    Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,
+    Description, DeviceDescription, GicDescription, NodeDescription, PciDescription, PciWindowDescription,
+    WindowKind,
 };
-use axvm_platform::model::{PlatformDevice, Trigger};
+use axvm_platform::model::{ChildNode, PlatformDevice, Trigger};
 
 use super::board::Board;
 use super::given::{Given, Kind};
@@ -108,15 +109,26 @@ fn platform_device(node: &PlatformDevice, given: &Given<'_>, mode: VMInterruptMo
             .filter(|_| !silent)
             .map(|line| (line.intid, line.trigger == Trigger::Edge))
             .collect(),
-        clocks: node
-            .providers
-            .iter()
-            .filter(|provider| provider.property == "clocks")
-            .filter_map(|provider| provider.fixed_clock.as_ref())
-            .map(|clock| (clock.frequency, clock.output_name.clone()))
-            .collect(),
+        clocks: fixed_clocks(node),
         coherent: node.coherent,
         properties: node.properties.clone(),
+        children: node.children.iter().map(child).collect(),
+    }
+}
+
+/// Its clocks, if they are all fixed ones: the guest knows them by their order, so that one alone would be taken for another.
+fn fixed_clocks(node: &PlatformDevice) -> Vec<(u32, String)> {
+    let clocks = node.providers.iter().filter(|provider| provider.property == "clocks");
+    let clocks = clocks.map(|provider| provider.fixed_clock.as_ref());
+    let clocks = clocks.map(|clock| clock.map(|clock| (clock.frequency, clock.output_name.clone())));
+    clocks.collect::<Option<_>>().unwrap_or_default()
+}
+
+fn child(node: &ChildNode) -> NodeDescription {
+    NodeDescription {
+        name: node.name.clone(),
+        properties: node.properties.clone(),
+        children: node.children.iter().map(child).collect(),
     }
 }
 

@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
 use axvm_pci::ResetMethod;
 use axvm_platform::model::{BusSpan, Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
-use axvm_system::model::{Device, Dma, InterruptChoice, RegisterAccess, System};
+use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
 
 use super::board::{Board, SPIS};
 use super::findings::{DeviceRef, Findings, VmRef};
+use super::judge::{self, Said};
 use super::model::{DeviceId, MsiPlan};
 use super::pci;
 use super::suggest::nearest;
@@ -121,7 +122,9 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
                     };
                     pci::resolve(reference, *address, *without_reset, intx, board, findings)
                 }
-                Device::Node { path, access, dma } => node(reference, path, *access, dma, board, findings),
+                Device::Node { path, access, dma, accept } => {
+                    node(reference, path, *access, &Said { key: "node", dma, accept }, board, findings)
+                }
                 Device::Region { .. } => region(reference, device, board, findings),
                 Device::Ports { .. } => {
                     findings.device(
@@ -148,6 +151,7 @@ fn is_final(rule: Rule) -> bool {
             | Rule::DeviceReserved
             | Rule::DeviceUnsupported
             | Rule::Dma
+            | Rule::Hazard
             | Rule::Provider
             | Rule::RegisterPlace
     )
@@ -179,7 +183,7 @@ fn node<'a>(
     reference: DeviceRef<'_>,
     path: &str,
     access: RegisterAccess,
-    dma: &Dma,
+    said: &Said<'_>,
     board: &Board<'a>,
     findings: &mut Findings,
 ) -> Option<Hardware<'a>> {
@@ -204,14 +208,6 @@ fn node<'a>(
         absent(reference, path, platform, findings);
         return None;
     };
-    if !device.enabled {
-        findings.device(
-            reference,
-            "node",
-            Rule::DeviceDisabled,
-            "its `status` in the device tree isn't \"okay\": firmware keeps it or it isn't wired",
-        );
-    }
     if let Some(BusSpan { start, size }) = device.lost.first() {
         findings.device(
             reference,
@@ -226,8 +222,16 @@ fn node<'a>(
     if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {
         return None;
     }
-    check_needs(reference, device, findings);
-    let streams = streams(reference, &Known::of(device), dma, platform, findings);
+    for controller in &device.foreign_interrupts {
+        findings.device(
+            reference,
+            "node",
+            Rule::Interrupt,
+            format_args!("its interrupt goes to {controller} and not to the GIC: it can't be routed"),
+        );
+    }
+    let reached = judge::reached(platform, Some((position, device)), &device.registers);
+    let streams = judge::judge(reference, &reached, true, said, platform, findings);
     let lines = device.interrupts.iter().filter(|line| check_spi(reference, line.intid, "node", findings));
     let blocks = device.registers.iter().map(|&hpa| {
         let gpa = Span::new(Gpa(hpa.start().0), hpa.size()).unwrap_or_default();
@@ -235,7 +239,7 @@ fn node<'a>(
     });
     Some(Hardware {
         kind: Kind::Node(device),
-        things: alloc::vec![Thing::Device(position)],
+        things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),
         blocks: blocks.collect(),
         lines: lines.copied().collect(),
         group: None,
@@ -282,130 +286,6 @@ fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &
         Rule::DeviceAbsent,
         format_args!("no device with registers is at this path of the device tree: {hint}"),
     );
-}
-
-/// What the device depends on and a guest can't be given.
-fn check_needs(reference: DeviceRef<'_>, device: &PlatformDevice, findings: &mut Findings) {
-    for provider in device.providers.iter().filter(|provider| provider.fixed_clock.is_none()) {
-        findings.device(
-            reference,
-            "node",
-            Rule::Provider,
-            format_args!(
-                "it needs {} ({}), which isn't a fixed clock and which other devices may share: it can't be given",
-                provider.path, provider.property
-            ),
-        );
-    }
-    for controller in &device.foreign_interrupts {
-        findings.device(
-            reference,
-            "node",
-            Rule::Interrupt,
-            format_args!("its interrupt goes to {controller} and not to the GIC: it can't be routed"),
-        );
-    }
-}
-
-/// What the platform knows of a device's DMA.
-struct Known<'a> {
-    bus_master: Option<bool>,
-    streams: &'a [(usize, StreamId)],
-    kind: &'a str,
-}
-
-impl<'a> Known<'a> {
-    fn of(device: &'a PlatformDevice) -> Self {
-        Self {
-            bus_master: device.bus_master,
-            streams: &device.streams,
-            kind: device.compatible.first().map_or("", String::as_str),
-        }
-    }
-}
-
-/// The streams with which a device masters the bus; a problem if it may do so unbounded.
-fn streams(
-    reference: DeviceRef<'_>,
-    known: &Known<'_>,
-    said: &Dma,
-    platform: &Platform,
-    findings: &mut Findings,
-) -> Vec<(usize, StreamId)> {
-    if !known.streams.is_empty() {
-        let differs = match said {
-            Dma::Unstated => false,
-            Dma::None => true,
-            Dma::Streams(said) => {
-                said.len() != known.streams.len()
-                    || !said.iter().all(|id| known.streams.iter().any(|(_, stream)| stream == id))
-            }
-        };
-        if differs {
-            let key = if matches!(said, Dma::None) { "dma" } else { "streams" };
-            findings.device(
-                reference,
-                key,
-                Rule::Dma,
-                format_args!(
-                    "the device tree says otherwise: it masters the bus as {}",
-                    Streams(known.streams)
-                ),
-            );
-        }
-        return known.streams.to_vec();
-    }
-    match (known.bus_master, said) {
-        (Some(true), _) => {
-            findings.device(
-                reference,
-                "",
-                Rule::Dma,
-                format_args!(
-                    "it masters the bus ({}) outside every IOMMU: its DMA can't be confined, so it can't be given",
-                    known.kind
-                ),
-            );
-            Vec::new()
-        }
-        (Some(false), Dma::Unstated | Dma::None) | (None, Dma::None) => Vec::new(),
-        (None, Dma::Unstated) => {
-            findings.device(
-                reference,
-                "",
-                Rule::Dma,
-                "whether it masters the bus isn't known: say `dma = \"none\"` if you know that it doesn't, or `streams = [..]`",
-            );
-            Vec::new()
-        }
-        (_, Dma::Streams(ids)) => {
-            if platform.smmus.len() != 1 {
-                findings.device(
-                    reference,
-                    "streams",
-                    Rule::Dma,
-                    format_args!(
-                        "the board has {} SMMUs, so stream ids alone don't say where the device is: its device tree must",
-                        platform.smmus.len()
-                    ),
-                );
-                return Vec::new();
-            }
-            ids.iter().map(|&id| (0, id)).collect()
-        }
-    }
-}
-
-struct Streams<'a>(&'a [(usize, StreamId)]);
-
-impl core::fmt::Display for Streams<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        for (position, (smmu, stream)) in self.0.iter().enumerate() {
-            let separator = if position == 0 { "" } else { ", " };
-            write!(f, "{separator}stream {stream:#x} of SMMU {smmu}", stream = stream.0)?;
-        }
-        Ok(())
-    }
 }
 
 /// Whether a line is one that can be routed to a guest.
@@ -462,7 +342,9 @@ fn region<'a>(
     board: &Board<'a>,
     findings: &mut Findings,
 ) -> Option<Hardware<'a>> {
-    let Device::Region { base_gpa, base_hpa, length, irq, access, dma, .. } = device else { return None };
+    let Device::Region { base_gpa, base_hpa, length, irq, access, dma, accept, .. } = device else {
+        return None;
+    };
     let platform = board.platform;
     let (Ok(gpa), Ok(hpa), 1..) = (Span::new(*base_gpa, *length), Span::new(*base_hpa, *length), *length)
     else {
@@ -489,32 +371,19 @@ fn region<'a>(
         );
     }
     // A raw region over a device that the platform knows is that device, whatever the file calls it.
-    let known: Vec<(usize, &PlatformDevice)> = platform
-        .devices
-        .iter()
-        .enumerate()
-        .filter(|(_, device)| device.registers.iter().any(|registers| registers.overlaps(&hpa)))
-        .collect();
-    let mut streams_given = Vec::new();
-    if known.is_empty() {
-        let unknown = Known { bus_master: None, streams: &[], kind: "" };
-        streams_given = streams(reference, &unknown, dma, platform, findings);
-    }
-    for (_, device) in &known {
-        streams_given.extend(streams(reference, &Known::of(device), dma, platform, findings));
-    }
-    streams_given.sort();
-    streams_given.dedup();
+    let reached = judge::reached(platform, None, &[hpa]);
+    let said = Said { key: "base_hpa", dma, accept };
+    let streams = judge::judge(reference, &reached, false, &said, platform, findings);
     let lines = irq
         .filter(|&intid| check_spi(reference, intid, "irq", findings))
         .map(|intid| Interrupt { intid, trigger: trigger_of(platform, intid).unwrap_or(Trigger::Level) });
     Some(Hardware {
         kind: Kind::Region,
-        things: known.iter().map(|&(position, _)| Thing::Device(position)).collect(),
+        things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),
         blocks: alloc::vec![Block { gpa, hpa, direct }],
         lines: lines.into_iter().collect(),
         group: None,
-        streams: streams_given,
+        streams,
         msi: None,
     })
 }

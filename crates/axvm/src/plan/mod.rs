@@ -8,6 +8,7 @@ mod board;
 mod describe;
 mod findings;
 mod given;
+mod judge;
 mod layout;
 mod limits;
 mod load;

@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{ItsDeviceId, PciAddress, StreamId};
+use axvm_addr::PciAddress;
 use axvm_pci::{BarKind, Function, Virtio};
-use axvm_platform::model::{IdMapping, Interrupt, PciDevice, PciHost};
+use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 
 use super::board::Board;
 use super::findings::{Bytes, DeviceRef, Findings};
@@ -53,7 +53,7 @@ pub(super) fn resolve<'a>(
         return None;
     };
     let Some(functions) = &platform.functions else {
-        return Some(unseen(address, position, host));
+        return Some(unseen(reference, address, position, host, findings));
     };
     let Some(device) = functions.iter().find(|device| device.function.address == address) else {
         findings.device(reference, "pci", Rule::DeviceAbsent, absent(address, functions));
@@ -83,12 +83,7 @@ pub(super) fn resolve<'a>(
     }
     check_bars(reference, function, findings);
     if device.streams.is_empty() || device.streams.iter().any(|&(smmu, _)| smmu >= platform.smmus.len()) {
-        findings.device(
-            reference,
-            "pci",
-            Rule::Dma,
-            "it masters the bus outside every IOMMU: its DMA can't be confined (QEMU: -M virt,iommu=smmuv3)",
-        );
+        outside(reference, findings);
     }
     if function.resets.is_empty() && !without_reset {
         findings.device(
@@ -113,9 +108,18 @@ pub(super) fn resolve<'a>(
 }
 
 /// Where nothing has enumerated the functions: as far as the host bridge's maps tell.
-fn unseen<'a>(address: PciAddress, position: usize, host: &PciHost) -> Hardware<'a> {
-    let stream = map_id(&host.iommu_map, host.iommu_map_mask, address).map(|(smmu, id)| (smmu, StreamId(id)));
-    let msi = map_id(&host.msi_map, host.msi_map_mask, address);
+fn unseen<'a>(
+    reference: DeviceRef<'_>,
+    address: PciAddress,
+    position: usize,
+    host: &PciHost,
+    findings: &mut Findings,
+) -> Hardware<'a> {
+    let requester = u32::from(address.requester_id());
+    let stream = host.stream(requester);
+    if stream.is_none() {
+        outside(reference, findings);
+    }
     Hardware {
         kind: Kind::Pci { address, host: position, shown: address, function: None, reset: None },
         things: alloc::vec![Thing::Function(address)],
@@ -123,17 +127,17 @@ fn unseen<'a>(address: PciAddress, position: usize, host: &PciHost) -> Hardware<
         lines: Vec::new(),
         group: None,
         streams: stream.into_iter().collect(),
-        msi: msi.map(|(its, id)| MsiPlan { its, device: ItsDeviceId(id), events: 1 }),
+        msi: host.message(requester).map(|(its, device)| MsiPlan { its, device, events: 1 }),
     }
 }
 
-/// The id that a map gives a requester (Devicetree bindings, pci-iommu and pci-msi).
-fn map_id(map: &[IdMapping], mask: u32, address: PciAddress) -> Option<(usize, u32)> {
-    let id = u32::from(address.requester_id()) & mask;
-    map.iter().find_map(|entry| {
-        let offset = id.checked_sub(entry.first).filter(|&offset| offset < entry.count)?;
-        Some((entry.target, entry.base.checked_add(offset)?))
-    })
+fn outside(reference: DeviceRef<'_>, findings: &mut Findings) {
+    findings.device(
+        reference,
+        "pci",
+        Rule::Dma,
+        "it masters the bus outside every IOMMU: its DMA can't be confined (QEMU: -M virt,iommu=smmuv3)",
+    );
 }
 
 fn buses(hosts: &[PciHost]) -> String {

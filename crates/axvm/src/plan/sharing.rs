@@ -4,13 +4,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Hpa, Intid, PciAddress, Span};
+use axvm_addr::{Hpa, Intid, PciAddress, Span, StreamId};
 use axvm_pci::{Reach, ResetMethod};
 use axvm_platform::model::{PciDevice, Platform};
 
 use super::board::Board;
 use super::findings::{And, Findings};
-use super::given::{Given, Kind, Thing};
+use super::given::{Given, Hardware, Kind, Thing};
 use super::pci;
 use crate::problem::Rule;
 
@@ -28,6 +28,7 @@ pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut F
         group(device, before, given, board.platform, findings);
         bus(device, given, board.platform, findings);
         ids(device, before, findings);
+        streams_of_nobody(device, given, board.platform, findings);
         lines(device, before, given, board, findings);
         pages(device, before, given, board, findings);
     }
@@ -169,6 +170,37 @@ fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
             format_args!(
                 "it has the same {what} can't tell it from {} of {}: give both to one VM",
                 other.name, other.vm
+            ),
+        );
+    }
+}
+
+/// A stream that is also that of a device which nobody is given, so that the SMMU can't tell the two apart: a group that isn't
+/// whole. One of another VM's is found by comparing the two, one in the same isolation group is named with that.
+fn streams_of_nobody(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &mut Findings) {
+    let Hardware { streams, group, .. } = &device.hardware;
+    let shares = |theirs: &[(usize, StreamId)]| theirs.iter().any(|stream| streams.contains(stream));
+    let is_given = |thing: Thing| given.iter().any(|owner| owner.hardware.things.contains(&thing));
+    let devices = platform.devices.iter().enumerate();
+    let devices =
+        devices.filter(|(position, other)| shares(&other.streams) && !is_given(Thing::Device(*position)));
+    let functions = platform.functions.iter().flatten().filter(|other| {
+        !other.function.bridge
+            && *group != Some(other.group)
+            && shares(&other.streams)
+            && !is_given(Thing::Function(other.function.address))
+    });
+    let mut others: Vec<String> = devices.map(|(_, other)| other.path.clone()).collect();
+    others.extend(functions.map(|other| alloc::format!("{}", other.function.address)));
+    if !others.is_empty() {
+        findings.device(
+            device.reference(),
+            "",
+            Rule::Group,
+            format_args!(
+                "its DMA arrives with the same stream as that of {}, so the SMMU can't tell them apart: give all of them to \
+                 this VM or none",
+                And(&others)
             ),
         );
     }

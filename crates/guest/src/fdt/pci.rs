@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::Address;
 
-use super::{FdtWriteError, GIC, ITS, Tree, halves};
+use super::{FdtWriteError, Tree, halves};
 use crate::description::{GicDescription, PciDescription, WindowKind};
 
 /// phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr.
@@ -50,7 +50,7 @@ pub(super) fn host(
         tree.flag("dma-coherent")?;
     }
     if !host.msi.is_empty() {
-        tree.cells("msi-map", &msi_map(&host.msi))?;
+        tree.cells("msi-map", &msi_map(&host.msi, tree.phandles.its))?;
     }
     if !host.lines.is_empty() {
         tree.cells("#interrupt-cells", &[1])?;
@@ -58,7 +58,7 @@ pub(super) fn host(
         let mut map = Vec::new();
         for &(function, pin, intid, edge) in &host.lines {
             // The GIC has two address cells, which mean nothing to it.
-            map.extend([u32::from(function.requester_id()) << 8, 0, 0, pin.into(), GIC, 0, 0]);
+            map.extend([u32::from(function.requester_id()) << 8, 0, 0, pin.into(), tree.phandles.gic, 0, 0]);
             map.extend(tree.specifier(intid, edge)?);
         }
         tree.cells("interrupt-map", &map)?;
@@ -66,8 +66,8 @@ pub(super) fn host(
     tree.end()
 }
 
-/// (requester id, ITS, device id, count), with neighbours in one entry.
-fn msi_map(ids: &[(u16, u32)]) -> Vec<u32> {
+/// (requester id, the ITS, device id, count), with neighbours in one entry.
+fn msi_map(ids: &[(u16, u32)], its: u32) -> Vec<u32> {
     let mut ids: Vec<(u32, u32)> =
         ids.iter().map(|&(requester, device)| (requester.into(), device)).collect();
     ids.sort_unstable();
@@ -84,5 +84,5 @@ fn msi_map(ids: &[(u16, u32)]) -> Vec<u32> {
             _ => runs.push((requester, device, 1)),
         }
     }
-    runs.into_iter().flat_map(|(first, base, count)| [first, ITS, base, count]).collect()
+    runs.into_iter().flat_map(|(first, base, count)| [first, its, base, count]).collect()
 }

@@ -20,6 +20,13 @@ pub(super) struct Places {
     pub lost: Vec<BusSpan>,
 }
 
+impl Places {
+    /// Whether the node has no registers at all.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty() && self.lost.is_empty()
+    }
+}
+
 /// One step up: what of a piece the entries of a `ranges` lead to, the first of those that cover an address.
 fn through(entries: &[(BusSpan, u64)], piece: BusSpan, above: &mut Vec<BusSpan>) {
     let end = |span: &BusSpan| span.start.saturating_add(span.size);

@@ -297,6 +297,13 @@ impl<'a> Tree<'a> {
         self.ids().filter(move |&child| self.parent(child) == Some(id))
     }
 
+    /// The positions of the node and of all below it, which follow it in the blob.
+    pub(super) fn subtree(&self, id: NodeId) -> core::ops::Range<usize> {
+        let rest = id.0.saturating_add(1)..self.nodes.len();
+        let mut after = rest.filter(|&next| self.parent(NodeId(next)).is_none_or(|above| above < id));
+        id.0..after.next().unwrap_or(self.nodes.len())
+    }
+
     /// All properties of a node.
     pub fn properties(&self, id: NodeId) -> &[(&'a str, &'a [u8])] {
         self.nodes.get(id.0).map_or(&[], |node| node.properties.as_slice())

@@ -3,60 +3,20 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use axvm_addr::StreamId;
 
-use super::FdtError;
 use super::address::{Cells, Places};
 use super::blob::{NodeId, Tree};
-use super::interrupts::{Line, phandle_entries};
-use super::{is_memory, kinds};
-use crate::model::{FixedClock, PlatformDevice, Provider};
+use super::interrupts::Line;
+use super::references::{self, Reference};
+use super::{FdtError, is_memory, kinds};
+use crate::model::{ChildNode, FixedClock, PlatformDevice, Provider};
 
-/// Properties that name providers, and the provider's property that says how many cells follow its phandle.
-const PROVIDERS: &[(&str, Option<&str>)] = &[
-    ("clocks", Some("#clock-cells")),
-    ("assigned-clocks", Some("#clock-cells")),
-    ("assigned-clock-parents", Some("#clock-cells")),
-    ("resets", Some("#reset-cells")),
-    ("power-domains", Some("#power-domain-cells")),
-    ("dmas", Some("#dma-cells")),
-    ("phys", Some("#phy-cells")),
-    ("gpios", Some("#gpio-cells")),
-    ("mboxes", Some("#mbox-cells")),
-    ("pwms", Some("#pwm-cells")),
-    ("io-channels", Some("#io-channel-cells")),
-    ("interconnects", Some("#interconnect-cells")),
-    ("hwlocks", Some("#hwlock-cells")),
-    ("mux-controls", Some("#mux-control-cells")),
-    ("thermal-sensors", Some("#thermal-sensor-cells")),
-    ("access-controllers", Some("#access-controller-cells")),
-    ("io-backends", Some("#io-backend-cells")),
-    ("sound-dai", Some("#sound-dai-cells")),
-    ("leds", Some("#led-source-cells")),
-    ("msi-parent", Some("#msi-cells")),
-    ("nvmem-cells", Some("#nvmem-cell-cells")),
-    ("memory-region", None),
-    ("operating-points-v2", None),
-    ("phy-handle", None),
-    ("syscon", None),
-    ("nvmem", None),
-    ("mdio-parent-bus", None),
-    ("remote-endpoint", None),
-];
-
-/// How a property names providers, or `None` if it doesn't.
-fn provider_cells(name: &str) -> Option<Option<&'static str>> {
-    if let Some((_, cells)) = PROVIDERS.iter().find(|(property, _)| *property == name) {
-        return Some(*cells);
-    }
-    if name.ends_with("-gpios") || name.ends_with("-gpio") {
-        return Some(Some("#gpio-cells"));
-    }
-    let pin_state =
-        name.strip_prefix("pinctrl-").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
-    (name.ends_with("-supply") || pin_state).then_some(None)
-}
+/// Buses of which the specification, or their binding, says that what is on them doesn't depend on them but for what
+/// their node names.
+const TRANSPARENT: &[&str] = &["simple-bus", "simple-mfd", "simple-pm-bus"];
 
 /// Properties that the plan makes anew for the guest's node, or that mean nothing there.
 fn is_rewritten(name: &str) -> bool {
@@ -68,7 +28,6 @@ fn is_rewritten(name: &str) -> bool {
             | "interrupt-parent"
             | "status"
             | "secure-status"
-            | "phandle"
             | "linux,phandle"
             | "name"
             | "iommus"
@@ -76,12 +35,11 @@ fn is_rewritten(name: &str) -> bool {
             | "dma-noncoherent"
             | "ranges"
             | "dma-ranges"
-            | "#address-cells"
-            | "#size-cells"
     )
 }
 
 pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevice>, FdtError> {
+    let references = references::all(tree);
     let mut devices = Vec::new();
     let mut others: Vec<bool> = Vec::new();
     for id in tree.ids() {
@@ -92,8 +50,8 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
             continue;
         }
         let places = tree.places(id)?;
-        if !places.found.is_empty() || !places.lost.is_empty() {
-            devices.push(device(tree, id, smmus, places));
+        if !places.is_empty() {
+            devices.push(device(tree, id, smmus, &references, places)?);
         }
     }
     Ok(devices)
@@ -109,7 +67,13 @@ fn is_other(tree: &Tree<'_>, id: NodeId) -> bool {
     is_own() || on_pci() || is_reservation()
 }
 
-fn device(tree: &Tree<'_>, id: NodeId, smmus: &[NodeId], places: Places) -> PlatformDevice {
+fn device(
+    tree: &Tree<'_>,
+    id: NodeId,
+    smmus: &[NodeId],
+    references: &[(u32, u32)],
+    places: Places,
+) -> Result<PlatformDevice, FdtError> {
     let (mut interrupts, mut foreign_interrupts) = (Vec::new(), Vec::new());
     for line in tree.interrupts(id) {
         match line {
@@ -117,78 +81,182 @@ fn device(tree: &Tree<'_>, id: NodeId, smmus: &[NodeId], places: Places) -> Plat
             Line::Foreign(controller) => foreign_interrupts.push(controller),
         }
     }
-    let (streams, mut providers) = streams(tree, id, smmus);
-    let mut properties = Vec::new();
-    for &(name, value) in tree.properties(id) {
-        if let Some(cells) = provider_cells(name) {
-            providers.extend(phandle_entries(tree, Cells(value), cells).into_iter().map(
-                |entry| match entry {
-                    Ok(node) => Provider {
-                        property: name.into(),
-                        path: tree.path(node),
-                        fixed_clock: if name == "clocks" { fixed_clock(tree, node) } else { None },
-                    },
-                    Err(phandle) => Provider {
-                        property: name.into(),
-                        path: format!("(no node has phandle {phandle:#x})"),
-                        fixed_clock: None,
-                    },
-                },
-            ));
-        } else if !is_rewritten(name) {
-            properties.push((name.to_string(), value.to_vec()));
-        }
-    }
-    PlatformDevice {
+    let own = tree.subtree(id);
+    let inside = |node: u32| own.contains(&(node as usize));
+    let referenced = references.iter().any(|&(from, to)| inside(to) && !inside(from));
+    let mut reader = Reader { tree, smmus, own, providers: Vec::new(), streams: Vec::new(), masters: false };
+    let properties = reader.node(id);
+    let children = reader.children(id)?;
+    reader.buses(id)?;
+    let Reader { providers, streams, masters, .. } = reader;
+    let compatible: Vec<&str> = tree.texts(id, "compatible").collect();
+    Ok(PlatformDevice {
         path: tree.path(id),
-        compatible: tree.texts(id, "compatible").map(String::from).collect(),
         enabled: tree.is_enabled(id),
         registers: places.found,
         lost: places.lost,
         interrupts,
         foreign_interrupts,
         streams,
-        bus_master: bus_master(tree, id),
+        // What the node says itself outweighs what is known of its kind.
+        bus_master: if masters { Some(true) } else { kinds::masters_the_bus(&compatible) },
         coherent: tree.is_coherent(id),
         providers,
+        referenced,
+        ranges: tree.has(id, "ranges"),
+        compatible: compatible.into_iter().map(String::from).collect(),
         properties,
-    }
+        children,
+    })
 }
 
-/// What the node says itself outweighs what is known of its kind.
-fn bus_master(tree: &Tree<'_>, id: NodeId) -> Option<bool> {
-    let says_so = ["dma-coherent", "dma-noncoherent", "iommus", "dmas", "memory-region"];
-    if says_so.iter().any(|name| tree.has(id, name)) || tree.text(id, "device_type") == Some("pci") {
-        return Some(true);
-    }
-    let compatible: Vec<&str> = tree.texts(id, "compatible").collect();
-    kinds::masters_the_bus(&compatible)
+/// What of a device is found in its own node, in those below it and in those above.
+struct Reader<'t, 'b> {
+    tree: &'t Tree<'b>,
+    smmus: &'t [NodeId],
+    /// The nodes that are the device's: what leads from one of them to another one leads nowhere else.
+    own: Range<usize>,
+    providers: Vec<Provider>,
+    streams: Vec<(usize, StreamId)>,
+    masters: bool,
 }
 
-/// `iommus`: streams behind SMMUv3s. Other IOMMUs are providers that the hypervisor can't stand in for.
-fn streams(tree: &Tree<'_>, id: NodeId, smmus: &[NodeId]) -> (Vec<(usize, StreamId)>, Vec<Provider>) {
-    let (mut streams, mut providers) = (Vec::new(), Vec::new());
-    let Some(mut cells) = tree.cells(id, "iommus") else {
-        return (streams, providers);
-    };
-    while let Some(phandle) = cells.next() {
-        let node = tree.by_phandle(phandle);
-        let smmu = node.and_then(|node| smmus.iter().position(|&smmu| smmu == node));
-        let count = node.and_then(|node| tree.u32(node, "#iommu-cells"));
-        if let (Some(smmu), Some(1)) = (smmu, count)
-            && let Some(stream) = cells.next()
-        {
-            streams.push((smmu, StreamId(stream)));
-            continue;
+impl Reader<'_, '_> {
+    /// What the device's own node needs, and those of its properties that its guest gets as they are.
+    fn node(&mut self, id: NodeId) -> Vec<(String, Vec<u8>)> {
+        let tree = self.tree;
+        self.dma(id);
+        let mut properties = Vec::new();
+        for &(name, value) in tree.properties(id) {
+            if !is_rewritten(name) && self.keeps(name, value, name == "clocks", String::new) {
+                properties.push((name.to_string(), value.to_vec()));
+            }
         }
-        let path = node.map_or_else(|| format!("(no node has phandle {phandle:#x})"), |node| tree.path(node));
-        providers.push(Provider { property: "iommus".into(), path, fixed_clock: None });
-        let Some(count) = count else { break };
-        if cells.take(count.min(64)).is_none() {
-            break;
+        properties
+    }
+
+    /// The nodes below that aren't devices with registers of their own: they are parts of this one, go to its guest with
+    /// it, and what they need it needs.
+    fn children(&mut self, id: NodeId) -> Result<Vec<ChildNode>, FdtError> {
+        let tree = self.tree;
+        let mut children = Vec::new();
+        for child in tree.subtree(id).skip(1).map(NodeId).filter(|&child| tree.parent(child) == Some(id)) {
+            if !tree.is_enabled(child) || !tree.places(child)?.is_empty() {
+                continue;
+            }
+            self.dma(child);
+            let of = || format!(" of {}", tree.path(child));
+            let mut properties = Vec::new();
+            for &(name, value) in tree.properties(child) {
+                let kept = match name {
+                    "linux,phandle" | "name" | "iommus" => false,
+                    "interrupt-parent" => references::guess(tree, name, value, &self.own).is_none(),
+                    "interrupts" => match tree.interrupt_parent(child) {
+                        Some(controller) if self.own.contains(&controller.0) => true,
+                        controller => {
+                            let path =
+                                controller.map_or_else(String::new, |controller| tree.path(controller));
+                            self.need(format!("{name}{}", of()), path, None);
+                            false
+                        }
+                    },
+                    _ => self.keeps(name, value, false, of),
+                };
+                if kept {
+                    properties.push((name.to_string(), value.to_vec()));
+                }
+            }
+            let below = self.children(child)?;
+            children.push(ChildNode { name: tree.name(child).into(), properties, children: below });
+        }
+        Ok(children)
+    }
+
+    /// What the buses above need: clocks, power and the like. A device on another's own bus needs that one.
+    fn buses(&mut self, id: NodeId) -> Result<(), FdtError> {
+        let tree = self.tree;
+        for bus in tree.lineage(id).skip(1).filter(|&bus| tree.parent(bus).is_some()) {
+            let path = tree.path(bus);
+            for &(name, value) in tree.properties(bus) {
+                // Cells of non-volatile memory hold data, such as serial numbers, and nothing depends on who reads them.
+                if !is_rewritten(name) && name != "nvmem-cells" {
+                    self.keeps(name, value, name == "clocks", || format!(" of {path}"));
+                }
+            }
+            if !tree.is_compatible(bus, TRANSPARENT) && !tree.places(bus)?.is_empty() {
+                self.need("parent".into(), path, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn need(&mut self, property: String, path: String, fixed_clock: Option<FixedClock>) {
+        self.providers.push(Provider { property, path, fixed_clock });
+    }
+
+    /// Whether a property leads to none but the device's own nodes, and so can go to its guest as it is. If not, what it leads
+    /// to is a provider; of `clocks` that can be stood in for, fixed ones are known as such.
+    fn keeps(&mut self, name: &str, value: &[u8], clocks: bool, of: impl Fn() -> String) -> bool {
+        let tree = self.tree;
+        let Some(list) = references::list(name) else {
+            let target = references::guess(tree, name, value, &self.own);
+            if let Some(node) = target {
+                self.need(format!("{name}{}", of()), tree.path(node), None);
+            }
+            return target.is_none();
+        };
+        let entries = references::entries(tree, Cells(value), list);
+        let is_own = |entry: &Reference| entry.is_ok_and(|node| self.own.contains(&node.0));
+        if entries.iter().all(is_own) {
+            return true;
+        }
+        for entry in entries {
+            let (path, fixed_clock) = match entry {
+                Ok(node) => (tree.path(node), if clocks { fixed_clock(tree, node) } else { None }),
+                Err(phandle) => (format!("(no node has phandle {phandle:#x})"), None),
+            };
+            self.need(format!("{name}{}", of()), path, fixed_clock);
+        }
+        false
+    }
+
+    /// Whether a node says that it masters the bus, and the streams with which it does so behind SMMUv3s. Other IOMMUs are
+    /// providers that the hypervisor can't stand in for.
+    fn dma(&mut self, id: NodeId) {
+        let tree = self.tree;
+        // A DMA controller and an IOMMU, which walks tables in memory, count by what they offer.
+        let says_so = [
+            "dma-coherent",
+            "dma-noncoherent",
+            "iommus",
+            "iommu-map",
+            "#iommu-cells",
+            "dmas",
+            "#dma-cells",
+            "dma-channels",
+            "memory-region",
+        ];
+        self.masters |=
+            says_so.iter().any(|name| tree.has(id, name)) || tree.text(id, "device_type") == Some("pci");
+        let Some(mut cells) = tree.cells(id, "iommus") else { return };
+        while let Some(phandle) = cells.next() {
+            let node = tree.by_phandle(phandle);
+            let smmu = node.and_then(|node| self.smmus.iter().position(|&smmu| smmu == node));
+            let count = node.and_then(|node| tree.u32(node, "#iommu-cells"));
+            if let (Some(smmu), Some(1)) = (smmu, count)
+                && let Some(stream) = cells.next()
+            {
+                self.streams.push((smmu, StreamId(stream)));
+                continue;
+            }
+            let absent = || format!("(no node has phandle {phandle:#x})");
+            self.need("iommus".into(), node.map_or_else(absent, |node| tree.path(node)), None);
+            let Some(count) = count else { break };
+            if cells.take(count.min(64)).is_none() {
+                break;
+            }
         }
     }
-    (streams, providers)
 }
 
 fn fixed_clock(tree: &Tree<'_>, id: NodeId) -> Option<FixedClock> {

@@ -48,7 +48,7 @@ impl Tree<'_> {
     }
 
     /// The controller or nexus that a node's `interrupts` go to: as Linux' `of_irq_find_parent`.
-    fn interrupt_parent(&self, id: NodeId) -> Option<NodeId> {
+    pub(super) fn interrupt_parent(&self, id: NodeId) -> Option<NodeId> {
         let mut node = id;
         // A phandle may lead anywhere, so the walk is bounded by hand.
         for _ in 0..64 {
@@ -191,31 +191,4 @@ fn matches_under(mut mask: Option<Cells<'_>>, mut cells: Cells<'_>, wanted: &[u3
         let mask = mask.as_mut().map_or(Some(u32::MAX), Cells::next);
         cells.next().zip(mask).is_some_and(|(cell, mask)| cell & mask == wanted & mask)
     })
-}
-
-/// A list of phandles with arguments, of which each provider says how many cells it takes.
-pub(super) fn phandle_entries(
-    tree: &Tree<'_>,
-    mut cells: Cells<'_>,
-    count_name: Option<&str>,
-) -> Vec<Result<NodeId, u32>> {
-    let mut entries = Vec::new();
-    while let Some(phandle) = cells.next() {
-        if phandle == 0 {
-            continue;
-        }
-        let Some(provider) = tree.by_phandle(phandle) else {
-            // How many cells follow isn't known: the rest can't be read.
-            entries.push(Err(phandle));
-            break;
-        };
-        entries.push(Ok(provider));
-        let count = count_name.map_or(0, |name| tree.u32(provider, name).unwrap_or(0));
-        for _ in 0..count {
-            if cells.next().is_none() {
-                break;
-            }
-        }
-    }
-    entries
 }

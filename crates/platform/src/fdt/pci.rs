@@ -87,8 +87,8 @@ fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow>, FdtError> {
     Ok(windows)
 }
 
-/// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among
-/// `targets` are left out: their functions have no IOMMU, or no MSIs, that the hypervisor knows.
+/// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among `targets` stay, and
+/// lead to none: their functions have no IOMMU, or no MSIs, that the hypervisor knows, whatever a later entry says.
 fn id_map(
     tree: &Tree<'_>,
     id: NodeId,
@@ -106,9 +106,7 @@ fn id_map(
         };
         let target =
             tree.by_phandle(phandle).and_then(|node| targets.iter().position(|&target| target == node));
-        if let Some(target) = target {
-            map.push(IdMapping { first, count, target, base });
-        }
+        map.push(IdMapping { first, count, target: target.unwrap_or(IdMapping::NOWHERE), base });
     }
     Ok(map)
 }

@@ -9,23 +9,23 @@ use toml::de::DeTable;
 
 use super::Reader;
 use super::section::Section;
-use crate::model::{Arch, Device, Dma, Item, RegisterAccess};
+use crate::model::{Arch, Device, Dma, Hazard, Item, RegisterAccess};
 
 /// What tells the kind of a device, and the keys that devices of this kind have.
 const KINDS: [(&str, &str, &[&str]); 4] = [
     ("pci", "a PCI function", &["pci", "reset", "intx"]),
-    ("node", "a platform device", &["node", "access", "dma", "streams"]),
+    ("node", "a platform device", &["node", "access", "dma", "streams", "accept"]),
     ("ports", "a range of ports", &["name", "ports", "irq"]),
     (
         "base_hpa",
         "a raw region",
-        &["name", "base_gpa", "base_hpa", "length", "irq", "access", "dma", "streams"],
+        &["name", "base_gpa", "base_hpa", "length", "irq", "access", "dma", "streams", "accept"],
     ),
 ];
 
 /// All keys of all kinds.
-const KEYS: [&str; 13] = [
-    "pci", "reset", "intx", "node", "access", "dma", "streams", "name", "ports", "irq", "base_gpa",
+const KEYS: [&str; 14] = [
+    "pci", "reset", "intx", "node", "access", "dma", "streams", "accept", "name", "ports", "irq", "base_gpa",
     "base_hpa", "length",
 ];
 
@@ -93,16 +93,16 @@ fn pci<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option<De
 }
 
 fn node<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option<Device> {
-    let (access, dma) = (access(section), dma(section));
+    let (access, dma, accept) = (access(section), dma(section), accept(section));
     let path = section.string("node")?;
     if path.is_empty() {
         section.wrong("node", "`node` is empty: it is a path, as \"/pl031@9010000\"".to_string());
     }
-    Some(Device::Node { path, access, dma })
+    Some(Device::Node { path, access, dma, accept })
 }
 
 fn region<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option<Device> {
-    let (access, dma) = (access(section), dma(section));
+    let (access, dma, accept) = (access(section), dma(section), accept(section));
     for (key, expected) in [
         ("name", "what the region is called"),
         ("base_gpa", "where the guest sees it"),
@@ -126,7 +126,7 @@ fn region<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option
             section.wrong(key, format!("`{key}` and `length` reach past the end of the address space"));
         }
     }
-    Some(Device::Region { name, base_gpa: Gpa(gpa), base_hpa: Hpa(hpa), length, irq, access, dma })
+    Some(Device::Region { name, base_gpa: Gpa(gpa), base_hpa: Hpa(hpa), length, irq, access, dma, accept })
 }
 
 fn ports<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>, arch: Option<Arch>) -> Option<Device> {
@@ -165,4 +165,25 @@ fn dma<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Dma {
         None if none => Dma::None,
         None => Dma::Unstated,
     }
+}
+
+/// The hazards that the author accepts.
+fn accept<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Vec<Hazard> {
+    let mut accepted = Vec::new();
+    for (word, place) in section.strings("accept").unwrap_or_default() {
+        match Hazard::ALL.iter().find(|(known, _)| *known == word) {
+            Some((_, hazard)) if accepted.contains(hazard) => {}
+            Some((_, hazard)) => accepted.push(*hazard),
+            None => {
+                let known: Vec<String> =
+                    Hazard::ALL.iter().map(|(known, _)| format!("\"{known}\"")).collect();
+                section.complain(
+                    "accept",
+                    place,
+                    format!("`accept` can't have \"{word}\": it has some of {}", known.join(", ")),
+                );
+            }
+        }
+    }
+    accepted
 }

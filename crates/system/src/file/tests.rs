@@ -4,7 +4,7 @@ use axvm_addr::{Gpa, Hpa, Intid, PciAddress, StreamId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Device, Dma, InterruptChoice, RegisterAccess, ViolationPolicy};
+use crate::model::{Device, Dma, Hazard, InterruptChoice, RegisterAccess, ViolationPolicy};
 
 const GOOD: &str = r#"
 [board]
@@ -68,6 +68,7 @@ fn the_documented_example_is_read_with_its_defaults() {
         irq: Some(Intid(39)),
         access: RegisterAccess::Trap,
         dma: Dma::None,
+        accept: vec![],
     };
     assert_eq!(vm.devices[2], region);
     assert_eq!(spans.find(&Item::Device(0, 2, "base_hpa".into())), Position { line: 27, column: 1 });
@@ -233,7 +234,14 @@ fn write(system: &System) -> String {
 
 fn write_device(device: &Device) -> String {
     let irq = |irq: &Option<Intid>| irq.map_or(String::new(), |irq| format!("irq = {irq}\n"));
-    let common = |access: &RegisterAccess, dma: &Dma| {
+    let common = |access: &RegisterAccess, dma: &Dma, accept: &[Hazard]| {
+        let words = accept.iter().map(|hazard| {
+            let (word, _) = Hazard::ALL.iter().find(|(_, other)| other == hazard).unwrap();
+            format!("\"{word}\"")
+        });
+        let words: Vec<String> = words.collect();
+        let accept =
+            if words.is_empty() { String::new() } else { format!("accept = [{}]\n", words.join(", ")) };
         let access = if *access == RegisterAccess::Trap { "access = \"trap\"\n" } else { "" };
         let dma = match dma {
             Dma::Unstated => String::new(),
@@ -243,7 +251,7 @@ fn write_device(device: &Device) -> String {
                 format!("streams = [{}]\n", streams.join(","))
             }
         };
-        format!("{access}{dma}")
+        format!("{access}{dma}{accept}")
     };
     match device {
         Device::Pci { address, without_reset, without_intx } => format!(
@@ -251,13 +259,15 @@ fn write_device(device: &Device) -> String {
             if *without_reset { "reset = \"none\"\n" } else { "" },
             if *without_intx { "intx = \"none\"\n" } else { "" },
         ),
-        Device::Node { path, access, dma } => format!("node = {path:?}\n{}", common(access, dma)),
-        Device::Region { name, base_gpa, base_hpa, length, irq: line, access, dma } => format!(
+        Device::Node { path, access, dma, accept } => {
+            format!("node = {path:?}\n{}", common(access, dma, accept))
+        }
+        Device::Region { name, base_gpa, base_hpa, length, irq: line, access, dma, accept } => format!(
             "name = {name:?}\nbase_gpa = {}\nbase_hpa = {}\nlength = {length}\n{}{}",
             base_gpa.0,
             base_hpa.0,
             irq(line),
-            common(access, dma)
+            common(access, dma, accept)
         ),
         Device::Ports { name, base, count, irq: line } => {
             format!("name = {name:?}\nports = [{base}, {count}]\n{}", irq(line))
@@ -273,6 +283,7 @@ fn dma() -> impl Strategy<Value = Dma> {
 fn device() -> impl Strategy<Value = Device> {
     let access = || prop_oneof![Just(RegisterAccess::Direct), Just(RegisterAccess::Trap)];
     let irq = || prop::option::of(any::<u32>().prop_map(Intid));
+    let accept = || prop::sample::subsequence(Hazard::ALL.map(|(_, hazard)| hazard).to_vec(), 0..3);
     prop_oneof![
         (any::<u16>(), any::<u16>(), any::<bool>(), any::<bool>()).prop_map(
             |(segment, id, without_reset, without_intx)| Device::Pci {
@@ -281,22 +292,19 @@ fn device() -> impl Strategy<Value = Device> {
                 without_intx,
             }
         ),
-        ("/[a-z0-9@]{1,12}", access(), dma()).prop_map(|(path, access, dma)| Device::Node {
-            path,
-            access,
-            dma
-        }),
-        ("[a-z]{1,8}", 0u64..1 << 40, 0u64..1 << 40, 1u64..1 << 30, irq(), access(), dma()).prop_map(
-            |(name, gpa, hpa, length, irq, access, dma)| Device::Region {
+        ("/[a-z0-9@]{1,12}", access(), dma(), accept())
+            .prop_map(|(path, access, dma, accept)| Device::Node { path, access, dma, accept }),
+        ("[a-z]{1,8}", 0u64..1 << 40, 0u64..1 << 40, 1u64..1 << 30, irq(), access(), dma(), accept())
+            .prop_map(|(name, gpa, hpa, length, irq, access, dma, accept)| Device::Region {
                 name,
                 base_gpa: Gpa(gpa),
                 base_hpa: Hpa(hpa),
                 length,
                 irq,
                 access,
-                dma
-            }
-        ),
+                dma,
+                accept
+            }),
         ("[a-z]{1,8}", 0u16..0xff00, 1u16..0x100, irq()).prop_map(|(name, base, count, irq)| Device::Ports {
             name,
             base,

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod console;
+mod judged;
 mod mode;
 mod properties;
 mod refused;
@@ -17,7 +18,8 @@ use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod, Virtio};
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::model::{
-    Arch, Board, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, ViolationPolicy, Vm,
+    Arch, Board, Device, Dma, Hazard, Hypervisor, InterruptChoice, Item, RegisterAccess, System,
+    ViolationPolicy, Vm,
 };
 
 use super::*;
@@ -139,9 +141,10 @@ pub(crate) fn pci(device: u8, function: u8) -> Device {
 }
 
 pub(crate) fn node(path: &str) -> Device {
-    Device::Node { path: path.into(), access: RegisterAccess::Direct, dma: Dma::Unstated }
+    Device::Node { path: path.into(), access: RegisterAccess::Direct, dma: Dma::Unstated, accept: vec![] }
 }
 
+/// A raw region. Those of the tests lie over the board's GPIO controller mostly.
 pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
     Device::Region {
         name: name.into(),
@@ -151,6 +154,7 @@ pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
         irq: None,
         access: RegisterAccess::Direct,
         dma: Dma::None,
+        accept: vec![Hazard::Provider],
     }
 }
 

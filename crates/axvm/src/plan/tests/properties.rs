@@ -37,18 +37,21 @@ fn device() -> impl Strategy<Value = Device> {
     ];
     let dma = prop_oneof![Just(Dma::None), Just(Dma::Unstated)];
     let access = prop_oneof![Just(RegisterAccess::Direct), Just(RegisterAccess::Trap)];
+    let accept = prop_oneof![Just(vec![]), Just(vec![Hazard::Provider])];
     let mask = prop_oneof![Just(!0xfffu64), Just(!0u64)];
-    let region = (address.clone(), address, 1u64..0x4000, prop::option::of(30u32..60), dma, access, mask)
-        .prop_map(|(gpa, hpa, length, irq, dma, access, mask)| Device::Region {
-            // Of few names, so that two VMs often have one in common.
-            name: alloc::format!("raw{}", hpa & 1),
-            base_gpa: Gpa(gpa & mask),
-            base_hpa: Hpa(hpa & mask),
-            length: (length & mask).max(1),
-            irq: irq.map(Intid),
-            access,
-            dma,
-        });
+    let region =
+        (address.clone(), address, 1u64..0x4000, prop::option::of(30u32..60), dma, access, accept, mask)
+            .prop_map(|(gpa, hpa, length, irq, dma, access, accept, mask)| Device::Region {
+                // Of few names, so that two VMs often have one in common.
+                name: alloc::format!("raw{}", hpa & 1),
+                base_gpa: Gpa(gpa & mask),
+                base_hpa: Hpa(hpa & mask),
+                length: (length & mask).max(1),
+                irq: irq.map(Intid),
+                access,
+                dma,
+                accept,
+            });
     prop_oneof![
         4 => (0u8..8, any::<bool>(), any::<bool>())
             .prop_map(|(d, without_reset, without_intx)| Device::Pci { address: address_of(d, 0), without_reset, without_intx }),

@@ -185,7 +185,8 @@ fn masters_of_the_bus_outside_every_iommu_are_refused_whatever_the_file_says() {
     let fw_cfg = platform.devices.iter().find(|device| device.path.contains("fw")).unwrap().path.clone();
     for path in ["/virtio_mmio@a000000", &fw_cfg] {
         for dma in [Dma::Unstated, Dma::None, Dma::Streams(vec![StreamId(3)])] {
-            let device = Device::Node { path: path.into(), access: RegisterAccess::Trap, dma };
+            let device =
+                Device::Node { path: path.into(), access: RegisterAccess::Trap, dma, accept: vec![] };
             assert_eq!(refusals(&given(device), &platform), [(Rule::Dma, of_device(""))], "{path}");
         }
         let hidden = platform.devices.iter().find(|device| device.path == path).unwrap().registers[0];
@@ -200,7 +201,12 @@ fn a_device_that_may_master_the_bus_needs_the_authors_word() {
     let clock = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
     clock.bus_master = None;
     assert_eq!(refusals(&given(node("/pl031@9010000")), &platform), [(Rule::Dma, of_device(""))]);
-    let said = |dma| Device::Node { path: "/pl031@9010000".into(), access: RegisterAccess::Direct, dma };
+    let said = |dma| Device::Node {
+        path: "/pl031@9010000".into(),
+        access: RegisterAccess::Direct,
+        dma,
+        accept: vec![],
+    };
     planned(&given(said(Dma::None)), &platform);
     let plan = planned(&given(said(Dma::Streams(vec![StreamId(7)]))), &platform);
     assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(7))]);
@@ -399,8 +405,12 @@ fn a_page_with_something_of_another_owner_is_not_mapped() {
     let system = given(node("/pl031@9010000"));
     assert_eq!(refusals(&system, &platform), [(Rule::PageShared, of_device(""))]);
     assert!(lines(&system, &platform)[0].contains("/neighbour@9010800"));
-    let trapped =
-        Device::Node { path: "/pl031@9010000".into(), access: RegisterAccess::Trap, dma: Dma::Unstated };
+    let trapped = Device::Node {
+        path: "/pl031@9010000".into(),
+        access: RegisterAccess::Trap,
+        dma: Dma::Unstated,
+        accept: vec![],
+    };
     planned(&given(trapped), &platform);
     let both = given(node("/pl031@9010000"));
     let mut both = both;
@@ -492,10 +502,10 @@ fn a_device_that_needs_a_provider_or_another_controller_is_refused_naming_it() {
     let system = given(node("/pl031@9010000"));
     assert_eq!(
         refusals(&system, &platform),
-        [(Rule::Provider, of_device("node")), (Rule::Interrupt, of_device("node"))]
+        [(Rule::Interrupt, of_device("node")), (Rule::Provider, of_device("node"))]
     );
-    assert!(lines(&system, &platform)[0].contains("/reset@1 (resets)"));
-    assert!(lines(&system, &platform)[1].contains("/gpio@2"));
+    assert!(lines(&system, &platform)[0].contains("/gpio@2"));
+    assert!(lines(&system, &platform)[1].contains("/reset@1 (resets)"));
 }
 
 #[test]
