@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axvm_addr::{Hpa, Span};
+use axvm_system::file;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs systems in which guests drive real devices.
@@ -41,6 +43,7 @@ Exit status:
 Examples:
   axvm check system.toml
   axvm check system.toml --platform board.dtb
+  axvm check system.toml --platform board.dtb --memory 0x8000_0000:2G
   axvm check system.toml --platform board.snapshot --json";
 
 const INSPECT_EXAMPLES: &str = "\
@@ -107,6 +110,17 @@ pub struct Image {
     pub hypervisor: Option<PathBuf>,
 }
 
+/// What a device tree may leave to the boot loader, said in its stead.
+#[derive(Args, Default)]
+pub struct StandIn {
+    /// RAM in place of what the device tree says, as 0x8000_0000:2G; may be given several times
+    #[arg(long, value_name = "ADDRESS:SIZE", value_parser = bank, requires = "platform")]
+    pub memory: Vec<Span<Hpa>>,
+    /// Plan as if the first N CPUs could be started by PSCI, whatever the device tree says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), requires = "platform")]
+    pub cpu: Option<u16>,
+}
+
 /// Arguments of `check`.
 #[derive(Args)]
 pub struct Check {
@@ -116,6 +130,9 @@ pub struct Check {
     /// Plan for this platform: a device tree, or what `inspect --save` wrote
     #[arg(long, value_name = "DTB|SNAPSHOT")]
     pub platform: Option<PathBuf>,
+    /// What the platform leaves out.
+    #[command(flatten)]
+    pub stand_in: StandIn,
     /// Print the plan, or the problems, as JSON
     #[arg(long)]
     pub json: bool,
@@ -139,6 +156,9 @@ pub struct Inspect {
     /// Look at this platform: a device tree, or what `inspect --save` wrote
     #[arg(long, value_name = "FILE")]
     pub platform: Option<PathBuf>,
+    /// What the platform leaves out.
+    #[command(flatten)]
+    pub stand_in: StandIn,
     /// Write the platform to this file, for `check --platform`
     #[arg(long, value_name = "SNAPSHOT")]
     pub save: Option<PathBuf>,
@@ -165,6 +185,16 @@ pub struct Pack {
     /// What images are used.
     #[command(flatten)]
     pub image: Image,
+}
+
+/// A bank of RAM: an address and, after a colon, a size as in the system file.
+fn bank(text: &str) -> Result<Span<Hpa>, String> {
+    let wrong = || "it is an address and a size, as 0x8000_0000:2G".to_string();
+    let (start, size) = text.split_once(':').ok_or_else(wrong)?;
+    let (start, size) = (file::number(start).ok_or_else(wrong)?, file::size(size).ok_or_else(wrong)?);
+    let span =
+        Span::new(Hpa(start), size).map_err(|_| "it passes the end of the address space".to_string())?;
+    if span.is_empty() { Err("it has no bytes".to_string()) } else { Ok(span) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

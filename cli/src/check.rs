@@ -49,7 +49,7 @@ pub fn check(arguments: &Check) -> ExitCode {
 /// The plan, where the file's problems let there be one; the plan's problems are added to the file's.
 fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
     let platform = match &arguments.platform {
-        Some(path) => platform::read(path),
+        Some(path) => platform::read(path, &arguments.stand_in),
         None => {
             let board = Board::prepare(input, arguments.image.hypervisor.as_deref(), &[])?;
             let how = How { plan_only: true, ..How::default() };

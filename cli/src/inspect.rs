@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use axvm::plan::{plan, reset_name};
 use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
-use axvm_platform::model::{PciDevice, Platform, PlatformDevice};
+use axvm_platform::model::{IdMapping, PciDevice, PciHost, Platform, PlatformDevice};
 use axvm_platform::snapshot;
 use axvm_system::model::{
     Arch, Board as BoardModel, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, Vm,
@@ -48,7 +48,7 @@ pub fn inspect(arguments: &Inspect) -> ExitCode {
 
 fn find_platform(arguments: &Inspect) -> Result<Platform, Vec<String>> {
     if let Some(path) = &arguments.platform {
-        return platform::read(path).map_err(|message| vec![message]);
+        return platform::read(path, &arguments.stand_in).map_err(|message| vec![message]);
     }
     let path = arguments.system.as_deref().unwrap_or("".as_ref());
     let mut input = Input::read(path);
@@ -76,9 +76,16 @@ fn describe(platform: &Platform) -> Value {
         "cpus": platform.cpus.len(),
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "incomplete": functions.is_none(),
+        "pci_hosts": platform.pci_hosts.iter().map(host).collect::<Vec<_>>(),
         "pci": pci.unwrap_or_default(),
         "devices": devices,
     })
+}
+
+/// A host bridge, and whether any of its functions' DMA passes an SMMUv3.
+fn host(host: &PciHost) -> Value {
+    let confined = host.iommu_map.iter().any(|entry| entry.target != IdMapping::NOWHERE);
+    json!({ "address": host.path, "confined": confined })
 }
 
 fn pci(platform: &Platform, device: &PciDevice) -> Value {

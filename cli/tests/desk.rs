@@ -176,3 +176,44 @@ fn every_command_shows_examples() {
         assert!(done.out.contains("Examples:\n  axvm "), "{}", done.out);
     }
 }
+
+#[test]
+fn a_board_whose_memory_and_cpus_its_boot_loader_fills_in_is_planned_with_what_is_said() {
+    let place = Place::new(GOOD);
+    let whole = fs::read(fake::VIRT).unwrap();
+    // The same tree with its memory, and its CPUs' way to be started, under other names.
+    let renamed = |whole: &[u8], from: &[u8], to: &[u8]| {
+        let mut blob = whole.to_vec();
+        let places: Vec<usize> =
+            (0..blob.len() - from.len()).filter(|&at| blob[at..].starts_with(from)).collect();
+        assert!(!places.is_empty() && from.len() == to.len());
+        for at in places {
+            blob[at..at + to.len()].copy_from_slice(to);
+        }
+        blob
+    };
+    let blob = renamed(&whole, b"memory\0", b"nemory\0");
+    fs::write(place.path("bare.dtb"), renamed(&blob, b"psci\0", b"qsci\0")).unwrap();
+    let check =
+        |more: &[&str]| place.axvm(&[&["check", "system.toml", "--platform", "bare.dtb"], more].concat());
+    let done = check(&[]);
+    assert!(
+        done.err.contains("no memory in its device tree") && done.err.contains("can't be started"),
+        "{}",
+        done.err
+    );
+    let memory = ["--memory", "0x4000_0000:1G", "--memory", "0x8000_0000:512M"];
+    assert_eq!(check(&memory).status, Some(2), "nothing starts its CPUs");
+    let done = check(&[&memory[..], &["--cpu", "2"]].concat());
+    assert_eq!(done.status, Some(0), "{}", done.err);
+    let inspect = ["inspect", "--json", "--platform", "bare.dtb", "--cpu", "9"];
+    let seen: Value = serde_json::from_str(&place.axvm(&[&inspect[..], &memory].concat()).out).unwrap();
+    assert_eq!((&seen["cpus"], &seen["memory"].as_array().unwrap().len()), (&Value::from(9), &1));
+    for wrong in
+        [&["--memory", "0x4000_0000"][..], &["--memory", "0:0"], &["--memory", "1:1Q"], &["--cpu", "0"]]
+    {
+        assert_eq!(check(wrong).status, Some(2), "{wrong:?}");
+    }
+    let without = place.axvm(&["check", "system.toml", "--cpu", "2"]);
+    assert!(without.err.contains("--platform"), "a board that is looked at says it itself: {}", without.err);
+}

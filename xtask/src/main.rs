@@ -1,4 +1,4 @@
-//! What a developer runs: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `fuzz`. Each sets up what is missing first.
+//! What a developer runs: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `fuzz`, `boards`. Each sets up what is missing first.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
 mod bench;
+mod boards;
 mod build;
 mod demo;
 mod edges;
@@ -42,6 +43,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --reads N                      reads of the first run; the second does twice as many (default: 2000)
   cargo xtask fuzz [TARGET]          feed what guests and files can feed, at random; without TARGET each its share
       --seconds N                    for so long (default: 60)
+  cargo xtask boards                 read and plan the device trees of Debian's kernels: writes docs/boards.md
 
 For all: --arch aarch64 (the default), --yes (a package source may be added without asking; CI=true says so too).
 Status: 0 all is well, 1 a check failed, 2 something is missing (and what to install is said).
@@ -149,6 +151,10 @@ fn run(options: Options) -> Result<u8> {
             bench::run(&options.arch, &bench::Options { reads, json, check, short })
         }
         "fuzz" => fuzz::run(options.stages.first().map(String::as_str), options.seconds),
+        "boards" => {
+            host::prepare(&options.arch, host::For::Demo)?;
+            boards::run(&options.arch)
+        }
         "help" => {
             print!("{HELP}");
             Ok(0)
@@ -157,6 +163,8 @@ fn run(options: Options) -> Result<u8> {
             eprint!("{HELP}");
             Ok(2)
         }
-        other => bail!("there is no command `{other}`; there are setup, build, demo, test, bench, fuzz"),
+        other => {
+            bail!("there is no command `{other}`; there are setup, build, demo, test, bench, fuzz, boards")
+        }
     }
 }

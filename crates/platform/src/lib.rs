@@ -10,7 +10,7 @@ extern crate alloc;
 pub mod fdt;
 mod functions;
 pub mod limits;
-mod memory;
+pub mod memory;
 pub mod model;
 pub mod roles;
 pub mod snapshot;

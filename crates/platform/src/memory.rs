@@ -7,7 +7,7 @@ use axvm_addr::{Address, Hpa, PAGE_SIZE, Span};
 use crate::model::{PciSpace, Platform};
 
 /// Sorts spans and joins those that touch or overlap.
-pub(crate) fn merge(mut spans: Vec<Span<Hpa>>) -> Vec<Span<Hpa>> {
+pub fn merge(mut spans: Vec<Span<Hpa>>) -> Vec<Span<Hpa>> {
     spans.retain(|span| !span.is_empty());
     spans.sort();
     let mut merged: Vec<Span<Hpa>> = Vec::new();

@@ -127,6 +127,9 @@ fn what_the_buses_above_need_the_device_needs() {
     // A vendor's property of the bus.
     let platform = read(&soc(node("bus").cells("vendor,gate", &[0, 77])));
     assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("vendor,gate of /soc/bus", "/power"));
+    // What only tells it its interrupts, or is data, is none.
+    let platform = read(&soc(node("bus").cells("interrupt-map", &[0, 77, 1]).cells("nvmem-cells", &[77])));
+    assert_eq!(needs(&platform, "/soc/bus/uart@9000"), []);
     // A bus with registers drives what is on it, unless it says that it is transparent.
     let wrapper = || node("qup@8000").cells("reg", &[0x8000, 0x1000]);
     let platform = read(&soc(wrapper()));

@@ -80,6 +80,42 @@ pub fn kernel(arch: &str, series: Series) -> Result<Kernel> {
     Ok(Kernel { release, modules })
 }
 
+/// A board's device tree.
+pub struct DeviceTree {
+    /// Its path without its end, as `qcom/qcs404-evb-1000`.
+    pub name: String,
+    pub file: PathBuf,
+    /// The package that it is from.
+    pub package: String,
+}
+
+/// The device trees that the kernels' packages bring, each name once: the newest.
+pub fn device_trees(arch: &str) -> Result<Vec<DeviceTree>> {
+    let mut trees: Vec<DeviceTree> = Vec::new();
+    for series in Series::ALL {
+        let release = kernel(arch, series)?.release;
+        let package = format!("linux-image-{release}");
+        let root = series.folder(arch).join("linux/usr/lib").join(&package);
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in
+                std::fs::read_dir(&folder).with_context(|| format!("{package} has no device trees"))?
+            {
+                let file = entry?.path();
+                if file.is_dir() {
+                    folders.push(file);
+                } else if file.extension().is_some_and(|extension| extension == "dtb") {
+                    let name = file.strip_prefix(&root)?.with_extension("").display().to_string();
+                    if !trees.iter().any(|tree| tree.name == name) {
+                        trees.push(DeviceTree { name, file, package: package.clone() });
+                    }
+                }
+            }
+        }
+    }
+    Ok(trees)
+}
+
 /// A static busybox for the guest.
 pub fn busybox(arch: &str) -> Result<Vec<u8>> {
     let unpacked = paths::guest(arch).join("busybox");

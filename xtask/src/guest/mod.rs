@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::{paths, say};
 
 mod cpio;
-mod debian;
+pub mod debian;
 pub mod disk;
 mod modules;
 pub mod payload;

@@ -178,8 +178,9 @@ impl Reader<'_, '_> {
         for bus in tree.lineage(id).skip(1).filter(|&bus| tree.parent(bus).is_some()) {
             let path = tree.path(bus);
             for &(name, value) in tree.properties(bus) {
-                // Cells of non-volatile memory hold data, such as serial numbers, and nothing depends on who reads them.
-                if !is_rewritten(name) && name != "nvmem-cells" {
+                // Cells of non-volatile memory hold data, such as serial numbers, and nothing depends on who reads them; where
+                // a map leads is followed for the device's own interrupts.
+                if !is_rewritten(name) && !matches!(name, "nvmem-cells" | "interrupt-map") {
                     self.keeps(name, value, name == "clocks", || format!(" of {path}"));
                 }
             }

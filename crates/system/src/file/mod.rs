@@ -12,6 +12,8 @@ mod spans;
 mod text;
 mod vm;
 
+pub use text::{number, size};
+
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 /// A number of bytes: decimal or `0x` digits, `_` between them, then nothing or K, M, G (binary).
-pub(super) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' => (&text[..text.len() - 1], 10),
         b'M' => (&text[..text.len() - 1], 20),
@@ -14,7 +14,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// Decimal or `0x` digits with `_` between them.
-pub(super) fn number(text: &str) -> Option<u64> {
+pub fn number(text: &str) -> Option<u64> {
     let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
     let ends_well = |end: Option<char>| end.is_some_and(|end| end.is_digit(radix));
     if !ends_well(digits.chars().next()) || !ends_well(digits.chars().last()) {
