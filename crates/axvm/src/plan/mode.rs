@@ -9,6 +9,8 @@
 //!   serves them, in place of active.
 //! - The line of the emulated console is a physical SPI that no device has.
 //!
+//! List registers need the GIC's maintenance interrupt, so that on a board without one only VMs in passthrough mode are served.
+//!
 //! In emulated mode the hypervisor takes timers and lines and injects them, and MSIs too where the GIC can't deliver them to a
 //! virtual processor itself. GICv4.0 can: each vCPU has its own CPU, so that its virtual processor is always the one that runs there.
 
@@ -123,6 +125,20 @@ pub(super) fn choose(
             }
         }
     }
+    if !says_when_more_is_wanted(board) {
+        for wants in all.iter().filter(|wants| !wants.passthrough) {
+            findings.vm(
+                wants.vm,
+                "interrupts",
+                Rule::InterruptMode,
+                format_args!(
+                    "its interrupts would be injected, but the board's device tree gives the GIC no maintenance interrupt (a PPI): \
+                     nothing would tell that a line can be unmasked or that list registers are free, and interrupts would be lost: \
+                     use \"passthrough\", which needs none"
+                ),
+            );
+        }
+    }
     let hardware = board.platform.gic.as_ref().and_then(|gic| gic.virtual_lpis);
     for wants in all.iter().filter(|wants| wants.mode() == VMInterruptMode::Emulated) {
         note_injected(wants, hardware, findings);
@@ -142,6 +158,14 @@ pub(super) fn choose(
                 .any(|(other, it)| other != position && it.passthrough && !it.config.trusted),
         })
         .collect()
+}
+
+/// Whether the GIC has a maintenance interrupt, without which nobody hears of the end of an interrupt whose line is masked or whose level
+/// is looked at again, nor of list registers that are free (IHI 0069, 6.5). It is each CPU's own.
+fn says_when_more_is_wanted(board: &Board<'_>) -> bool {
+    const PPIS: core::ops::Range<u32> = 16..32;
+    let maintenance = board.gic.and_then(|gic| gic.maintenance);
+    board.gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.intid.0))
 }
 
 /// Says what of an emulated VM's interrupts costs exits.

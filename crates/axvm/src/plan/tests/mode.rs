@@ -83,6 +83,34 @@ fn who_has_no_lpis_of_its_own_in_hardware_has_virtual_ones_where_there_are_any()
     }
 }
 
+#[test]
+fn without_a_maintenance_interrupt_only_passthrough_is_served() {
+    use axvm_platform::model::Interrupt;
+    let with = |maintenance: Option<Interrupt>| {
+        let mut board = board();
+        if let Some(gic) = &mut board.gic {
+            gic.maintenance = maintenance;
+        }
+        board
+    };
+    let own = board().gic.unwrap().maintenance;
+    // None, and one that isn't each CPU's own.
+    for maintenance in [None, own.map(|it| Interrupt { intid: Intid(40), ..it })] {
+        let board = with(maintenance);
+        let alone = planned(&system(vec![vm("a", &[1], nvme())]), &board);
+        assert_eq!(modes(&alone), [Passthrough]);
+        let two = system(vec![vm("a", &[1], nvme()), vm("b", &[2], card())]);
+        assert_eq!(refusals(&two, &board), [(Rule::InterruptMode, of_vm(1, "interrupts"))]);
+        for asked in [InterruptChoice::Emulated, InterruptChoice::None] {
+            let mut one = vm("a", &[1], vec![]);
+            one.interrupts = asked;
+            assert_eq!(refusals(&system(vec![one]), &board), [(Rule::InterruptMode, of_vm(0, "interrupts"))]);
+        }
+    }
+    let two = system(vec![vm("a", &[1], nvme()), vm("b", &[2], card())]);
+    assert_eq!(modes(&planned(&two, &with(own))), [Passthrough, Emulated]);
+}
+
 fn of_vm(vm: u16, key: &str) -> axvm_system::model::Item {
     axvm_system::model::Item::Vm(vm, key.into())
 }
