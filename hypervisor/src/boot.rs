@@ -219,8 +219,11 @@ fn find_pool(outline: &Outline<'_>, device_tree: Hpa, bytes: u64) -> Span<Hpa> {
     let heap = POOL_BYTES + outline.size() as u64 * HEAP_PER_TREE_BYTE;
     let size = (heap + outline.cpus() as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
     let image = Span::new(Hpa(arch::image_start()), arch::image_layout().end.0 - arch::image_start());
-    let taken =
-        [image.ok(), Span::new(device_tree, bytes).ok(), outline.initrd()].map(Option::unwrap_or_default);
+    // The interrupt controllers' tables are to lie in it.
+    let low = outline.compatible().any(axvm_gicv3::may_need_low_memory);
+    let high = if low { Span::new(Hpa(1 << 32), (1 << 48) - (1 << 32)).ok() } else { None };
+    let taken = [image.ok(), Span::new(device_tree, bytes).ok(), outline.initrd(), high]
+        .map(Option::unwrap_or_default);
     match outline.free(size, BLOCK, &taken) {
         Ok(Some(pool)) => pool,
         Ok(None) => last_words(&format_args!(

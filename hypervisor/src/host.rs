@@ -275,13 +275,13 @@ fn take_over(
     let described = platform.gic.as_ref().ok_or(TakeOverError::NoGic)?;
     let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.mpidr).collect();
     // SAFETY: boot has mapped the GIC and its ITSs; nothing else drives them.
-    let gic = unsafe { PhysicalGic::new(described, &cpus)? };
+    let gic = unsafe { PhysicalGic::new(described, &platform.compatible, &cpus)? };
     let doorbells = if described.virtual_lpis == Some(true) { cpus.len() } else { 0 };
     let lpis = Lpis::new(gic.id_bits(), doorbells)?;
     let mut its = Vec::new();
     for one in &described.its {
         // SAFETY: as above.
-        its.push(unsafe { PhysicalIts::new(one.registers, cpus.len())? });
+        its.push(unsafe { PhysicalIts::new(one, &platform.compatible, cpus.len())? });
     }
     let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
     Ok(Host {

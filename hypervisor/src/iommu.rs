@@ -144,13 +144,13 @@ impl Iommus {
 
     /// Lets a stream reach what is in a domain.
     pub fn attach(&self, smmu: usize, stream: StreamId, domain: &Domain) -> Result<(), Error> {
-        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
+        let smmu = self.smmus.get(smmu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().attach(stream, domain)
     }
 
     /// Closes a stream.
     pub fn block(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
-        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
+        let smmu = self.smmus.get(smmu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().block(stream)
     }
 

@@ -117,9 +117,11 @@ impl GicBackend {
 fn error(error: ItsError) -> BackendError {
     match error {
         ItsError::Stuck => BackendError::Timeout,
-        ItsError::NoMemory => BackendError::NoMemory,
+        ItsError::NoMemory | ItsError::OutOfReach { .. } => BackendError::NoMemory,
         ItsError::NoLpis => BackendError::NoLpi,
-        ItsError::NotMapped(_)
+        ItsError::TooSmall(_)
+        | ItsError::Refused(_)
+        | ItsError::NotMapped(_)
         | ItsError::DeviceId(_)
         | ItsError::NotForGuests(_)
         | ItsError::NoSuchCpu(_) => BackendError::Unknown,

@@ -16,6 +16,7 @@ pub mod outline;
 
 mod address;
 mod devices;
+mod gic;
 mod interrupts;
 mod kinds;
 mod pci;
@@ -24,7 +25,7 @@ mod references;
 use blob::{BlobError, NodeId, Tree};
 
 use crate::memory;
-use crate::model::{Cpu, Gic, Interrupt, Its, Platform, PsciConduit, Reserved, Smmu, Trigger};
+use crate::model::{Cpu, Interrupt, Platform, PsciConduit, Reserved, Smmu, Trigger};
 
 /// A device tree that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,10 +73,10 @@ pub fn read(blob: &[u8]) -> Result<Platform, FdtError> {
 /// As [`read`].
 pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
     let root = tree.root();
-    let gic = gic(tree)?;
+    let gic = gic::read(tree)?;
     let smmu_nodes: Vec<NodeId> =
         tree.ids().filter(|&id| tree.is_compatible(id, kinds::SMMU) && tree.is_enabled(id)).collect();
-    let its_nodes = its_nodes(tree);
+    let its_nodes = gic::its_nodes(tree);
     let smmus = smmu_nodes.iter().map(|&id| smmu(tree, id)).collect::<Result<_, _>>()?;
     let pci_nodes: Vec<NodeId> =
         tree.ids().filter(|&id| tree.is_compatible(id, kinds::PCI_HOST) && tree.is_enabled(id)).collect();
@@ -87,6 +88,7 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
     let devices = devices::all(tree, &smmu_nodes)?;
     Ok(Platform {
         model: tree.text(root, "model").unwrap_or_default().into(),
+        compatible: tree.texts(root, "compatible").map(String::from).collect(),
         cpus: cpus(tree)?,
         memory: banks(tree)?,
         reserved: reserved(tree)?,
@@ -223,59 +225,6 @@ fn timer(tree: &Tree<'_>) -> Vec<Interrupt> {
             given.unwrap_or(Interrupt { intid: Intid(default), trigger: Trigger::Level })
         })
         .collect()
-}
-
-fn its_nodes(tree: &Tree<'_>) -> Vec<NodeId> {
-    let is_gic = |id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id);
-    tree.ids()
-        .filter(|&id| tree.is_compatible(id, kinds::ITS) && tree.is_enabled(id))
-        .filter(|&id| tree.parent(id).is_some_and(is_gic))
-        .collect()
-}
-
-fn gic(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
-    let mut nodes = tree.ids().filter(|&id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id));
-    let Some(id) = nodes.next() else { return Ok(None) };
-    if let Some(second) = nodes.next() {
-        return Err(FdtError::TwoGics { first: tree.path(id), second: tree.path(second) });
-    }
-    let mut registers = tree.registers(id)?.into_iter();
-    let distributor = registers.next().ok_or_else(|| FdtError::property(tree, id, "reg"))?;
-    let regions = tree.u32(id, "#redistributor-regions").unwrap_or(1) as usize;
-    let redistributors: Vec<_> = registers.by_ref().take(regions).collect();
-    if redistributors.is_empty() || redistributors.len() != regions {
-        return Err(FdtError::property(tree, id, "reg"));
-    }
-    let stride = match tree.cells(id, "redistributor-stride") {
-        None => 0,
-        Some(mut cells) => u32::try_from(cells.0.len() / 4)
-            .ok()
-            .and_then(|count| cells.number(count))
-            .ok_or_else(|| FdtError::property(tree, id, "redistributor-stride"))?,
-    };
-    let mut legacy: Vec<_> = registers.collect();
-    let mut its = Vec::new();
-    let its_nodes = its_nodes(tree);
-    for child in tree.children(id) {
-        if !its_nodes.contains(&child) {
-            // GICv2m frames and the like: part of the GIC, so not for guests.
-            legacy.extend(tree.places(child)?.found);
-            continue;
-        }
-        let registers =
-            tree.registers(child)?.first().copied().ok_or_else(|| FdtError::property(tree, child, "reg"))?;
-        its.push(Its { path: tree.path(child), registers });
-    }
-    Ok(Some(Gic {
-        path: tree.path(id),
-        distributor,
-        redistributors,
-        redistributor_stride: stride,
-        legacy,
-        maintenance: tree.interrupt_at(id, 0),
-        its,
-        virtual_lpis: None,
-    }))
 }
 
 fn smmu(tree: &Tree<'_>, id: NodeId) -> Result<Smmu, FdtError> {

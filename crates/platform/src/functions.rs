@@ -40,12 +40,19 @@ impl Platform {
                     reaches: groups.get(position).map_or_else(Vec::new, |member| member.reaches.clone()),
                     bridges: bridges_above(&functions, function).iter().map(|it| it.address).collect(),
                     streams,
-                    msi: host.and_then(|host| host.message(sender)),
+                    msi: host
+                        .and_then(|host| host.message(sender))
+                        .filter(|&(its, _)| self.serves_messages(its)),
                     line: host.and_then(|host| line(host, function, &functions)),
                 }
             })
             .collect();
         self.functions = Some(devices);
+    }
+
+    /// Whether messages reach an ITS, by its position in [`Gic::its`](crate::model::Gic::its), such that their sender is known.
+    fn serves_messages(&self, its: usize) -> bool {
+        self.gic.as_ref().and_then(|gic| gic.its.get(its)).is_some_and(|its| its.pre_its.is_none())
     }
 
     /// The position in [`Platform::pci_hosts`] of the host bridge that a function is below.

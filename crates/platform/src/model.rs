@@ -14,6 +14,8 @@ use crate::limits::Limits;
 pub struct Platform {
     /// The root's `model`, or empty.
     pub model: String,
+    /// The root's `compatible`: which board and which chip it is.
+    pub compatible: Vec<String>,
     /// The CPUs, in the order of the device tree's cpu nodes: the position is the `CpuId`.
     pub cpus: Vec<Cpu>,
     /// RAM, in order, not overlapping.
@@ -117,6 +119,8 @@ pub struct Gic {
     pub legacy: Vec<Span<Hpa>>,
     /// The maintenance interrupt.
     pub maintenance: Option<Interrupt>,
+    /// `dma-noncoherent`: its redistributors' tables are accessed past the processors' caches.
+    pub not_coherent: bool,
     /// Its ITSs.
     pub its: Vec<Its>,
     /// Whether it delivers LPIs to a virtual processor that runs, by GICv4.0: an ITS that maps events to virtual LPIs, and
@@ -129,8 +133,15 @@ pub struct Gic {
 pub struct Its {
     /// Its device-tree path.
     pub path: String,
-    /// Its registers: the control frame and, 64 KiB on, the page with the doorbell GITS_TRANSLATER.
+    /// Its registers: the control frame and, 64 KiB on, the page with the doorbell GITS_TRANSLATER, whatever `reg` says of
+    /// its size.
     pub registers: Span<Hpa>,
+    /// `dma-noncoherent`: its tables are accessed past the processors' caches.
+    pub not_coherent: bool,
+    /// `socionext,synquacer-pre-its`: the window through which devices write to it. What stands before it takes a device's id
+    /// from the address that the device has written to, so that each could send in the name of any other: such an ITS isn't
+    /// used.
+    pub pre_its: Option<Span<Hpa>>,
 }
 
 /// An SMMUv3.

@@ -87,6 +87,13 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         }
     }
     limits::check_sums(&vms, &kept, &platform.limits, &mut findings);
+    for its in platform.gic.iter().flat_map(|gic| &gic.its).filter(|its| its.pre_its.is_some()) {
+        findings.note(format_args!(
+            "{} isn't used: what stands before it (socionext,synquacer-pre-its) would let each device interrupt in the name of \
+             any other; devices have no MSIs by it",
+            its.path
+        ));
+    }
     let Findings { mut problems, mut notes } = findings;
     if problems.is_empty() {
         let incomplete = platform.functions.is_none() && given.iter().any(|device| device.is_pci());

@@ -241,8 +241,21 @@ impl<'a> Outline<'a> {
                 // The root's addresses, whether or not the parent has `ranges`.
                 node.registers(&mut |start, size| Span::new(Hpa(start), size).into_iter().for_each(&mut *f))?;
             }
+            if node.has_text("device_type", &["memory"]) && !node.is_enabled() {
+                // It is there, and somebody else's: the secure world's.
+                node.registers(&mut |start, size| {
+                    let start = node.translate(start, size).unwrap_or(start);
+                    Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
+                })?;
+            }
             Ok(false)
         })
+    }
+
+    /// The root's `compatible`: which board and which chip it is.
+    pub fn compatible(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let value = self.find(|node| (node.depth() == 1).then(|| node.property("compatible")));
+        texts(value.flatten().unwrap_or_default())
     }
 
     /// The number of CPU nodes.

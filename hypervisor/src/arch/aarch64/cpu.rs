@@ -88,6 +88,23 @@ pub fn delay_us(microseconds: u64) {
     }
 }
 
+/// Waits until `done`, for so many microseconds at most. Whether it was.
+pub fn wait_us(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let start = ticks();
+    let most = microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1;
+    loop {
+        // The clock first: whoever was kept from running in between doesn't take that for a timeout.
+        let waited = ticks().saturating_sub(start);
+        if done() {
+            return true;
+        }
+        if waited > most {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 /// Sleeps until an interrupt is pending (it stays pending: interrupts are masked) or an event comes.
 pub fn wait_for_interrupt() {
     dsb!("sy");

@@ -9,10 +9,12 @@
 //! gave Group 0 away) it is Group 0, which is taken at EL2 whatever the guest has set up, and of the highest priority. Otherwise
 //! Group 0 is the secure world's, and the call is Group 1 like the rest.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
+use axvm_gicv3::{Access, Field, Quirks, Refused, install, quirks};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
 use spin::Mutex;
 
@@ -24,6 +26,9 @@ use crate::mmio::Mmio;
 mod gicd {
     pub const CTLR: u64 = 0x0000;
     pub const TYPER: u64 = 0x0004;
+    pub const IIDR: u64 = 0x0008;
+    /// Bytes of the frame.
+    pub const FRAME: u64 = 0x1_0000;
     pub const IGROUPR: u64 = 0x0080;
     pub const ISENABLER: u64 = 0x0100;
     pub const ICENABLER: u64 = 0x0180;
@@ -65,15 +70,19 @@ mod gicr {
     pub const VALID: u64 = 1 << 63;
     pub const PENDING_LAST: u64 = 1 << 61;
     pub const DIRTY: u64 = 1 << 60;
-    /// Inner shareable, inner write-back cacheable: what the hypervisor writes tables by, too.
-    pub const CACHED: u64 = 1 << 10 | 7 << 7;
+    /// The pending table is all zeros (PENDBASER, write only).
+    pub const PTZ: u64 = 1 << 62;
+    /// Bits 51:12 of the configuration table's address, in place (PROPBASER).
+    pub const PROPERTIES: u64 = 0x000f_ffff_ffff_f000;
+    /// Bits 51:16 of the pending table's address, in place (PENDBASER).
+    pub const PENDING: u64 = 0x000f_ffff_ffff_0000;
 }
 
 /// The priority of everything that the hypervisor takes: the middle, so that a virtual priority needs no physical one.
 pub const PRIORITY: u8 = 0xa0;
 
-/// How often a register is read for a bit that hardware changes within microseconds.
-const PATIENCE: usize = 1_000_000;
+/// How long is waited for what hardware does within microseconds.
+pub const MOST_US: u64 = 1_000_000;
 
 /// The priority of [`call_sgi`]: the highest.
 const CALL_PRIORITY: u8 = 0;
@@ -135,6 +144,22 @@ pub enum GicError {
     /// No memory for a table.
     #[error("no memory for the GIC's tables")]
     NoMemory,
+    /// A register block that isn't a distributor.
+    #[error("the distributor's registers are {0:#x} bytes: it has {frame:#x}", frame = gicd::FRAME)]
+    TooSmall(u64),
+    /// A table where it can't reach it.
+    #[error(
+        "the GIC has addresses of {bits} bits, and there is no memory for its tables below that: {table:#x}"
+    )]
+    OutOfReach {
+        /// Where the memory is that there is.
+        table: Hpa,
+        /// The address bits.
+        bits: u32,
+    },
+    /// A register doesn't keep what it must.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// A vCPU without a virtual processor, or a redistributor that serves none.
     #[error("the vCPU has no virtual processor in the GIC")]
     NoVirtualProcessor,
@@ -146,6 +171,9 @@ pub struct PhysicalGic {
     /// By CPU: the redistributor's frames, and its number (GICR_TYPER.Processor_Number).
     redistributors: Vec<Option<(Mmio, u16, Hpa)>>,
     lines: u32,
+    quirks: Quirks,
+    /// How redistributors access their tables, as far as is known.
+    not_coherent: AtomicBool,
 }
 
 /// The redistributors' frames in the GIC's regions, each with its GICR_TYPER.
@@ -193,9 +221,14 @@ impl PhysicalGic {
     /// # Safety
     ///
     /// The regions must be mapped as the platform describes them, and driven by nobody else.
-    pub unsafe fn new(gic: &Gic, cpus: &[u64]) -> Result<Self, GicError> {
+    pub unsafe fn new(gic: &Gic, board: &[String], cpus: &[u64]) -> Result<Self, GicError> {
         // SAFETY: by the caller's promise.
         let distributor = unsafe { Mmio::new(gic.distributor) };
+        if distributor.size() < gicd::FRAME {
+            return Err(GicError::TooSmall(distributor.size()));
+        }
+        let quirks = quirks(distributor.read32(gicd::IIDR), board);
+        let not_coherent = AtomicBool::new(quirks.access(gic.not_coherent) == Access::NonCacheable);
         // Affinity routing, once on, must stay on (IHI 0069, 12.9.4, ARE_NS); firmware may have turned it on.
         distributor.write32(gicd::CTLR, distributor.read32(gicd::CTLR) & gicd::ARE);
         let lines = ((distributor.read32(gicd::TYPER) & 0x1f) + 1) * 32;
@@ -230,7 +263,8 @@ impl PhysicalGic {
                 *slot = Some((frame, (typer >> 8) as u16, base));
             }
         }
-        let this = Self { distributor: Mutex::new(distributor), redistributors: found, lines };
+        let distributor = Mutex::new(distributor);
+        let this = Self { distributor, redistributors: found, lines, quirks, not_coherent };
         if !single {
             let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
             this.reserve_sgis(CpuId(booted as u16))?;
@@ -349,14 +383,40 @@ impl PhysicalGic {
         }
         // One bit for each INTID, from 0; zeroed (PTZ, bit 62).
         let bytes = (1usize << properties.id_bits()) / 8;
-        let pending = crate::memory::allocate(bytes.max(0x1_0000), 0x1_0000).ok_or(GicError::NoMemory)?;
+        let bytes = bytes.max(0x1_0000);
+        let pending = crate::memory::allocate(bytes, 0x1_0000).ok_or(GicError::NoMemory)?;
         super::clean_to_memory(pending, bytes as u64);
-        let bits = u64::from(properties.id_bits() - 1);
-        frame.write64(gicr::PROPBASER, properties.at().0 | gicr::CACHED | bits);
-        frame.write64(gicr::PENDBASER, pending.0 | gicr::CACHED | 1 << 62);
+        for (table, bytes) in [(pending, bytes), (properties.at(), properties.bytes())] {
+            if !self.quirks.reaches(table, bytes as u64) {
+                return Err(GicError::OutOfReach { table, bits: self.quirks.address_bits });
+            }
+        }
+        let (at, bits) = (properties.at().0, u64::from(properties.id_bits() - 1));
+        // What it can't do with the one it shan't with the other.
+        let access = self.install(frame, gicr::PROPBASER, at | bits, gicr::PROPERTIES)?;
+        if self.install(frame, gicr::PENDBASER, pending.0 | gicr::PTZ, gicr::PENDING)? != access {
+            self.install(frame, gicr::PROPBASER, at | bits, gicr::PROPERTIES)?;
+        }
         dsb!("sy");
         frame.write32(gicr::CTLR, gicr::ENABLE_LPIS);
         Ok(())
+    }
+
+    /// How redistributors access their tables.
+    fn access(&self) -> Access {
+        match self.not_coherent.load(Ordering::Relaxed) {
+            true => Access::NonCacheable,
+            false => Access::Coherent,
+        }
+    }
+
+    /// Gives a redistributor a table, and remembers if it isn't coherent.
+    fn install(&self, frame: &Mmio, offset: u64, value: u64, must: u64) -> Result<Access, GicError> {
+        let access = install(frame, offset, Field::Redistributor, self.access(), value, must)?;
+        if access == Access::NonCacheable {
+            self.not_coherent.store(true, Ordering::Relaxed);
+        }
+        Ok(access)
     }
 
     /// On this CPU: virtual LPIs that are pending in `pending` are signalled to what runs there, and what comes is. A vCPU that has
@@ -371,9 +431,10 @@ impl PhysicalGic {
         }
         wait(|| frame.read64(gicr::VPENDBASER) & gicr::DIRTY == 0)?;
         let bits = u64::from(properties.id_bits() - 1);
-        frame.write64(gicr::VPROPBASER, properties.at().0 | gicr::CACHED | bits);
+        let attributes = self.access().bits(Field::Redistributor);
+        frame.write64(gicr::VPROPBASER, properties.at().0 | attributes | bits);
         // PendingLast: the table isn't known to be empty, so it is to be read.
-        frame.write64(gicr::VPENDBASER, gicr::VALID | gicr::PENDING_LAST | pending.0 | gicr::CACHED);
+        frame.write64(gicr::VPENDBASER, gicr::VALID | gicr::PENDING_LAST | pending.0 | attributes);
         dsb!("sy");
         Ok(())
     }
@@ -508,13 +569,7 @@ impl PhysicalGic {
 }
 
 fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
-    for _ in 0..PATIENCE {
-        if done() {
-            return Ok(());
-        }
-        core::hint::spin_loop();
-    }
-    Err(GicError::Stuck)
+    if super::wait_us(MOST_US, done) { Ok(()) } else { Err(GicError::Stuck) }
 }
 
 /// Sets up the calling CPU's interface for the hypervisor: everything passes, priority drop and deactivation apart, nothing active.

@@ -1,12 +1,15 @@
 //! The physical ITS (Arm IHI 0069, chapter 5): the hypervisor alone writes its command queue and owns its tables.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
+use axvm_gicv3::{Contents, Field, Probed, Quirks, Refused, Table, install, quirks};
 use axvm_platform::limits::ItsLimits;
+use axvm_platform::model::Its;
 use spin::Mutex;
 
-use super::gic::{PRIORITY, PhysicalGic};
+use super::gic::{MOST_US, PRIORITY, PhysicalGic};
 use super::its_command::{self as command, Command};
 use super::lpis::{self, Lpis, Properties};
 use super::sysreg::dsb;
@@ -16,21 +19,29 @@ use crate::mmio::Mmio;
 /// Control frame registers (IHI 0069, 12.19).
 mod gits {
     pub const CTLR: u64 = 0x0000;
+    pub const IIDR: u64 = 0x0004;
     pub const TYPER: u64 = 0x0008;
     pub const CBASER: u64 = 0x0080;
     pub const CWRITER: u64 = 0x0088;
     pub const CREADR: u64 = 0x0090;
     pub const BASER: u64 = 0x0100;
+    /// Bytes of the control frame.
+    pub const FRAME: u64 = 0x1_0000;
+    /// The queue has stopped at a command (CREADR).
+    pub const STALLED: u64 = 1;
+    /// Valid (CBASER).
+    pub const VALID: u64 = 1 << 63;
+    /// Bits 51:12 of the queue's address, in place (CBASER).
+    pub const QUEUE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// Pages of 4 KiB, less one (CBASER).
+    pub const QUEUE_SIZE: u64 = 0xff;
 }
 
 /// Bytes in the command queue: one 64 KiB page, 2048 commands.
 const QUEUE_BYTES: u64 = 0x1_0000;
 
-/// How often CREADR is read for the queue to drain.
-const PATIENCE: usize = 1_000_000;
-
-/// Inner shareable, inner write-back, valid: for CBASER and BASERs.
-const ATTRIBUTES: u64 = 1 << 63 | 7 << 59 | 1 << 10;
+/// Bits of the device ids that are served at most: tables for more would take too much memory.
+const MOST_DEVICE_BITS: u32 = 22;
 
 /// GITS_TYPER.Virtual.
 const TYPER_VIRTUAL: u64 = 1 << 1;
@@ -44,6 +55,22 @@ pub enum ItsError {
     /// No memory for a table.
     #[error("no memory for the ITS's tables")]
     NoMemory,
+    /// A register block without a control frame.
+    #[error("the ITS's registers are {0:#x} bytes: its control frame has {frame:#x}", frame = gits::FRAME)]
+    TooSmall(u64),
+    /// A table where it can't reach it.
+    #[error(
+        "the ITS has addresses of {bits} bits, and there is no memory for its tables below that: {table:#x}"
+    )]
+    OutOfReach {
+        /// Where the memory is that there is.
+        table: Hpa,
+        /// The address bits.
+        bits: u32,
+    },
+    /// A register doesn't keep what it must.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// More devices' events than there are LPIs.
     #[error("no LPIs are left")]
     NoLpis,
@@ -56,8 +83,8 @@ pub enum ItsError {
     /// A device or event that isn't mapped.
     #[error("device {0} is not mapped at the ITS")]
     NotMapped(ItsDeviceId),
-    /// The device id is beyond what the ITS has.
-    #[error("device id {0} is beyond what the ITS has")]
+    /// The device id is beyond what the ITS has, or has a table for.
+    #[error("device id {0} is beyond what the ITS serves")]
     DeviceId(ItsDeviceId),
 }
 
@@ -93,6 +120,8 @@ struct State {
     queue: Hpa,
     write: u64,
     devices: Vec<Device>,
+    /// The table of devices, whose second level is made as devices are mapped.
+    device_table: Option<Table>,
     /// By CPU: what names its redistributor in a command, once it is mapped.
     targets: Vec<Option<u64>>,
     /// It has stopped reading commands: it gets no more, so that nobody waits for it again.
@@ -103,7 +132,7 @@ struct State {
 pub struct PhysicalIts {
     state: Mutex<State>,
     entry_bytes: usize,
-    device_bits: u32,
+    quirks: Quirks,
     physical_targets: bool,
     has_virtual_lpis: bool,
 }
@@ -114,35 +143,33 @@ impl PhysicalIts {
     /// # Safety
     ///
     /// The registers must be mapped as the platform describes them, and driven by nobody else.
-    pub unsafe fn new(span: Span<Hpa>, cpus: usize) -> Result<Self, ItsError> {
+    pub unsafe fn new(described: &Its, board: &[String], cpus: usize) -> Result<Self, ItsError> {
         // SAFETY: by the caller's promise.
-        let registers = unsafe { Mmio::new(span) };
-        registers.write32(gits::CTLR, 0);
-        // Quiescent (bit 31).
-        wait(|| registers.read32(gits::CTLR) & 1 << 31 != 0)?;
+        let registers = unsafe { Mmio::new(described.registers) };
+        turn_off(&registers)?;
         let typer = registers.read64(gits::TYPER);
         let entry_bytes = (typer >> 4 & 0xf) as usize + 1;
-        let device_bits = device_bits(typer);
-        for index in 0..8 {
-            let offset = gits::BASER + index * 8;
-            let baser = registers.read64(offset);
-            // Type (bits 58:56): 1 devices, 2 virtual processors, 4 collections. The latter two are numbered as CPUs are.
-            let entry = (baser >> 48 & 0x1f) + 1;
-            let wanted = match baser >> 56 & 7 {
-                1 => entry << device_bits,
-                2 | 4 => entry * cpus as u64,
-                _ => continue,
+        let quirks = quirks(registers.read32(gits::IIDR), board);
+        let access = quirks.access(described.not_coherent);
+        let mut device_table = None;
+        for offset in (gits::BASER..).step_by(8).take(8) {
+            let Some(probed) = Probed::read(&registers, offset) else { continue };
+            let shape = match probed.contents {
+                Contents::Devices => probed.shape(device_ids(typer)),
+                // These are numbered as CPUs are.
+                Contents::VirtualProcessors | Contents::Collections => probed.shape(cpus as u64),
             };
-            // Pages of 64 KiB (Page_Size 2), flat.
-            let pages = wanted.div_ceil(0x1_0000).clamp(1, 256);
-            let bytes = (pages * 0x1_0000) as usize;
-            let table = memory::allocate(bytes, 0x1_0000).ok_or(ItsError::NoMemory)?;
-            super::clean_to_memory(table, bytes as u64);
-            registers.write64(offset, ATTRIBUTES | table.0 | 2 << 8 | (pages - 1));
+            let at = table(&quirks, shape.bytes() as usize, shape.align() as usize)?;
+            let table = shape.install(&registers, offset, at, access)?;
+            if probed.contents == Contents::Devices {
+                device_table = Some(table);
+            }
         }
-        let queue = memory::allocate(QUEUE_BYTES as usize, 0x1_0000).ok_or(ItsError::NoMemory)?;
-        super::clean_to_memory(queue, QUEUE_BYTES);
-        registers.write64(gits::CBASER, ATTRIBUTES | queue.0 | (QUEUE_BYTES / 4096 - 1));
+        let queue = table(&quirks, QUEUE_BYTES as usize, 0x1_0000)?;
+        let value = gits::VALID | queue.0 | (QUEUE_BYTES / 4096 - 1);
+        let must = gits::VALID | gits::QUEUE_ADDRESS | gits::QUEUE_SIZE;
+        let settled = install(&registers, gits::CBASER, Field::Its, access, value, must)?;
+        log::debug!("{}: queue and tables: {settled:?}", described.path);
         registers.write64(gits::CWRITER, 0);
         dsb!("sy");
         registers.write32(gits::CTLR, 1);
@@ -152,26 +179,38 @@ impl PhysicalIts {
                 queue,
                 write: 0,
                 devices: Vec::new(),
+                device_table,
                 targets: alloc::vec![None; cpus],
                 dead: false,
             }),
             entry_bytes,
-            device_bits,
+            quirks,
             // PTA (bit 19): targets are addresses, not numbers.
             physical_targets: typer & 1 << 19 != 0,
             has_virtual_lpis: typer & TYPER_VIRTUAL != 0,
         })
     }
 
-    /// What an ITS can tell apart.
+    /// What an ITS can tell apart, with the tables that it gets.
     ///
     /// # Safety
     ///
-    /// As for [`PhysicalIts::new`]; it is only read.
+    /// As for [`PhysicalIts::new`]; it is turned off.
     pub unsafe fn limits_of(span: Span<Hpa>) -> ItsLimits {
         // SAFETY: by the caller's promise.
-        let typer = unsafe { Mmio::new(span) }.read64(gits::TYPER);
-        ItsLimits { device_bits: device_bits(typer) as u8, event_bits: (typer >> 8 & 0x1f) as u8 + 1 }
+        let registers = unsafe { Mmio::new(span) };
+        let none = ItsLimits { device_bits: 0, event_bits: 0 };
+        if turn_off(&registers).is_err() {
+            return none;
+        }
+        let typer = registers.read64(gits::TYPER);
+        let tables = (gits::BASER..).step_by(8).take(8).filter_map(|at| Probed::read(&registers, at));
+        let devices = tables.filter(|probed| probed.contents == Contents::Devices);
+        let ids = devices.map(|probed| probed.shape(device_ids(typer)).ids).max().unwrap_or_default();
+        ids.checked_ilog2().map_or(none, |bits| ItsLimits {
+            device_bits: bits as u8,
+            event_bits: (typer >> 8 & 0x1f) as u8 + 1,
+        })
     }
 
     /// Whether an ITS maps events to virtual LPIs.
@@ -181,7 +220,8 @@ impl PhysicalIts {
     /// As for [`PhysicalIts::new`]; it is only read.
     pub unsafe fn maps_virtual_lpis(span: Span<Hpa>) -> bool {
         // SAFETY: by the caller's promise.
-        unsafe { Mmio::new(span) }.read64(gits::TYPER) & TYPER_VIRTUAL != 0
+        let registers = unsafe { Mmio::new(span) };
+        registers.size() >= gits::FRAME && registers.read64(gits::TYPER) & TYPER_VIRTUAL != 0
     }
 
     /// Makes a CPU known. The number of its collection, and of the virtual processor that runs there, is its own.
@@ -252,14 +292,11 @@ impl PhysicalIts {
     }
 
     fn map(&self, lpis: &Lpis, id: ItsDeviceId, count: u32, numbers: Numbers) -> Result<(), ItsError> {
-        if id.0 >> self.device_bits != 0 {
-            return Err(ItsError::DeviceId(id));
-        }
         let mut state = self.state.lock();
         state.unmap_device(lpis, id)?;
+        state.make_room(&self.quirks, id)?;
         let table_bytes = (count as usize * self.entry_bytes).next_power_of_two().max(256);
-        let table = memory::allocate(table_bytes, table_bytes).ok_or(ItsError::NoMemory)?;
-        super::clean_to_memory(table, table_bytes as u64);
+        let table = table(&self.quirks, table_bytes, table_bytes)?;
         state.devices.push(Device {
             id,
             events: alloc::vec![None; count as usize],
@@ -371,7 +408,33 @@ impl PhysicalIts {
     }
 }
 
+/// A zeroed table that the ITS reaches and sees.
+fn table(quirks: &Quirks, bytes: usize, align: usize) -> Result<Hpa, ItsError> {
+    let table = memory::allocate(bytes, align).ok_or(ItsError::NoMemory)?;
+    if !quirks.reaches(table, bytes as u64) {
+        // SAFETY: it was allocated so just now, and nobody has it.
+        unsafe { memory::free(table, bytes, align) };
+        return Err(ItsError::OutOfReach { table, bits: quirks.address_bits });
+    }
+    super::clean_to_memory(table, bytes as u64);
+    Ok(table)
+}
+
 impl State {
+    /// Sees to it that a device's entry has a place in the table of devices: where that has two levels, the second is made when it
+    /// is first needed (IHI 0069, 5.2). It stays.
+    fn make_room(&self, quirks: &Quirks, id: ItsDeviceId) -> Result<(), ItsError> {
+        let devices = self.device_table.filter(|table| u64::from(id.0) < table.shape.ids);
+        let devices = devices.ok_or(ItsError::DeviceId(id))?;
+        let Some(entry) = devices.level1_entry(id.0.into()) else { return Ok(()) };
+        if !Table::has_level2(memory::read64(entry)) {
+            let bytes = devices.level2_bytes() as usize;
+            memory::write64(entry, Table::level1_value(table(quirks, bytes, bytes)?));
+            super::clean_to_memory(entry, 8);
+        }
+        Ok(())
+    }
+
     fn target(&self, cpu: CpuId) -> Result<u64, ItsError> {
         self.targets.get(usize::from(cpu.0)).copied().flatten().ok_or(ItsError::NoSuchCpu(cpu))
     }
@@ -444,26 +507,33 @@ impl State {
         }
         dsb!("sy");
         self.registers.write64(gits::CWRITER, self.write);
-        // A stall at a command that it doesn't like (bit 0 of CREADR; commands are checked, so there should be none) shows as a
-        // timeout.
-        let done = wait(|| self.registers.read64(gits::CREADR) == self.write);
+        // It stops at a command that it doesn't like; commands are checked, so there should be none.
+        let mut stalled = false;
+        let done = wait(|| {
+            let read = self.registers.read64(gits::CREADR);
+            stalled = read & gits::STALLED != 0;
+            stalled || read == self.write
+        });
+        let done = if stalled { Err(ItsError::Stuck) } else { done };
         self.dead = done.is_err();
         done
     }
 }
 
-/// Bits of the device ids that the device table has entries for: all that the ITS knows (GITS_TYPER.Devbits), but no more than
-/// requester ids of one segment have.
-fn device_bits(typer: u64) -> u32 {
-    ((typer >> 13 & 0x1f) as u32 + 1).min(16)
+/// Turns an ITS off, and waits until it is quiescent (CTLR, bit 31).
+fn turn_off(registers: &Mmio) -> Result<(), ItsError> {
+    if registers.size() < gits::FRAME {
+        return Err(ItsError::TooSmall(registers.size()));
+    }
+    registers.write32(gits::CTLR, 0);
+    wait(|| registers.read32(gits::CTLR) & 1 << 31 != 0)
 }
 
-fn wait(done: impl Fn() -> bool) -> Result<(), ItsError> {
-    for _ in 0..PATIENCE {
-        if done() {
-            return Ok(());
-        }
-        core::hint::spin_loop();
-    }
-    Err(ItsError::Stuck)
+/// How many device ids a table is wanted for: all that the ITS knows (GITS_TYPER.Devbits), within reason.
+fn device_ids(typer: u64) -> u64 {
+    1 << ((typer >> 13 & 0x1f) as u32 + 1).min(MOST_DEVICE_BITS)
+}
+
+fn wait(mut done: impl FnMut() -> bool) -> Result<(), ItsError> {
+    if super::wait_us(MOST_US, &mut done) { Ok(()) } else { Err(ItsError::Stuck) }
 }

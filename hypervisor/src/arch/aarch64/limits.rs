@@ -1,4 +1,4 @@
-//! What the machine's GIC and ITSs can hold, for the planner. They are only read, and before they are taken over.
+//! What the machine's GIC and ITSs can hold, for the planner: asked before they are taken over. ITSs are off from then on.
 
 use alloc::vec::Vec;
 
@@ -36,6 +36,7 @@ pub unsafe fn of(gic: &Gic, doorbells: usize) -> GicLimits {
 /// and queue.
 pub fn bytes_at_take_over(cpus: usize, its: usize) -> u64 {
     const PENDING: u64 = 64 << 10;
-    const ITS: u64 = 1 << 20;
+    // A table of one level, the queue, second levels.
+    const ITS: u64 = 1536 << 10;
     (cpus as u64).saturating_mul(PENDING).saturating_add((its as u64).saturating_mul(ITS))
 }

@@ -68,7 +68,8 @@ impl Properties {
         self.id_bits
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of the table.
+    pub fn bytes(&self) -> usize {
         (1usize << self.id_bits).saturating_sub(FIRST as usize)
     }
 
