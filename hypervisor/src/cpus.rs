@@ -2,14 +2,15 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::{CpuId, Hpa, VcpuId};
+use axvm_platform::model::PsciConduit;
 use spin::{Mutex, Once};
 
 use crate::arch::direct::Direct;
 use crate::arch::gic::GicError;
-use crate::arch::{self, SecondaryBoot};
+use crate::arch::{self, EntryWork, SecondaryBoot};
 use crate::host;
 use crate::vm::Vm;
 
@@ -26,6 +27,8 @@ pub struct Cpu {
     online: AtomicBool,
     /// Its interrupt interface is a guest's: calls have to be let through first.
     given_away: AtomicBool,
+    /// What it does at each way in from a guest.
+    entry_work: AtomicU64,
     /// The vCPU whose CPU it is.
     vcpu: Mutex<Option<(Arc<Vm>, VcpuId)>>,
     /// What it starts with; the address goes to the firmware.
@@ -44,6 +47,7 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
                 mpidr,
                 online: AtomicBool::new(false),
                 given_away: AtomicBool::new(false),
+                entry_work: AtomicU64::new(0),
                 vcpu: Mutex::new(None),
                 boot: SecondaryBoot { stack: stack.0, argument: u64::from(id), ..*common },
             })
@@ -81,6 +85,11 @@ impl Cpu {
             core::hint::spin_loop();
         }
         Ok(())
+    }
+
+    /// What it does at each way in from a guest.
+    pub fn entry_work(&self) -> EntryWork {
+        EntryWork::from_bits(self.entry_work.load(Ordering::Relaxed))
     }
 
     /// Gives it a vCPU to run; it stays with it until the VM stops.
@@ -125,7 +134,8 @@ pub fn secondary_main(id: u16) -> ! {
 impl Cpu {
     /// Sets up what the calling CPU has for itself, and says that it runs.
     pub fn bring_up(&self) {
-        arch::establish();
+        let ask = host::get().platform.psci == Some(PsciConduit::Smc);
+        self.entry_work.store(arch::establish(self.id, ask).bits(), Ordering::Relaxed);
         if let Err(error) = host::get().init_cpu(self.id) {
             crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }

@@ -288,6 +288,33 @@ pub const FIRST: &[First] = &[
     },
 ];
 
+/// The states without their reasons: what is left of [`FIRST`] at run time.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// What.
+    pub state: State,
+    /// When.
+    pub when: When,
+    /// For CPUs with a feature only.
+    pub needs: Option<Feature>,
+}
+
+/// What has to be done, in this order.
+pub static STEPS: [Step; FIRST.len()] = {
+    let mut steps = [Step { state: State::OsLockOpen, when: When::CpuUp, needs: None }; FIRST.len()];
+    let mut index = 0;
+    while index < FIRST.len() {
+        let First { state, when, needs, .. } = FIRST[index];
+        let needs = match needs {
+            Some(needs) => Some(needs.feature),
+            None => None,
+        };
+        steps[index] = Step { state, when, needs };
+        index += 1;
+    }
+    steps
+};
+
 /// The value of a register, as the table has it for guests of a kind on a CPU with these features.
 #[inline]
 pub const fn value(register: Register, interrupts: Interrupts, features: Features) -> u64 {

@@ -5,6 +5,7 @@
 //! | [`features`] | what a CPU has, by its identification registers |
 //! | [`control`] | every bit of the registers that bound a guest, with its reason, the feature that it needs, and what holds without it |
 //! | [`debug`] | which of its debug registers a guest gets, and which of their bits |
+//! | [`speculation`] | what it must do against speculation that a guest steers, by its identity and the firmware's answers |
 //!
 //! Whoever runs on the CPU asks and carries out. So the rules run on any host, and their tests need no CPU of the kind.
 //!
@@ -23,6 +24,7 @@
 pub mod control;
 pub mod debug;
 pub mod features;
+pub mod speculation;
 
 /// A system register's place: op0, op1, CRn, CRm, op2.
 pub type Encoding = (u8, u8, u8, u8, u8);

@@ -1,6 +1,6 @@
 //! The control registers that bound a guest, written as `axvm_cpu::control` has them: the table with the reasons is there.
 
-use axvm_cpu::control::{FIRST, Interrupts, Register, State, When, value};
+use axvm_cpu::control::{Interrupts, Register, STEPS, State, When, value};
 use axvm_cpu::features::{Feature, Features, IdRegisters};
 
 use super::sysreg::{isb, mrs, msr};
@@ -21,13 +21,13 @@ pub fn features() -> Features {
 /// Brings the calling CPU into the states that the table rests on.
 pub fn establish(when: When) {
     let features = features();
-    for first in FIRST.iter().filter(|first| first.when == when) {
-        if first.needs.is_some_and(|needs| !features.has(needs.feature)) {
+    for step in STEPS.iter().filter(|step| step.when == when) {
+        if step.needs.is_some_and(|feature| !features.has(feature)) {
             continue;
         }
         // SAFETY: debug state and virtual errors of EL1: no code of the hypervisor's is debugged, or takes a virtual error.
         unsafe {
-            match first.state {
+            match step.state {
                 State::DebugControlClear => msr!("mdscr_el1", 0),
                 State::DoubleLockOpen => msr!("osdlr_el1", 0),
                 State::OsLockOpen => msr!("oslar_el1", 0),

@@ -12,7 +12,7 @@ use super::emulate::Refused;
 use super::guest_psci::{self, After};
 use super::sysreg::mrs;
 use super::vcpu::{Context, ends_in_two_steps, has_deadlines, write_debug};
-use super::vectors::Left;
+use super::vectors::{Left, take_late_error};
 use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};
 
@@ -37,12 +37,39 @@ pub fn handle(vm: &Vm, vcpu: VcpuId, context: &mut Context, left: Left) -> Next 
     // Read before anything else can fault: a guarded access that aborts overwrites them.
     let syndrome = Syndrome(mrs!("esr_el2"));
     let (far, hpfar) = (mrs!("far_el2"), mrs!("hpfar_el2"));
-    if left == Left::SystemError {
-        vm.count_exit(vcpu, ExitReason::Other);
-        vm.violated(Kind::RegisterAbort, None);
-        context.inject_system_error();
-        return Next::Resume;
+    if take_late_error() {
+        // The guest's last accesses are answered only now.
+        system_error(vm, context);
     }
+    let next = if left == Left::SystemError {
+        vm.count_exit(vcpu, ExitReason::Other);
+        system_error(vm, context);
+        Next::Resume
+    } else {
+        synchronous(vm, vcpu, context, syndrome, far, hpfar)
+    };
+    if take_late_error() {
+        // Else the guest would take it at its next entry.
+        log::warn!("{}: vCPU {vcpu}: an access of the hypervisor's own was answered by an error", vm.name());
+    }
+    next
+}
+
+/// An access of the guest's to what is mapped for it was answered by an error, which the processor can't say more of.
+fn system_error(vm: &Vm, context: &mut Context) {
+    vm.violated(Kind::RegisterAbort, None);
+    context.inject_system_error();
+}
+
+/// A synchronous exception.
+fn synchronous(
+    vm: &Vm,
+    vcpu: VcpuId,
+    context: &mut Context,
+    syndrome: Syndrome,
+    far: u64,
+    hpfar: u64,
+) -> Next {
     match syndrome.cause() {
         Cause::DataAbort(abort) => data_abort(vm, vcpu, context, abort, far, hpfar),
         Cause::InstructionAbort(abort) => {

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use axvm_syndrome::{DataAbort, Kind, Status, Syndrome};
 
 use super::sysreg::mrs;
-use super::vectors::{Frame, fixup};
+use super::vectors::{Frame, fixup, is_expected_error};
 use crate::console;
 
 /// What an exception class says, in words (Arm ARM, ESR_EL2.EC).
@@ -61,6 +61,11 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
         && let Some(place) = fixup(frame.pc)
     {
         frame.pc = place;
+        return;
+    }
+    // Vector 7: an SError. One that can't be contained (AET 0 of a syndrome that the architecture defines) is no bus's answer to a write.
+    let uncontained = esr & (1 << 24 | 0x3f) == 0x11 && esr >> 10 & 7 == 0;
+    if vector == 7 && is_expected_error(frame.pc) && !uncontained {
         return;
     }
     let mut out = Report::begin();

@@ -117,10 +117,8 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
             firmware::smccc_query(id, 0);
             SUCCESS
         }
-        function::ARCH_WORKAROUND_2 if workaround(id) >= 0 => {
-            firmware::smccc_query(id, first as u32);
-            SUCCESS
-        }
+        // On for good, or not needed: a guest that asks for less gets no less.
+        function::ARCH_WORKAROUND_2 if workaround(id) >= 0 => SUCCESS,
         it => match it & !SMC64 {
             function::CPU_SUSPEND => {
                 after = After::Suspend;
@@ -164,12 +162,12 @@ fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i64 {
     }
 }
 
-/// What the firmware says of a workaround: 0 needed and there, 1 not needed, negative not supported. Asked anew each time: the
-/// answer may differ from core to core, and a vCPU stays on its own.
+/// What a guest is told of a workaround, as [`firmware::workaround`] has it. The one against loads that pass stores is on for good
+/// where it is needed ([`super::speculation`]): the guest has nothing to do.
 fn workaround(function: u32) -> i32 {
-    // Without SMCCC 1.1 firmware there is nothing to ask.
-    if firmware::smccc_query(function::SMCCC_VERSION, 0) < SMCCC_VERSION as i32 {
-        return NOT_SUPPORTED as i32;
+    const NOT_NEEDED: i32 = 1;
+    match firmware::workaround(function) {
+        0 if function == self::function::ARCH_WORKAROUND_2 => NOT_NEEDED,
+        answer => answer,
     }
-    firmware::smccc_query(function::SMCCC_ARCH_FEATURES, function)
 }

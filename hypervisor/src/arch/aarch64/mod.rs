@@ -16,6 +16,7 @@ pub mod limits;
 pub mod lpis;
 pub mod psci;
 mod quick;
+mod speculation;
 pub mod stage1;
 mod sysreg;
 mod vcpu;
@@ -23,7 +24,7 @@ mod vectors;
 pub mod vpe;
 pub mod window;
 
-use axvm_addr::Hpa;
+use axvm_addr::{CpuId, Hpa};
 
 pub use boot::SecondaryBoot;
 pub use cpu::{
@@ -33,7 +34,7 @@ pub use cpu::{
 pub use exit::{Next, handle};
 pub use quick::Running;
 pub use vcpu::{Context, list_registers, park, priority_bits};
-pub use vectors::{Left, enter, probe_read, probe_write};
+pub use vectors::{EntryWork, Left, enter, probe_read, probe_write};
 
 use sysreg::{dsb, isb, mrs};
 
@@ -116,9 +117,11 @@ pub fn secondary_entry() -> Hpa {
     Hpa(boot::_secondary_start as *const () as u64)
 }
 
-/// Brings the calling CPU, which has just come up, into the states that the control of guests rests on.
-pub fn establish() {
+/// Brings the calling CPU, which has just come up, into the states that the control of guests rests on, and sets up what it does
+/// against speculation. `ask`: there is firmware to ask.
+pub fn establish(cpu: CpuId, ask: bool) -> EntryWork {
     control::establish(axvm_cpu::control::When::CpuUp);
+    speculation::set_up(cpu, ask)
 }
 
 /// The smaller of what the CPU and 48 bits can address (ID_AA64MMFR0_EL1.PARange).
@@ -142,7 +145,12 @@ pub fn invalidate_vm(vttbr: u64) {
     unsafe {
         sysreg::msr!("vttbr_el2", vttbr);
         isb!();
-        core::arch::asm!("tlbi vmalls12e1is", "dsb ish", "isb", options(nostack));
+        core::arch::asm!("tlbi vmalls12e1is", "dsb ish", options(nostack));
+        if speculation::invalidate_twice() {
+            // Errata: after the first an access that was translated before may not have completed.
+            core::arch::asm!("tlbi vmalls12e1is", "dsb ish", options(nostack));
+        }
+        isb!();
         sysreg::msr!("vttbr_el2", before);
     }
     isb!();

@@ -34,6 +34,18 @@ pub fn system_off() -> ! {
     }
 }
 
+/// What the firmware says of a workaround on the calling CPU (SMCCC_ARCH_FEATURES): 0 needed and there, 1 not needed, negative not
+/// supported, or -2 not needed.
+pub fn workaround(function: u32) -> i32 {
+    const SMCCC_VERSION: u32 = 0x8000_0000;
+    const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
+    // Before SMCCC 1.1 there was nothing to ask.
+    if smccc_query(SMCCC_VERSION, 0) < 0x1_0001 {
+        return -1;
+    }
+    smccc_query(SMCCC_ARCH_FEATURES, function)
+}
+
 /// An SMCCC call with one argument, as firmware answers it; NOT_SUPPORTED where there is none.
 pub fn smccc_query(function: u32, argument: u32) -> i32 {
     let mut arguments = [0; 7];

@@ -10,7 +10,7 @@ use axvm_vgic::ListRegisters;
 use super::control;
 use super::direct::Direct;
 use super::sysreg::{dsb, isb, mrs, msr};
-use super::vectors::Frame;
+use super::vectors::{EntryWork, Frame, take_late_error};
 
 /// The state of a vCPU that isn't in hardware registers while it runs: nothing else is ever saved, since a vCPU has a CPU
 /// of its own.
@@ -59,7 +59,12 @@ impl Context {
             // Whatever an earlier owner of this VMID left in this CPU's TLB and instruction cache.
             core::arch::asm!("tlbi vmalls12e1", "dsb nsh", "ic iallu", "dsb nsh", "isb", options(nostack));
         }
-        let mut frame = Frame { pc: start.entry, pstate: START_PSTATE, ..Frame::default() };
+        // The window in which errors of whatever ran here before could still come: they are not this guest's.
+        if take_late_error() {
+            log::warn!("an access before vCPU {guest_mpidr:#x} of a VM started was answered by an error");
+        }
+        let entry = crate::cpus::current().map_or(EntryWork::NONE, |cpu| cpu.entry_work());
+        let mut frame = Frame { pc: start.entry, pstate: START_PSTATE, entry, ..Frame::default() };
         frame.x[0] = start.argument;
         Self { frame, hint: Hint::default(), lists, direct, debug }
     }

@@ -17,6 +17,54 @@ pub struct Frame {
     pub pc: u64,
     /// Its processor state (SPSR_EL2).
     pub pstate: u64,
+    /// What its CPU does first when it is left.
+    pub entry: EntryWork,
+}
+
+/// What a CPU does at each way in from a guest before anything that predicted branches could steer: rounds of a loop in bits 7:0, or
+/// bit 8 for CLRBHB, or a call of the firmware in the upper half. Layout known to the assembly below.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryWork(u64);
+
+impl EntryWork {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+
+    /// CLRBHB.
+    pub const fn clear_instruction() -> Self {
+        Self(1 << 8)
+    }
+
+    /// So many rounds of the loop.
+    pub const fn rounds(rounds: u8) -> Self {
+        Self(rounds as u64)
+    }
+
+    /// An SMC.
+    pub const fn firmware(function: u32) -> Self {
+        Self((function as u64) << 32)
+    }
+
+    /// As it is kept beside the CPU.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The other way round.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+/// Has the calling CPU take exceptions by the vectors that do this first, or by those without.
+pub fn install(work: EntryWork) {
+    let vectors = match work {
+        EntryWork::NONE => &raw const hypervisor_vectors,
+        _ => &raw const working_vectors,
+    };
+    // SAFETY: both tables do the same otherwise, for exceptions of the hypervisor's own and of a guest's.
+    unsafe { super::sysreg::msr!("vbar_el2", vectors as u64) };
 }
 
 /// Why a guest was left: the vector that was taken.
@@ -37,6 +85,11 @@ unsafe extern "C" {
     fn guarded_read(address: u64, bytes: u64, value: *mut u64) -> u64;
     fn guarded_write(address: u64, bytes: u64, value: u64) -> u64;
     fn guarded_translation(address: u64, par: *mut u64) -> u64;
+    fn late_error() -> u64;
+    static hypervisor_vectors: u8;
+    static working_vectors: u8;
+    static late_error_start: u8;
+    static late_error_end: u8;
     static guarded_start: u8;
     static guarded_end: u8;
     static guarded_fixup: u8;
@@ -101,6 +154,22 @@ pub fn probe_translation(address: u64) -> Result<u64, Aborted> {
     }
 }
 
+/// Takes an SError that is pending for this CPU, if there is one: of an access whose answer came late. They are masked otherwise while
+/// the hypervisor runs. The barrier waits for the answers to all accesses so far. When an answer that is an error makes an SError pending
+/// is the implementation's (Arm ARM, D1.3.4, asynchronous external aborts); with the answer, on those that are known.
+pub fn take_late_error() -> bool {
+    /// ISR_EL1.A: an SError is pending.
+    const PENDING: u64 = 1 << 8;
+    super::sysreg::dsb!("sy");
+    // SAFETY: SErrors are unmasked for as long as it takes to take one, which the vectors expect there.
+    super::sysreg::mrs!("isr_el1") & PENDING != 0 && unsafe { late_error() } != 0
+}
+
+/// Whether an SError at `pc` is one that [`take_late_error`], or a guarded access, takes on purpose.
+pub fn is_expected_error(pc: u64) -> bool {
+    (&raw const late_error_start as u64..=&raw const late_error_end as u64).contains(&pc)
+}
+
 /// Where to go on after an abort at `pc`, if it was that of a guarded access.
 pub fn fixup(pc: u64) -> Option<u64> {
     let (start, end) = (&raw const guarded_start as u64, &raw const guarded_end as u64);
@@ -120,6 +189,16 @@ global_asm!(
     stp     x2, x3, [x0, #16]
     mov     x1, #\number
     b       leave_guest
+    .endm
+
+    // The same on a CPU that has to forget first what the guest has trained.
+    .macro from_guest_working number
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    mrs     x0, tpidr_el2
+    stp     x2, x3, [x0, #16]
+    mov     x1, #\number
+    b       forget_branches
     .endm
 
     // From the hypervisor itself.
@@ -156,6 +235,49 @@ hypervisor_vectors:
     from_guest 1
     from_guest 2
     from_guest 3
+
+    // From the hypervisor itself nothing has to be forgotten.
+    .balign 2048
+working_vectors:
+    from_self 0
+    from_self 1
+    from_self 2
+    from_self 3
+    from_self 4
+    from_self 5
+    from_self 6
+    from_self 7
+    from_guest_working 0
+    from_guest_working 1
+    from_guest_working 2
+    from_guest_working 3
+    from_guest_working 0
+    from_guest_working 1
+    from_guest_working 2
+    from_guest_working 3
+
+    // EntryWork says what. The branches on the way to it are conditional or direct: what is predicted of them leads nowhere else.
+forget_branches:
+    ldr     x2, [x0, #264]
+    tbnz    x2, #8, 2f
+    cbz     w2, 3f
+    // The loop of Arm's white paper on Spectre-BHB.
+1:  b       . + 4
+    subs    w2, w2, #1
+    b.ne    1b
+    dsb     nsh
+    isb
+    b       leave_guest
+2:  hint    #22                     // CLRBHB
+    isb
+    b       leave_guest
+    // x0 to x3 are the call's (SMCCC 1.1).
+3:  str     x1, [sp, #-16]!
+    lsr     x0, x2, #32
+    smc     #0
+    ldr     x1, [sp], #16
+    mrs     x0, tpidr_el2
+    b       leave_guest
 
 leave_guest:
     stp     x4, x5, [x0, #32]
@@ -289,6 +411,8 @@ guarded_read:
     b       9f
 8:  ldr     x3, [x0]
 9:  dsb     sy
+    mrs     x4, isr_el1
+    tbnz    x4, #8, late_error
     str     x3, [x2]
     mov     x0, #0
     ret
@@ -305,7 +429,10 @@ guarded_write:
 4:  str     w2, [x0]
     b       9f
 8:  str     x2, [x0]
+    // A write's error is its answer, and comes with that, as an SError: it is this access's.
 9:  dsb     sy
+    mrs     x4, isr_el1
+    tbnz    x4, #8, late_error
     mov     x0, #0
     ret
     // guarded_translation(x0: address, x1: where PAR_EL1 goes) -> x0: 0, or 1 if a table couldn't be read.
@@ -319,6 +446,16 @@ guarded_translation:
     mov     x0, #0
     ret
 guarded_end:
+    // late_error() -> x0: 1. Takes the SError that is pending.
+    .global late_error, late_error_start, late_error_end, working_vectors
+late_error:
+    mov     x0, #1
+late_error_start:
+    msr     daifclr, #4
+    isb
+    msr     daifset, #4
+late_error_end:
+    ret
 guarded_fixup:
     mov     x0, #1
     ret

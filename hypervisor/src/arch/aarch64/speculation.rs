@@ -1,0 +1,67 @@
+//! What the calling CPU does against speculation that a guest steers: `axvm_cpu::speculation` says what, here it is set up.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use alloc::vec::Vec;
+use axvm_addr::CpuId;
+use axvm_cpu::speculation::{Answer, Call, Core, Entry, Firmware, Said, StoreBypass, plan};
+use spin::Mutex;
+
+use super::sysreg::{isb, mrs};
+use super::{psci, vectors};
+
+/// SMCCC_ARCH_WORKAROUND_2 (Arm DEN 0070): with 1 the firmware keeps loads from passing stores on the calling CPU.
+const WORKAROUND_2: u32 = 0x8000_7fff;
+
+/// Whether some CPU is one that has to be told twice to forget translations. Never unset: whoever invalidates may be another CPU.
+static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);
+
+/// The kinds of core that were said, by MIDR_EL1.
+static SAID: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// Sets the calling CPU up. `ask`: there is firmware that takes SMC.
+pub fn set_up(cpu: CpuId, ask: bool) -> vectors::EntryWork {
+    let field = |register: u64, shift: u32| (register >> shift & 0xf) as u8;
+    let core = Core {
+        midr: mrs!("midr_el1"),
+        csv2: field(mrs!("id_aa64pfr0_el1"), 56),
+        clear_instruction: field(mrs!("s3_0_c0_c6_2"), 28) != 0,
+        clears_at_exceptions: field(mrs!("id_aa64mmfr1_el1"), 60) != 0,
+        ssbs: field(mrs!("id_aa64pfr1_el1"), 4) != 0,
+    };
+    let answer = |function: u32| {
+        if ask { Answer::from_call(psci::workaround(function)) } else { Answer::Unknown }
+    };
+    let firmware = Firmware {
+        workaround_1: answer(Call::Workaround1 as u32),
+        workaround_2: answer(WORKAROUND_2),
+        workaround_3: answer(Call::Workaround3 as u32),
+    };
+    let plan = plan(&core, &firmware);
+    if plan.store_bypass == StoreBypass::Firmware {
+        psci::smccc_query(WORKAROUND_2, 1);
+    }
+    if plan.repeat_tlbi {
+        INVALIDATE_TWICE.store(true, Ordering::SeqCst);
+    }
+    let work = match plan.entry {
+        Entry::Nothing => vectors::EntryWork::NONE,
+        Entry::ClearInstruction => vectors::EntryWork::clear_instruction(),
+        Entry::Loop(rounds) => vectors::EntryWork::rounds(rounds),
+        Entry::Firmware(call) => vectors::EntryWork::firmware(call as u32),
+    };
+    vectors::install(work);
+    isb!();
+    let mut said = SAID.lock();
+    if !said.contains(&core.midr) {
+        said.push(core.midr);
+        drop(said);
+        log::info!("CPU {cpu}: {}", Said(&core, &plan));
+    }
+    work
+}
+
+/// Whether translations are to be invalidated twice.
+pub fn invalidate_twice() -> bool {
+    INVALIDATE_TWICE.load(Ordering::SeqCst)
+}
