@@ -48,9 +48,13 @@ pub fn typed(scene: &Scene<'_>) {
     ));
     scene.say(format_args!("still up: {}", within(|| frames.get(0, ISPENDR, line))));
     let mut text = String::new();
-    while load32(console + FR).is_ok_and(|flags| flags & FR_RXFE == 0) {
-        text.push(char::from(load32(console + DR).unwrap_or(0) as u8));
-    }
+    // All of it, though it may come one by one: then the line is down.
+    within(|| {
+        while load32(console + FR).is_ok_and(|flags| flags & FR_RXFE == 0) {
+            text.push(char::from(load32(console + DR).unwrap_or(0) as u8));
+        }
+        text.ends_with('\n')
+    });
     second::do_it(Ask::End);
     scene.say(format_args!("read {:?}", text.trim_end()));
     scene.say(format_args!("then {:?}", second::do_it(Ask::Take)));
