@@ -220,6 +220,10 @@ fn reason(rule: &str, message: &str) -> String {
         "platform" => head.to_string(),
         "cpu-absent" | "hypervisor" if message.contains("isn't there") => "it has one CPU".to_string(),
         "cpu-absent" | "hypervisor" => "a CPU that its device tree doesn't let PSCI start".to_string(),
+        "memory-fit" => "less memory in its device tree than the VM asks for (256M)".to_string(),
+        "memory-place" => {
+            "the RAM that is said, or stood in for, lies where the board has something else".to_string()
+        }
         _ => format!("rule `{rule}`"),
     }
 }

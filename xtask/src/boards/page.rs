@@ -16,7 +16,7 @@ pub fn page(boards: &[Board], packages: &BTreeMap<String, usize>) -> String {
          them: that a board \"can start\" means that its tree has all that AxVM asks for, not that anybody has seen it.\n\n",
     );
     for (package, trees) in packages {
-        let _ = writeln!(page, "- `{package}`: {trees} trees that no newer package has");
+        let _ = writeln!(page, "- `{package}`: {trees} trees, each name counted with the newest kernel");
     }
     let starts = |board: &&Board| board.starts();
     let count = |wanted: &dyn Fn(&Board) -> bool| boards.iter().filter(|board| wanted(board)).count();
