@@ -188,7 +188,11 @@ global_asm!(
     mrs     x0, tpidr_el2
     stp     x2, x3, [x0, #16]
     mov     x1, #\number
+    .if     \number == 1 || \number == 2
+    b       leave_guest_for_interrupt
+    .else
     b       leave_guest
+    .endif
     .endm
 
     // The same on a CPU that has to forget first what the guest has trained.
@@ -304,6 +308,7 @@ leave_guest:
     mrs     x0, tpidr_el2
     b       resume_guest
 2:  sub     x0, x0, #1
+back_to_caller:
     ldp     x19, x20, [sp]
     ldp     x21, x22, [sp, #16]
     ldp     x23, x24, [sp, #32]
@@ -312,6 +317,52 @@ leave_guest:
     ldp     x29, x30, [sp, #80]
     add     sp, sp, #96
     ret
+
+    // An interrupt has nothing to do with the guest's registers: those that functions keep (x19 to x29) stay where they are, and go
+    // into the frame only if the guest isn't entered again from here.
+leave_guest_for_interrupt:
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    stp     x18, x19, [x0, #144]
+    mrs     x4, elr_el2
+    mrs     x5, spsr_el2
+    stp     x30, x4, [x0, #240]
+    str     x5, [x0, #256]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    bl      {quick_exit}
+    mrs     x1, tpidr_el2
+    cbnz    x0, 2f
+    ldp     x30, x3, [x1, #240]
+    ldr     x2, [x1, #256]
+    msr     elr_el2, x3
+    msr     spsr_el2, x2
+    ldp     x2, x3, [x1, #16]
+    ldp     x4, x5, [x1, #32]
+    ldp     x6, x7, [x1, #48]
+    ldp     x8, x9, [x1, #64]
+    ldp     x10, x11, [x1, #80]
+    ldp     x12, x13, [x1, #96]
+    ldp     x14, x15, [x1, #112]
+    ldp     x16, x17, [x1, #128]
+    ldr     x18, [x1, #144]
+    ldp     x0, x1, [x1]
+    eret
+    // No speculation past the return.
+    dsb     nsh
+    isb
+2:  stp     x20, x21, [x1, #160]
+    stp     x22, x23, [x1, #176]
+    stp     x24, x25, [x1, #192]
+    stp     x26, x27, [x1, #208]
+    stp     x28, x29, [x1, #224]
+    sub     x0, x0, #1
+    b       back_to_caller
 
     .global enter_guest
 enter_guest:
