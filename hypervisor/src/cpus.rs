@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_addr::{CpuId, Hpa, VcpuId};
+use axvm_addr::{CpuId, Hpa, Intid, VcpuId};
 use axvm_platform::model::PsciConduit;
 use spin::{Mutex, Once};
 
@@ -24,6 +24,8 @@ pub struct Cpu {
     pub id: CpuId,
     /// Its affinity.
     pub mpidr: u64,
+    /// What names it when it is called.
+    call_target: u64,
     online: AtomicBool,
     /// Its interrupt interface is a guest's: calls have to be let through first.
     given_away: AtomicBool,
@@ -44,6 +46,7 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
             .zip(cpus)
             .map(|(id, (mpidr, stack))| Cpu {
                 id: CpuId(id),
+                call_target: arch::gic::sgi_target(mpidr),
                 mpidr,
                 online: AtomicBool::new(false),
                 given_away: AtomicBool::new(false),
@@ -104,7 +107,12 @@ impl Cpu {
         if self.given_away.load(Ordering::SeqCst) {
             host::get().gic.let_calls_through(self.id);
         }
-        arch::gic::kick(self.mpidr);
+        arch::gic::kick(self.call_target);
+    }
+
+    /// Raises a software interrupt of Group 1 there.
+    pub fn raise_sgi(&self, sgi: Intid) {
+        arch::gic::raise_sgi(self.call_target, sgi);
     }
 
     /// Gives the calling CPU's interrupt interface to a guest. Whoever stops the VM sets its flag first and calls then, so that a

@@ -83,3 +83,39 @@ impl Mmio {
         }
     }
 }
+
+/// Registers of 32 bits in a row that were found to be in their block, so that an access asks for nothing but its place in the row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    first: u64,
+    count: u32,
+}
+
+impl Mmio {
+    /// `count` registers from `offset` on; none of them if not all are in the block.
+    pub fn row(&self, offset: u64, count: u32) -> Row {
+        let fits = offset & 3 == 0 && offset.saturating_add(u64::from(count) * 4) <= self.size;
+        Row { first: self.base.wrapping_add(offset), count: if fits { count } else { 0 } }
+    }
+}
+
+impl Row {
+    /// Reads the register at `place`; all ones beyond the row.
+    #[inline(always)]
+    pub fn read(self, place: u32) -> u32 {
+        if place >= self.count {
+            return u32::MAX;
+        }
+        // SAFETY: inside registers that are ours (`Mmio::new`, `Mmio::row`).
+        unsafe { (self.first as *const u32).add(place as usize).read_volatile() }
+    }
+
+    /// Writes the register at `place`; nothing beyond the row.
+    #[inline(always)]
+    pub fn write(self, place: u32, value: u32) {
+        if place < self.count {
+            // SAFETY: as `read`.
+            unsafe { (self.first as *mut u32).add(place as usize).write_volatile(value) }
+        }
+    }
+}

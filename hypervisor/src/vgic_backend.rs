@@ -19,6 +19,7 @@ use crate::{cpus, host};
 /// The hypervisor's side of a VM's interrupts.
 pub struct GicBackend {
     vm: VmId,
+    gic: &'static gic::PhysicalGic,
     /// The physical CPU of each vCPU.
     cpus: Vec<CpuId>,
     ram: GuestRam,
@@ -52,7 +53,15 @@ impl GicBackend {
             Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
             _ => Delivery::Injected,
         };
-        Ok(Self { vm: plan.id, cpus, ram, its, delivery, lpis: Mutex::new(Vec::new()) })
+        Ok(Self {
+            vm: plan.id,
+            gic: &host::get().gic,
+            cpus,
+            ram,
+            its,
+            delivery,
+            lpis: Mutex::new(Vec::new()),
+        })
     }
 
     /// Gives back what the hardware holds for it: every vCPU has left, and the virtual GIC has been reset.
@@ -143,7 +152,7 @@ impl Backend for GicBackend {
     }
 
     fn set_spi_enabled(&self, line: Intid, enabled: bool) {
-        host::get().gic.set_enabled(line, enabled);
+        self.gic.set_enabled(line, enabled);
     }
 
     fn set_spi_pending(&self, line: Intid, pending: bool) {
@@ -189,7 +198,7 @@ impl Backend for GicBackend {
         if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get)
             && gic::reserved_sgis() >> (sgi.0 & 0xf) & 1 == 0
         {
-            gic::raise_sgi(cpu.mpidr, sgi);
+            cpu.raise_sgi(sgi);
         }
     }
 

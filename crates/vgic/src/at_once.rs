@@ -23,6 +23,15 @@ use crate::interrupts::{Interrupts, Signal};
 use crate::spec::list_register::{HCR_EN, ListRegister};
 use crate::spec::sgi::SgiRequest;
 
+/// What belongs to one vCPU of a VM, looked up once.
+#[derive(Clone, Copy)]
+pub struct Local<'a> {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) signal: &'a Signal,
+    /// What names it alone in ICC_SGI1R_EL1.
+    sgi_target: u64,
+}
+
 /// What an event was translated to, as of an ITS command ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -40,23 +49,26 @@ pub trait HardwareLists {
 }
 
 impl Vgic {
+    /// For what a vCPU does at once.
+    pub fn local(&self, vcpu: VcpuId) -> Option<Local<'_>> {
+        let sgi_target = *self.sgi_targets.get(usize::from(vcpu.0))?;
+        Some(Local { vcpu, signal: self.signal(vcpu)?, sgi_target })
+    }
+
     fn signal(&self, vcpu: VcpuId) -> Option<&Signal> {
         self.signals.get(usize::from(vcpu.0))
     }
 
-    /// A physical SPI or PPI has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_spi`] and
+    /// A physical SPI or PPI has arrived at EL2 on the CPU of a vCPU, as for [`Vgic::hardware_spi`] and
     /// [`Vgic::hardware_ppi`]. Whether it was made pending; if not, nothing has changed.
     #[inline(always)]
     pub fn hardware_at_once(
-        &self,
-        vcpu: VcpuId,
+        local: Local<'_>,
         host: Intid,
         registers: &mut ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
-        self.signal(vcpu).is_some_and(|signal| {
-            registers.again(signal, hardware, |it| it.is_pending_hardware() && it.host_field() == host)
-        })
+        registers.again(local.signal, hardware, |it| it.is_pending_hardware() && it.host_field() == host)
     }
 
     /// What a device's event stands for now, for [`Vgic::message_at_once`].
@@ -67,18 +79,18 @@ impl Vgic {
         Some(Message { lpi, generation: self.its_generation.load(Ordering::Acquire) })
     }
 
-    /// The physical LPI of a message has arrived at EL2 on the CPU of `vcpu`, as for [`Vgic::hardware_lpi`]. Whether it was made
+    /// The physical LPI of a message has arrived at EL2 on the CPU of a vCPU, as for [`Vgic::hardware_lpi`]. Whether it was made
     /// pending; if not, nothing has changed.
     #[inline(always)]
     pub fn message_at_once(
         &self,
-        vcpu: VcpuId,
+        local: Local<'_>,
         message: Message,
         registers: &mut ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
         message.generation == self.its_generation.load(Ordering::Acquire)
-            && self.signal(vcpu).is_some_and(|signal| registers.message_again(signal, hardware, message.lpi))
+            && registers.message_again(local.signal, hardware, message.lpi)
     }
 
     /// Carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if not, nothing has
@@ -86,34 +98,32 @@ impl Vgic {
     #[inline(always)]
     pub fn send_sgi_at_once(
         &self,
-        from: VcpuId,
+        local: Local<'_>,
         value: u64,
         registers: &mut ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
         let request = SgiRequest(value);
         let intid = Intid(request.intid());
-        match self.sgi_targets.iter().position(|target| *target == request.target()) {
-            Some(own) if own == usize::from(from.0) => self
-                .signal(from)
-                .is_some_and(|signal| registers.again(signal, hardware, |it| it.is_pending_software(intid))),
-            Some(other) => {
-                self.post_sgi(VcpuId(other as u16), intid);
-                true
-            }
-            // None, or several.
-            None => false,
+        if request.target() == local.sgi_target {
+            return registers.again(local.signal, hardware, |it| it.is_pending_software(intid));
         }
+        // None, or several: the long way.
+        let Some(other) = self.sgi_targets.iter().position(|target| *target == request.target()) else {
+            return false;
+        };
+        self.post_sgi(VcpuId(other as u16), intid);
+        true
     }
 
-    /// With direct delivery: the software interrupt that a write of `value` to ICC_SGI1R_EL1 by `vcpu` raises at `vcpu` itself.
+    /// With direct delivery: the software interrupt that a write of `value` to ICC_SGI1R_EL1 by a vCPU raises at itself.
     /// `None` if it isn't one, or not at that one only.
     #[inline(always)]
-    pub fn sgi_to_itself(&self, vcpu: VcpuId, value: u64) -> Option<Intid> {
+    pub fn sgi_to_itself(local: Local<'_>, value: u64) -> Option<Intid> {
         let request = SgiRequest(value);
-        let target = self.sgi_targets.get(usize::from(vcpu.0))?;
-        let group0 = self.signal(vcpu)?.group0_sgis.load(Ordering::Relaxed);
-        (request.target() == *target && group0 >> request.intid() & 1 == 0).then(|| Intid(request.intid()))
+        let group0 = local.signal.group0_sgis.load(Ordering::Relaxed);
+        (request.target() == local.sgi_target && group0 >> request.intid() & 1 == 0)
+            .then(|| Intid(request.intid()))
     }
 
     /// With direct delivery: carries out a write of `value` to ICC_SGI1R_EL1, as [`Vgic::send_sgi`]. Whether that was done; if
@@ -139,16 +149,16 @@ impl Vgic {
         }
     }
 
-    /// Takes what is in the mailbox of `vcpu`, on its own CPU, after a kick. Whether there is nothing more to look at:
+    /// Takes what is in the mailbox of a vCPU, on its own CPU, after a kick. Whether there is nothing more to look at:
     /// then the guest can be entered as it was left.
     #[inline(always)]
     pub fn take_sgis_at_once(
         &self,
-        vcpu: VcpuId,
+        local: Local<'_>,
         registers: &mut ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
-        let Some(signal) = self.signal(vcpu) else { return false };
+        let signal = local.signal;
         let mut sgis = signal.sgis.swap(0, Ordering::AcqRel);
         while sgis != 0 {
             let intid = Intid(sgis.trailing_zeros());

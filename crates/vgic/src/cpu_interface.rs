@@ -5,7 +5,7 @@
 //! virtual GIC wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor
 //! [`Interrupts::flush`] is needed, and [`ListRegisters::is_unchanged`] knows.
 
-use axvm_addr::VcpuId;
+use axvm_addr::{Intid, VcpuId};
 
 use crate::interrupts::{Handle, Interrupts};
 use crate::irq::{Held, Irq};
@@ -57,6 +57,11 @@ impl ListRegisters {
     pub fn is_unchanged(&self) -> bool {
         self.lr.iter().zip(&self.written).take(self.count).all(|(now, then)| now == then)
             && hcr_eoi_count(self.hcr) == 0
+    }
+
+    /// Which of them an interrupt was last put into.
+    pub(crate) fn slot_of(&self, intid: Intid) -> Option<usize> {
+        self.written().iter().position(|value| ListRegister(*value).intid() == intid)
     }
 
     /// What was last put into those that have an interrupt.
@@ -168,7 +173,10 @@ impl Interrupts {
     /// is pending needs one, however many are active: it may be more urgent than all of those. In two steps (EOImode) the guest ends
     /// interrupts in an order of its own, which a count doesn't tell: then its writes of ICC_DIR_EL1 are trapped ([`crate::Vgic::deactivate`]).
     pub(crate) fn flush(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
-        self.sync(vcpu, registers);
+        let nothing = self.cpu(vcpu).is_some_and(|cpu| cpu.held_count == 0) && registers.repeated == 0;
+        if !nothing || hcr_eoi_count(registers.hcr) != 0 {
+            self.sync(vcpu, registers);
+        }
         self.take_mail(vcpu);
         let most = self.list_registers;
         let Some((cpu, irqs)) = self.cpu_and_irqs(vcpu) else { return };

@@ -17,6 +17,7 @@ use crate::config::{Direct, LineDelivery, VCPUS_MAX, VgicConfig};
 use crate::irq::{Irq, Kind};
 use crate::spec::list_register::LIST_REGISTERS_MAX;
 use crate::spec::{AFFINITY_MASK, SPI_FIRST};
+use crate::switches::Switches;
 
 #[cfg(doc)]
 use crate::irq::Held;
@@ -90,6 +91,7 @@ pub(crate) struct Interrupts {
     irqs: Vec<Irq>,
     pub(crate) cpus: Vec<Cpu>,
     pub(crate) signals: Arc<[Signal]>,
+    pub(crate) switches: Arc<Switches>,
     /// The vCPUs to kick once the lock is dropped.
     pub(crate) kicks: VcpuSet,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
@@ -109,7 +111,12 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    pub(crate) fn new(config: &VgicConfig, signals: Arc<[Signal]>, backend: Arc<dyn Backend>) -> Self {
+    pub(crate) fn new(
+        config: &VgicConfig,
+        signals: Arc<[Signal]>,
+        switches: Arc<Switches>,
+        backend: Arc<dyn Backend>,
+    ) -> Self {
         let cpus = config
             .vcpus
             .iter()
@@ -128,6 +135,7 @@ impl Interrupts {
             irqs: Vec::new(),
             cpus,
             signals,
+            switches,
             kicks: VcpuSet::default(),
             groups: [false; 2],
             list_registers: config.list_registers,
@@ -149,6 +157,7 @@ impl Interrupts {
     /// Puts every private interrupt and SPI in its reset state; there is no LPI.
     fn fill(&mut self) {
         self.irqs.clear();
+        self.switches.clear();
         self.lpis.clear();
         self.free_lpis.clear();
         for vcpu in (0..).map(VcpuId).take(self.cpus.len()) {
@@ -252,6 +261,14 @@ impl Interrupts {
         };
         let handle = Handle(position);
         self.irq(handle).filter(|irq| irq.kind != Kind::Absent).map(|_| handle)
+    }
+
+    /// The SPI of this number, if it exists.
+    #[inline(always)]
+    pub(crate) fn spi_mut(&mut self, intid: Intid) -> Option<&mut Irq> {
+        let first = self.cpus.len() as u32 * SPI_FIRST;
+        let spi = intid.0.checked_sub(SPI_FIRST).filter(|spi| *spi < self.spis)?;
+        self.irqs.get_mut((first + spi) as usize).filter(|irq| irq.kind == Kind::Spi)
     }
 
     /// The interrupt that stands for the physical SPI `host`.
@@ -468,7 +485,10 @@ impl Interrupts {
     }
 
     /// Tells the hypervisor what the guest has set up for an interrupt that stands for a physical one.
-    pub(crate) fn mirror(&self, handle: Handle) {
+    pub(crate) fn mirror(&mut self, handle: Handle) {
+        if let Some(irq) = self.irq_mut(handle) {
+            irq.told = true;
+        }
         let Some(irq) = self.irq(handle) else { return };
         match (irq.host, irq.kind, irq.target) {
             (Some(host), Kind::Spi, target) => self.backend.configure_spi(

@@ -48,6 +48,8 @@ pub(crate) struct Irq {
     pub(crate) by_mask: bool,
     /// It is masked now.
     pub(crate) masked: bool,
+    /// The hardware has been told how the guest has set it up.
+    pub(crate) told: bool,
     pub(crate) priority: u8,
     pub(crate) enabled: bool,
     pub(crate) group1: bool,
@@ -85,6 +87,7 @@ impl Irq {
             host: None,
             by_mask: false,
             masked: false,
+            told: false,
             priority: 0,
             // For SGIs the reset value of GICR_ISENABLER0 is left to the implementation.
             enabled: kind == Kind::Sgi,

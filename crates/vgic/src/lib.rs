@@ -59,9 +59,10 @@ mod lpi;
 mod redistributor;
 mod registers;
 pub mod spec;
+mod switches;
 mod vgic;
 
-pub use at_once::{HardwareLists, Message};
+pub use at_once::{HardwareLists, Local, Message};
 pub use backend::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,

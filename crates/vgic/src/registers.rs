@@ -95,6 +95,8 @@ impl Interrupts {
             return;
         }
         irq.enabled = enabled;
+        let intid = irq.intid;
+        self.switches.note(intid, enabled);
         self.mirror(handle);
         self.update(handle);
     }

@@ -15,6 +15,7 @@ use crate::interrupts::{Handle, Interrupts, Signal};
 use crate::its::{CommandError, ItsState};
 use crate::redistributor::LpiTables;
 use crate::spec::{LPI_FIRST, SPI_FIRST, sgi::SgiRequest};
+use crate::switches::{self, Switches};
 
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub struct Vgic {
     config: VgicConfig,
     backend: Arc<dyn Backend>,
     pub(crate) signals: Arc<[Signal]>,
+    pub(crate) switches: Arc<Switches>,
     /// What names each vCPU alone in ICC_SGI1R_EL1.
     pub(crate) sgi_targets: Vec<u64>,
     interrupts: Mutex<Interrupts>,
@@ -67,7 +69,9 @@ impl Vgic {
         config.check()?;
         let vcpus = config.vcpus.len();
         let signals: Arc<[Signal]> = core::iter::repeat_with(Signal::default).take(vcpus).collect();
-        let interrupts = Mutex::new(Interrupts::new(&config, signals.clone(), backend.clone()));
+        let switches = switches::new();
+        let interrupts =
+            Mutex::new(Interrupts::new(&config, signals.clone(), switches.clone(), backend.clone()));
         let its = config.its.as_ref().map(|its| Mutex::new(ItsState::new(its, vcpus)));
         let sgi_targets = config.vcpus.iter().map(|affinity| SgiRequest::target_of(*affinity)).collect();
         Ok(Arc::new(Self {
@@ -76,6 +80,7 @@ impl Vgic {
             config,
             backend,
             signals,
+            switches,
             interrupts,
             its,
             its_backlog: AtomicBool::new(false),
@@ -109,8 +114,8 @@ impl Vgic {
         result
     }
 
-    /// The interrupts' state, to be looked at only, if nobody else has it.
-    pub(crate) fn try_lock(&self) -> Option<impl core::ops::Deref<Target = Interrupts> + '_> {
+    /// The interrupts' state, if nobody else has it: for what kicks no vCPU.
+    pub(crate) fn try_lock(&self) -> Option<impl core::ops::DerefMut<Target = Interrupts> + '_> {
         self.interrupts.try_lock()
     }
 
@@ -149,6 +154,11 @@ impl Vgic {
 
     /// Whether an interrupt can be delivered to `vcpu`: then a WFI doesn't wait. After [`Self::sync`].
     pub fn has_pending(&self, vcpu: VcpuId) -> bool {
+        // What comes by mail is looked at when the list registers are filled. If it turns out to be disabled, the wait has ended for
+        // nothing, which it may (Arm ARM, D1.6.2).
+        if self.has_mail(vcpu) {
+            return true;
+        }
         self.with(Some(vcpu), |state| state.has_pending(vcpu))
     }
 
@@ -214,8 +224,10 @@ impl Vgic {
     /// them up as the guest has.
     pub fn restore_private(&self, vcpu: VcpuId) {
         self.with(Some(vcpu), |state| {
-            for handle in (0..SPI_FIRST).filter_map(|intid| state.find(vcpu, Intid(intid))) {
-                state.mirror(handle);
+            for intid in (0..SPI_FIRST).map(Intid) {
+                if let Some(handle) = state.find(vcpu, intid) {
+                    state.mirror(handle);
+                }
             }
         });
     }

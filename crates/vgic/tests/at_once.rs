@@ -5,8 +5,8 @@ mod common;
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
-use axvm_vgic::Message;
 use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{Message, Vgic};
 use common::{Bench, PRIORITY, TABLES, V0, V1, config, line};
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -14,7 +14,9 @@ const EVENT: ItsEventId = ItsEventId(0);
 const LPI: u32 = 8200;
 
 fn message_again(bench: &mut Bench, message: Message) -> bool {
-    bench.on(0, |vgic, lists, hardware| vgic.message_at_once(V0, message, lists, hardware))
+    bench.on(0, |vgic, lists, hardware| {
+        vgic.message_at_once(vgic.local(V0).unwrap(), message, lists, hardware)
+    })
 }
 
 /// Two vCPUs; one enabled LPI of event 0 on vCPU 0, which has taken and ended it once.
@@ -127,7 +129,9 @@ fn a_line_comes_again_at_once_until_something_changes() {
     let mut bench = Bench::started(config(1, vec![line(40, Some(50), true)], 4));
     bench.enable(40);
     let again = |bench: &mut Bench, host| {
-        bench.on(0, |vgic, lists, hardware| vgic.hardware_at_once(V0, Intid(host), lists, hardware))
+        bench.on(0, |vgic, lists, hardware| {
+            Vgic::hardware_at_once(vgic.local(V0).unwrap(), Intid(host), lists, hardware)
+        })
     };
     assert!(!again(&mut bench, 50), "it was never there");
     assert!(bench.vgic.hardware_spi(Intid(50)));
@@ -150,19 +154,102 @@ fn a_software_interrupt_to_another_waits_in_its_mailbox() {
     bench.cycle(1);
     // To the CPU whose Aff0 is 1.
     let value = 3 << 24 | 1 << 1;
-    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, value, lists, hardware)));
+    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+        vgic.local(V0).unwrap(),
+        value,
+        lists,
+        hardware
+    )));
     assert!(bench.machine.kicked.lock().unwrap().contains(&V1.0));
     let taken = |vgic: &axvm_vgic::Vgic, lists: &mut _, hardware: &common::Hardware| {
-        vgic.take_sgis_at_once(V1, lists, hardware)
+        vgic.take_sgis_at_once(vgic.local(V1).unwrap(), lists, hardware)
     };
     assert!(!bench.on(1, taken), "it was in no list register yet");
     bench.settle();
     assert_eq!(bench.acknowledge(1), Some(3));
     bench.end(1);
-    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, value, lists, hardware)));
+    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+        vgic.local(V0).unwrap(),
+        value,
+        lists,
+        hardware
+    )));
     assert!(bench.on(1, taken), "now it is");
     assert_eq!(bench.acknowledge(1), Some(3));
     // Two named at once are for the long way.
     let both = 3 << 24 | 0b11;
-    assert!(!bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(V0, both, lists, hardware)));
+    assert!(!bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+        vgic.local(V0).unwrap(),
+        both,
+        lists,
+        hardware
+    )));
+}
+
+/// A hardware line, enabled, taken once and not ended.
+fn with_line_active() -> Bench {
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false), line(41, None, false)], 4));
+    bench.enter(0);
+    assert!(bench.switch(40, true) && bench.switch(40, false) && bench.switch(40, true));
+    bench.machine.set_line(Intid(50), true);
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench
+}
+
+#[test]
+fn a_line_is_masked_while_it_is_served_and_unmasked_after_its_end_at_once() {
+    let mut bench = with_line_active();
+    let enabled = |bench: &Bench| bench.machine.spis.lock().unwrap()[&50].enabled;
+    assert!(bench.switch(40, false) && !enabled(&bench));
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), None, "it is up, and masked");
+    assert!(bench.switch(40, true) && enabled(&bench));
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.machine.set_line(Intid(50), false);
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.listed(0), []);
+}
+
+#[test]
+fn a_switch_goes_the_long_way_where_more_follows_from_it() {
+    // The hardware has been told nothing of it yet.
+    let mut bench = Bench::new(config(1, vec![line(40, Some(50), false)], 4));
+    bench.enter(0);
+    assert!(!bench.switch(40, true) && bench.switch(40, false));
+    // In a list register and not taken.
+    let mut bench = with_line_active();
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.listed(0), [(40, true, false)]);
+    assert!(!bench.switch(40, false));
+    bench.cycle(0);
+    assert_eq!(bench.acknowledge(0), None);
+    // At another CPU.
+    let mut bench = with_line_active();
+    bench.end(0);
+    bench.machine.set_line(Intid(50), false);
+    bench.settle();
+    bench.route(40, 1);
+    bench.machine.set_line(Intid(50), true);
+    bench.cycle(0);
+    bench.settle();
+    assert_eq!(bench.acknowledge(1), Some(40));
+    assert!(!bench.switch(40, false));
+    // Pending, and in no list register because it is off.
+    let mut bench = with_line_active();
+    axvm_axdevice::InterruptLine::set_level(&*bench.vgic, Intid(41), true);
+    assert!(!bench.switch(41, true));
+    // Several at once, and none of which anything is known.
+    let both = |bench: &mut Bench, value| {
+        bench.on(0, |vgic, lists, hardware| {
+            vgic.switch_at_once(vgic.local(V0).unwrap(), 1, value, true, lists, hardware)
+        })
+    };
+    assert!(!both(&mut bench, 1 << 10 | 1 << 11));
+    assert!(both(&mut bench, 1 << 20), "no such line");
+    assert!(both(&mut bench, 1 << 8), "on already");
 }

@@ -48,8 +48,9 @@ fn map(bench: &Bench, number: usize, collection: u16) {
 fn message(bench: &mut Bench, cpu: usize, number: usize) {
     let known = bench.vgic.message(DEVICE, event(number));
     let done = known.is_some_and(|known| {
-        bench
-            .on(cpu, |vgic, lists, hardware| vgic.message_at_once(VcpuId(cpu as u16), known, lists, hardware))
+        bench.on(cpu, |vgic, lists, hardware| {
+            vgic.message_at_once(vgic.local(VcpuId(cpu as u16)).unwrap(), known, lists, hardware)
+        })
     });
     if !done {
         bench.exit(cpu);

@@ -137,16 +137,17 @@ impl Run {
     }
 
     fn apply(&mut self, op: Op) {
+        let mut at_once = false;
         match op {
             Op::Raise(intid) => self.raise(intid),
             Op::Lower(intid) => self.lower(intid),
             Op::Enable(intid) => {
                 self.expected(intid).enabled = true;
-                self.bench.enable(intid);
+                at_once = self.bench.switch(intid, true);
             }
             Op::Disable(intid) => {
                 self.expected(intid).enabled = false;
-                self.bench.disable(intid);
+                at_once = self.bench.switch(intid, false);
             }
             Op::Clear(intid) => {
                 self.expected(intid).pending = false;
@@ -174,8 +175,10 @@ impl Run {
             }
             Op::Cycle(cpu) => self.bench.cycle(cpu),
         }
-        // Registers are written by vCPU 0, which is out of the guest for that.
-        self.bench.cycle(0);
+        // Registers are written by vCPU 0, which is out of the guest for that, but where it is answered at once.
+        if !at_once {
+            self.bench.cycle(0);
+        }
         self.bench.settle();
     }
 

@@ -12,6 +12,8 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use axvm_guest_runtime::machine::store32;
+
 /// How often each thing is done.
 const TIMES: u32 = 64;
 /// So often a loop looks for an interrupt before it is given up.
@@ -74,26 +76,29 @@ fn smallest(mut once: impl FnMut() -> Option<u64>) -> Option<u64> {
     best
 }
 
-/// Between two readings of the counter: instructions, and what they use.
+/// Between two readings of the counter, once: instructions, and what they use.
+macro_rules! once {
+    ($($instruction:literal),* ; $($operands:tt)*) => {{
+        let (before, after): (u64, u64);
+        // SAFETY: see the caller; the counter's readings touch nothing.
+        unsafe {
+            asm!(
+                "isb",
+                "mrs {before}, cntvct_el0",
+                $($instruction,)*
+                "mrs {after}, cntvct_el0",
+                before = out(reg) before,
+                after = out(reg) after,
+                $($operands)*
+            )
+        };
+        after - before - 1
+    }};
+}
+
+/// The same, many times.
 macro_rules! between {
-    ($($instruction:literal),* ; $($operands:tt)*) => {
-        smallest(|| {
-            let (before, after): (u64, u64);
-            // SAFETY: see the caller; the counter's readings touch nothing.
-            unsafe {
-                asm!(
-                    "isb",
-                    "mrs {before}, cntvct_el0",
-                    $($instruction,)*
-                    "mrs {after}, cntvct_el0",
-                    before = out(reg) before,
-                    after = out(reg) after,
-                    $($operands)*
-                )
-            };
-            Some(after - before - 1)
-        })
-    };
+    ($($words:tt)*) => { smallest(|| Some(once!($($words)*))) };
 }
 
 /// Nothing: must be 0, or the counter doesn't count instructions.
@@ -111,6 +116,15 @@ pub fn read(address: u64) -> Option<u64> {
 pub fn write(address: u64, value: u32) -> Option<u64> {
     // A store to a device register, outside all memory that Rust owns.
     between!("str {value:w}, [{address}]"; address = in(reg) address, value = in(reg) value,)
+}
+
+/// A write of such a register, each time after another that isn't counted.
+pub fn write_after(other: (u64, u32), address: u64, value: u32) -> Option<u64> {
+    smallest(|| {
+        store32(other.0, other.1).ok()?;
+        // As for `write`.
+        Some(once!("str {value:w}, [{address}]"; address = in(reg) address, value = in(reg) value,))
+    })
 }
 
 /// A call (Arm DEN 0028) of a function without arguments that clobbers x0 to x17 at most.

@@ -29,6 +29,8 @@ pub const ALL: &[Named] = &[
     ("emulated-state-read", |probe| measured(measure::read(probe.gic.distributor + GICD_ISENABLER1))),
     // No bit is set: nothing changes.
     ("emulated-write", |probe| measured(measure::write(probe.gic.distributor + GICD_ISENABLER1, 0))),
+    ("line-disable", |probe| switch(probe, GICD_ISENABLER, GICD_ICENABLER)),
+    ("line-enable", |probe| switch(probe, GICD_ICENABLER, GICD_ISENABLER)),
     ("mapped-read", |probe| measured(measure::read(probe.registers("arm,pl031")? + PL031_MASK))),
     ("trapped-read", |probe| measured(measure::read(probe.registers("arm,pl061")? + PL061_DIRECTION))),
     ("trapped-write", |probe| measured(measure::write(probe.registers("arm,pl061")? + PL061_DIRECTION, 0))),
@@ -41,7 +43,9 @@ pub const ALL: &[Named] = &[
 
 const PSCI_VERSION: u32 = 0x8400_0000;
 const GICD_TYPER: u64 = 0x004;
-const GICD_ISENABLER1: u64 = 0x104;
+const GICD_ISENABLER: u64 = 0x100;
+const GICD_ICENABLER: u64 = 0x180;
+const GICD_ISENABLER1: u64 = GICD_ISENABLER + 4;
 
 /// The PL031's alarm, interrupt mask and clear registers (Arm DDI 0224, 3.3).
 const PL031_DATA: u64 = 0x00;
@@ -110,6 +114,16 @@ impl Probe<'_> {
 
 fn target(mpidr: u64) -> u64 {
     (mpidr >> 32 & 0xff) << 48 | (mpidr >> 16 & 0xff) << 32 | (mpidr >> 8 & 0xff) << 16 | 1 << (mpidr & 0xf)
+}
+
+/// The switch of the PL031's line by the second register, after it was turned by the first.
+fn switch(probe: &Probe<'_>, other: u64, register: u64) -> Figure {
+    let intid =
+        probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let [other, register] =
+        [other, register].map(|bank| probe.gic.distributor + bank + u64::from(intid / 32) * 4);
+    let bit = 1 << (intid % 32);
+    measured(measure::write_after((other, bit), register, bit))
 }
 
 /// The PL031's line: its alarm is due, and the mask decides whether its line is high.

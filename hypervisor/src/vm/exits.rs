@@ -6,7 +6,7 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, Intid, ItsDeviceId, Span, VcpuId};
 use axvm_axdevice::Width;
-use axvm_vgic::{HardwareLists, ListRegisters, Message};
+use axvm_vgic::{HardwareLists, ListRegisters, Local, Message};
 
 use super::{NoDevice, Vm};
 use crate::arch::gic;
@@ -168,6 +168,12 @@ impl Vm {
         host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
     }
 
+    /// Where the guest sees the distributor that is emulated for it.
+    pub fn emulated_distributor(&self) -> Option<Gpa> {
+        let gic = self.core.plan().gic.filter(|_| protection::real_distributor().is_none())?;
+        Some(gic.distributor.start())
+    }
+
     /// A write to ICC_SGI1R_EL1.
     pub fn send_sgi(&self, from: VcpuId, value: u64) {
         if protection::is_off(Protection::Sgi) {
@@ -182,7 +188,7 @@ impl Vm {
     #[inline(always)]
     pub fn send_sgi_at_once(
         &self,
-        from: VcpuId,
+        from: Local<'_>,
         value: u64,
         lists: &mut ListRegisters,
         hardware: &impl HardwareLists,

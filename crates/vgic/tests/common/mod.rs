@@ -363,6 +363,27 @@ impl Bench {
         self.gicd.write(V0, 0x180 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
     }
 
+    /// The guest on the first CPU switches an SPI on or off: at once if that can be done. Whether it could; otherwise the CPU has left
+    /// the guest for that.
+    pub fn switch(&mut self, intid: u32, enable: bool) -> bool {
+        let at_once = self.on(0, |vgic, lists, hardware| {
+            let local = vgic.local(V0).unwrap();
+            vgic.switch_at_once(local, intid / 32, 1 << (intid % 32), enable, lists, hardware)
+        });
+        if !at_once {
+            if enable {
+                self.enable(intid);
+            } else {
+                self.disable(intid);
+            }
+        }
+        for register in [0x100, 0x180] {
+            let word = self.gicd.read(V0, register + u64::from(intid / 32) * 4, Width::B4) as u32;
+            assert_eq!(self.vgic.switches_at_once(intid / 32), word);
+        }
+        at_once
+    }
+
     pub fn clear_pending(&self, intid: u32) {
         self.gicd.write(V0, 0x280 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
     }

@@ -20,7 +20,7 @@ use spin::Mutex;
 
 use super::lpis::Properties;
 use super::sysreg::{dsb, isb, mrs, msr};
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, Row};
 
 /// Distributor registers (IHI 0069, 12.9).
 mod gicd {
@@ -168,6 +168,11 @@ pub enum GicError {
 /// The GIC: distributor, and each CPU's redistributor.
 pub struct PhysicalGic {
     distributor: Mutex<Mmio>,
+    /// Registers of which a write changes the bits that are set in it, and no others: nobody waits for the lock.
+    bits: Mmio,
+    /// Of these, ISENABLER, ICENABLER and CTLR, which are written for a guest at its exit.
+    switches: [Row; 2],
+    control: Row,
     /// By CPU: the redistributor's frames, and its number (GICR_TYPER.Processor_Number).
     redistributors: Vec<Option<(Mmio, u16, Hpa)>>,
     lines: u32,
@@ -263,8 +268,16 @@ impl PhysicalGic {
                 *slot = Some((frame, (typer >> 8) as u16, base));
             }
         }
-        let distributor = Mutex::new(distributor);
-        let this = Self { distributor, redistributors: found, lines, quirks, not_coherent };
+        let this = Self {
+            distributor: Mutex::new(distributor),
+            bits: distributor,
+            switches: [gicd::ICENABLER, gicd::ISENABLER].map(|bank| distributor.row(bank, lines / 32)),
+            control: distributor.row(gicd::CTLR, 1),
+            redistributors: found,
+            lines,
+            quirks,
+            not_coherent,
+        };
         if !single {
             let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
             this.reserve_sgis(CpuId(booted as u16))?;
@@ -489,12 +502,20 @@ impl PhysicalGic {
     }
 
     /// Enables or disables an SPI. Once it has returned from disabling, no CPU is signalled any more.
+    #[inline(always)]
     pub fn set_enabled(&self, line: Intid, enabled: bool) {
-        self.write_bit(line, if enabled { gicd::ISENABLER } else { gicd::ICENABLER });
-        if !enabled {
-            // RWP covers writes to ICENABLER (IHI 0069, GICD_CTLR).
-            let distributor = self.distributor.lock();
-            let _ = wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0);
+        if line.0 < 32 {
+            return;
+        }
+        let [off, on] = self.switches;
+        let bit = 1 << (line.0 % 32);
+        if enabled {
+            return on.write(line.0 / 32, bit);
+        }
+        off.write(line.0 / 32, bit);
+        // RWP covers writes to ICENABLER (IHI 0069, GICD_CTLR).
+        if self.control.read(0) & gicd::RWP != 0 {
+            let _ = wait(|| self.control.read(0) & gicd::RWP == 0);
         }
     }
 
@@ -511,7 +532,7 @@ impl PhysicalGic {
     fn write_bit(&self, line: Intid, register: u64) {
         let id = u64::from(line.0);
         if (32..u64::from(self.lines)).contains(&id) {
-            self.distributor.lock().write32(register + id / 32 * 4, 1 << (id % 32));
+            self.bits.write32(register + id / 32 * 4, 1 << (id % 32));
         }
     }
 
@@ -646,9 +667,9 @@ pub fn deactivate(id: Intid) {
     isb!();
 }
 
-/// Calls the CPU with this MPIDR.
-pub fn kick(mpidr: u64) {
-    send(mpidr, call_sgi(), single_security());
+/// Calls the CPU that [`sgi_target`] names so.
+pub fn kick(target: u64) {
+    send(target, call_sgi(), single_security());
 }
 
 /// Raises a Group 1 SGI at the calling CPU, whose [`sgi_target`] is `own`.
@@ -666,14 +687,14 @@ pub fn sgi_target(mpidr: u64) -> u64 {
     aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf)
 }
 
-/// Raises a Group 1 SGI at the CPU with this MPIDR.
-pub fn raise_sgi(mpidr: u64, sgi: Intid) {
-    send(mpidr, sgi, false);
+/// Raises a Group 1 SGI at the CPU that [`sgi_target`] names so.
+pub fn raise_sgi(target: u64, sgi: Intid) {
+    send(target, sgi, false);
 }
 
 /// Writes ICC_SGI0R_EL1 or ICC_SGI1R_EL1 (IHI 0069, 12.2.21 and 12.2.22).
-fn send(mpidr: u64, sgi: Intid, group0: bool) {
-    let value = sgi_target(mpidr) | u64::from(sgi.0 & 0xf) << 24;
+fn send(target: u64, sgi: Intid, group0: bool) {
+    let value = target | u64::from(sgi.0 & 0xf) << 24;
     dsb!("ish");
     // SAFETY: an interrupt to another CPU, which takes it when it asks.
     unsafe {

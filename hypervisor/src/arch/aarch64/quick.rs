@@ -15,7 +15,7 @@ use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, Intid, VcpuId};
 use axvm_axdevice::Width;
 use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address};
-use axvm_vgic::{HardwareLists, Message};
+use axvm_vgic::{HardwareLists, Local, Message, Vgic};
 
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
@@ -31,6 +31,10 @@ pub struct Running<'a> {
     pub vm: &'a Vm,
     /// Which it is.
     pub vcpu: VcpuId,
+    /// What its VM's interrupt controller has of it.
+    local: Option<Local<'a>>,
+    /// Where its distributor's switches of interrupts begin; where no address of a guest's is, if it has none.
+    switches: Gpa,
     /// Its counters.
     exits: Option<&'a ExitCounters>,
     /// The line that came last, and its device's counters: lines come in rows.
@@ -60,6 +64,10 @@ impl<'a> Running<'a> {
             context,
             vm,
             vcpu,
+            local: vm.vgic().local(vcpu),
+            switches: vm
+                .emulated_distributor()
+                .map_or(Gpa(!0xff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
             exits: vm.exits(vcpu),
             line: None,
             messages: [None; MESSAGES],
@@ -141,6 +149,8 @@ impl HardwareLists for Lists {
 /// Called by the vector: the guest was left by vector `number` (of those for a lower level: 0 synchronous, 1 IRQ, 2 FIQ).
 /// Answers 0 to go back into the guest, else the number and one.
 ///
+/// Of an interrupt the frame has the guest's x19 to x29 only once the guest is not entered again from here.
+///
 /// Each way is a function of its own that is not inlined, so that each saves no more registers than it needs itself.
 pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
     match number {
@@ -195,6 +205,9 @@ fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
         return OPEN;
     }
     let gpa = Gpa(fault_address(mrs!("hpfar_el2"), mrs!("far_el2")));
+    if gpa.0.wrapping_sub(running.switches.0) < SWITCHES {
+        return switches(running, abort, gpa);
+    }
     match running.vm.at_once(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
         Some(AtOnce::Constant(value)) => {
             running.context.set_x(abort.register(), value.into());
@@ -225,6 +238,34 @@ fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     } else {
         let Some(value) = vm.read_at_once(gpa, context.hint) else { return OPEN };
         context.set_x(register, u64::from(value) & mask);
+    }
+    context.skip();
+    running.count(ExitReason::MmioEmulated);
+    ANSWERED
+}
+
+/// Where GICD_ISENABLER begins, and how many bytes it and GICD_ICENABLER behind it have (Arm IHI 0069, 12.9.24 and 12.9.5).
+const ISENABLER: u64 = 0x100;
+const SWITCHES: u64 = 0x100;
+
+/// An access to GICD_ISENABLER or GICD_ICENABLER, a word.
+#[inline(never)]
+fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
+    let Some(local) = running.local else { return OPEN };
+    let offset = gpa.0.wrapping_sub(running.switches.0);
+    if offset & 3 != 0 || abort.size() != 2 {
+        return OPEN;
+    }
+    let Running { context, vm, .. } = running;
+    let (word, register) = ((offset >> 2 & 0x1f) as u32, abort.register());
+    if !abort.is_write() {
+        context.set_x(register, vm.vgic().switches_at_once(word).into());
+    } else {
+        let value = context.x(register) as u32;
+        let enable = offset < SWITCHES / 2;
+        if !vm.vgic().switch_at_once(local, word, value, enable, &context.lists, &Lists) {
+            return OPEN;
+        }
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -262,10 +303,11 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
         return OPEN;
     }
     let value = running.context.x(access.register());
+    let Some(local) = running.local else { return OPEN };
     if !running.interrupts {
-        return software_interrupt_directly(running, value);
+        return software_interrupt_directly(running, local, value);
     }
-    if !running.vm.send_sgi_at_once(running.vcpu, value, &mut running.context.lists, &Lists) {
+    if !running.vm.send_sgi_at_once(local, value, &mut running.context.lists, &Lists) {
         return OPEN;
     }
     running.context.skip();
@@ -275,8 +317,8 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
 
 /// The same by a vCPU that takes physical interrupts itself.
 #[inline(never)]
-fn software_interrupt_directly(running: &mut Running<'_>, value: u64) -> u64 {
-    match running.vm.vgic().sgi_to_itself(running.vcpu, value) {
+fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, value: u64) -> u64 {
+    match Vgic::sgi_to_itself(local, value) {
         Some(intid) if running.reserved >> (intid.0 & 0xf) & 1 == 0 => {
             gic::raise_sgi_here(running.here, intid)
         }
@@ -307,13 +349,14 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
     let id = if number == 1 { gic::acknowledge() } else { gic::acknowledge_group0() };
     let Some(id) = id else { return ANSWERED };
     let call = running.call;
-    let Running { context, vm, vcpu, .. } = running;
+    let Some(local) = running.local else { return message(running, id) };
+    let Running { context, vm, .. } = running;
     if id == call {
         gic::deactivate(id);
-        let nothing_else = vm.vgic().take_sgis_at_once(*vcpu, &mut context.lists, &Lists);
+        let nothing_else = vm.vgic().take_sgis_at_once(local, &mut context.lists, &Lists);
         return if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT };
     }
-    if id.0 < 1020 && vm.vgic().hardware_at_once(*vcpu, id, &mut context.lists, &Lists) {
+    if id.0 < 1020 && Vgic::hardware_at_once(local, id, &mut context.lists, &Lists) {
         if let Some(exits) = running.exits {
             exits.count_injected();
         }
@@ -330,7 +373,8 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
 fn message(running: &mut Running<'_>, id: Intid) -> u64 {
     if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
         && lpi == id
-        && running.vm.vgic().message_at_once(running.vcpu, message, &mut running.context.lists, &Lists)
+        && let Some(local) = running.local
+        && running.vm.vgic().message_at_once(local, message, &mut running.context.lists, &Lists)
     {
         if let Some(exits) = running.exits {
             exits.count_injected();
