@@ -38,6 +38,9 @@ const KEPT_LINES: usize = 20;
 const QUEUE: usize = 64;
 const TERMINAL_QUEUE: usize = 1 << 14;
 
+/// How long what waits to be typed keeps its turn when the run is to end: a machine that reads has read it by then.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 /// Ctrl-] q. Twice: after a Ctrl-] of the user's the first is but a Ctrl-] itself.
 const QUIT: &[u8] = b"\x1dq\x1dq";
 
@@ -380,7 +383,7 @@ fn pass_on(
 /// What is typed, on its way to the machine.
 struct Typing {
     queue: SyncSender<Vec<u8>>,
-    /// Nothing else counts any more.
+    /// Nothing that still waits counts any more.
     quitting: Arc<AtomicBool>,
 }
 
@@ -401,11 +404,15 @@ impl Typing {
         Self { queue, quitting }
     }
 
-    /// Ends the run at the hypervisor, past what still waits.
+    /// Ends the run at the hypervisor: after what was typed before, or past it if the machine doesn't read that soon.
     fn quit(&self) {
-        self.quitting.store(true, Ordering::SeqCst);
         // If the queue is full the thread finds the mark at its next piece.
-        let _ = self.queue.try_send(Vec::new());
+        let _ = self.queue.try_send(QUIT.to_vec());
+        let quitting = self.quitting.clone();
+        thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            quitting.store(true, Ordering::SeqCst);
+        });
     }
 }
 
@@ -494,6 +501,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_typed_before_the_end_arrives_at_a_machine_that_reads() {
+        let (open, gate) = mpsc::sync_channel(100);
+        let (read, seen) = mpsc::sync_channel(100);
+        let typing = Typing::to(Slow { gate, read }, 4);
+        typing.queue.send(b"one".to_vec()).unwrap();
+        typing.quit();
+        (0..10).for_each(|_| open.send(()).unwrap());
+        let soon = Duration::from_secs(10);
+        let all: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
+        assert_eq!(all, [b"one".to_vec(), QUIT.to_vec()]);
+    }
+
+    #[test]
     fn what_is_typed_arrives_in_order_and_quitting_passes_all_that_waits() {
         let (open, gate) = mpsc::sync_channel(100);
         let (read, seen) = mpsc::sync_channel(100);
@@ -506,6 +526,9 @@ mod tests {
         typing.queue.send(b"two".to_vec()).unwrap();
         while typing.queue.try_send(b"more".to_vec()).is_ok() {}
         typing.quit();
+        while !typing.quitting.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(10));
+        }
         (0..10).for_each(|_| open.send(()).unwrap());
         let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
         assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
