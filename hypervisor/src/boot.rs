@@ -51,7 +51,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     // SAFETY: the boot protocol: x0 is the device tree's address, and nothing else is at it.
     let blob = unsafe { map_tree(device_tree) };
     let outline = Outline::open(blob).unwrap_or_else(|error| last_words(&error));
-    if let Some(conduit) = outline.psci() {
+    if let Some(conduit) = outline.psci {
         arch::psci::set_conduit(conduit);
     }
     let console = outline.console();
@@ -64,7 +64,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
         }
     }
     let pool = find_pool(&outline, device_tree, blob.len() as u64);
-    let stacks_end = pool.start().0 + outline.cpus() as u64 * 2 * STACK_BYTES;
+    let stacks_end = pool.start().0 + outline.cpus as u64 * 2 * STACK_BYTES;
     // SAFETY: the pool is free RAM; the stacks are at its start.
     unsafe {
         early_map(pool, Rights::Data);
@@ -80,7 +80,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     drop(tree);
     reserve(&mut platform, device_tree, blob.len() as u64, initrd);
     let agree = platform.free_memory().iter().any(|free| free.encloses(&pool));
-    if !agree || platform.cpus.len() > outline.cpus() {
+    if !agree || platform.cpus.len() > outline.cpus {
         last_words(&"the device tree's outline and its reading don't agree on memory and CPUs")
     }
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
@@ -218,7 +218,7 @@ fn reserve(platform: &mut Platform, device_tree: Hpa, bytes: u64, initrd: Option
 /// The place for heap and stacks: at the top of memory, out of the way of VMs.
 fn find_pool(outline: &Outline<'_>, device_tree: Hpa, bytes: u64) -> Span<Hpa> {
     let heap = POOL_BYTES + outline.size() as u64 * HEAP_PER_TREE_BYTE;
-    let size = (heap + outline.cpus() as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
+    let size = (heap + outline.cpus as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
     let image = Span::new(Hpa(arch::image_start()), arch::image_layout().end.0 - arch::image_start());
     // The interrupt controllers' tables are to lie in it.
     let low = outline.compatible().any(axvm_gicv3::may_need_low_memory);

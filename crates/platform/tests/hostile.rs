@@ -72,7 +72,7 @@ fn damage() -> impl Strategy<Value = Vec<u8>> {
 /// Asks an outline all that there is to ask.
 fn outline(blob: &[u8]) {
     if let Ok(outline) = Outline::open(blob) {
-        let _ = (outline.console(), outline.cpus(), outline.psci(), outline.initrd());
+        let _ = (outline.console(), outline.cpus, outline.psci, outline.initrd());
         let _ = outline.free(1 << 20, 1 << 20, &[]);
     }
 }

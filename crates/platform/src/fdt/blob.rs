@@ -74,10 +74,10 @@ pub struct Tree<'a> {
     pub reservations: Vec<(u64, u64)>,
 }
 
+#[inline(always)]
 fn be32(bytes: &[u8], offset: usize) -> Result<u32, BlobError> {
-    let end = offset.checked_add(4).ok_or(BlobError::Truncated(offset))?;
-    let field = bytes.get(offset..end).and_then(|field| field.try_into().ok());
-    field.map(u32::from_be_bytes).ok_or(BlobError::Truncated(offset))
+    let field = bytes.get(offset..).and_then(|rest| rest.first_chunk());
+    field.map(|field| u32::from_be_bytes(*field)).ok_or(BlobError::Truncated(offset))
 }
 
 fn be64(bytes: &[u8], offset: usize) -> Result<u64, BlobError> {
@@ -170,12 +170,16 @@ pub(super) fn part(structure: &[u8], offset: usize) -> Result<(Part<'_>, usize),
         }
         END_NODE => Ok((Part::End, inside)),
         PROP => {
-            let length = be32(structure, inside)? as usize;
-            let name = be32(structure, inside.saturating_add(4))? as usize;
+            let (fields, rest) = structure
+                .get(inside..)
+                .and_then(|rest| rest.split_first_chunk::<8>())
+                .ok_or(BlobError::Truncated(inside))?;
+            // Length, and the name's place: two words, read as one.
+            let fields = u64::from_be_bytes(*fields);
+            let (length, name) = ((fields >> 32) as usize, fields as u32 as usize);
             let start = inside.saturating_add(8);
-            let end = start.saturating_add(length);
-            let value = structure.get(start..end).ok_or(BlobError::Truncated(start))?;
-            Ok((Part::Property(name, value), align(end)))
+            let value = rest.get(..length).ok_or(BlobError::Truncated(start))?;
+            Ok((Part::Property(name, value), align(start.saturating_add(length))))
         }
         NOP => Ok((Part::Nothing, inside)),
         END => Ok((Part::Last, inside)),

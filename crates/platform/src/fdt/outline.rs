@@ -7,20 +7,36 @@
 use core::str;
 
 use axvm_addr::{Hpa, Span};
-use axvm_uart::{Description, Properties};
+use axvm_uart::{Description, Kind, Properties};
 
 use super::address::Cells;
 use super::blob::{self, BlobError, DEPTH, Part};
 use super::kinds;
 use crate::model::PsciConduit;
 
-/// A device tree that was looked at only as far as its header.
+/// A device tree that was walked once.
 #[derive(Clone, Copy)]
 pub struct Outline<'a> {
     structure: &'a [u8],
     strings: &'a [u8],
     reservations: &'a [u8],
+    /// The number of CPU nodes.
+    pub cpus: usize,
+    /// How firmware is called.
+    pub psci: Option<PsciConduit>,
+    /// Where the properties of `/chosen` and `/aliases` begin.
+    chosen: Option<usize>,
+    aliases: Option<usize>,
+    /// There is `/reserved-memory`, or memory that isn't in use.
+    reserves: bool,
+    /// The banks of memory, as far as there is room for them here.
+    banks: [Span<Hpa>; BANKS],
+    /// How many there are.
+    banked: usize,
 }
+
+/// So many banks of memory are remembered; of a tree with more each question walks it.
+const BANKS: usize = 8;
 
 /// A console that can be driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +96,21 @@ impl<'a> Lineage<'_, 'a> {
 
     fn has_text(&self, name: &str, wanted: &[&str]) -> bool {
         self.texts(name).any(|text| wanted.contains(&text))
+    }
+
+    /// Calls `f` with the banks that it is, if it is memory in use.
+    fn bank(&self, f: &mut dyn FnMut(Span<Hpa>)) -> Result<(), OutlineError> {
+        if !self.is_enabled() {
+            return Ok(());
+        }
+        self.registers(&mut |start, size| {
+            let span = self.translate(start, size).and_then(|start| Span::new(Hpa(start), size).ok());
+            span.into_iter().for_each(&mut *f);
+        })
+    }
+
+    fn is_memory(&self) -> bool {
+        self.has_text("device_type", &["memory"])
     }
 
     /// Whether it and all above it are in use (2.3.4).
@@ -145,14 +176,57 @@ pub enum OutlineError {
 }
 
 impl<'a> Outline<'a> {
-    /// Looks at the header of a blob.
+    /// Walks a blob.
     ///
     /// # Errors
     ///
-    /// [`BlobError`] says what is wrong with it.
-    pub fn open(blob: &'a [u8]) -> Result<Self, BlobError> {
-        let header = blob::Header::read(blob)?;
-        Ok(Self { structure: header.structure, strings: header.strings, reservations: header.reservations })
+    /// [`OutlineError`] says what is wrong with it.
+    pub fn open(blob: &'a [u8]) -> Result<Self, OutlineError> {
+        let blob::Header { structure, strings, reservations } = blob::Header::read(blob)?;
+        let bare = Self {
+            structure,
+            strings,
+            reservations,
+            cpus: 0,
+            psci: None,
+            chosen: None,
+            aliases: None,
+            reserves: false,
+            banks: [Span::default(); BANKS],
+            banked: 0,
+        };
+        let mut outline = bare;
+        bare.walk(&mut |node| {
+            if node.depth() == 2 {
+                let here = node.frames.last().map(|frame| frame.properties);
+                match node.name() {
+                    "chosen" => outline.chosen = outline.chosen.or(here),
+                    "aliases" => outline.aliases = outline.aliases.or(here),
+                    "reserved-memory" => outline.reserves = true,
+                    _ => {}
+                }
+            }
+            if node.is_memory() {
+                outline.reserves |= !node.is_enabled();
+                node.bank(&mut |bank| {
+                    if let Some(slot) = outline.banks.get_mut(outline.banked) {
+                        *slot = bank;
+                    }
+                    outline.banked += 1;
+                })?;
+            }
+            let cpu = node.parent_name() == "cpus" && node.has_text("device_type", &["cpu"]);
+            outline.cpus += usize::from(cpu);
+            if outline.psci.is_none() && node.has_text("compatible", kinds::PSCI) && node.is_enabled() {
+                outline.psci = match node.texts("method").next() {
+                    Some("smc") => Some(PsciConduit::Smc),
+                    Some("hvc") => Some(PsciConduit::Hvc),
+                    _ => None,
+                };
+            }
+            Ok(false)
+        })?;
+        Ok(outline)
     }
 
     /// Bytes of structure: what reading it takes grows with them, and not with what a boot loader left room for.
@@ -212,12 +286,13 @@ impl<'a> Outline<'a> {
     ///
     /// [`OutlineError`]: not all of it can be read.
     pub fn memory(&self, f: &mut dyn FnMut(Span<Hpa>)) -> Result<(), OutlineError> {
+        if let Some(banks) = self.banks.get(..self.banked) {
+            banks.iter().copied().for_each(f);
+            return Ok(());
+        }
         self.walk(&mut |node| {
-            if node.has_text("device_type", &["memory"]) && node.is_enabled() {
-                node.registers(&mut |start, size| {
-                    let span = node.translate(start, size).and_then(|start| Span::new(Hpa(start), size).ok());
-                    span.into_iter().for_each(&mut *f);
-                })?;
+            if node.is_memory() {
+                node.bank(f)?;
             }
             Ok(false)
         })
@@ -236,12 +311,15 @@ impl<'a> Outline<'a> {
             }
             Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
         }
+        if !self.reserves {
+            return Ok(());
+        }
         self.walk(&mut |node| {
             if node.depth() == 3 && node.parent_name() == "reserved-memory" {
                 // The root's addresses, whether or not the parent has `ranges`.
                 node.registers(&mut |start, size| Span::new(Hpa(start), size).into_iter().for_each(&mut *f))?;
             }
-            if node.has_text("device_type", &["memory"]) && !node.is_enabled() {
+            if node.is_memory() && !node.is_enabled() {
                 // It is there, and somebody else's: the secure world's.
                 node.registers(&mut |start, size| {
                     let start = node.translate(start, size).unwrap_or(start);
@@ -258,62 +336,27 @@ impl<'a> Outline<'a> {
         texts(value.flatten().unwrap_or_default())
     }
 
-    /// The number of CPU nodes.
-    pub fn cpus(&self) -> usize {
-        let mut count = 0;
-        // Of a broken tree the full reader says what is broken.
-        let _ = self.walk(&mut |node| {
-            count += usize::from(node.parent_name() == "cpus" && node.has_text("device_type", &["cpu"]));
-            Ok(false)
-        });
-        count
-    }
-
-    /// How firmware is called.
-    pub fn psci(&self) -> Option<PsciConduit> {
-        self.find(|node| {
-            if !node.has_text("compatible", kinds::PSCI) || !node.is_enabled() {
-                return None;
-            }
-            match node.texts("method").next() {
-                Some("smc") => Some(PsciConduit::Smc),
-                Some("hvc") => Some(PsciConduit::Hvc),
-                _ => None,
-            }
-        })
-    }
-
     /// Where the boot loader put the initial RAM disk.
     pub fn initrd(&self) -> Option<Span<Hpa>> {
-        self.find(|node| {
-            if node.depth() != 2 || node.name() != "chosen" {
-                return None;
-            }
-            let number = |name| {
-                let mut cells = Cells(node.property(name)?);
-                cells.number(u32::try_from(cells.0.len() / 4).ok()?)
-            };
-            let (start, end) = (number("linux,initrd-start")?, number("linux,initrd-end")?);
-            Span::new(Hpa(start), end.checked_sub(start)?).ok()
-        })
+        let chosen = self.chosen?;
+        let number = |name| {
+            let mut cells = Cells(self.property(chosen, name)?);
+            cells.number(u32::try_from(cells.0.len() / 4).ok()?)
+        };
+        let (start, end) = (number("linux,initrd-start")?, number("linux,initrd-end")?);
+        Span::new(Hpa(start), end.checked_sub(start)?).ok()
     }
 
     /// What `/chosen/stdout-path` names, if that is a UART that can be driven.
     pub fn console(&self) -> Option<EarlyConsole> {
-        let named = self.find(|node| {
-            let names = ["stdout-path", "linux,stdout-path"].into_iter();
-            let chosen = node.depth() == 2 && node.name() == "chosen";
-            let mut paths = names.filter(|_| chosen).filter_map(|name| node.texts(name).next());
-            paths.next().and_then(|path| path.split(':').next())
-        })?;
-        let path = if named.starts_with('/') {
-            named
-        } else {
+        let chosen = self.chosen?;
+        let stdout = self.property(chosen, "stdout-path");
+        let named = stdout.or_else(|| self.property(chosen, "linux,stdout-path"))?;
+        let named = texts(named).next()?.split(':').next()?;
+        let path = match named.starts_with('/') {
+            true => named,
             // An alias (3.3); one with more behind it has not been seen for a console.
-            self.find(|node| {
-                let aliases = node.depth() == 2 && node.name() == "aliases";
-                if aliases { node.texts(named).next() } else { None }
-            })?
+            false => texts(self.property(self.aliases?, named)?).next()?,
         };
         let mut clock = None;
         let (uart, registers) = self.find(|node| {
@@ -332,7 +375,10 @@ impl<'a> Outline<'a> {
                 place = place.or_else(|| Span::new(Hpa(node.translate(start, size)?), size).ok());
             })
             .ok()?;
-            clock = Cells(node.property("clocks").unwrap_or_default()).next();
+            if uart.kind == Kind::Pl011 {
+                // The only one that may need it.
+                clock = Cells(node.property("clocks").unwrap_or_default()).next();
+            }
             Some((uart, place.filter(|it| it.size() >= u64::from(uart.size()))?))
         })?;
         let clock_hz = clock.and_then(|clock| {

@@ -214,9 +214,12 @@ fn early_table() -> Result<*mut u64, NoTables> {
         return Err(NoTables);
     }
     let table = (&raw mut EARLY).cast::<EarlyTable>().wrapping_add(next);
-    // SAFETY: inside the array, and nobody else's.
-    unsafe { table.write(EarlyTable([0; 512])) };
-    Ok(table.cast())
+    let table = table.cast::<u64>();
+    for entry in 0..512 {
+        // SAFETY: inside the array, and nobody else's. One by one: the MMU may be off, where blocks can't be zeroed.
+        unsafe { table.add(entry).write_volatile(0) };
+    }
+    Ok(table)
 }
 
 /// Adds pages to the early map, in blocks where they fill one. What is mapped already stays as it is, so that no entry ever
