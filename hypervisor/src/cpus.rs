@@ -33,8 +33,20 @@ pub struct Cpu {
     entry_work: AtomicU64,
     /// The vCPU whose CPU it is.
     vcpu: Mutex<Option<(Arc<Vm>, VcpuId)>>,
+    /// A VM that it is to take apart, or takes apart just now.
+    estate: Mutex<Estate>,
     /// What it starts with; the address goes to the firmware.
     boot: SecondaryBoot,
+}
+
+/// What a CPU has to do for a VM that is gone.
+enum Estate {
+    /// Nothing.
+    None,
+    /// To take it apart.
+    Waiting(Arc<Vm>),
+    /// It is at it.
+    Underway,
 }
 
 static CPUS: Once<Vec<Cpu>> = Once::new();
@@ -52,6 +64,7 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
                 given_away: AtomicBool::new(false),
                 entry_work: AtomicU64::new(0),
                 vcpu: Mutex::new(None),
+                estate: Mutex::new(Estate::None),
                 boot: SecondaryBoot { stack: stack.0, argument: u64::from(id), ..*common },
             })
             .collect()
@@ -62,6 +75,11 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
 #[inline(always)]
 pub fn get(id: CpuId) -> Option<&'static Cpu> {
     CPUS.get()?.get(usize::from(id.0))
+}
+
+/// Whether a VM that is gone isn't taken apart yet.
+pub fn any_takes_apart() -> bool {
+    CPUS.get().is_some_and(|all| all.iter().any(|cpu| !matches!(*cpu.estate.lock(), Estate::None)))
 }
 
 /// The CPU that runs this.
@@ -100,6 +118,33 @@ impl Cpu {
         host::get().prepare_cpu(self.id, !vm.takes_interrupts());
         *self.vcpu.lock() = Some((vm, vcpu));
         self.kick();
+    }
+
+    /// Gives it a VM to take apart that all CPUs have left, this one among them.
+    pub fn give_to_take_apart(&self, vm: Arc<Vm>) {
+        *self.estate.lock() = Estate::Waiting(vm);
+        self.kick();
+    }
+
+    /// Takes the VM apart that it was given, if any.
+    fn take_apart(&self) {
+        let vm = {
+            let mut estate = self.estate.lock();
+            match core::mem::replace(&mut *estate, Estate::None) {
+                Estate::Waiting(vm) => {
+                    *estate = Estate::Underway;
+                    vm
+                }
+                other => {
+                    *estate = other;
+                    return;
+                }
+            }
+        };
+        crate::serve::take_apart(vm);
+        *self.estate.lock() = Estate::None;
+        // The run may end with it.
+        host::get().call_hypervisor_cpu();
     }
 
     /// Makes it leave its guest or its sleep, and look around.
@@ -155,6 +200,7 @@ impl Cpu {
         loop {
             let work = self.vcpu.lock().clone();
             let Some((vm, vcpu)) = work else {
+                self.take_apart();
                 arch::wait_for_interrupt();
                 crate::run::take_interrupts(None);
                 continue;

@@ -10,7 +10,7 @@ use axvm_system::wire::Channel;
 use crate::host::Host;
 use crate::typed::Typed;
 use crate::vm::{Departure, LEAVE_WITHIN_S, Vm};
-use crate::{arch, console, protection, report, run, security};
+use crate::{arch, console, cpus, protection, report, run, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
@@ -31,7 +31,8 @@ pub fn serve(host: &Host) -> ! {
         for vm in vms {
             busy |= end(host, vm, &mut reports);
         }
-        let running = !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart);
+        let running =
+            !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart) || cpus::any_takes_apart();
         if !running && !busy {
             security::attend(host);
             finish(host, reports);
@@ -82,7 +83,18 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
     }
     host.forget_vm(id);
     security::forget(host, id);
-    let mut vm = vm;
+    // Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's does it, so that others' events are answered.
+    let cpu = vm.plan().cpus.first().and_then(|&(cpu, _)| cpus::get(cpu));
+    match cpu {
+        Some(cpu) => cpu.give_to_take_apart(vm),
+        None => take_apart(vm),
+    }
+    true
+}
+
+/// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed. No vCPU of it runs any more.
+pub fn take_apart(mut vm: Arc<Vm>) {
+    let id = vm.id();
     // A CPU that has just left it may hold it for a moment longer.
     let left = arch::ticks() + arch::tick_hz();
     let disposed = loop {
@@ -101,7 +113,6 @@ fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
         }
         None => log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody"),
     }
-    true
 }
 
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
