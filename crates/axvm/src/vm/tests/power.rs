@@ -42,7 +42,7 @@ fn the_last_to_go_off_is_told_and_one_that_starts_counts() {
 }
 
 /// Two vCPUs start each other and go off, over and over: there is always one that is on or starts, and nobody may be told that it was
-/// the last. Asking each of the others by itself was told so, now and then.
+/// the last. Where each of the others is asked by itself, a CPU that is slow between two questions is told so.
 #[test]
 fn handing_over_is_never_the_end() {
     const ROUNDS: usize = 20_000;
