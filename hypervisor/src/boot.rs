@@ -268,6 +268,12 @@ fn map(platform: &Platform, memory: &Memory, stacks: &[Hpa]) -> Option<Secondary
         let pages = span.to_pages();
         map.map(pages.start().0, pages.end().0, Rights::Device).ok()?;
     }
+    for host in &platform.pci_hosts {
+        let pages = host.ecam.to_pages();
+        if !pages.is_empty() && !platform.memory.iter().any(|memory| memory.overlaps(&pages)) {
+            map.map(pages.start().0, pages.end().0, Rights::Config).ok()?;
+        }
+    }
     // SAFETY: the image, the heap, the stack in use, the bundle and every device that the hypervisor drives are mapped. The device
     // tree isn't, and nothing refers to it any more.
     unsafe { map.activate(platform.cpus.len()) }
@@ -283,7 +289,6 @@ fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
         spans.extend(gic.its.iter().map(|its| its.registers));
     }
     spans.extend(platform.smmus.iter().map(|smmu| smmu.registers));
-    spans.extend(platform.pci_hosts.iter().map(|host| host.ecam));
     spans.retain(|span| !span.is_empty() && !platform.memory.iter().any(|memory| memory.overlaps(span)));
     spans
 }

@@ -16,6 +16,7 @@ use spin::Mutex;
 
 use crate::iommu::DmaSpace;
 use crate::memory::GuestRam;
+use crate::pci::Ticks;
 use crate::protection::{self, Protection};
 use crate::tables::{GuestSpace, SpaceError};
 use crate::{arch, cpus, host};
@@ -135,7 +136,7 @@ impl DeviceOps for Hal {
     fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
         let host = host::get();
         if let Some(function) = device.pci.and_then(|address| host.function(address)) {
-            axvm_pci::quarantine(&host.config, function);
+            axvm_pci::quarantine(host.config.shared(), function);
         }
         // All of it is done, whatever of it fails; the first failure is told.
         let silent = stop_mastering(host, device);
@@ -167,7 +168,7 @@ impl DeviceOps for Hal {
         {
             // A reset of its bus takes all that is there, which the plan has given to the same VM.
             let neighbours = host.neighbours(function);
-            axvm_pci::reset(&host.config, function, &neighbours, method, &|us| arch::delay_us(us))?;
+            axvm_pci::reset(host.config.shared(), function, &neighbours, method, &Ticks)?;
             axvm_pci::confirm_silent(&host.config, function.address)?;
         }
         Ok(())

@@ -26,7 +26,7 @@ use crate::arch::lpis::Lpis;
 use crate::arch::vpe;
 use crate::cpus::Cpu;
 use crate::iommu::{self, Iommus};
-use crate::pci::Config;
+use crate::pci::{Config, Ticks};
 use crate::security::Security;
 use crate::vm::{Vm, VmFiles};
 use crate::{arch, boot, console, cpus, memory, protection, report, serve};
@@ -207,9 +207,9 @@ fn enumerate(platform: &mut Platform, config: &Config) {
             })
             .collect();
         let bridge = HostBridge { segment: host.segment, buses: host.buses, windows };
-        functions.extend(axvm_pci::enumerate(config, &bridge));
+        functions.extend(axvm_pci::enumerate(config.shared(), &bridge, &Ticks));
     }
-    let groups = axvm_pci::groups(&functions, config);
+    let groups = axvm_pci::groups(&functions, config.shared());
     platform.add_functions(functions, &groups);
 }
 

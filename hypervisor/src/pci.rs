@@ -4,10 +4,24 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
-use axvm_pci::ConfigSpace;
+use axvm_pci::{Clock, ConfigSpace};
 use axvm_platform::model::Platform;
 
 use crate::arch;
+
+/// The generic timer, as the clock of waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks;
+
+impl Clock for Ticks {
+    fn now_us(&self) -> u64 {
+        (u128::from(arch::ticks()) * 1_000_000 / u128::from(arch::tick_hz())) as u64
+    }
+
+    fn delay_us(&self, microseconds: u64) {
+        arch::delay_us(microseconds);
+    }
+}
 
 /// Where a host bridge's config space is.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +48,11 @@ impl Config {
             .map(|host| Ecam { segment: host.segment, buses: host.buses, span: host.ecam })
             .collect();
         Self { ecams }
+    }
+
+    /// For slow work: one copy of the code for this and for what virtual host bridges do.
+    pub fn shared(&self) -> &dyn ConfigSpace {
+        self
     }
 
     /// The address of a register, if there is such a function's config space and the access stays in it.

@@ -8,11 +8,12 @@ use axvm::plan::{DevicePlan, PciPlan};
 use axvm::vm::AxVM;
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
-use axvm_pci::ConfigSpace;
+use axvm_pci::{Clock, ConfigSpace};
 use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
 
 use crate::hal::Hal;
-use crate::{arch, host};
+use crate::host;
+use crate::pci::Ticks;
 
 /// A VM's virtual host bridge.
 pub type Bridge = HostBridge<PciBackend>;
@@ -62,8 +63,12 @@ impl Backend for PciBackend {
         if on && !host::get().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
     }
 
+    fn now_us(&self) -> u64 {
+        Ticks.now_us()
+    }
+
     fn delay_us(&self, microseconds: u64) {
-        arch::delay_us(microseconds);
+        Ticks.delay_us(microseconds);
     }
 }
 

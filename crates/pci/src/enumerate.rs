@@ -5,16 +5,19 @@ use alloc::vec::Vec;
 use axvm_addr::PciAddress;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{Clock, wait_until};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Function, ResetMethod};
 use crate::spec::express::{self, PortType};
 use crate::spec::extended;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi, power};
-use crate::{acs, assign, bars, capabilities, virtio};
+use crate::{acs, assign, bars, capabilities, settle, virtio};
 
 /// The bridges on bridges that are followed; buses deeper than that stay closed.
 const MAX_DEPTH: u8 = 16;
+/// How long a function may ask to be tried again (PCIe 6.6.1).
+const RETRY_US: u64 = 1_000_000;
 
 /// A host bridge, as firmware describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,16 +59,16 @@ pub enum Space {
 /// Afterwards no function masters the bus, sends an MSI or asserts a line, and none but the bridges that are
 /// needed decodes; ROMs, virtual functions, ATS, page requests, PASIDs and multicast are off; what ports and
 /// functions are capable of against traffic between peers (ACS) is on; BARs have the addresses that the result says, and the windows of
-/// bridges fit them. Bridges forward nothing up until [`Forwarding`](crate::Forwarding) has them do so. The same machine gives the same result, whatever was in these registers before.
-pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<Function> {
-    let mut scan = Scan { config, host, last: host.buses.0, functions: Vec::new() };
+/// bridges fit them; errors are told to nobody ([`Function::stuck`] says where that can't be had). Bridges forward nothing up until [`Forwarding`](crate::Forwarding) has them do so. The same machine gives the same result, whatever was in these registers before.
+pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, clock: &dyn Clock) -> Vec<Function> {
+    let mut scan = Scan { config, host, clock, last: host.buses.0, functions: Vec::new() };
     scan.bus(host.buses.0, None, 0);
     let mut functions = scan.functions;
     functions.sort_by_key(|function| function.address);
     add_bus_resets(&mut functions);
     assign::assign(config, host, &mut functions);
     for function in &mut functions {
-        function.virtio = virtio::examine(config, function);
+        function.virtio = virtio::examine(config, function, clock);
     }
     functions
 }
@@ -73,6 +76,7 @@ pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge) -> Vec<
 struct Scan<'a, C: ?Sized> {
     config: &'a C,
     host: &'a HostBridge,
+    clock: &'a dyn Clock,
     /// The highest bus number given out.
     last: u8,
     functions: Vec<Function>,
@@ -86,7 +90,7 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
             for number in 0..8 {
                 let Some(address) = PciAddress::new(self.host.segment, bus, device, number) else { continue };
                 let registers = Registers::new(self.config, address);
-                if matches!(registers.read16(header::VENDOR), u16::MAX | 0) {
+                if !self.is_there(registers) {
                     if number == 0 {
                         break;
                     }
@@ -102,7 +106,7 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
                 };
                 let mut function = inspect(registers, address, parent.map(|parent| parent.0), multifunction);
                 function.bars = bars::size(registers, function.bridge);
-                silence(registers, &function);
+                function.stuck = silence(registers, &function);
                 let bridge = function.bridge;
                 let link = function.port.is_some_and(PortType::has_link_below);
                 self.functions.push(function);
@@ -114,6 +118,19 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
                 }
             }
         }
+    }
+
+    /// Whether a function is there. One that asks to be tried again, where its root port makes that visible as vendor
+    /// 1 (PCIe 2.3.2), gets a second.
+    fn is_there(&self, registers: Registers<'_, C>) -> bool {
+        let mut vendor = registers.read16(header::VENDOR);
+        if vendor == header::RETRY {
+            wait_until(self.clock, self.clock.now_us() + RETRY_US, || {
+                vendor = registers.read16(header::VENDOR);
+                vendor != header::RETRY
+            });
+        }
+        !matches!(vendor, u16::MAX | 0 | header::RETRY)
     }
 
     /// Gives the bridge its bus numbers and goes on behind it.
@@ -137,7 +154,7 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
 }
 
 /// Reads what a function is and turns its decoding and bus mastering off.
-fn inspect<C: ConfigSpace + ?Sized>(
+pub(crate) fn inspect<C: ConfigSpace + ?Sized>(
     registers: Registers<'_, C>,
     address: PciAddress,
     parent: Option<PciAddress>,
@@ -172,6 +189,7 @@ fn inspect<C: ConfigSpace + ?Sized>(
         interrupt_pin: if pin <= 4 { pin } else { 0 },
         virtio: None,
         intx_disable,
+        stuck: None,
         resets: Vec::new(),
         capabilities,
         extended_capabilities,
@@ -223,7 +241,8 @@ fn add_bus_resets(functions: &mut [Function]) {
 }
 
 /// Turns off everything that a function could do by itself, and puts the isolation on that it is capable of.
-fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) {
+/// Says which control register doesn't keep what it is set to.
+fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<u16> {
     registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
     for &(id, offset) in &function.capabilities {
         match id {
@@ -231,12 +250,6 @@ fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Func
             capability::MSIX => {
                 let off = msi::MSIX_ENABLE | msi::MSIX_MASK_ALL;
                 registers.update16(offset + msi::CONTROL, off, 0);
-            }
-            capability::EXPRESS if function.bridge && offset + express::SIZE_V2 <= 0x100 => {
-                let version = registers.read16(offset + express::CAPABILITIES) & 0xf;
-                if version >= 2 {
-                    registers.update16(offset + express::DEVICE_CONTROL_2, express::ARI_FORWARDING, 0);
-                }
             }
             _ => {}
         }
@@ -253,4 +266,5 @@ fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Func
         }
     }
     acs::enable(registers, function);
+    settle::settle(registers, function)
 }

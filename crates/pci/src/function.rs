@@ -44,6 +44,9 @@ pub struct Function {
     pub virtio: Option<Virtio>,
     /// Whether the pin's line can be turned off (Interrupt Disable, since PCI 2.3).
     pub intx_disable: bool,
+    /// A control register, by its config offset, that doesn't keep what the hypervisor sets it to: errors, say, go on being
+    /// told to firmware.
+    pub stuck: Option<u16>,
     /// How it can be reset, best first. Empty: not at all.
     pub resets: Vec<ResetMethod>,
 }

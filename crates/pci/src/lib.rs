@@ -22,6 +22,7 @@ mod acs;
 mod assign;
 mod bars;
 mod capabilities;
+mod clock;
 mod config;
 mod enumerate;
 #[cfg(any(test, feature = "fake"))]
@@ -31,6 +32,7 @@ mod group;
 mod path;
 mod reach;
 mod reset;
+mod settle;
 mod silence;
 pub mod spec;
 mod virtio;
@@ -38,6 +40,7 @@ mod virtio;
 #[cfg(test)]
 mod tests;
 
+pub use clock::Clock;
 pub use config::{ConfigSpace, Registers, Width};
 pub use enumerate::{HostBridge, Space, Window, enumerate};
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};

@@ -148,11 +148,12 @@ impl<'a> Topology<'a> {
     /// Calls `found` for all that `from` reaches, with the place on the way that doesn't bar it. Of bridges those are
     /// meant of which it reaches the registers, and what is then in its power.
     pub fn reached_by(&self, from: usize, mut found: impl FnMut(usize, usize, Lack)) {
-        for to in (0..self.nodes.len()).filter(|&to| to != from) {
+        let (ends, bridges): (Vec<usize>, Vec<usize>) =
+            (0..self.nodes.len()).filter(|&to| to != from).partition(|&to| self.kind(to) == Kind::End);
+        let with_registers = |to: &usize| self.nodes.get(*to).is_some_and(|node| node.memory || node.io);
+        // What it reaches by itself comes first: that is what is told.
+        for to in ends.into_iter().chain(bridges.into_iter().filter(with_registers)) {
             let is_bridge = self.kind(to) != Kind::End;
-            if is_bridge && !self.nodes.get(to).is_some_and(|node| node.memory || node.io) {
-                continue;
-            }
             let Some((at, lack)) = self.way(from, to) else { continue };
             found(to, at, lack);
             if is_bridge {

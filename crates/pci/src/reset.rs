@@ -4,23 +4,22 @@ use alloc::vec::Vec;
 
 use axvm_addr::PciAddress;
 
+use crate::clock::{Clock, wait_until};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Function, ResetMethod};
 use crate::spec::express::{self, DeviceControl, PortType};
 use crate::spec::extended;
 use crate::spec::header::{self, Command};
-use crate::spec::{capability, msi, power};
-use crate::{bars, capabilities};
+use crate::spec::{EXTENDED_SIZE, capability, msi, power};
+use crate::{bars, capabilities, enumerate, settle};
 
-/// How long a function has to end what it has begun, before a function-level reset (PCIe 6.6.2 advises to
-/// wait, and leaves open for how long).
+/// How long a function has to end what it has begun, before it is reset (PCIe 6.6.2 advises to wait, and leaves
+/// open for how long).
 const DRAIN_US: u64 = 100_000;
 /// How long a function needs before it may be asked again (PCIe 6.6.2, 6.6.1).
 const SETTLE_US: u64 = 100_000;
 /// How much longer it may ask to be tried again later (PCIe 6.6.1: a second after the reset).
 const ANSWER_US: u64 = 1_000_000;
-/// The pause between two questions.
-const POLL_US: u64 = 1_000;
 /// How long going to D3hot or back takes (PM 5.4).
 const POWER_US: u64 = 10_000;
 /// How long a bus is held in reset (PCI 4.3.2, PCIe 6.6.1: at least a millisecond).
@@ -55,23 +54,30 @@ pub enum ResetError {
         /// The device id that it has now.
         device: u16,
     },
+    /// What was learnt of it before the reset doesn't hold any more.
+    #[error("{function} came back from its reset with other BARs, capabilities or vectors")]
+    Differs {
+        /// The function.
+        function: PciAddress,
+    },
 }
 
-/// Resets a function by one of its methods. `delay` waits for a number of microseconds.
+/// Resets a function by one of its methods.
 ///
-/// The function is quarantined before and after; its BARs are where they were, and the settings that belong
-/// to the hypervisor (payload size, isolation) are as they were. With [`ResetMethod::SecondaryBus`] all that
+/// The function is quarantined before and after; its BARs are where they were and of the size that they had, and the
+/// settings that belong to the hypervisor (payload size, isolation, error reporting) are as they were. With [`ResetMethod::SecondaryBus`] all that
 /// is true of the `neighbours` too: the other functions on its bus, which are reset with it.
 ///
 /// # Errors
 ///
-/// See [`ResetError`]. All waits are bounded, by 2.3 seconds and a second for each neighbour.
+/// See [`ResetError`]. All waits end by the clock, 1.2 seconds (a bus: 2.2) after they have begun, whether a look takes a
+/// microsecond or, as at a function that doesn't answer, 50 milliseconds.
 pub fn reset<C: ConfigSpace + ?Sized>(
     config: &C,
     function: &Function,
     neighbours: &[&Function],
     method: ResetMethod,
-    delay: &dyn Fn(u64),
+    clock: &dyn Clock,
 ) -> Result<(), ResetError> {
     let unsupported = ResetError::Unsupported { function: function.address, method };
     if !function.resets.contains(&method) {
@@ -85,41 +91,47 @@ pub fn reset<C: ConfigSpace + ?Sized>(
         quarantine(config, each);
         kept.push((each, Kept::save(config, each)));
     }
+    // A function that never ends what it has begun is reset all the same: that is what resets are for.
+    let end = clock.now_us() + DRAIN_US;
+    for each in affected() {
+        wait_until(clock, end, || !is_pending(Registers::new(config, each.address), each));
+    }
     match method {
-        ResetMethod::FunctionLevel => function_level(registers, function, delay).ok_or(unsupported)?,
+        ResetMethod::FunctionLevel => function_level(registers, function, clock).ok_or(unsupported)?,
         ResetMethod::PowerState => {
             let offset = function.capability(capability::POWER).ok_or(unsupported)?;
             registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, power::D3HOT);
-            delay(POWER_US);
+            clock.delay_us(POWER_US);
             registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, 0);
-            delay(POWER_US);
+            clock.delay_us(POWER_US);
         }
         ResetMethod::SecondaryBus => {
             let bridge = Registers::new(config, function.parent.ok_or(unsupported)?);
             bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, header::SECONDARY_RESET);
-            delay(BUS_RESET_US);
+            clock.delay_us(BUS_RESET_US);
             bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, 0);
-            wait_for_link(bridge, delay);
-            delay(SETTLE_US);
+            wait_for_link(bridge, clock);
+            clock.delay_us(SETTLE_US);
         }
     }
     // One that stays away doesn't keep the others from being put back; the first is what is told.
     let mut result = Ok(());
+    let end = clock.now_us() + ANSWER_US;
     for (each, kept) in kept {
-        match wait_until_it_answers(Registers::new(config, each.address), each, method, delay) {
-            Ok(()) => {
-                kept.restore(config, each);
-                quarantine(config, each);
-            }
-            Err(error) => result = result.and(Err(error)),
-        }
+        let registers = Registers::new(config, each.address);
+        let back = wait_until_it_answers(registers, each, method, clock, end).and_then(|()| {
+            let restored = kept.restore(config, each);
+            quarantine(config, each);
+            restored
+        });
+        result = result.and(back);
     }
     result
 }
 
 /// Waits until the link below a port is up again, where the port says so: the time that functions have before
 /// they are asked counts from then on (PCIe 6.6.1). One that stays down is found by asking.
-fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, delay: &dyn Fn(u64)) {
+fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, clock: &dyn Clock) {
     let capabilities = capabilities::standard(bridge);
     let Some(&(_, offset)) = capabilities.iter().find(|found| found.0 == capability::EXPRESS) else { return };
     let port = PortType::from_capabilities(bridge.read16(offset + express::CAPABILITIES));
@@ -127,12 +139,8 @@ fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, delay: &dyn 
     if !port.has_link_below() || !reported {
         return;
     }
-    for _ in 0..ANSWER_US / POLL_US {
-        if bridge.read16(offset + express::LINK_STATUS) & express::LINK_ACTIVE != 0 {
-            return;
-        }
-        delay(POLL_US);
-    }
+    let is_up = || bridge.read16(offset + express::LINK_STATUS) & express::LINK_ACTIVE != 0;
+    wait_until(clock, clock.now_us() + ANSWER_US, is_up);
 }
 
 /// Function-level reset, by the Express capability where it has one, else by the Advanced Features
@@ -140,56 +148,57 @@ fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, delay: &dyn 
 fn function_level<C: ConfigSpace + ?Sized>(
     registers: Registers<'_, C>,
     function: &Function,
-    delay: &dyn Fn(u64),
+    clock: &dyn Clock,
 ) -> Option<()> {
-    let express = function
-        .capability(capability::EXPRESS)
-        .filter(|offset| registers.read32(offset + express::DEVICE_CAPABILITIES) & express::FLR_CAPABLE != 0);
-    if let Some(offset) = express {
-        drain(delay, || {
-            registers.read16(offset + express::DEVICE_STATUS) & express::TRANSACTIONS_PENDING != 0
-        });
+    if let Some(offset) = flr_capable(registers, function) {
         let go = DeviceControl::INITIATE_FLR.bits();
         registers.update16(offset + express::DEVICE_CONTROL, go, go);
     } else {
         let offset = function.capability(capability::ADVANCED)?;
-        drain(delay, || registers.read8(offset + capability::AF_STATUS) & 1 != 0);
         registers.write8(offset + capability::AF_CONTROL, 1);
     }
-    delay(SETTLE_US);
+    clock.delay_us(SETTLE_US);
     Some(())
 }
 
-/// Waits until `pending` is over. A function that never ends is reset all the same: that is what resets are
-/// for.
-fn drain(delay: &dyn Fn(u64), pending: impl Fn() -> bool) {
-    for _ in 0..DRAIN_US / POLL_US {
-        if !pending() {
-            return;
-        }
-        delay(POLL_US);
-    }
+/// The Express capability of a function that has function-level reset by it.
+fn flr_capable<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<u16> {
+    let capable =
+        |offset: &u16| registers.read32(offset + express::DEVICE_CAPABILITIES) & express::FLR_CAPABLE != 0;
+    function.capability(capability::EXPRESS).filter(capable)
 }
 
+/// Whether requests of a function have no completion yet, as far as it can say.
+fn is_pending<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> bool {
+    if let Some(offset) = function.capability(capability::EXPRESS) {
+        return registers.read16(offset + express::DEVICE_STATUS) & express::TRANSACTIONS_PENDING != 0;
+    }
+    let advanced = function.capability(capability::ADVANCED);
+    advanced.is_some_and(|offset| registers.read8(offset + capability::AF_STATUS) & 1 != 0)
+}
+
+/// Waits until a function answers with its ids, or it is `end`.
 fn wait_until_it_answers<C: ConfigSpace + ?Sized>(
     registers: Registers<'_, C>,
     function: &Function,
     method: ResetMethod,
-    delay: &dyn Fn(u64),
+    clock: &dyn Clock,
+    end: u64,
 ) -> Result<(), ResetError> {
-    for _ in 0..ANSWER_US / POLL_US {
-        let ids = registers.read32(header::VENDOR);
-        let (vendor, device) = (ids as u16, (ids >> 16) as u16);
-        // All ones: nobody. Vendor 1: "try again later", where the root port makes that visible (PCIe 2.3.2).
-        if ids != u32::MAX && vendor != 0x0001 {
-            if (vendor, device) == (function.vendor, function.device) {
-                return Ok(());
-            }
-            return Err(ResetError::Changed { function: function.address, vendor, device });
-        }
-        delay(POLL_US);
+    let mut ids = u32::MAX;
+    let answers = wait_until(clock, end, || {
+        ids = registers.read32(header::VENDOR);
+        // All ones: nobody.
+        ids != u32::MAX && ids as u16 != header::RETRY
+    });
+    let (vendor, device) = (ids as u16, (ids >> 16) as u16);
+    if !answers {
+        Err(ResetError::Lost { function: function.address, method })
+    } else if (vendor, device) == (function.vendor, function.device) {
+        Ok(())
+    } else {
+        Err(ResetError::Changed { function: function.address, vendor, device })
     }
-    Err(ResetError::Lost { function: function.address, method })
 }
 
 /// Turns off all that a function could do by itself: bus mastering, decoding, MSIs, its line.
@@ -222,17 +231,44 @@ impl Kept {
         if let Some(offset) = function.extended_capability(extended::ACS) {
             kept.push((offset + extended::ACS_CONTROL, u16::MAX));
         }
+        if let Some(offset) = function.extended_capability(extended::RESIZABLE_BAR) {
+            let first = offset + extended::RESIZABLE_CONTROL;
+            let count = (registers.read16(first) & extended::RESIZABLE_COUNT) >> 5;
+            let each = |number: u16| (first + 8 * number, extended::RESIZABLE_SIZE);
+            kept.extend((0..count.min(extended::RESIZABLE_MOST)).map(each).filter(|it| it.0 < EXTENDED_SIZE));
+        }
         let value = |(offset, mask)| (offset, mask, registers.read16(offset) & mask);
         Self { registers: kept.into_iter().map(value).collect() }
     }
 
     /// Writes it, and the BARs as enumeration assigned them. Decoding has to be off, as it is after a reset.
-    pub fn restore<C: ConfigSpace + ?Sized>(&self, config: &C, function: &Function) {
+    ///
+    /// # Errors
+    ///
+    /// [`ResetError::Differs`] if what enumeration found doesn't hold any more: the size of a BAR, the place of a capability or of the
+    /// vectors. What guests may reach rests on that.
+    pub fn restore<C: ConfigSpace + ?Sized>(
+        &self,
+        config: &C,
+        function: &Function,
+    ) -> Result<(), ResetError> {
         let registers = Registers::new(config, function.address);
         registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
-        bars::write(registers, &function.bars);
         for &(offset, mask, value) in &self.registers {
             registers.update16(offset, mask, value);
         }
+        let stuck = settle::settle(registers, function);
+        let now = enumerate::inspect(registers, function.address, function.parent, function.multifunction);
+        let mut sized = bars::size(registers, function.bridge);
+        for (bar, before) in sized.iter_mut().zip(&function.bars) {
+            bar.address = before.address;
+        }
+        bars::write(registers, &function.bars);
+        let same = sized == function.bars
+            && stuck == function.stuck
+            && now.capabilities == function.capabilities
+            && now.extended_capabilities == function.extended_capabilities
+            && (now.msix, now.msi_vectors) == (function.msix, function.msi_vectors);
+        if same { Ok(()) } else { Err(ResetError::Differs { function: function.address }) }
     }
 }

@@ -1,6 +1,8 @@
 //! What enumeration, groups and resets promise, on functions made up for it.
 
+mod clock;
 mod groups;
+mod settle;
 
 use std::string::ToString;
 use std::vec;
@@ -60,7 +62,7 @@ fn command(bus: &FakeBus, address: PciAddress) -> Command {
 #[test]
 fn enumeration_finds_the_functions_with_what_they_can_do() {
     let bus = endpoints();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     assert_eq!(functions.len(), 6);
     let nvme = find(&functions, at(0, 2, 0));
     assert_eq!((nvme.vendor, nvme.device, nvme.class, nvme.revision), (0x1b36, 0x0010, 0x01_08_02, 2));
@@ -110,7 +112,7 @@ fn check_bars(bus: &FakeBus, host: &HostBridge, functions: &[Function]) {
 #[test]
 fn bars_get_pages_of_their_own_in_the_windows_of_their_kind() {
     let bus = endpoints();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     assert!(functions.iter().flat_map(|function| &function.bars).all(|bar| bar.address.is_some()));
     check_bars(&bus, &board(), &functions);
     let wide = find(&functions, at(0, 5, 0)).bars.iter().find(|bar| bar.index == 2).unwrap();
@@ -124,10 +126,11 @@ fn bars_get_pages_of_their_own_in_the_windows_of_their_kind() {
 #[test]
 fn enumerating_again_gives_the_same_places() {
     let bus = endpoints();
-    let first = enumerate(&bus, &board());
+    let first = enumerate(&bus, &board(), &bus);
     bus.write(at(0, 2, 0), header::COMMAND, Width::B2, 0x6);
-    assert_eq!(enumerate(&bus, &board()), first);
-    assert_eq!(enumerate(&endpoints(), &board()), first);
+    assert_eq!(enumerate(&bus, &board(), &bus), first);
+    let again = endpoints();
+    assert_eq!(enumerate(&again, &board(), &again), first);
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn after_enumeration_nothing_decodes_masters_the_bus_or_signals() {
     noisy.set(0x150 + 8, Width::B2, 0x9);
     noisy.set(header::ROM, Width::B4, 1);
     let bus = FakeBus::new(0, 0).with(3, 0, noisy);
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let igb = find(&functions, at(0, 3, 0));
     assert_eq!(command(&bus, igb.address), Command::INTX_DISABLE);
     let control = |id| bus.read(igb.address, igb.capability(id).unwrap() + msi::CONTROL, Width::B2) as u16;
@@ -155,8 +158,9 @@ fn after_enumeration_nothing_decodes_masters_the_bus_or_signals() {
 
 #[test]
 fn a_bar_that_fits_no_window_is_left_without_an_address() {
-    let bus = FakeBus::new(0, 0).with(1, 0, FakeFunction::new(1, 2, 0).bar(0, 1 << 31, 0).bar(1, 0x1000, 0));
-    let functions = enumerate(&bus, &board());
+    let bus =
+        FakeBus::new(0, 0).with(1, 0, FakeFunction::new(0x11, 2, 0).bar(0, 1 << 31, 0).bar(1, 0x1000, 0));
+    let functions = enumerate(&bus, &board(), &bus);
     assert_eq!(functions[0].bars[0].address, None);
     assert!(functions[0].bars[1].address.is_some());
 }
@@ -171,7 +175,7 @@ fn functions_behind_ports_get_bus_numbers_and_windows() {
         .with_behind(&[3], 0, 0, FakeFunction::conventional_bridge())
         .with_behind(&[3, 0], 4, 0, FakeFunction::edu())
         .with_behind(&[3, 0], 5, 0, FakeFunction::e1000e());
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let addresses: Vec<_> = functions.iter().map(|function| function.address.to_string()).collect();
     let expected = ["01.0", "02.0", "03.0"].map(|end| std::format!("0000:00:{end}"));
     assert_eq!(addresses[..3], expected);
@@ -235,7 +239,7 @@ fn requests_arrive_with_the_ids_that_bridges_give_them() {
         0,
         FakeFunction::edu(),
     );
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let ids = |address| requester_ids(&functions, find(&functions, address));
     assert_eq!(ids(at(4, 0, 0)), [at(4, 0, 0)], "ports pass them");
     assert_eq!(ids(at(7, 8, 0)), [at(7, 8, 0), at(7, 0, 0)], "function 0 of the conventional bus");
@@ -248,7 +252,7 @@ fn requests_arrive_with_the_ids_that_bridges_give_them() {
 #[test]
 fn bridges_forward_up_only_for_functions_that_are_someones() {
     let bus = switched();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let above = |address| -> Vec<PciAddress> {
         bridges_above(&functions, find(&functions, address)).iter().map(|bridge| bridge.address).collect()
     };
@@ -280,7 +284,7 @@ fn bridges_forward_up_only_for_functions_that_are_someones() {
 #[test]
 fn a_bus_reset_brings_back_every_function_on_the_bus() {
     let bus = switched();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let (one, other) = (find(&functions, at(7, 7, 0)), find(&functions, at(7, 8, 0)));
     for function in [one, other] {
         assert_eq!(function.resets, [ResetMethod::SecondaryBus]);
@@ -288,7 +292,7 @@ fn a_bus_reset_brings_back_every_function_on_the_bus() {
         bus.function(function.address, |fake| fake.silence_us = 300_000);
     }
     let started = bus.microseconds();
-    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &|us| bus.delay(us)), Ok(()));
+    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &bus), Ok(()));
     assert!(bus.microseconds() - started < 2_300_000);
     check_bars(&bus, &board(), &functions);
     for function in [one, other] {
@@ -300,7 +304,7 @@ fn a_bus_reset_brings_back_every_function_on_the_bus() {
     assert_eq!(control & header::SECONDARY_RESET, 0, "the bus is out of reset");
     bus.function(other.address, |fake| fake.silence_us = u64::MAX / 2);
     let lost = ResetError::Lost { function: other.address, method: ResetMethod::SecondaryBus };
-    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &|us| bus.delay(us)), Err(lost));
+    assert_eq!(reset(&bus, one, &[other], ResetMethod::SecondaryBus, &bus), Err(lost));
 }
 
 #[test]
@@ -318,7 +322,7 @@ fn virtio_devices_say_whether_their_dma_passes_the_iommu() {
         .with(6, 0, FakeFunction::accelerator())
         .with(7, 0, misplaced)
         .with(8, 0, FakeFunction::nvme());
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let said: Vec<_> = functions.iter().map(|function| function.virtio).collect();
     let (legacy, unknown) = (Some(Virtio::Legacy), Some(Virtio::Unknown));
     assert_eq!(
@@ -340,7 +344,7 @@ fn a_bridge_without_a_bus_number_left_shows_nothing_behind_it() {
         0,
         FakeFunction::edu(),
     );
-    let functions = enumerate(&bus, &HostBridge { buses: (0, 0), ..board() });
+    let functions = enumerate(&bus, &HostBridge { buses: (0, 0), ..board() }, &bus);
     assert_eq!(functions.len(), 1);
     assert_eq!(bus.read(at(0, 1, 0), header::PRIMARY_BUS, Width::B4), 0);
 }
@@ -352,7 +356,7 @@ fn a_reset_brings_back_the_bars_and_leaves_the_function_quiet() {
         .with_behind(&[6], 0, 0, FakeFunction::new(5, 2, 0).bar(0, 0x1000, 0))
         .with(7, 0, FakeFunction::new(3, 4, 0).bar(0, 0x1000, 0).advanced());
     let host = board();
-    let functions = enumerate(&bus, &host);
+    let functions = enumerate(&bus, &host, &bus);
     for (function, method) in
         functions.iter().flat_map(|function| function.resets.iter().map(move |method| (function, *method)))
     {
@@ -363,7 +367,7 @@ fn a_reset_brings_back_the_bars_and_leaves_the_function_quiet() {
             bus.write(address, offset, Width::B2, 0x2030);
         }
         let before = bus.function(address, |fake| fake.resets).unwrap();
-        assert_eq!(reset(&bus, function, &[], method, &|us| bus.delay(us)), Ok(()), "{address} {method:?}");
+        assert_eq!(reset(&bus, function, &[], method, &bus), Ok(()), "{address} {method:?}");
         assert_eq!(bus.function(address, |fake| fake.resets), Some(before + 1), "{address} {method:?}");
         assert_eq!(command(&bus, address), Command::INTX_DISABLE);
         if let Some(offset) = express {
@@ -376,26 +380,26 @@ fn a_reset_brings_back_the_bars_and_leaves_the_function_quiet() {
 #[test]
 fn a_function_that_never_answers_again_is_an_error_after_bounded_time() {
     let bus = endpoints();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let nvme = find(&functions, at(0, 2, 0));
     bus.function(nvme.address, |fake| fake.silence_us = 500_000);
-    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &|us| bus.delay(us)), Ok(()));
+    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &bus), Ok(()));
     bus.function(nvme.address, |fake| fake.silence_us = u64::MAX / 2);
     let started = bus.microseconds();
     let lost = ResetError::Lost { function: nvme.address, method: ResetMethod::FunctionLevel };
-    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &|us| bus.delay(us)), Err(lost));
+    assert_eq!(reset(&bus, nvme, &[], ResetMethod::FunctionLevel, &bus), Err(lost));
     assert!(bus.microseconds() - started < 1_500_000);
 }
 
 #[test]
 fn a_method_that_the_function_does_not_have_is_refused() {
     let bus = endpoints();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let edu = find(&functions, at(0, 4, 0));
     bus.take_writes();
     for method in [ResetMethod::FunctionLevel, ResetMethod::PowerState, ResetMethod::SecondaryBus] {
         let refused = ResetError::Unsupported { function: edu.address, method };
-        assert_eq!(reset(&bus, edu, &[], method, &|us| bus.delay(us)), Err(refused));
+        assert_eq!(reset(&bus, edu, &[], method, &bus), Err(refused));
     }
     assert!(bus.take_writes().is_empty());
 }
@@ -403,7 +407,7 @@ fn a_method_that_the_function_does_not_have_is_refused() {
 #[test]
 fn quarantine_turns_off_mastering_decoding_and_messages() {
     let bus = endpoints();
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let igb = find(&functions, at(0, 3, 0));
     let msi = igb.capability(capability::MSI).unwrap() + msi::CONTROL;
     let msix = igb.capability(capability::MSIX).unwrap() + msi::CONTROL;
@@ -424,7 +428,7 @@ fn capability_lists_that_loop_end() {
     function.set(last + 1, Width::B1, first.into());
     function.set(0x150, Width::B4, 0x1001_0010);
     let bus = FakeBus::new(0, 0).with(0, 0, function);
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     assert_eq!(functions[0].capabilities.len(), 4);
     assert_eq!(functions[0].extended_capabilities.len(), 3);
 }
@@ -440,7 +444,7 @@ proptest! {
             1 => FakeFunction::igb(),
             2 => FakeFunction::accelerator(),
             3 => FakeFunction::root_port(ISOLATION),
-            _ => FakeFunction::new(1, 2, 3),
+            _ => FakeFunction::new(0x11, 2, 3),
         };
         for (offset, value, mask) in seed {
             let offset = offset & !3;
@@ -450,11 +454,11 @@ proptest! {
             }
         }
         let bus = FakeBus::new(0, 0).with(0, 0, function).with(1, 0, FakeFunction::e1000e());
-        let functions = enumerate(&bus, &board());
+        let functions = enumerate(&bus, &board(), &bus);
         prop_assert_eq!(groups(&functions, &bus).len(), functions.len());
         for function in &functions {
             for &method in &function.resets {
-                let _ = reset(&bus, function, &[], method, &|us| bus.delay(us));
+                let _ = reset(&bus, function, &[], method, &bus);
             }
         }
     }
@@ -466,10 +470,10 @@ proptest! {
         let mut bus = FakeBus::new(0, 0);
         for (device, (log, kind)) in (0..).zip(sizes) {
             let flags = [0b0000, 0b1000, 0b0100, 0b1100][kind];
-            let function = FakeFunction::new(1, 2, 3).bar(1, 1 << log.max(4), flags).bar(5, 0x10, 0);
+            let function = FakeFunction::new(0x11, 2, 3).bar(1, 1 << log.max(4), flags).bar(5, 0x10, 0);
             bus = bus.with(device, 0, function);
         }
-        let functions = enumerate(&bus, &board());
+        let functions = enumerate(&bus, &board(), &bus);
         check_bars(&bus, &board(), &functions);
     }
 }

@@ -1,20 +1,25 @@
 //! Whether a virtio device's DMA passes the IOMMU. A software device may reach memory past it, and only its
 //! features say so.
 
+use crate::clock::{Clock, wait_until};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Bar, BarKind, Function, Virtio};
 use crate::spec::header::{self, Command};
 use crate::spec::{CONVENTIONAL_SIZE, capability, virtio};
 
-/// How often a device is asked whether its reset is over.
-const POLLS: u32 = 1000;
+/// How long a device has for its reset: the specification doesn't say.
+const RESET_US: u64 = 1_000_000;
 
 /// Asks a silenced function whose BARs have their places; `None`: it isn't a virtio device.
 ///
 /// The registers that say it are in a BAR. They are reached by the capability that opens a window on it in config
 /// space, which every virtio device has (Virtio 1.2, 4.1.4.9.1), so that nothing has to be mapped. Memory decode is on
 /// meanwhile, bus mastering stays off; afterwards the device is reset.
-pub(crate) fn examine<C: ConfigSpace + ?Sized>(config: &C, function: &Function) -> Option<Virtio> {
+pub(crate) fn examine<C: ConfigSpace + ?Sized>(
+    config: &C,
+    function: &Function,
+    clock: &dyn Clock,
+) -> Option<Virtio> {
     if function.vendor != virtio::VENDOR {
         return None;
     }
@@ -31,7 +36,7 @@ pub(crate) fn examine<C: ConfigSpace + ?Sized>(config: &C, function: &Function) 
     }
     let registers = Registers::new(config, function.address);
     registers.write16(header::COMMAND, (Command::MEMORY | Command::INTX_DISABLE).bits());
-    let features = Access::find(registers, function).and_then(|access| access.high_features());
+    let features = Access::find(registers, function).and_then(|access| access.high_features(clock));
     registers.write16(header::COMMAND, Command::INTX_DISABLE.bits());
     let offered = |features: u32, bit: u32| features >> (bit - 32) & 1 != 0;
     Some(match features {
@@ -80,7 +85,7 @@ impl<'a, C: ConfigSpace + ?Sized> Access<'a, C> {
     }
 
     /// Feature bits 32 to 63, if the device shows them; it is reset afterwards.
-    fn high_features(&self) -> Option<u32> {
+    fn high_features(&self, clock: &dyn Clock) -> Option<u32> {
         let data = self.window + virtio::DATA;
         self.aim(virtio::FEATURE_SELECT, 4);
         self.registers.write32(data, 1);
@@ -90,7 +95,7 @@ impl<'a, C: ConfigSpace + ?Sized> Access<'a, C> {
         let features = self.registers.read32(data);
         self.aim(virtio::STATUS, 1);
         self.registers.write8(data, 0);
-        let reset = (0..POLLS).any(|_| self.registers.read8(data) == 0);
+        let reset = wait_until(clock, clock.now_us() + RESET_US, || self.registers.read8(data) == 0);
         self.registers.write32(self.window + virtio::LENGTH, 0);
         (kept && reset && features != u32::MAX).then_some(features)
     }

@@ -56,6 +56,7 @@ fn function(address: PciAddress, parent: Option<PciAddress>, pin: u8) -> Functio
         interrupt_pin: pin,
         virtio: None,
         intx_disable: true,
+        stuck: None,
         resets: vec![],
     }
 }

@@ -97,6 +97,7 @@ fn function() -> Function {
         interrupt_pin: 0,
         virtio: None,
         intx_disable: true,
+        stuck: None,
         resets: vec![],
     }
 }

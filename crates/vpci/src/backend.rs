@@ -1,7 +1,7 @@
 //! What the host bridge needs from the host.
 
 use axvm_addr::{Gpa, Hpa, PciAddress};
-use axvm_pci::{ConfigSpace, Width};
+use axvm_pci::{Clock, ConfigSpace, Width};
 
 /// The host's side of a virtual host bridge.
 ///
@@ -43,6 +43,9 @@ pub trait Backend: Send + Sync {
     /// the answer.
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused>;
 
+    /// Microseconds since some time that doesn't change.
+    fn now_us(&self) -> u64;
+
     /// Waits this many microseconds.
     fn delay_us(&self, microseconds: u64);
 }
@@ -52,8 +55,15 @@ pub trait Backend: Send + Sync {
 #[error("refused by the host")]
 pub struct Refused;
 
-/// A backend's config space, for the parts of `axvm-pci`.
+/// A backend's config space and clock, for the parts of `axvm-pci`.
 pub(crate) struct Physical<'a, B>(pub &'a B);
+
+impl<B: Backend> Physical<'_, B> {
+    /// The config space, for slow work: one copy of the code for all backends.
+    pub fn config(&self) -> &dyn ConfigSpace {
+        self
+    }
+}
 
 impl<B: Backend> ConfigSpace for Physical<'_, B> {
     fn read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
@@ -62,5 +72,15 @@ impl<B: Backend> ConfigSpace for Physical<'_, B> {
 
     fn write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
         self.0.config_write(function, offset, width, value);
+    }
+}
+
+impl<B: Backend> Clock for Physical<'_, B> {
+    fn now_us(&self) -> u64 {
+        self.0.now_us()
+    }
+
+    fn delay_us(&self, microseconds: u64) {
+        self.0.delay_us(microseconds);
     }
 }

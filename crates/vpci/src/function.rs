@@ -80,7 +80,7 @@ impl VirtualFunction {
         let physical = Physical(&shared.backend);
         let mut rules = layout::rules(&physical, &function, &bars, intx);
         layout::place(&mut rules, &function, shown, has_siblings);
-        let kept = Kept::save(&physical, &function);
+        let kept = Kept::save(physical.config(), &function);
         let memory = function.bars.iter().filter(|bar| bar.kind != axvm_pci::BarKind::Io).count();
         shared.decode.lock().add(function.address, &bars);
         let state = State {
@@ -164,7 +164,6 @@ impl VirtualFunction {
         self.with(shared, |state| {
             self.silence(shared, state);
             let physical = Physical(&shared.backend);
-            let delay = |us| shared.backend.delay_us(us);
             if state.d3 {
                 // In D3hot only the power state can be relied on (PM 5.4.1).
                 self.write_power(shared, 0);
@@ -175,11 +174,10 @@ impl VirtualFunction {
                 Some(&method @ ResetMethod::SecondaryBus) => {
                     Err(ResetError::Unsupported { function: self.address(), method })
                 }
-                Some(&method) => reset(&physical, &self.function, &[], method, &delay),
+                Some(&method) => reset(physical.config(), &self.function, &[], method, &physical),
                 None => {
-                    quarantine(&physical, &self.function);
-                    self.kept.restore(&physical, &self.function);
-                    Ok(())
+                    quarantine(physical.config(), &self.function);
+                    self.kept.restore(physical.config(), &self.function)
                 }
             };
             state.gone = done.is_err();
@@ -381,8 +379,8 @@ impl VirtualFunction {
             return false;
         }
         self.silence(shared, state);
-        let delay = |us| shared.backend.delay_us(us);
-        match reset(&Physical(&shared.backend), &self.function, &[], method, &delay) {
+        let physical = Physical(&shared.backend);
+        match reset(physical.config(), &self.function, &[], method, &physical) {
             Ok(()) => {
                 state.d3 = false;
                 self.initialise(shared, state);
@@ -404,11 +402,13 @@ impl VirtualFunction {
     }
 
     /// Brings the registers to what the guest expects after a reset, whatever of it the hardware did, and
-    /// what belongs to the host to what it was.
+    /// what belongs to the host to what it was. A function of which what is known doesn't hold any more is lost.
     fn initialise<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
         let physical = Physical(&shared.backend);
-        quarantine(&physical, &self.function);
-        self.kept.restore(&physical, &self.function);
+        quarantine(physical.config(), &self.function);
+        if self.kept.restore(physical.config(), &self.function).is_err() {
+            return self.lose(shared, state);
+        }
         state.values = Values::default();
         state.line = 0;
         self.write_command(shared, state);

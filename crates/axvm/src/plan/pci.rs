@@ -85,6 +85,7 @@ pub(super) fn resolve<'a>(
     if device.streams.is_empty() || device.streams.iter().any(|&(smmu, _)| smmu >= platform.smmus.len()) {
         outside(reference, findings);
     }
+    check_ports(reference, device, functions, findings);
     if function.resets.is_empty() && !without_reset {
         findings.device(
             reference,
@@ -218,6 +219,26 @@ fn check_bars(reference: DeviceRef<'_>, function: &Function, findings: &mut Find
             Rule::NoRoom,
             format_args!("no window of its host bridge has room for BAR {} ({})", bar.index, Bytes(bar.size)),
         );
+    }
+}
+
+/// What the function does wrong must stay between it and the hypervisor: neither it nor a bridge above it may go on telling errors
+/// to firmware.
+fn check_ports(reference: DeviceRef<'_>, device: &PciDevice, all: &[PciDevice], findings: &mut Findings) {
+    let above = |it: &&PciDevice| device.bridges.contains(&it.function.address);
+    for function in core::iter::once(device).chain(all.iter().filter(above)).map(|it| &it.function) {
+        if let Some(offset) = function.stuck {
+            findings.device(
+                reference,
+                "pci",
+                Rule::DeviceUnsupported,
+                format_args!(
+                    "register {offset:#x} of {} doesn't keep what it is set to, so that the device's errors may \
+                     reach the firmware and end the machine",
+                    function.address
+                ),
+            );
+        }
     }
 }
 

@@ -25,6 +25,12 @@ pub struct FakeFunction {
     power: Option<u16>,
     /// How often it was reset.
     pub resets: u32,
+    /// What else a reset does to it.
+    pub on_reset: Option<fn(&mut FakeFunction)>,
+    /// Its resizable BAR, and the capability's offset.
+    resizable: Option<(u8, u16)>,
+    /// Whether it says meanwhile that it is there and wants to be tried again.
+    pub asks_again: bool,
     /// How long it is silent after a reset.
     pub silence_us: u64,
     silent_until: u64,
@@ -55,6 +61,9 @@ impl FakeFunction {
             express: None,
             power: None,
             resets: 0,
+            on_reset: None,
+            asks_again: false,
+            resizable: None,
             silence_us: 0,
             silent_until: 0,
             virtio: None,
@@ -100,6 +109,30 @@ impl FakeFunction {
         self
     }
 
+    /// Adds a 64-bit BAR whose size is 2^20 shifted by what its control register says, this at first (PCIe 7.8.6).
+    pub fn resizable(mut self, index: u8, log: u16) -> Self {
+        let offset = self.extended(extended::RESIZABLE_BAR, 12);
+        let control = offset + extended::RESIZABLE_CONTROL;
+        self.set(control, Width::B2, u32::from(log << 8 | 1 << 5 | u16::from(index)));
+        self.allow(control, Width::B2, extended::RESIZABLE_SIZE.into());
+        self.resizable = Some((index, control));
+        self = self.bar(index, 1 << (20 + log), 0b1100);
+        self
+    }
+
+    /// Makes the resizable BAR as big as its control register says.
+    fn resize(&mut self) {
+        let Some((index, control)) = self.resizable else { return };
+        let log = (self.get(control, Width::B2) as u16 & extended::RESIZABLE_SIZE) >> 8;
+        let mask = !((1u64 << (20 + log.min(40))) - 1);
+        for (at, mask) in [(header::bar(index), mask as u32), (header::bar(index + 1), (mask >> 32) as u32)] {
+            self.allow(at, Width::B4, mask);
+            let flags = if at == header::bar(index) { header::BAR_MEMORY_FLAGS } else { 0 };
+            let value = self.get(at, Width::B4) & (mask | flags);
+            self.set(at, Width::B4, value);
+        }
+    }
+
     /// Adds an expansion ROM.
     pub fn rom(mut self, size: u32) -> Self {
         self.allow(header::ROM, Width::B4, !(size - 1) | 1);
@@ -142,7 +175,16 @@ impl FakeFunction {
     /// Adds a version 2 Express capability of this port type.
     pub fn express(mut self, port: u16, flr: bool) -> Self {
         let offset = self.capability(capability::EXPRESS, express::SIZE_V2);
-        self.set(offset + express::CAPABILITIES, Width::B2, u32::from(2 | port << 4));
+        // Root ports and downstream ports have a slot.
+        let slot = if matches!(port, 4 | 6) { express::SLOT } else { 0 };
+        self.set(offset + express::CAPABILITIES, Width::B2, u32::from(2 | port << 4 | slot));
+        if slot != 0 {
+            self.allow(offset + express::SLOT_CONTROL, Width::B2, 0x1fff);
+        }
+        if port == 4 {
+            self.set(offset + express::ROOT_CAPABILITIES, Width::B2, 1);
+            self.allow(offset + express::ROOT_CONTROL, Width::B2, 0x1f);
+        }
         let flr = if flr { express::FLR_CAPABLE } else { 0 };
         self.set(offset + express::DEVICE_CAPABILITIES, Width::B4, 0x8000 | flr);
         self.set(offset + express::DEVICE_CONTROL, Width::B2, 0x2810);
@@ -327,10 +369,12 @@ impl FakeFunction {
         self.get(header::HEADER_TYPE, Width::B1) as u8 & header::LAYOUT == header::LAYOUT_BRIDGE
     }
 
-    pub(super) fn read(&mut self, offset: u16, width: Width, now: u64) -> u32 {
-        if now < self.silent_until {
-            return width.mask() as u32;
-        }
+    /// Whether it doesn't answer after a reset.
+    pub(super) fn is_silent(&self, now: u64) -> bool {
+        now < self.silent_until
+    }
+
+    pub(super) fn read(&mut self, offset: u16, width: Width) -> u32 {
         if let Some(device) = self.virtio.as_ref().filter(|device| offset == device.window + virtio::DATA) {
             let decodes = self.get(header::COMMAND, Width::B2) & 2 != 0;
             return match self.aimed() {
@@ -346,9 +390,6 @@ impl FakeFunction {
 
     pub(super) fn write(&mut self, offset: u16, width: Width, value: u32, now: u64) {
         self.initial.get_or_insert_with(|| self.value.clone());
-        if now < self.silent_until {
-            return;
-        }
         let aimed = self.aimed();
         if let Some(device) = self.virtio.as_mut().filter(|device| offset == device.window + virtio::DATA) {
             match aimed {
@@ -383,6 +424,7 @@ impl FakeFunction {
                 return self.reset(now);
             }
         }
+        self.resize();
         if let Some(offset) = self.power {
             let soft = self.get(offset + power::CONTROL, Width::B2) as u16 & power::NO_SOFT_RESET == 0;
             if was_d3 && self.state() == Some(0) && soft {
@@ -401,6 +443,10 @@ impl FakeFunction {
             self.value = initial.clone();
         }
         self.resets += 1;
+        if let Some(change) = self.on_reset {
+            change(self);
+        }
+        self.resize();
         self.silent_until = now + self.silence_us;
     }
 }

@@ -12,6 +12,7 @@ use axvm_addr::PciAddress;
 pub use function::FakeFunction;
 pub use route::{Arrival, Request, Target};
 
+use crate::clock::Clock;
 use crate::config::{ConfigSpace, Width};
 use crate::spec::header;
 
@@ -27,6 +28,8 @@ struct State {
     slots: Vec<Slot>,
     writes: Vec<(PciAddress, u16, Width, u32)>,
     microseconds: u64,
+    /// What an access to a function that doesn't answer costs.
+    timeout_us: u64,
 }
 
 struct Slot {
@@ -81,6 +84,11 @@ impl FakeBus {
         core::mem::take(&mut self.locked().writes)
     }
 
+    /// How long an access takes until it is given up, to a function that doesn't answer.
+    pub fn set_timeout_us(&self, microseconds: u64) {
+        self.locked().timeout_us = microseconds;
+    }
+
     /// Lets time pass.
     pub fn delay(&self, microseconds: u64) {
         self.locked().microseconds += microseconds;
@@ -110,6 +118,16 @@ fn find(slots: &mut [Slot], bus: u8, address: PciAddress) -> Option<&mut Slot> {
     })
 }
 
+impl Clock for FakeBus {
+    fn now_us(&self) -> u64 {
+        self.microseconds()
+    }
+
+    fn delay_us(&self, microseconds: u64) {
+        self.delay(microseconds);
+    }
+}
+
 impl ConfigSpace for FakeBus {
     fn read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
         assert!(
@@ -119,10 +137,16 @@ impl ConfigSpace for FakeBus {
         let mut state = self.locked();
         let now = state.microseconds;
         let found = (function.segment == self.segment).then(|| find(&mut state.slots, self.root, function));
-        match found.flatten() {
-            Some(slot) => slot.function.read(offset, width, now),
-            None => width.mask() as u32,
-        }
+        let value = match found.flatten() {
+            Some(slot) if !slot.function.is_silent(now) => return slot.function.read(offset, width),
+            // The root port makes up this answer (PCIe 2.3.2).
+            Some(slot) if slot.function.asks_again && offset == header::VENDOR => {
+                return 0xffff_0001 & width.mask() as u32;
+            }
+            _ => width.mask() as u32,
+        };
+        state.microseconds += state.timeout_us;
+        value
     }
 
     fn write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
@@ -137,6 +161,10 @@ impl ConfigSpace for FakeBus {
             return;
         }
         let Some(slot) = find(&mut state.slots, self.root, function) else { return };
+        if slot.function.is_silent(now) {
+            state.microseconds += state.timeout_us;
+            return;
+        }
         let before = slot.function.get(header::BRIDGE_CONTROL, Width::B2) as u16;
         slot.function.write(offset, width, value, now);
         let after = slot.function.get(header::BRIDGE_CONTROL, Width::B2) as u16;

@@ -17,6 +17,12 @@ pub const LINK_CAPABILITIES: u16 = 0x0c;
 pub const LINK_CONTROL: u16 = 0x10;
 /// Link status, 16 bits (PCIe 7.5.3.8).
 pub const LINK_STATUS: u16 = 0x12;
+/// Slot control, 16 bits, of a port with a slot (PCIe 7.5.3.10).
+pub const SLOT_CONTROL: u16 = 0x18;
+/// Root control, 16 bits, of root ports and event collectors (PCIe 7.5.3.12).
+pub const ROOT_CONTROL: u16 = 0x1c;
+/// Root capabilities, 16 bits (PCIe 7.5.3.13).
+pub const ROOT_CAPABILITIES: u16 = 0x1e;
 /// Device control 2, 16 bits (PCIe 7.5.3.16).
 pub const DEVICE_CONTROL_2: u16 = 0x28;
 /// Link control 2, 16 bits (PCIe 7.5.3.19).
@@ -26,6 +32,15 @@ pub const SIZE_V1: u16 = 0x14;
 /// The size of a version 2 capability.
 pub const SIZE_V2: u16 = 0x3c;
 
+/// In [`CAPABILITIES`]: the port has a slot.
+pub const SLOT: u16 = 1 << 8;
+/// In [`SLOT_CONTROL`]: indicators, power, and what isn't an interrupt of the slot's or a command.
+pub const SLOT_KEPT: u16 = 0x67c0;
+/// In [`ROOT_CONTROL`], and in [`ROOT_CAPABILITIES`] that it is there as bit 0: software sees that a function asks to be
+/// tried again.
+pub const RETRY_VISIBLE: u16 = 1 << 4;
+/// In [`DEVICE_CONTROL_2`]: completion timeouts, ID-based ordering, latency reports, tags of 10 bits, OBFF, prefixes.
+pub const CONTROL_2_KEPT: u16 = 0xf71f;
 /// In [`DEVICE_CAPABILITIES`]: function-level reset is there.
 pub const FLR_CAPABLE: u32 = 1 << 28;
 /// In [`DEVICE_STATUS`]: a request of the function has no completion yet.
@@ -61,9 +76,6 @@ bitflags! {
         const INITIATE_FLR = 1 << 15;
     }
 }
-
-/// In [`DEVICE_CONTROL_2`]: a port forwards requests to functions numbered above 7 (ARI).
-pub const ARI_FORWARDING: u16 = 1 << 5;
 
 /// What kind of function it is (PCIe 7.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -100,6 +100,37 @@ impl Acs {
         .union(Self::UNCLAIMED_REDIRECT);
 }
 
+/// AER's uncorrectable error mask and severity and correctable error mask, 32 bits each (PCIe 7.8.4.3, 7.8.4.4, 7.8.4.6).
+pub const AER_UNCORRECTABLE_MASK: u16 = 0x08;
+/// See [`AER_UNCORRECTABLE_MASK`]: a one is fatal.
+pub const AER_SEVERITY: u16 = 0x0c;
+/// See [`AER_UNCORRECTABLE_MASK`].
+pub const AER_CORRECTABLE_MASK: u16 = 0x14;
+/// AER capabilities and control, 32 bits: end-to-end CRCs (PCIe 7.8.4.7).
+pub const AER_CONTROL: u16 = 0x18;
+/// Root error command, of root ports and event collectors: interrupts (PCIe 7.8.4.9).
+pub const AER_ROOT_COMMAND: u16 = 0x2c;
+
+/// Containment's capability, 16 bits (PCIe 7.9.15.2).
+pub const CONTAINMENT_CAPABILITY: u16 = 4;
+/// Containment's control, 16 bits: trigger, interrupt, messages (PCIe 7.9.15.3).
+pub const CONTAINMENT_CONTROL: u16 = 6;
+/// In [`CONTAINMENT_CAPABILITY`]: the root port's registers for programmed I/O are there.
+pub const CONTAINMENT_ROOT: u16 = 1 << 5;
+/// Which errors of programmed I/O the root port doesn't report (PCIe 7.9.15.7).
+pub const CONTAINMENT_PIO_MASK: u16 = 0x10;
+/// Which of them are uncorrectable, a system error, an exception of the processor: 32 bits each (PCIe 7.9.15.8 to 10).
+pub const CONTAINMENT_PIO_EFFECTS: [u16; 3] = [0x14, 0x18, 0x1c];
+
+/// Control of the first resizable BAR; of each other one 8 bytes on (PCIe 7.8.6.3).
+pub const RESIZABLE_CONTROL: u16 = 8;
+/// In [`RESIZABLE_CONTROL`] of the first: how many there are.
+pub const RESIZABLE_COUNT: u16 = 0b111 << 5;
+/// In [`RESIZABLE_CONTROL`]: the size, as a power of two.
+pub const RESIZABLE_SIZE: u16 = 0x3f << 8;
+/// How many BARs can be resizable.
+pub const RESIZABLE_MOST: u16 = 6;
+
 /// Multicast control, 16 bits (PCIe 7.9.11.3). Bit 15 enables it.
 pub const MULTICAST_CONTROL: u16 = 6;
 /// ATS control, 16 bits (PCIe 10.5.1.3). Bit 15 enables it.

@@ -4,6 +4,8 @@ use bitflags::bitflags;
 
 /// Vendor id, 16 bits. All ones: nobody there (PCI 6.2.1).
 pub const VENDOR: u16 = 0x00;
+/// In [`VENDOR`]: the function asks to be tried again, where its root port makes that visible (PCIe 2.3.2).
+pub const RETRY: u16 = 0x0001;
 /// Device id, 16 bits (PCI 6.2.1).
 pub const DEVICE: u16 = 0x02;
 /// Command, 16 bits (PCI 6.2.2).

@@ -19,7 +19,7 @@ struct Machine {
 
 impl Machine {
     fn new(bus: FakeBus) -> Self {
-        let functions = enumerate(&bus, &board());
+        let functions = enumerate(&bus, &board(), &bus);
         let members = groups(&functions, &bus);
         Self { bus, functions, members }
     }
@@ -191,7 +191,7 @@ fn multicast_is_off() {
     let bus = FakeBus::new(0, 0).with(1, 0, end().loose_extended(extended::MULTICAST, 0x30));
     let control = 0x100 + extended::MULTICAST_CONTROL;
     bus.write(at(0, 1, 0), control, Width::B2, 0x8000);
-    enumerate(&bus, &board());
+    enumerate(&bus, &board(), &bus);
     assert_eq!(bus.read(at(0, 1, 0), control, Width::B2), 0);
 }
 
@@ -218,7 +218,7 @@ fn what_is_off_now_counts() {
         .with(4, 0, FakeFunction::root_port(ISOLATION))
         .with_behind(&[4], 0, 0, FakeFunction::nvme())
         .with(5, 0, FakeFunction::nvme());
-    let functions = enumerate(&bus, &board());
+    let functions = enumerate(&bus, &board(), &bus);
     let joined = || {
         let numbers: Vec<u32> = groups(&functions, &bus).iter().map(|member| member.group).collect();
         numbers[1] == numbers[2]

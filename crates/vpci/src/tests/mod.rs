@@ -101,6 +101,10 @@ impl Backend for Fake {
         Ok(())
     }
 
+    fn now_us(&self) -> u64 {
+        self.bus.microseconds()
+    }
+
     fn delay_us(&self, microseconds: u64) {
         assert!(self.mapped.lock().unwrap().len() < 100);
         self.bus.delay(microseconds);
@@ -134,7 +138,7 @@ fn machine() -> (FakeBus, Vec<Function>) {
             window(Space::Memory64, WIDE, WIDE_SIZE),
         ],
     };
-    let functions = enumerate(&bus, &host);
+    let functions = enumerate(&bus, &host, &bus);
     bus.take_writes();
     (bus, functions)
 }

@@ -129,6 +129,30 @@ fn a_function_that_does_not_come_back_is_gone_for_the_guest() {
 }
 
 #[test]
+fn a_function_that_comes_back_with_other_bars_is_gone_for_the_guest() {
+    // By its reset, and by way of D3hot where that is one.
+    for function in [NVME, NIC] {
+        let guest = Guest::new();
+        guest.w16(function, 4, 0x6);
+        let bus = &guest.bridge.backend().bus;
+        bus.function(function, |fake| {
+            fake.on_reset = Some(|fake| fake.allow(0x10, Width::B4, 0xfffe_0000 << 1))
+        });
+        if function == NVME {
+            initiate(&guest, function);
+        } else {
+            guest.w16(function, power_control(&guest, function), D3);
+            guest.w16(function, power_control(&guest, function), 0);
+        }
+        assert_eq!(guest.resets(function), 1);
+        assert_eq!(guest.r32(function, 0), u32::MAX);
+        guest.w16(function, 4, 0x6);
+        assert!(guest.mapped(function).is_empty());
+        assert!(guest.masters().is_empty());
+    }
+}
+
+#[test]
 fn a_restart_shows_the_function_as_it_was_at_first() {
     let guest = Guest::new();
     for function in [NIC, NVME, IGB, super::EDU] {

@@ -9,7 +9,7 @@ fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
     let window =
         axvm_pci::Window { space: Space::Memory32, prefetchable: false, start: LOW_PCI, size: LOW_SIZE };
     let host = axvm_pci::HostBridge { segment: 0, buses: (0, 1), windows: vec![window] };
-    let function = enumerate(&bus, &host).pop().unwrap();
+    let function = enumerate(&bus, &host, &bus).pop().unwrap();
     assert_eq!(function.address, BEHIND);
     let bars = vec![(0, Hpa(function.bars[0].address.unwrap() + HPA_OFFSET))];
     let functions = vec![AssignedFunction { function, shown, bars, intx: true }];

@@ -13,7 +13,8 @@ use spin::Mutex;
 use super::boot::SecondaryBoot;
 use super::sysreg::{dsb, isb, mrs, msr};
 
-/// MAIR_EL2: 0 Device-nGnRE, 1 Normal write-back, 2 Normal non-cacheable (Arm ARM, D24.2.109).
+/// MAIR_EL2: 0 Device-nGnRE, 1 Normal write-back, 2 Normal non-cacheable, 3
+/// Device-nGnRnE (Arm ARM, D24.2.109).
 const MAIR: u64 = 0x0044_ff04;
 
 const NORMAL: El23Attributes = El23Attributes::ATTRIBUTE_INDEX_1
@@ -26,6 +27,12 @@ const DEVICE: El23Attributes = El23Attributes::ATTRIBUTE_INDEX_0
     .union(El23Attributes::VALID)
     .union(El23Attributes::ACCESSED)
     .union(El23Attributes::USER_RES1);
+const CONFIG: El23Attributes = El23Attributes::ATTRIBUTE_INDEX_3
+    .union(El23Attributes::OUTER_SHAREABLE)
+    .union(El23Attributes::VALID)
+    .union(El23Attributes::ACCESSED)
+    .union(El23Attributes::USER_RES1);
+const _: () = assert!(MAIR >> 24 == 0, "nGnRnE");
 
 /// What may be done with a part of the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +45,9 @@ pub enum Rights {
     Data,
     /// Registers.
     Device,
+    /// Config space of PCI: a write is over when the function has it (PCIe 7.2.2: they are non-posted), so no bus on the way
+    /// may acknowledge it early.
+    Config,
     /// Nothing.
     None,
 }
@@ -60,6 +70,7 @@ impl Builder {
             Rights::Constants => NORMAL | El23Attributes::READ_ONLY | El23Attributes::XN,
             Rights::Data => NORMAL | El23Attributes::XN,
             Rights::Device => DEVICE | El23Attributes::XN,
+            Rights::Config => CONFIG | El23Attributes::XN,
             Rights::None => El23Attributes::empty(),
         };
         self.map.map_range(&MemoryRegion::new(start as usize, end as usize), attributes)

@@ -55,6 +55,7 @@ pub(crate) fn endpoint(device: u8, function: u8) -> Function {
         interrupt_pin: 1,
         virtio: None,
         intx_disable: true,
+        stuck: None,
         resets: vec![ResetMethod::FunctionLevel, ResetMethod::PowerState],
     }
 }

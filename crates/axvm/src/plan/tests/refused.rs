@@ -287,6 +287,17 @@ fn what_is_reset_with_its_bus_is_given_with_all_that_is_there() {
 }
 
 #[test]
+fn a_function_whose_errors_reach_the_firmware_is_refused() {
+    let mut functions = vec![port(4), behind(4, 1, 0)];
+    functions[0].stuck = Some(0x3e);
+    let platform = with_functions(functions.clone(), &[0, 1]);
+    assert_eq!(refusals(&given(on_bus(1, 0)), &platform), [(Rule::DeviceUnsupported, of_device("pci"))]);
+    assert!(lines(&given(on_bus(1, 0)), &platform)[0].contains("register 0x3e of 0000:00:04.0"));
+    functions[0].stuck = None;
+    planned(&given(on_bus(1, 0)), &with_functions(functions, &[0, 1]));
+}
+
+#[test]
 fn a_bar_for_which_no_window_has_room_is_a_problem() {
     let mut card = endpoint(4, 0);
     card.bars[0].address = None;
