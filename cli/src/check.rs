@@ -6,6 +6,7 @@ use axvm::dry_run::dry_run;
 use axvm::plan::{Plan, plan};
 use axvm::problem::{Problem, Rule};
 use axvm_platform::model::Platform;
+use axvm_system::bundle;
 use axvm_system::model::Item;
 use serde_json::json;
 
@@ -69,6 +70,9 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         }
     };
     let system = input.system.clone()?;
+    if let Err(error) = bundle::check(&system) {
+        input.add(Problem::new(Item::File, Rule::File, error.to_string()));
+    }
     let carried_out = |platform: Platform| {
         let plan = plan(&system, &platform, &input.images)?;
         dry_run(&plan, &platform).map(|()| plan)

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use axvm::plan::{plan, reset_name};
+use axvm::problem::Problem;
 use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
 use axvm_platform::model::{IdMapping, PciDevice, PciHost, Platform, PlatformDevice};
@@ -72,6 +73,7 @@ fn describe(platform: &Platform) -> Value {
     let pci = functions.map(|all| all.iter().map(|device| pci(platform, device)).collect::<Vec<_>>());
     let devices: Vec<Value> = platform.devices.iter().map(|device| node(platform, device)).collect();
     json!({
+        "lacks": lacks(platform),
         "model": platform.model,
         "cpus": platform.cpus.len(),
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -142,9 +144,24 @@ fn node(platform: &Platform, device: &PlatformDevice) -> Value {
     })
 }
 
+/// What keeps AxVM from starting on the board at all, whatever it is to run: what the plan says of a VM without devices.
+fn lacks(platform: &Platform) -> Vec<String> {
+    let problems = problems(platform, Vec::new()).into_iter();
+    let of_board = problems.filter(|problem| matches!(problem.item, Item::Board(_) | Item::Hypervisor(_)));
+    of_board.map(|problem| problem.to_string()).collect()
+}
+
 /// What the plan has against a VM whose only device is this one. Asking the plan itself means that nothing here can
 /// disagree with it.
 fn why_not(platform: &Platform, device: Device) -> Vec<String> {
+    let of_device = problems(platform, vec![device]).into_iter();
+    let of_device = of_device.filter(|problem| matches!(problem.item, Item::Device(..)));
+    // That it is about the VM made up here is no news to anyone.
+    of_device.map(|problem| problem.to_string().trim_start_matches("vm \"vm\": ").to_string()).collect()
+}
+
+/// What the plan has against a VM with these devices.
+fn problems(platform: &Platform, devices: Vec<Device>) -> Vec<Problem> {
     // Any guest will do: what is asked about is the device alone.
     let kernel = ImageInfo::parse(&[0; 4096], Some((Gpa(0), Gpa(0))));
     let images = Images { vms: vec![VmImages { kernel, initrd_len: None, dtb_len: None }] };
@@ -163,20 +180,21 @@ fn why_not(platform: &Platform, device: Device) -> Vec<String> {
         trusted: false,
         on_violation: Default::default(),
         autostart: true,
-        devices: vec![device],
+        devices,
     };
     // Device trees are read on aarch64 boards only, so far.
     let board = BoardModel { arch: Arch::Aarch64, qemu: None };
     let system = System { board, hypervisor: Hypervisor::default(), vms: vec![vm] };
-    let problems = plan(&system, platform, &images).err().unwrap_or_default();
-    let of_device = problems.into_iter().filter(|problem| matches!(problem.item, Item::Device(..)));
-    // That it is about the VM made up here is no news to anyone.
-    of_device.map(|problem| problem.to_string().trim_start_matches("vm \"vm\": ").to_string()).collect()
+    plan(&system, platform, &images).err().unwrap_or_default()
 }
 
 /// The devices, for people.
 fn text(result: &Value) -> String {
-    let mut text = format!(
+    let mut text = String::new();
+    for lack in result["lacks"].as_array().into_iter().flatten() {
+        text += &format!("AxVM can't start here: {}\n", word(lack));
+    }
+    text += &format!(
         "{}: {} CPUs, memory {}\n",
         result["model"].as_str().filter(|model| !model.is_empty()).unwrap_or("a platform"),
         result["cpus"],

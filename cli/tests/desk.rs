@@ -217,3 +217,25 @@ fn a_board_whose_memory_and_cpus_its_boot_loader_fills_in_is_planned_with_what_i
     let without = place.axvm(&["check", "system.toml", "--cpu", "2"]);
     assert!(without.err.contains("--platform"), "a board that is looked at says it itself: {}", without.err);
 }
+
+#[test]
+fn a_listing_says_first_what_the_board_lacks() {
+    let place = Place::new(GOOD);
+    let whole = place.axvm(&["inspect", "--platform", fake::VIRT]);
+    assert!(!whole.out.contains("AxVM can't start here"), "{}", whole.out);
+    let mut platform = axvm_platform::fdt::read(&fs::read(fake::VIRT).unwrap()).unwrap();
+    platform.gic = None;
+    platform.timer.clear();
+    fs::write(place.path("old.axvm"), axvm_platform::snapshot::save(&platform).unwrap()).unwrap();
+    let done = place.axvm(&["inspect", "--platform", "old.axvm"]);
+    let first: Vec<&str> = done.out.lines().take(2).collect();
+    assert!(
+        first.iter().all(|line| line.starts_with("AxVM can't start here: the board has no ")),
+        "{}",
+        done.out
+    );
+    assert!(first[0].contains("GICv3") && first[1].contains("timer"), "{}", done.out);
+    let json = place.axvm(&["inspect", "--platform", "old.axvm", "--json"]);
+    let value: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(value["lacks"].as_array().unwrap().len(), 2);
+}

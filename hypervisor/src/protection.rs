@@ -2,7 +2,7 @@
 //!
 //! Only an image built with the feature `protection-off` has them; it is a test image, says so at boot, and a build without debug
 //! assertions refuses to be one. In any other image [`is_off`] is a constant `false`, and a bundle that names a protection
-//! is refused. Names only grow.
+//! is refused. The names are `axvm_system::protection`'s.
 
 use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -12,90 +12,18 @@ use axvm::plan::PciPlan;
 use axvm::problem::{Problem, Rule};
 use axvm_addr::{Address, Gpa, Hpa, Intid, Span, VcpuId, VmId};
 use axvm_system::model::Item;
+use axvm_system::protection::NAMES;
+pub use axvm_system::protection::Protection;
 
 use crate::hal::Hal;
 use crate::host;
 
-#[cfg(all(feature = "protection-off", not(debug_assertions)))]
-compile_error!("an image in which a protection can be left out is for tests: build it with debug assertions");
-
-/// A protection, by what is gone without it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Protection {
-    /// The DMA map has RAM of the VM only. Without it: all memory, each address at itself.
-    Smmu = 1,
-    /// The second stage has RAM of the VM only. Without it: all memory, each address at itself.
-    Stage2,
-    /// Calls by SMC come to the hypervisor (HCR_EL2.TSC). Without it: to the firmware.
-    Smc,
-    /// Config space is virtual. Without it: accesses go to the functions of the machine.
-    Config,
-    /// The distributor is virtual. Without it: the machine's own is mapped.
-    Gicd,
-    /// Software interrupts reach vCPUs of the same VM. Without it: those of every VM.
-    Sgi,
-    /// The virtual ITS takes commands on the VM's own devices. Without it: on all of the machine's.
-    Its,
-    /// A device that violated is kept from the bus where the policy says so. Without it: it goes on.
-    Quarantine,
-    /// A device that violates too fast is kept from the bus whatever the policy. Without it: it goes on.
-    Rate,
-    /// Of a trapped block of registers its own bytes are forwarded. Without it: those of its page.
-    Block,
-    /// What a guest in passthrough mode does to its CPU interface is answered (ICH_HCR_EL2.TC). Without it: by the virtual interface,
-    /// which nothing of the guest's comes through.
-    Interface,
-    /// A guest in passthrough mode sleeps by leave of the hypervisor (HCR_EL2.TWI). Without it: where no call may wake it.
-    Wfi,
-    /// A VM in passthrough mode that is stopped loses its second stage. Without it: it is only called.
-    Revoke,
-    /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
-    LineEnd,
-    /// The CPUs of a VM that is stopped are called. Without it: nothing calls them.
-    Call,
-    /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
-    DebugRegisters,
-    /// Of memory the hypervisor maps what is its own. Without it: all that there is.
-    OwnMap,
-    /// Not a protection: the hypervisor reads guests' RAM and memory that nobody may map, which must fault.
-    OwnRam,
-    /// Not a protection: the hypervisor writes to its own code, which must fault.
-    OwnCode,
-    /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
-    OwnStack,
-    /// Not a protection: the hypervisor's CPU injects interrupts at a vCPU.
-    Inject,
-}
-
 use Protection::{
-    Block, Call, Config, DebugRegisters, Gicd, Inject, Interface, Its, LineEnd, OwnCode, OwnMap, OwnRam,
-    OwnStack, Quarantine, Rate, Revoke, Sgi, Smc, Smmu, Stage2, Wfi,
+    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnMap, OwnRam, OwnStack, Smc, Wfi,
 };
 
-const NAMES: &[(&str, Protection)] = &[
-    ("smmu", Smmu),
-    ("stage2", Stage2),
-    ("smc", Smc),
-    ("config", Config),
-    ("gicd", Gicd),
-    ("sgi", Sgi),
-    ("its", Its),
-    ("quarantine", Quarantine),
-    ("rate", Rate),
-    ("block", Block),
-    ("interface", Interface),
-    ("wfi", Wfi),
-    ("revoke", Revoke),
-    ("line-end", LineEnd),
-    ("call", Call),
-    ("debug", DebugRegisters),
-    ("own-map", OwnMap),
-    ("own-ram", OwnRam),
-    ("own-code", OwnCode),
-    ("own-stack", OwnStack),
-    ("inject", Inject),
-];
+#[cfg(all(feature = "protection-off", not(debug_assertions)))]
+compile_error!("an image in which a protection can be left out is for tests: build it with debug assertions");
 
 static OFF: AtomicU8 = AtomicU8::new(0);
 

@@ -62,6 +62,13 @@ const TARGETS: &[Target] = &[
         filter: "plan::tests::properties",
     },
     Target {
+        name: "boards",
+        what: "device trees of made-up boards, and the planner on them",
+        package: "axvm",
+        test: None,
+        filter: "plan::tests::structured",
+    },
+    Target {
         name: "config-space",
         what: "a guest's accesses to config space",
         package: "axvm-vpci",

@@ -55,6 +55,10 @@ rules! {
     MemoryPlace = "memory-place",
     /// The kernel is missing or can't be started.
     Kernel = "kernel",
+    /// A command line that kernels can't take.
+    CommandLine = "command-line",
+    /// The guest's device tree can't say what the VM is given.
+    Description = "description",
     /// Kernel, initial RAM disk and device tree don't fit into RAM.
     ImageFit = "image-fit",
     /// An interrupt mode that wouldn't be closed.

@@ -33,6 +33,14 @@ pub enum FdtError {
     /// It isn't a device tree at all.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// It is an overlay.
+    #[error(
+        "this is an overlay ({0}), which changes a board's device tree: apply it to that (fdtoverlay) and give the result"
+    )]
+    Overlay(String),
+    /// It is of a machine that isn't aarch64.
+    #[error("this is the device tree of a {0} machine: AxVM serves aarch64 so far")]
+    Architecture(&'static str),
     /// A property's value isn't what its binding says.
     #[error("{path}: `{property}` isn't what its binding asks for")]
     Property {
@@ -73,6 +81,14 @@ pub fn read(blob: &[u8]) -> Result<Platform, FdtError> {
 /// As [`read`].
 pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
     let root = tree.root();
+    if let Some(id) = tree.ids().find(|&id| tree.name(id) == "__overlay__") {
+        return Err(FdtError::Overlay(tree.path(id)));
+    }
+    // Binding riscv/cpus.yaml: every cpu node has it.
+    if tree.find("/cpus").is_some_and(|cpus| tree.children(cpus).any(|id| tree.is_compatible(id, &["riscv"])))
+    {
+        return Err(FdtError::Architecture("riscv64"));
+    }
     let gic = gic::read(tree)?;
     let smmu_nodes: Vec<NodeId> =
         tree.ids().filter(|&id| tree.is_compatible(id, kinds::SMMU) && tree.is_enabled(id)).collect();

@@ -104,6 +104,17 @@ pub struct Interrupt {
     pub trigger: Trigger,
 }
 
+/// A wired interrupt that isn't one of the GIC's, as far as can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForeignInterrupt {
+    /// It goes to another controller: its path.
+    Elsewhere(String),
+    /// It goes to the GIC, but is none that its binding has.
+    NoSuchLine,
+    /// Where it goes can't be read: the property, or why.
+    Unclear(String),
+}
+
 /// A GICv3.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gic {
@@ -288,8 +299,8 @@ pub struct PlatformDevice {
     pub lost: Vec<BusSpan>,
     /// Its lines at the GIC.
     pub interrupts: Vec<Interrupt>,
-    /// Lines that go elsewhere than to the GIC: their controller's path. Such a device can't be assigned.
-    pub foreign_interrupts: Vec<String>,
+    /// Lines that aren't the GIC's. Such a device can't be assigned.
+    pub foreign_interrupts: Vec<ForeignInterrupt>,
     /// `iommus`: the SMMU (position in [`Platform::smmus`]) and stream of each.
     pub streams: Vec<(usize, StreamId)>,
     /// Whether it masters the bus: its node or one below says so, or it is of a kind of which that is known (virtio-mmio,

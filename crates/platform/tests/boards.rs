@@ -303,10 +303,10 @@ fn interrupts_are_followed_to_the_gic_or_named_as_foreign() {
     let platform = made_up();
     let button = device(&platform, "/soc/apb@100000/button@5000");
     assert_eq!(button.interrupts, []);
-    assert_eq!(button.foreign_interrupts, ["/soc/apb@100000/gpio@4000"]);
+    assert_eq!(button.foreign_interrupts, [elsewhere("/soc/apb@100000/gpio@4000")]);
     let dma = device(&platform, "/soc/dma-controller@7000");
     assert_eq!(dma.interrupts, [edge(68)]);
-    assert_eq!(dma.foreign_interrupts, ["/soc/apb@100000/gpio@4000"]);
+    assert_eq!(dma.foreign_interrupts, [elsewhere("/soc/apb@100000/gpio@4000")]);
     assert_eq!(dma.streams, [(1, StreamId(0x42)), (0, StreamId(0x43))]);
     assert_eq!(dma.bus_master, Some(true));
     assert_eq!(device(&platform, "/soc/mapped@8000").interrupts, [edge(73)]);
@@ -356,4 +356,9 @@ fn the_boot_loaders_words_are_read_from_chosen() {
     assert_eq!(fdt::bootargs(MADE_UP).unwrap().as_deref(), Some("hello world"));
     assert_eq!(fdt::initrd(MADE_UP).unwrap(), Some(span(0x9000_0000, 0x1234)));
     assert_eq!(fdt::initrd(VIRT).unwrap(), None);
+}
+
+/// A line that goes to another controller than the GIC.
+fn elsewhere(path: &str) -> axvm_platform::model::ForeignInterrupt {
+    axvm_platform::model::ForeignInterrupt::Elsewhere(path.into())
 }

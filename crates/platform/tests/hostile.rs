@@ -7,6 +7,12 @@ use axvm_platform::model::{Platform, Reserved};
 use axvm_platform::snapshot::{self, SnapshotError};
 use proptest::prelude::*;
 
+use tree::{node, root};
+
+#[path = "tree/any.rs"]
+mod any;
+mod tree;
+
 const BOARDS: [&[u8]; 2] = [include_bytes!("qemu-virt.dtb"), include_bytes!("made-up.dtb")];
 
 #[test]
@@ -14,9 +20,25 @@ fn what_is_no_device_tree_is_refused_by_name() {
     assert_eq!(fdt::read(&[]), Err(FdtError::Blob(BlobError::Magic)));
     assert_eq!(fdt::read(&[0; 64]), Err(FdtError::Blob(BlobError::Magic)));
     let mut newer = BOARDS[0].to_vec();
-    newer[20..28].copy_from_slice(&[0, 0, 0, 18, 0, 0, 0, 18]);
-    assert_eq!(fdt::read(&newer), Err(FdtError::Blob(BlobError::Version(18))));
+    // What counts of a newer one is whom it is compatible with, and that is what is said.
+    newer[20..28].copy_from_slice(&[0, 0, 0, 19, 0, 0, 0, 18]);
+    assert_eq!(fdt::read(&newer), Err(FdtError::Blob(BlobError::TooNew(18))));
+    newer[20..28].copy_from_slice(&[0, 0, 0, 19, 0, 0, 0, 17]);
+    assert!(fdt::read(&newer).is_ok());
+    newer[20..28].copy_from_slice(&[0, 0, 0, 16, 0, 0, 0, 16]);
+    assert_eq!(fdt::read(&newer), Err(FdtError::Blob(BlobError::TooOld(16))));
     assert!(matches!(fdt::read(&BOARDS[0][..4000]), Err(FdtError::Blob(BlobError::Truncated(_)))));
+}
+
+#[test]
+fn a_tree_that_is_no_boards_or_of_another_machine_is_refused_by_name() {
+    let mut overlay = root().with(node("fragment@0").with(node("aaoverlayaa"))).blob();
+    let at = overlay.windows(11).position(|name| name == b"aaoverlayaa").unwrap();
+    overlay[at..at + 11].copy_from_slice(b"__overlay__");
+    assert_eq!(fdt::read(&overlay), Err(FdtError::Overlay("/fragment@0/__overlay__".into())));
+    let hart = node("cpu@0").text("device_type", "cpu").text("compatible", "riscv").cells("reg", &[0]);
+    let cpus = node("cpus").cells("#address-cells", &[1]).cells("#size-cells", &[0]).with(hart);
+    assert_eq!(fdt::read(&root().with(cpus).blob()), Err(FdtError::Architecture("riscv64")));
 }
 
 #[test]
@@ -129,6 +151,21 @@ proptest! {
             prop_assert!(!is_free || covered, "{:#x} isn't RAM", page);
             let exactly = memory.iter().any(|bank| bank.encloses(&whole));
             prop_assert!(is_free || taken || !exactly, "{:#x} was lost", page);
+        }
+    }
+}
+
+proptest! {
+    // Each tree has few numbers at edges, and the reader is fast.
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Boards whose structure is right, or nearly, and whose numbers are anything.
+    #[test]
+    fn no_number_in_a_tree_makes_the_reader_panic(blob in any::board()) {
+        if let Ok(platform) = fdt::read(&blob) {
+            let saved = snapshot::save(&platform).unwrap();
+            prop_assert_eq!(snapshot::load(&saved), Ok(platform.clone()));
+            let _ = platform.free_memory();
         }
     }
 }

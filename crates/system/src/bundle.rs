@@ -110,6 +110,16 @@ pub enum BundleError {
     /// Its length is none that a bundle can have.
     #[error("the bundle says that it has {0} bytes, which no bundle can have")]
     Length(u64),
+    /// The system doesn't fit into the header.
+    #[error(
+        "the system takes {bytes} bytes in a bundle's header, which has room for {most}: it names too much"
+    )]
+    TooLarge {
+        /// What it takes.
+        bytes: usize,
+        /// What there is room for.
+        most: usize,
+    },
     /// Part of it is missing.
     #[error("the bundle has {needed} bytes, but only {there} were loaded")]
     Truncated {
@@ -329,6 +339,25 @@ fn part(bytes: &[u8], offset: u64, length: u64) -> Option<&[u8]> {
 /// Content for a bundle to be written: which VM's, what, and the bytes.
 pub type Content<'a> = (VmId, ImageKind, &'a [u8]);
 
+/// Whether a system fits into a bundle's header, with all the images that it can have and whatever options.
+///
+/// # Errors
+///
+/// [`BundleError::TooLarge`].
+pub fn check(system: &System) -> Result<(), BundleError> {
+    const KINDS: [ImageKind; 3] = [ImageKind::Kernel, ImageKind::Initrd, ImageKind::DeviceTree];
+    let vms = (0u16..=u16::MAX).zip(&system.vms);
+    let largest = |vm, kind| Image { vm, kind, offset: u64::MAX, length: u64::MAX, checksum: u32::MAX };
+    let header = Header {
+        version: VERSION.to_string(),
+        system: system.clone(),
+        run: RunOptions { nonce: Some([0xff; 16]), ..RunOptions::default() },
+        images: vms.flat_map(|(vm, _)| KINDS.map(|kind| largest(vm, kind))).collect(),
+        toml: (u64::MAX, u64::MAX),
+    };
+    pack_header(&header).map(|_| ())
+}
+
 /// Writes a bundle. Equal contents (two VMs with one kernel) are stored once.
 ///
 /// # Errors
@@ -390,8 +419,9 @@ pub fn write(
 
 fn pack_header(header: &Header) -> Result<Vec<u8>, BundleError> {
     let packed = packed::pack(HEADER_MAGIC, header).map_err(BundleError::Header)?;
-    if packed.len() > MAX_HEADER - PREFIX {
-        return Err(BundleError::Header(PackedError::Unpackable));
+    let most = MAX_HEADER - PREFIX;
+    if packed.len() > most {
+        return Err(BundleError::TooLarge { bytes: packed.len(), most });
     }
     Ok(packed)
 }

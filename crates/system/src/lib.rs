@@ -7,6 +7,7 @@
 //! | `file` | the TOML reader: all problems at once, each with its place (feature `toml`) | the tool |
 //! | [`packed`] | an envelope of version, length and checksum around a postcard value | tool and hypervisor |
 //! | [`bundle`] | system, images and run options in one file | tool and hypervisor |
+//! | [`protection`] | what a test image can leave out | everyone |
 //! | [`wire`] | frames on the console that a guest can't forge | tool and hypervisor |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod bundle;
 pub mod file;
 pub mod model;
 pub mod packed;
+pub mod protection;
 pub mod wire;
 
 /// The version that the tool writes into a bundle and the hypervisor compares with its own: they share this crate, so they

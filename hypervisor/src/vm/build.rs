@@ -40,9 +40,6 @@ pub enum BuildError {
     /// Two of its devices answer at one address.
     #[error(transparent)]
     Devices(#[from] axvm::devices::BuildError),
-    /// The device tree.
-    #[error("device tree: {0}")]
-    DeviceTree(#[from] axvm_guest::fdt::FdtWriteError),
     /// The images don't fit where the plan puts them.
     #[error("an image doesn't fit into RAM at {0}")]
     Image(Gpa),
@@ -165,13 +162,7 @@ fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildE
     }
     match files.device_tree {
         Some(bytes) => put(plan.load.device_tree.start(), bytes),
-        None => {
-            let tree = axvm_guest::fdt::write(&plan.description, None)?;
-            if tree.len() as u64 > plan.load.device_tree.size() {
-                return Err(BuildError::Image(plan.load.device_tree.start()));
-            }
-            put(plan.load.device_tree.start(), &tree)
-        }
+        None => put(plan.load.device_tree.start(), &plan.tree),
     }
 }
 

@@ -11,11 +11,13 @@ use super::describe;
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::layout::{Layout, same};
+use super::load;
 use super::mode::Mode;
 use super::model::{
     DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan,
 };
 use crate::config::{MappingFlags, VMInterruptMode};
+use crate::problem::Rule;
 
 /// From an ITS's registers to the page with GITS_TRANSLATER (Arm IHI 0069, 12.18).
 const TRANSLATION_FRAME: u64 = 0x1_0000;
@@ -53,9 +55,38 @@ pub(super) fn assemble(
         pci: bridges(given, board, layout),
         load,
         description: axvm_guest::Description::default(),
+        tree: Vec::new(),
     };
     plan.description = describe::describe(&plan, &config.cmdline, given, board);
+    if config.dtb.is_none() {
+        plan.tree = tree(vm, &plan, findings);
+    }
     plan
+}
+
+/// The guest's device tree, written here so that what can't be written is a problem of the plan.
+fn tree(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) -> Vec<u8> {
+    // That its command line can't be said has been.
+    if !load::is_command_line(&plan.description.cmdline) {
+        return Vec::new();
+    }
+    let tree = axvm_guest::fdt::write(&plan.description, None).unwrap_or_else(|error| {
+        findings.vm(vm, "", Rule::Description, format_args!("its device tree can't be written: {error}"));
+        Vec::new()
+    });
+    let room = plan.load.device_tree.size();
+    if tree.len() as u64 > room {
+        findings.vm(
+            vm,
+            "memory",
+            Rule::ImageFit,
+            format_args!(
+                "its device tree has {} bytes, but RAM has room for {room}: give it more memory",
+                tree.len()
+            ),
+        );
+    }
+    tree
 }
 
 /// The affinity of a vCPU in MPIDR_EL1: sixteen to a cluster, because an SGI's target list names sixteen values of Aff0
@@ -180,11 +211,16 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciP
                 .iter()
                 .zip(rests(host))
                 .filter(|(window, _)| window.space != PciSpace::Io && window.cpu.end().0 <= limit)
-                .map(|(window, &rest)| PciWindowPlan {
-                    pci: window.pci + (rest.start().0 - window.cpu.start().0),
-                    gpa: rest,
-                    wide: window.space == PciSpace::Memory64,
-                    prefetchable: window.prefetchable,
+                .filter_map(|(window, &rest)| {
+                    // Nothing may be left of it.
+                    let offset =
+                        rest.start().0.checked_sub(window.cpu.start().0).filter(|_| !rest.is_empty())?;
+                    Some(PciWindowPlan {
+                        pci: window.pci.checked_add(offset)?,
+                        gpa: rest,
+                        wide: window.space == PciSpace::Memory64,
+                        prefetchable: window.prefetchable,
+                    })
                 })
                 .collect(),
             functions,

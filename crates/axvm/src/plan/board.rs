@@ -15,6 +15,9 @@ use crate::problem::Rule;
 /// SPIs (Arm IHI 0069, 2.2): what a device's line can be.
 pub(super) const SPIS: core::ops::Range<u32> = 32..1020;
 
+/// PPIs: a CPU's own interrupts.
+const PPIS: core::ops::Range<u32> = 16..32;
+
 /// Who holds a span of the host's address space that no guest may be given as registers.
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
@@ -113,6 +116,9 @@ fn check_platform(platform: &Platform, findings: &mut Findings) {
     }
     if platform.timer.len() < 4 {
         lacks("generic timer with its four interrupts");
+    }
+    if platform.timer.iter().any(|line| !PPIS.contains(&line.intid.0)) {
+        lacks("generic timer whose four interrupts are a CPU's own (PPIs): those of its device tree aren't");
     }
     // With one, the interrupt that asks for more would never go away.
     if platform.limits.list_registers < 2 {

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
 use axvm_pci::ResetMethod;
-use axvm_platform::model::{BusSpan, Interrupt, PciDevice, Platform, PlatformDevice, Trigger};
+use axvm_platform::model::{
+    BusSpan, ForeignInterrupt, Interrupt, PciDevice, Platform, PlatformDevice, Trigger,
+};
 use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
 
 use super::board::{Board, SPIS};
@@ -222,13 +224,15 @@ fn node<'a>(
     if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {
         return None;
     }
-    for controller in &device.foreign_interrupts {
-        findings.device(
-            reference,
-            "node",
-            Rule::Interrupt,
-            format_args!("its interrupt goes to {controller} and not to the GIC: it can't be routed"),
-        );
+    for foreign in &device.foreign_interrupts {
+        let why = match foreign {
+            ForeignInterrupt::Elsewhere(controller) => {
+                format!("its interrupt goes to {controller}, which isn't a GICv3")
+            }
+            ForeignInterrupt::NoSuchLine => "its device tree gives it an interrupt that no GICv3 has".into(),
+            ForeignInterrupt::Unclear(why) => format!("where its interrupt goes can't be read ({why})"),
+        };
+        findings.device(reference, "node", Rule::Interrupt, format_args!("{why}: it can't be routed"));
     }
     let reached = judge::reached(platform, Some((position, device)), &device.registers);
     let streams = judge::judge(reference, &reached, true, said, platform, findings);

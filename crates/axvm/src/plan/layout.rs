@@ -132,7 +132,7 @@ fn windows(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> 
                     "base_gpa",
                     Rule::RegisterOverlap,
                     format_args!(
-                        "it splits the PCI window {window} of {path}, in which this VM has functions:                          choose another `base_gpa`, best outside, or near an end of it"
+                        "it splits the PCI window {window} of {path}, in which this VM has functions: choose another `base_gpa`, best outside, or near an end of it"
                     ),
                 );
             }

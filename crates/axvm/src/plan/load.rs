@@ -16,6 +16,10 @@ const DEVICE_TREE_MAX: u64 = 2 << 20;
 /// What a generated device tree is given where RAM is short: many times what one takes.
 const DEVICE_TREE_SMALL: u64 = 64 << 10;
 
+/// Linux on arm64 keeps so many bytes of a command line, its end included (asm/setup.h, COMMAND_LINE_SIZE), and cuts the rest off
+/// without a word.
+const COMMAND_LINE: usize = 2048;
+
 /// booting.rst, 4: the initial RAM disk must lie with the kernel in a window of this size aligned to 1 GiB.
 const WINDOW: u64 = 32 << 30;
 
@@ -80,6 +84,34 @@ pub(super) fn place(
     Some(LoadPlan { kernel: span.start(), entry, initrd, device_tree })
 }
 
+/// Whether kernels take a command line as a whole.
+pub(super) fn is_command_line(text: &str) -> bool {
+    !text.contains('\0') && text.len() < COMMAND_LINE
+}
+
+fn check_command_line(vm: VmRef<'_>, text: &str, findings: &mut Findings) {
+    if text.contains('\0') {
+        findings.vm(
+            vm,
+            "cmdline",
+            Rule::CommandLine,
+            "its command line has a NUL byte, at which kernels take it to end",
+        );
+    }
+    if text.len() >= COMMAND_LINE {
+        findings.vm(
+            vm,
+            "cmdline",
+            Rule::CommandLine,
+            format_args!(
+                "its command line has {} bytes: kernels take {}, and Linux cuts off what is more without a word",
+                text.len(),
+                COMMAND_LINE - 1
+            ),
+        );
+    }
+}
+
 fn check<'a>(
     vm: VmRef<'_>,
     config: &Vm,
@@ -94,6 +126,7 @@ fn check<'a>(
             "`load` and `entry` go together: a raw binary needs both, other kernels neither",
         );
     }
+    check_command_line(vm, &config.cmdline, findings);
     let Some(images) = images else {
         findings.vm(vm, "kernel", Rule::Kernel, format!("the kernel {} is missing", config.kernel));
         return None;

@@ -6,6 +6,7 @@
 mod assemble;
 mod board;
 mod describe;
+mod emulated;
 mod findings;
 mod given;
 mod judge;
@@ -73,17 +74,10 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         let images = images.vms.get(usize::from(index));
         let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
         if let (Some(ram), Some(load)) = (ram, load) {
-            vms.push(assemble::assemble(
-                vm,
-                config,
-                mode,
-                ram,
-                load,
-                &layout,
-                &devices,
-                &board,
-                &mut findings,
-            ));
+            let plan =
+                assemble::assemble(vm, config, mode, ram, load, &layout, &devices, &board, &mut findings);
+            emulated::check(vm, &plan, &mut findings);
+            vms.push(plan);
         }
     }
     limits::check_sums(&vms, &kept, &platform.limits, &mut findings);

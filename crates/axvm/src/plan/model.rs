@@ -68,6 +68,9 @@ pub struct VmPlan {
     pub load: LoadPlan,
     /// What the guest's device tree says (unless the file brings its own).
     pub description: Description,
+    /// The same as the bytes of a device tree; empty where the file brings its own.
+    #[serde(skip)]
+    pub tree: Vec<u8>,
 }
 
 impl VmPlan {

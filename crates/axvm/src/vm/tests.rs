@@ -128,6 +128,7 @@ fn vm_plan() -> VmPlan {
         pci: vec![],
         load: LoadPlan { kernel: Gpa(RAM), entry: Gpa(RAM), initrd: None, device_tree: gpa(RAM, 8) },
         description: axvm_guest::Description::default(),
+        tree: vec![],
     }
 }
 

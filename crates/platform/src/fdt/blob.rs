@@ -30,9 +30,12 @@ pub enum BlobError {
     /// It doesn't begin with the magic number.
     #[error("no device tree: the magic number is missing")]
     Magic,
-    /// It is newer than what this reader knows.
-    #[error("the device tree's format version {0} isn't known")]
-    Version(u32),
+    /// Its `version` is older than what this reader knows.
+    #[error("the device tree has format version {0}: {VERSION} is the oldest that is read")]
+    TooOld(u32),
+    /// Its `last_comp_version` is newer: only later readers can read it.
+    #[error("the device tree is for readers of format version {0} and later: this one is of {VERSION}")]
+    TooNew(u32),
     /// A field, a name or a property lies outside the blob.
     #[error("the device tree is cut short or damaged near byte {0:#x}")]
     Truncated(usize),
@@ -133,8 +136,11 @@ impl<'a> Header<'a> {
         let blob = blob.get(..total).filter(|blob| blob.len() >= HEADER).ok_or(BlobError::Truncated(4))?;
         let field = |index: usize| be32(blob, index * 4).map(|value| value as usize);
         let (version, compatible) = (be32(blob, 20)?, be32(blob, 24)?);
-        if version < VERSION || compatible > VERSION {
-            return Err(BlobError::Version(version));
+        if version < VERSION {
+            return Err(BlobError::TooOld(version));
+        }
+        if compatible > VERSION {
+            return Err(BlobError::TooNew(compatible));
         }
         let part = |offset: usize, size: usize| {
             let end = offset.checked_add(size).ok_or(BlobError::Truncated(offset))?;

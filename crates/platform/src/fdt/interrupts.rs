@@ -1,6 +1,5 @@
 //! Wired interrupts (Devicetree Specification 0.4, 2.4) down to the GIC (Linux binding `arm,gic-v3`).
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::Intid;
@@ -8,7 +7,7 @@ use axvm_addr::Intid;
 use super::address::Cells;
 use super::blob::{NodeId, Tree};
 use super::kinds;
-use crate::model::{Interrupt, Trigger};
+use crate::model::{ForeignInterrupt, Interrupt, Trigger};
 
 /// How many nexus nodes an interrupt passes at most.
 const MOST_HOPS: usize = 8;
@@ -20,8 +19,8 @@ const MOST_CELLS: u32 = 8;
 pub(super) enum Line {
     /// To the GIC.
     Gic(Interrupt),
-    /// Elsewhere: the controller's path.
-    Foreign(String),
+    /// Not to the GIC, or to no line of it.
+    Foreign(ForeignInterrupt),
 }
 
 /// The GIC's three cells: kind, number, flags.
@@ -35,7 +34,7 @@ pub(super) fn gic_interrupt(specifier: &[u32]) -> Option<Interrupt> {
         3 => (1056, 64),
         _ => return None,
     };
-    let intid = (number < count).then_some(first + number)?;
+    let intid = if number < count { u32::checked_add(first, number)? } else { return None };
     // IRQ_TYPE_EDGE_RISING and _FALLING are 1 and 2, levels 4 and 8; bits above (PPI affinity of older
     // bindings) say nothing of the trigger.
     let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
@@ -81,7 +80,9 @@ impl Tree<'_> {
                     Some(Some(line)) => lines.push(line),
                     Some(None) => {}
                     None => {
-                        lines.push(Line::Foreign("interrupts-extended can't be followed".into()));
+                        lines.push(Line::Foreign(ForeignInterrupt::Unclear(
+                            "`interrupts-extended` names no controller".into(),
+                        )));
                         break;
                     }
                 }
@@ -95,14 +96,14 @@ impl Tree<'_> {
         let count =
             controller.and_then(|controller| self.interrupt_cells(controller)).filter(|&count| count > 0);
         let (Some(controller), Some(count)) = (controller, count) else {
-            lines.push(Line::Foreign("no interrupt parent".into()));
+            lines.push(Line::Foreign(ForeignInterrupt::Unclear("it has no interrupt parent".into())));
             return lines;
         };
         while !cells.is_empty() {
             match cells.take(count) {
                 Some(specifier) => lines.push(self.follow(id, controller, specifier)),
                 None => {
-                    lines.push(Line::Foreign("interrupts is cut short".into()));
+                    lines.push(Line::Foreign(ForeignInterrupt::Unclear("`interrupts` is cut short".into())));
                     break;
                 }
             }
@@ -123,14 +124,14 @@ impl Tree<'_> {
         for _ in 0..MOST_HOPS {
             if self.is_compatible(controller, kinds::GIC) {
                 return gic_interrupt(&specifier)
-                    .map_or_else(|| Line::Foreign(self.path(controller)), Line::Gic);
+                    .map_or(Line::Foreign(ForeignInterrupt::NoSuchLine), Line::Gic);
             }
             match self.through_map(controller, &unit, &specifier) {
                 Some(next) => (controller, unit, specifier) = next,
                 None => break,
             }
         }
-        Line::Foreign(self.path(controller))
+        Line::Foreign(ForeignInterrupt::Elsewhere(self.path(controller)))
     }
 
     /// One step through an `interrupt-map` (2.4.3.1): parent, its unit address, its specifier.

@@ -1,9 +1,11 @@
 //! Small device trees, made up by a test.
 
+use std::vec::Vec;
+
 use vm_fdt::FdtWriter;
 
 /// A node.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Node {
     name: &'static str,
     properties: Vec<(&'static str, Vec<u8>)>,

@@ -168,3 +168,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_system_that_no_header_holds_is_too_large_when_checked_and_when_written() {
+    let mut system = system(&["one"]);
+    assert_eq!(check(&system), Ok(()));
+    system.vms[0].cmdline = "x".repeat(3 << 20);
+    assert!(matches!(check(&system), Err(BundleError::TooLarge { .. })));
+    assert!(matches!(write(&system, &RunOptions::default(), "", &[]), Err(BundleError::TooLarge { .. })));
+}

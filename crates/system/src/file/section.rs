@@ -11,6 +11,10 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::{Reader, kind, text};
 use crate::model::Item;
 
+/// Bytes of a string, and entries of a list: more is a mistake, and would pass what a bundle's header holds.
+const MOST_TEXT: usize = 4096;
+const MOST_ENTRIES: usize = 4096;
+
 /// A table, what its keys are called as items, and what it is called in messages.
 pub(super) struct Section<'r, 't, 'i, N> {
     reader: &'r mut Reader,
@@ -112,7 +116,8 @@ impl<'r, 't, 'i, N: Fn(String) -> Item> Section<'r, 't, 'i, N> {
             return Vec::new();
         };
         let mut tables = Vec::new();
-        for element in array.iter() {
+        self.bound(key, value, array.len());
+        for element in array.iter().take(MOST_ENTRIES) {
             match element.get_ref() {
                 DeValue::Table(table) => tables.push((table, element.span().start)),
                 _ => self.wrong_type(key, element, &expected),
@@ -121,10 +126,23 @@ impl<'r, 't, 'i, N: Fn(String) -> Item> Section<'r, 't, 'i, N> {
         tables
     }
 
+    /// Complains of a list that is longer than any that means something.
+    fn bound(&mut self, key: &str, value: &Spanned<DeValue<'_>>, entries: usize) {
+        if entries > MOST_ENTRIES {
+            let message = format!("`{key}` has {entries} entries: {MOST_ENTRIES} are the most");
+            self.complain(key, value.span().start, message);
+        }
+    }
+
     /// A string.
     pub fn string(&mut self, key: &str) -> Option<String> {
         let value = self.get(key)?;
         match value.get_ref() {
+            DeValue::String(text) if text.len() > MOST_TEXT => {
+                let message = format!("`{key}` has {} bytes: {MOST_TEXT} are the most", text.len());
+                self.complain(key, value.span().start, message);
+                None
+            }
             DeValue::String(text) => Some(text.to_string()),
             _ => {
                 self.wrong_type(key, value, "a string");
@@ -143,6 +161,11 @@ impl<'r, 't, 'i, N: Fn(String) -> Item> Section<'r, 't, 'i, N> {
         let mut strings = Vec::new();
         for element in array.iter() {
             match element.get_ref() {
+                DeValue::String(text) if text.len() > MOST_TEXT => {
+                    let message =
+                        format!("`{key}` has a string of {} bytes: {MOST_TEXT} are the most", text.len());
+                    self.complain(key, element.span().start, message);
+                }
                 DeValue::String(text) => strings.push((text.to_string(), element.span().start)),
                 _ => self.wrong_type(key, element, "an array of strings"),
             }
@@ -186,8 +209,10 @@ impl<'r, 't, 'i, N: Fn(String) -> Item> Section<'r, 't, 'i, N> {
             self.wrong_type(key, value, "an array of integers");
             return None;
         };
+        self.bound(key, value, array.len());
+        let entries = array.iter().take(MOST_ENTRIES);
         let read: Vec<_> =
-            array.iter().map(|element| Some((self.integer(key, element)?, element.span().start))).collect();
+            entries.map(|element| Some((self.integer(key, element)?, element.span().start))).collect();
         read.into_iter().collect()
     }
 

@@ -6,6 +6,7 @@ mod judged;
 mod mode;
 mod properties;
 mod refused;
+mod structured;
 
 use alloc::string::String;
 use alloc::vec;

@@ -221,6 +221,7 @@ proptest! {
                 for problem in problems {
                     let line = alloc::string::ToString::to_string(&problem);
                     prop_assert!(!line.contains('\n') && line.len() < 600, "{line}");
+                    prop_assert!(!line.contains("  "), "{line}");
                 }
             }
         }

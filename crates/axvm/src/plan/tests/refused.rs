@@ -509,7 +509,7 @@ fn a_device_that_needs_a_provider_or_another_controller_is_refused_naming_it() {
     let mut platform = board();
     let clock = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
     clock.providers.push(Provider { property: "resets".into(), path: "/reset@1".into(), fixed_clock: None });
-    clock.foreign_interrupts.push("/gpio@2".into());
+    clock.foreign_interrupts.push(axvm_platform::model::ForeignInterrupt::Elsewhere("/gpio@2".into()));
     let system = given(node("/pl031@9010000"));
     assert_eq!(
         refusals(&system, &platform),
@@ -618,4 +618,76 @@ fn there_are_as_many_vms_as_vmids() {
     };
     assert_eq!(limits(&many(255)), []);
     assert_eq!(limits(&many(256)), [Item::Vm(255, "".into())]);
+}
+
+#[test]
+fn a_command_line_is_one_that_a_kernel_takes_as_a_whole() {
+    let with = |cmdline: alloc::string::String| {
+        let mut file = given(pci(2, 0));
+        file.vms[0].cmdline = cmdline;
+        file
+    };
+    let refused = [(Rule::CommandLine, Item::Vm(0, "cmdline".into()))];
+    assert_eq!(refusals(&with("quiet\0 rw".into()), &board()), refused);
+    assert_eq!(refusals(&with("x".repeat(2048)), &board()), refused);
+    assert_eq!(refusals(&with("x".repeat(3 << 20)), &board()), refused);
+    planned(&with("x".repeat(2047)), &board());
+}
+
+#[test]
+fn what_cannot_be_emulated_at_the_boards_places_is_refused() {
+    let refused = |change: fn(&mut Platform)| {
+        let mut platform = board();
+        change(&mut platform);
+        let found = refusals(&given(pci(2, 0)), &platform);
+        assert!(!found.is_empty() && found.iter().all(|(rule, _)| *rule == Rule::Platform), "{found:?}");
+    };
+    let span = |start: u64, size: u64| Span::new(Hpa(start), size).unwrap();
+    // The ITS in the distributor, no distributor, a timer by SPIs.
+    refused(|platform| {
+        let gic = platform.gic.as_mut().unwrap();
+        gic.its[0].registers = Span::new(gic.distributor.start(), 0x2_0000).unwrap();
+    });
+    refused(|platform| platform.gic.as_mut().unwrap().distributor = Span::new(Hpa(0x0800_0000), 0).unwrap());
+    refused(|platform| platform.timer[1].intid.0 = 40);
+    // Windows askew, and two for one place.
+    let window = |at: u64, pci: u64, size: u64| {
+        let mut platform = board();
+        let windows = &mut platform.pci_hosts[0].windows;
+        let position =
+            windows.iter().position(|w| w.space == axvm_platform::model::PciSpace::Memory32).unwrap();
+        windows[position].pci = pci;
+        windows[position].cpu = span(at, size);
+        let twin =
+            axvm_platform::model::PciWindow { cpu: span(0x2000_0000, 0x100_0000), ..windows[position] };
+        windows.push(twin);
+        refusals(&given(pci_function()), &platform)
+    };
+    fn pci_function() -> Device {
+        pci(2, 0)
+    }
+    let (start, size) = (0x1000_0000, 0x100_0000);
+    for found in [window(start + 0x800, start, size), window(start, start, size)] {
+        assert!(found.contains(&(Rule::Platform, Item::Vm(0, "".into()))), "{found:?}");
+    }
+}
+
+#[test]
+fn a_region_over_a_whole_window_is_refused_and_nothing_more() {
+    let mut platform = board();
+    platform.pci_hosts[0].windows.retain(|w| w.space == axvm_platform::model::PciSpace::Memory32);
+    let window = platform.pci_hosts[0].windows[0].cpu;
+    let whole = region("whole", window.start().0, 0x80_0000_0000, window.size());
+    let file = system(vec![vm("a", &[1], vec![pci(2, 0), whole])]);
+    assert_eq!(refusals(&file, &platform), [(Rule::RegisterOverlap, Item::Device(0, 1, "base_gpa".into()))]);
+}
+
+#[test]
+fn a_node_whose_properties_no_tree_can_say_is_refused() {
+    let mut platform = board();
+    let device = platform.devices.iter_mut().find(|device| device.path == "/pl031@9010000").unwrap();
+    let twice = device.properties[0].clone();
+    device.properties.push(twice);
+    let file = given(node("/pl031@9010000"));
+    assert_eq!(refusals(&file, &platform), [(Rule::Description, Item::Vm(0, "".into()))]);
 }

@@ -1,0 +1,72 @@
+//! That what is emulated for a VM can be built: its devices don't answer at one address, and its host bridges' windows are such as a
+//! bridge has. They keep the board's places, so that it is the board's description that is wrong where they can't.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_addr::{Gpa, PAGE_SIZE, Span};
+
+use super::findings::{Findings, VmRef};
+use super::model::{PciPlan, VmPlan};
+use crate::problem::Rule;
+
+/// Checks a VM that is planned.
+pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
+    let mut spans: Vec<(Span<Gpa>, String)> = Vec::new();
+    if let Some(gic) = &plan.gic {
+        spans.push((gic.distributor, "the GIC's distributor".into()));
+        spans.push((gic.redistributors, "the GIC's redistributors".into()));
+        spans.extend(gic.its.map(|(span, _)| (span, "the ITS".into())));
+    }
+    spans.extend(plan.console.map(|console| (console.registers, "the console".into())));
+    spans.extend(plan.pci.iter().map(|bridge| (bridge.ecam, format!("config space {}", bridge.host))));
+    for (position, (span, what)) in spans.iter().enumerate() {
+        if span.is_empty() {
+            findings.vm(vm, "", Rule::Platform, format_args!("on this board {what} has no registers"));
+        }
+        let earlier = spans.iter().take(position);
+        for (other, whose) in earlier.filter(|(other, _)| other.overlaps(span)) {
+            findings.vm(
+                vm,
+                "",
+                Rule::Platform,
+                format_args!(
+                    "on this board {what} ({span}) lies over {whose} ({other}): both would answer there"
+                ),
+            );
+        }
+    }
+    for bridge in &plan.pci {
+        windows(vm, bridge, findings);
+    }
+}
+
+/// Windows are whole pages, and apart on both sides of the bridge.
+fn windows(vm: VmRef<'_>, bridge: &PciPlan, findings: &mut Findings) {
+    for (position, window) in bridge.windows.iter().enumerate() {
+        if !window.gpa.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
+            findings.vm(
+                vm,
+                "",
+                Rule::Platform,
+                format_args!(
+                    "the PCI window {} ({:#x} on the bus) isn't whole pages",
+                    window.gpa, window.pci
+                ),
+            );
+        }
+        for other in bridge.windows.iter().take(position) {
+            let (low, high) = if window.pci < other.pci { (window, other) } else { (other, window) };
+            let apart = high.pci.abs_diff(low.pci) >= low.gpa.size();
+            if window.gpa.overlaps(&other.gpa) || !apart {
+                findings.vm(
+                    vm,
+                    "",
+                    Rule::Platform,
+                    format_args!("the PCI windows {} and {} lie over each other", other.gpa, window.gpa),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The names of protections that a test image of the hypervisor can leave out, one at a time, so that the test of each can be shown
+//! to fail. Names only grow.
+
+/// A protection, by what is gone without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protection {
+    /// The DMA map has RAM of the VM only. Without it: all memory, each address at itself.
+    Smmu = 1,
+    /// The second stage has RAM of the VM only. Without it: all memory, each address at itself.
+    Stage2,
+    /// Calls by SMC come to the hypervisor (HCR_EL2.TSC). Without it: to the firmware.
+    Smc,
+    /// Config space is virtual. Without it: accesses go to the functions of the machine.
+    Config,
+    /// The distributor is virtual. Without it: the machine's own is mapped.
+    Gicd,
+    /// Software interrupts reach vCPUs of the same VM. Without it: those of every VM.
+    Sgi,
+    /// The virtual ITS takes commands on the VM's own devices. Without it: on all of the machine's.
+    Its,
+    /// A device that violated is kept from the bus where the policy says so. Without it: it goes on.
+    Quarantine,
+    /// A device that violates too fast is kept from the bus whatever the policy. Without it: it goes on.
+    Rate,
+    /// Of a trapped block of registers its own bytes are forwarded. Without it: those of its page.
+    Block,
+    /// What a guest in passthrough mode does to its CPU interface is answered (ICH_HCR_EL2.TC). Without it: by the virtual interface,
+    /// which nothing of the guest's comes through.
+    Interface,
+    /// A guest in passthrough mode sleeps by leave of the hypervisor (HCR_EL2.TWI). Without it: where no call may wake it.
+    Wfi,
+    /// A VM in passthrough mode that is stopped loses its second stage. Without it: it is only called.
+    Revoke,
+    /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
+    LineEnd,
+    /// The CPUs of a VM that is stopped are called. Without it: nothing calls them.
+    Call,
+    /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
+    DebugRegisters,
+    /// Of memory the hypervisor maps what is its own. Without it: all that there is.
+    OwnMap,
+    /// Not a protection: the hypervisor reads guests' RAM and memory that nobody may map, which must fault.
+    OwnRam,
+    /// Not a protection: the hypervisor writes to its own code, which must fault.
+    OwnCode,
+    /// Not a protection: the hypervisor uses up its stack, which must fault and not run into something else.
+    OwnStack,
+    /// Not a protection: the hypervisor's CPU injects interrupts at a vCPU.
+    Inject,
+}
+
+/// Each with the name by which it is left out.
+pub const NAMES: &[(&str, Protection)] = &[
+    ("smmu", Protection::Smmu),
+    ("stage2", Protection::Stage2),
+    ("smc", Protection::Smc),
+    ("config", Protection::Config),
+    ("gicd", Protection::Gicd),
+    ("sgi", Protection::Sgi),
+    ("its", Protection::Its),
+    ("quarantine", Protection::Quarantine),
+    ("rate", Protection::Rate),
+    ("block", Protection::Block),
+    ("interface", Protection::Interface),
+    ("wfi", Protection::Wfi),
+    ("revoke", Protection::Revoke),
+    ("line-end", Protection::LineEnd),
+    ("call", Protection::Call),
+    ("debug", Protection::DebugRegisters),
+    ("own-map", Protection::OwnMap),
+    ("own-ram", Protection::OwnRam),
+    ("own-code", Protection::OwnCode),
+    ("own-stack", Protection::OwnStack),
+    ("inject", Protection::Inject),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_and_each_protection_is_there_once() {
+        for (position, (name, protection)) in NAMES.iter().enumerate() {
+            assert_eq!(*protection as usize, position + 1, "{name}");
+            assert!(NAMES.iter().take(position).all(|(other, _)| other != name));
+        }
+    }
+}
