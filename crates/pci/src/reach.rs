@@ -167,16 +167,17 @@ impl<'a> Topology<'a> {
         let orphan = self.chain(from).last().is_some_and(|&last| self.above(last) == Above::Unknown);
         // Its id may be any with a bus number behind the first port that looks at it. Functions of one device are
         // told apart by the device, those of the root complex by that.
-        match (ports.find(validates), nearest) {
-            (Some(port), _) => self.below(Some(port), from, |other| {
-                if !self.one_device(from, other) {
-                    found(other, port, Lack::Source);
-                }
-            }),
-            (None, Some(port)) => self.below(None, from, |other| found(other, port, Lack::Source)),
-            (None, None) if orphan => self.below(None, from, |other| found(other, from, Lack::Source)),
-            (None, None) => {}
-        }
+        let (bound, at) = match (ports.find(validates), nearest) {
+            (Some(port), _) => (Some(port), port),
+            (None, Some(port)) => (None, port),
+            (None, None) if orphan => (None, from),
+            (None, None) => return,
+        };
+        self.below(bound, from, |other| {
+            if !self.one_device(from, other) {
+                found(other, at, Lack::Source);
+            }
+        });
     }
 
     /// Calls `found` for the functions behind a bridge, or for all of the segment, but for bridges and `from`.
