@@ -23,26 +23,18 @@ use crate::protection::{self, Protection};
 use crate::vm::StopReason;
 use crate::{console, cpus};
 
-/// Who, by what, did what, and what it led to.
-type What = (Option<VmId>, Option<u16>, Kind, Action);
-
-/// So many different violations are said on the console; the report has them all.
-const MOST_ANNOUNCED: usize = 256;
-
 /// Records that a CPU's ring holds.
 const RING: usize = 64;
 
 /// The records and the judges.
 pub struct Security {
-    /// By CPU.
+    /// By CPU: each runs one VM's vCPU, so that no VM fills another's.
     rings: Vec<Ring<RING>>,
     log: Mutex<Log>,
     /// By VM: one for its CPUs, and one for each device.
     governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
     /// The devices that have lost the bus, or shall.
     quarantine: Mutex<Quarantine>,
-    /// What was said on the console: each once.
-    announced: Mutex<Vec<What>>,
 }
 
 impl Security {
@@ -50,12 +42,12 @@ impl Security {
     pub fn new(cpus: usize, devices: impl Iterator<Item = usize>) -> Self {
         let judges =
             |count| (Governor::default(), core::iter::repeat_n(Governor::default(), count).collect());
+        let governors: Vec<_> = devices.map(judges).collect();
         Self {
             rings: (0..cpus).map(|_| Ring::new()).collect(),
-            log: Mutex::new(Log::new()),
-            governors: Mutex::new(devices.map(judges).collect()),
+            log: Mutex::new(Log::new(governors.len())),
+            governors: Mutex::new(governors),
             quarantine: Mutex::new(Quarantine::new()),
-            announced: Mutex::new(Vec::new()),
         }
     }
 
@@ -151,14 +143,10 @@ fn settle(host: &Host, mut violation: Violation) {
     keep(host, violation);
 }
 
-/// Keeps a record, and says what it is the first of.
+/// Keeps a record, and says it where it is the first of its kind: in a VM's share of the log those are as bounded as records are.
 fn keep(host: &Host, violation: Violation) {
-    host.security.log.lock().push(violation);
-    let what = (violation.vm, violation.device, violation.kind, violation.action);
-    let mut announced = host.security.announced.lock();
-    if announced.len() < MOST_ANNOUNCED && !announced.contains(&what) {
-        announced.push(what);
-        drop(announced);
+    let is_new = host.security.log.lock().push(violation);
+    if is_new {
         announce(host, &violation);
     }
 }

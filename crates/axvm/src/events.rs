@@ -1,8 +1,10 @@
 //! Security events: what a guest or its device tried beyond its plan.
 //!
-//! Each CPU writes to a [`Ring`] of its own; the hypervisor's CPU drains them into its [`Log`]. Both are bounded: what
-//! repeats is counted, what doesn't fit is counted too and shows as one record that says so.
+//! Each CPU writes to a [`Ring`] of its own; the hypervisor's CPU drains them into its [`Log`], where each VM has a share that no
+//! other's records can take. Both are bounded: what repeats is counted, what doesn't fit is counted too and shows as one record of
+//! the VM's that says so.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
@@ -122,26 +124,24 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// Counts `other` here if it is of the same VM, device, kind and action.
-    fn absorb(&mut self, other: &Self) -> bool {
+    /// Whether both are of the same VM, device, kind and action.
+    fn is_like(&self, other: &Self) -> bool {
         let key = |v: &Self| (v.vm, v.device, v.kind, v.action);
-        let same = key(self) == key(other);
-        if same {
-            self.count = self.count.saturating_add(other.count);
-        }
-        same
+        key(self) == key(other)
     }
 
-    fn lost(time_ns: u64, count: u64) -> Self {
-        Self {
-            time_ns,
-            vm: None,
-            device: None,
-            kind: Kind::Lost,
-            address: None,
-            action: Action::Reported,
-            count,
+    /// Counts `other` here if it is like this one.
+    fn absorb(&mut self, other: &Self) -> bool {
+        let like = self.is_like(other);
+        if like {
+            self.count = self.count.saturating_add(other.count);
         }
+        like
+    }
+
+    /// What says that `first` found no room, and how many others later.
+    fn lost(first: &Self) -> Self {
+        Self { device: None, kind: Kind::Lost, address: None, action: Action::Reported, ..*first }
     }
 
     /// The record as the report has it. `names` gives the VM's and the device's name.
@@ -159,43 +159,17 @@ impl Violation {
     }
 }
 
-/// Records, at most `N` of them.
+/// One CPU's records, until the hypervisor's CPU takes them. They are of one VM, the one that the CPU runs a vCPU of. Writing
+/// allocates nothing.
 #[derive(Debug)]
-struct Queue<const N: usize> {
+pub struct Ring<const N: usize = 64>(Mutex<Queue>);
+
+#[derive(Debug)]
+struct Queue {
     records: VecDeque<Violation>,
-    lost: u64,
-    /// When the first was lost.
-    lost_at: u64,
+    /// Those that found no room.
+    lost: Option<Violation>,
 }
-
-impl<const N: usize> Queue<N> {
-    fn new() -> Self {
-        Self { records: VecDeque::with_capacity(N), lost: 0, lost_at: 0 }
-    }
-
-    fn push(&mut self, violation: Violation) {
-        if self.records.back_mut().is_some_and(|last| last.absorb(&violation)) {
-            return;
-        }
-        if self.records.len() < N {
-            self.records.push_back(violation);
-            return;
-        }
-        if self.lost == 0 {
-            self.lost_at = violation.time_ns;
-        }
-        self.lost = self.lost.saturating_add(violation.count);
-    }
-
-    fn take_lost(&mut self) -> Option<Violation> {
-        let lost = core::mem::take(&mut self.lost);
-        (lost > 0).then(|| Violation::lost(self.lost_at, lost))
-    }
-}
-
-/// One CPU's records, until the hypervisor's CPU takes them. Writing allocates nothing.
-#[derive(Debug)]
-pub struct Ring<const N: usize = 64>(Mutex<Queue<N>>);
 
 impl<const N: usize> Default for Ring<N> {
     fn default() -> Self {
@@ -206,71 +180,123 @@ impl<const N: usize> Default for Ring<N> {
 impl<const N: usize> Ring<N> {
     /// An empty ring.
     pub fn new() -> Self {
-        Self(Mutex::new(Queue::new()))
+        Self(Mutex::new(Queue { records: VecDeque::with_capacity(N), lost: None }))
     }
 
     /// Records a violation, or counts it where there is no room.
     pub fn push(&self, violation: Violation) {
-        self.0.lock().push(violation);
+        let Queue { records, lost } = &mut *self.0.lock();
+        if records.back_mut().is_some_and(|last| last.absorb(&violation)) {
+            return;
+        }
+        if records.len() < N {
+            records.push_back(violation);
+            return;
+        }
+        match lost {
+            None => *lost = Some(Violation::lost(&violation)),
+            Some(lost) => {
+                lost.count = lost.count.saturating_add(violation.count);
+                if lost.vm != violation.vm {
+                    // No VM is blamed for another's.
+                    lost.vm = None;
+                }
+            }
+        }
     }
 
     /// Takes the oldest record; after the last one, how many were lost. One at a time, so that whoever writes never waits for
     /// more than one.
     pub fn pop(&self) -> Option<Violation> {
         let mut queue = self.0.lock();
-        queue.records.pop_front().or_else(|| queue.take_lost())
+        queue.records.pop_front().or_else(|| queue.lost.take())
     }
 }
 
-/// All records, in the order of their times as far as they come in that order. Bounded: the first ones are kept, for they
-/// say how it began.
-#[derive(Debug)]
-pub struct Log<const N: usize = 1024>(Queue<N>);
-
-impl<const N: usize> Default for Log<N> {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The records of one VM, or those that are no VM's.
+#[derive(Clone, Debug, Default)]
+struct Share {
+    records: Vec<Violation>,
+    /// Those that found no room.
+    lost: Option<Violation>,
 }
 
-impl<const N: usize> Log<N> {
-    /// An empty log.
-    pub fn new() -> Self {
-        Self(Queue { records: VecDeque::new(), lost: 0, lost_at: 0 })
-    }
-
-    /// Adds a record.
-    pub fn push(&mut self, violation: Violation) {
+impl Share {
+    /// Whether it is the first of its device, kind and action.
+    fn push(&mut self, violation: Violation, most: usize) -> bool {
         if violation.kind == Kind::Lost {
-            // One record says how many are missing, whoever lost them.
-            if self.0.lost == 0 {
-                self.0.lost_at = violation.time_ns;
+            return self.lose(&violation);
+        }
+        let count = self.records.len();
+        let like = self.records.iter().rposition(|record| record.is_like(&violation));
+        // The first ones are kept one by one, for they say how it began. The other half of the room is for what is new, so that a
+        // VM can't hide what it does by doing something else often.
+        let merged = like.filter(|&position| position + 1 == count || count >= most / 2);
+        if let Some(record) = merged.and_then(|position| self.records.get_mut(position)) {
+            return !record.absorb(&violation);
+        }
+        if count < most {
+            self.records.push(violation);
+            return like.is_none();
+        }
+        self.lose(&violation)
+    }
+
+    /// Whether it is the first that is lost.
+    fn lose(&mut self, violation: &Violation) -> bool {
+        match &mut self.lost {
+            Some(lost) => {
+                lost.count = lost.count.saturating_add(violation.count);
+                false
             }
-            self.0.lost = self.0.lost.saturating_add(violation.count);
-        } else {
-            self.0.push(violation);
+            none => {
+                *none = Some(Violation::lost(violation));
+                true
+            }
         }
     }
+}
 
-    /// Takes everything from a ring, each record through `seen` first.
-    pub fn drain<const M: usize>(&mut self, ring: &Ring<M>, mut seen: impl FnMut(&Violation)) {
-        // No more than the ring holds and its record of losses: a ring that is filled faster than it is read ends here too.
-        for _ in 0..=M {
-            let Some(violation) = ring.pop() else { return };
-            seen(&violation);
-            self.push(violation);
-        }
+/// All records. Bounded, each VM by a share of its own.
+#[derive(Debug)]
+pub struct Log {
+    /// By VM; the last is for what is no VM's.
+    shares: Box<[Share]>,
+    /// The records that a share has room for.
+    most: usize,
+}
+
+impl Log {
+    /// So many records have room in all.
+    pub const RECORDS: usize = 1024;
+
+    /// But so many of each VM, however many VMs there are.
+    pub const LEAST: usize = 16;
+
+    /// An empty log, with equal shares for so many VMs and for what is no VM's.
+    pub fn new(vms: usize) -> Self {
+        let shares = vms.saturating_add(1);
+        Self::with_shares(shares, Self::RECORDS.checked_div(shares).unwrap_or(0).max(Self::LEAST))
     }
 
-    /// All records, and last how many are missing.
+    /// An empty log with so many shares, of so many records each. The last is for all that have none.
+    pub fn with_shares(shares: usize, most: usize) -> Self {
+        Self { shares: alloc::vec![Share::default(); shares].into(), most }
+    }
+
+    /// Adds a record. Whether it is the first of its VM, device, kind and action.
+    pub fn push(&mut self, violation: Violation) -> bool {
+        let last = self.shares.len().saturating_sub(1);
+        let position = violation.vm.map_or(last, |vm| usize::from(vm.0).min(last));
+        self.shares.get_mut(position).is_some_and(|share| share.push(violation, self.most))
+    }
+
+    /// All records in the order of their times, and last how many of each VM's are missing.
     pub fn records(&self) -> Vec<Violation> {
-        let lost = (self.0.lost > 0).then(|| Violation::lost(self.0.lost_at, self.0.lost));
-        self.0.records.iter().copied().chain(lost).collect()
-    }
-
-    /// Whether nothing was recorded.
-    pub fn is_empty(&self) -> bool {
-        self.0.records.is_empty() && self.0.lost == 0
+        let mut records: Vec<Violation> = self.shares.iter().flat_map(|it| &it.records).copied().collect();
+        records.sort_by_key(|record| record.time_ns);
+        records.extend(self.shares.iter().filter_map(|share| share.lost));
+        records
     }
 }
 
