@@ -39,8 +39,9 @@ impl Owner {
     }
 }
 
-struct Claim {
-    span: Span<Gpa>,
+/// A span of the guest's address space that something has.
+pub(super) struct Claim {
+    pub(super) span: Span<Gpa>,
     owner: Owner,
     what: String,
 }
@@ -75,6 +76,27 @@ pub(super) fn lay_out(
             claim(block.gpa, Owner::Device(position), device.name.clone());
         }
     }
+    claims.extend(fixed(board));
+    let gic = gic(vm, config, given, board, findings);
+    let console = console(vm, mode, given, board, &claims, findings);
+    if let Some(console) = console {
+        claims.push(Claim {
+            span: console.registers,
+            owner: Owner::Board,
+            what: "the emulated console".into(),
+        });
+    }
+    let windows = windows(given, board, findings);
+    report_overlaps(vm, config, &claims, given, findings);
+    let address_bits = report_reach(vm, config, &claims, given, board, findings);
+    let gic = gic.map(|gic| GicPlan { spis: spis(given, console), ..gic });
+    Layout { gic, console, windows, address_bits }
+}
+
+/// What the board's addresses prescribe, and no RAM may lie over.
+pub(super) fn fixed(board: &Board<'_>) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    let mut claim = |span: Span<Gpa>, owner, what: String| claims.push(Claim { span, owner, what });
     // The GIC and the windows of all host bridges are kept free of RAM whether or not the VM has functions: a device's DMA to
     // a window's address doesn't reach the IOMMU, and the ITS's page is where MSIs go. Registers are only the CPUs' business.
     if let Some(gic) = board.gic {
@@ -98,20 +120,7 @@ pub(super) fn lay_out(
             }
         }
     }
-    let gic = gic(vm, config, given, board, findings);
-    let console = console(vm, mode, given, board, &claims, findings);
-    if let Some(console) = console {
-        claims.push(Claim {
-            span: console.registers,
-            owner: Owner::Board,
-            what: "the emulated console".into(),
-        });
-    }
-    let windows = windows(given, board, findings);
-    report_overlaps(vm, config, &claims, given, findings);
-    let address_bits = report_reach(vm, config, &claims, given, board, findings);
-    let gic = gic.map(|gic| GicPlan { spis: spis(given, console), ..gic });
-    Layout { gic, console, windows, address_bits }
+    claims
 }
 
 /// What raw regions leave of the windows; a problem where that isn't enough for a VM with functions there.

@@ -4,6 +4,7 @@
 //! arguments always give the same answer; nothing that it isn't given plays a part.
 
 mod assemble;
+mod base;
 mod board;
 mod describe;
 mod emulated;
@@ -71,6 +72,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         // Where RAM is short the rest is checked with the RAM that was asked for.
         let seen = ram.as_ref().and_then(|ram| whole(ram)).or_else(|| wanted(config, &board));
         let layout = layout::lay_out(vm, config, mode, seen, &devices, &board, &mut findings);
+        if let Some(seen) = seen {
+            base::note_high(vm, config, seen, &devices, &board, &mut findings);
+        }
         let images = images.vms.get(usize::from(index));
         let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
         if let (Some(ram), Some(load)) = (ram, load) {
@@ -224,15 +228,9 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
     }
 }
 
-/// Where a VM sees the start of its RAM: where the file says, else where the board's begins.
-fn base(config: &Vm, board: &Board<'_>) -> Option<Gpa> {
-    let first = || board.platform.memory.first()?.start().0.checked_next_multiple_of(BLOCK);
-    config.memory_base.or_else(|| first().map(Gpa))
-}
-
 fn wanted(config: &Vm, board: &Board<'_>) -> Option<Span<Gpa>> {
     (config.memory > 0).then_some(())?;
-    Span::new(base(config, board)?, config.memory).ok()
+    Span::new(base::of(config, board)?, config.memory).ok()
 }
 
 fn whole(ram: &[(Span<Gpa>, Hpa)]) -> Option<Span<Gpa>> {
@@ -261,7 +259,7 @@ fn ram(
         );
         sound = false;
     }
-    let base = base(config, board)?;
+    let base = base::of(config, board)?;
     if !base.0.is_multiple_of(BLOCK) {
         findings.vm(
             vm,

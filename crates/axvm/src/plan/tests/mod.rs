@@ -1,6 +1,7 @@
 //! The planner on QEMU's `virt` board, as its device tree describes it.
 
 mod accepted;
+mod base;
 mod console;
 mod judged;
 mod mode;

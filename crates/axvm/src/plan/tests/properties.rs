@@ -95,7 +95,8 @@ fn any_system() -> impl Strategy<Value = System> {
 fn any_platform() -> impl Strategy<Value = Platform> {
     let mostly = || prop::bool::weighted(0.9);
     let slot = (mostly(), 0u32..8, mostly(), mostly());
-    proptest::collection::vec(slot, 8).prop_map(|slots| {
+    let high = prop::bool::weighted(0.2);
+    (high, proptest::collection::vec(slot, 8)).prop_map(|(high, slots)| {
         let mut functions = Vec::new();
         let mut groups = Vec::new();
         for (device, (there, group, resets, behind_iommu)) in (0..).zip(slots) {
@@ -113,6 +114,9 @@ fn any_platform() -> impl Strategy<Value = Platform> {
             if !behind {
                 device.streams.clear();
             }
+        }
+        if high {
+            base::raise(&mut platform);
         }
         platform
     })
