@@ -241,30 +241,34 @@ fn add_bus_resets(functions: &mut [Function]) {
 }
 
 /// Turns off everything that a function could do by itself, and puts the isolation on that it is capable of.
-/// Says which control register doesn't keep what it is set to.
+/// Says which control register doesn't keep what it is set to, or doesn't say what it holds.
 fn silence<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<u16> {
     registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
+    let mut unheard = None;
+    let mut off = |offset: u16, bits: u16| {
+        if !registers.update16(offset, bits, 0) {
+            unheard.get_or_insert(offset);
+        }
+    };
     for &(id, offset) in &function.capabilities {
         match id {
-            capability::MSI => registers.update16(offset + msi::CONTROL, msi::MSI_ENABLE, 0),
-            capability::MSIX => {
-                let off = msi::MSIX_ENABLE | msi::MSIX_MASK_ALL;
-                registers.update16(offset + msi::CONTROL, off, 0);
-            }
+            capability::MSI => off(offset + msi::CONTROL, msi::MSI_ENABLE),
+            capability::MSIX => off(offset + msi::CONTROL, msi::MSIX_ENABLE | msi::MSIX_MASK_ALL),
             _ => {}
         }
     }
     for &(id, offset) in &function.extended_capabilities {
         match id {
-            extended::SRIOV => registers.update16(offset + extended::SRIOV_CONTROL, 0b1001, 0),
-            extended::ATS => registers.update16(offset + extended::ATS_CONTROL, 1 << 15, 0),
-            extended::PRI => registers.update16(offset + extended::PRI_CONTROL, 1, 0),
+            extended::SRIOV => off(offset + extended::SRIOV_CONTROL, 0b1001),
+            extended::ATS => off(offset + extended::ATS_CONTROL, 1 << 15),
+            extended::PRI => off(offset + extended::PRI_CONTROL, 1),
             // It sends copies to whichever ports want them.
-            extended::MULTICAST => registers.update16(offset + extended::MULTICAST_CONTROL, 1 << 15, 0),
-            extended::PASID => registers.update16(offset + extended::PASID_CONTROL, 1, 0),
+            extended::MULTICAST => off(offset + extended::MULTICAST_CONTROL, 1 << 15),
+            extended::PASID => off(offset + extended::PASID_CONTROL, 1),
             _ => {}
         }
     }
     acs::enable(registers, function);
-    settle::settle(registers, function)
+    let stuck = settle::settle(registers, function);
+    unheard.or(stuck)
 }

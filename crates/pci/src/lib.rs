@@ -41,7 +41,7 @@ mod virtio;
 mod tests;
 
 pub use clock::Clock;
-pub use config::{ConfigSpace, Registers, Width};
+pub use config::{ConfigSpace, Registers, Width, is_no_answer};
 pub use enumerate::{HostBridge, Space, Window, enumerate};
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
 pub use group::{Membership, groups};

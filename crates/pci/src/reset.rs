@@ -36,6 +36,14 @@ pub enum ResetError {
         /// The method.
         method: ResetMethod,
     },
+    /// The function, or the bridge above it, doesn't answer, so that the reset can't be begun.
+    #[error("{function} can't be reset by {method:?} while nothing answers")]
+    Absent {
+        /// The function.
+        function: PciAddress,
+        /// The method.
+        method: ResetMethod,
+    },
     /// The function doesn't answer any more.
     #[error("{function} doesn't answer a second after its reset by {method:?}")]
     Lost {
@@ -80,36 +88,49 @@ pub fn reset<C: ConfigSpace + ?Sized>(
     clock: &dyn Clock,
 ) -> Result<(), ResetError> {
     let unsupported = ResetError::Unsupported { function: function.address, method };
+    let begun = |done: bool| {
+        if done { Ok(()) } else { Err(ResetError::Absent { function: function.address, method }) }
+    };
     if !function.resets.contains(&method) {
         return Err(unsupported);
     }
     let registers = Registers::new(config, function.address);
     let neighbours = if method == ResetMethod::SecondaryBus { neighbours } else { &[] };
     let affected = || core::iter::once(function).chain(neighbours.iter().copied());
-    let mut kept = Vec::new();
     for each in affected() {
         quarantine(config, each);
-        kept.push((each, Kept::save(config, each)));
     }
     // A function that never ends what it has begun is reset all the same: that is what resets are for.
     let end = clock.now_us() + DRAIN_US;
     for each in affected() {
         wait_until(clock, end, || !is_pending(Registers::new(config, each.address), each));
     }
+    let mut kept = Vec::new();
+    for each in affected() {
+        // Again: one that its driver had reset may have been deaf until now.
+        quarantine(config, each);
+        kept.push((each, Kept::save(config, each)));
+    }
     match method {
-        ResetMethod::FunctionLevel => function_level(registers, function, clock).ok_or(unsupported)?,
+        ResetMethod::FunctionLevel => {
+            begun(function_level(registers, function).ok_or(unsupported)?)?;
+            clock.delay_us(SETTLE_US);
+        }
         ResetMethod::PowerState => {
             let offset = function.capability(capability::POWER).ok_or(unsupported)?;
-            registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, power::D3HOT);
+            let go =
+                |state| registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, state);
+            begun(go(power::D3HOT))?;
             clock.delay_us(POWER_US);
-            registers.update16(offset + power::CONTROL, power::STATE | power::PME_STATUS, 0);
+            begun(go(0))?;
             clock.delay_us(POWER_US);
         }
         ResetMethod::SecondaryBus => {
             let bridge = Registers::new(config, function.parent.ok_or(unsupported)?);
-            bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, header::SECONDARY_RESET);
+            let hold = |value| bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, value);
+            begun(hold(header::SECONDARY_RESET))?;
             clock.delay_us(BUS_RESET_US);
-            bridge.update16(header::BRIDGE_CONTROL, header::SECONDARY_RESET, 0);
+            begun(hold(0))?;
             wait_for_link(bridge, clock);
             clock.delay_us(SETTLE_US);
         }
@@ -144,27 +165,31 @@ fn wait_for_link<C: ConfigSpace + ?Sized>(bridge: Registers<'_, C>, clock: &dyn 
 }
 
 /// Function-level reset, by the Express capability where it has one, else by the Advanced Features
-/// capability.
-fn function_level<C: ConfigSpace + ?Sized>(
-    registers: Registers<'_, C>,
-    function: &Function,
-    clock: &dyn Clock,
-) -> Option<()> {
+/// capability. Says whether it was begun, which a function that doesn't answer can't be trusted with; `None`: it has neither.
+fn function_level<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<bool> {
+    if !is_there(registers, function) {
+        return Some(false);
+    }
     if let Some(offset) = flr_capable(registers, function) {
         let go = DeviceControl::INITIATE_FLR.bits();
-        registers.update16(offset + express::DEVICE_CONTROL, go, go);
-    } else {
-        let offset = function.capability(capability::ADVANCED)?;
-        registers.write8(offset + capability::AF_CONTROL, 1);
+        return Some(registers.update16(offset + express::DEVICE_CONTROL, go, go));
     }
-    clock.delay_us(SETTLE_US);
-    Some(())
+    let offset = function.capability(capability::ADVANCED)?;
+    registers.write8(offset + capability::AF_CONTROL, 1);
+    Some(true)
+}
+
+/// Whether a function answers with its ids.
+fn is_there<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> bool {
+    registers.read32(header::VENDOR) == u32::from(function.device) << 16 | u32::from(function.vendor)
 }
 
 /// The Express capability of a function that has function-level reset by it.
 fn flr_capable<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<u16> {
-    let capable =
-        |offset: &u16| registers.read32(offset + express::DEVICE_CAPABILITIES) & express::FLR_CAPABLE != 0;
+    let capable = |offset: &u16| {
+        let bits = registers.read32(offset + express::DEVICE_CAPABILITIES);
+        bits != u32::MAX && bits & express::FLR_CAPABLE != 0
+    };
     function.capability(capability::EXPRESS).filter(capable)
 }
 
@@ -216,8 +241,8 @@ pub fn quarantine<C: ConfigSpace + ?Sized>(config: &C, function: &Function) {
 /// What of a function's config space belongs to the hypervisor and is lost in a reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// 16-bit registers: offset, the bits that belong to the hypervisor, their value.
-    registers: Vec<(u16, u16, u16)>,
+    /// 16-bit registers: offset, the bits that belong to the hypervisor, their value if the function told it.
+    registers: Vec<(u16, u16, Option<u16>)>,
 }
 
 impl Kept {
@@ -237,7 +262,7 @@ impl Kept {
             let each = |number: u16| (first + 8 * number, extended::RESIZABLE_SIZE);
             kept.extend((0..count.min(extended::RESIZABLE_MOST)).map(each).filter(|it| it.0 < EXTENDED_SIZE));
         }
-        let value = |(offset, mask)| (offset, mask, registers.read16(offset) & mask);
+        let value = |(offset, mask)| (offset, mask, registers.control16(offset).map(|value| value & mask));
         Self { registers: kept.into_iter().map(value).collect() }
     }
 
@@ -246,7 +271,7 @@ impl Kept {
     /// # Errors
     ///
     /// [`ResetError::Differs`] if what enumeration found doesn't hold any more: the size of a BAR, the place of a capability or of the
-    /// vectors. What guests may reach rests on that.
+    /// vectors. What guests may reach rests on that. Also if the function didn't tell what is to be put back, when that was read.
     pub fn restore<C: ConfigSpace + ?Sized>(
         &self,
         config: &C,
@@ -254,8 +279,9 @@ impl Kept {
     ) -> Result<(), ResetError> {
         let registers = Registers::new(config, function.address);
         registers.write32(if function.bridge { header::BRIDGE_ROM } else { header::ROM }, 0);
+        let mut known = true;
         for &(offset, mask, value) in &self.registers {
-            registers.update16(offset, mask, value);
+            known &= value.is_some_and(|value| registers.update16(offset, mask, value));
         }
         let stuck = settle::settle(registers, function);
         let now = enumerate::inspect(registers, function.address, function.parent, function.multifunction);
@@ -264,7 +290,8 @@ impl Kept {
             bar.address = before.address;
         }
         bars::write(registers, &function.bars);
-        let same = sized == function.bars
+        let same = known
+            && sized == function.bars
             && stuck == function.stuck
             && now.capabilities == function.capabilities
             && now.extended_capabilities == function.extended_capabilities

@@ -20,7 +20,11 @@ pub(crate) fn settle<C: ConfigSpace + ?Sized>(
     let mut stuck = None;
     // Of what was there before, `kept` stays. Bits that are wired to zero are nobody's problem.
     let mut set = |offset: u16, kept: u16, value: u16| {
-        let before = registers.read16(offset);
+        // What it doesn't say can't be kept, nor is it known to be off.
+        let Some(before) = registers.control16(offset) else {
+            stuck.get_or_insert(offset);
+            return;
+        };
         let new = before & kept | value;
         // Writes to slot control are commands to the slot, so none without need.
         if new != before {

@@ -1,5 +1,6 @@
 //! What enumeration, groups and resets promise, on functions made up for it.
 
+mod away;
 mod clock;
 mod groups;
 mod settle;

@@ -7,7 +7,7 @@ use axvm_addr::PciAddress;
 use axvm_pci::spec::express::{self, DeviceControl};
 use axvm_pci::spec::header::{self, Command};
 use axvm_pci::spec::{capability, msi, power};
-use axvm_pci::{Function, Kept, Registers, ResetError, ResetMethod, Width, quarantine, reset};
+use axvm_pci::{Function, Kept, Registers, ResetError, ResetMethod, Width, is_no_answer, quarantine, reset};
 use spin::Mutex;
 
 use crate::backend::{Backend, Physical};
@@ -164,12 +164,13 @@ impl VirtualFunction {
         self.with(shared, |state| {
             self.silence(shared, state);
             let physical = Physical(&shared.backend);
-            if state.d3 {
-                // In D3hot only the power state can be relied on (PM 5.4.1).
-                self.write_power(shared, 0);
-                state.d3 = false;
-            }
+            // In D3hot only the power state can be relied on (PM 5.4.1).
+            let awake = !state.d3 || self.write_power(shared, 0).is_some();
+            state.d3 = false;
             let done = match self.function.resets.first() {
+                _ if !awake => {
+                    Err(ResetError::Absent { function: self.address(), method: ResetMethod::PowerState })
+                }
                 // With its bus others would be reset too, which a function alone can't decide.
                 Some(&method @ ResetMethod::SecondaryBus) => {
                     Err(ResetError::Unsupported { function: self.address(), method })
@@ -268,6 +269,13 @@ impl VirtualFunction {
             return done;
         }
         let before = self.registers(&shared.backend, |registers| registers.read32(access.register));
+        // A function in a reset that its driver has begun takes writes, but answers no reads. Written back, what the
+        // root port made up in its place would turn on all that belongs to the hypervisor. No register of which
+        // the guest has a part reads so, and a look at the ids could find a function that is back since. A register that
+        // is the guest's as a whole may hold anything.
+        if is_no_answer(before) && (rule.written != u32::MAX || !self.answers(shared)) {
+            return false;
+        }
         let (mut writable, mut refused) = (rule.written, false);
         if rule.special == Some(Special::Msi)
             && !given_is_possible(before, value & access.lanes, access.lanes)
@@ -278,10 +286,12 @@ impl VirtualFunction {
         let lowered = rule.lowered & !value;
         let changed = access.lanes & (writable | lowered);
         let cleared = access.lanes & rule.cleared & value;
+        // It reads as zero (PCIe 7.5.3.4), of a function that answers what it should.
+        let initiates = if rule.special == Some(Special::Express) { special } else { 0 };
         // Registers are 16 bits wide where bits that a written one clears are near; those of the other half
         // stay alone.
         self.registers(&shared.backend, |registers| {
-            let value = before & !changed & !rule.cleared | value & changed | cleared;
+            let value = before & !changed & !rule.cleared & !initiates | value & changed | cleared;
             let touched = access.lanes & (writable | rule.lowered | rule.cleared);
             match (touched & 0xffff != 0, touched >> 16 != 0) {
                 (true, true) => registers.write32(access.register, value),
@@ -337,11 +347,18 @@ impl VirtualFunction {
             (false, power::D3HOT) => {
                 state.d3 = true;
                 let unmapped = self.decode(shared, state);
-                self.write_power(shared, power::D3HOT);
+                if self.write_power(shared, power::D3HOT).is_none() {
+                    state.d3 = false;
+                    self.decode(shared, state);
+                    return false;
+                }
                 unmapped
             }
             (true, 0) => {
-                let keeps = self.write_power(shared, 0);
+                let Some(keeps) = self.write_power(shared, 0) else {
+                    // It stays in D3hot, with no BAR mapped.
+                    return false;
+                };
                 if !self.answers(shared) {
                     self.lose(shared, state);
                     return true;
@@ -360,16 +377,17 @@ impl VirtualFunction {
     }
 
     /// Writes the power state and waits; says whether the function keeps its state on the way back to D0.
-    fn write_power<B: Backend>(&self, shared: &Shared<B>, value: u16) -> bool {
-        let Some(offset) = self.function.capability(capability::POWER) else { return true };
+    /// `None`: it doesn't answer, and nothing was written.
+    fn write_power<B: Backend>(&self, shared: &Shared<B>, value: u16) -> Option<bool> {
+        let Some(offset) = self.function.capability(capability::POWER) else { return Some(true) };
         let at = offset + power::CONTROL;
         let keeps = self.registers(&shared.backend, |registers| {
-            let before = registers.read16(at);
+            let before = registers.control16(at)?;
             registers.write16(at, before & !(power::STATE | power::PME_STATUS) | value);
-            before & power::NO_SOFT_RESET != 0
-        });
+            Some(before & power::NO_SOFT_RESET != 0)
+        })?;
         shared.backend.delay_us(POWER_US);
-        keeps
+        Some(keeps)
     }
 
     /// The guest initiates a function-level reset.

@@ -34,7 +34,18 @@ pub struct FakeFunction {
     /// How long it is silent after a reset.
     pub silence_us: u64,
     silent_until: u64,
+    /// Its reads aren't answered, as in a reset of its own making.
+    pub away: Option<Away>,
     virtio: Option<FakeVirtio>,
+}
+
+/// A function that doesn't answer reads, but takes writes: while it is in a reset that its driver has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Away {
+    /// What the root port makes up of it, as 32 bits.
+    pub answer: u32,
+    /// How many reads there are until it is back.
+    pub reads: u32,
 }
 
 /// The registers of a virtio device, behind its window in config space.
@@ -66,6 +77,7 @@ impl FakeFunction {
             resizable: None,
             silence_us: 0,
             silent_until: 0,
+            away: None,
             virtio: None,
         };
         new.set(header::VENDOR, Width::B2, vendor.into());
@@ -375,6 +387,14 @@ impl FakeFunction {
     }
 
     pub(super) fn read(&mut self, offset: u16, width: Width) -> u32 {
+        if let Some(away) = &mut self.away {
+            let value = away.answer >> (8 * (offset & 3)) & width.mask() as u32;
+            away.reads -= 1;
+            if away.reads == 0 {
+                self.away = None;
+            }
+            return value;
+        }
         if let Some(device) = self.virtio.as_ref().filter(|device| offset == device.window + virtio::DATA) {
             let decodes = self.get(header::COMMAND, Width::B2) & 2 != 0;
             return match self.aimed() {

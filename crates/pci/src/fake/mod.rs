@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use axvm_addr::PciAddress;
 
-pub use function::FakeFunction;
+pub use function::{Away, FakeFunction};
 pub use route::{Arrival, Request, Target};
 
 use crate::clock::Clock;

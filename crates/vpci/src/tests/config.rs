@@ -5,7 +5,8 @@ use std::vec::Vec;
 
 use axvm_addr::{PciAddress, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
-use axvm_pci::spec::{capability, express, extended, msi};
+use axvm_pci::fake::Away;
+use axvm_pci::spec::{capability, express, extended, header, msi, power};
 use axvm_pci::{BarKind, ConfigSpace, ResetMethod};
 
 use super::{ACCELERATOR, EDU, FOREIGN, Fake, Guest, IGB, NIC, NVME, machine, windows};
@@ -267,4 +268,96 @@ fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
     assert!(matches!(elsewhere, Err(BridgeError::OutOfRange { function: NIC, segment: 1, .. })));
     let overlap = make(|config| config.windows[1].pci = config.windows[0].pci + 0x1000);
     assert!(matches!(overlap, Err(BridgeError::Window(_))));
+}
+
+/// What a root port makes up for a function in a reset of its own: nobody is there, or try again (PCIe 2.3.2).
+const AWAY: [u32; 2] = [u32::MAX, 0xffff_0001];
+
+#[test]
+fn of_a_function_that_does_not_answer_reads_nothing_is_written_back() {
+    for answer in AWAY {
+        // It may be back at the very next read.
+        for reads in [1, 2, 3, u32::MAX] {
+            let guest = Guest::new();
+            let bus = &guest.bridge.backend().bus;
+            let express = guest.capability(NVME, capability::EXPRESS).unwrap();
+            let of = |id, register| guest.capability(NVME, id).unwrap() + register;
+            let registers = [
+                (express + express::DEVICE_CONTROL, 0x0010),
+                (express + express::DEVICE_STATUS, 0x000f),
+                (express + express::LINK_CONTROL, 0),
+                (express + express::DEVICE_CONTROL_2, 5),
+                (of(capability::MSIX, msi::CONTROL), msi::MSIX_ENABLE),
+                (of(capability::POWER, power::CONTROL), power::D3HOT),
+                (header::STATUS, 0xf900),
+            ];
+            for (offset, value) in registers {
+                // No BAR is mapped, for which the backend would read too.
+                guest.w16(NVME, 4, 0x4);
+                let before = guest.hardware(NVME, offset & !3, Width::B4);
+                let refused = guest.bridge.refused();
+                bus.function(NVME, |fake| fake.away = Some(Away { answer, reads }));
+                guest.w16(NVME, offset, value);
+                bus.function(NVME, |fake| fake.away = None);
+                assert_eq!(guest.hardware(NVME, offset & !3, Width::B4), before, "{offset:#x}");
+                assert!(guest.bridge.refused() > refused, "{offset:#x}");
+            }
+            assert_eq!(guest.resets(NVME), 0);
+            assert_eq!(guest.r16(NVME, of(capability::POWER, power::CONTROL)) & 3, 0);
+        }
+    }
+}
+
+#[test]
+fn a_power_state_that_could_not_be_written_is_not_taken_for_changed() {
+    let guest = Guest::new();
+    let control = guest.capability(NIC, capability::POWER).unwrap() + power::CONTROL;
+    guest.w16(NIC, 4, 0x6);
+    let mapped = guest.mapped(NIC);
+    let away = |reads| {
+        let away = Some(Away { answer: u32::MAX, reads });
+        guest.bridge.backend().bus.function(NIC, |fake| fake.away = away);
+    };
+    let back = || guest.bridge.backend().bus.function(NIC, |fake| fake.away = None);
+    away(u32::MAX);
+    guest.w16(NIC, control, power::D3HOT);
+    back();
+    assert_eq!(guest.mapped(NIC), mapped);
+    assert_eq!(guest.hardware(NIC, control, Width::B2), 0);
+    guest.w16(NIC, control, power::D3HOT);
+    assert_eq!(guest.mapped(NIC), []);
+    // All ones say, too, that it keeps its state on the way back, which this one doesn't.
+    away(1);
+    guest.w16(NIC, control, 0);
+    assert_eq!(guest.mapped(NIC), []);
+    assert_eq!(guest.hardware(NIC, control, Width::B2) as u16 & 3, power::D3HOT);
+    guest.w16(NIC, control, 0);
+    assert_eq!((guest.resets(NIC), guest.r16(NIC, 4)), (1, 0));
+}
+
+#[test]
+fn a_reset_is_never_initiated_by_a_write_back_whatever_the_control_register_reads() {
+    let guest = Guest::new();
+    let control = guest.capability(NVME, capability::EXPRESS).unwrap() + express::DEVICE_CONTROL;
+    let bus = &guest.bridge.backend().bus;
+    bus.function(NVME, |fake| fake.away = Some(Away { answer: 0xdead_beef, reads: 1 }));
+    guest.w16(NVME, control, 0x10);
+    assert_eq!(guest.resets(NVME), 0);
+}
+
+#[test]
+fn a_mask_of_all_ones_is_a_value_like_any_other() {
+    let guest = Guest::new();
+    let (function, at) = [NIC, IGB]
+        .into_iter()
+        .find_map(|function| {
+            let offset = guest.capability(function, capability::MSI)?;
+            let layout = msi::MsiLayout::new(guest.r16(function, offset + msi::CONTROL));
+            Some((function, offset + layout.mask?))
+        })
+        .unwrap();
+    guest.w32(function, at, u32::MAX);
+    assert_eq!(guest.hardware(function, at, Width::B4), u32::MAX);
+    guest.write(function, at, Width::B1, 0);
+    assert_eq!(guest.hardware(function, at, Width::B4), 0xffff_ff00);
 }
