@@ -200,7 +200,7 @@ impl DeviceOps for Hal {
 impl Forward for Hal {
     #[inline(always)]
     fn forward_read(&self, hpa: Hpa, width: Width) -> Result<u64, Aborted> {
-        // SAFETY: registers that the plan gives to the VM; boot has mapped every device's. An abort is caught, and so is an
+        // SAFETY: registers that the plan gives to the VM; building the VM mapped them here. An abort is caught, and so is an
         // address that isn't mapped.
         unsafe { arch::probe_read(hpa.0, width.bytes()) }.map_err(|_| Aborted)
     }

@@ -28,13 +28,13 @@ const OS_LOCK_OPEN: u64 = 1 << 3;
 pub enum Register {
     /// MDSCR_EL1.
     Control,
-    /// DBGBVR<n>_EL1.
+    /// DBGBVR\<n\>_EL1.
     BreakpointValue(u8),
-    /// DBGBCR<n>_EL1.
+    /// DBGBCR\<n\>_EL1.
     BreakpointControl(u8),
-    /// DBGWVR<n>_EL1.
+    /// DBGWVR\<n\>_EL1.
     WatchpointValue(u8),
-    /// DBGWCR<n>_EL1.
+    /// DBGWCR\<n\>_EL1.
     WatchpointControl(u8),
 }
 

@@ -27,6 +27,8 @@ const S_IRQ_CLEAR: u16 = 0x648;
 const TX_FIFO: u16 = 0x700;
 const RX_FIFO: u16 = 0x780;
 const RX_FIFO_STATUS: u16 = 0x804;
+/// M_IRQ_WATERMARK says that there is room while the FIFO holds fewer words than this.
+const TX_WATERMARK: u16 = 0x80c;
 
 const RX_FIFO_WORDS: u32 = 0x1ff_ffff;
 const STATUS_M_ACTIVE: u32 = 1;
@@ -55,6 +57,7 @@ pub(crate) const MODEL: Model = Model {
         Step::Write { at: TX_PACKING1, value: 0 },
         Step::Write { at: RX_PACKING0, value: ONE_BYTE },
         Step::Write { at: RX_PACKING1, value: 0 },
+        Step::Write { at: TX_WATERMARK, value: 2 },
     ],
     listen: &[],
     ignore: &[Step::Write { at: M_IRQ_ENABLE, value: 0 }, Step::Write { at: S_IRQ_ENABLE, value: 0 }],

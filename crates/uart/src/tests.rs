@@ -74,7 +74,8 @@ impl Fake<'_> {
             (Kind::Geni, 0x040) => {
                 Self::bit(full || self.other(0x270) != 0, 0) | Self::bit(self.other(0x630) != 0, 12)
             }
-            (Kind::Geni, 0x610) => Self::bit(self.other(0x600) == 1 << 27, 30),
+            // Room is only said up to a mark, which starts at none.
+            (Kind::Geni, 0x610) => Self::bit(self.other(0x600) == 1 << 27 && self.other(0x80c) > 0, 30),
             (Kind::Geni, 0x640) => Self::bit(overrun, 25),
             // Nothing is received before the command for it.
             (Kind::Geni, 0x804) if self.other(0x630) == 1 << 27 => wire.incoming.borrow().len() as u32,

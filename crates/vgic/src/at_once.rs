@@ -71,9 +71,11 @@ impl Vgic {
         registers.again(local.signal, hardware, |it| it.is_pending_hardware() && it.host_field() == host)
     }
 
-    /// What a device's event stands for now, for [`Vgic::message_at_once`].
-    pub fn message(&self, device: ItsDeviceId, event: ItsEventId) -> Option<Message> {
+    /// What a device's event stands for now, for [`Vgic::message_at_once`]. `sender` says which event: it is asked while no command
+    /// of the guest's is carried out, so that what it finds in the backend's tables and what is found here belong together.
+    pub fn message(&self, sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>) -> Option<Message> {
         let its = self.its.as_ref()?.lock();
+        let (device, event) = sender()?;
         let lpi = its.is_enabled().then(|| its.tables.translate(device, event))??.lpi;
         // With the lock held: no command comes between the two.
         Some(Message { lpi, generation: self.its_generation.load(Ordering::Acquire) })

@@ -76,7 +76,8 @@ impl Vgic {
         let intid = Intid(word * SPI_FIRST + changed.trailing_zeros());
         match state.switch_in_place(intid, enable, quiet) {
             Switched::Done => {
-                switches.store(on ^ changed, Ordering::Relaxed);
+                // Others of the word may have been switched since it was read: only this one's bit is written.
+                self.switches.note(intid, enable);
                 true
             }
             Switched::Absent => true,

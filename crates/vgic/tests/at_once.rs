@@ -6,7 +6,7 @@ mod common;
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
-use axvm_vgic::{Message, Vgic};
+use axvm_vgic::{HardwareLists, Message, Vgic};
 use common::{Bench, PRIORITY, TABLES, V0, V1, config, line};
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -31,7 +31,7 @@ fn with_message() -> (Bench, Message) {
         bench.command(command.encode());
     }
     assert!(bench.vgic.hardware_lpi(DEVICE, EVENT));
-    let message = bench.vgic.message(DEVICE, EVENT).unwrap();
+    let message = bench.vgic.message(|| Some((DEVICE, EVENT))).unwrap();
     bench.settle();
     serve(&mut bench);
     (bench, message)
@@ -108,7 +108,7 @@ fn a_message_goes_the_long_way_once_any_command_could_have_changed_it() {
     bench.gits.as_ref().unwrap().write(V0, 0, Width::B4, 0);
     bench.cycle(0);
     assert!(!message_again(&mut bench, message), "the ITS is off");
-    assert_eq!(bench.vgic.message(DEVICE, EVENT), None);
+    assert_eq!(bench.vgic.message(|| Some((DEVICE, EVENT))), None);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_message_that_the_guest_has_disabled_is_not_made_pending() {
     bench.set_property(LPI, PRIORITY);
     bench.command(Command::Inv { device: DEVICE, event: EVENT }.encode());
     assert!(!message_again(&mut bench, message));
-    let message = bench.vgic.message(DEVICE, EVENT).unwrap();
+    let message = bench.vgic.message(|| Some((DEVICE, EVENT))).unwrap();
     assert!(!message_again(&mut bench, message), "the translation is new, the list register isn't");
     bench.cycle(0);
     assert!(!message_again(&mut bench, message));
@@ -212,6 +212,40 @@ fn a_line_is_masked_while_it_is_served_and_unmasked_after_its_end_at_once() {
     bench.end(0);
     bench.settle();
     assert_eq!(bench.listed(0), []);
+}
+
+/// Nothing in hardware.
+struct NoLists;
+
+impl HardwareLists for NoLists {
+    fn read(&self, _: usize) -> Option<u64> {
+        None
+    }
+
+    fn write(&self, _: usize, _: u64) {}
+}
+
+#[test]
+fn switches_of_one_word_that_two_vcpus_turn_at_once_are_both_turned() {
+    const TURNS: u32 = 1_000_000;
+    let mut bench = Bench::started(config(2, vec![line(40, None, false), line(41, None, false)], 4));
+    bench.enter(0);
+    bench.enter(1);
+    let vgic = &bench.vgic;
+    let turn = |cpu: usize, vcpu, bit: u32| {
+        let registers = &bench.cpus[cpu].registers;
+        for turn in 0..=TURNS {
+            let enable = turn % 2 == 0;
+            let local = vgic.local(vcpu).unwrap();
+            // It may have to wait for the other one.
+            while !vgic.switch_at_once(local, 1, bit, enable, registers, &NoLists) {}
+            assert_eq!(vgic.switches_at_once(1) & bit != 0, enable, "nobody else turns this one");
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| turn(0, V0, 1 << 8));
+        scope.spawn(|| turn(1, V1, 1 << 9));
+    });
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn map(bench: &Bench, number: usize, collection: u16) {
 
 /// A message, as it comes at the CPU of a vCPU: at once if that can be done, else the long way.
 fn message(bench: &mut Bench, cpu: usize, number: usize) {
-    let known = bench.vgic.message(DEVICE, event(number));
+    let known = bench.vgic.message(|| Some((DEVICE, event(number))));
     let done = known.is_some_and(|known| {
         bench.on(cpu, |vgic, lists, hardware| {
             vgic.message_at_once(vgic.local(VcpuId(cpu as u16)).unwrap(), known, lists, hardware)

@@ -219,8 +219,13 @@ impl Vm {
 
     /// What a physical LPI stands for in this VM now, and the counters of the device that sends it.
     pub fn message(&self, id: Intid) -> Option<(Message, &DeviceCounters)> {
-        let (device, event) = self.backend.event_of(id)?;
-        Some((self.vgic.message(device, event)?, self.core.device(self.sender(device)?)?))
+        let mut device = None;
+        let message = self.vgic.message(|| {
+            let (sender, event) = self.backend.event_of(id)?;
+            device = Some(sender);
+            Some((sender, event))
+        })?;
+        Some((message, self.core.device(self.sender(device?)?)?))
     }
 
     /// The position of the device that sends messages with this id.

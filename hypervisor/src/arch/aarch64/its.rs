@@ -480,6 +480,8 @@ impl State {
             let Some(mapped) = *slot else { continue };
             if self.devices.get(position).is_some_and(|device| device.numbers != Numbers::Virtual) {
                 lpis.properties().configure(mapped.lpi, PRIORITY, false);
+                // Without an event there is no INV, after which the redistributor holds to that.
+                self.change(id, event, command::inv(id, event))?;
             }
             self.change(id, event, command::discard(id, event))?;
         }
