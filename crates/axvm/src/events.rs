@@ -291,10 +291,18 @@ impl Log {
         self.shares.get_mut(position).is_some_and(|share| share.push(violation, self.most))
     }
 
-    /// All records in the order of their times, and last how many of each VM's are missing.
+    /// All records in the order of their times, as far as each VM's came in that order, and last how many of each VM's are missing.
     pub fn records(&self) -> Vec<Violation> {
-        let mut records: Vec<Violation> = self.shares.iter().flat_map(|it| &it.records).copied().collect();
-        records.sort_by_key(|record| record.time_ns);
+        let mut records = Vec::new();
+        let mut left: Vec<&[Violation]> = self.shares.iter().map(|share| &*share.records).collect();
+        // Each share is in order already.
+        let time = |rest: &&mut &[Violation]| rest.first().map_or(u64::MAX, |record| record.time_ns);
+        while let Some(rest) = left.iter_mut().filter(|rest| !rest.is_empty()).min_by_key(time)
+            && let Some((first, others)) = rest.split_first()
+        {
+            records.push(*first);
+            *rest = others;
+        }
         records.extend(self.shares.iter().filter_map(|share| share.lost));
         records
     }

@@ -185,6 +185,8 @@ proptest! {
             let lost = theirs.iter().filter(|record| record.kind == Kind::Lost).count();
             prop_assert!(lost <= 1 && theirs.len() <= 5 + lost);
         }
+        let kept = records.iter().filter(|record| record.kind != Kind::Lost);
+        prop_assert!(kept.map(|record| record.time_ns).is_sorted());
         prop_assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), events.len() as u64);
         prop_assert_eq!(seen, events.len() as u64);
     }
