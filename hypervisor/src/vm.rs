@@ -28,8 +28,9 @@ use crate::{arch, cpus, host};
 
 pub use build::VmFiles;
 
-/// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short (the longest wait on hardware
-/// for a guest, a reset, is 1.3 s).
+/// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short: the longest wait on hardware
+/// for a guest is a reset, 1.3 s. Of those that vCPUs queue for at one function only the one that is under way is waited for
+/// (`axvm_vpci::Backend::is_stopping`).
 pub const LEAVE_WITHIN_S: u64 = 3;
 
 /// How far a VM's CPUs are with leaving it.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use axvm::config::MappingFlags;
 use axvm::plan::{DevicePlan, PciPlan};
-use axvm::vm::AxVM;
+use axvm::vm::{AxVM, State};
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
@@ -61,6 +61,10 @@ impl Backend for PciBackend {
 
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused> {
         if on && !host::get().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.core.state(), State::Stopped { .. })
     }
 
     fn now_us(&self) -> u64 {

@@ -43,6 +43,10 @@ pub trait Backend: Send + Sync {
     /// the answer.
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused>;
 
+    /// Whether the VM is being stopped. From then on no access is carried out: those that waited for another, which may be a
+    /// reset that takes a second, leave at once, and don't begin one of their own.
+    fn is_stopping(&self) -> bool;
+
     /// Microseconds since some time that doesn't change.
     fn now_us(&self) -> u64;
 

@@ -200,7 +200,10 @@ impl VirtualFunction {
             return width.mask();
         };
         let value = self.with(shared, |state| {
-            if state.gone { access.extract(u32::MAX) } else { self.visible(shared, state, access) }
+            if state.gone || shared.backend.is_stopping() {
+                return access.extract(u32::MAX);
+            }
+            self.visible(shared, state, access)
         });
         value.into()
     }
@@ -227,7 +230,9 @@ impl VirtualFunction {
         self.accesses.fetch_add(1, Ordering::Relaxed);
         let Some(access) = Access::new(offset, width) else { return shared.refuse() };
         self.with(shared, |state| {
-            if state.gone {
+            // Asked with the lock had: a vCPU may have waited for it while another had the function reset, and after a stop a
+            // CPU has little time to leave.
+            if state.gone || shared.backend.is_stopping() {
                 return;
             }
             let value = access.place(value);

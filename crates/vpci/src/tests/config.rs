@@ -251,12 +251,7 @@ fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
         let functions = functions.into_iter().map(assign).collect();
         let mut config = BridgeConfig { segment: 0, buses: (0, 0), windows: windows(), functions };
         change(&mut config);
-        let backend = Fake {
-            bus,
-            mapped: Default::default(),
-            masters: Default::default(),
-            stream_blocked: Default::default(),
-        };
+        let backend = Fake::new(bus);
         HostBridge::new(config, backend).map(|_| ())
     };
     assert_eq!(make(|_| ()), Ok(()));

@@ -51,6 +51,22 @@ struct Fake {
     mapped: Mutex<BTreeMap<Which, Place>>,
     masters: Mutex<Vec<PciAddress>>,
     stream_blocked: AtomicBool,
+    stopping: AtomicBool,
+    /// The VM is told to stop when it next waits.
+    stops: AtomicBool,
+}
+
+impl Fake {
+    fn new(bus: FakeBus) -> Self {
+        Self {
+            bus,
+            mapped: Mutex::default(),
+            masters: Mutex::default(),
+            stream_blocked: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            stops: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Backend for Fake {
@@ -101,12 +117,19 @@ impl Backend for Fake {
         Ok(())
     }
 
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     fn now_us(&self) -> u64 {
         self.bus.microseconds()
     }
 
     fn delay_us(&self, microseconds: u64) {
         assert!(self.mapped.lock().unwrap().len() < 100);
+        if self.stops.load(Ordering::SeqCst) {
+            self.stopping.store(true, Ordering::SeqCst);
+        }
         self.bus.delay(microseconds);
     }
 }
@@ -158,12 +181,7 @@ impl Guest {
         let (bus, mut functions) = machine();
         functions.retain(|function| function.address != FOREIGN);
         change(&mut functions);
-        let backend = Fake {
-            bus,
-            mapped: Mutex::default(),
-            masters: Mutex::default(),
-            stream_blocked: AtomicBool::new(false),
-        };
+        let backend = Fake::new(bus);
         let assigned = functions
             .iter()
             .map(|function| {

@@ -1,5 +1,7 @@
 //! Power states and resets that the guest asks for.
 
+use core::sync::atomic::Ordering;
+
 use axvm_axdevice::Width;
 use axvm_pci::spec::{capability, express, msi, power};
 
@@ -170,4 +172,35 @@ fn a_restart_shows_the_function_as_it_was_at_first() {
         assert!(!guest.mapped(function).is_empty());
         guest.w16(function, 4, 0);
     }
+}
+
+#[test]
+fn when_the_vm_stops_only_the_reset_that_is_under_way_is_waited_for() {
+    let guest = Guest::new();
+    let control = guest.capability(NVME, capability::EXPRESS).unwrap() + express::DEVICE_CONTROL;
+    let power = power_control(&guest, NVME);
+    let go = guest.r16(NVME, control) | 0x8000;
+    let backend = guest.bridge.backend();
+    backend.bus.function(NVME, |fake| fake.silence_us = 900_000);
+    backend.stops.store(true, Ordering::SeqCst);
+    // Whichever is first: the others wait for it, or come after the stop.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| guest.w16(NVME, control, go));
+        }
+    });
+    assert_eq!(guest.resets(NVME), 1);
+    assert!(backend.bus.microseconds() < 1_300_000, "{}", backend.bus.microseconds());
+    // Nor is anything else carried out.
+    backend.bus.take_writes();
+    guest.w16(NVME, 4, 0x6);
+    guest.w16(NVME, power, D3);
+    assert_eq!(guest.r32(NVME, 0), u32::MAX);
+    assert_eq!(backend.bus.take_writes(), []);
+    assert!(guest.masters().is_empty() && guest.mapped(NVME).is_empty());
+    // A new start is.
+    backend.stops.store(false, Ordering::SeqCst);
+    backend.stopping.store(false, Ordering::SeqCst);
+    guest.bridge.reset_function(NVME).unwrap();
+    assert_eq!(guest.r32(NVME, 0), 0x0010_1b36);
 }

@@ -13,12 +13,7 @@ fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
     assert_eq!(function.address, BEHIND);
     let bars = vec![(0, Hpa(function.bars[0].address.unwrap() + HPA_OFFSET))];
     let functions = vec![AssignedFunction { function, shown, bars, intx: true }];
-    let backend = Fake {
-        bus,
-        mapped: Mutex::default(),
-        masters: Mutex::default(),
-        stream_blocked: AtomicBool::new(false),
-    };
+    let backend = Fake::new(bus);
     let config = BridgeConfig { segment: 0, buses: (0, 1), windows: windows(), functions };
     HostBridge::new(config, backend).unwrap()
 }
@@ -62,12 +57,7 @@ fn what_is_alone_in_its_slot_does_not_say_otherwise() {
     let alone = Guest::with(|functions| functions.retain(|function| function.address == NIC));
     assert_eq!(alone.read(NIC, 0x0e, Width::B1) & 0x80, 0);
     let (bus, functions) = machine();
-    let backend = Fake {
-        bus,
-        mapped: Mutex::default(),
-        masters: Mutex::default(),
-        stream_blocked: AtomicBool::new(false),
-    };
+    let backend = Fake::new(bus);
     let take = |position: usize, shown| AssignedFunction {
         intx: true,
         function: functions[position].clone(),
