@@ -364,7 +364,7 @@ fn devices(tree: &mut Tree, description: &Description) -> Result<(), FdtWriteErr
     // Devices that had one clock on the host have one here.
     let mut clocks: Vec<&(u32, String)> =
         description.devices.iter().flat_map(|device| &device.clocks).collect();
-    clocks.sort();
+    clocks.sort_unstable();
     clocks.dedup();
     for ((hz, _), phandle) in clocks.iter().zip(tree.phandles.first_device_clock..) {
         fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle)?;

@@ -64,7 +64,7 @@ pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, clock: 
     let mut scan = Scan { config, host, clock, last: host.buses.0, functions: Vec::new() };
     scan.bus(host.buses.0, None, 0);
     let mut functions = scan.functions;
-    functions.sort_by_key(|function| function.address);
+    functions.sort_unstable_by_key(|function| function.address);
     add_bus_resets(&mut functions);
     assign::assign(config, host, &mut functions);
     for function in &mut functions {

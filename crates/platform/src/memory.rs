@@ -9,7 +9,7 @@ use crate::model::{PciSpace, Platform};
 /// Sorts spans and joins those that touch or overlap.
 pub fn merge(mut spans: Vec<Span<Hpa>>) -> Vec<Span<Hpa>> {
     spans.retain(|span| !span.is_empty());
-    spans.sort();
+    spans.sort_unstable();
     let mut merged: Vec<Span<Hpa>> = Vec::new();
     for span in spans {
         match merged.last_mut() {

@@ -115,7 +115,7 @@ impl<B: Backend> HostBridge<B> {
                 return Err(BridgeError::Window(window.gpa));
             }
         }
-        functions.sort_by_key(|assigned| assigned.shown);
+        functions.sort_unstable_by_key(|assigned| assigned.shown);
         let slot = |address: PciAddress| address.requester_id() >> 3;
         let slots: Vec<u16> = functions.iter().map(|assigned| slot(assigned.shown)).collect();
         let shared =

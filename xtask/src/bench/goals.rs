@@ -48,6 +48,9 @@ pub struct Goal {
     pub elsewhere: Option<u64>,
     /// Why the goal can't be reached.
     pub floor: Option<Floor>,
+    /// For a goal that isn't reached: what the tests accept meanwhile, so that it gets no worse. `bench --check` accepts the goal
+    /// only.
+    pub meanwhile: Option<u64>,
 }
 
 /// Why a goal can't be reached, by measurement.
@@ -67,7 +70,7 @@ const fn goal(
     limit: Limit,
     elsewhere: Option<u64>,
 ) -> Goal {
-    Goal { figure, what, modes, limit, elsewhere, floor: None }
+    Goal { figure, what, modes, limit, elsewhere, floor: None, meanwhile: None }
 }
 
 const EMULATED: &[&str] = &["emulated"];
@@ -104,7 +107,11 @@ pub const GOALS: &[Goal] = &[
         Some(530_000),
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
-    goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None),
+    Goal {
+        // What it is now, 465,112, and one page: its parts end at pages, so that a few bytes may cost one.
+        meanwhile: Some(469_208),
+        ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
+    },
 ];
 
 /// Modes in which a Linux guest's instructions are counted.
@@ -174,6 +181,15 @@ pub struct Line<'a> {
     pub limit: Option<u64>,
     /// The verdict.
     pub verdict: Verdict,
+}
+
+impl Line<'_> {
+    /// Whether the tests fail on it: on a missed goal for which something is accepted meanwhile only beyond just that, without
+    /// the tolerance that a goal has.
+    pub fn fails_tests(&self) -> bool {
+        let accepted = self.goal.meanwhile.zip(self.value).is_some_and(|(most, value)| value <= most);
+        self.verdict.fails() && !accepted
+    }
 }
 
 /// Whether a figure is at most so much over a limit as is tolerated.
@@ -281,6 +297,16 @@ mod tests {
             verdict(call(), &[("emulated", "hypercall", 211), ("native", "trap", 1)]),
             Verdict::Missed
         );
+    }
+
+    #[test]
+    fn what_is_not_reached_yet_may_get_no_worse() {
+        let image = || Goal { meanwhile: Some(200), ..goal("image", "", EMULATED, Limit::At(100), None) };
+        let goals = [image()];
+        let fails = |value| judge(&goals, &figures(&[("emulated", "image", value)]))[0].fails_tests();
+        assert!(!fails(100) && !fails(200) && fails(201));
+        assert!(judge(&goals, &figures(&[]))[0].fails_tests(), "what isn't measured is accepted");
+        assert_eq!(verdict(image(), &[("emulated", "image", 150)]), Verdict::Missed);
     }
 
     #[test]

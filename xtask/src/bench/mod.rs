@@ -97,11 +97,15 @@ pub fn check(arch: &str) -> Result<(usize, Vec<String>)> {
     print_goals(&lines);
     let failed: Vec<String> = lines
         .iter()
-        .filter(|line| line.verdict.fails())
+        .filter(|line| line.fails_tests())
         .map(|line| {
             let value = line.value.map_or("nothing".into(), |value| value.to_string());
             let limit = line.limit.map_or("-".into(), |limit| limit.to_string());
-            format!("{} ({}): {value}, the goal is {limit}", line.goal.figure, line.mode)
+            let meanwhile = line
+                .goal
+                .meanwhile
+                .map_or_else(String::new, |most| format!(", {most} is accepted meanwhile"));
+            format!("{} ({}): {value}, the goal is {limit}{meanwhile}", line.goal.figure, line.mode)
         })
         .collect();
     Ok((lines.len(), failed))
@@ -238,6 +242,9 @@ fn print_goals(lines: &[Line]) {
         ));
         if let (goals::Verdict::Floor, Some(floor)) = (&line.verdict, &line.goal.floor) {
             say::note(format_args!("    accepted: {}: {}", floor.accepted, floor.why));
+        }
+        if let (goals::Verdict::Missed, Some(most)) = (&line.verdict, line.goal.meanwhile) {
+            say::note(format_args!("    the goal is missed; the tests accept {most} meanwhile, and no more"));
         }
     }
 }

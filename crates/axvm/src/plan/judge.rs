@@ -167,7 +167,7 @@ fn streams(
 ) -> Vec<(usize, StreamId)> {
     let mut known: Vec<(usize, StreamId)> =
         reached.iter().flat_map(|(_, device)| device.streams.iter().copied()).collect();
-    known.sort();
+    known.sort_unstable();
     known.dedup();
     let unconfined = |(_, (_, device)): &(usize, &(usize, &PlatformDevice))| {
         device.bus_master == Some(true) && device.streams.is_empty()
@@ -223,7 +223,7 @@ fn streams(
         ),
         Dma::Streams(ids) if unknown || known.is_empty() => {
             known.extend(ids.iter().map(|&id| (0, id)));
-            known.sort();
+            known.sort_unstable();
             known.dedup();
         }
         Dma::Unstated | Dma::None | Dma::Streams(_) => {}

@@ -181,7 +181,7 @@ impl Free {
     fn take(&mut self, size: u64, alignment: u64) -> Option<Span<Gpa>> {
         let taken = self.taken.unwrap_or(Span::new(self.kernel.start(), 0).ok()?);
         let mut edges = [self.kernel, taken];
-        edges.sort();
+        edges.sort_unstable();
         let [low, high] = edges;
         let below = (self.ram.start().0, low.start().0);
         let between = (low.end().0.max(self.ram.start().0), high.start().0);

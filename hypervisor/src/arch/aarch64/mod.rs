@@ -41,6 +41,20 @@ use sysreg::{dsb, isb, mrs};
 /// The protocol lets a device tree have this many bytes (booting.rst, 2).
 pub const DEVICE_TREE_MAX: u64 = 2 << 20;
 
+/// The address of a symbol that the linker script or assembly defines: by an instruction. By itself the compiler would keep the
+/// address of a symbol from elsewhere in a table of the image, and older linkers can't do that within the tiny code model.
+macro_rules! address_of {
+    ($symbol:path) => {{
+        let address: u64;
+        // SAFETY: an address is computed, and nothing is read or written.
+        unsafe {
+            core::arch::asm!("adr {0}, {1}", out(reg) address, sym $symbol, options(pure, nomem, nostack, preserves_flags));
+        }
+        address
+    }};
+}
+pub(crate) use address_of;
+
 unsafe extern "C" {
     static __image_start: u8;
     static __text_end: u8;
@@ -52,7 +66,7 @@ unsafe extern "C" {
 
 /// The address of the image's first byte.
 pub fn image_start() -> u64 {
-    &raw const __image_start as u64
+    address_of!(__image_start)
 }
 
 /// Where the parts of the image are.
@@ -70,10 +84,10 @@ pub struct ImageLayout {
 /// Where the parts of the image are.
 pub fn image_layout() -> ImageLayout {
     ImageLayout {
-        text_end: Hpa(&raw const __text_end as u64),
-        constants_end: Hpa(&raw const __rodata_end as u64),
-        guard: (Hpa(&raw const __boot_stack_guard as u64), Hpa(&raw const __boot_stack_bottom as u64)),
-        end: Hpa(&raw const __image_end as u64),
+        text_end: Hpa(address_of!(__text_end)),
+        constants_end: Hpa(address_of!(__rodata_end)),
+        guard: (Hpa(address_of!(__boot_stack_guard)), Hpa(address_of!(__boot_stack_bottom))),
+        end: Hpa(address_of!(__image_end)),
     }
 }
 
@@ -114,7 +128,7 @@ extern "C" fn secondary_main(argument: u64) -> ! {
 
 /// Where a CPU starts, for PSCI.
 pub fn secondary_entry() -> Hpa {
-    Hpa(boot::_secondary_start as *const () as u64)
+    Hpa(address_of!(boot::_secondary_start))
 }
 
 /// Brings the calling CPU, which has just come up, into the states that the control of guests rests on, and sets up what it does

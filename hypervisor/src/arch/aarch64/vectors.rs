@@ -5,6 +5,7 @@
 
 use core::arch::global_asm;
 
+use super::address_of;
 use super::quick::{Running, quick_exit};
 
 /// The registers of a vCPU that the hypervisor's own code would overwrite. Layout known to the assembly below.
@@ -60,11 +61,11 @@ impl EntryWork {
 /// Has the calling CPU take exceptions by the vectors that do this first, or by those without.
 pub fn install(work: EntryWork) {
     let vectors = match work {
-        EntryWork::NONE => &raw const hypervisor_vectors,
-        _ => &raw const working_vectors,
+        EntryWork::NONE => address_of!(hypervisor_vectors),
+        _ => address_of!(working_vectors),
     };
     // SAFETY: both tables do the same otherwise, for exceptions of the hypervisor's own and of a guest's.
-    unsafe { super::sysreg::msr!("vbar_el2", vectors as u64) };
+    unsafe { super::sysreg::msr!("vbar_el2", vectors) };
 }
 
 /// Why a guest was left: the vector that was taken.
@@ -167,13 +168,13 @@ pub fn take_late_error() -> bool {
 
 /// Whether an SError at `pc` is one that [`take_late_error`], or a guarded access, takes on purpose.
 pub fn is_expected_error(pc: u64) -> bool {
-    (&raw const late_error_start as u64..=&raw const late_error_end as u64).contains(&pc)
+    (address_of!(late_error_start)..=address_of!(late_error_end)).contains(&pc)
 }
 
 /// Where to go on after an abort at `pc`, if it was that of a guarded access.
 pub fn fixup(pc: u64) -> Option<u64> {
-    let (start, end) = (&raw const guarded_start as u64, &raw const guarded_end as u64);
-    (start..end).contains(&pc).then_some(&raw const guarded_fixup as u64)
+    let (start, end) = (address_of!(guarded_start), address_of!(guarded_end));
+    (start..end).contains(&pc).then_some(address_of!(guarded_fixup))
 }
 
 global_asm!(
