@@ -424,7 +424,14 @@ fn read_keys(to: SyncSender<Vec<u8>>, events: SyncSender<Event>) {
         while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
             let bytes = &buffer[..length];
             let quit = bytes.iter().filter_map(|byte| keys.push(*byte)).any(|key| key == Key::Quit);
-            if quit && events.send(Event::Quit).is_err() || to.send(bytes.to_vec()).is_err() {
+            let gone = if quit {
+                // What came before has its turn first, unless the queue is full of what the machine doesn't read.
+                let _ = to.try_send(bytes.to_vec());
+                events.send(Event::Quit).is_err()
+            } else {
+                to.send(bytes.to_vec()).is_err()
+            };
+            if gone {
                 return;
             }
         }
@@ -507,7 +514,9 @@ mod tests {
         let typing = Typing::to(Slow { gate, read }, 4);
         typing.queue.send(b"one".to_vec()).unwrap();
         typing.quit();
-        (0..10).for_each(|_| open.send(()).unwrap());
+        for _ in 0..2 {
+            open.send(()).unwrap();
+        }
         let soon = Duration::from_secs(10);
         let all: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
         assert_eq!(all, [b"one".to_vec(), QUIT.to_vec()]);
@@ -529,7 +538,8 @@ mod tests {
         while !typing.quitting.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(10));
         }
-        (0..10).for_each(|_| open.send(()).unwrap());
+        // The machine is gone once it has been told.
+        (0..10).for_each(|_| drop(open.send(())));
         let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
         assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
         assert!(rest.len() <= 3, "what waited came first: {rest:?}");
