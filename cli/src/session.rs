@@ -539,7 +539,9 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
         // The machine is gone once it has been told.
-        (0..10).for_each(|_| drop(open.send(())));
+        for _ in 0..10 {
+            let _ = open.send(());
+        }
         let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
         assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
         assert!(rest.len() <= 3, "what waited came first: {rest:?}");
