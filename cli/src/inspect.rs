@@ -176,6 +176,7 @@ fn problems(platform: &Platform, devices: Vec<Device>) -> Vec<Problem> {
         cmdline: String::new(),
         load: None,
         entry: None,
+        device_tree: None,
         interrupts: InterruptChoice::Emulated,
         trusted: false,
         on_violation: Default::default(),

@@ -76,6 +76,8 @@ pub struct Run {
     large_tree: bool,
     /// The protection that is off, in the hypervisor's test image.
     protection_off: Option<String>,
+    /// The guest that is fetched and made for it, where it isn't the demo's.
+    guest: Option<Guest>,
     /// The boot loader that starts the hypervisor, from a disk with what `axvm pack` writes; without one QEMU does.
     boot_loader: Option<BootLoader>,
     /// More words for `axvm run`.
@@ -108,6 +110,14 @@ struct Types {
 
 fn once() -> usize {
     1
+}
+
+/// A guest beside the demo's and those of `guests/`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Guest {
+    /// Debian's U-Boot for the board, with a disk from which it boots the demo's kernel.
+    UBoot,
 }
 
 /// A boot loader.
@@ -206,6 +216,10 @@ impl Run {
         if let Some(BootLoader::UBoot) = self.boot_loader {
             let loader = guest::u_boot(arch)?;
             arguments.extend(["--boot-loader".to_owned(), loader.display().to_string()]);
+        }
+        if let Some(Guest::UBoot) = self.guest {
+            guest::u_boot(arch)?;
+            guest::boot_disk::prepare(arch)?;
         }
         if self.demo {
             disk::refresh(arch)?;

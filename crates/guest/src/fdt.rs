@@ -24,11 +24,14 @@ struct Phandles {
 }
 
 impl Phandles {
-    fn beside(devices: &[DeviceDescription]) -> Self {
+    /// `None` where devices' own leave too few: the highest that there may be is 0xffff_fffe.
+    fn beside(devices: &[DeviceDescription]) -> Option<Self> {
         let highest = devices.iter().map(|device| highest(&device.properties, &device.children)).max();
-        let [gic, its, console_clock, first_device_clock] =
-            [1, 2, 3, 4].map(|position| highest.unwrap_or(0).saturating_add(position));
-        Self { gic, its, console_clock, first_device_clock }
+        let highest = highest.unwrap_or(0);
+        let clocks = devices.iter().map(|device| device.clocks.len()).sum::<usize>();
+        highest.checked_add(4)?.checked_add(u32::try_from(clocks).ok()?).filter(|&end| end < u32::MAX)?;
+        let [gic, its, console_clock, first_device_clock] = [1, 2, 3, 4].map(|position| highest + position);
+        Some(Self { gic, its, console_clock, first_device_clock })
     }
 }
 
@@ -88,6 +91,9 @@ pub enum FdtWriteError {
     /// Something that needs a GIC, or MSIs that need an ITS, where there is none.
     #[error("{0} needs an interrupt controller that the guest doesn't have")]
     NoController(String),
+    /// Devices' nodes have phandles so high that none are left for what is written beside them.
+    #[error("its devices' phandles leave none for the nodes beside them")]
+    Phandles,
 }
 
 /// The device tree of a guest.
@@ -97,7 +103,7 @@ pub enum FdtWriteError {
 /// [`FdtWriteError`] names the node that can't be written.
 pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
     let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
-    let phandles = Phandles::beside(&description.devices);
+    let phandles = Phandles::beside(&description.devices).ok_or(FdtWriteError::Phandles)?;
     let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new(), phandles };
     tree.begin("")?;
     tree.cells("#address-cells", &[2])?;

@@ -148,6 +148,21 @@ fn a_description_that_contradicts_itself_is_refused_by_name() {
 }
 
 #[test]
+fn nodes_beside_those_of_devices_have_phandles_of_their_own_or_the_tree_is_refused() {
+    let with = |phandle: u32| {
+        let mut description = guest();
+        let own = ("phandle".to_string(), phandle.to_be_bytes().to_vec());
+        description.devices[0].properties.push(own);
+        write(&description, None)
+    };
+    // Controller, ITS, the console's clock and the device's own come after it, and 0xffff_ffff is no phandle.
+    assert!(with(0xffff_fff9).is_ok());
+    for phandle in [0xffff_fffb, 0xffff_fffe, u32::MAX] {
+        assert_eq!(with(phandle), Err(FdtWriteError::Phandles), "{phandle:#x}");
+    }
+}
+
+#[test]
 fn the_device_tree_compiler_has_nothing_to_warn_of() {
     let compiler = Command::new("dtc")
         .args(["-I", "dtb", "-O", "dts", "-"])

@@ -95,6 +95,8 @@ pub struct Vm {
     pub load: Option<Gpa>,
     /// `entry`: where a raw binary starts.
     pub entry: Option<Gpa>,
+    /// `device_tree`: where the guest looks for its device tree; without it anywhere, since x0 says where.
+    pub device_tree: Option<Gpa>,
     /// `interrupts`.
     pub interrupts: InterruptChoice,
     /// `trusted`.

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{paths, say};
 
+pub mod boot_disk;
 mod cpio;
 pub mod debian;
 pub mod disk;

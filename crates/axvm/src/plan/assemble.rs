@@ -59,13 +59,13 @@ pub(super) fn assemble(
     };
     plan.description = describe::describe(&plan, &config.cmdline, given, board);
     if config.dtb.is_none() {
-        plan.tree = tree(vm, &plan, findings);
+        plan.tree = tree(vm, config, &plan, findings);
     }
     plan
 }
 
 /// The guest's device tree, written here so that what can't be written is a problem of the plan.
-fn tree(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) -> Vec<u8> {
+fn tree(vm: VmRef<'_>, config: &Vm, plan: &VmPlan, findings: &mut Findings) -> Vec<u8> {
     // That its command line can't be said has been.
     if !load::is_command_line(&plan.description.cmdline) {
         return Vec::new();
@@ -78,11 +78,17 @@ fn tree(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) -> Vec<u8> {
     if tree.len() as u64 > room {
         findings.vm(
             vm,
-            "memory",
+            if config.device_tree.is_some() { "device_tree" } else { "memory" },
             Rule::ImageFit,
             format_args!(
-                "its device tree has {} bytes, but RAM has room for {room}: give it more memory",
-                tree.len()
+                "its device tree has {} bytes, but there is room for {room} at {}: {}",
+                tree.len(),
+                plan.load.device_tree.start(),
+                if config.device_tree.is_some() {
+                    "choose another `device_tree`"
+                } else {
+                    "give it more memory"
+                }
             ),
         );
     }

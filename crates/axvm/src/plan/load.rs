@@ -13,6 +13,9 @@ use crate::problem::Rule;
 /// booting.rst, 2: a device tree has at most 2 MiB, and is mapped by blocks of that size.
 const DEVICE_TREE_MAX: u64 = 2 << 20;
 
+/// booting.rst, 2, as the devicetree specification, 5.1: a device tree begins at a multiple of 8.
+const TREE_ALIGNMENT: u64 = 8;
+
 /// What a generated device tree is given where RAM is short: many times what one takes.
 const DEVICE_TREE_SMALL: u64 = 64 << 10;
 
@@ -52,15 +55,25 @@ pub(super) fn place(
         return None;
     }
     let mut free = Free { ram, kernel: span, taken: None, after: kernel.kind == ImageKind::LinuxImage };
-    let Some(device_tree) = device_tree(&mut free, images.dtb_len) else {
-        findings.vm(
-            vm,
-            "memory",
-            Rule::ImageFit,
-            "RAM has no room for a device tree beside the kernel: give it more memory",
-        );
-        return None;
+    let device_tree = match config.device_tree {
+        Some(at) => free.take_at(at, images.dtb_len).map_err(|wrong| {
+            findings.vm(
+                vm,
+                "device_tree",
+                wrong.rule(),
+                format_args!("its device tree can't lie at {at}: {wrong}"),
+            );
+        }),
+        None => device_tree(&mut free, images.dtb_len).ok_or_else(|| {
+            findings.vm(
+                vm,
+                "memory",
+                Rule::ImageFit,
+                "RAM has no room for a device tree beside the kernel: give it more memory",
+            );
+        }),
     };
+    let device_tree = device_tree.ok()?;
     let initrd = match images.initrd_len {
         Some(length @ 1..) => match free.take(length, 4096).filter(|at| in_one_window(at, &span)) {
             Some(at) => Span::new(at.start(), length).ok(),
@@ -195,6 +208,52 @@ impl Free {
         let span = Span::new(Gpa(found?), size).ok()?;
         self.taken = Some(span);
         Some(span)
+    }
+
+    /// Room for a device tree at a place that the file says: up to what comes next, and no more than one may have.
+    fn take_at(&mut self, at: Gpa, own: Option<u64>) -> Result<Span<Gpa>, WrongPlace> {
+        if !at.is_aligned(TREE_ALIGNMENT) {
+            return Err(WrongPlace::Askew);
+        }
+        if !self.ram.contains(at) {
+            return Err(WrongPlace::OutsideRam(self.ram));
+        }
+        let end = if self.kernel.start() > at { self.kernel.start() } else { self.ram.end() };
+        let room = end.0.saturating_sub(at.0).min(DEVICE_TREE_MAX);
+        let span = Span::new(at, room).map_err(|_| WrongPlace::OutsideRam(self.ram))?;
+        if span.overlaps(&self.kernel) {
+            return Err(WrongPlace::InKernel(self.kernel));
+        }
+        // A generated one is measured once it is written.
+        match own.filter(|&length| length > room) {
+            Some(length) => Err(WrongPlace::Short { room, length, end }),
+            None => {
+                self.taken = Some(span);
+                Ok(span)
+            }
+        }
+    }
+}
+
+/// Why a device tree can't lie where the file says.
+#[derive(Debug, thiserror::Error)]
+enum WrongPlace {
+    #[error("that isn't a multiple of {TREE_ALIGNMENT}")]
+    Askew,
+    #[error("RAM is {0}")]
+    OutsideRam(Span<Gpa>),
+    #[error("the kernel takes {0}: choose another place for one of the two (`load`)")]
+    InKernel(Span<Gpa>),
+    #[error("it has {length} bytes, but there are {room} up to {end}")]
+    Short { room: u64, length: u64, end: Gpa },
+}
+
+impl WrongPlace {
+    fn rule(&self) -> Rule {
+        match self {
+            Self::Askew => Rule::Alignment,
+            Self::OutsideRam(_) | Self::InKernel(_) | Self::Short { .. } => Rule::ImageFit,
+        }
     }
 }
 

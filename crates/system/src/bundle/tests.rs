@@ -18,6 +18,7 @@ fn vm(name: &str) -> Vm {
         cmdline: String::new(),
         load: None,
         entry: None,
+        device_tree: None,
         interrupts: Default::default(),
         trusted: false,
         on_violation: Default::default(),

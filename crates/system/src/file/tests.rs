@@ -210,7 +210,12 @@ fn write(system: &System) -> String {
         for (key, value) in [("initrd", &vm.initrd), ("dtb", &vm.dtb)] {
             text += &value.as_ref().map_or(String::new(), |value| format!("{key} = {value:?}\n"));
         }
-        for (key, value) in [("load", vm.load), ("entry", vm.entry), ("memory_base", vm.memory_base)] {
+        for (key, value) in [
+            ("load", vm.load),
+            ("entry", vm.entry),
+            ("memory_base", vm.memory_base),
+            ("device_tree", vm.device_tree),
+        ] {
             text += &value.map_or(String::new(), |value| format!("{key} = \"{value}\"\n"));
         }
         text += match vm.interrupts {
@@ -320,6 +325,7 @@ fn vm() -> impl Strategy<Value = Vm> {
         1u64..1 << 20,
         prop::option::of(any::<u64>().prop_map(Gpa)),
         prop::option::of(any::<u64>()),
+        prop::option::of(any::<u64>().prop_map(Gpa)),
         prop::option::of("[a-z.]{1,8}"),
         "[ -~]{0,20}",
     );
@@ -337,7 +343,7 @@ fn vm() -> impl Strategy<Value = Vm> {
     let second = (interrupts, any::<bool>(), policies, any::<bool>(), prop::collection::vec(device(), 0..5));
     (first, second).prop_map(
         |(
-            (cpus, pages, memory_base, load, initrd, cmdline),
+            (cpus, pages, memory_base, load, device_tree, initrd, cmdline),
             (interrupts, trusted, policy, autostart, devices),
         )| Vm {
             name: String::new(),
@@ -350,6 +356,7 @@ fn vm() -> impl Strategy<Value = Vm> {
             cmdline,
             load: load.map(Gpa),
             entry: load.map(Gpa),
+            device_tree,
             interrupts,
             trusted,
             on_violation: policy,

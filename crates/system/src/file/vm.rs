@@ -10,7 +10,7 @@ use super::section::Section;
 use super::{Reader, text};
 use crate::model::{Arch, InterruptChoice, Item, ViolationPolicy, Vm};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "name",
     "cpus",
     "memory",
@@ -21,6 +21,7 @@ const KEYS: [&str; 15] = [
     "cmdline",
     "load",
     "entry",
+    "device_tree",
     "interrupts",
     "trusted",
     "on_violation",
@@ -98,6 +99,7 @@ impl Reader {
             cmdline: section.string("cmdline").unwrap_or_default(),
             load,
             entry,
+            device_tree: section.address("device_tree").map(Gpa),
             interrupts: interrupts.unwrap_or_default(),
             trusted: section.boolean("trusted").unwrap_or(false),
             on_violation: on_violation.unwrap_or_default(),

@@ -107,6 +107,27 @@ fn images_lie_in_ram_beside_each_other_as_linux_wants_them() {
 }
 
 #[test]
+fn a_device_tree_lies_where_the_guest_looks_for_it_and_the_rest_beside_it() {
+    let (mut system, mut images) = (demo(), images(1));
+    // As U-Boot for `virt` wants it: the tree at the start of RAM.
+    let load = Gpa(0x4020_0000);
+    images.vms[0].kernel = ImageInfo::parse(&[0; 1 << 20], Some((load, load)));
+    system.vms[0].device_tree = Some(Gpa(0x4000_0000));
+    let placed = |system: &System| plan(system, &board(), &images).unwrap().vms.remove(0).load;
+    let there = placed(&system);
+    assert_eq!(there.device_tree, Span::new(Gpa(0x4000_0000), 2 << 20).unwrap());
+    assert_eq!(there.kernel, load);
+    assert!(there.initrd.unwrap().start() >= Gpa(0x4030_0000));
+    // Behind the kernel, and up to the end of RAM.
+    system.vms[0].device_tree = Some(Gpa(0x4030_0008));
+    assert_eq!(placed(&system).device_tree, Span::new(Gpa(0x4030_0008), 2 << 20).unwrap());
+    system.vms[0].device_tree = Some(Gpa(0x5fff_0000));
+    let there = placed(&system);
+    assert_eq!(there.device_tree, Span::new(Gpa(0x5fff_0000), 64 << 10).unwrap());
+    assert!(!there.initrd.unwrap().overlaps(&there.device_tree));
+}
+
+#[test]
 fn ram_may_be_elsewhere_for_the_guest_than_for_the_host() {
     let mut system = demo();
     system.vms[0].memory_base = Some(Gpa(0x1_0000_0000));

@@ -127,6 +127,7 @@ pub(crate) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
         cmdline: "console=ttyAMA0".into(),
         load: None,
         entry: None,
+        device_tree: None,
         interrupts: InterruptChoice::Auto,
         trusted: false,
         on_violation: ViolationPolicy::QuarantineDevice,
@@ -161,17 +162,19 @@ pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
     }
 }
 
+/// What the kernel of [`images`] takes.
+pub(crate) const KERNEL_SIZE: u64 = 48 << 20;
+
 /// A Linux Image of 44 MB and an initial RAM disk of 10 MB for each VM.
 pub(crate) fn images(vms: usize) -> Images {
-    let size = 48 << 20;
     let kernel = ImageInfo {
         kind: ImageKind::LinuxImage,
         load: None,
         alignment: 2 << 20,
         text_offset: 0,
-        memory_size: size,
+        memory_size: KERNEL_SIZE,
         entry_offset: 0,
-        segments: vec![Segment { file_offset: 0, file_size: 44 << 20, offset: 0, memory_size: size }],
+        segments: vec![Segment { file_offset: 0, file_size: 44 << 20, offset: 0, memory_size: KERNEL_SIZE }],
     };
     let one = VmImages { kernel: Ok(kernel), initrd_len: Some(10_000_001), dtb_len: None };
     Images { vms: vec![one; vms] }

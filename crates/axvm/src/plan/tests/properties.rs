@@ -66,15 +66,17 @@ fn address_of(device: u8, function: u8) -> PciAddress {
 
 fn any_vm() -> impl Strategy<Value = Vm> {
     let base = prop_oneof![6 => Just(None), 1 => (0u64..0x400).prop_map(|block| Some(Gpa(block << 24)))];
+    let tree = prop_oneof![4 => Just(None), 1 => (0u64..0x4_0000).prop_map(|at| Some(Gpa(0x4000_0000 + (at << 12))))];
     (
         proptest::collection::vec(0u16..5, 1..2),
         (30u64..600).prop_map(|blocks| blocks * BLOCK),
         base,
+        tree,
         proptest::collection::vec(device(), 0..3),
     )
-        .prop_map(|(cpus, memory, memory_base, devices)| {
+        .prop_map(|(cpus, memory, memory_base, device_tree, devices)| {
             let mut vm = vm("", &cpus, devices);
-            (vm.memory, vm.memory_base) = (memory, memory_base);
+            (vm.memory, vm.memory_base, vm.device_tree) = (memory, memory_base, device_tree);
             vm
         })
 }
@@ -206,6 +208,9 @@ fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError
     let images: Vec<Span<Gpa>> = [Some(load.device_tree), load.initrd].into_iter().flatten().collect();
     prop_assert!(ram.contains(load.kernel) && images.iter().all(|span| ram.encloses(span)));
     prop_assert!(images.len() < 2 || !images[0].overlaps(&images[1]));
+    let kernel = Span::new(load.kernel, KERNEL_SIZE).unwrap();
+    prop_assert!(images.iter().all(|span| !span.overlaps(&kernel)));
+    prop_assert!(vm.tree.len() as u64 <= load.device_tree.size());
     Ok(())
 }
 

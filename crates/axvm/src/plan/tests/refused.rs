@@ -154,6 +154,36 @@ fn images_must_fit_into_ram() {
 }
 
 #[test]
+fn a_place_for_the_device_tree_is_in_ram_and_clear_of_the_kernel() {
+    let mut system = demo();
+    let wrong = [
+        (0x4f00_0004, Rule::Alignment, "multiple of 8"),
+        (0x3fff_f000, Rule::ImageFit, "RAM is 0x40000000"),
+        (0x6000_0000, Rule::ImageFit, "RAM is"),
+        (!7, Rule::ImageFit, "RAM is"),
+        // The kernel's first and last bytes.
+        (0x4000_0000, Rule::ImageFit, "the kernel takes"),
+        (0x42ff_fff8, Rule::ImageFit, "the kernel takes"),
+        // Less than the tree takes before the end of RAM.
+        (0x5fff_fff8, Rule::ImageFit, "room for 8 at"),
+    ];
+    for (at, rule, text) in wrong {
+        system.vms[0].device_tree = Some(Gpa(at));
+        assert_eq!(refusals(&system, &board()), [(rule, of_vm("device_tree"))], "{at:#x}");
+        assert!(lines(&system, &board())[0].contains(text), "{:?}", lines(&system, &board()));
+    }
+    // The guest's own tree, of a size that the file tells.
+    system.vms[0].dtb = Some("own.dtb".into());
+    system.vms[0].device_tree = Some(Gpa(0x5fff_0000));
+    let mut images = images(1);
+    images.vms[0].dtb_len = Some(64 << 10);
+    assert!(plan(&system, &board(), &images).is_ok());
+    images.vms[0].dtb_len = Some((64 << 10) + 1);
+    let problems = plan(&system, &board(), &images).unwrap_err();
+    assert_eq!(problems.iter().map(|problem| &problem.item).collect::<Vec<_>>(), [&of_vm("device_tree")]);
+}
+
+#[test]
 fn a_device_that_does_not_exist_is_refused_with_the_nearest() {
     assert_eq!(refusals(&given(node("/pl031@9010001")), &board()), [(Rule::DeviceAbsent, of_device("node"))]);
     assert!(lines(&given(node("/pl031@9010001")), &board())[0].contains("did you mean \"/pl031@9010000\""));

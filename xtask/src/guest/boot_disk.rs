@@ -1,0 +1,74 @@
+//! The disk of a guest that boots by itself: one partition with the demo's kernel and initramfs, and what tells a boot loader of them
+//! (extlinux.conf, as U-Boot's distro boot reads it).
+
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Series;
+use crate::{paths, process, say};
+
+/// A sector, in which MBR and U-Boot count.
+const SECTOR: u64 = 512;
+
+/// Where the partition begins, in sectors.
+const START: u32 = 2048;
+
+/// Its size in sectors: 94 MiB, twice what lies in it.
+const LENGTH: u32 = 94 * 2048;
+
+/// The loader's menu. `init` checks what it finds, which is one CPU and the disk.
+const MENU: &str = "default linux\nlabel linux\n    kernel /Image\n    initrd /initrd.cpio.gz\n    \
+                    append console=ttyAMA0 axvm.cpus=1 axvm.tests=cpus,irq\n";
+
+/// Makes it, and again when anything on it has changed. The demo's kernel and initramfs must be there.
+pub fn prepare(arch: &str) -> Result<()> {
+    let folder = Series::DEFAULT.folder(arch);
+    let place = paths::guest(arch).join("boot.img");
+    let stamp = paths::guest(arch).join("boot.key");
+    let read = |name: &str| {
+        std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"))
+    };
+    let key = format!("{START} {LENGTH}\n{}\n{}\n{MENU}", read("kernel.release")?, read("initrd.key")?);
+    if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
+        return Ok(());
+    }
+    say::step(format_args!("making the disk of a guest that boots by itself ({})", paths::shown(&place)));
+    let content = paths::guest(arch).join("boot.content");
+    std::fs::create_dir_all(content.join("extlinux"))?;
+    for name in ["Image", "initrd.cpio.gz"] {
+        std::fs::copy(folder.join(name), content.join(name))
+            .with_context(|| format!("cannot copy {name}"))?;
+    }
+    std::fs::write(content.join("extlinux/extlinux.conf"), MENU)?;
+    paths::make_with(&place, |partial| make(partial, &content))?;
+    std::fs::remove_dir_all(&content)?;
+    paths::write_atomically(&stamp, key.as_bytes())
+}
+
+fn make(image: &Path, content: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(image);
+    let mut mke2fs = process::command("mke2fs");
+    mke2fs
+        .args(["-q", "-t", "ext4", "-L", "boot", "-E"])
+        .arg(format!("offset={}", u64::from(START) * SECTOR));
+    mke2fs.arg("-d").arg(content).arg(image).arg(format!("{}k", u64::from(LENGTH) * SECTOR / 1024));
+    process::output(&mut mke2fs)?;
+    let mut file = OpenOptions::new().write(true).open(image)?;
+    file.set_len((u64::from(START) + u64::from(LENGTH)) * SECTOR)?;
+    file.seek(SeekFrom::Start(446))?;
+    Ok(file.write_all(&partition_table())?)
+}
+
+/// An MBR's table from its byte 446 on (UEFI specification, 5.2.1): one partition, which is active, for Linux (0x83), by its
+/// sectors' numbers.
+fn partition_table() -> [u8; 66] {
+    let mut table = [0; 66];
+    table[..8].copy_from_slice(&[0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff]);
+    table[8..12].copy_from_slice(&START.to_le_bytes());
+    table[12..16].copy_from_slice(&LENGTH.to_le_bytes());
+    table[64..].copy_from_slice(&[0x55, 0xaa]);
+    table
+}
