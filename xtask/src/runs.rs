@@ -219,7 +219,7 @@ impl Run {
         }
         if let Some(Guest::UBoot) = self.guest {
             guest::u_boot(arch)?;
-            guest::boot_disk::prepare(arch)?;
+            guest::boot_disk::refresh(arch, &guest::payload::prepare()?)?;
         }
         if self.demo {
             disk::refresh(arch)?;

@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::Series;
-use crate::{paths, process, say};
+use super::payload::Payloads;
+use crate::{paths, process};
 
 /// A sector, in which MBR and U-Boot count.
 const SECTOR: u64 = 512;
@@ -16,36 +17,25 @@ const SECTOR: u64 = 512;
 /// Where the partition begins, in sectors.
 const START: u32 = 2048;
 
-/// Its size in sectors: 94 MiB, twice what lies in it.
-const LENGTH: u32 = 94 * 2048;
+/// Its size in sectors: 126 MiB, more than lies in it.
+const LENGTH: u32 = 126 * 2048;
 
-/// The loader's menu. `init` checks what it finds, which is one CPU and the disk.
+/// The loader's menu. What `init` is to check: one CPU, and the disk that it came from.
 const MENU: &str = "default linux\nlabel linux\n    kernel /Image\n    initrd /initrd.cpio.gz\n    \
-                    append console=ttyAMA0 axvm.cpus=1 axvm.tests=cpus,irq\n";
+                    append console=ttyAMA0 axvm.cpus=1 axvm.tests=cpus,nvme,irq axvm.write_mib=8\n";
 
-/// Makes it, and again when anything on it has changed. The demo's kernel and initramfs must be there.
-pub fn prepare(arch: &str) -> Result<()> {
-    let folder = Series::DEFAULT.folder(arch);
-    let place = paths::guest(arch).join("boot.img");
-    let stamp = paths::guest(arch).join("boot.key");
-    let read = |name: &str| {
-        std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name}"))
-    };
-    let key = format!("{START} {LENGTH}\n{}\n{}\n{MENU}", read("kernel.release")?, read("initrd.key")?);
-    if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
-        return Ok(());
-    }
-    say::step(format_args!("making the disk of a guest that boots by itself ({})", paths::shown(&place)));
+/// Makes it anew, since its guest writes to it. The demo's kernel, initramfs and reference file must be there.
+pub fn refresh(arch: &str, payloads: &Payloads) -> Result<()> {
     let content = paths::guest(arch).join("boot.content");
     std::fs::create_dir_all(content.join("extlinux"))?;
-    for name in ["Image", "initrd.cpio.gz"] {
-        std::fs::copy(folder.join(name), content.join(name))
-            .with_context(|| format!("cannot copy {name}"))?;
+    let folder = Series::DEFAULT.folder(arch);
+    let files = ["Image", "initrd.cpio.gz"].map(|name| (folder.join(name), name));
+    for (from, name) in files.iter().chain([&(payloads.disk.clone(), "reference.bin")]) {
+        std::fs::copy(from, content.join(name)).with_context(|| format!("cannot copy {name}"))?;
     }
     std::fs::write(content.join("extlinux/extlinux.conf"), MENU)?;
-    paths::make_with(&place, |partial| make(partial, &content))?;
-    std::fs::remove_dir_all(&content)?;
-    paths::write_atomically(&stamp, key.as_bytes())
+    paths::make_with(&paths::guest(arch).join("boot.img"), |partial| make(partial, &content))?;
+    std::fs::remove_dir_all(&content).context("cannot remove the disk's content")
 }
 
 fn make(image: &Path, content: &Path) -> Result<()> {
