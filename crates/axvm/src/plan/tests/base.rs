@@ -102,6 +102,7 @@ fn without_room_below_ram_is_where_the_boards_is_and_a_note_says_so() {
         "{note}"
     );
     file.vms[0].devices.pop();
+    platform.pci_hosts[0].windows.clear();
     window(&mut platform, 0, 4 << 30);
     let [note] = &notes(&file, &platform)[..] else { panic!() };
     assert!(note.ends_with("leaves no place for RAM below"), "{note}");
