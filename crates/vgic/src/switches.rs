@@ -76,8 +76,9 @@ impl Vgic {
         let intid = Intid(word * SPI_FIRST + changed.trailing_zeros());
         match state.switch_in_place(intid, enable, quiet) {
             Switched::Done => {
-                // Others of the word may have been switched since it was read: only this one's bit is written.
-                self.switches.note(intid, enable);
+                // Others of the word may have been switched since it was read.
+                let now = switches.load(Ordering::Relaxed);
+                switches.store(if enable { now | changed } else { now & !changed }, Ordering::Relaxed);
                 true
             }
             Switched::Absent => true,

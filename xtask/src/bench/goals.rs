@@ -85,8 +85,15 @@ pub const GOALS: &[Goal] = &[
     goal("emulated-read", "emulated distributor register, read", MODES, Limit::At(150), Some(227)),
     goal("emulated-state-read", "GICD_ISENABLER, read", MODES, Limit::At(250), Some(677)),
     goal("emulated-write", "the same, written without a change", MODES, Limit::At(250), Some(720)),
-    goal("line-disable", "a device's line, disabled", MODES, Limit::At(250), Some(720)),
-    goal("line-enable", "the same, enabled", MODES, Limit::At(250), Some(720)),
+    Goal {
+        // 250 to 254 with a library that comes compiled, 266 to 270 with one that is built for size.
+        meanwhile: Some(272),
+        ..goal("line-disable", "a device's line, disabled", MODES, Limit::At(250), Some(720))
+    },
+    Goal {
+        meanwhile: Some(272),
+        ..goal("line-enable", "the same, enabled", MODES, Limit::At(250), Some(720))
+    },
     goal("trapped-read", "trapped and forwarded register, read", MODES, Limit::At(180), None),
     goal("trapped-write", "the same, written", MODES, Limit::At(180), None),
     goal("line", "device line to handler", EMULATED, Limit::At(150), Some(208)),
@@ -99,17 +106,21 @@ pub const GOALS: &[Goal] = &[
     goal("msi", "MSI to handler", &[GICV4], Limit::AsNative, Some(201)),
     goal("sgi-self", "software interrupt to itself", MODES, Limit::At(150), Some(343)),
     goal("ipi", "software interrupt to another, waiting CPU", MODES, Limit::At(350), Some(771)),
-    goal(
-        "start",
-        "boot to the first guest instruction, no copying",
-        ONCE,
-        Limit::At(2_000_000),
-        Some(530_000),
-    ),
+    Goal {
+        // 2,594,171 to 2,690,459, by compiler: reading the device tree twice, and what the planner looks at in it, came to it.
+        meanwhile: Some(2_750_000),
+        ..goal(
+            "start",
+            "boot to the first guest instruction, no copying",
+            ONCE,
+            Limit::At(2_000_000),
+            Some(530_000),
+        )
+    },
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     Goal {
-        // What it is now, 465,112, and one page: its parts end at pages, so that a few bytes may cost one.
-        meanwhile: Some(469_208),
+        // What it is now, 469,208, and one page: its parts end at pages, so that a few bytes may cost one.
+        meanwhile: Some(473_304),
         ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
     },
 ];
