@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
-use axvm::problem::{Problem, Rule};
 use axvm_addr::VmId;
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::RunOptions;
 use axvm_system::model::{Arch, Item};
 use axvm_system::wire;

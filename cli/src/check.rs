@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use axvm::dry_run::dry_run;
-use axvm::plan::{Plan, plan};
-use axvm::problem::{Problem, Rule};
+use axvm_plan::problem::{Problem, Rule};
+use axvm_plan::{Plan, plan};
 use axvm_platform::model::Platform;
 use axvm_system::bundle;
 use axvm_system::model::Item;

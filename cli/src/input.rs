@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use axvm::problem::{Problem, Rule};
 use axvm_addr::VmId;
 use axvm_guest::image::{ImageError, ImageInfo, Images, VmImages};
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::{self, ImageKind, RunOptions};
 use axvm_system::file::{self, Spans};
 use axvm_system::model::{Item, System};

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use axvm::plan::{plan, reset_name};
-use axvm::problem::Problem;
 use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
+use axvm_plan::problem::Problem;
+use axvm_plan::{plan, reset_name};
 use axvm_platform::model::{IdMapping, PciDevice, PciHost, Platform, PlatformDevice};
 use axvm_platform::snapshot;
 use axvm_system::model::{

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use axvm::problem::{Problem, Rule};
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::RunOptions;
 use axvm_system::model::{Arch, Item};
 use serde_json::json;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use axvm::problem::{Problem, Rule};
 use axvm::report::{Report, Verdict};
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::file::refused_arguments;
 use axvm_system::model::Item;
 

@@ -1,7 +1,7 @@
 //! The manual lists what there is: rules, events, protections.
 
-use axvm::Rule;
 use axvm::events::{Action, Kind};
+use axvm_plan::Rule;
 use axvm_system::protection::NAMES;
 
 const MANUAL: &str = include_str!("../../docs/manual.md");

@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use axvm::problem::{Problem, Rule};
 use axvm::report::{HypervisorReport, Report, Verdict, VmReport};
 use axvm_addr::VmId;
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::Bundle;
 use axvm_system::model::Item;
 use axvm_system::wire::{Channel, Key, Keys, Nonce, for_each_frame, frame_nonce};

@@ -15,16 +15,20 @@ use axvm_platform::limits::Limits;
 use axvm_platform::model::Platform;
 use spin::Mutex;
 
-use crate::config::MappingFlags;
 use crate::devices::{Aborted, Forward};
 use crate::events::Violation;
 use crate::hal::{AxVMHal, DmaMap};
 use crate::ownership::{DeviceOps, Registry};
-use crate::plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, VmPlan};
-use crate::problem::{Problem, Rule};
 use crate::space::Materialise;
 use crate::vm::AxVM;
+use axvm_plan::config::MappingFlags;
+use axvm_plan::problem::{Problem, Rule};
+use axvm_plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, VmPlan};
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod structured;
 #[cfg(test)]
 mod tests;
 

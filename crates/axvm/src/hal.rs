@@ -10,12 +10,12 @@ use core::fmt;
 
 use axvm_addr::{Hpa, Intid, Iova, Span, VcpuId, VmId};
 
-use crate::config::MappingFlags;
 use crate::devices::Forward;
 use crate::events::Violation;
 use crate::ownership::DeviceOps;
-use crate::plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 use crate::space::{Backing, Materialise};
+use axvm_plan::config::MappingFlags;
+use axvm_plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 
 /// What a VM's devices reach.
 pub trait DmaMap {

@@ -1,10 +1,8 @@
-//! The VM model: configuration, plan, address space, devices, events.
+//! The core: a VM's devices, address space, ownership of hardware, security events and report, over the traits of a host.
 //!
 //! | module | what it answers |
 //! |---|---|
-//! | [`plan`] | what does each VM get, or why can the system not be started? Pure. |
 //! | [`dry_run`] | can a plan be carried out? On a host that only counts |
-//! | [`problem`] | what keeps a system from being started, one line each |
 //! | [`vm`] | a VM's life: created all or nothing, running, stopped, disposed of |
 //! | [`hal`] | what the core asks of its host, bare metal or not |
 //! | [`space`] | what is mapped where: the ledger that the host materialises |
@@ -21,23 +19,20 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod config;
 pub mod devices;
 pub mod dry_run;
 pub mod events;
 pub mod hal;
 pub mod ownership;
-pub mod plan;
-pub mod problem;
 pub mod quarantine;
 pub mod report;
 pub mod space;
 pub mod stats;
 pub mod vm;
 
+pub use axvm_plan::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};
 pub use devices::AxVmDevices;
 pub use hal::AxVMHal;
-pub use problem::{Problem, Rule};
 pub use report::{Report, Verdict};
 pub use space::AddrSpace;
 pub use vm::AxVM;

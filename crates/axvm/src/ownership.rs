@@ -18,7 +18,7 @@ use core::marker::PhantomData;
 use axvm_addr::VmId;
 use litemap::LiteMap;
 
-use crate::plan::{DeviceId, DevicePlan};
+use axvm_plan::{DeviceId, DevicePlan};
 
 #[cfg(test)]
 mod tests;

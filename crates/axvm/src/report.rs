@@ -9,8 +9,8 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
 use crate::stats::ExitCounts;
+use axvm_plan::problem::Problem;
 
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
@@ -358,7 +358,7 @@ mod tests {
         let mut report = example();
         report.problems.push(Problem::new(
             axvm_system::model::Item::Device(0, 1, "node".into()),
-            crate::problem::Rule::Provider,
+            axvm_plan::problem::Rule::Provider,
             "text",
         ));
         let json = serde_json::to_string(&report).unwrap();

@@ -12,13 +12,13 @@ use core::fmt;
 use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
 use spin::Mutex;
 
-use crate::config::{AxVMConfig, MappingFlags};
 use crate::hal::{AxVMHal, DmaMap};
 use crate::ownership::{AssignError, DeviceOps, Registry, Stuck};
-use crate::plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
+use axvm_plan::config::{AxVMConfig, MappingFlags};
+use axvm_plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 
 pub use power::{NotOff, Power, PowerStates, Start};
 

@@ -5,8 +5,8 @@ use alloc::vec;
 use axvm_platform::limits::Limits;
 
 use super::*;
-use crate::plan::tests::{board, demo, images, pci, planned, region, system, vm};
-use crate::plan::{self, DeviceId};
+use axvm_plan::DeviceId;
+use axvm_plan::fixtures::{board, demo, images, pci, planned, region, system, vm};
 
 fn two() -> (Plan, Platform) {
     let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
@@ -44,7 +44,7 @@ fn what_one_vm_has_no_other_gets() {
     line.vms[1].lines = line.vms[0].lines.clone();
     assert!(refused(&line, &platform).contains("is routed already"));
     let mut device = plan.clone();
-    device.vms[1].devices[0].id = DeviceId::Function(plan::tests::address(2, 0));
+    device.vms[1].devices[0].id = DeviceId::Function(axvm_plan::fixtures::address(2, 0));
     let Err(problems) = dry_run(&device, &platform) else { panic!() };
     assert!(problems[0].message.contains("belongs to VM 0"), "{problems:?}");
 }
@@ -83,7 +83,7 @@ fn the_tables_that_are_counted_are_no_more_than_the_planner_reckons_with() {
     let least = (1..4096u64).map(|kib| kib << 10).find(|&bytes| {
         platform.limits.table_bytes = bytes;
         let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
-        plan::plan(&file, &platform, &images(2)).is_ok()
+        axvm_plan::plan(&file, &platform, &images(2)).is_ok()
     });
     assert!(least.is_some());
     dry_run(&plan, &platform).unwrap();

@@ -17,7 +17,7 @@ use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span};
 
 pub use blocks::{Block, BlockSize, blocks};
 
-use crate::config::MappingFlags;
+use axvm_plan::config::MappingFlags;
 
 /// What backs a mapping: a place in the host's memory, in whatever terms the host has.
 pub trait Backing: Clone + fmt::Debug {

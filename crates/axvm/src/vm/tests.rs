@@ -18,12 +18,12 @@ use axvm_platform::model::Trigger;
 use axvm_system::model::ViolationPolicy;
 
 use super::*;
-use crate::config::VMInterruptMode;
 use crate::devices::{Aborted, Forward};
 use crate::events::Violation;
 use crate::ownership::Slot;
-use crate::plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan};
 use crate::space::{Backing, Materialise};
+use axvm_plan::config::VMInterruptMode;
+use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan};
 
 use bare_metal::BareMetal;
 use kvm::Kvm;

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use axvm::config::MappingFlags;
 use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
 use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
+use axvm_plan::config::MappingFlags;
 use axvm_platform::model::Platform;
 use axvm_smmuv3::{Domain, Drained, Error, Event, Features, Memory, Options, Registers, Smmu};
 use spin::Mutex;

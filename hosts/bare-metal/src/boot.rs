@@ -5,9 +5,9 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt::{Display, Write as _};
 
-use axvm::problem::Problem;
 use axvm::report::Report;
 use axvm_addr::{Hpa, Span};
+use axvm_plan::problem::Problem;
 use axvm_platform::fdt;
 use axvm_platform::fdt::outline::Outline;
 use axvm_platform::model::{Platform, Reserved};

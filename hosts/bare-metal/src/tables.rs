@@ -1,11 +1,11 @@
 //! Memory for second-stage tables, and the two trees of a VM: what its CPUs reach, and what its devices reach.
 
-use axvm::config::MappingFlags;
 use axvm_addr::{Gpa, Hpa, Span};
 use axvm_paging::{
     Attributes, Invalidate, MapError, Mapper, MemoryType, NotInvalidated, Stage2Format, TableMemory,
     UnmapError, UnsupportedInputSize,
 };
+use axvm_plan::config::MappingFlags;
 use spin::Mutex;
 
 use crate::{arch, memory};

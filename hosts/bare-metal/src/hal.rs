@@ -2,15 +2,15 @@
 
 use alloc::vec::Vec;
 
-use axvm::config::MappingFlags;
 use axvm::devices::{Aborted, Forward};
 use axvm::events::Violation;
 use axvm::hal::{AxVMHal, DmaMap};
 use axvm::ownership::DeviceOps;
-use axvm::plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 use axvm::space::Materialise;
 use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
 use axvm_axdevice::{InterruptLine, Width};
+use axvm_plan::config::MappingFlags;
+use axvm_plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 use axvm_platform::model::Trigger;
 use spin::Mutex;
 

@@ -3,6 +3,18 @@
 //! [`plan`] says either all of what the later stages carry out, or all of what keeps the system from being started. The same
 //! arguments always give the same answer; nothing that it isn't given plays a part.
 
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod config;
+#[cfg(any(test, feature = "fake"))]
+pub mod fixtures;
+pub mod problem;
+
 mod assemble;
 mod base;
 mod board;
@@ -25,7 +37,7 @@ mod suggest;
 mod windows;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -36,14 +48,13 @@ use axvm_platform::model::Platform;
 use axvm_system::model::{Item, System, Vm};
 
 pub use model::*;
+pub use problem::{Problem, Rule};
 pub use show::reset_name;
 
 use board::Board;
 use findings::{Bytes, Findings, VmRef};
 use given::Given;
 use memory::{BLOCK, Pool};
-
-use crate::problem::{Problem, Rule};
 
 /// Plans all VMs of a system at once.
 ///

@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 
 use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
 use axvm::ownership::DeviceOps;
-use axvm::plan::{DevicePlan, VmPlan};
 use axvm::quarantine::{Outcome, Quarantine};
 use axvm::report::EventReport;
 use axvm_addr::{StreamId, VmId};
+use axvm_plan::{DevicePlan, VmPlan};
 use axvm_smmuv3::{Event, GlobalErrors};
 use axvm_system::model::ViolationPolicy;
 use axvm_system::wire::Channel;

@@ -8,8 +8,8 @@ use axvm_system::model::{Device, InterruptChoice};
 
 use super::{board, node, pci, planned, refusals, region, system, vm};
 use crate::config::VMInterruptMode::{self, Emulated, NoIrq, Passthrough};
-use crate::plan::{Plan, VmPlan, plan};
 use crate::problem::Rule;
+use crate::{Plan, VmPlan, plan};
 
 fn modes(plan: &Plan) -> Vec<VMInterruptMode> {
     plan.vms.iter().map(|vm| vm.mode).collect()

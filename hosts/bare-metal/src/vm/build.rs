@@ -4,13 +4,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-use axvm::config::VMInterruptMode;
 use axvm::devices::AxVmDevices;
-use axvm::plan::{GicPlan, VmPlan};
 use axvm::vm::{AxVM, CreateError, PowerStates};
 use axvm_addr::{Address, CpuId, Gpa, ItsDeviceId, Span};
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
+use axvm_plan::config::VMInterruptMode;
+use axvm_plan::{GicPlan, VmPlan};
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 
 use super::{Vcpu, Vm};

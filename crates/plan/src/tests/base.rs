@@ -4,19 +4,6 @@ use axvm_platform::model::{PciSpace, PciWindow};
 
 use super::*;
 
-const HIGH: u64 = 0x20_0000_0000;
-
-/// The platform with its RAM at 128 GiB, and nothing else changed.
-pub(crate) fn raise(platform: &mut Platform) {
-    let size = platform.memory[0].size();
-    platform.memory = vec![Span::new(Hpa(HIGH), size).unwrap()];
-    platform.reserved = vec![Reserved {
-        span: Span::new(Hpa(HIGH), 16 << 20).unwrap(),
-        owner: "the hypervisor".into(),
-        no_map: false,
-    }];
-}
-
 fn high_board() -> Platform {
     let mut platform = board();
     raise(&mut platform);

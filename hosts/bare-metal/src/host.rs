@@ -7,12 +7,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm::events::{Action, Kind, Violation};
 use axvm::ownership::Registry;
-use axvm::plan::{Plan, VmPlan, plan};
-use axvm::problem::{Problem, Rule};
 use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Forwarding, Function, HostBridge, Space, Window};
+use axvm_plan::problem::{Problem, Rule};
+use axvm_plan::{Plan, VmPlan, plan};
 use axvm_platform::limits::Limits;
 use axvm_platform::model::{Interrupt, PciDevice, PciSpace, Platform};
 use axvm_smmuv3::Domain;

@@ -3,12 +3,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use axvm::config::MappingFlags;
-use axvm::plan::{DevicePlan, PciPlan};
 use axvm::vm::{AxVM, State};
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
+use axvm_plan::config::MappingFlags;
+use axvm_plan::{DevicePlan, PciPlan};
 use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
 
 use crate::hal::Hal;

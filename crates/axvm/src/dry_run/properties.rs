@@ -4,7 +4,18 @@
 use axvm_addr::Intid;
 use proptest::prelude::*;
 
-use super::*;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::dry_run;
+use axvm_addr::*;
+use axvm_plan::fixtures::*;
+use axvm_plan::*;
+use axvm_platform::model::*;
+use axvm_system::model::*;
+
+/// RAM is given in blocks of so many bytes.
+const BLOCK: u64 = 2 << 20;
 
 fn device() -> impl Strategy<Value = Device> {
     let paths = [
@@ -118,7 +129,7 @@ fn any_platform() -> impl Strategy<Value = Platform> {
             }
         }
         if high {
-            base::raise(&mut platform);
+            raise(&mut platform);
         }
         platform
     })
@@ -222,7 +233,7 @@ proptest! {
         match plan(&system, &platform, &images(system.vms.len())) {
             Ok(plan) => {
                 check(&plan, &platform)?;
-                let built = crate::dry_run::dry_run(&plan, &platform);
+                let built = dry_run(&plan, &platform);
                 prop_assert!(built.is_ok(), "{built:?}");
             }
             Err(problems) => {

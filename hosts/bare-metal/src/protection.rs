@@ -8,9 +8,9 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm::hal::AxVMHal;
-use axvm::plan::PciPlan;
-use axvm::problem::{Problem, Rule};
 use axvm_addr::{Address, Gpa, Hpa, Intid, Span, VcpuId, VmId};
+use axvm_plan::PciPlan;
+use axvm_plan::problem::{Problem, Rule};
 use axvm_system::model::Item;
 use axvm_system::protection::NAMES;
 pub use axvm_system::protection::Protection;

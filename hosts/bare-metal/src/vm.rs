@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axvm::devices::AxVmDevices;
-use axvm::plan::VmPlan;
 use axvm::report::VmReport;
 pub use axvm::vm::StopReason;
 use axvm::vm::{AxVM, Disposed, NotOff, PowerStates, Start};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_pl011::Pl011;
+use axvm_plan::VmPlan;
 use axvm_vgic::Vgic;
 
 use crate::arch::direct::Direct;

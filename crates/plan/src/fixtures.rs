@@ -1,13 +1,7 @@
-//! The planner on QEMU's `virt` board, as its device tree describes it.
-
-mod accepted;
-mod base;
-mod console;
-mod judged;
-mod mode;
-mod properties;
-mod refused;
-mod structured;
+//! What tests plan with: QEMU's `virt` board as its device tree describes it, functions on it, systems. For this crate's tests
+//! and for those of the crates that carry plans out (feature `fake`).
+#![expect(missing_docs, reason = "each does what its name says")]
+#![allow(clippy::missing_panics_doc)]
 
 use alloc::string::String;
 use alloc::vec;
@@ -16,7 +10,7 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
 use axvm_pci::spec::express::PortType;
-use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod, Virtio};
+use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod};
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::model::{
@@ -24,16 +18,17 @@ use axvm_system::model::{
     ViolationPolicy, Vm,
 };
 
-use super::*;
+use crate::problem::Rule;
+use crate::{Plan, plan};
 
-const VIRT: &[u8] = include_bytes!("../../../../platform/tests/qemu-virt.dtb");
+const VIRT: &[u8] = include_bytes!("../../platform/tests/qemu-virt.dtb");
 
-pub(crate) fn address(device: u8, function: u8) -> PciAddress {
+pub fn address(device: u8, function: u8) -> PciAddress {
     PciAddress::new(0, 0, device, function).unwrap()
 }
 
 /// An endpoint with FLR, MSI-X and one 64-bit BAR.
-pub(crate) fn endpoint(device: u8, function: u8) -> Function {
+pub fn endpoint(device: u8, function: u8) -> Function {
     Function {
         address: address(device, function),
         parent: None,
@@ -63,7 +58,7 @@ pub(crate) fn endpoint(device: u8, function: u8) -> Function {
 }
 
 /// A root port in this slot of the root bus.
-pub(crate) fn port(device: u8) -> Function {
+pub fn port(device: u8) -> Function {
     let mut bridge = endpoint(device, 0);
     (bridge.bridge, bridge.class, bridge.port) = (true, 0x06_0400, Some(PortType::RootPort));
     (bridge.bars, bridge.msix, bridge.resets) = (vec![], None, vec![]);
@@ -71,12 +66,12 @@ pub(crate) fn port(device: u8) -> Function {
 }
 
 /// A bridge to conventional PCI there.
-pub(crate) fn conventional(device: u8) -> Function {
+pub fn conventional(device: u8) -> Function {
     Function { port: Some(PortType::ToConventional), ..port(device) }
 }
 
 /// An endpoint behind the bridge in slot `bridge`.
-pub(crate) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
+pub fn behind(bridge: u8, bus: u8, device: u8) -> Function {
     let mut function = endpoint(device, 0);
     function.address = PciAddress::new(0, bus, device, 0).unwrap();
     function.parent = Some(address(bridge, 0));
@@ -84,7 +79,7 @@ pub(crate) fn behind(bridge: u8, bus: u8, device: u8) -> Function {
     function
 }
 
-pub(crate) fn on_bus(bus: u8, device: u8) -> Device {
+pub fn on_bus(bus: u8, device: u8) -> Device {
     Device::Pci {
         address: PciAddress::new(0, bus, device, 0).unwrap(),
         without_reset: false,
@@ -93,7 +88,7 @@ pub(crate) fn on_bus(bus: u8, device: u8) -> Device {
 }
 
 /// The demo's board: host bridge, NVMe at 2, network card at 3; the first 16 MiB of RAM are the hypervisor's.
-pub(crate) fn board() -> Platform {
+pub fn board() -> Platform {
     let mut bridge = endpoint(0, 0);
     (bridge.class, bridge.bars, bridge.msix, bridge.interrupt_pin) = (0x06_0000, vec![], None, 0);
     bridge.resets.clear();
@@ -105,7 +100,7 @@ pub(crate) fn board() -> Platform {
     with_functions(vec![bridge, endpoint(2, 0), card], &[0, 1, 2])
 }
 
-pub(crate) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
+pub fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
     let mut platform = fdt::read(VIRT).unwrap();
     platform.address_bits = 44;
     let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
@@ -115,7 +110,7 @@ pub(crate) fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platfo
     platform
 }
 
-pub(crate) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
+pub fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
     Vm {
         name: name.into(),
         cpus: cpus.iter().map(|&cpu| CpuId(cpu)).collect(),
@@ -136,20 +131,20 @@ pub(crate) fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
     }
 }
 
-pub(crate) fn system(vms: Vec<Vm>) -> System {
+pub fn system(vms: Vec<Vm>) -> System {
     System { board: Board { arch: Arch::Aarch64, qemu: None }, hypervisor: Hypervisor::default(), vms }
 }
 
-pub(crate) fn pci(device: u8, function: u8) -> Device {
+pub fn pci(device: u8, function: u8) -> Device {
     Device::Pci { address: address(device, function), without_reset: false, without_intx: false }
 }
 
-pub(crate) fn node(path: &str) -> Device {
+pub fn node(path: &str) -> Device {
     Device::Node { path: path.into(), access: RegisterAccess::Direct, dma: Dma::Unstated, accept: vec![] }
 }
 
 /// A raw region. Those of the tests lie over the board's GPIO controller mostly.
-pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
+pub fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
     Device::Region {
         name: name.into(),
         base_gpa: Gpa(gpa),
@@ -163,10 +158,10 @@ pub(crate) fn region(name: &str, gpa: u64, hpa: u64, length: u64) -> Device {
 }
 
 /// What the kernel of [`images`] takes.
-pub(crate) const KERNEL_SIZE: u64 = 48 << 20;
+pub const KERNEL_SIZE: u64 = 48 << 20;
 
 /// A Linux Image of 44 MB and an initial RAM disk of 10 MB for each VM.
-pub(crate) fn images(vms: usize) -> Images {
+pub fn images(vms: usize) -> Images {
     let kernel = ImageInfo {
         kind: ImageKind::LinuxImage,
         load: None,
@@ -181,22 +176,36 @@ pub(crate) fn images(vms: usize) -> Images {
 }
 
 /// The demo's file.
-pub(crate) fn demo() -> System {
+pub fn demo() -> System {
     system(vec![vm("linux", &[1, 2], vec![pci(2, 0), pci(3, 0), node("/pl031@9010000")])])
 }
 
-pub(crate) fn planned(system: &System, platform: &Platform) -> Plan {
+pub fn planned(system: &System, platform: &Platform) -> Plan {
     plan(system, platform, &images(system.vms.len())).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The rules that are broken and what breaks them.
-pub(crate) fn refusals(system: &System, platform: &Platform) -> Vec<(Rule, Item)> {
+pub fn refusals(system: &System, platform: &Platform) -> Vec<(Rule, Item)> {
     let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
     problems.into_iter().map(|problem| (problem.rule, problem.item)).collect()
 }
 
 /// The lines of the problems.
-pub(crate) fn lines(system: &System, platform: &Platform) -> Vec<String> {
+pub fn lines(system: &System, platform: &Platform) -> Vec<String> {
     let problems = plan(system, platform, &images(system.vms.len())).unwrap_err();
     problems.iter().map(alloc::string::ToString::to_string).collect()
+}
+
+/// Where [`raise`] puts RAM: past what 32 bits address.
+pub const HIGH: u64 = 0x20_0000_0000;
+
+/// The platform with its RAM at 128 GiB, and nothing else changed.
+pub fn raise(platform: &mut Platform) {
+    let size = platform.memory[0].size();
+    platform.memory = vec![Span::new(Hpa(HIGH), size).unwrap()];
+    platform.reserved = vec![Reserved {
+        span: Span::new(Hpa(HIGH), 16 << 20).unwrap(),
+        owner: "the hypervisor".into(),
+        no_map: false,
+    }];
 }

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use axvm::config::VMInterruptMode;
 use axvm::events::Kind;
-use axvm::plan::VmPlan;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
+use axvm_plan::VmPlan;
+use axvm_plan::config::VMInterruptMode;
 use axvm_vgic::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 use spin::Mutex;
 

@@ -1,0 +1,21 @@
+//! The planner on QEMU's `virt` board, as its device tree describes it.
+
+mod accepted;
+mod base;
+mod console;
+mod judged;
+mod mode;
+mod refused;
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use axvm_addr::*;
+use axvm_guest::image::*;
+use axvm_pci::*;
+use axvm_platform::model::*;
+use axvm_system::model::*;
+
+use crate::fixtures::*;
+use crate::*;
