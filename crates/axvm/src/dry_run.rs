@@ -267,6 +267,8 @@ impl AxVMHal for Counting {
         Ok((Tables::new(&self.counts, plan.id)?, Tables::new(&self.counts, plan.id)?))
     }
 
+    fn revoke(&self, _: VmId, _: &Tables) {}
+
     fn destroy(&self, vm: VmId, space: Tables, dma: Tables) {
         let tables = [space, dma].map(|tables| {
             debug_assert_eq!(tables.vm, vm);

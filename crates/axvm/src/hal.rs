@@ -62,6 +62,10 @@ pub trait AxVMHal: DeviceOps + Forward {
     /// No memory for their roots.
     fn create(&self, plan: &VmPlan) -> Result<(Self::Space, Self::Dma), Self::Error>;
 
+    /// Takes all that a vCPU reaches away at once and for good, so that one that runs can't go on. A host whose vCPUs always come when
+    /// they are kicked has nothing to do.
+    fn revoke(&self, vm: VmId, space: &Self::Space);
+
     /// Frees both. They are empty, and no vCPU and no device uses them.
     fn destroy(&self, vm: VmId, space: Self::Space, dma: Self::Dma);
 

@@ -1,7 +1,7 @@
 //! A VM and its life: created from its plan, running, stopped, disposed of.
 
+mod life;
 mod line;
-mod power;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -20,86 +20,11 @@ use crate::stats::{Counter, ExitCounters, ExitCounts};
 use axvm_plan::config::{AxVMConfig, MappingFlags};
 use axvm_plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 
-pub use power::{NotOff, Power, PowerStates, Start};
+use life::Life;
+pub use life::{Departure, NotOff, Power, Start, State, StopReason, WrongState};
 
 #[cfg(test)]
 mod tests;
-
-/// Why a VM stopped. The names only grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// It powered itself off.
-    SystemOff,
-    /// It asked to be started again, which isn't served.
-    SystemReset,
-    /// It switched all its CPUs off, so that nothing could ever switch one on.
-    CpusOff,
-    /// Its policy stops it at a violation.
-    Violation,
-    /// It did what can't be answered as the architecture says.
-    GuestFault,
-    /// The run was ended from outside.
-    RunEnded,
-    /// The hypervisor couldn't go on with it.
-    HostError,
-}
-
-impl StopReason {
-    /// All of them.
-    pub const ALL: &[Self] = &[
-        Self::SystemOff,
-        Self::SystemReset,
-        Self::CpusOff,
-        Self::Violation,
-        Self::GuestFault,
-        Self::RunEnded,
-        Self::HostError,
-    ];
-
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::SystemOff => "system-off",
-            Self::SystemReset => "system-reset",
-            Self::CpusOff => "cpus-off",
-            Self::Violation => "violation",
-            Self::GuestFault => "guest-fault",
-            Self::RunEnded => "run-ended",
-            Self::HostError => "host-error",
-        }
-    }
-}
-
-/// Where a VM is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It has everything, and hasn't run.
-    Created,
-    /// Its vCPUs run or may be started.
-    Running,
-    /// Its vCPUs don't run any more.
-    Stopped {
-        /// Why.
-        reason: StopReason,
-    },
-}
-
-impl State {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Stopped { .. } => "stopped",
-        }
-    }
-}
-
-/// What can't be done in the state that the VM is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the VM is {}", .0.name())]
-pub struct WrongState(pub State);
 
 /// Why a VM wasn't created. Everything that was done for it has been undone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -165,7 +90,7 @@ pub struct AxVM<H: AxVMHal> {
     plan: VmPlan,
     hal: Arc<H>,
     holdings: Mutex<Holdings<H>>,
-    state: Mutex<State>,
+    life: Life,
     exits: Box<[ExitCounters]>,
     devices: Box<[DeviceCounters]>,
     /// Accesses that were refused.
@@ -219,7 +144,7 @@ impl<H: AxVMHal> AxVM<H> {
             devices: plan.devices.iter().map(|_| DeviceCounters::default()).collect(),
             refusals: Refusals::default(),
             holdings: Mutex::new(holdings),
-            state: Mutex::new(State::Created),
+            life: Life::new(plan.cpus.len()),
             plan,
             hal,
         })
@@ -245,37 +170,32 @@ impl<H: AxVMHal> AxVM<H> {
         &self.hal
     }
 
-    /// Its state.
+    /// Where it is in its life.
     pub fn state(&self) -> State {
-        *self.state.lock()
+        self.life.state()
     }
 
-    /// It may run.
+    /// It may run: its first vCPU starts at the kernel's entry with the device tree's address, the others are off.
     ///
     /// # Errors
     ///
-    /// [`WrongState`] unless it was just created.
+    /// [`WrongState`] unless it was just built.
     pub fn start(&self) -> Result<(), WrongState> {
-        let mut state = self.state.lock();
-        match *state {
-            State::Created => {
-                *state = State::Running;
-                Ok(())
-            }
-            other => Err(WrongState(other)),
-        }
+        let load = &self.plan.load;
+        self.life.start(Start { entry: load.entry.0, argument: load.device_tree.start().0 })
     }
 
-    /// It must not run any more: every vCPU is brought out of its guest and finds the VM stopped. The first reason stays.
-    /// Returns whether this was it.
+    /// It must not run any more: its second stage is revoked, and every vCPU is brought out of its guest and finds the VM stopping. The
+    /// first reason stays. Returns whether this was it.
+    ///
+    /// It has stopped when every vCPU's CPU has said [`AxVM::vcpu_gone`].
     pub fn stop(&self, reason: StopReason) -> bool {
-        {
-            let mut state = self.state.lock();
-            if let State::Stopped { .. } = *state {
-                return false;
-            }
-            *state = State::Stopped { reason };
+        if !self.life.stop(reason, self.hal.now_ns()) {
+            return false;
         }
+        // Whatever keeps a call out (a guest that takes interrupts itself has ways, a debugger that masks them another): without its
+        // memory the guest faults at its next instruction.
+        self.with_maps(|space, _| self.hal.revoke(self.plan.id, space));
         for vcpu in (0..).map(VcpuId).take(self.plan.cpus.len()) {
             self.hal.kick(self.plan.id, vcpu);
         }
@@ -285,6 +205,52 @@ impl<H: AxVMHal> AxVM<H> {
     /// Whether vCPUs may enter the guest.
     pub fn is_running(&self) -> bool {
         self.state() == State::Running
+    }
+
+    /// Whether it must not run any more. For who asks at every exit: it takes no lock.
+    #[inline]
+    pub fn is_stopping(&self) -> bool {
+        self.life.is_stopping()
+    }
+
+    /// How far its CPUs are with leaving it, if they have so many nanoseconds to do so.
+    pub fn departure(&self, within_ns: u64) -> Departure {
+        self.life.departure(self.hal.now_ns(), within_ns)
+    }
+
+    /// What a vCPU is now; one that there isn't is off.
+    pub fn power(&self, vcpu: VcpuId) -> Power {
+        self.life.power(vcpu)
+    }
+
+    /// Has a vCPU start.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOff`]; then it is as it was.
+    pub fn start_vcpu(&self, vcpu: VcpuId, start: Start) -> Result<(), NotOff> {
+        self.life.start_vcpu(vcpu, start)?;
+        self.hal.kick(self.plan.id, vcpu);
+        Ok(())
+    }
+
+    /// By a vCPU's own CPU: where it begins, if it is to start now. From then on it is on.
+    pub fn take_start(&self, vcpu: VcpuId) -> Option<Start> {
+        self.life.take_start(vcpu)
+    }
+
+    /// By a vCPU's own CPU, which has nothing of it any more: it is off. A VM all of whose vCPUs are off stops, as nothing can ever
+    /// start one.
+    pub fn vcpu_off(&self, vcpu: VcpuId) {
+        if self.life.vcpu_off(vcpu) {
+            self.stop(StopReason::CpusOff);
+        }
+    }
+
+    /// By a vCPU's own CPU, which has nothing of it any more, when the VM is stopping: it doesn't come back to it. Answers whether it was
+    /// the last, so that the VM has stopped.
+    pub fn vcpu_gone(&self, vcpu: VcpuId) -> bool {
+        self.life.vcpu_gone(vcpu)
     }
 
     /// Makes an interrupt pending at a vCPU.
@@ -393,10 +359,7 @@ impl<H: AxVMHal> AxVM<H> {
         VmReport {
             name: self.plan.name.clone(),
             state: state.name().into(),
-            reason: match state {
-                State::Stopped { reason } => reason.name().into(),
-                State::Created | State::Running => String::new(),
-            },
+            reason: state.reason().map_or("", StopReason::name).into(),
             interrupts: self.plan.mode.name().into(),
             exits: exits.into(),
             interrupts_injected: injected,
@@ -410,14 +373,13 @@ impl<H: AxVMHal> AxVM<H> {
         }
     }
 
-    /// Takes everything back: devices through quarantine, lines, mappings, RAM. Only for a VM that has stopped (or never
-    /// started) and whose vCPUs have left their guest.
+    /// Takes everything back: devices through quarantine, lines, mappings, RAM. Only for a VM that has stopped or never ran.
     ///
     /// # Errors
     ///
-    /// The VM itself, if it is running.
+    /// The VM itself, if a CPU may be in it still.
     pub fn dispose(self, registry: &mut Registry) -> Result<Disposed, Box<Self>> {
-        if self.is_running() {
+        if let State::Running | State::Stopping { .. } = self.state() {
             return Err(Box::new(self));
         }
         let (stuck, ram_withheld) = undo(self.holdings.into_inner(), self.plan.id, &*self.hal, registry);

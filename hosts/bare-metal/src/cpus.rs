@@ -1,5 +1,6 @@
 //! The physical CPUs: bringing them up, calling them, and what each runs.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,9 +10,9 @@ use axvm_platform::model::PsciConduit;
 use spin::{Mutex, Once};
 
 use crate::arch::direct::Direct;
-use crate::arch::gic::GicError;
+use crate::arch::gic::{GicError, PhysicalGic};
 use crate::arch::{self, EntryWork, SecondaryBoot};
-use crate::host;
+use crate::host::{self, Host};
 use crate::vm::Vm;
 
 /// The bytes of a stack. Each lies at an odd multiple of its size, and nothing is mapped below it; the exception vectors rely on
@@ -44,7 +45,7 @@ enum Estate {
     /// Nothing.
     None,
     /// To take it apart.
-    Waiting(Arc<Vm>),
+    Waiting(Box<Vm>),
     /// It is at it.
     Underway,
 }
@@ -115,19 +116,21 @@ impl Cpu {
 
     /// Gives it a vCPU to run; it stays with it until the VM stops.
     pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
-        host::get().prepare_cpu(self.id, !vm.takes_interrupts());
+        let host = vm.host();
+        host.prepare_cpu(self.id, !vm.takes_interrupts());
         *self.vcpu.lock() = Some((vm, vcpu));
-        self.kick();
+        self.kick(&host.gic);
     }
 
     /// Gives it a VM to take apart that all CPUs have left, this one among them.
-    pub fn give_to_take_apart(&self, vm: Arc<Vm>) {
-        *self.estate.lock() = Estate::Waiting(vm);
-        self.kick();
+    pub fn give_to_take_apart(&self, vm: Vm) {
+        let host = vm.host();
+        *self.estate.lock() = Estate::Waiting(Box::new(vm));
+        self.kick(&host.gic);
     }
 
     /// Takes the VM apart that it was given, if any.
-    fn take_apart(&self) {
+    fn take_apart(&self, host: &'static Host) {
         let vm = {
             let mut estate = self.estate.lock();
             match core::mem::replace(&mut *estate, Estate::None) {
@@ -141,16 +144,16 @@ impl Cpu {
                 }
             }
         };
-        crate::serve::take_apart(vm);
+        crate::serve::take_apart(*vm);
         *self.estate.lock() = Estate::None;
         // The run may end with it.
-        host::get().call_hypervisor_cpu();
+        host.call_hypervisor_cpu();
     }
 
     /// Makes it leave its guest or its sleep, and look around.
-    pub fn kick(&self) {
+    pub fn kick(&self, gic: &PhysicalGic) {
         if self.given_away.load(Ordering::SeqCst) {
-            host::get().gic.let_calls_through(self.id);
+            gic.let_calls_through(self.id);
         }
         arch::gic::kick(self.call_target);
     }
@@ -162,45 +165,46 @@ impl Cpu {
 
     /// Gives the calling CPU's interrupt interface to a guest. Whoever stops the VM sets its flag first and calls then, so that a
     /// call that comes too early for [`Cpu::kick`] to know of this is one whose flag is seen before the guest is entered.
-    pub fn give_interrupts(&self) -> Result<Direct, GicError> {
+    pub fn give_interrupts(&self, gic: &PhysicalGic) -> Result<Direct, GicError> {
         self.given_away.store(true, Ordering::SeqCst);
-        Direct::give(&host::get().gic, self.id)
+        Direct::give(gic, self.id)
     }
 
     /// Takes it back.
-    pub fn take_interrupts_back(&self) {
+    pub fn take_interrupts_back(&self, gic: &PhysicalGic) {
         self.given_away.store(false, Ordering::SeqCst);
-        Direct::take_back(&host::get().gic, self.id);
+        Direct::take_back(gic, self.id);
     }
 }
 
 /// What every CPU but the first does.
 pub fn secondary_main(id: u16) -> ! {
     let Some(cpu) = get(CpuId(id)) else { arch::halt() };
-    cpu.bring_up();
-    if host::get().hypervisor_cpu() == cpu.id {
-        crate::serve::serve(host::get())
+    let host = host::get();
+    cpu.bring_up(host);
+    if host.hypervisor_cpu() == cpu.id {
+        crate::serve::serve(host)
     }
-    cpu.run_vcpus()
+    cpu.run_vcpus(host)
 }
 
 impl Cpu {
     /// Sets up what the calling CPU has for itself, and says that it runs.
-    pub fn bring_up(&self) {
-        let ask = host::get().platform.psci == Some(PsciConduit::Smc);
+    pub fn bring_up(&self, host: &Host) {
+        let ask = host.platform.psci == Some(PsciConduit::Smc);
         self.entry_work.store(arch::establish(self.id, ask).bits(), Ordering::Relaxed);
-        if let Err(error) = host::get().init_cpu(self.id) {
+        if let Err(error) = host.init_cpu(self.id) {
             crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }
         self.online.store(true, Ordering::Release);
     }
 
     /// Runs the vCPU that it was given, over and over.
-    pub fn run_vcpus(&self) -> ! {
+    pub fn run_vcpus(&self, host: &'static Host) -> ! {
         loop {
             let work = self.vcpu.lock().clone();
             let Some((vm, vcpu)) = work else {
-                self.take_apart();
+                self.take_apart(host);
                 arch::wait_for_interrupt();
                 crate::run::take_interrupts(None);
                 continue;
@@ -209,7 +213,7 @@ impl Cpu {
                 continue;
             }
             if vm.is_stopping() {
-                if let Err(error) = host::get().leave_cpu(self.id) {
+                if let Err(error) = host.leave_cpu(self.id) {
                     log::error!("CPU {}: {error}", self.id);
                 }
                 *self.vcpu.lock() = None;

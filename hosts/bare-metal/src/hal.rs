@@ -14,12 +14,13 @@ use axvm_plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
 use axvm_platform::model::Trigger;
 use spin::Mutex;
 
-use crate::iommu::DmaSpace;
+use crate::host::Host;
+use crate::iommu::{DmaSpace, Iommus};
 use crate::memory::GuestRam;
 use crate::pci::Ticks;
 use crate::protection::{self, Protection};
 use crate::tables::{GuestSpace, SpaceError};
-use crate::{arch, cpus, host};
+use crate::{arch, cpus};
 
 /// Why the machine couldn't do something.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +54,23 @@ pub enum HalError {
     Unknown,
 }
 
-/// The host. All it needs is the machine, which there is one of.
-#[derive(Clone, Copy, Debug)]
-pub struct Hal;
+/// The host of the core's VMs: the machine.
+#[derive(Clone, Copy)]
+pub struct Hal {
+    host: &'static Host,
+}
+
+impl Hal {
+    /// On this machine.
+    pub const fn new(host: &'static Host) -> Self {
+        Self { host }
+    }
+
+    /// The machine.
+    pub const fn host(&self) -> &'static Host {
+        self.host
+    }
+}
 
 /// A VM's second stage.
 pub struct Space(pub GuestSpace);
@@ -74,20 +89,23 @@ impl Materialise for Space {
 }
 
 /// What a VM's devices reach: a map for each SMMU that one of them is behind.
-pub struct Dma(pub Mutex<Vec<DmaSpace>>);
+pub struct Dma {
+    maps: Mutex<Vec<DmaSpace>>,
+    iommus: &'static Iommus,
+}
 
 impl DmaMap for Dma {
     type Backing = Hpa;
     type Error = HalError;
 
     fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, flags: MappingFlags) -> Result<(), HalError> {
-        let mut maps = self.0.lock();
+        let mut maps = self.maps.lock();
         for position in 0..maps.len() {
             let Some(map) = maps.get_mut(position) else { continue };
             if let Err(error) = map.map(iova, *backing, flags) {
                 for done in maps.iter_mut().take(position) {
                     // What was mapped a moment ago, and no stream uses: it can be unmapped.
-                    let _ = done.unmap(iova, &host::get().iommus);
+                    let _ = done.unmap(iova, self.iommus);
                 }
                 return Err(error.into());
             }
@@ -96,8 +114,8 @@ impl DmaMap for Dma {
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), HalError> {
-        for map in self.0.lock().iter_mut() {
-            map.unmap(iova, &host::get().iommus)?;
+        for map in self.maps.lock().iter_mut() {
+            map.unmap(iova, self.iommus)?;
         }
         Ok(())
     }
@@ -107,7 +125,7 @@ impl DmaMap for Dma {
 const CLOSE_PAUSE_US: u64 = 10_000;
 
 /// Closes a device's streams, confirmed by the SMMU.
-fn block_streams(host: &host::Host, device: &DevicePlan) -> Result<(), HalError> {
+fn block_streams(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
     let mut result = Ok(());
     for &(smmu, stream) in &device.streams {
         result = result.and(host.iommus.block(smmu, stream).map_err(HalError::from));
@@ -116,7 +134,7 @@ fn block_streams(host: &host::Host, device: &DevicePlan) -> Result<(), HalError>
 }
 
 /// Turns a PCI function's bus mastering off, and the bridges' above it where no other's requests pass them, and reads both back.
-fn stop_mastering(host: &host::Host, device: &DevicePlan) -> Result<(), HalError> {
+fn stop_mastering(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
     let Some(device) = device.pci.and_then(|address| host.pci_device(address)) else { return Ok(()) };
     let address = device.function.address;
     let silent = axvm_pci::stop_mastering(&host.config, address);
@@ -134,7 +152,7 @@ impl DeviceOps for Hal {
     }
 
     fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
-        let host = host::get();
+        let host = self.host;
         if let Some(function) = device.pci.and_then(|address| host.function(address)) {
             axvm_pci::quarantine(host.config.shared(), function);
         }
@@ -149,7 +167,7 @@ impl DeviceOps for Hal {
     }
 
     fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
-        let host = host::get();
+        let host = self.host;
         let blocked = block_streams(host, device);
         if let (Some(function), Some(vm)) = (device.pci, host.vm(vm)) {
             for bridge in vm.bridges() {
@@ -162,7 +180,7 @@ impl DeviceOps for Hal {
     }
 
     fn reset(&self, device: &DevicePlan) -> Result<(), HalError> {
-        let host = host::get();
+        let host = self.host;
         if let Some(function) = device.pci.and_then(|address| host.function(address))
             && let Some(method) = device.reset
         {
@@ -175,7 +193,7 @@ impl DeviceOps for Hal {
     }
 
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
-        let host = host::get();
+        let host = self.host;
         for &(smmu, stream) in &device.streams {
             let domain = host.domain(vm, smmu).ok_or(HalError::Unknown)?;
             host.iommus.attach(smmu, stream, &domain)?;
@@ -187,7 +205,7 @@ impl DeviceOps for Hal {
     }
 
     fn detach(&self, _: VmId, device: &DevicePlan) -> Result<(), HalError> {
-        let host = host::get();
+        let host = self.host;
         if let Some(msi) = device.msi
             && let Some(its) = host.its.get(msi.its)
         {
@@ -223,7 +241,7 @@ impl AxVMHal for Hal {
     type Dma = Dma;
 
     fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
-        let host = host::get();
+        let host = self.host;
         // VMIDs have 8 bits here (VTCR_EL2.VS, and SMMUs without VMID16).
         if vmid(plan.id) > 0xff {
             return Err(HalError::TooManyVms);
@@ -253,16 +271,25 @@ impl AxVMHal for Hal {
                 maps.push(map);
             }
         }
-        Ok((Space(space), Dma(Mutex::new(maps))))
+        Ok((Space(space), Dma { maps: Mutex::new(maps), iommus: &host.iommus }))
+    }
+
+    fn revoke(&self, vm: VmId, space: &Space) {
+        if protection::is_off(Protection::Revoke) {
+            return;
+        }
+        if let Err(error) = space.0.revoke() {
+            log::error!("VM {vm}: its second stage couldn't be revoked: {error}");
+        }
     }
 
     fn destroy(&self, vm: VmId, space: Space, dma: Dma) {
-        let host = host::get();
+        let host = self.host;
         host.remove_domains(vm);
         if let Err(error) = space.0.destroy() {
             log::error!("VM {vm}: the tables of its second stage stay allocated: {error}");
         }
-        for map in dma.0.into_inner() {
+        for map in dma.maps.into_inner() {
             if let Err(error) = map.destroy(&host.iommus) {
                 log::error!("VM {vm}: the tables of its DMA map stay allocated: {error}");
             }
@@ -301,42 +328,44 @@ impl AxVMHal for Hal {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), HalError> {
         // To nobody yet: the guest's distributor enables it and says to which vCPU.
-        host::get().gic.disable_line(route.intid, route.trigger == Trigger::Edge);
+        self.host.gic.disable_line(route.intid, route.trigger == Trigger::Edge);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
-        let gic = &host::get().gic;
+        let gic = &self.host.gic;
         gic.disable_line(route.intid, route.trigger == Trigger::Edge);
         gic.set_pending(route.intid, false);
         gic.set_active(route.intid, false);
     }
 
     fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), HalError> {
-        let vm = host::get().vm(vm).ok_or(HalError::Unknown)?;
+        let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
         if vm.vgic().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
     }
 
     fn set_irq_level(&self, vm: VmId, irq: Intid, high: bool) -> Result<(), HalError> {
-        let vm = host::get().vm(vm).ok_or(HalError::Unknown)?;
+        let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
         vm.vgic().set_level(irq, high);
         Ok(())
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {
-        if protection::is_off(Protection::Call) && host::get().vm(vm).is_some_and(|vm| vm.is_stopping()) {
+        if protection::is_off(Protection::Call) && self.host.vm(vm).is_some_and(|vm| vm.is_stopping()) {
             return;
         }
-        if let Some(cpu) = host::get().cpu_of(vm, vcpu).and_then(cpus::get) {
-            cpu.kick();
+        if let Some(cpu) = self.host.cpu_of(vm, vcpu).and_then(cpus::get) {
+            cpu.kick(&self.host.gic);
         }
+        // It may sleep until an event comes.
+        arch::send_event();
     }
 
     fn now_ns(&self) -> u64 {
-        host::get().now_ns()
+        self.host.now_ns()
     }
 
     fn record(&self, violation: Violation) {
-        host::get().record(violation);
+        self.host.record(violation);
     }
 }

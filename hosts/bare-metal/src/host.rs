@@ -166,7 +166,7 @@ pub fn run(start: Start) -> ! {
     };
     console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
     let Some(this) = cpus::current() else { fail(&"the device tree has no node for the CPU that booted") };
-    this.bring_up();
+    this.bring_up(host);
     if host.hypervisor_cpu != this.id {
         host.start_cpu(host.hypervisor_cpu);
     }
@@ -178,7 +178,7 @@ pub fn run(start: Start) -> ! {
     }
     // The CPU that booted isn't the hypervisor's: from here on it is a VM's, or idle.
     host.call_hypervisor_cpu();
-    this.run_vcpus()
+    this.run_vcpus(host)
 }
 
 /// The console that boot has begun with: the platform's, if it is one that can be driven.
@@ -333,7 +333,7 @@ impl Host {
     /// Wakes the hypervisor's CPU, so that it looks around.
     pub fn call_hypervisor_cpu(&self) {
         if let Some(cpu) = cpus::get(self.hypervisor_cpu) {
-            cpu.kick();
+            cpu.kick(&self.gic);
         }
     }
 
@@ -419,7 +419,7 @@ impl Host {
         }
     }
 
-    fn start_vms(&self, files: &[Option<VmFiles<'static>>]) {
+    fn start_vms(&'static self, files: &[Option<VmFiles<'static>>]) {
         let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|&(cpu, _)| cpu).collect();
         used.sort_unstable();
         used.dedup();
@@ -435,7 +435,7 @@ impl Host {
         let mut vms = Vec::new();
         for (plan, files) in self.plans.iter().zip(files) {
             let Some(files) = files else { continue };
-            match Vm::build(plan.clone(), files) {
+            match Vm::build(self, plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
                 Err(error) => fail(&format_args!("{}: {error}", plan.name)),
             }

@@ -11,12 +11,13 @@ use axvm::hal::AxVMHal;
 use axvm_addr::{Address, Gpa, Hpa, Intid, Span, VcpuId, VmId};
 use axvm_plan::PciPlan;
 use axvm_plan::problem::{Problem, Rule};
+use axvm_platform::model::Platform;
 use axvm_system::model::Item;
 use axvm_system::protection::NAMES;
 pub use axvm_system::protection::Protection;
 
 use crate::hal::Hal;
-use crate::host;
+use crate::host::Host;
 
 use Protection::{
     Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnMap, OwnRam, OwnStack, Smc, Wfi,
@@ -56,7 +57,7 @@ pub fn choose(name: Option<&str>) -> Result<(), Problem> {
 }
 
 /// Where the bundle asks for it, has the hypervisor do what its own mappings forbid, to show that it ends with a fault.
-pub fn test_own_mappings(host: &host::Host) {
+pub fn test_own_mappings(host: &Host) {
     if is_off(OwnMap) {
         host.platform.memory.iter().for_each(|&bank| crate::arch::stage1::add_memory(bank));
     }
@@ -84,12 +85,12 @@ pub fn test_own_mappings(host: &host::Host) {
 
 /// Where the bundle asks for it, injects at the first VM's second vCPU a software interrupt and an LPI, as often as this is called:
 /// by the hypervisor's CPU, whenever that looks around.
-pub fn test_injection() {
+pub fn test_injection(host: &'static Host) {
     const AT: (VmId, VcpuId) = (VmId(0), VcpuId(1));
     if is_off(Inject) {
         for irq in [Intid(3), Intid(8192)] {
             // The VM or the LPI may not be there yet, or any more.
-            let _ = Hal.inject_irq_to_vcpu(AT.0, AT.1, irq);
+            let _ = Hal::new(host).inject_irq_to_vcpu(AT.0, AT.1, irq);
         }
     }
 }
@@ -141,14 +142,14 @@ pub fn forwarded_block(gpa: Span<Gpa>, hpa: Hpa) -> (Span<Gpa>, Hpa) {
 }
 
 /// The machine's distributor, where it is what a guest gets.
-pub fn real_distributor() -> Option<Hpa> {
-    let gic = host::get().platform.gic.as_ref().filter(|_| is_off(Gicd))?;
+pub fn real_distributor(platform: &Platform) -> Option<Hpa> {
+    let gic = platform.gic.as_ref().filter(|_| is_off(Gicd))?;
     Some(gic.distributor.start())
 }
 
 /// The machine's config space, where it is what a guest gets.
-pub fn real_config_space(pci: &PciPlan) -> Option<Hpa> {
-    let host = host::get().platform.pci_hosts.get(pci.host).filter(|_| is_off(Config))?;
+pub fn real_config_space(platform: &Platform, pci: &PciPlan) -> Option<Hpa> {
+    let host = platform.pci_hosts.get(pci.host).filter(|_| is_off(Config))?;
     let buses = u64::from(pci.buses.0.checked_sub(host.buses.0)?);
     Some(Hpa(host.ecam.start().0 + (buses << 20)))
 }

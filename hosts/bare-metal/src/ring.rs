@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use axvm_pl011::Transmit;
 
-use crate::host;
+use crate::host::Host;
 
 /// So many bytes wait at the most; then the UART's own FIFO fills up and the guest sees that. A power of two.
 const CAPACITY: usize = 4096;
@@ -19,13 +19,14 @@ pub struct Ring {
     /// How many bytes ever went in, and came out.
     written: AtomicUsize,
     taken: AtomicUsize,
+    host: &'static Host,
 }
 
 impl Ring {
     /// An empty one.
-    pub fn new() -> Self {
+    pub fn new(host: &'static Host) -> Self {
         let bytes = (0..CAPACITY).map(|_| AtomicU8::new(0)).collect();
-        Self { bytes, written: AtomicUsize::new(0), taken: AtomicUsize::new(0) }
+        Self { bytes, written: AtomicUsize::new(0), taken: AtomicUsize::new(0), host }
     }
 
     /// Whether nothing waits.
@@ -60,12 +61,12 @@ impl Transmit for Ring {
         self.written.store(written.wrapping_add(1), Ordering::SeqCst);
         // Looked at after the byte is there: either it was taken, or whoever takes it is called.
         if self.taken.load(Ordering::SeqCst) == written {
-            host::get().call_hypervisor_cpu();
+            self.host.call_hypervisor_cpu();
         }
         true
     }
 
     fn has_room(&self) {
-        host::get().call_hypervisor_cpu();
+        self.host.call_hypervisor_cpu();
     }
 }

@@ -6,7 +6,6 @@ use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
 use crate::arch::{self, Left, Next, Running};
-use crate::host;
 use crate::resident::Resident;
 use crate::vm::{StopReason, Vm};
 
@@ -25,7 +24,7 @@ pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
 /// Runs a vCPU that has its CPU, until it is off or its VM stops.
 fn until_off(running: &mut Running<'_>) {
     let (vm, vcpu) = (running.vm, running.vcpu);
-    host::get().note_first_entry();
+    vm.host().note_first_entry();
     let mut next = Next::Resume;
     while !vm.is_stopping() {
         match next {

@@ -82,7 +82,7 @@ impl Security {
 
 /// On the hypervisor's CPU: takes what the SMMUs have blocked and what the CPUs have recorded, and acts on it. Whether something
 /// is to be tried again soon.
-pub fn attend(host: &Host) -> bool {
+pub fn attend(host: &'static Host) -> bool {
     enforce(host);
     take_iommu_events(host);
     for ring in &host.security.rings {
@@ -99,13 +99,13 @@ pub fn attend(host: &Host) -> bool {
 }
 
 /// All records, for the report.
-pub fn records(host: &Host) -> Vec<EventReport> {
+pub fn records(host: &'static Host) -> Vec<EventReport> {
     let records = host.security.log.lock().records();
     records.iter().map(|record| record.report(|vm, device| names(host, vm, device))).collect()
 }
 
 /// The VM's name and the device's.
-fn names(host: &Host, vm: Option<VmId>, device: Option<u16>) -> (String, String) {
+fn names(host: &'static Host, vm: Option<VmId>, device: Option<u16>) -> (String, String) {
     let Some(plan) = vm.and_then(|vm| host.plan(vm)) else {
         // A device that no VM has: its position among all PCI functions.
         let functions = host.platform.functions.as_deref().unwrap_or_default();
@@ -117,7 +117,7 @@ fn names(host: &Host, vm: Option<VmId>, device: Option<u16>) -> (String, String)
 }
 
 /// Decides what a violation leads to, does it, and keeps the record.
-fn settle(host: &Host, mut violation: Violation) {
+fn settle(host: &'static Host, mut violation: Violation) {
     if let Some(plan) = violation.vm.and_then(|vm| host.plan(vm)) {
         violation.action = host.security.judge(&violation, plan.on_violation);
         match (violation.action, violation.device) {
@@ -144,7 +144,7 @@ fn settle(host: &Host, mut violation: Violation) {
 }
 
 /// Keeps a record, and says it where it is the first of its kind: in a VM's share of the log those are as bounded as records are.
-fn keep(host: &Host, violation: Violation) {
+fn keep(host: &'static Host, violation: Violation) {
     let is_new = host.security.log.lock().push(violation);
     if is_new {
         announce(host, &violation);
@@ -152,7 +152,7 @@ fn keep(host: &Host, violation: Violation) {
 }
 
 /// Says it on the console.
-fn announce(host: &Host, violation: &Violation) {
+fn announce(host: &'static Host, violation: &Violation) {
     let event = violation.report(|vm, device| names(host, vm, device));
     let who = match (event.vm.is_empty(), event.device.is_empty()) {
         (false, false) => format!("{}: {}", event.vm, event.device),
@@ -166,7 +166,12 @@ fn announce(host: &Host, violation: &Violation) {
 
 /// Keeps a device from the bus until its VM is started anew: from now on, and recorded with `violation` once it is true. If that isn't
 /// the first one, it comes back, to be recorded at once.
-fn quarantine(host: &Host, plan: &VmPlan, position: u16, violation: Option<Violation>) -> Option<Violation> {
+fn quarantine(
+    host: &'static Host,
+    plan: &VmPlan,
+    position: u16,
+    violation: Option<Violation>,
+) -> Option<Violation> {
     let device = plan.devices.get(usize::from(position))?;
     // Behind a bridge to conventional PCI a stream is all functions': which of them it was, nobody can tell.
     let shares = |other: &DevicePlan| {
@@ -188,7 +193,7 @@ fn quarantine(host: &Host, plan: &VmPlan, position: u16, violation: Option<Viola
 }
 
 /// Tries what is due to be tried of taking devices off the bus.
-fn enforce(host: &Host) {
+fn enforce(host: &'static Host) {
     let asked = &host.security.quarantine;
     loop {
         let due = asked.lock().due(host.now_ns());
@@ -201,7 +206,7 @@ fn enforce(host: &Host) {
             continue;
         };
         // Without the lock: it may take as long as an SMMU is waited for.
-        let done = Hal.keep_off_bus(id, device);
+        let done = Hal::new(host).keep_off_bus(id, device);
         if let Err(error) = &done {
             log::warn!("{}: it can't be taken off the bus: {error}", device.name);
         }
@@ -222,7 +227,7 @@ fn enforce(host: &Host) {
 }
 
 /// Keeps all devices of a VM from the bus.
-pub fn quarantine_all(host: &Host, vm: VmId) {
+pub fn quarantine_all(host: &'static Host, vm: VmId) {
     let Some(plan) = host.plan(vm) else { return };
     for position in (0..).take(plan.devices.len()) {
         let _ = quarantine(host, plan, position, None);
@@ -230,7 +235,7 @@ pub fn quarantine_all(host: &Host, vm: VmId) {
 }
 
 /// The VM is taken apart: its devices are closed by that.
-pub fn forget(host: &Host, vm: VmId) {
+pub fn forget(host: &'static Host, vm: VmId) {
     let left = host.security.quarantine.lock().end(vm);
     for violation in left {
         keep(host, violation);
@@ -238,7 +243,7 @@ pub fn forget(host: &Host, vm: VmId) {
 }
 
 /// A device that nobody has masters the bus: it reaches nothing, and leaves no more records. Whether that is confirmed.
-fn silence_stranger(host: &Host, smmu: usize, stream: StreamId) -> bool {
+fn silence_stranger(host: &'static Host, smmu: usize, stream: StreamId) -> bool {
     if protection::is_off(Protection::Quarantine) {
         return false;
     }
@@ -259,7 +264,7 @@ fn silence_stranger(host: &Host, smmu: usize, stream: StreamId) -> bool {
 }
 
 /// Takes the records of what the SMMUs have blocked.
-fn take_iommu_events(host: &Host) {
+fn take_iommu_events(host: &'static Host) {
     /// So many records in a row, then the consoles get their turn. A stray page makes a thousand.
     const AT_ONCE: usize = 256;
     for smmu in 0..host.iommus.count() {
@@ -313,7 +318,7 @@ fn take_iommu_events(host: &Host) {
 }
 
 /// Whose it was, and what it was.
-fn violation(host: &Host, smmu: usize, event: &Event) -> Violation {
+fn violation(host: &'static Host, smmu: usize, event: &Event) -> Violation {
     let owner = host.plans.iter().find_map(|plan| {
         let device = plan.devices.iter().position(|device| device.streams.contains(&(smmu, event.stream)))?;
         Some((plan.id, device as u16))

@@ -4,38 +4,48 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm::vm::Departure;
 use axvm_addr::{CpuId, VmId};
 use axvm_system::wire::Channel;
 
 use crate::host::Host;
 use crate::typed::Typed;
-use crate::vm::{Departure, LEAVE_WITHIN_S, Vm};
+use crate::vm::{LEAVE_WITHIN_S, Vm};
 use crate::{arch, console, cpus, protection, report, run, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
 
+/// What the hypervisor's CPU knows of VMs that are at their end.
+struct Ends {
+    /// By VM: the report of one that is gone.
+    reports: Vec<Option<VmReport>>,
+    /// VMs that every vCPU has left, and that nothing finds any more. Whoever was looking at one at that moment holds it a moment
+    /// longer.
+    held: Vec<Arc<Vm>>,
+}
+
 /// Serves until every VM that was started has stopped; then reports and switches the machine off.
-pub fn serve(host: &Host) -> ! {
+pub fn serve(host: &'static Host) -> ! {
     let mut typed = Typed::new(host);
-    // By VM: the report of one that is gone.
-    let mut reports: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
+    let mut ends = Ends { reports: host.plans.iter().map(|_| None).collect(), held: Vec::new() };
     protection::test_own_mappings(host);
     loop {
         run::take_interrupts(None);
-        protection::test_injection();
+        protection::test_injection(host);
         let mut busy = security::attend(host);
         let vms = host.vms();
         busy |= show_output(&vms);
         typed.take(host, &vms);
         for vm in vms {
-            busy |= end(host, vm, &mut reports);
+            busy |= ends.attend(host, vm);
         }
+        busy |= ends.hand_back();
         let running =
             !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart) || cpus::any_takes_apart();
         if !running && !busy {
             security::attend(host);
-            finish(host, reports);
+            finish(host, ends.reports);
         }
         if !busy {
             host.wait(typed.ask_again_us());
@@ -59,53 +69,54 @@ fn show_output(vms: &[Arc<Vm>]) -> bool {
     busy
 }
 
-/// Takes a VM that has stopped apart: its devices go back through quarantine, its RAM is zeroed. Whether there is still something
-/// to do for it.
-fn end(host: &Host, vm: Arc<Vm>, reports: &mut [Option<VmReport>]) -> bool {
-    let overdue = match vm.departure() {
-        Departure::NotAsked => return false,
-        // Nothing calls when the deadline is over: look again.
-        Departure::Underway => return true,
-        Departure::Complete => Vec::new(),
-        Departure::Overdue(cpus) => cpus,
-    };
-    if !vm.output().is_empty() {
-        // Its last words come first.
-        return true;
+impl Ends {
+    /// Looks after a VM that has stopped. Whether there is still something to do for it.
+    fn attend(&mut self, host: &'static Host, vm: Arc<Vm>) -> bool {
+        let overdue = match vm.departure() {
+            Departure::NotAsked => return false,
+            // Nothing calls when the deadline is over: look again.
+            Departure::Underway => return true,
+            Departure::Complete => Vec::new(),
+            Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| vm.cpu_of(vcpu)).collect(),
+        };
+        if !vm.output().is_empty() {
+            // Its last words come first.
+            return true;
+        }
+        let id = vm.id();
+        if let Some(slot) = self.reports.get_mut(usize::from(id.0)) {
+            *slot = Some(vm.report());
+        }
+        if !overdue.is_empty() {
+            give_up(host, vm, &overdue);
+            return true;
+        }
+        host.forget_vm(id);
+        security::forget(host, id);
+        self.held.push(vm);
+        true
     }
-    let id = vm.id();
-    if let Some(slot) = reports.get_mut(usize::from(id.0)) {
-        *slot = Some(vm.report());
+
+    /// Has VMs that nobody holds any more taken apart. Whether there are others.
+    fn hand_back(&mut self) -> bool {
+        for vm in core::mem::take(&mut self.held) {
+            // Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's does it, so that others' events are
+            // answered.
+            let cpu = vm.plan().cpus.first().and_then(|&(cpu, _)| cpus::get(cpu));
+            match (Arc::try_unwrap(vm), cpu) {
+                (Ok(vm), Some(cpu)) => cpu.give_to_take_apart(vm),
+                (Ok(vm), None) => take_apart(vm),
+                (Err(vm), _) => self.held.push(vm),
+            }
+        }
+        !self.held.is_empty()
     }
-    if !overdue.is_empty() {
-        give_up(host, vm, &overdue);
-        return true;
-    }
-    host.forget_vm(id);
-    security::forget(host, id);
-    // Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's does it, so that others' events are answered.
-    let cpu = vm.plan().cpus.first().and_then(|&(cpu, _)| cpus::get(cpu));
-    match cpu {
-        Some(cpu) => cpu.give_to_take_apart(vm),
-        None => take_apart(vm),
-    }
-    true
 }
 
-/// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed. No vCPU of it runs any more.
-pub fn take_apart(mut vm: Arc<Vm>) {
+/// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed.
+pub fn take_apart(vm: Vm) {
     let id = vm.id();
-    // A CPU that has just left it may hold it for a moment longer.
-    let left = arch::ticks() + arch::tick_hz();
-    let disposed = loop {
-        match Arc::try_unwrap(vm) {
-            Ok(vm) => break vm.dispose(),
-            Err(again) if arch::ticks() < left => vm = again,
-            Err(_) => break None,
-        }
-        core::hint::spin_loop();
-    };
-    match disposed {
+    match vm.dispose() {
         Some(disposed) => {
             for stuck in disposed.stuck {
                 log::error!("{}: {}", stuck.device, stuck.why);
@@ -117,7 +128,7 @@ pub fn take_apart(mut vm: Arc<Vm>) {
 
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
 /// now its devices lose the bus. Nobody gets any of that until the machine is reset.
-fn give_up(host: &Host, vm: Arc<Vm>, overdue: &[CpuId]) {
+fn give_up(host: &'static Host, vm: Arc<Vm>, overdue: &[CpuId]) {
     for cpu in overdue {
         log::error!(
             "CPU {cpu} is lost: it didn't leave vm \"{}\" within {LEAVE_WITHIN_S} s; the VM's memory and devices stay with nobody",
@@ -133,7 +144,7 @@ fn give_up(host: &Host, vm: Arc<Vm>, overdue: &[CpuId]) {
 }
 
 /// Ends the run.
-fn finish(host: &Host, reports: Vec<Option<VmReport>>) -> ! {
+fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     let vms = host.vms();
     let of = |(id, gone): (u16, Option<VmReport>)| {
         gone.or_else(|| vms.iter().find(|vm| vm.id() == VmId(id)).map(|vm| vm.report()))

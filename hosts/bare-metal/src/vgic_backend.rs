@@ -13,13 +13,14 @@ use crate::arch::gic;
 use crate::arch::its::ItsError;
 use crate::arch::lpis::Properties;
 use crate::arch::vpe::VirtualProcessors;
+use crate::cpus;
+use crate::host::Host;
 use crate::memory::GuestRam;
-use crate::{cpus, host};
 
 /// The hypervisor's side of a VM's interrupts.
 pub struct GicBackend {
     vm: VmId,
-    gic: &'static gic::PhysicalGic,
+    host: &'static Host,
     /// The physical CPU of each vCPU.
     cpus: Vec<CpuId>,
     ram: GuestRam,
@@ -46,28 +47,25 @@ impl GicBackend {
     /// # Errors
     ///
     /// The ITS, if its virtual processors can't be mapped.
-    pub fn new(plan: &VmPlan, ram: GuestRam, its: Option<usize>) -> Result<Self, ItsError> {
+    pub fn new(
+        host: &'static Host,
+        plan: &VmPlan,
+        ram: GuestRam,
+        its: Option<usize>,
+    ) -> Result<Self, ItsError> {
         let cpus: Vec<CpuId> = plan.cpus.iter().map(|&(cpu, _)| cpu).collect();
-        let delivery = match its.and_then(|its| host::get().its.get(its)) {
+        let delivery = match its.and_then(|its| host.its.get(its)) {
             _ if plan.mode == VMInterruptMode::Passthrough => Delivery::Direct,
             Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
             _ => Delivery::Injected,
         };
-        Ok(Self {
-            vm: plan.id,
-            gic: &host::get().gic,
-            cpus,
-            ram,
-            its,
-            delivery,
-            lpis: Mutex::new(Vec::new()),
-        })
+        Ok(Self { vm: plan.id, host, cpus, ram, its, delivery, lpis: Mutex::new(Vec::new()) })
     }
 
     /// Gives back what the hardware holds for it: every vCPU has left, and the virtual GIC has been reset.
     pub fn release(self) {
         if let (Delivery::VirtualLpis(processors), Some(its)) =
-            (self.delivery, self.its.and_then(|its| host::get().its.get(its)))
+            (self.delivery, self.its.and_then(|its| self.host.its.get(its)))
         {
             processors.release(its);
         }
@@ -76,7 +74,7 @@ impl GicBackend {
     /// On the vCPU's own CPU: virtual LPIs, if it has any, reach it from now on.
     pub fn enter_messages(&self, vcpu: VcpuId) {
         if let Delivery::VirtualLpis(processors) = &self.delivery
-            && let Err(error) = processors.enter(&host::get().gic, vcpu)
+            && let Err(error) = processors.enter(&self.host.gic, vcpu)
         {
             log::error!("VM {}: vCPU {vcpu} gets no MSIs: {error}", self.vm);
         }
@@ -86,7 +84,7 @@ impl GicBackend {
     /// one waits already.
     pub fn leave_messages(&self, vcpu: VcpuId) -> bool {
         let Delivery::VirtualLpis(processors) = &self.delivery else { return false };
-        processors.leave(&host::get().gic, vcpu).unwrap_or_else(|error| {
+        processors.leave(&self.host.gic, vcpu).unwrap_or_else(|error| {
             log::error!("VM {}: vCPU {vcpu}: {error}", self.vm);
             // Better woken for nothing than never.
             true
@@ -114,12 +112,12 @@ impl GicBackend {
     fn properties(&self) -> &Properties {
         match &self.delivery {
             Delivery::VirtualLpis(processors) => processors.properties(),
-            Delivery::Injected | Delivery::Direct => host::get().lpis.properties(),
+            Delivery::Injected | Delivery::Direct => self.host.lpis.properties(),
         }
     }
 
     fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
-        self.its.and_then(|its| host::get().its.get(its)).ok_or(BackendError::Unknown)
+        self.its.and_then(|its| self.host.its.get(its)).ok_or(BackendError::Unknown)
     }
 }
 
@@ -140,7 +138,7 @@ fn error(error: ItsError) -> BackendError {
 impl Backend for GicBackend {
     fn kick(&self, vcpu: VcpuId) {
         if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get) {
-            cpu.kick();
+            cpu.kick(&self.host.gic);
         }
     }
 
@@ -148,24 +146,24 @@ impl Backend for GicBackend {
         let mpidr = settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.mpidr);
         // A line that goes nowhere is off.
         let (priority, enabled) = (self.priority(settings.priority), settings.enabled && mpidr.is_some());
-        host::get().gic.configure_line(line, settings.edge, priority, mpidr, enabled);
+        self.host.gic.configure_line(line, settings.edge, priority, mpidr, enabled);
     }
 
     fn set_spi_enabled(&self, line: Intid, enabled: bool) {
-        self.gic.set_enabled(line, enabled);
+        self.host.gic.set_enabled(line, enabled);
     }
 
     fn set_spi_pending(&self, line: Intid, pending: bool) {
-        host::get().gic.set_pending(line, pending);
+        self.host.gic.set_pending(line, pending);
     }
 
     fn set_spi_active(&self, line: Intid, active: bool) {
-        host::get().gic.set_active(line, active);
+        self.host.gic.set_active(line, active);
     }
 
     fn configure_private(&self, vcpu: VcpuId, line: Intid, enabled: bool, priority: u8) {
         if let Some(cpu) = self.cpu(vcpu) {
-            let gic = &host::get().gic;
+            let gic = &self.host.gic;
             gic.set_private_priority(cpu, line, self.priority(priority));
             gic.enable_private(cpu, line, enabled);
         }
@@ -173,24 +171,24 @@ impl Backend for GicBackend {
 
     fn set_private_pending(&self, vcpu: VcpuId, line: Intid, pending: bool) {
         if let Some(cpu) = self.cpu(vcpu) {
-            host::get().gic.set_private_pending(cpu, line, pending);
+            self.host.gic.set_private_pending(cpu, line, pending);
         }
     }
 
     fn set_private_active(&self, vcpu: VcpuId, line: Intid, active: bool) {
         if let Some(cpu) = self.cpu(vcpu) {
-            host::get().gic.set_private_active(cpu, line, active);
+            self.host.gic.set_private_active(cpu, line, active);
         }
     }
 
     fn spi_state(&self, line: Intid) -> PhysicalState {
-        let (pending, active) = host::get().gic.line_state(line);
+        let (pending, active) = self.host.gic.line_state(line);
         PhysicalState { pending, active }
     }
 
     fn private_state(&self, vcpu: VcpuId, line: Intid) -> PhysicalState {
         let Some(cpu) = self.cpu(vcpu) else { return PhysicalState::default() };
-        let (pending, active) = host::get().gic.private_state(cpu, line);
+        let (pending, active) = self.host.gic.private_state(cpu, line);
         PhysicalState { pending, active }
     }
 
@@ -205,13 +203,13 @@ impl Backend for GicBackend {
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
         let its = self.its()?;
         // No more LPIs than the device can send, however many the guest asks for: they are the machine's.
-        let plan = host::get().plan(self.vm).ok_or(BackendError::Unknown)?;
+        let plan = self.host.plan(self.vm).ok_or(BackendError::Unknown)?;
         let msi = plan.devices.iter().filter_map(|it| it.msi).find(|msi| msi.device == device);
         let most = msi.map_or(1, |msi| u32::from(msi.events).max(2).next_power_of_two().trailing_zeros());
         let bits = event_bits.min(most);
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
-        let all = &host::get().lpis;
+        let all = &self.host.lpis;
         match self.delivery {
             Delivery::Direct => its.map_device_for_guest(all, device, bits).map_err(error),
             Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, bits).map_err(error),
@@ -225,7 +223,7 @@ impl Backend for GicBackend {
 
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
         self.lpis.lock().retain(|&(_, _, it)| it != device);
-        self.its()?.unmap_device(&host::get().lpis, device).map_err(error)
+        self.its()?.unmap_device(&self.host.lpis, device).map_err(error)
     }
 
     fn map_event(
@@ -236,12 +234,12 @@ impl Backend for GicBackend {
         vcpu: VcpuId,
     ) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.map_event(&host::get().lpis, self.properties(), (device, event), lpi, cpu).map_err(error)
+        self.its()?.map_event(&self.host.lpis, self.properties(), (device, event), lpi, cpu).map_err(error)
     }
 
     fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.move_event(&host::get().lpis, device, event, cpu).map_err(error)
+        self.its()?.move_event(&self.host.lpis, device, event, cpu).map_err(error)
     }
 
     fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
@@ -281,6 +279,6 @@ impl Backend for GicBackend {
 
     fn violation(&self, kind: Violation) {
         let Violation::ForeignItsDevice(device) = kind;
-        host::get().violated(self.vm, None, Kind::ItsCommand, Some(u64::from(device.0)));
+        self.host.violated(self.vm, None, Kind::ItsCommand, Some(u64::from(device.0)));
     }
 }

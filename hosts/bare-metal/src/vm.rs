@@ -5,12 +5,11 @@ mod exits;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axvm::devices::AxVmDevices;
 use axvm::report::VmReport;
 pub use axvm::vm::StopReason;
-use axvm::vm::{AxVM, Disposed, NotOff, PowerStates, Start};
+use axvm::vm::{AxVM, Departure, Disposed, NotOff, Power, Start};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
@@ -18,13 +17,13 @@ use axvm_vgic::Vgic;
 
 use crate::arch::direct::Direct;
 use crate::arch::gic::GicError;
+use crate::cpus;
 use crate::hal::Hal;
+use crate::host::Host;
 use crate::memory::GuestRam;
-use crate::protection::{self, Protection};
 use crate::ring::Ring;
 use crate::vgic_backend::GicBackend;
 use crate::vpci_backend::Bridge;
-use crate::{arch, cpus, host};
 
 pub use build::VmFiles;
 
@@ -32,19 +31,6 @@ pub use build::VmFiles;
 /// for a guest is a reset, 1.3 s. Of those that vCPUs queue for at one function only the one that is under way is waited for
 /// (`axvm_vpci::Backend::is_stopping`).
 pub const LEAVE_WITHIN_S: u64 = 3;
-
-/// How far a VM's CPUs are with leaving it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Departure {
-    /// It wasn't told to stop.
-    NotAsked,
-    /// Some are still in it, and have the time to.
-    Underway,
-    /// All have left it.
-    Complete,
-    /// These haven't, and should have.
-    Overdue(Vec<CpuId>),
-}
 
 /// No device answers there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +42,6 @@ struct Vcpu {
     cpu: CpuId,
     /// Its affinity, for the guest.
     mpidr: u64,
-    /// Its CPU has left the VM for good.
-    left: AtomicBool,
 }
 
 /// A VM.
@@ -71,16 +55,10 @@ pub struct Vm {
     output: Arc<Ring>,
     ram: GuestRam,
     vcpus: Vec<Vcpu>,
-    power: PowerStates,
     vttbr: u64,
     vtcr: u64,
     /// Its CPUs take physical interrupts themselves.
     direct: bool,
-    stopping: AtomicBool,
-    /// When it was told to stop, by the counter; 0 before.
-    stopped_at: AtomicU64,
-    /// CPUs that have still to leave it.
-    busy: AtomicUsize,
 }
 
 impl Vm {
@@ -89,15 +67,16 @@ impl Vm {
         if self.core.start().is_err() {
             return;
         }
-        self.busy.store(self.vcpus.len(), Ordering::Release);
-        let load = &self.core.plan().load;
-        let start = Start { entry: load.entry.0, argument: load.device_tree.start().0 };
-        let _ = self.power.start(VcpuId(0), start);
         for (id, vcpu) in (0..).zip(&self.vcpus) {
             if let Some(cpu) = cpus::get(vcpu.cpu) {
                 cpu.give(self.clone(), VcpuId(id));
             }
         }
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &'static Host {
+        self.core.hal().host()
     }
 
     /// Its id.
@@ -164,9 +143,9 @@ impl Vm {
         (0..).zip(&self.vcpus).find(|(_, vcpu)| vcpu.mpidr == mpidr).map(|(id, _)| VcpuId(id))
     }
 
-    /// Which of its vCPUs are on.
-    pub fn power(&self) -> &PowerStates {
-        &self.power
+    /// What a vCPU is now.
+    pub fn power(&self, id: VcpuId) -> Power {
+        self.core.power(id)
     }
 
     /// Whether it takes its CPUs' interrupts itself.
@@ -181,23 +160,19 @@ impl Vm {
 
     /// Has a vCPU start on its CPU.
     pub fn start_vcpu(&self, id: VcpuId, start: Start) -> Result<(), NotOff> {
-        self.power.start(id, start)?;
-        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
-            cpu.kick();
-        }
-        Ok(())
+        self.core.start_vcpu(id, start)
     }
 
     /// On the vCPU's own CPU: where it begins, if it is to start now. From then on it is on.
     pub fn take_start(&self, id: VcpuId) -> Option<Start> {
-        if self.is_stopping() { None } else { self.power.take_start(id) }
+        self.core.take_start(id)
     }
 
     /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
     pub fn give_interrupts(&self, id: VcpuId) -> Result<Option<Direct>, GicError> {
         match self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
             Some(cpu) if self.direct => {
-                let direct = cpu.give_interrupts()?;
+                let direct = cpu.give_interrupts(&self.host().gic)?;
                 self.vgic.restore_private(id);
                 Ok(Some(direct))
             }
@@ -210,64 +185,40 @@ impl Vm {
         if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu))
             && self.direct
         {
-            cpu.take_interrupts_back();
+            cpu.take_interrupts_back(&self.host().gic);
         }
     }
 
     /// On the vCPU's own CPU: it has left the guest for good.
     pub fn vcpu_off(&self, id: VcpuId) {
-        if self.power.off(id) {
-            self.stop(StopReason::CpusOff);
-        }
+        self.core.vcpu_off(id);
     }
 
     /// Stops it: every CPU leaves it soon. The first reason counts.
     pub fn stop(&self, reason: StopReason) {
-        // Before the core kicks the CPUs, so that they find it.
-        self.stopping.store(true, Ordering::SeqCst);
-        let now = arch::ticks().max(1);
-        // Told before: the deadline is the first one's.
-        let _ = self.stopped_at.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
-        if !protection::is_off(Protection::Revoke) {
-            // Whatever keeps a call out (a guest that takes interrupts itself has ways, a debugger that masks them another): without
-            // its memory the guest faults at its next instruction.
-            if let Err(error) = self.core.with_maps(|space, _| space.0.revoke()) {
-                log::error!("{}: its second stage couldn't be revoked: {error}", self.name());
-            }
-        }
         self.core.stop(reason);
-        // One that sleeps until an event comes.
-        arch::send_event();
     }
 
     /// How far its CPUs are with leaving it.
     pub fn departure(&self) -> Departure {
-        let stopped_at = self.stopped_at.load(Ordering::Acquire);
-        if stopped_at == 0 {
-            return Departure::NotAsked;
-        }
-        if self.busy.load(Ordering::Acquire) == 0 {
-            return Departure::Complete;
-        }
-        if arch::ticks().saturating_sub(stopped_at) <= LEAVE_WITHIN_S * arch::tick_hz() {
-            return Departure::Underway;
-        }
-        let staying = self.vcpus.iter().filter(|vcpu| !vcpu.left.load(Ordering::Acquire));
-        Departure::Overdue(staying.map(|vcpu| vcpu.cpu).collect())
+        self.core.departure(LEAVE_WITHIN_S * 1_000_000_000)
+    }
+
+    /// The CPU of a vCPU.
+    pub fn cpu_of(&self, id: VcpuId) -> Option<CpuId> {
+        self.vcpu(id).map(|vcpu| vcpu.cpu)
     }
 
     /// Whether it is stopping or has stopped.
+    #[inline]
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.core.is_stopping()
     }
 
     /// The CPU of a vCPU has left it for good.
     pub fn parked(&self, id: VcpuId) {
-        if let Some(vcpu) = self.vcpu(id) {
-            vcpu.left.store(true, Ordering::Release);
-        }
-        self.busy.fetch_sub(1, Ordering::AcqRel);
-        host::get().call_hypervisor_cpu();
+        self.core.vcpu_gone(id);
+        self.host().call_hypervisor_cpu();
     }
 
     /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.
@@ -295,12 +246,13 @@ impl Vm {
 
     /// Takes everything back: only for a VM that every CPU has left. `None`: something still refers to it.
     pub fn dispose(self) -> Option<Disposed> {
+        let host = self.host();
         let Self { core, devices, bridges, vgic, backend, console, .. } = self;
         // What the guest has enabled in hardware: lines that stand for no device, LPIs.
         vgic.reset();
         // The bridges and the console refer to the core, the virtual GIC to the backend.
         drop((devices, bridges, console, vgic));
         Arc::into_inner(backend)?.release();
-        Arc::into_inner(core)?.dispose(&mut host::get().registry.lock()).ok()
+        Arc::into_inner(core)?.dispose(&mut host.registry.lock()).ok()
     }
 }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use axvm::vm::{AxVM, State};
+use axvm::vm::AxVM;
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
@@ -12,7 +12,6 @@ use axvm_plan::{DevicePlan, PciPlan};
 use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
 
 use crate::hal::Hal;
-use crate::host;
 use crate::pci::Ticks;
 
 /// A VM's virtual host bridge.
@@ -25,11 +24,11 @@ pub struct PciBackend {
 
 impl Backend for PciBackend {
     fn config_read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
-        host::get().config.read(function, offset, width)
+        self.core.hal().host().config.read(function, offset, width)
     }
 
     fn config_write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
-        host::get().config.write(function, offset, width, value);
+        self.core.hal().host().config.write(function, offset, width, value);
     }
 
     fn map_bar(
@@ -60,11 +59,11 @@ impl Backend for PciBackend {
     }
 
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused> {
-        if on && !host::get().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
+        if on && !self.core.hal().host().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
     }
 
     fn is_stopping(&self) -> bool {
-        matches!(self.core.state(), State::Stopped { .. })
+        self.core.is_stopping()
     }
 
     fn now_us(&self) -> u64 {
@@ -82,7 +81,7 @@ impl Backend for PciBackend {
 ///
 /// A plan that doesn't fit the platform.
 pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, BridgeError> {
-    let host = host::get();
+    let host = core.hal().host();
     let plan = core.plan();
     let functions = pci
         .functions

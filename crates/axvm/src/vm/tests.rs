@@ -5,7 +5,7 @@ extern crate std;
 
 mod bare_metal;
 mod kvm;
-mod power;
+mod life;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ trait Fake: AxVMHal<Error = &'static str> + Default {
     fn ram_out(&self) -> u64;
     /// Whether second stage and DMA map are gone.
     fn destroyed(&self) -> bool;
+    /// Whether a vCPU always leaves its guest when it is kicked, so that nothing has to be revoked.
+    fn comes_when_called(&self) -> bool;
     /// vCPUs that were kicked.
     fn kicked(&self) -> Vec<u16>;
     /// Interrupts that were made pending.
@@ -186,15 +188,20 @@ fn whatever_fails_nothing_is_left_of_the_attempt<H: Fake>() {
 
 fn a_life_ends_with_everything_given_back<H: Fake>() {
     let (vm, hal, mut registry) = created::<H>();
-    assert_eq!((vm.state(), vm.is_running()), (State::Created, false));
+    assert_eq!((vm.state(), vm.is_running()), (State::Built, false));
     vm.start().unwrap();
     assert_eq!(vm.start(), Err(WrongState(State::Running)));
     let vm = vm.dispose(&mut registry).unwrap_err();
     assert!(vm.stop(StopReason::SystemOff));
     assert_eq!(hal.kicked(), [0, 1]);
+    assert_eq!(hal.cpu_reaches(RAM), hal.comes_when_called(), "{}", H::NAME);
     assert!(!vm.stop(StopReason::Violation), "the first reason stays");
-    assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
+    let reason = StopReason::SystemOff;
+    assert_eq!(vm.state(), State::Stopping { reason, since_ns: 0 });
     assert!(vm.start().is_err());
+    let vm = vm.dispose(&mut registry).unwrap_err();
+    assert!(!vm.vcpu_gone(VcpuId(1)) && vm.vcpu_gone(VcpuId(0)));
+    assert_eq!(vm.state(), State::Stopped { reason });
     let report = vm.report();
     assert_eq!((report.state.as_str(), report.reason.as_str()), ("stopped", "system-off"));
     assert!(!report.failed());

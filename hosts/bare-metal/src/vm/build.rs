@@ -2,10 +2,9 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use axvm::devices::AxVmDevices;
-use axvm::vm::{AxVM, CreateError, PowerStates};
+use axvm::vm::{AxVM, CreateError};
 use axvm_addr::{Address, CpuId, Gpa, ItsDeviceId, Span};
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
@@ -18,7 +17,7 @@ use crate::arch::its::ItsError;
 use crate::arch::lpis::GUEST_LPI_ID_BITS;
 use crate::arch::{self, direct, gic};
 use crate::hal::{Hal, HalError};
-use crate::host;
+use crate::host::Host;
 use crate::memory::GuestRam;
 use crate::protection::{self, Protection};
 use crate::ring::Ring;
@@ -66,9 +65,8 @@ pub struct VmFiles<'a> {
 
 impl Vm {
     /// Brings a plan to life, up to the point where the first vCPU can be started: memory loaded, devices reset and attached.
-    pub fn build(plan: VmPlan, files: &VmFiles<'_>) -> Result<Arc<Self>, BuildError> {
-        let host = host::get();
-        let core = Arc::new(AxVM::new(plan, Arc::new(Hal), &mut host.registry.lock())?);
+    pub fn build(host: &'static Host, plan: VmPlan, files: &VmFiles<'_>) -> Result<Arc<Self>, BuildError> {
+        let core = Arc::new(AxVM::new(plan, Arc::new(Hal::new(host)), &mut host.registry.lock())?);
         match Self::around(core.clone(), files) {
             Ok(vm) => Ok(Arc::new(vm)),
             Err(error) => {
@@ -83,16 +81,16 @@ impl Vm {
 
     /// What the core leaves to its host: images, interrupt controller, console, PCI.
     fn around(core: Arc<AxVM<Hal>>, files: &VmFiles<'_>) -> Result<Self, BuildError> {
-        let plan = core.plan();
+        let (plan, host) = (core.plan(), core.hal().host());
         // SAFETY: the core has just been given this RAM: it is mapped, and nothing of the hypervisor's lies in it.
         let ram = unsafe { GuestRam::new(plan.ram.clone()) };
         load(plan, files, &ram)?;
 
         let gic = plan.gic.ok_or(BuildError::NoGic)?;
-        let backend = Arc::new(GicBackend::new(plan, ram.clone(), gic.its.map(|(_, its)| its))?);
-        let vgic = Vgic::new(vgic_config(plan, &gic), backend.clone())?;
+        let backend = Arc::new(GicBackend::new(host, plan, ram.clone(), gic.its.map(|(_, its)| its))?);
+        let vgic = Vgic::new(vgic_config(host, plan, &gic), backend.clone())?;
         let mut devices = AxVmDevices::builder();
-        devices = match protection::real_distributor() {
+        devices = match protection::real_distributor(&host.platform) {
             Some(real) => devices.forwarded(gic.distributor, real, 0, "the machine's distributor"),
             None => devices.mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone()))),
         };
@@ -100,7 +98,7 @@ impl Vm {
         if let (Some((span, _)), Some(its)) = (gic.its, Its::new(vgic.clone())) {
             devices = devices.mmio(span, Arc::new(its));
         }
-        let output = Arc::new(Ring::new());
+        let output = Arc::new(Ring::new(host));
         let mut console = None;
         if let Some(at) = plan.console {
             let uart = Arc::new(Pl011::new(output.clone(), core.clone(), at.intid));
@@ -110,7 +108,7 @@ impl Vm {
         let mut bridges = Vec::new();
         for pci in &plan.pci {
             let bridge = new_bridge(&core, pci)?;
-            devices = match protection::real_config_space(pci) {
+            devices = match protection::real_config_space(&host.platform, pci) {
                 Some(real) => devices.forwarded(pci.ecam, real, 0, "the machine's config space"),
                 None => devices.mmio(pci.ecam, bridge.clone()),
             };
@@ -124,28 +122,11 @@ impl Vm {
             devices = devices.forwarded(gpa, hpa, block.device, name);
         }
         let devices = devices.build()?;
-        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr, left: AtomicBool::new(false) };
+        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr };
         let vcpus: Vec<Vcpu> = plan.cpus.iter().map(vcpu).collect();
         let direct = core.plan().mode == VMInterruptMode::Passthrough;
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
-        Ok(Self {
-            core,
-            devices,
-            bridges,
-            vgic,
-            backend,
-            console,
-            output,
-            ram,
-            power: PowerStates::new(vcpus.len()),
-            vcpus,
-            vttbr,
-            vtcr,
-            direct,
-            stopping: AtomicBool::new(false),
-            stopped_at: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
-        })
+        Ok(Self { core, devices, bridges, vgic, backend, console, output, ram, vcpus, vttbr, vtcr, direct })
     }
 }
 
@@ -166,7 +147,7 @@ fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildE
     }
 }
 
-fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
+fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
     let direct = plan.mode == VMInterruptMode::Passthrough;
     let mut lines: Vec<LineConfig> = plan
         .lines
@@ -199,7 +180,7 @@ fn vgic_config(plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         vcpus: plan.cpus.iter().map(|&(_, mpidr)| mpidr).collect(),
         spis: u32::from(shown.spis),
         lines,
-        hardware_ppis: host::get().guest_timers(),
+        hardware_ppis: host.guest_timers(),
         list_registers: arch::list_registers(),
         priority_bits: if direct { direct::priority_bits().max(4) } else { arch::priority_bits() },
         its: shown.its.map(|_| ItsConfig {

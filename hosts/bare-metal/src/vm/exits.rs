@@ -10,8 +10,6 @@ use axvm_vgic::{HardwareLists, ListRegisters, Local, Message};
 
 use super::{NoDevice, Vm};
 use crate::arch::gic;
-use crate::hal::Hal;
-use crate::host;
 use crate::protection::{self, Protection};
 
 impl Vm {
@@ -71,7 +69,7 @@ impl Vm {
     /// A read of forwarded registers, and what to count the exit as.
     #[inline(always)]
     pub fn forward_read(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width) -> (u64, ExitReason) {
-        let read = Hal.forward_read(hpa, width);
+        let read = self.core.hal().forward_read(hpa, width);
         let reason = self.note_forwarded(gpa, device, read.is_err());
         (read.unwrap_or(u64::MAX) & width.mask(), reason)
     }
@@ -79,7 +77,7 @@ impl Vm {
     /// A write to forwarded registers, and what to count the exit as.
     #[inline(always)]
     pub fn forward_write(&self, gpa: Gpa, device: u16, hpa: Hpa, width: Width, value: u64) -> ExitReason {
-        let written = Hal.forward_write(hpa, width, value & width.mask());
+        let written = self.core.hal().forward_write(hpa, width, value & width.mask());
         self.note_forwarded(gpa, device, written.is_err())
     }
 
@@ -98,7 +96,7 @@ impl Vm {
         width: Width,
         hint: &mut Hint,
     ) -> Result<(u64, ExitReason), NoDevice> {
-        match self.devices.mmio_read(vcpu, gpa, width, hint, &Hal) {
+        match self.devices.mmio_read(vcpu, gpa, width, hint, &**self.core.hal()) {
             Some((value, handled)) => Ok((value, self.note_handled(gpa, handled))),
             None if self.is_silent(gpa) => Ok((u64::MAX, ExitReason::MmioEmulated)),
             None => Err(NoDevice),
@@ -128,7 +126,7 @@ impl Vm {
         value: u64,
         hint: &mut Hint,
     ) -> Result<ExitReason, NoDevice> {
-        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &Hal) {
+        match self.devices.mmio_write(vcpu, gpa, width, value, hint, &**self.core.hal()) {
             Some(handled) => Ok(self.note_handled(gpa, handled)),
             None if self.is_silent(gpa) => Ok(ExitReason::MmioEmulated),
             None => Err(NoDevice),
@@ -165,19 +163,20 @@ impl Vm {
 
     #[cold]
     fn register_aborted(&self, gpa: Gpa, device: u16) {
-        host::get().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
+        self.host().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
     }
 
     /// Where the guest sees the distributor that is emulated for it.
     pub fn emulated_distributor(&self) -> Option<Gpa> {
-        let gic = self.core.plan().gic.filter(|_| protection::real_distributor().is_none())?;
+        let gic =
+            self.core.plan().gic.filter(|_| protection::real_distributor(&self.host().platform).is_none())?;
         Some(gic.distributor.start())
     }
 
     /// A write to ICC_SGI1R_EL1.
     pub fn send_sgi(&self, from: VcpuId, value: u64) {
         if protection::is_off(Protection::Sgi) {
-            for vm in host::get().vms().iter().filter(|vm| vm.id() != self.id()) {
+            for vm in self.host().vms().iter().filter(|vm| vm.id() != self.id()) {
                 vm.receive_foreign_sgi(value);
             }
         }
@@ -273,11 +272,11 @@ impl Vm {
     /// The bus aborted an access of a vCPU to what is mapped for it, at `gpa` if that is known.
     pub fn aborted(&self, gpa: Option<Gpa>) {
         let device = gpa.and_then(|gpa| self.core.device_at(gpa));
-        host::get().violated(self.id(), device, Kind::RegisterAbort, gpa.map(|gpa| gpa.0));
+        self.host().violated(self.id(), device, Kind::RegisterAbort, gpa.map(|gpa| gpa.0));
     }
 
     /// A vCPU did what the plan doesn't list.
     pub fn violated(&self, kind: Kind, address: Option<u64>) {
-        host::get().violated(self.id(), None, kind, address);
+        self.host().violated(self.id(), None, kind, address);
     }
 }

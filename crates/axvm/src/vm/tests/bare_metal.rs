@@ -12,6 +12,7 @@ pub(super) struct BareMetal {
     stage2: Pages,
     dma: Pages,
     alive: Cell<i32>,
+    revoked: Cell<bool>,
     attached: RefCell<BTreeMap<String, VmId>>,
     routed: RefCell<Vec<u32>>,
     ram: RefCell<BTreeMap<u64, u64>>,
@@ -124,8 +125,13 @@ impl AxVMHal for BareMetal {
     fn create(&self, _: &VmPlan) -> Result<(Tables, Tables), &'static str> {
         self.faults.step("create")?;
         self.alive.set(self.alive.get() + 1);
+        self.revoked.set(false);
         let tables = |pages: &Pages| Tables { pages: pages.clone(), faults: self.faults.clone() };
         Ok((tables(&self.stage2), tables(&self.dma)))
+    }
+
+    fn revoke(&self, _: VmId, _: &Tables) {
+        self.revoked.set(true);
     }
 
     fn destroy(&self, _: VmId, space: Tables, dma: Tables) {
@@ -207,7 +213,7 @@ impl Fake for BareMetal {
     }
 
     fn cpu_reaches(&self, gpa: u64) -> bool {
-        self.stage2.borrow().contains_key(&(gpa & !0xfff))
+        !self.revoked.get() && self.stage2.borrow().contains_key(&(gpa & !0xfff))
     }
 
     fn device_reaches(&self, iova: u64) -> bool {
@@ -228,6 +234,10 @@ impl Fake for BareMetal {
 
     fn destroyed(&self) -> bool {
         self.alive.get() == 0
+    }
+
+    fn comes_when_called(&self) -> bool {
+        false
     }
 
     fn kicked(&self) -> Vec<u16> {

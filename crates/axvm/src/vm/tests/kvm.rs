@@ -154,6 +154,10 @@ impl AxVMHal for Kvm {
         Ok((machine, Container { windows: self.container.clone(), faults: self.faults.clone() }))
     }
 
+    fn revoke(&self, _: VmId, _: &Machine) {
+        // A vCPU leaves its guest when its thread is signalled.
+    }
+
     fn destroy(&self, _: VmId, _: Machine, _: Container) {
         self.machines.set(self.machines.get() - 1);
     }
@@ -250,6 +254,10 @@ impl Fake for Kvm {
 
     fn destroyed(&self) -> bool {
         self.machines.get() == 0
+    }
+
+    fn comes_when_called(&self) -> bool {
+        true
     }
 
     fn kicked(&self) -> Vec<u16> {

@@ -127,7 +127,7 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
             function::CPU_ON => cpu_on(vm, first, second, third),
             // Affinity level 0 only.
             function::AFFINITY_INFO if second == 0 => match vm.vcpu_by_mpidr(first) {
-                Some(target) => affinity_info(vm.power().of(target)),
+                Some(target) => affinity_info(vm.power(target)),
                 None => INVALID_PARAMETERS,
             },
             function::AFFINITY_INFO => INVALID_PARAMETERS,

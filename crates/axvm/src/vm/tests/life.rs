@@ -1,0 +1,101 @@
+//! A VM's life and its vCPUs', when several ask and answer at once.
+
+extern crate std;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use axvm_addr::VcpuId;
+
+use super::super::life::Life;
+use crate::vm::{Departure, NotOff, Power, Start, State, StopReason};
+
+const START: Start = Start { entry: 0x4000_0000, argument: 7 };
+
+#[test]
+fn a_vcpu_is_started_once_and_begins_where_it_was_told() {
+    let life = Life::new(2);
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    assert_eq!(life.take_start(first), None);
+    assert_eq!(life.start(START), Ok(()));
+    assert_eq!(life.power(first), Power::Starting);
+    assert_eq!(life.start_vcpu(first, Start { entry: 1, argument: 1 }), Err(NotOff::Starting));
+    assert_eq!(life.take_start(first), Some(START));
+    assert_eq!(life.take_start(first), None);
+    assert_eq!(life.start_vcpu(first, START), Err(NotOff::On));
+    assert_eq!((life.power(first), life.power(second)), (Power::On, Power::Off));
+    assert_eq!(life.start_vcpu(VcpuId(2), START), Err(NotOff::On), "there is no such vCPU");
+}
+
+#[test]
+fn the_last_to_go_off_is_told_and_one_that_starts_counts() {
+    let life = Life::new(2);
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    assert_eq!(life.start(START), Ok(()));
+    assert!(life.take_start(first).is_some());
+    assert_eq!(life.start_vcpu(second, START), Ok(()));
+    assert!(!life.vcpu_off(first), "the second starts");
+    assert!(life.take_start(second).is_some());
+    assert_eq!(life.start_vcpu(first, START), Ok(()));
+    assert!(!life.vcpu_off(second), "the first starts");
+    assert!(life.take_start(first).is_some());
+    assert!(life.vcpu_off(first));
+}
+
+/// Two vCPUs start each other and go off, over and over: there is always one that is on or starts, and nobody may be told that it was
+/// the last. Where each of the others is asked by itself, a CPU that is slow between two questions is told so.
+#[test]
+fn handing_over_is_never_the_end() {
+    const ROUNDS: usize = 20_000;
+    let life = Life::new(2);
+    let ends = AtomicUsize::new(0);
+    assert_eq!(life.start(START), Ok(()));
+    let live = |own: VcpuId, other: VcpuId| {
+        for _ in 0..ROUNDS {
+            while life.take_start(own).is_none() {
+                thread::yield_now();
+            }
+            while life.start_vcpu(other, START).is_err() {
+                thread::yield_now();
+            }
+            if life.vcpu_off(own) {
+                ends.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| live(VcpuId(0), VcpuId(1)));
+        scope.spawn(|| live(VcpuId(1), VcpuId(0)));
+    });
+    assert_eq!(ends.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_vm_has_stopped_when_every_cpu_has_left_it() {
+    let life = Life::new(2);
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    assert_eq!((life.state(), life.departure(0, 10)), (State::Built, Departure::NotAsked));
+    assert_eq!(life.start(START), Ok(()));
+    assert!(life.start(START).is_err() && !life.is_stopping());
+    assert!(!life.vcpu_gone(second), "it isn't told to go");
+    let reason = StopReason::GuestFault;
+    assert!(life.stop(reason, 100));
+    assert!(!life.stop(StopReason::RunEnded, 105), "the first reason stays, and its time");
+    assert_eq!((life.state(), life.is_stopping()), (State::Stopping { reason, since_ns: 100 }, true));
+    assert_eq!(life.take_start(first), None, "nothing is started any more");
+    assert!(!life.vcpu_gone(second));
+    assert_eq!(life.departure(110, 10), Departure::Underway);
+    assert_eq!(life.departure(111, 10), Departure::Overdue(std::vec![first]));
+    assert!(!life.vcpu_gone(second), "the same one again is no other");
+    assert!(life.vcpu_gone(first));
+    assert_eq!((life.state(), life.departure(1000, 10)), (State::Stopped { reason }, Departure::Complete));
+    assert_eq!(life.start_vcpu(first, START), Err(NotOff::On));
+    assert!(life.start(START).is_err());
+}
+
+#[test]
+fn a_vm_that_never_ran_has_stopped_at_once() {
+    let life = Life::new(1);
+    assert!(life.stop(StopReason::RunEnded, 0));
+    assert_eq!(life.departure(0, 0), Departure::Complete);
+}
