@@ -1,6 +1,6 @@
 //! Cadence's UART in Zynq and Zynq UltraScale+ (Xilinx UG1087, module UART).
 
-use crate::model::{Acknowledge, Is, Model, Step, Test};
+use crate::model::{Model, Step, Test};
 
 /// Control.
 const CR: u16 = 0x00;
@@ -29,13 +29,14 @@ const SR_TRANSMIT_FULL: u32 = 1 << 4;
 const SR_TRANSMITTING: u32 = 1 << 11;
 
 pub(crate) const MODEL: Model = Model {
+    last: FIFO,
     transmit: FIFO,
     receive: FIFO,
     room: Test::clear(SR, SR_TRANSMIT_FULL),
-    idle: Test { at: SR, mask: SR_TRANSMIT_EMPTY | SR_TRANSMITTING, is: Is::Equal(SR_TRANSMIT_EMPTY) },
+    idle: Test::equal(SR, SR_TRANSMIT_EMPTY | SR_TRANSMITTING, SR_TRANSMIT_EMPTY),
     received: Test::clear(SR, SR_RECEIVE_EMPTY),
     overrun: Test::set(ISR, INTERRUPT_OVERRUN),
-    clear: Acknowledge::Bit,
+    clear: &[Step::Write { at: ISR, value: INTERRUPT_OVERRUN }],
     enable: &[
         Step::Change { at: CR, clear: CR_OFF, set: CR_ON },
         Step::Write { at: RXTOUT, value: 10 },
@@ -45,4 +46,5 @@ pub(crate) const MODEL: Model = Model {
     ignore: &[Step::Write { at: IDR, value: 0xffff_ffff }],
     // A status bit stays until it is written, whatever has been read.
     acknowledge: &[Step::Write { at: ISR, value: INTERRUPT_RECEIVED }],
+    ..Model::BARE
 };

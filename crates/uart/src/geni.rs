@@ -1,7 +1,7 @@
 //! Qualcomm's GENI serial engine as a UART, which is driven by commands: one to transmit so many bytes, one to receive until
 //! further notice (there is no public manual; the registers are those of Linux's `linux/soc/qcom/geni-se.h`).
 
-use crate::model::{Acknowledge, Model, Step, Test};
+use crate::model::{Model, Step, Test};
 use crate::{Full, Registers, Uart};
 
 /// Which commands are under way.
@@ -44,13 +44,14 @@ const ONE_BYTE: u32 = 7 << 1 | 1;
 const ASKED: usize = 10_000;
 
 pub(crate) const MODEL: Model = Model {
+    last: TX_WATERMARK,
     transmit: TX_FIFO,
     receive: RX_FIFO,
     room: Test::clear(STATUS, STATUS_M_ACTIVE),
     idle: Test::clear(STATUS, STATUS_M_ACTIVE),
     received: Test::any(RX_FIFO_STATUS, RX_FIFO_WORDS),
     overrun: Test::set(S_IRQ_STATUS, S_IRQ_OVERRUN),
-    clear: Acknowledge::At(S_IRQ_CLEAR),
+    clear: &[Step::Write { at: S_IRQ_CLEAR, value: S_IRQ_OVERRUN }],
     enable: &[
         Step::Write { at: BYTE_GRAN, value: 0 },
         Step::Write { at: TX_PACKING0, value: ONE_BYTE },
@@ -59,9 +60,8 @@ pub(crate) const MODEL: Model = Model {
         Step::Write { at: RX_PACKING1, value: 0 },
         Step::Write { at: TX_WATERMARK, value: 2 },
     ],
-    listen: &[],
     ignore: &[Step::Write { at: M_IRQ_ENABLE, value: 0 }, Step::Write { at: S_IRQ_ENABLE, value: 0 }],
-    acknowledge: &[],
+    ..Model::BARE
 };
 
 /// Has the secondary sequencer receive, unless it does already.

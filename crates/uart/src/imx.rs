@@ -1,6 +1,6 @@
 //! The UART of i.MX21 and later, i.MX 6, 7 and 8M among them (NXP IMX8MMRM, 16.2.14).
 
-use crate::model::{Acknowledge, Model, Step, Test};
+use crate::model::{Model, Step, Test};
 
 /// Receiver, transmitter.
 const URXD: u16 = 0x00;
@@ -27,18 +27,19 @@ const USR2_TRANSMITTED: u32 = 1 << 3;
 const UTS_TRANSMIT_FULL: u32 = 1 << 4;
 
 pub(crate) const MODEL: Model = Model {
+    last: UTS,
     transmit: UTXD,
     receive: URXD,
     room: Test::clear(UTS, UTS_TRANSMIT_FULL),
     idle: Test::set(USR2, USR2_TRANSMITTED),
     received: Test::set(USR2, USR2_RECEIVED),
     overrun: Test::set(USR2, USR2_OVERRUN),
-    clear: Acknowledge::Bit,
+    clear: &[Step::Write { at: USR2, value: USR2_OVERRUN }],
     enable: &[
         Step::Change { at: UCR1, clear: UCR1_INTERRUPTS, set: UCR1_UARTEN },
         Step::Change { at: UCR2, clear: 0, set: UCR2_ON },
     ],
     listen: &[Step::Change { at: UCR4, clear: 0, set: UCR4_RECEIVED }],
     ignore: &[Step::Change { at: UCR4, clear: UCR4_RECEIVED, set: 0 }],
-    acknowledge: &[],
+    ..Model::BARE
 };

@@ -2,8 +2,13 @@
 //! came where the UART has a simple one. Nothing allocates, nothing waits; registers are behind a trait, so that a fake can
 //! stand for them.
 //!
-//! Served: 8250 and 16550 in all their layouts, PL011 and the SBSA UART, Cadence's, i.MX's, the 32-bit LPUART, Meson's, and
-//! Qualcomm's GENI. Not served: baud rates, but for a PL011 that nobody has set up. Firmware has spoken on the console before.
+//! A kind of UART is data (`Model`): which register and which bits say that there is room, that a byte is there, that bytes were
+//! lost, and what is written to turn it on. Code of their own have only the PL011 (a rate) and GENI (commands).
+//!
+//! Served: 8250 and 16550 in all their layouts and two relatives with other registers (UniPhier, EMMA Mobile), PL011 and the SBSA
+//! UART, Cadence's, i.MX's, both LPUARTs, Meson's, Qualcomm's GENI and UARTDM 1.4, Exynos, Renesas SCIF and HSCIF, STM32, both of
+//! the Armada 3700, Unisoc's, Actions'. Not served: baud rates, but for a PL011 that nobody has set up. Firmware has spoken on the
+//! console before.
 //!
 //! ```
 //! use axvm_uart::{Description, Properties, Received, Registers, Uart, Width};
@@ -37,7 +42,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod armada3700;
 mod cadence;
+mod exynos;
 mod geni;
 mod imx;
 mod kind;
@@ -45,11 +52,16 @@ mod lpuart;
 mod meson;
 mod model;
 mod ns16550;
+mod owl;
 mod pl011;
+mod scif;
+mod stm32;
+mod uartdm;
+mod unisoc;
 
 pub use kind::{Description, Kind, Properties};
 
-use model::{Acknowledge, Model, Step};
+use model::{Model, Step};
 
 /// How wide an access to a register is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,32 +111,33 @@ impl<R: Registers> Uart<R> {
     }
 
     fn model(&self) -> &'static Model {
-        match self.description.kind {
-            Kind::Ns16550 => &ns16550::MODEL,
-            Kind::Pl011 => &pl011::MODEL,
-            Kind::Sbsa => &pl011::SBSA,
-            Kind::Cadence => &cadence::MODEL,
-            Kind::Imx => &imx::MODEL,
-            Kind::Lpuart => &lpuart::MODEL,
-            Kind::Meson => &meson::MODEL,
-            Kind::Geni => &geni::MODEL,
-        }
+        self.description.kind.model()
+    }
+
+    /// How wide an access to a register is.
+    fn width(&self, register: u16) -> Width {
+        let model = self.model();
+        let is_data = register == model.transmit || register == model.receive;
+        model.data.filter(|_| is_data).unwrap_or(self.description.width)
     }
 
     pub(crate) fn get(&self, register: u16) -> u32 {
-        let value = self.registers.read(self.description.place(register), self.description.width);
-        self.description.order(value)
+        let width = self.width(register);
+        self.description.order(width, self.registers.read(self.description.place(register), width))
     }
 
     pub(crate) fn set(&self, register: u16, value: u32) {
-        let value = self.description.order(value);
-        self.registers.write(self.description.place(register), self.description.width, value);
+        let width = self.width(register);
+        let value = self.description.order(width, value);
+        self.registers.write(self.description.place(register), width, value);
     }
 
     fn perform(&self, steps: &[Step]) {
         for step in steps {
             match *step {
+                Step::Read { at } => drop(self.get(at)),
                 Step::Write { at, value } => self.set(at, value),
+                Step::WriteBack { at } => self.set(at, self.get(at)),
                 Step::Change { at, clear, set } => {
                     let before = self.get(at);
                     let after = before & !clear | set;
@@ -163,6 +176,7 @@ impl<R: Registers> Uart<R> {
             Kind::Geni => geni::send(self, byte),
             _ => {
                 self.set(model.transmit, u32::from(byte));
+                self.perform(model.sent);
                 Ok(())
             }
         }
@@ -187,12 +201,7 @@ impl<R: Registers> Uart<R> {
             at => overrun.holds(self.get(at)),
         };
         if marked {
-            match model.clear {
-                Acknowledge::Reading => {}
-                Acknowledge::Bit => self.set(overrun.at, overrun.mask),
-                Acknowledge::Whole => self.set(overrun.at, self.get(overrun.at)),
-                Acknowledge::At(register) => self.set(register, overrun.mask),
-            }
+            self.perform(model.clear);
             return Received::Lost;
         }
         if !model.received.holds(status) {

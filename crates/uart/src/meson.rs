@@ -1,7 +1,7 @@
 //! The UART of Amlogic's Meson family (Amlogic S905X3 datasheet, 13.3). It tells of an overrun, but the mark goes only with a
 //! change of a control register, so that it isn't asked.
 
-use crate::model::{Acknowledge, Is, Model, Step, Test};
+use crate::model::{Model, Step, Test};
 
 const WFIFO: u16 = 0x00;
 const RFIFO: u16 = 0x04;
@@ -20,22 +20,17 @@ const STATUS_TRANSMIT_EMPTY: u32 = 1 << 22;
 const STATUS_TRANSMITTING: u32 = 1 << 25;
 
 pub(crate) const MODEL: Model = Model {
+    last: MISC,
     transmit: WFIFO,
     receive: RFIFO,
     room: Test::clear(STATUS, STATUS_TRANSMIT_FULL),
-    idle: Test {
-        at: STATUS,
-        mask: STATUS_TRANSMIT_EMPTY | STATUS_TRANSMITTING,
-        is: Is::Equal(STATUS_TRANSMIT_EMPTY),
-    },
+    idle: Test::equal(STATUS, STATUS_TRANSMIT_EMPTY | STATUS_TRANSMITTING, STATUS_TRANSMIT_EMPTY),
     received: Test::clear(STATUS, STATUS_RECEIVE_EMPTY),
-    overrun: Test::NEVER,
-    clear: Acknowledge::Reading,
     enable: &[
         Step::Change { at: CONTROL, clear: CONTROL_INTERRUPTS, set: CONTROL_ON },
         Step::Change { at: MISC, clear: 0xff, set: 1 },
     ],
     listen: &[Step::Change { at: CONTROL, clear: 0, set: CONTROL_RECEIVED }],
     ignore: &[Step::Change { at: CONTROL, clear: CONTROL_RECEIVED, set: 0 }],
-    acknowledge: &[],
+    ..Model::BARE
 };

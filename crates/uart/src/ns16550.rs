@@ -1,6 +1,9 @@
-//! 8250, 16450, 16550 and what is compatible with them (National Semiconductor PC16550D, 8; Synopsys DW_apb_uart databook).
+//! 8250, 16450, 16550 and what is compatible with them (National Semiconductor PC16550D, 8; Synopsys DW_apb_uart databook). Two
+//! have the same bits in other registers: UniPhier's and the one of EMMA Mobile and RZ/V2M (there is no public manual of either; the
+//! registers are those of Linux's `8250_uniphier.c` and `8250_em.c`).
 
-use crate::model::{Acknowledge, Model, Step, Test};
+use crate::Width;
+use crate::model::{Model, Step, Test};
 
 /// Receiver buffer and transmitter holding register, while LCR.DLAB is clear (8.0).
 const DATA: u16 = 0;
@@ -26,13 +29,13 @@ const LSR_HOLDING_EMPTY: u32 = 1 << 5;
 const LSR_EMPTY: u32 = 1 << 6;
 
 pub(crate) const MODEL: Model = Model {
+    last: LSR,
     transmit: DATA,
     receive: DATA,
     room: Test::set(LSR, LSR_HOLDING_EMPTY),
     idle: Test::set(LSR, LSR_EMPTY),
     received: Test::set(LSR, LSR_RECEIVED),
     overrun: Test::set(LSR, LSR_OVERRUN),
-    clear: Acknowledge::Reading,
     enable: &[
         // The DesignWare UART ignores writes of LCR while it is busy, so it is written only if the divisor is in the way (a change that
         // changes nothing is none).
@@ -42,5 +45,33 @@ pub(crate) const MODEL: Model = Model {
     ],
     listen: &[Step::Write { at: IER, value: IER_RECEIVED }],
     ignore: &[Step::Write { at: IER, value: 0 }],
-    acknowledge: &[],
+    ..Model::BARE
+};
+
+/// A character, and FIFO control, which can be read.
+const UNIPHIER_FCR: u16 = 3;
+/// Line control in bits 15:8, modem control in bits 7:0. The divisor has a register of its own.
+const UNIPHIER_LCR_MCR: u16 = 4;
+
+pub(crate) const UNIPHIER: Model = Model {
+    enable: &[
+        Step::Change { at: UNIPHIER_FCR, clear: 0, set: FCR_ENABLE },
+        Step::Change { at: UNIPHIER_LCR_MCR, clear: 0, set: MCR_READY },
+    ],
+    ..MODEL
+};
+
+/// Line status, after the FIFO's control at 3, line control and modem control. These three can't be changed without a reset, which
+/// firmware has done; the divisor has registers of its own.
+const EMMA_LSR: u16 = 6;
+
+pub(crate) const EMMA: Model = Model {
+    last: EMMA_LSR,
+    data: Some(Width::Byte),
+    room: Test::set(EMMA_LSR, LSR_HOLDING_EMPTY),
+    idle: Test::set(EMMA_LSR, LSR_EMPTY),
+    received: Test::set(EMMA_LSR, LSR_RECEIVED),
+    overrun: Test::set(EMMA_LSR, LSR_OVERRUN),
+    enable: &[],
+    ..MODEL
 };

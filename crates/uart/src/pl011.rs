@@ -1,6 +1,6 @@
 //! PL011 (Arm DDI 0183G, 3.3) and the SBSA's generic UART, which is the part of it that needs no set-up (Arm DEN 0029, B).
 
-use crate::model::{Acknowledge, Model, Step, Test};
+use crate::model::{Model, Step, Test};
 use crate::{Registers, Uart};
 
 /// Data, with the overrun beside it (3.3.1).
@@ -31,17 +31,16 @@ const IMSC_RECEIVED: u32 = 1 << 6 | 1 << 4;
 const RATE: u32 = 115_200;
 
 pub(crate) const SBSA: Model = Model {
+    last: IMSC,
     transmit: DR,
     receive: DR,
     room: Test::clear(FR, FR_TRANSMIT_FULL),
     idle: Test::clear(FR, FR_BUSY),
     received: Test::clear(FR, FR_RECEIVE_EMPTY),
     overrun: Test::set(DR, DR_OVERRUN),
-    clear: Acknowledge::Reading,
-    enable: &[],
     listen: &[Step::Write { at: IMSC, value: IMSC_RECEIVED }],
     ignore: &[Step::Write { at: IMSC, value: 0 }],
-    acknowledge: &[],
+    ..Model::BARE
 };
 
 pub(crate) const MODEL: Model =

@@ -3,139 +3,12 @@
 
 extern crate std;
 
-use core::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::vec::Vec;
 
 use super::*;
+use fake::{Fake, Wire};
 
-/// A UART's inside, the same for all: what differs is in which bits it shows.
-#[derive(Default)]
-struct Wire {
-    sent: RefCell<Vec<u8>>,
-    incoming: RefCell<VecDeque<u8>>,
-    full: Cell<bool>,
-    overrun: Cell<bool>,
-    /// Other registers, by offset.
-    others: RefCell<std::collections::BTreeMap<u32, u32>>,
-    wrong: RefCell<Vec<(u32, Width)>>,
-}
-
-struct Fake<'a> {
-    description: Description,
-    wire: &'a Wire,
-}
-
-impl Fake<'_> {
-    fn bit(condition: bool, bit: u32) -> u32 {
-        u32::from(condition) << bit
-    }
-
-    fn other(&self, at: u32) -> u32 {
-        self.wire.others.borrow().get(&at).copied().unwrap_or(0)
-    }
-
-    fn take(&self) -> u32 {
-        self.wire.incoming.borrow_mut().pop_front().map_or(0, u32::from)
-    }
-
-    /// The register's value, as the manual has it.
-    fn value(&self, at: u32) -> u32 {
-        let wire = self.wire;
-        let (empty, full, overrun) = (wire.incoming.borrow().is_empty(), wire.full.get(), wire.overrun.get());
-        match (self.description.kind, at) {
-            (Kind::Ns16550, 0) if self.other(3) & 0x80 != 0 => 0xdd, // the divisor
-            (Kind::Ns16550, 0) => self.take(),
-            (Kind::Ns16550, 5) => {
-                wire.overrun.set(false);
-                Self::bit(!empty, 0) | Self::bit(overrun, 1) | Self::bit(!full, 5) | Self::bit(!full, 6)
-            }
-            (Kind::Pl011 | Kind::Sbsa, 0) => {
-                wire.overrun.set(false);
-                self.take() | Self::bit(overrun, 11)
-            }
-            (Kind::Pl011 | Kind::Sbsa, 0x18) => Self::bit(full, 3) | Self::bit(empty, 4) | Self::bit(full, 5),
-            (Kind::Cadence, 0x30) => self.take(),
-            (Kind::Cadence, 0x2c) => Self::bit(empty, 1) | Self::bit(!full, 3) | Self::bit(full, 4),
-            (Kind::Cadence, 0x14) => Self::bit(overrun, 5) | self.other(0x14),
-            (Kind::Imx, 0) => self.take() | 1 << 15,
-            (Kind::Imx, 0x98) => Self::bit(!empty, 0) | Self::bit(overrun, 1) | Self::bit(!full, 3),
-            (Kind::Imx, 0xb4) => Self::bit(full, 4) | Self::bit(empty, 5),
-            (Kind::Lpuart, 0x0c) => self.take() | Self::bit(empty, 12),
-            (Kind::Lpuart, 0x04) => {
-                self.other(4) | Self::bit(overrun, 19) | Self::bit(!full, 22) | Self::bit(!full, 23)
-            }
-            (Kind::Lpuart, 0x18) => Self::bit(empty, 22) | 1 << 23,
-            (Kind::Meson, 4) => self.take(),
-            (Kind::Meson, 0xc) => {
-                Self::bit(empty, 20) | Self::bit(full, 21) | Self::bit(!full, 22) | Self::bit(full, 25)
-            }
-            // Busy while a command has bytes to send.
-            (Kind::Geni, 0x040) => {
-                Self::bit(full || self.other(0x270) != 0, 0) | Self::bit(self.other(0x630) != 0, 12)
-            }
-            // Room is only said up to a mark, which starts at none.
-            (Kind::Geni, 0x610) => Self::bit(self.other(0x600) == 1 << 27 && self.other(0x80c) > 0, 30),
-            (Kind::Geni, 0x640) => Self::bit(overrun, 25),
-            // Nothing is received before the command for it.
-            (Kind::Geni, 0x804) if self.other(0x630) == 1 << 27 => wire.incoming.borrow().len() as u32,
-            (Kind::Geni, 0x804) => 0,
-            // Four bytes a word, unless it was told otherwise.
-            (Kind::Geni, 0x780) if self.other(0x284) == 0xf => self.take(),
-            (Kind::Geni, 0x780) => 0xeeee_eeee,
-            (_, at) => self.other(at),
-        }
-    }
-
-    fn put(&self, at: u32, value: u32) {
-        let wire = self.wire;
-        let send = |byte: u32| wire.sent.borrow_mut().push(byte as u8);
-        match (self.description.kind, at) {
-            (Kind::Ns16550, 0) if self.other(3) & 0x80 != 0 => {}
-            (Kind::Ns16550 | Kind::Pl011 | Kind::Sbsa | Kind::Meson, 0) => send(value),
-            (Kind::Cadence, 0x30) | (Kind::Imx, 0x40) | (Kind::Lpuart, 0x0c) => send(value),
-            (Kind::Cadence, 0x14) if value & 1 << 5 != 0 => wire.overrun.set(false),
-            (Kind::Imx, 0x98) if value & 2 != 0 => wire.overrun.set(false),
-            (Kind::Lpuart, 0x04) => {
-                if value & 1 << 19 != 0 {
-                    wire.overrun.set(false);
-                }
-                wire.others.borrow_mut().insert(4, value & 0x3e00_0000);
-            }
-            (Kind::Geni, 0x648) if value & 1 << 25 != 0 => wire.overrun.set(false),
-            (Kind::Geni, 0x618) => {}
-            (Kind::Geni, 0x700) if self.other(0x600) == 1 << 27 && self.other(0x270) == 1 => {
-                send(value);
-                wire.others.borrow_mut().insert(0x600, 0);
-                wire.others.borrow_mut().insert(0x270, 0);
-            }
-            (Kind::Geni, 0x700) => {}
-            (_, at) => drop(wire.others.borrow_mut().insert(at, value)),
-        }
-    }
-
-    /// The register's number, of an access as this UART wants it.
-    fn register(&self, offset: u32, width: Width) -> u32 {
-        let d = &self.description;
-        let at = offset.wrapping_sub(d.offset);
-        if width != d.width || at & ((1 << d.shift) - 1) != 0 || offset >= d.size() {
-            self.wire.wrong.borrow_mut().push((offset, width));
-        }
-        at >> d.shift
-    }
-}
-
-impl Registers for Fake<'_> {
-    fn read(&self, offset: u32, width: Width) -> u32 {
-        let value = self.value(self.register(offset, width));
-        if self.description.big_endian { value.swap_bytes() } else { value }
-    }
-
-    fn write(&self, offset: u32, width: Width, value: u32) {
-        let value = if self.description.big_endian { value.swap_bytes() } else { value };
-        self.put(self.register(offset, width), value);
-    }
-}
+mod fake;
 
 /// Nodes of real boards: `compatible`, `reg-shift`, `reg-io-width`.
 const BOARDS: &[(&[&str], Option<u32>, Option<u32>)] = &[
@@ -151,6 +24,19 @@ const BOARDS: &[(&[&str], Option<u32>, Option<u32>)] = &[
     (&["fsl,ls1021a-lpuart"], None, None),
     (&["amlogic,meson-gx-uart"], None, None),
     (&["qcom,geni-debug-uart"], None, None),
+    (&["socionext,uniphier-uart"], None, None),
+    (&["renesas,r9a09g011-uart", "renesas,em-uart"], None, None),
+    (&["fsl,vf610-lpuart"], None, None),
+    (&["qcom,msm-uartdm-v1.4", "qcom,msm-uartdm"], None, None),
+    (&["samsung,exynos7-uart", "samsung,exynos4210-uart"], None, None),
+    (&["google,gs101-uart"], None, Some(4)),
+    (&["renesas,scif-r8a774a1", "renesas,rcar-gen3-scif", "renesas,scif"], None, None),
+    (&["renesas,scif-r9a07g054", "renesas,scif-r9a07g044"], None, None),
+    (&["st,stm32h7-uart"], None, None),
+    (&["marvell,armada-3700-uart"], None, None),
+    (&["marvell,armada-3700-uart-ext"], None, None),
+    (&["sprd,sc9863a-uart", "sprd,sc9836-uart"], None, None),
+    (&["actions,s900-uart", "actions,owl-uart"], None, None),
 ];
 
 fn describe(board: &(&[&str], Option<u32>, Option<u32>)) -> Description {
@@ -174,10 +60,12 @@ fn bytes_go_out_while_there_is_room() {
         for byte in *b"AxVM" {
             assert_eq!(uart.write(byte), Ok(()), "{kind:?}");
         }
-        assert!(uart.is_idle(), "{kind:?}");
+        // From here on nothing leaves.
         wire.full.set(true);
-        assert_eq!(uart.write(b'!'), Err(Full), "{kind:?}");
         assert!(!uart.is_idle(), "{kind:?}");
+        assert_eq!(uart.write(b'!'), Err(Full), "{kind:?}");
+        wire.full.set(false);
+        assert!(uart.is_idle(), "{kind:?}");
         assert_eq!(*wire.sent.borrow(), b"AxVM", "{kind:?}");
     });
 }
@@ -199,7 +87,8 @@ fn an_overrun_is_said_once_where_the_uart_tells() {
         wire.overrun.set(true);
         wire.incoming.borrow_mut().extend(b"ab");
         let first = uart.read();
-        assert_eq!(first == Received::Lost, kind != Kind::Meson, "{kind:?}");
+        assert_eq!(first == Received::Lost, !matches!(kind, Kind::Meson | Kind::Unisoc), "{kind:?}");
+        assert_eq!(wire.overrun.get(), first != Received::Lost, "{kind:?}");
         let next: Vec<_> = (0..2).map(|_| uart.read()).collect();
         assert!(
             !next.contains(&Received::Lost) && next.contains(&Received::Byte(b'b')),
@@ -229,7 +118,9 @@ fn interrupts_are_off_until_somebody_listens_and_off_again_after() {
         Kind::Imx => Some((0x8c, 1)),
         Kind::Lpuart => Some((0x08, 1 << 21)),
         Kind::Meson => Some((0x08, 1 << 27)),
-        Kind::Geni => None,
+        Kind::UniPhier | Kind::Emma => Some((1, 1)),
+        Kind::Stm32 => Some((0, 1 << 5)),
+        _ => None,
     };
     each(|uart, wire, kind| {
         let on = |at: u32, bits: u32| wire.others.borrow().get(&at).is_some_and(|value| value & bits != 0);
@@ -243,6 +134,62 @@ fn interrupts_are_off_until_somebody_listens_and_off_again_after() {
             _ => assert!(!place(kind).is_some_and(|(at, bits)| on(at, bits)), "{kind:?}"),
         }
     });
+}
+
+#[test]
+fn interrupts_that_firmware_left_on_are_off_after() {
+    // Where each kind enables interrupts, and the bits; of Exynos' and UARTDM's registers what is left then.
+    let places: &[(&str, u32, u32, u32)] = &[
+        ("fsl,vf610-lpuart", 3, 0xfc, 0x0c),
+        ("qcom,msm-uartdm-v1.4", 0xb0, 0xffff, 0),
+        ("samsung,exynos4210-uart", 0x38, 0, 0xf),
+        ("renesas,scif", 2, 0xff, 0x33),
+        ("st,stm32h7-uart", 0, 0xcc00_41fc, 0xd),
+        ("st,stm32h7-uart", 8, 0x11c0_0401, 0),
+        ("marvell,armada-3700-uart", 8, 0x19ff, 0),
+        ("marvell,armada-3700-uart-ext", 4, 0x80f, 0),
+        ("marvell,armada-3700-uart-ext", 0x20, 0x60, 0),
+        ("sprd,sc9836-uart", 0x10, 0x2083, 0),
+        ("actions,owl-uart", 0, 0x1c_0003, 0x8003),
+        ("socionext,uniphier-uart", 1, 0xf, 0),
+        ("renesas,em-uart", 1, 0xf, 0),
+    ];
+    for &(name, at, left_on, after) in places {
+        let (description, wire) = (describe(&(&[name], None, None)), Wire::default());
+        wire.others.borrow_mut().insert(at, left_on);
+        Uart::new(description, Fake { description, wire: &wire }).set_up(None);
+        assert_eq!(wire.others.borrow()[&at], after, "{name}");
+    }
+}
+
+#[test]
+fn a_register_that_two_settings_share_keeps_the_other() {
+    let wire = Wire::default();
+    let description = describe(&(&["socionext,uniphier-uart"], None, None));
+    // Eight bits, no parity in its upper half.
+    wire.others.borrow_mut().insert(4, 0x300);
+    Uart::new(description, Fake { description, wire: &wire }).set_up(None);
+    assert_eq!(wire.others.borrow()[&4], 0x30b);
+}
+
+#[test]
+fn a_full_receive_fifo_that_counts_as_nothing_is_read() {
+    let wire = Wire::default();
+    let description = describe(&(&["samsung,exynos4210-uart"], None, None));
+    let uart = Uart::new(description, Fake { description, wire: &wire });
+    uart.set_up(None);
+    wire.incoming.borrow_mut().extend([b'x'; 256]);
+    assert_eq!((0..256).filter(|_| uart.read() == Received::Byte(b'x')).count(), 256);
+}
+
+#[test]
+fn registers_need_no_more_room_than_they_take() {
+    let size = |names: &'static [&'static str]| describe(&(names, None, None)).size();
+    assert_eq!(size(&["ns16550a"]), 6);
+    assert_eq!(size(&["renesas,scif-r9a07g044"]), 0x14);
+    assert_eq!(size(&["renesas,scif"]), 0x26);
+    assert_eq!(size(&["qcom,msm-uartdm-v1.4"]), 0x144);
+    assert_eq!(size(&["fsl,imx8qxp-lpuart"]), 0x2c);
 }
 
 #[test]
@@ -285,6 +232,9 @@ fn layouts_are_those_of_the_node() {
     assert_eq!(find("ns16550a", Some(9), None, None), None);
     assert_eq!(find("ns16550a", None, Some(3), None), None);
     assert_eq!(find("arm,pl011", Some(1), None, None), None);
-    assert_eq!(find("fsl,vf610-lpuart", None, None, None), None);
+    // The first version has other registers, and packs characters.
+    assert_eq!(find("qcom,msm-uartdm", None, None, None), None);
+    assert_eq!(find("fsl,vf610-lpuart", None, Some(4), None), None);
+    assert_eq!(find("renesas,scif", None, Some(4), None), None);
     assert_eq!(find("nonsense", None, None, None), None);
 }
