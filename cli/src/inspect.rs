@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
 use axvm_plan::problem::Problem;
-use axvm_plan::{plan, reset_name};
+use axvm_plan::{Console, plan, reset_name};
 use axvm_platform::model::{IdMapping, PciDevice, PciHost, Platform, PlatformDevice};
 use axvm_platform::snapshot;
 use axvm_system::model::{
@@ -75,12 +75,25 @@ fn describe(platform: &Platform) -> Value {
     json!({
         "lacks": lacks(platform),
         "model": platform.model,
+        "console": console(platform),
         "cpus": platform.cpus.len(),
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "incomplete": functions.is_none(),
         "pci_hosts": platform.pci_hosts.iter().map(host).collect::<Vec<_>>(),
         "pci": pci.unwrap_or_default(),
         "devices": devices,
+    })
+}
+
+/// The board's console: whether it can be driven, and where the hypervisor speaks if no VM has a UART.
+fn console(platform: &Platform) -> Value {
+    let console = Console::of(&system(Vec::new()), platform);
+    json!({
+        "address": console.named,
+        "name": console.own.map_or(&[][..], |device| &device.compatible),
+        "driven": console.is_driven(),
+        "used": console.used.map(|device| &device.path),
+        "says": console.to_string(),
     })
 }
 
@@ -165,6 +178,11 @@ fn problems(platform: &Platform, devices: Vec<Device>) -> Vec<Problem> {
     // Any guest will do: what is asked about is the device alone.
     let kernel = ImageInfo::parse(&[0; 4096], Some((Gpa(0), Gpa(0))));
     let images = Images { vms: vec![VmImages { kernel, initrd_len: None, dtb_len: None }] };
+    plan(&system(devices), platform, &images).err().unwrap_or_default()
+}
+
+/// One VM with these devices.
+fn system(devices: Vec<Device>) -> System {
     let vm = Vm {
         name: "vm".into(),
         cpus: vec![CpuId(1)],
@@ -185,8 +203,7 @@ fn problems(platform: &Platform, devices: Vec<Device>) -> Vec<Problem> {
     };
     // Device trees are read on aarch64 boards only, so far.
     let board = BoardModel { arch: Arch::Aarch64, qemu: None };
-    let system = System { board, hypervisor: Hypervisor::default(), vms: vec![vm] };
-    plan(&system, platform, &images).err().unwrap_or_default()
+    System { board, hypervisor: Hypervisor::default(), vms: vec![vm] }
 }
 
 /// The devices, for people.
@@ -201,6 +218,7 @@ fn text(result: &Value) -> String {
         result["cpus"],
         list(&result["memory"])
     );
+    text += &format!("{}\n", word(&result["console"]["says"]));
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
             text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use axvm_addr::VmId;
+use axvm_addr::{Hpa, Span, VmId};
 use axvm_system::bundle::{Bundle, ImageKind};
 use serde_json::Value;
 
@@ -105,6 +105,38 @@ fn devices_are_listed_with_why_they_cannot_be_assigned() {
     assert!(!console.is_empty(), "the hypervisor's own console");
     let text = Place::new(GOOD).axvm(&["inspect", "--platform", fake::VIRT]).out;
     assert!(text.contains("not assignable: ") && text.contains("    assignable\n"), "{text}");
+}
+
+#[test]
+fn a_listing_says_what_the_boards_console_is_and_what_stands_in_for_it() {
+    let place = Place::new(GOOD);
+    let console = |kind: &str, named: Option<&str>| {
+        let mut platform = axvm_platform::fdt::read(&fs::read(fake::VIRT).unwrap()).unwrap();
+        let uart = platform.devices.iter().position(|device| device.path == "/pl011@9000000").unwrap();
+        let mut other = platform.devices[uart].clone();
+        (other.path, other.compatible) = ("/serial@b000000".into(), vec!["ns16550a".into()]);
+        other.registers = vec![Span::new(Hpa(0x0b00_0000), 0x100).unwrap()];
+        platform.devices[uart].compatible = vec![kind.into()];
+        platform.devices.push(other);
+        platform.console = named.map(String::from);
+        fs::write(place.path("board.axvm"), axvm_platform::snapshot::save(&platform).unwrap()).unwrap();
+        let json = place.axvm(&["inspect", "--platform", "board.axvm", "--json"]).out;
+        let seen = serde_json::from_str::<Value>(&json).unwrap()["console"].clone();
+        let text = place.axvm(&["inspect", "--platform", "board.axvm"]).out;
+        assert!(text.contains(seen["says"].as_str().unwrap()), "{text}");
+        seen
+    };
+    let seen = console("qcom,msm-uartdm-v1.4", Some("/pl011@9000000"));
+    assert_eq!((&seen["driven"], &seen["used"]), (&Value::from(true), &Value::from("/pl011@9000000")));
+    assert_eq!(seen["name"], serde_json::json!(["qcom,msm-uartdm-v1.4"]));
+    let seen = console("acme,uart", Some("/pl011@9000000"));
+    assert_eq!((&seen["driven"], &seen["used"]), (&Value::from(false), &Value::from("/serial@b000000")));
+    assert!(seen["says"].as_str().unwrap().contains("acme,uart"), "{seen}");
+    for absent in [None, Some("/nowhere")] {
+        let seen = console("acme,uart", absent);
+        assert_eq!((&seen["driven"], &seen["address"]), (&Value::from(false), &Value::from(absent)));
+        assert_eq!(seen["used"], "/serial@b000000");
+    }
 }
 
 #[test]

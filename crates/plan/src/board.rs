@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
 use axvm_platform::model::{Gic, Interrupt, Platform, PlatformDevice};
-use axvm_system::model::{Arch, Device, Item, System};
+use axvm_system::model::{Arch, Item, System};
 
+use super::console::{Console, shown};
 use super::findings::Findings;
 use super::suggest::nearest;
 use crate::problem::Rule;
@@ -174,43 +175,11 @@ fn console<'a>(
         }
         return device;
     }
-    let own = platform.console.as_ref().and_then(|path| find(platform, path));
-    if let Some(own) = own.filter(|device| device.uart().is_some()) {
-        return Some(own);
+    let console = Console::of(system, platform);
+    if !console.is_driven() {
+        findings.note(console);
     }
-    let given = |uart: &PlatformDevice| {
-        let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
-        devices.any(|device| match device {
-            Device::Node { path, .. } => *path == uart.path,
-            Device::Region { base_hpa, length, .. } => Span::new(*base_hpa, *length)
-                .is_ok_and(|region| uart.registers.iter().any(|span| span.overlaps(&region))),
-            Device::Pci { .. } | Device::Ports { .. } => false,
-        })
-    };
-    // One whose clock may be off can't be touched before its clock's driver has been: reading it can hang the machine.
-    let other = platform.devices.iter().find(|device| {
-        let on = device.providers.iter().all(|provider| provider.fixed_clock.is_some());
-        device.uart().is_some() && on && !given(device)
-    });
-    let why = match (&platform.console, own) {
-        (None, _) => "the board names no console (/chosen/stdout-path)".into(),
-        (Some(path), None) => format!("the board's console {path} has no node with registers"),
-        (Some(path), Some(device)) => {
-            format!("the board's console {path} is no UART that AxVM can drive ({})", shown(device))
-        }
-    };
-    match other {
-        Some(other) => findings.note(format_args!("{why}: the hypervisor speaks at {} instead", other.path)),
-        None => findings.note(format_args!(
-            "{why}, and there is no other: what the hypervisor says is kept in memory only (manual, \"Without a console\")"
-        )),
-    }
-    other
-}
-
-/// What a device is, for people.
-fn shown(device: &PlatformDevice) -> String {
-    device.compatible.join(", ")
+    console.used
 }
 
 fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {

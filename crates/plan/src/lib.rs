@@ -18,6 +18,7 @@ pub mod problem;
 mod assemble;
 mod base;
 mod board;
+mod console;
 mod describe;
 mod emulated;
 mod findings;
@@ -47,6 +48,7 @@ use axvm_guest::image::Images;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Item, System, Vm};
 
+pub use console::Console;
 pub use model::*;
 pub use problem::{Problem, Rule};
 pub use show::reset_name;

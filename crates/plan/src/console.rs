@@ -1,0 +1,78 @@
+//! The hypervisor's console where the file names none: what the board names, and what is used.
+
+use core::fmt;
+
+use axvm_addr::Span;
+use axvm_platform::model::{Platform, PlatformDevice};
+use axvm_system::model::{Device, System};
+
+/// The console that a board names, and the one at which the hypervisor speaks there.
+#[derive(Clone, Copy, Debug)]
+pub struct Console<'a> {
+    /// What the board names (`/chosen/stdout-path`).
+    pub named: Option<&'a str>,
+    /// The device there, if the board's description has one with registers.
+    pub own: Option<&'a PlatformDevice>,
+    /// Where the hypervisor speaks: at the board's own, else at another that can be driven at once and that no VM has. `None`: what
+    /// it says is kept in memory only.
+    pub used: Option<&'a PlatformDevice>,
+}
+
+impl<'a> Console<'a> {
+    /// That of a board for these VMs.
+    pub fn of(system: &System, platform: &'a Platform) -> Self {
+        let named = platform.console.as_deref();
+        let own = named.and_then(|path| platform.devices.iter().find(|device| device.path == path));
+        let driven = own.filter(|device| device.uart().is_some());
+        // One whose clock may be off can't be touched before its clock's driver has been: reading it can hang the machine.
+        let at_once = |device: &&PlatformDevice| {
+            let on = device.providers.iter().all(|provider| provider.fixed_clock.is_some());
+            device.uart().is_some() && on && !is_given(system, device)
+        };
+        Self { named, own, used: driven.or_else(|| platform.devices.iter().find(at_once)) }
+    }
+
+    /// Whether the hypervisor speaks at the console that the board names.
+    pub fn is_driven(&self) -> bool {
+        self.own.zip(self.used).is_some_and(|(own, used)| own.path == used.path)
+    }
+}
+
+/// Why the board's own isn't used, and what is instead; of one that is used, its path.
+impl fmt::Display for Console<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.named, self.own) {
+            (None, _) => write!(f, "the board names no console (/chosen/stdout-path)")?,
+            (Some(path), None) => write!(f, "the board's console {path} has no node with registers")?,
+            (Some(path), Some(device)) if self.is_driven() => {
+                return write!(f, "the board's console {path} is driven ({})", shown(device));
+            }
+            (Some(path), Some(device)) => {
+                write!(f, "the board's console {path} is no UART that AxVM can drive ({})", shown(device))?;
+            }
+        }
+        match self.used {
+            Some(other) => write!(f, ": the hypervisor speaks at {} instead", other.path),
+            None => write!(
+                f,
+                ", and there is no other: what the hypervisor says is kept in memory only (manual, \"Without a console\")"
+            ),
+        }
+    }
+}
+
+/// What a device is, for people.
+pub(super) fn shown(device: &PlatformDevice) -> alloc::string::String {
+    device.compatible.join(", ")
+}
+
+/// Whether a VM has the device, or some of its registers.
+fn is_given(system: &System, uart: &PlatformDevice) -> bool {
+    let mut devices = system.vms.iter().flat_map(|vm| &vm.devices);
+    devices.any(|device| match device {
+        Device::Node { path, .. } => *path == uart.path,
+        Device::Region { base_hpa, length, .. } => Span::new(*base_hpa, *length)
+            .is_ok_and(|region| uart.registers.iter().any(|span| span.overlaps(&region))),
+        Device::Pci { .. } | Device::Ports { .. } => false,
+    })
+}
