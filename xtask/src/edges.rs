@@ -14,7 +14,44 @@ type Edges = BTreeMap<String, BTreeSet<String>>;
 pub fn check() -> Result<Vec<String>> {
     let path = paths::root().join("xtask/edges.txt");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(differences(&parse(&text)?, &actual(&build::metadata()?)?))
+    let allowed = parse(&text)?;
+    let mut found = differences(&allowed, &actual(&build::metadata()?)?);
+    let document = std::fs::read_to_string(paths::root().join(DRAWN_IN))
+        .with_context(|| format!("cannot read {DRAWN_IN}"))?;
+    found.extend(misdrawn(&allowed, &document));
+    Ok(found)
+}
+
+/// The document with the drawing of the layers, and how the drawing begins.
+const DRAWN_IN: &str = "ARCHITECTURE.md";
+const DRAWING: &str = "```text layers";
+
+/// Where the drawing isn't as the list says: each package that knows another, or is known, is in one row, below whoever knows it.
+fn misdrawn(edges: &Edges, document: &str) -> Vec<String> {
+    let drawing = document.split_once(DRAWING).and_then(|(_, rest)| rest.split_once("```"));
+    let Some((drawing, _)) = drawing else { return vec![format!("{DRAWN_IN} has no drawing of the layers")] };
+    let mut rows: BTreeMap<String, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for (row, line) in drawing.lines().enumerate() {
+        for word in line.split_whitespace() {
+            let package = format!("axvm-{word}");
+            if edges.contains_key(&package) && rows.insert(package.clone(), row).is_some() {
+                found.push(format!("{DRAWN_IN} draws {package} twice"));
+            }
+        }
+    }
+    for (from, to) in edges.iter().filter(|(_, to)| !to.is_empty()) {
+        for package in to.iter().chain([from]).filter(|package| !rows.contains_key(*package)) {
+            found.push(format!("{DRAWN_IN} doesn't draw {package}"));
+        }
+        let above = to.iter().filter(|package| rows.get(*package) <= rows.get(from));
+        found.extend(
+            above.map(|package| format!("{DRAWN_IN} draws {from} not above {package}, which it knows")),
+        );
+    }
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// Lines `package: package package`; `#` begins a comment.
@@ -97,5 +134,17 @@ mod tests {
     fn a_line_without_a_colon_or_given_twice_is_an_error() {
         assert!(parse("a b\n").is_err());
         assert!(parse("a:\na: b\n").is_err());
+    }
+
+    #[test]
+    fn a_drawing_that_isnt_as_the_list_says_is_found() {
+        let edges = parse("axvm-a: axvm-b axvm-c\naxvm-b: axvm-c\naxvm-c:\naxvm-alone:\n").unwrap();
+        let drawn = |rows: &str| misdrawn(&edges, &format!("x\n```text layers\n{rows}\n```\n"));
+        assert_eq!(drawn("| a | top\n| b |\n| c |"), Vec::<String>::new());
+        assert_eq!(drawn("a\nb c").len(), 1, "beside what it knows");
+        assert_eq!(drawn("b\na\nc").len(), 1, "below what knows it");
+        assert_eq!(drawn("a\nb\nc\nc").len(), 1, "twice");
+        assert!(drawn("a\nb").contains(&"ARCHITECTURE.md doesn't draw axvm-c".to_owned()));
+        assert_eq!(misdrawn(&edges, "no drawing").len(), 1);
     }
 }

@@ -57,16 +57,16 @@ const TARGETS: &[Target] = &[
     Target {
         name: "plan",
         what: "the planner",
-        package: "axvm",
+        package: "axvm-core",
         test: None,
-        filter: "plan::tests::properties",
+        filter: "dry_run::properties",
     },
     Target {
         name: "boards",
         what: "device trees of made-up boards, and the planner on them",
-        package: "axvm",
+        package: "axvm-core",
         test: None,
-        filter: "plan::tests::structured",
+        filter: "dry_run::structured",
     },
     Target {
         name: "config-space",
@@ -126,7 +126,11 @@ pub fn run(only: Option<&str>, seconds: u64) -> Result<u8> {
     let mut programs = Vec::new();
     for target in &chosen {
         say::step(format_args!("building {}", target.name));
-        programs.push(build(target)?);
+        let program = build(target)?;
+        if tests(&program, target)?.is_empty() {
+            bail!("{}: {} has no test named `{}`", target.name, target.package, target.filter);
+        }
+        programs.push(program);
     }
     let share = Duration::from_secs(seconds) / chosen.len() as u32;
     let mut failed = 0;
@@ -152,6 +156,25 @@ pub fn run(only: Option<&str>, seconds: u64) -> Result<u8> {
     Ok(u8::from(failed > 0))
 }
 
+/// Every target that names no test, of the tests that a plain `cargo test` builds.
+pub fn without_tests() -> Result<Vec<String>> {
+    let mut cargo = toolchain::host("test");
+    cargo.args(["--no-run", "--message-format=json"]);
+    let messages = process::output(&mut cargo)?;
+    let mut found = Vec::new();
+    for target in TARGETS {
+        let Some(program) = program(&messages, target) else {
+            found.push(format!("fuzz target {}: {} has no such test program", target.name, target.package));
+            continue;
+        };
+        if tests(&program, target)?.is_empty() {
+            let Target { name, package, filter, .. } = target;
+            found.push(format!("fuzz target {name}: {package} has no test named `{filter}`"));
+        }
+    }
+    Ok(found)
+}
+
 /// Builds a target's tests; the program.
 fn build(target: &Target) -> Result<PathBuf> {
     let mut cargo = toolchain::host("test");
@@ -160,17 +183,33 @@ fn build(target: &Target) -> Result<PathBuf> {
         Some(test) => cargo.args(["--test", test]),
         None => cargo.arg("--lib"),
     };
-    program(&process::output(&mut cargo)?)
+    program(&process::output(&mut cargo)?, target)
         .with_context(|| format!("cargo names no program of {}", target.name))
 }
 
-/// The test program that cargo's messages name.
-fn program(messages: &str) -> Option<PathBuf> {
+/// The target's test program, as cargo's messages name it.
+fn program(messages: &str, target: &Target) -> Option<PathBuf> {
+    let package = format!("#{}@", target.package);
+    let is_its = |message: &Value| {
+        let named = &message["target"];
+        message["profile"]["test"] == true
+            && message["package_id"].as_str().is_some_and(|id| id.contains(&package))
+            && match target.test {
+                Some(test) => named["kind"][0] == "test" && named["name"] == test,
+                None => named["kind"][0] == "lib",
+            }
+    };
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["profile"]["test"] == true)
+        .filter(is_its)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+/// The tests of a program that the target's filter leaves, by their names.
+fn tests(program: &Path, target: &Target) -> Result<Vec<String>> {
+    let said = process::output(process::command(program).arg(target.filter).arg("--list"))?;
+    Ok(said.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
 /// What came of one round.
@@ -219,7 +258,10 @@ fn round(target: &Target, program: &Path, end: Instant) -> Result<Round> {
 }
 
 fn package_folder(target: &Target) -> PathBuf {
-    let name = target.package.strip_prefix("axvm-").unwrap_or(target.package);
+    let name = match target.package {
+        "axvm-core" => "axvm",
+        other => other.strip_prefix("axvm-").unwrap_or(other),
+    };
     paths::root().join("crates").join(name)
 }
 
@@ -240,11 +282,36 @@ mod tests {
 
     #[test]
     fn the_program_is_that_of_the_test() {
-        let messages = r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/no"}
-not json
-{"reason":"compiler-artifact","profile":{"test":true},"executable":null}
-{"reason":"compiler-artifact","profile":{"test":true},"executable":"/yes"}"#;
-        assert_eq!(program(messages), Some(PathBuf::from("/yes")));
+        let message = |package: &str, kind: &str, name: &str, test: bool, program: &str| {
+            serde_json::json!({
+                "reason": "compiler-artifact",
+                "package_id": format!("path+file:///crates/x#{package}@0.1.0"),
+                "target": {"kind": [kind], "name": name},
+                "profile": {"test": test},
+                "executable": program,
+            })
+            .to_string()
+        };
+        let messages = [
+            message("axvm-vgic", "lib", "axvm_vgic", false, "/no"),
+            "not json".into(),
+            message("axvm-vgic", "lib", "axvm_vgic", true, "/library"),
+            message("axvm-other", "test", "its", true, "/anothers"),
+            message("axvm-vgic", "test", "its", true, "/its"),
+        ]
+        .join("\n");
+        let target = |test| Target { name: "", what: "", package: "axvm-vgic", test, filter: "" };
+        assert_eq!(program(&messages, &target(None)), Some(PathBuf::from("/library")));
+        assert_eq!(program(&messages, &target(Some("its"))), Some(PathBuf::from("/its")));
+        assert_eq!(program(&messages, &target(Some("properties"))), None);
+    }
+
+    #[test]
+    fn the_tests_of_a_program_are_those_that_the_filter_leaves() {
+        let target = |filter| Target { name: "", what: "", package: "xtask", test: None, filter };
+        let own = std::env::current_exe().unwrap();
+        assert!(tests(&own, &target("fuzz::tests::the_program_is")).unwrap().len() == 1);
+        assert!(tests(&own, &target("plan::tests::properties")).unwrap().is_empty());
     }
 
     #[test]

@@ -14,7 +14,9 @@ mod fuzz;
 mod guest;
 mod host;
 mod image;
+mod links;
 mod native;
+mod package;
 mod paths;
 mod process;
 mod refusal;
@@ -34,8 +36,8 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --nic e1000e|igb               its network card (default: e1000e)
       --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
   cargo xtask test [STAGE]...        all tests, or the stages named:
-                                     fmt clippy clippy-target doc unit edges qemu figures
-      --all                          the long QEMU runs too
+                                     fmt edges clippy clippy-target doc package unit qemu figures
+      --all                          the long QEMU runs too; packages are built
       --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
   cargo xtask bench [--json]         figures: what exits and interrupts cost, start, image size, memory, NVMe reads
       --check                        fail on a figure more than 5 % over its goal
@@ -156,7 +158,7 @@ fn run(options: Options) -> Result<u8> {
             boards::run(&options.arch)
         }
         "help" => {
-            print!("{HELP}");
+            print!("{HELP}\nTargets of fuzz:\n{}", fuzz::help());
             Ok(0)
         }
         "" => {

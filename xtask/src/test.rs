@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::host::toolchain::{self, BareMetal};
 use crate::host::{self, packages};
-use crate::{bench, build, edges, guest, paths, process, runs, say};
+use crate::{bench, build, edges, fuzz, guest, links, package, paths, process, runs, say};
 
 /// Tests passed, and what failed with the place where one can read why.
 #[derive(Default)]
@@ -25,6 +25,16 @@ impl Count {
             Some(problem) => Count { passed: 0, failed: vec![problem] },
         }
     }
+
+    fn add(&mut self, other: Count) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+    }
+}
+
+/// Problems in one line, if there are any.
+fn none_or_all(problems: &[String]) -> Option<String> {
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 /// A stage: its name and what it does.
@@ -36,6 +46,7 @@ const STAGES: &[Stage] = &[
     ("clippy", clippy),
     ("clippy-target", clippy_target),
     ("doc", doc),
+    ("package", package),
     ("unit", unit),
     ("qemu", qemu),
     ("figures", figures),
@@ -92,8 +103,7 @@ pub fn run(arch: &str, stages: &[String], which: &Which) -> Result<u8> {
             count.failed.len()
         ));
         times.push((*name, seconds));
-        total.passed += count.passed;
-        total.failed.extend(count.failed);
+        total.add(count);
     }
     say::step("times");
     for (name, seconds) in times {
@@ -127,8 +137,7 @@ fn fmt(_: &Job) -> Result<Count> {
 }
 
 fn crate_edges(_: &Job) -> Result<Count> {
-    let found = edges::check()?;
-    Ok(Count::one((!found.is_empty()).then(|| found.join("; "))))
+    Ok(Count::one(none_or_all(&edges::check()?)))
 }
 
 fn clippy(_: &Job) -> Result<Count> {
@@ -145,16 +154,33 @@ fn clippy_target(job: &Job) -> Result<Count> {
     for package in build::bare_metal_packages(&build::metadata()?)? {
         let mut cargo = bare_metal.cargo("clippy", "clippy");
         cargo.args(["--package", &package, "--", "-D", "warnings"]);
-        let one = logged(&format!("clippy-{package}"), &mut cargo)?;
-        count.passed += one.passed;
-        count.failed.extend(one.failed);
+        count.add(logged(&format!("clippy-{package}"), &mut cargo)?);
     }
     Ok(count)
 }
 
+/// The documentation of the crates, and whether what the documents name is there.
 fn doc(_: &Job) -> Result<Count> {
     let mut cargo = toolchain::host("doc");
-    logged("doc", cargo.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+    let mut count = logged("doc", cargo.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+    count.add(Count::one(none_or_all(&links::broken()?)));
+    Ok(count)
+}
+
+/// The crates as packages, each whole by itself: their manifests, and what `cargo package` says; with `--all` they are built with their
+/// tests from the packages alone.
+fn package(job: &Job) -> Result<Count> {
+    let mut count = Count::one(none_or_all(&package::lacking()?));
+    // All that it resolves is there once the crates were built; if not, it is fetched.
+    let mut packed = logged("package", package::command()?.arg("--offline"))?;
+    if !packed.failed.is_empty() {
+        packed = logged("package", &mut package::command()?)?;
+    }
+    count.add(packed);
+    if job.which.all && count.failed.is_empty() {
+        count.add(logged("package-apart", &mut package::apart()?)?);
+    }
+    Ok(count)
 }
 
 /// Unit, property and documentation tests of everything that runs on the host.
@@ -173,7 +199,12 @@ fn unit(_: &Job) -> Result<Count> {
         failures.push(format!("cargo test: {status}{}", tail(&log)));
     }
     let failed = failures.into_iter().map(|name| format!("{name}, see {}", paths::shown(&log))).collect();
-    Ok(Count { passed, failed })
+    let mut count = Count { passed, failed };
+    // What `cargo xtask fuzz` runs are these tests, by their names.
+    if status.success() {
+        count.add(Count::one(none_or_all(&fuzz::without_tests()?)));
+    }
+    Ok(count)
 }
 
 /// Sums of the lines `test result: ok. 3 passed; 0 failed; ...`.

@@ -1,8 +1,4 @@
-//! Newtypes for the addresses and identifiers that a hypervisor must not mix up.
-//!
-//! A bare integer is never an address here: a guest-physical address ([`Gpa`]), a host-physical address
-//! ([`Hpa`]) and an I/O virtual address ([`Iova`]) are different types, and so are the ids of VMs, CPUs, DMA
-//! streams and interrupts.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

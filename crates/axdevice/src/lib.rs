@@ -1,11 +1,4 @@
-//! What an emulated device is: it answers accesses of a given width, and raises interrupts by a sink.
-//!
-//! A device is shared by its VM's vCPUs, so its methods take `&self` and it holds whatever lock it needs itself:
-//! the dispatcher (`AxVmDevices`) takes none. Whatever a device changes in the hardware, it changes through a backend
-//! that it was built with; here there is only what the dispatcher has to know.
-//!
-//! Nothing here fails: a guest may access any offset with any width. What the manual of the device doesn't allow reads
-//! as zero (or all ones, where its manual says so) and ignores writes.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

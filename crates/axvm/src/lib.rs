@@ -1,4 +1,6 @@
-//! The core: a VM's devices, address space, ownership of hardware, security events and report, over the traits of a host.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! | module | what it answers |
 //! |---|---|
@@ -10,8 +12,6 @@
 //! | [`ownership`] | who owns a device: the host, nobody, a VM |
 //! | [`events`] | what was tried beyond a plan, and what it leads to |
 //! | [`stats`], [`report`] | what happened, counted, and as the run report says it |
-//!
-//! No architecture is known here, and no hardware is touched: a host does that behind [`AxVMHal`].
 #![no_std]
 #![forbid(unsafe_code)]
 

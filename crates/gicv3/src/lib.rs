@@ -1,11 +1,6 @@
-//! How a physical GICv3 and its ITSs (Arm IHI 0069) are told where their tables are.
+#![doc = include_str!("../README.md")]
 //!
-//! Redistributors and ITSs read and write tables in memory, and whether they do so coherently with the processors'
-//! caches, in pages of which size, and at which addresses, differs from one to the next. Registers say so in that they
-//! don't keep what was written: [`install`] writes, reads back, and settles for what is there, or refuses. What no register
-//! says (a missing wire in a chip) is in a table of [errata](quirks).
-//!
-//! All of it is a decision about values: registers are reached through a trait, which a test can fake.
+//! # Modules
 //!
 //! | module | what it holds |
 //! |---|---|

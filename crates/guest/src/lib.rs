@@ -1,4 +1,4 @@
-//! What a guest is started with: kernel images and the device tree.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

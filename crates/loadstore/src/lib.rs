@@ -1,29 +1,4 @@
-//! AArch64 loads and stores, decoded from the instruction: for accesses that fault and whose syndrome doesn't say what they
-//! were (Arm ARM, DDI 0487, ESR_ELx.ISS for a Data Abort: ISV is 0 for pairs, writeback, SIMD and floating point).
-//!
-//! | decoded | not decoded |
-//! |---|---|
-//! | one register: unsigned, unscaled, pre- and post-indexed, register offset, unprivileged | literals, PRFM |
-//! | acquire and release, ordered, LDAPR, LDAPUR and STLUR | exclusives, atomics (LSE), LDAPR and STLR with writeback |
-//! | pairs, non-temporal pairs, LDPSW | STGP and other tagging |
-//! | SIMD and floating point: B, H, S, D, Q, and pairs of S, D, Q | LD1 to LD4, ST1 to ST4, SVE, SME, DC ZVA, SET and CPY |
-//!
-//! What isn't decoded can't be taken apart into plain accesses (exclusives and atomics), or is no way to talk to a device.
-//! Encodings whose effect the manual leaves open (a loaded base register with writeback, a pair into one register) aren't
-//! decoded either.
-//!
-//! Nothing here touches a register or memory: whoever emulates asks [`LoadStore::at_fault`] with the values of the base and
-//! index registers, performs what [`LoadStore::registers`] names, and writes the base back afterwards.
-//!
-//! ```
-//! use axvm_loadstore::{Direction, LoadStore};
-//!
-//! let pair = LoadStore::decode(0xa8c1_0440).unwrap(); // ldp x0, x1, [x2], #16
-//! assert_eq!((pair.direction(), pair.bytes()), (Direction::Load, 8));
-//! assert_eq!(pair.registers().collect::<Vec<_>>(), [0, 1]);
-//! let access = pair.access(0x1000, 0);
-//! assert_eq!((access.address, access.writeback), (0x1000, Some(0x1010)));
-//! ```
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,6 @@
-//! Physical PCI: enumeration, capabilities, BARs, resets, topology, isolation groups.
+#![doc = include_str!("../README.md")]
 //!
-//! Everything here goes through [`ConfigSpace`], so that the same code runs on a memory-mapped config space
-//! and on the functions that the feature `fake` makes up for tests.
+//! # Steps
 //!
 //! | step | function |
 //! |---|---|
@@ -9,8 +8,6 @@
 //! | say which of them can't be kept apart | [`groups`] |
 //! | take one from its owner | [`quarantine`] |
 //! | bring one back to its state after power-on | [`reset`] |
-//!
-//! A device is not trusted: capability lists may loop, sizes may be nonsense, an answer may never come.
 #![no_std]
 #![forbid(unsafe_code)]
 

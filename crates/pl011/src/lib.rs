@@ -1,17 +1,4 @@
-//! An emulated Arm PrimeCell UART, the PL011 (Arm DDI 0183G): a guest's console.
-//!
-//! All registers are there, both FIFOs, and the interrupt line with its level: high while an interrupt is raised that its
-//! mask lets through. What leaves the transmit FIFO goes to a [`Transmit`]; what the host types comes by
-//! [`Pl011::push_input`].
-//!
-//! It differs from a UART on a wire in this:
-//!
-//! - Nothing takes time. A byte leaves the FIFO as soon as the sink takes it, and the receive timeout (32 bit periods
-//!   without a character) has passed as soon as a character is there.
-//! - It transmits whether or not the guest has set UARTEN and TXE: early consoles rely on firmware having done so, and a
-//!   guest has no firmware here. It receives only when the guest has set UARTEN and RXE, so that what is typed before
-//!   stays with the host.
-//! - There is no DMA, no modem (CTS, DSR and DCD are high) and no line error but an overrun in loop-back.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -11,8 +11,8 @@ use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
 use axvm_pci::spec::express::PortType;
 use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod};
-use axvm_platform::fdt;
 use axvm_platform::model::{Platform, Reserved};
+use axvm_platform::{fake, fdt};
 use axvm_system::model::{
     Arch, Board, Device, Dma, Hazard, Hypervisor, InterruptChoice, Item, RegisterAccess, System,
     ViolationPolicy, Vm,
@@ -20,8 +20,6 @@ use axvm_system::model::{
 
 use crate::problem::Rule;
 use crate::{Plan, plan};
-
-const VIRT: &[u8] = include_bytes!("../../platform/tests/qemu-virt.dtb");
 
 pub fn address(device: u8, function: u8) -> PciAddress {
     PciAddress::new(0, 0, device, function).unwrap()
@@ -101,7 +99,7 @@ pub fn board() -> Platform {
 }
 
 pub fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
-    let mut platform = fdt::read(VIRT).unwrap();
+    let mut platform = fdt::read(fake::QEMU_VIRT).unwrap();
     platform.address_bits = 44;
     let own = Span::new(platform.memory[0].start(), 16 << 20).unwrap();
     platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into(), no_map: false });

@@ -1,8 +1,4 @@
-//! The plan: from system file and platform to what each VM gets. Pure.
-//!
-//! [`plan`] says either all of what the later stages carry out, or all of what keeps the system from being started. The same
-//! arguments always give the same answer; nothing that it isn't given plays a part.
-
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,18 @@
-//! What hardware there is: [`Platform`](model::Platform) and its readers.
+#![doc = include_str!("../README.md")]
 //!
-//! [`fdt::read`] makes it from a device tree; [`Platform::add_functions`](model::Platform::add_functions)
+//! # Where to begin
+//!
+//! [`fdt::read`] makes a [`Platform`](model::Platform) from a device tree; [`Platform::add_functions`](model::Platform::add_functions)
 //! adds what PCI enumeration found; [`snapshot`] saves and loads it.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "proptest")]
+extern crate std;
 
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod fdt;
 mod functions;
 pub mod limits;

@@ -1,24 +1,4 @@
-//! What AArch64 says of an exception that was taken to EL2, field by field (Arm ARM, DDI 0487, D24.2: ESR_EL2, HPFAR_EL2).
-//!
-//! | class (EC) | what is decoded |
-//! |---|---|
-//! | 0x01 WFI, WFE, WFIT, WFET | [`Wait`]: what for, until when, under which condition |
-//! | 0x16 HVC, 0x17 SMC, of AArch64 | the immediate |
-//! | 0x18 MSR, MRS, system instructions | [`SystemAccess`] |
-//! | 0x20 instruction abort, 0x24 data abort, from a lower level | [`InstructionAbort`], [`DataAbort`], [`Status`] |
-//! | all others | their class |
-//!
-//! The length of the instruction (IL) is decoded too, and what going past an instruction makes of the processor's state ([`past`]).
-//!
-//! ```
-//! use axvm_syndrome::{Cause, Deadline, Syndrome, WaitFor};
-//!
-//! // WFIT x7.
-//! let Cause::Wait(wait) = Syndrome(0x01 << 26 | 1 << 25 | 1 << 24 | 0xe << 20 | 7 << 5 | 1 << 2 | 0b10).cause() else {
-//!     panic!("another class")
-//! };
-//! assert_eq!((wait.waits_for, wait.deadline), (WaitFor::Interrupt, Deadline::InRegister(7)));
-//! ```
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,6 @@
-//! The system file: its model, its TOML reader (feature `toml`), its packed form and the bundle that a boot loader carries
-//! to the hypervisor, and the protocol that hypervisor and tool speak over the serial line.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! | module | what it is | who uses it |
 //! |---|---|---|

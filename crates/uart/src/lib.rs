@@ -1,44 +1,4 @@
-//! Drivers of physical UARTs, as a hypervisor or an early console needs them: a byte out, a byte in, an interrupt when something
-//! came where the UART has a simple one. Nothing allocates, nothing waits; registers are behind a trait, so that a fake can
-//! stand for them.
-//!
-//! A kind of UART is data (`Model`): which register and which bits say that there is room, that a byte is there, that bytes were
-//! lost, and what is written to turn it on. Code of their own have only the PL011 (a rate) and GENI (commands).
-//!
-//! Served: 8250 and 16550 in all their layouts and two relatives with other registers (UniPhier, EMMA Mobile), PL011 and the SBSA
-//! UART, Cadence's, i.MX's, both LPUARTs, Meson's, Qualcomm's GENI and UARTDM 1.4, Exynos, Renesas SCIF and HSCIF, STM32, both of
-//! the Armada 3700, Unisoc's, Actions'. Not served: baud rates, but for a PL011 that nobody has set up. Firmware has spoken on the
-//! console before.
-//!
-//! ```
-//! use axvm_uart::{Description, Properties, Received, Registers, Uart, Width};
-//! use core::cell::Cell;
-//!
-//! /// A 16550 that is always ready and hears itself.
-//! #[derive(Default)]
-//! struct Echo(Cell<u32>);
-//!
-//! impl Registers for Echo {
-//!     fn read(&self, offset: u32, _: Width) -> u32 {
-//!         match offset {
-//!             0x14 => 0x61, // LSR: empty, idle, something received
-//!             _ => self.0.get(),
-//!         }
-//!     }
-//!     fn write(&self, offset: u32, _: Width, value: u32) {
-//!         if offset == 0 {
-//!             self.0.set(value);
-//!         }
-//!     }
-//! }
-//!
-//! let properties = Properties { shift: Some(2), width: Some(4), ..Properties::default() };
-//! let description = Description::find(["snps,dw-apb-uart"], &properties).unwrap();
-//! let uart = Uart::new(description, Echo::default());
-//! uart.set_up(None);
-//! assert!(uart.write(b'x').is_ok());
-//! assert_eq!(uart.read(), Received::Byte(b'x'));
-//! ```
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,4 @@
-//! A virtual GICv3 with an ITS (Arm IHI 0069), as state machines: what a guest reads and writes in the
-//! distributor, the redistributors and the ITS, and which interrupts its vCPUs find in their list registers.
-//!
-//! Nothing here touches hardware. What has to happen there (physical interrupts enabled and routed, ITS
-//! commands, a vCPU kicked) goes through [`Backend`], and list registers are plain values
-//! ([`ListRegisters`]).
-//!
-//! One VM has one [`Vgic`]. Its register frames are [`Distributor`], [`Redistributors`] and [`Its`].
+#![doc = include_str!("../README.md")]
 //!
 //! # The way of an interrupt
 //!
@@ -41,10 +34,12 @@
 //!
 //! Registers that show pending and active state show what a vCPU's list registers held when it last left the
 //! guest: a vCPU that runs isn't stopped for a read of another.
-#![no_std]
+#![cfg_attr(not(feature = "fake"), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "fake")]
+extern crate self as axvm_vgic;
 
 mod access;
 mod at_once;
@@ -52,6 +47,10 @@ mod backend;
 mod config;
 mod cpu_interface;
 mod distributor;
+#[cfg(feature = "fake")]
+#[allow(missing_docs, reason = "what has none does what its name says")]
+#[path = "../tests/common/mod.rs"]
+pub mod fake;
 mod interrupts;
 mod irq;
 mod its;

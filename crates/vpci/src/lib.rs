@@ -1,8 +1,6 @@
-//! The virtual PCI host bridge: what a guest sees of PCI.
+#![doc = include_str!("../README.md")]
 //!
-//! A guest sees an ECAM region (PCIe 7.2.2) in which its own functions answer, at the addresses that they
-//! have in the machine, and nobody else. It is their owner, but not of everything in their config space:
-//! [`HostBridge`] says which reads pass and which writes.
+//! # What a guest reads and writes
 //!
 //! | part | what the guest reads | what the guest may write |
 //! |---|---|---|
@@ -21,9 +19,6 @@
 //! | vendor specific (both lists), serial number | the function's | nothing |
 //! | every other capability, known or not | nothing: it isn't in the list | nothing |
 //! | every other byte | zero in the capability area, else the function's | nothing |
-//!
-//! What isn't known is hidden, not shown read-only: a driver that finds a capability takes its writes to have
-//! worked.
 //!
 //! While memory decode is off, in D3hot and in reset the BARs are not in the guest's second stage. The fault
 //! path asks [`HostBridge::claims`]: what it claims reads as all ones and ignores writes, as a PCI bus does

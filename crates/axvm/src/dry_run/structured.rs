@@ -9,17 +9,12 @@ use axvm_addr::*;
 use axvm_pci::*;
 use axvm_plan::fixtures::*;
 use axvm_plan::*;
+use axvm_platform::fake::any;
 use axvm_platform::fdt;
 use axvm_platform::model::*;
 use axvm_system::model::*;
 
 use super::dry_run;
-
-#[path = "../../../platform/tests/tree/any.rs"]
-mod any;
-#[expect(dead_code, reason = "the reader's own tests use the rest")]
-#[path = "../../../platform/tests/tree/mod.rs"]
-mod tree;
 
 /// Where a raw region lies: over something that the board has, or beside it, or anywhere.
 #[derive(Clone, Debug)]

@@ -23,9 +23,11 @@ use crate::spec::commands::Command;
 use crate::spec::registers::*;
 use crate::spec::stream_table::{self, Entry, word0};
 
-/// The values of QEMU's virt board.
+/// IDR0 of QEMU's `virt`.
 pub const IDR0: u32 = 0x0d44_101b;
+/// IDR1 of QEMU's `virt`.
 pub const IDR1: u32 = 19 << 21 | 19 << 16 | 16;
+/// IDR5 of QEMU's `virt`.
 pub const IDR5: u32 = 0x74;
 
 /// What comes of a transaction.
@@ -83,10 +85,18 @@ pub struct State {
     event_producer: u32,
 }
 
+/// An SMMU, its memory, and the clock that waits for it go by.
 #[derive(Debug)]
 pub struct Fake(pub RefCell<State>);
 
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Fake {
+    /// An SMMU as it is after reset: open.
     pub fn new() -> Self {
         let mut state = State { allocated: 0x10_0000, register_bytes: 0x2_0000, ..State::default() };
         state.registers.extend([(idr0::OFFSET, IDR0), (idr1::OFFSET, IDR1), (idr5::OFFSET, IDR5)]);
@@ -118,10 +128,12 @@ impl Fake {
         self.0.borrow().clock
     }
 
+    /// Gives a register a value that software couldn't.
     pub fn set(&self, offset: usize, value: u32) {
         self.0.borrow_mut().registers.insert(offset, value);
     }
 
+    /// The value of a register.
     pub fn get(&self, offset: usize) -> u32 {
         self.0.borrow().register(offset)
     }

@@ -14,10 +14,12 @@ pub struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
+    /// Tables that map nothing.
     pub fn new(fake: &'a Fake) -> Self {
         Self { fake, root: zeroed(fake, 0x2000) }
     }
 
+    /// Where they begin.
     pub fn root(&self) -> Hpa {
         self.root
     }
@@ -28,6 +30,7 @@ impl<'a> Tables<'a> {
         self.set(address, target | 1 << 10 | 3 << 8 | 0xf << 2 | access | 3);
     }
 
+    /// Maps nothing at `address` any more. What an SMMU holds of it stays until it is invalidated.
     pub fn unmap(&self, address: u64) {
         self.set(address, 0);
     }
