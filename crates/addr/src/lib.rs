@@ -4,6 +4,8 @@
 
 mod address;
 mod id;
+mod window;
 
 pub use address::{Address, Gpa, Hpa, Iova, Overflow, PAGE_SHIFT, PAGE_SIZE, Span};
 pub use id::{CpuId, Intid, ItsDeviceId, ItsEventId, PciAddress, StreamId, VcpuId, VmId};
+pub use window::{PciSpace, PciWindow};

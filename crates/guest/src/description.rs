@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Intid, PciAddress, Span};
+use axvm_addr::{Gpa, Intid, PciAddress, PciWindow, Span};
 use serde::{Deserialize, Serialize};
 
 /// A guest's machine.
@@ -40,28 +40,6 @@ pub struct GicDescription {
     pub its: Option<Span<Gpa>>,
 }
 
-/// The kind of space a window opens into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WindowKind {
-    /// 32-bit memory.
-    Memory32,
-    /// 64-bit memory.
-    Memory64,
-}
-
-/// A window of the virtual host bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PciWindowDescription {
-    /// The space.
-    pub kind: WindowKind,
-    /// Whether it is prefetchable.
-    pub prefetchable: bool,
-    /// The PCI address of its start.
-    pub pci: u64,
-    /// The same place for the guest's CPUs.
-    pub cpu: Span<Gpa>,
-}
-
 /// A virtual PCI host bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciDescription {
@@ -72,7 +50,7 @@ pub struct PciDescription {
     /// The first and last bus.
     pub buses: (u8, u8),
     /// Its windows.
-    pub windows: Vec<PciWindowDescription>,
+    pub windows: Vec<PciWindow<Gpa>>,
     /// `dma-coherent`, as the host's.
     pub coherent: bool,
     /// `msi-map` entries: requester id, ITS device id. The ITS is the guest's one.

@@ -8,7 +8,4 @@ mod description;
 pub mod fdt;
 pub mod image;
 
-pub use description::{
-    Description, DeviceDescription, GicDescription, NodeDescription, PciDescription, PciWindowDescription,
-    WindowKind,
-};
+pub use description::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};

@@ -3,13 +3,11 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use axvm_addr::{Address, Gpa, Hpa, Intid, PciAddress, Span};
+use axvm_addr::{Address, Gpa, Hpa, Intid, PciAddress, PciSpace, PciWindow, Span};
 use axvm_guest::fdt::{FdtWriteError, Seed, write};
-use axvm_guest::{
-    Description, DeviceDescription, GicDescription, PciDescription, PciWindowDescription, WindowKind,
-};
+use axvm_guest::{Description, DeviceDescription, GicDescription, PciDescription};
 use axvm_platform::fdt;
-use axvm_platform::model::{Interrupt, PciSpace, PsciConduit, Trigger};
+use axvm_platform::model::{Interrupt, PsciConduit, Trigger};
 use proptest::prelude::*;
 
 fn span(start: u64, size: u64) -> Span<Gpa> {
@@ -43,14 +41,14 @@ fn guest() -> Description {
             ecam: span(0x40_1000_0000, 0x1000_0000),
             buses: (0, 255),
             windows: vec![
-                PciWindowDescription {
-                    kind: WindowKind::Memory32,
+                PciWindow {
+                    space: PciSpace::Memory32,
                     prefetchable: false,
                     pci: 0x1000_0000,
                     cpu: span(0x1000_0000, 0x2eff_0000),
                 },
-                PciWindowDescription {
-                    kind: WindowKind::Memory64,
+                PciWindow {
+                    space: PciSpace::Memory64,
                     prefetchable: true,
                     pci: 0x80_0000_0000,
                     cpu: span(0x80_0000_0000, 0x80_0000_0000),

@@ -3,12 +3,12 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{PAGE_SIZE, PciAddress};
+use axvm_addr::{Hpa, PAGE_SIZE, PciAddress, PciSpace, PciWindow};
 
 use crate::bars;
 use crate::config::{ConfigSpace, Registers};
-use crate::enumerate::{HostBridge, Space, Window};
 use crate::function::{Bar, BarKind, Function};
+use crate::host_bridge::HostBridge;
 use crate::spec::header::{self, Command};
 
 /// The step of a bridge's memory windows (Bridge 3.2.5.8).
@@ -61,7 +61,7 @@ pub(crate) fn assign<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, fun
             let Some(start) = cursor.checked_next_multiple_of(item.alignment) else { continue };
             let Some(end) = start.checked_add(item.size) else { continue };
             let narrow = !item.kind.is_wide() && end > 1 << 32;
-            if end > window.start.saturating_add(window.size) || narrow {
+            if end > window.pci.saturating_add(window.cpu.size()) || narrow {
                 continue;
             }
             *cursor = end;
@@ -76,16 +76,16 @@ pub(crate) fn assign<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, fun
 }
 
 /// Zero is no address: drivers take it for "not assigned".
-fn first_usable(window: &Window) -> u64 {
-    if window.start == 0 { PAGE_SIZE } else { window.start }
+fn first_usable(window: &PciWindow<Hpa>) -> u64 {
+    if window.pci == 0 { PAGE_SIZE } else { window.pci }
 }
 
 /// The windows that may hold a BAR of this kind, the best first.
-fn candidates(windows: &[Window], kind: BarKind) -> impl Iterator<Item = usize> {
-    let wanted: &[Space] = match kind {
-        BarKind::Io => &[Space::Io],
-        BarKind::Memory32 { .. } => &[Space::Memory32],
-        BarKind::Memory64 { .. } => &[Space::Memory64, Space::Memory32],
+fn candidates(windows: &[PciWindow<Hpa>], kind: BarKind) -> impl Iterator<Item = usize> {
+    let wanted: &[PciSpace] = match kind {
+        BarKind::Io => &[PciSpace::Io],
+        BarKind::Memory32 { .. } => &[PciSpace::Memory32],
+        BarKind::Memory64 { .. } => &[PciSpace::Memory64, PciSpace::Memory32],
     };
     let prefetchable = kind.is_prefetchable();
     // A prefetchable BAR may be anywhere, another one only where nobody prefetches.

@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 
 use axvm_addr::PciAddress;
-use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, wait_until};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::{Function, ResetMethod};
+use crate::host_bridge::HostBridge;
 use crate::spec::express::{self, PortType};
 use crate::spec::extended;
 use crate::spec::header::{self, Command};
@@ -18,41 +18,6 @@ use crate::{acs, assign, bars, capabilities, settle, virtio};
 const MAX_DEPTH: u8 = 16;
 /// How long a function may ask to be tried again (PCIe 6.6.1).
 const RETRY_US: u64 = 1_000_000;
-
-/// A host bridge, as firmware describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostBridge {
-    /// Its segment.
-    pub segment: u16,
-    /// The first bus, which is the root bus, and the last.
-    pub buses: (u8, u8),
-    /// Where BARs may go.
-    pub windows: Vec<Window>,
-}
-
-/// A window for BARs, in the addresses of the PCI bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
-    /// What it is for.
-    pub space: Space,
-    /// Whether it is prefetchable.
-    pub prefetchable: bool,
-    /// Its first address.
-    pub start: u64,
-    /// Its bytes.
-    pub size: u64,
-}
-
-/// What a window is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Space {
-    /// I/O ports.
-    Io,
-    /// Memory with 32-bit addresses.
-    Memory32,
-    /// Memory with 64-bit addresses.
-    Memory64,
-}
 
 /// Finds the functions below `host`, by address.
 ///

@@ -9,7 +9,7 @@ use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
 
-use axvm_addr::{PAGE_SIZE, PciAddress};
+use axvm_addr::{Hpa, PAGE_SIZE, PciAddress, PciSpace, PciWindow, Span};
 use proptest::prelude::*;
 
 use crate::fake::{FakeBus, FakeFunction};
@@ -18,22 +18,27 @@ use crate::spec::extended::Acs;
 use crate::spec::header::{self, Command};
 use crate::spec::{capability, msi};
 use crate::{
-    BarKind, ConfigSpace, Forwarding, Function, HostBridge, NotSilent, ResetError, ResetMethod, Space,
-    Virtio, Width, Window, bridges_above, enumerate, groups, quarantine, requester_ids, reset,
+    BarKind, ConfigSpace, Forwarding, Function, HostBridge, NotSilent, ResetError, ResetMethod, Virtio,
+    Width, bridges_above, enumerate, groups, quarantine, requester_ids, reset,
 };
 
 const ISOLATION: u16 = Acs::ISOLATION.bits();
 
 /// The windows of QEMU's `virt` board.
 fn board() -> HostBridge {
-    let window = |space, start, size| Window { space, prefetchable: false, start, size };
+    let window = |space, pci, size| PciWindow {
+        space,
+        prefetchable: false,
+        pci,
+        cpu: Span::new(Hpa(pci), size).unwrap(),
+    };
     HostBridge {
         segment: 0,
         buses: (0, 255),
         windows: vec![
-            window(Space::Io, 0, 0x1_0000),
-            window(Space::Memory32, 0x1000_0000, 0x2eff_0000),
-            window(Space::Memory64, 0x80_0000_0000, 0x80_0000_0000),
+            window(PciSpace::Io, 0, 0x1_0000),
+            window(PciSpace::Memory32, 0x1000_0000, 0x2eff_0000),
+            window(PciSpace::Memory64, 0x80_0000_0000, 0x80_0000_0000),
         ],
     }
 }
@@ -96,7 +101,7 @@ fn check_bars(bus: &FakeBus, host: &HostBridge, functions: &[Function]) {
             assert_eq!(u64::from(high) << 32 | u64::from(low), address | u64::from(bar.kind.flags()));
             assert_eq!(address % bar.size, 0);
             assert!(host.windows.iter().any(|window| {
-                window.start <= address && address + bar.size <= window.start + window.size
+                window.pci <= address && address + bar.size <= window.pci + window.cpu.size()
             }));
             if bar.kind == BarKind::Io {
                 continue;

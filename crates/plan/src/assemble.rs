@@ -2,8 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Gpa, Hpa, Iova, Span, VcpuId, VmId};
-use axvm_platform::model::PciSpace;
+use axvm_addr::{Address, Gpa, Hpa, Iova, PciSpace, PciWindow, Span, VcpuId, VmId};
 use axvm_system::model::Vm;
 
 use super::board::Board;
@@ -13,9 +12,7 @@ use super::given::{Given, Kind};
 use super::layout::{Layout, same};
 use super::load;
 use super::mode::Mode;
-use super::model::{
-    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, PciWindowPlan, RegisterPlan, VmPlan,
-};
+use super::model::{DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, RegisterPlan, VmPlan};
 use crate::config::{MappingFlags, VMInterruptMode};
 use crate::problem::Rule;
 
@@ -221,10 +218,10 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciP
                     // Nothing may be left of it.
                     let offset =
                         rest.start().0.checked_sub(window.cpu.start().0).filter(|_| !rest.is_empty())?;
-                    Some(PciWindowPlan {
+                    Some(PciWindow {
                         pci: window.pci.checked_add(offset)?,
-                        gpa: rest,
-                        wide: window.space == PciSpace::Memory64,
+                        cpu: rest,
+                        space: window.space,
                         prefetchable: window.prefetchable,
                     })
                 })

@@ -5,10 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm_addr::Span;
-use axvm_guest::{
-    Description, DeviceDescription, GicDescription, NodeDescription, PciDescription, PciWindowDescription,
-    WindowKind,
-};
+use axvm_guest::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};
 use axvm_platform::model::{ChildNode, PlatformDevice, Trigger};
 
 use super::board::Board;
@@ -80,16 +77,7 @@ fn pci(
         segment: host.segment,
         ecam: bridge.ecam,
         buses: bridge.buses,
-        windows: bridge
-            .windows
-            .iter()
-            .map(|window| PciWindowDescription {
-                kind: if window.wide { WindowKind::Memory64 } else { WindowKind::Memory32 },
-                prefetchable: window.prefetchable,
-                pci: window.pci,
-                cpu: window.gpa,
-            })
-            .collect(),
+        windows: bridge.windows.clone(),
         coherent: host.coherent,
         msi,
         lines,

@@ -45,26 +45,26 @@ pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
 /// Windows are whole pages, and apart on both sides of the bridge.
 fn windows(vm: VmRef<'_>, bridge: &PciPlan, findings: &mut Findings) {
     for (position, window) in bridge.windows.iter().enumerate() {
-        if !window.gpa.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
+        if !window.cpu.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
             findings.vm(
                 vm,
                 "",
                 Rule::Platform,
                 format_args!(
                     "the PCI window {} ({:#x} on the bus) isn't whole pages",
-                    window.gpa, window.pci
+                    window.cpu, window.pci
                 ),
             );
         }
         for other in bridge.windows.iter().take(position) {
             let (low, high) = if window.pci < other.pci { (window, other) } else { (other, window) };
-            let apart = high.pci.abs_diff(low.pci) >= low.gpa.size();
-            if window.gpa.overlaps(&other.gpa) || !apart {
+            let apart = high.pci.abs_diff(low.pci) >= low.cpu.size();
+            if window.cpu.overlaps(&other.cpu) || !apart {
                 findings.vm(
                     vm,
                     "",
                     Rule::Platform,
-                    format_args!("the PCI windows {} and {} lie over each other", other.gpa, window.gpa),
+                    format_args!("the PCI windows {} and {} lie over each other", other.cpu, window.cpu),
                 );
             }
         }

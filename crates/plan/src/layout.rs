@@ -114,7 +114,7 @@ pub(super) fn fixed(board: &Board<'_>) -> Vec<Claim> {
             claim(same(window.cpu), Owner::Window, format!("a PCI window of {}", host.path));
             if let Ok(span) = Span::new(Gpa(window.pci), window.cpu.size())
                 && span != same(window.cpu)
-                && window.space != axvm_platform::model::PciSpace::Io
+                && window.space != axvm_addr::PciSpace::Io
             {
                 claim(span, Owner::Window, format!("a PCI window of {} as devices see it", host.path));
             }

@@ -3,7 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Gpa, Hpa, Intid, Iova, ItsDeviceId, PciAddress, Span, StreamId, VcpuId, VmId};
+use axvm_addr::{
+    CpuId, Gpa, Hpa, Intid, Iova, ItsDeviceId, PciAddress, PciWindow, Span, StreamId, VcpuId, VmId,
+};
 use axvm_guest::Description;
 use axvm_pci::ResetMethod;
 use axvm_platform::model::Trigger;
@@ -211,23 +213,10 @@ pub struct PciPlan {
     pub ecam: Span<Gpa>,
     /// First and last bus shown.
     pub buses: (u8, u8),
-    /// Where BARs may be put: PCI address of the start, the guest-physical span, and the host-physical start.
-    pub windows: Vec<PciWindowPlan>,
+    /// Where BARs may be put.
+    pub windows: Vec<PciWindow<Gpa>>,
     /// The functions shown: positions in [`VmPlan::devices`].
     pub functions: Vec<u16>,
-}
-
-/// A window for BARs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PciWindowPlan {
-    /// The PCI address of its start.
-    pub pci: u64,
-    /// Where the guest's CPUs see it.
-    pub gpa: Span<Gpa>,
-    /// Whether it holds 64-bit BARs only.
-    pub wide: bool,
-    /// Whether it is prefetchable.
-    pub prefetchable: bool,
 }
 
 /// Where the images of a VM go, all in its RAM.

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Hpa, PAGE_SIZE, Span};
+use axvm_addr::{Address, Hpa, PAGE_SIZE, PciSpace, Span};
 
-use crate::model::{PciSpace, Platform};
+use crate::model::Platform;
 
 /// Sorts spans and joins those that touch or overlap.
 pub fn merge(mut spans: Vec<Span<Hpa>>) -> Vec<Span<Hpa>> {

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
+use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, PciWindow, Span, StreamId};
 use axvm_pci::{Function, Reach};
 use serde::{Deserialize, Serialize};
 
@@ -170,30 +170,6 @@ pub struct Smmu {
     pub coherent: bool,
 }
 
-/// The kind of space a PCI window opens into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PciSpace {
-    /// I/O ports.
-    Io,
-    /// Memory, addressed by 32 bits.
-    Memory32,
-    /// Memory, addressed by 64 bits.
-    Memory64,
-}
-
-/// One entry of a host bridge's `ranges`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PciWindow {
-    /// The space.
-    pub space: PciSpace,
-    /// Whether it is prefetchable.
-    pub prefetchable: bool,
-    /// The address on the PCI bus.
-    pub pci: u64,
-    /// The same place as the CPU sees it.
-    pub cpu: Span<Hpa>,
-}
-
 /// One entry of `iommu-map` or `msi-map`: requester ids from `first`, `count` of them, become ids from
 /// `base` at a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,7 +201,7 @@ pub struct PciHost {
     /// The first and last bus number.
     pub buses: (u8, u8),
     /// Its windows.
-    pub windows: Vec<PciWindow>,
+    pub windows: Vec<PciWindow<Hpa>>,
     /// `dma-coherent`.
     pub coherent: bool,
     /// `iommu-map-mask`: what of a requester id `iommu_map` looks at.

@@ -2,13 +2,11 @@
 //! virt,virtualization=on,gic-version=3,iommu=smmuv3, dumpdtb=...`) and one made up to have in one place
 //! what real boards have in many (`made-up.dts`).
 
-use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, Span, StreamId};
+use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, PciSpace, PciWindow, Span, StreamId};
 use axvm_pci::spec::express::PortType;
 use axvm_pci::{Function, Membership};
 use axvm_platform::fdt;
-use axvm_platform::model::{
-    BusSpan, IdMapping, Interrupt, PciSpace, PciWindow, Platform, PlatformDevice, PsciConduit, Trigger,
-};
+use axvm_platform::model::{BusSpan, IdMapping, Interrupt, Platform, PlatformDevice, PsciConduit, Trigger};
 
 const VIRT: &[u8] = include_bytes!("qemu-virt.dtb");
 const MADE_UP: &[u8] = include_bytes!("made-up.dtb");

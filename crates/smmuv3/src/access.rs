@@ -6,13 +6,10 @@ use axvm_addr::Hpa;
 
 use crate::error::{Error, Wait};
 
-/// Bytes of an SMMU's registers: pages 0 and 1 of 64 KiB each (6.1).
-pub const REGISTER_BYTES: u64 = 0x2_0000;
-
 /// The SMMU's registers, by their offsets from its base; register page 1 starts at 0x10000. Accesses are to
 /// device memory, of just this width, in order.
 pub trait Registers {
-    /// Bytes of the block. One that is smaller than [`REGISTER_BYTES`] is refused before it is touched.
+    /// Bytes of the block. One that is smaller than [`REGISTER_BYTES`](crate::REGISTER_BYTES) is refused before it is touched.
     fn size(&self) -> u64;
 
     /// Microseconds by a clock that runs whatever the SMMU does: waits end by it.

@@ -1,7 +1,8 @@
 //! The first step: all transactions abort.
 
-use crate::access::{MOST_US, REGISTER_BYTES, Registers, wait_for};
+use crate::access::{MOST_US, Registers, wait_for};
 use crate::error::{Error, Wait};
+use crate::spec::registers::REGISTER_BYTES;
 use crate::spec::registers::{cr0, gbpa};
 
 /// Makes every transaction abort, whatever state the SMMU is in: reset leaves it open (GBPA.ABORT may be 0), and

@@ -5,6 +5,7 @@ use core::fmt;
 use axvm_addr::{Hpa, StreamId};
 
 use crate::spec::commands::Reason;
+use crate::spec::registers::REGISTER_BYTES;
 
 /// Why the driver couldn't do what it was asked. Whatever it is, no stream is more open than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum Error {
     /// A register block without register page 1.
     #[error(
         "the SMMU's registers are {bytes:#x} bytes: there must be {:#x} (two pages of 64 KiB)",
-        crate::access::REGISTER_BYTES
+        REGISTER_BYTES
     )]
     RegistersTooSmall {
         /// The block's size.

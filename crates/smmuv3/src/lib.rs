@@ -32,9 +32,10 @@ mod stream_table;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Memory, REGISTER_BYTES, Registers};
+pub use access::{Memory, Registers};
 pub use close::close;
 pub use error::{CommandError, Error, Wait};
 pub use features::Features;
 pub use smmu::{Domain, Drained, GlobalErrors, Options, Smmu};
 pub use spec::events::{Class, Event, Kind};
+pub use spec::registers::REGISTER_BYTES;

@@ -3,11 +3,10 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, PciAddress, Span};
+use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, PciAddress, PciWindow, Span};
 use axvm_pci::{Bar, BarKind};
 
 use crate::backend::Backend;
-use crate::bridge::Window;
 
 /// A BAR that a guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +103,11 @@ impl Values {
 }
 
 /// Where a PCI address is in the guest, if a BAR of this size fits there into one of its windows.
-pub(crate) fn place(windows: &[Window], address: u64, size: u64) -> Option<Span<Gpa>> {
+pub(crate) fn place(windows: &[PciWindow<Gpa>], address: u64, size: u64) -> Option<Span<Gpa>> {
     windows.iter().find_map(|window| {
         let offset = address.checked_sub(window.pci)?;
-        let span = Span::new(window.gpa.start().checked_add(offset)?, size).ok()?;
-        (window.gpa.encloses(&span) && span.is_aligned(PAGE_SIZE)).then_some(span)
+        let span = Span::new(window.cpu.start().checked_add(offset)?, size).ok()?;
+        (window.cpu.encloses(&span) && span.is_aligned(PAGE_SIZE)).then_some(span)
     })
 }
 
@@ -138,7 +137,7 @@ impl Decode {
     pub fn set<B: Backend>(
         &mut self,
         backend: &B,
-        windows: &[Window],
+        windows: &[PciWindow<Gpa>],
         function: PciAddress,
         values: Option<&Values>,
     ) -> bool {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, PciWindow, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::{Function, ResetError};
 use spin::Mutex;
@@ -20,23 +20,9 @@ pub struct BridgeConfig {
     /// The bus at the start of the ECAM region, and the last one.
     pub buses: (u8, u8),
     /// Where BARs may be.
-    pub windows: Vec<Window>,
+    pub windows: Vec<PciWindow<Gpa>>,
     /// The VM's functions.
     pub functions: Vec<AssignedFunction>,
-}
-
-/// A window for BARs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The PCI address of its start.
-    pub pci: u64,
-    /// Where the guest's CPUs see it.
-    pub gpa: Span<Gpa>,
-    /// Whether it is for 64-bit BARs. That is for the guest's description: a BAR is mapped by its address
-    /// alone.
-    pub wide: bool,
-    /// Whether it is prefetchable, likewise. How a BAR is mapped depends on the BAR.
-    pub prefetchable: bool,
 }
 
 /// A function of the VM: quarantined, reset, its stream attached.
@@ -108,11 +94,11 @@ impl<B: Backend> HostBridge<B> {
         for (position, window) in windows.iter().enumerate() {
             let clash = windows.iter().take(position).any(|other| {
                 let distance = window.pci.abs_diff(other.pci);
-                let reach = if window.pci < other.pci { window.gpa.size() } else { other.gpa.size() };
-                window.gpa.overlaps(&other.gpa) || distance < reach
+                let reach = if window.pci < other.pci { window.cpu.size() } else { other.cpu.size() };
+                window.cpu.overlaps(&other.cpu) || distance < reach
             });
-            if clash || !window.gpa.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
-                return Err(BridgeError::Window(window.gpa));
+            if clash || !window.cpu.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
+                return Err(BridgeError::Window(window.cpu));
             }
         }
         functions.sort_unstable_by_key(|assigned| assigned.shown);
@@ -166,7 +152,7 @@ impl<B: Backend> HostBridge<B> {
     /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is
     /// answered by nobody: it reads as all ones and ignores writes.
     pub fn claims(&self, address: Gpa) -> bool {
-        self.shared.windows.iter().any(|window| window.gpa.contains(address))
+        self.shared.windows.iter().any(|window| window.cpu.contains(address))
     }
 
     /// Turns a function's bus mastering off, and keeps it off until [`HostBridge::reset_function`]. Doesn't

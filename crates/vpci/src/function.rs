@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_addr::PciAddress;
+use axvm_addr::{Gpa, PciAddress, PciWindow};
 use axvm_pci::spec::express::{self, DeviceControl};
 use axvm_pci::spec::header::{self, Command};
 use axvm_pci::spec::{capability, msi, power};
@@ -12,7 +12,6 @@ use spin::Mutex;
 
 use crate::backend::{Backend, Physical};
 use crate::bars::{Decode, ShownBar, Values};
-use crate::bridge::Window;
 use crate::layout;
 use crate::rules::{Access, Rules, Special};
 
@@ -26,7 +25,7 @@ const COMMAND: Command = Command::MEMORY.union(Command::BUS_MASTER).union(Comman
 /// What the functions of a bridge share.
 pub(crate) struct Shared<B> {
     pub backend: B,
-    pub windows: Vec<Window>,
+    pub windows: Vec<PciWindow<Gpa>>,
     pub decode: Mutex<Decode>,
     pub refused: AtomicU64,
 }

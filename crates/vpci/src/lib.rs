@@ -40,4 +40,4 @@ mod rules;
 mod tests;
 
 pub use backend::{Backend, Refused};
-pub use bridge::{AssignedFunction, BridgeConfig, BridgeError, HostBridge, Window};
+pub use bridge::{AssignedFunction, BridgeConfig, BridgeError, HostBridge};

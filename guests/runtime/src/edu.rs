@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::Address;
-use axvm_platform::model::{PciSpace, Platform};
+use axvm_addr::{Address, PciSpace};
+use axvm_platform::model::Platform;
 
 use crate::machine::{self, Fault, load16, load32, store16, store32, store64};
 

@@ -10,11 +10,11 @@ use axvm::ownership::Registry;
 use axvm::report::{HypervisorReport, Report, Verdict};
 use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
-use axvm_pci::{Forwarding, Function, HostBridge, Space, Window};
+use axvm_pci::{Forwarding, Function, HostBridge};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, VmPlan, plan};
 use axvm_platform::limits::Limits;
-use axvm_platform::model::{Interrupt, PciDevice, PciSpace, Platform};
+use axvm_platform::model::{Interrupt, PciDevice, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
@@ -192,21 +192,7 @@ fn driven_first(platform: &Platform) -> Option<String> {
 fn enumerate(platform: &mut Platform, config: &Config) {
     let mut functions = Vec::new();
     for host in &platform.pci_hosts {
-        let windows = host
-            .windows
-            .iter()
-            .map(|window| Window {
-                space: match window.space {
-                    PciSpace::Io => Space::Io,
-                    PciSpace::Memory32 => Space::Memory32,
-                    PciSpace::Memory64 => Space::Memory64,
-                },
-                prefetchable: window.prefetchable,
-                start: window.pci,
-                size: window.cpu.size(),
-            })
-            .collect();
-        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows };
+        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows: host.windows.clone() };
         functions.extend(axvm_pci::enumerate(config.shared(), &bridge, &Ticks));
     }
     let groups = axvm_pci::groups(&functions, config.shared());

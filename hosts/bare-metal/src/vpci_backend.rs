@@ -9,7 +9,7 @@ use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, PciPlan};
-use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused, Window};
+use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused};
 
 use crate::hal::Hal;
 use crate::pci::Ticks;
@@ -104,17 +104,7 @@ pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, B
                 .collect(),
         })
         .collect();
-    let windows: Vec<Window> = pci
-        .windows
-        .iter()
-        .map(|window| Window {
-            pci: window.pci,
-            gpa: window.gpa,
-            wide: window.wide,
-            prefetchable: window.prefetchable,
-        })
-        .collect();
     let segment = host.platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
-    let config = BridgeConfig { segment, buses: pci.buses, windows, functions };
+    let config = BridgeConfig { segment, buses: pci.buses, windows: pci.windows.clone(), functions };
     Ok(Arc::new(HostBridge::new(config, PciBackend { core: core.clone() })?))
 }

@@ -202,7 +202,7 @@ fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError
     for host in &platform.pci_hosts {
         map.push(Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
     }
-    map.extend(vm.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.gpa)));
+    map.extend(vm.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.cpu)));
     let all = platform.pci_hosts.iter().flat_map(|host| &host.windows);
     for window in all.map(|window| Span::new(Gpa(window.cpu.start().0), window.cpu.size()).unwrap()) {
         for (ram, _) in &vm.ram {

@@ -4,12 +4,13 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use axvm_addr::Address;
+use axvm_addr::{Address, PciSpace};
 
 use super::{FdtWriteError, Tree, halves};
-use crate::description::{GicDescription, PciDescription, WindowKind};
+use crate::description::{GicDescription, PciDescription};
 
 /// phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr.
+const SPACE_IO: u32 = 1 << 24;
 const SPACE_MEMORY32: u32 = 2 << 24;
 const SPACE_MEMORY64: u32 = 3 << 24;
 const PREFETCHABLE: u32 = 1 << 30;
@@ -38,9 +39,10 @@ pub(super) fn host(
     tree.cells("linux,pci-domain", &[host.segment.into()])?;
     let mut ranges = Vec::new();
     for window in &host.windows {
-        let space = match window.kind {
-            WindowKind::Memory32 => SPACE_MEMORY32,
-            WindowKind::Memory64 => SPACE_MEMORY64,
+        let space = match window.space {
+            PciSpace::Io => SPACE_IO,
+            PciSpace::Memory32 => SPACE_MEMORY32,
+            PciSpace::Memory64 => SPACE_MEMORY64,
         };
         ranges.push(space | if window.prefetchable { PREFETCHABLE } else { 0 });
         ranges.extend([window.pci, window.cpu.start().get(), window.cpu.size()].into_iter().flat_map(halves));

@@ -173,9 +173,9 @@ fn a_raw_region_takes_its_place_from_a_window_for_bars() {
     assert_eq!(alone.vms[0].registers[0].gpa.start(), Gpa(0x1000_0000));
     let beside = planned(&system(vec![vm("a", &[1], vec![pci(2, 0), gpio()])]), &board());
     let vm = &beside.vms[0];
-    let low = vm.pci[0].windows.iter().find(|window| !window.wide).unwrap();
-    assert_eq!((low.pci, low.gpa), (0x1010_0000, Span::new(Gpa(0x1010_0000), 0x2eef_0000).unwrap()));
-    assert_eq!(vm.description.pci[0].windows[0].cpu, low.gpa, "the guest's device tree says the same");
+    let low = vm.pci[0].windows.iter().find(|window| window.space == PciSpace::Memory32).unwrap();
+    assert_eq!((low.pci, low.cpu), (0x1010_0000, Span::new(Gpa(0x1010_0000), 0x2eef_0000).unwrap()));
+    assert_eq!(vm.description.pci[0].windows[0].cpu, low.cpu, "the guest's device tree says the same");
 }
 
 #[test]

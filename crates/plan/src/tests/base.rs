@@ -1,6 +1,6 @@
 //! Where guests see their RAM on a board whose own begins above 4 GiB.
 
-use axvm_platform::model::{PciSpace, PciWindow};
+use axvm_addr::{PciSpace, PciWindow};
 
 use super::*;
 

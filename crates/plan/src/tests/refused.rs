@@ -684,12 +684,10 @@ fn what_cannot_be_emulated_at_the_boards_places_is_refused() {
     let window = |at: u64, pci: u64, size: u64| {
         let mut platform = board();
         let windows = &mut platform.pci_hosts[0].windows;
-        let position =
-            windows.iter().position(|w| w.space == axvm_platform::model::PciSpace::Memory32).unwrap();
+        let position = windows.iter().position(|w| w.space == axvm_addr::PciSpace::Memory32).unwrap();
         windows[position].pci = pci;
         windows[position].cpu = span(at, size);
-        let twin =
-            axvm_platform::model::PciWindow { cpu: span(0x2000_0000, 0x100_0000), ..windows[position] };
+        let twin = axvm_addr::PciWindow { cpu: span(0x2000_0000, 0x100_0000), ..windows[position] };
         windows.push(twin);
         refusals(&given(pci_function()), &platform)
     };
@@ -705,7 +703,7 @@ fn what_cannot_be_emulated_at_the_boards_places_is_refused() {
 #[test]
 fn a_region_over_a_whole_window_is_refused_and_nothing_more() {
     let mut platform = board();
-    platform.pci_hosts[0].windows.retain(|w| w.space == axvm_platform::model::PciSpace::Memory32);
+    platform.pci_hosts[0].windows.retain(|w| w.space == axvm_addr::PciSpace::Memory32);
     let window = platform.pci_hosts[0].windows[0].cpu;
     let whole = region("whole", window.start().0, 0x80_0000_0000, window.size());
     let file = system(vec![vm("a", &[1], vec![pci(2, 0), whole])]);

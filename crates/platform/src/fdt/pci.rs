@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, Span};
+use axvm_addr::{Hpa, PciSpace, PciWindow, Span};
 
 use super::FdtError;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
-use crate::model::{BusSpan, IdMapping, PciHost, PciSpace, PciWindow};
+use crate::model::{BusSpan, IdMapping, PciHost};
 
 /// ECAM takes 1 MiB for a bus.
 const BUS_SHIFT: u32 = 20;
@@ -56,7 +56,7 @@ fn buses(tree: &Tree<'_>, id: NodeId, ecam: &Span<Hpa>) -> Option<(u8, u8)> {
     (first <= last).then_some((first, u8::try_from(most).ok()?))
 }
 
-fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow>, FdtError> {
+fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow<Hpa>>, FdtError> {
     let error = || FdtError::property(tree, id, "ranges");
     let (Some(mut ranges), Some(bus)) = (tree.cells(id, "ranges"), tree.parent(id)) else {
         return Ok(Vec::new());

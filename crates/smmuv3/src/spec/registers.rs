@@ -2,6 +2,9 @@
 
 use super::Field;
 
+/// Bytes of an SMMU's registers: pages 0 and 1 of 64 KiB each (6.1).
+pub const REGISTER_BYTES: u64 = 0x2_0000;
+
 /// SMMU_IDR0 (6.3.1): features.
 pub mod idr0 {
     use super::Field;

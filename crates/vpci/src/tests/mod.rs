@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 use std::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, PciAddress, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::fake::{FakeBus, FakeFunction};
-use axvm_pci::{BarKind, ConfigSpace, Function, Space, enumerate};
+use axvm_pci::{BarKind, ConfigSpace, Function, enumerate};
 
-use crate::{AssignedFunction, Backend, BridgeConfig, HostBridge, Refused, Window};
+use crate::{AssignedFunction, Backend, BridgeConfig, HostBridge, Refused};
 
 const NIC: PciAddress = at(1);
 const NVME: PciAddress = at(2);
@@ -134,11 +134,16 @@ impl Backend for Fake {
     }
 }
 
-fn windows() -> Vec<Window> {
+fn windows() -> Vec<PciWindow<Gpa>> {
     let span = |start, size| Span::new(Gpa(start), size).unwrap();
     vec![
-        Window { pci: LOW_PCI, gpa: span(LOW_GPA, LOW_SIZE), wide: false, prefetchable: false },
-        Window { pci: WIDE, gpa: span(WIDE, WIDE_SIZE), wide: true, prefetchable: false },
+        PciWindow {
+            space: PciSpace::Memory32,
+            pci: LOW_PCI,
+            cpu: span(LOW_GPA, LOW_SIZE),
+            prefetchable: false,
+        },
+        PciWindow { space: PciSpace::Memory64, pci: WIDE, cpu: span(WIDE, WIDE_SIZE), prefetchable: false },
     ]
 }
 
@@ -151,14 +156,19 @@ fn machine() -> (FakeBus, Vec<Function>) {
         .with(4, 0, FakeFunction::edu())
         .with(5, 0, FakeFunction::accelerator())
         .with(6, 0, FakeFunction::nvme());
-    let window = |space, start, size| axvm_pci::Window { space, prefetchable: false, start, size };
+    let window = |space, pci, size| PciWindow {
+        space,
+        prefetchable: false,
+        pci,
+        cpu: Span::new(Hpa(pci), size).unwrap(),
+    };
     let host = axvm_pci::HostBridge {
         segment: 0,
         buses: (0, 0),
         windows: vec![
-            window(Space::Io, 0, 0x1_0000),
-            window(Space::Memory32, LOW_PCI, LOW_SIZE),
-            window(Space::Memory64, WIDE, WIDE_SIZE),
+            window(PciSpace::Io, 0, 0x1_0000),
+            window(PciSpace::Memory32, LOW_PCI, LOW_SIZE),
+            window(PciSpace::Memory64, WIDE, WIDE_SIZE),
         ],
     };
     let functions = enumerate(&bus, &host, &bus);

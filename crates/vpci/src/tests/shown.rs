@@ -6,8 +6,12 @@ use super::*;
 fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
     let port = axvm_pci::fake::FakeFunction::root_port(0);
     let bus = FakeBus::new(0, 0).with(7, 0, port).with_behind(&[7], 0, 0, FakeFunction::nvme());
-    let window =
-        axvm_pci::Window { space: Space::Memory32, prefetchable: false, start: LOW_PCI, size: LOW_SIZE };
+    let window = PciWindow {
+        space: PciSpace::Memory32,
+        prefetchable: false,
+        pci: LOW_PCI,
+        cpu: Span::new(Hpa(LOW_PCI), LOW_SIZE).unwrap(),
+    };
     let host = axvm_pci::HostBridge { segment: 0, buses: (0, 1), windows: vec![window] };
     let function = enumerate(&bus, &host, &bus).pop().unwrap();
     assert_eq!(function.address, BEHIND);
