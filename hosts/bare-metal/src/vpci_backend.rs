@@ -1,7 +1,6 @@
 //! What the virtual PCI host bridge of a VM has done in hardware.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use axvm::vm::AxVM;
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
