@@ -22,6 +22,8 @@
 
 use core::fmt;
 
+pub use crate::firmware::{Answer, Call, Firmware};
+
 /// A core, as its registers describe it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Core {
@@ -35,50 +37,6 @@ pub struct Core {
     pub clears_at_exceptions: bool,
     /// FEAT_SSBS (ID_AA64PFR1_EL1.SSBS).
     pub ssbs: bool,
-}
-
-/// What the firmware says of one of its workarounds (SMCCC_ARCH_FEATURES).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
-    /// It doesn't know it.
-    #[default]
-    Unknown,
-    /// This core needs it, and the call does it.
-    Needed,
-    /// This core doesn't need it.
-    NotNeeded,
-}
-
-impl Answer {
-    /// The answer as the call gives it: 0; 1, of WORKAROUND_2 also -2 (NOT_REQUIRED); other negative values.
-    pub fn from_call(answer: i32) -> Self {
-        match answer {
-            0 => Self::Needed,
-            1 | -2 => Self::NotNeeded,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-/// The firmware's answers on a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Firmware {
-    /// SMCCC_ARCH_WORKAROUND_1: branch targets.
-    pub workaround_1: Answer,
-    /// SMCCC_ARCH_WORKAROUND_2: loads that pass stores.
-    pub workaround_2: Answer,
-    /// SMCCC_ARCH_WORKAROUND_3: branch history, and what WORKAROUND_1 does.
-    pub workaround_3: Answer,
-}
-
-/// A call of the firmware.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Call {
-    /// SMCCC_ARCH_WORKAROUND_1.
-    Workaround1 = 0x8000_8000,
-    /// SMCCC_ARCH_WORKAROUND_3.
-    Workaround3 = 0x8000_3fff,
 }
 
 /// What is done at each way in from a guest.

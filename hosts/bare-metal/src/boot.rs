@@ -51,9 +51,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     // SAFETY: the boot protocol: x0 is the device tree's address, and nothing else is at it.
     let blob = unsafe { map_tree(device_tree) };
     let outline = Outline::open(blob).unwrap_or_else(|error| last_words(&error));
-    if let Some(conduit) = outline.psci {
-        arch::psci::set_conduit(conduit);
-    }
+    let has_firmware = arch::psci::find(outline.psci);
     let console = outline.console();
     if let Some(console) = &console {
         let pages = console.registers.to_pages();
@@ -76,6 +74,10 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
 
     let tree = fdt::blob::Tree::parse(blob).unwrap_or_else(|error| last_words(&error));
     let mut platform = fdt::read_in(&tree).unwrap_or_else(|error| last_words(&error));
+    if !has_firmware {
+        // What the tree tells EL1 of it isn't for EL2.
+        platform.psci = None;
+    }
     let initrd = fdt::initrd_in(&tree).ok().flatten();
     drop(tree);
     reserve(&mut platform, device_tree, blob.len() as u64, initrd);

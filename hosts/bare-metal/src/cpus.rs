@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Intid, VcpuId};
-use axvm_platform::model::PsciConduit;
 use spin::{Mutex, Once};
 
 use crate::arch::direct::Direct;
@@ -191,8 +190,7 @@ pub fn secondary_main(id: u16) -> ! {
 impl Cpu {
     /// Sets up what the calling CPU has for itself, and says that it runs.
     pub fn bring_up(&self, host: &Host) {
-        let ask = host.platform.psci == Some(PsciConduit::Smc);
-        self.entry_work.store(arch::establish(self.id, ask).bits(), Ordering::Relaxed);
+        self.entry_work.store(arch::establish(self.id).bits(), Ordering::Relaxed);
         if let Err(error) = host.init_cpu(self.id) {
             crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }

@@ -83,7 +83,7 @@ struct CpuTlbs(u64);
 impl Invalidate for CpuTlbs {
     fn invalidate(&self, _: Span<Gpa>) -> Result<(), NotInvalidated> {
         // The whole VMID: what is unmapped at run time are BARs, which are moved seldom.
-        arch::invalidate_vm(self.0);
+        arch::forget_vm(self.0);
         Ok(())
     }
 }
@@ -97,7 +97,7 @@ impl GuestSpace {
         let mapper = Mapper::new(Tables, format)?;
         let vttbr = u64::from(vmid) << 48 | mapper.root().0;
         let space = Self { mapper: Mutex::new(mapper), vttbr, vtcr };
-        arch::invalidate_vm(vttbr);
+        arch::forget_vm(vttbr);
         Ok(space)
     }
 

@@ -3,7 +3,7 @@
 
 use axvm::vm::{NotOff, Power, Start};
 
-use super::psci as firmware;
+use super::psci;
 use super::vcpu::Context;
 use crate::vm::{StopReason, Vm};
 
@@ -114,7 +114,7 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
         },
         // What the firmware would do on a core's behalf: it has been done on the way in here, or isn't needed.
         function::ARCH_WORKAROUND_1 | function::ARCH_WORKAROUND_3 if workaround(id) >= 0 => {
-            firmware::smccc_query(id, 0);
+            psci::smccc_query(id, 0);
             SUCCESS
         }
         // On for good, or not needed: a guest that asks for less gets no less.
@@ -162,11 +162,11 @@ fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i64 {
     }
 }
 
-/// What a guest is told of a workaround, as [`firmware::workaround`] has it. The one against loads that pass stores is on for good
+/// What a guest is told of a workaround, as [`psci::workaround`] has it. The one against loads that pass stores is on for good
 /// where it is needed ([`super::speculation`]): the guest has nothing to do.
 fn workaround(function: u32) -> i32 {
     const NOT_NEEDED: i32 = 1;
-    match firmware::workaround(function) {
+    match psci::workaround(function) {
         0 if function == self::function::ARCH_WORKAROUND_2 => NOT_NEEDED,
         answer => answer,
     }

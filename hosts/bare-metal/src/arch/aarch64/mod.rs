@@ -19,6 +19,7 @@ mod quick;
 mod speculation;
 pub mod stage1;
 mod sysreg;
+mod tlb;
 mod vcpu;
 mod vectors;
 pub mod vpe;
@@ -33,10 +34,11 @@ pub use cpu::{
 };
 pub use exit::{Next, handle};
 pub use quick::Running;
+pub use tlb::forget_vm;
 pub use vcpu::{Context, list_registers, park, priority_bits};
 pub use vectors::{EntryWork, Left, enter, probe_read, probe_write};
 
-use sysreg::{dsb, isb, mrs};
+use sysreg::mrs;
 
 /// The protocol lets a device tree have this many bytes (booting.rst, 2).
 pub const DEVICE_TREE_MAX: u64 = 2 << 20;
@@ -132,10 +134,11 @@ pub fn secondary_entry() -> Hpa {
 }
 
 /// Brings the calling CPU, which has just come up, into the states that the control of guests rests on, and sets up what it does
-/// against speculation. `ask`: there is firmware to ask.
-pub fn establish(cpu: CpuId, ask: bool) -> EntryWork {
+/// against speculation.
+pub fn establish(cpu: CpuId) -> EntryWork {
+    tlb::shut();
     control::establish(axvm_cpu::control::When::CpuUp);
-    speculation::set_up(cpu, ask)
+    speculation::set_up(cpu)
 }
 
 /// The smaller of what the CPU and 48 bits can address (ID_AA64MMFR0_EL1.PARange).
@@ -148,26 +151,6 @@ pub fn physical_address_bits() -> u8 {
         4 => 44,
         _ => 48,
     }
-}
-
-/// Forgets all second-stage translations of the VM with this VTTBR, on all CPUs.
-pub fn invalidate_vm(vttbr: u64) {
-    let before = mrs!("vttbr_el2");
-    dsb!("ishst");
-    // SAFETY: the register selects the VMID that the next instruction names; it is put back at once, and no guest runs on this
-    // CPU in between.
-    unsafe {
-        sysreg::msr!("vttbr_el2", vttbr);
-        isb!();
-        core::arch::asm!("tlbi vmalls12e1is", "dsb ish", options(nostack));
-        if speculation::invalidate_twice() {
-            // Errata: after the first an access that was translated before may not have completed.
-            core::arch::asm!("tlbi vmalls12e1is", "dsb ish", options(nostack));
-        }
-        isb!();
-        sysreg::msr!("vttbr_el2", before);
-    }
-    isb!();
 }
 
 /// Whether HCR_EL2.E2H is fixed to one on this CPU (ID_AA64MMFR4_EL1.E2H0 negative): then the hypervisor's register layouts are

@@ -4,14 +4,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use alloc::vec::Vec;
 use axvm_addr::CpuId;
-use axvm_cpu::speculation::{Answer, Call, Core, Entry, Firmware, Said, StoreBypass, plan};
+use axvm_cpu::firmware::{Firmware, WORKAROUND_2, answers};
+use axvm_cpu::speculation::{Core, Entry, Said, StoreBypass, plan};
 use spin::Mutex;
 
 use super::sysreg::{isb, mrs};
 use super::{psci, vectors};
-
-/// SMCCC_ARCH_WORKAROUND_2 (Arm DEN 0070): with 1 the firmware keeps loads from passing stores on the calling CPU.
-const WORKAROUND_2: u32 = 0x8000_7fff;
 
 /// Whether some CPU is one that has to be told twice to forget translations. Never unset: whoever invalidates may be another CPU.
 static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);
@@ -19,8 +17,8 @@ static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);
 /// The kinds of core that were said, by MIDR_EL1.
 static SAID: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
-/// Sets the calling CPU up. `ask`: there is firmware that takes SMC.
-pub fn set_up(cpu: CpuId, ask: bool) -> vectors::EntryWork {
+/// Sets the calling CPU up.
+pub fn set_up(cpu: CpuId) -> vectors::EntryWork {
     let field = |register: u64, shift: u32| (register >> shift & 0xf) as u8;
     let core = Core {
         midr: mrs!("midr_el1"),
@@ -29,14 +27,7 @@ pub fn set_up(cpu: CpuId, ask: bool) -> vectors::EntryWork {
         clears_at_exceptions: field(mrs!("id_aa64mmfr1_el1"), 60) != 0,
         ssbs: field(mrs!("id_aa64pfr1_el1"), 4) != 0,
     };
-    let answer = |function: u32| {
-        if ask { Answer::from_call(psci::workaround(function)) } else { Answer::Unknown }
-    };
-    let firmware = Firmware {
-        workaround_1: answer(Call::Workaround1 as u32),
-        workaround_2: answer(WORKAROUND_2),
-        workaround_3: answer(Call::Workaround3 as u32),
-    };
+    let firmware = if psci::is_reached() { answers(psci::smccc_query) } else { Firmware::default() };
     let plan = plan(&core, &firmware);
     if plan.store_bypass == StoreBypass::Firmware {
         psci::smccc_query(WORKAROUND_2, 1);

@@ -4,12 +4,14 @@ use axvm::devices::Hint;
 use axvm::vm::Start;
 use axvm_cpu::control::{Interrupts, Register, When, value, widest};
 use axvm_cpu::debug::{self, Debug};
+use axvm_cpu::walks::FirstStage;
 use axvm_syndrome::{Length, past};
 use axvm_vgic::ListRegisters;
 
 use super::control;
 use super::direct::Direct;
 use super::sysreg::{dsb, isb, mrs, msr};
+use super::tlb;
 use super::vectors::{EntryWork, Frame, take_late_error};
 
 /// The state of a vCPU that isn't in hardware registers while it runs: nothing else is ever saved, since a vCPU has a CPU
@@ -45,20 +47,18 @@ impl Context {
         lists: ListRegisters,
         direct: Option<Direct>,
     ) -> Self {
-        control::apply(guest_mpidr, if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated });
-        control::establish(When::VcpuStart);
+        let interrupts = if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated };
         let debug = Debug::reset(mrs!("id_aa64dfr0_el1"));
-        debug.registers().for_each(|register| write_debug(register, 0));
-        reset_registers();
-        reset_interrupt_interface();
-        // SAFETY: the second stage of this VM, which the hypervisor's own translation doesn't use.
-        unsafe {
-            msr!("vtcr_el2", vtcr);
-            msr!("vttbr_el2", vttbr);
-            isb!();
-            // Whatever an earlier owner of this VMID left in this CPU's TLB and instruction cache.
-            core::arch::asm!("tlbi vmalls12e1", "dsb nsh", "ic iallu", "dsb nsh", "isb", options(nostack));
-        }
+        let bound = || {
+            control::apply(guest_mpidr, interrupts);
+            control::establish(When::VcpuStart);
+        };
+        let reset = || {
+            debug.registers().for_each(|register| write_debug(register, 0));
+            reset_registers();
+            reset_interrupt_interface();
+        };
+        tlb::enter(vttbr, vtcr, bound, reset, FirstStage { tcr: 0, sctlr: SCTLR_RESET });
         // The window in which errors of whatever ran here before could still come: they are not this guest's.
         if take_late_error() {
             log::warn!("an access before vCPU {guest_mpidr:#x} of a VM started was answered by an error");
@@ -322,15 +322,13 @@ pub fn write_debug(register: debug::Register, value: u64) {
     }
 }
 
-/// Brings every EL1 and EL0 register that a guest can see to a fixed value.
+/// Brings every EL1 and EL0 register that a guest can see to a fixed value, but those that [`tlb::enter`] is given.
 fn reset_registers() {
     // SAFETY: registers of EL1 and EL0, which the hypervisor itself doesn't use.
     unsafe {
-        msr!("sctlr_el1", SCTLR_RESET);
         msr!("cpacr_el1", 0);
         msr!("ttbr0_el1", 0);
         msr!("ttbr1_el1", 0);
-        msr!("tcr_el1", 0);
         msr!("mair_el1", 0);
         msr!("amair_el1", 0);
         msr!("contextidr_el1", 0);
@@ -424,15 +422,14 @@ fn reset_registers() {
     isb!();
 }
 
-/// Parks the CPU's second stage: after this no translation of a guest is used on it, and nothing of its timers fires.
+/// Parks what a vCPU has of the CPU: after this no translation of a guest is used on it, and nothing of its timers fires.
 pub fn park() {
     // SAFETY: the guest isn't running on this CPU any more.
     unsafe {
         msr!("cntv_ctl_el0", 0);
         msr!("cntp_ctl_el0", 0);
         msr!("ich_hcr_el2", 0);
-        msr!("hcr_el2", value(Register::Hcr, Interrupts::Emulated, control::features()) & !1);
-        msr!("vttbr_el2", 0);
+        msr!("hcr_el2", value(Register::Hcr, Interrupts::Emulated, control::features()));
     }
-    isb!();
+    tlb::park();
 }

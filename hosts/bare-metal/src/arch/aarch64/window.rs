@@ -78,11 +78,7 @@ impl Window {
 impl Drop for Window {
     fn drop(&mut self) {
         memory::write64(self.entry, 0);
-        dsb!("ishst");
-        // SAFETY: forgets translations of this CPU's window, which nobody uses any more. Of all CPUs: another may have walked
-        // there by speculation.
-        unsafe {
-            core::arch::asm!("tlbi vae2is, {page}", "dsb ish", "isb", page = in(reg) self.address >> 12, options(nostack))
-        }
+        // SAFETY: of this CPU's window, which nobody uses any more. Of all CPUs: another may have walked there by speculation.
+        unsafe { super::tlb::forget_own(self.address) }
     }
 }
