@@ -12,13 +12,10 @@ pub(crate) fn size<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, bridge:
     let mut bars = Vec::new();
     let mut index = 0;
     while index < count {
-        let low = probe(registers, bar(index));
         let this = index;
         index += 1;
         // A device that has stopped answering, not a BAR: its flag bits are never all ones.
-        if low == u32::MAX {
-            continue;
-        }
+        let Some(low) = probe(registers, bar(this)).filter(|&low| low != u32::MAX) else { continue };
         if low & header::BAR_IO != 0 {
             // The upper half may be wired to zero: ports then are 16 bits.
             let mask = low & !header::BAR_IO_FLAGS;
@@ -40,6 +37,7 @@ pub(crate) fn size<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, bridge:
             header::BAR_TYPE_64 if index < count => {
                 let high = probe(registers, bar(index));
                 index += 1;
+                let Some(high) = high else { continue };
                 let mask = u64::from(high) << 32 | u64::from(mask);
                 if mask != 0 {
                     let kind = BarKind::Memory64 { prefetchable };
@@ -58,13 +56,17 @@ pub(crate) fn size<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, bridge:
     bars
 }
 
-/// Reads which bits of the BAR at `offset` can be written, flags included.
-fn probe<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, offset: u16) -> u32 {
+/// Reads which bits of the BAR at `offset` can be written, flags included. `None`: it isn't told what is there, which so couldn't be
+/// put back; neither half of an address is all ones.
+fn probe<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, offset: u16) -> Option<u32> {
     let before = registers.read32(offset);
+    if before == u32::MAX {
+        return None;
+    }
     registers.write32(offset, u32::MAX);
     let mask = registers.read32(offset);
     registers.write32(offset, before);
-    mask
+    Some(mask)
 }
 
 fn lowest_bit(mask: u64) -> u64 {

@@ -97,3 +97,30 @@ fn a_function_that_does_not_tell_its_settings_counts_as_one_that_does_not_keep_t
     assert_eq!(crate::settle::settle(Registers::new(&bus, nvme.address), nvme), Some(control));
     assert_eq!(bus.read(nvme.address, control, Width::B2) as u16 & DeviceControl::PAYLOAD.bits(), 0);
 }
+
+#[test]
+fn a_bar_that_is_not_told_is_not_sized_and_not_written() {
+    let (bus, functions) = machine();
+    let nvme = find(&functions, at(1, 0, 0));
+    assert_eq!(nvme.bars.len(), 1);
+    let address = bus.read(nvme.address, header::bar(0), Width::B4);
+    let sized = |reads: Option<u32>| {
+        bus.function(nvme.address, |fake| fake.away = reads.map(|reads| Away { answer: u32::MAX, reads }));
+        let sized = crate::bars::size(Registers::new(&bus, nvme.address), false);
+        bus.function(nvme.address, |fake| fake.away = None);
+        (sized.len(), bus.read(nvme.address, header::bar(0), Width::B4), bus.take_writes())
+    };
+    let (found, kept, writes) = sized(None);
+    assert_eq!((found, kept, writes.is_empty()), (1, address, false));
+    // Deaf all the while: nothing is written. Deaf for one read only: the upper half looks like a BAR of its own then, but not like
+    // the one that is there, and the lower half is left alone.
+    assert_eq!(sized(Some(u32::MAX)), (0, address, vec![]));
+    let (_, kept, writes) = sized(Some(1));
+    let lower = |&&(_, offset, ..): &&(PciAddress, u16, Width, u32)| offset == header::bar(0);
+    assert_eq!((kept, writes.iter().find(lower)), (address, None));
+    // No BAR ever is left with all ones.
+    let all_ones = |&(_, offset, _, value): &(PciAddress, u16, Width, u32)| {
+        offset == header::bar(1) && value == u32::MAX
+    };
+    assert!(writes.iter().rposition(all_ones) < writes.iter().rposition(|write| write.1 == header::bar(1)));
+}
