@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`early`] is apart from that: the first map of a program's own.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod chain;
+pub mod early;
 mod format;
 mod mapper;
 mod memory;

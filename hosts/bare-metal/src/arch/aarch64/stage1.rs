@@ -6,6 +6,7 @@ use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion, PAGE_SIZE};
 use alloc::boxed::Box;
 use axvm_addr::{Hpa, Span};
+use axvm_paging::early::{self, EarlyTables, NoTables};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
@@ -189,8 +190,6 @@ fn sctlr() -> u64 {
 pub(super) const TABLE: u64 = 3;
 /// Block descriptor, valid.
 const BLOCK: u64 = 1;
-/// Where a descriptor has its address.
-pub(super) const ADDRESS: u64 = 0xffff_ffff_f000;
 /// Attribute index 1, inner shareable, accessed.
 const EARLY_MEMORY: u64 = 1 << 2 | 3 << 8 | 1 << 10;
 /// Attribute index 0, outer shareable, accessed, never executed.
@@ -213,16 +212,31 @@ static mut EARLY: MaybeUninit<[EarlyTable; EARLY_TABLES]> = MaybeUninit::uninit(
 /// How many of them are in use.
 static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// There are no more early tables.
-#[derive(Clone, Copy, Debug)]
-pub struct NoTables;
+/// The early tables, while one CPU runs.
+struct Early;
 
-fn early_table() -> Result<*mut u64, NoTables> {
+impl EarlyTables for Early {
+    fn read(&self, entry: Hpa) -> u64 {
+        // SAFETY: an entry of one of the tables, which are this CPU's alone.
+        unsafe { (entry.0 as *const u64).read_volatile() }
+    }
+
+    fn write(&mut self, entry: Hpa, value: u64) {
+        // SAFETY: as above.
+        unsafe { (entry.0 as *mut u64).write_volatile(value) }
+    }
+
+    fn table(&mut self) -> Option<Hpa> {
+        early_table()
+    }
+}
+
+fn early_table() -> Option<Hpa> {
     // Not one atomic step: the MMU may be off, and no other CPU runs.
     let next = EARLY_USED.load(Ordering::Relaxed);
     EARLY_USED.store(next + 1, Ordering::Relaxed);
     if next >= EARLY_TABLES {
-        return Err(NoTables);
+        return None;
     }
     let table = (&raw mut EARLY).cast::<EarlyTable>().wrapping_add(next);
     let table = table.cast::<u64>();
@@ -230,11 +244,10 @@ fn early_table() -> Result<*mut u64, NoTables> {
         // SAFETY: inside the array, and nobody else's. One by one: the MMU may be off, where blocks can't be zeroed.
         unsafe { table.add(entry).write_volatile(0) };
     }
-    Ok(table)
+    Some(Hpa(table as u64))
 }
 
-/// Adds pages to the early map, in blocks where they fill one. What is mapped already stays as it is, so that no entry ever
-/// changes from one valid form to another.
+/// Adds pages to the early map ([`early::map`]).
 ///
 /// # Safety
 ///
@@ -243,38 +256,12 @@ fn early_table() -> Result<*mut u64, NoTables> {
 pub unsafe fn early_map(start: u64, end: u64, rights: Rights) -> Result<(), NoTables> {
     let attributes = if rights == Rights::Device { EARLY_DEVICE } else { EARLY_MEMORY };
     if EARLY_USED.load(Ordering::Relaxed) == 0 {
-        early_table()?;
+        early_table().ok_or(NoTables)?;
     }
-    let mut at = start & !0xfff;
-    while at < end {
-        let mut table = (&raw mut EARLY).cast::<u64>();
-        let mut shift = 39;
-        loop {
-            let entry = table.wrapping_add((at >> shift & 511) as usize);
-            // SAFETY: an entry of one of the tables, which are this CPU's alone.
-            let value = unsafe { entry.read_volatile() };
-            let block = shift == 21 && at & 0x1f_ffff == 0 && end - at >= 1 << 21;
-            let fresh = match value {
-                0 if shift == 12 => at | attributes | TABLE,
-                0 if block => at | attributes | BLOCK,
-                0 => early_table()? as u64 | TABLE,
-                value => value,
-            };
-            if value == 0 {
-                // SAFETY: as above.
-                unsafe { entry.write_volatile(fresh) };
-            }
-            if shift == 12 || fresh & 3 == BLOCK {
-                at = (at | ((1 << shift) - 1)) + 1;
-                break;
-            }
-            table = (fresh & ADDRESS) as *mut u64;
-            shift -= 9;
-        }
-    }
+    let mapped = early::map(&mut Early, Hpa(&raw const EARLY as u64), start, end, attributes);
     dsb!("sy");
     isb!();
-    Ok(())
+    mapped
 }
 
 /// Turns on the MMU with the image as normal memory, writable and executable: its parts can't be told apart yet
