@@ -229,7 +229,7 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             position,
             Rule::CpuAbsent,
             format_args!(
-                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no PSCI",
+                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no PSCI, or the GIC doesn't serve it",
                 found.path
             ),
         ),

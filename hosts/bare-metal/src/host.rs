@@ -132,6 +132,7 @@ pub fn run(start: Start) -> ! {
         // SAFETY: boot has mapped the GIC.
         gic.virtual_lpis = Some(unsafe { vpe::offered(gic) });
     }
+    leave_out_cpus(&mut platform);
     limits(&mut platform, &iommus);
     platform.address_bits = u32::from(arch::physical_address_bits()).min(iommus.output_bits()) as u8;
 
@@ -197,6 +198,17 @@ fn enumerate(platform: &mut Platform, config: &Config) {
     }
     let groups = axvm_pci::groups(&functions, config.shared());
     platform.add_functions(functions, &groups);
+}
+
+/// Marks the CPUs that can't be used because the GIC doesn't serve them: a VM that names one is refused.
+fn leave_out_cpus(platform: &mut Platform) {
+    let Some(gic) = &platform.gic else { return };
+    // SAFETY: boot has mapped the GIC.
+    let without = unsafe { gic::without_redistributor(gic, platform.cpus.iter().map(|cpu| cpu.mpidr)) };
+    for (cpu, _) in platform.cpus.iter_mut().zip(without).filter(|it| it.1) {
+        log::warn!("{}: it has no redistributor in the GIC's regions, and can't be used", cpu.path);
+        cpu.usable = false;
+    }
 }
 
 /// Fills in what the machine can't go beyond, as far as its registers and the memory left say it.

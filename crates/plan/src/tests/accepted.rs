@@ -215,6 +215,17 @@ fn a_function_that_cannot_be_reset_is_given_where_the_file_says_so() {
 }
 
 #[test]
+fn an_its_behind_something_that_forges_its_senders_is_not_used_and_that_is_said() {
+    let mut platform = board();
+    let its = &mut platform.gic.as_mut().unwrap().its[0];
+    assert!(!planned(&demo(), &board()).notes.iter().any(|note| note.contains("pre-its")));
+    its.pre_its = Some(Span::new(Hpa(0x5800_0000), 0x20_0000).unwrap());
+    let path = its.path.clone();
+    let notes = planned(&demo(), &platform).notes;
+    assert!(notes.iter().any(|note| note.starts_with(&path) && note.contains("pre-its")), "{notes:?}");
+}
+
+#[test]
 fn a_group_that_goes_to_one_vm_as_a_whole_is_given() {
     let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1)], &[7, 7]);
     let plan = planned(&system(vec![vm("a", &[1], vec![pci(4, 0), pci(4, 1)])]), &platform);

@@ -14,7 +14,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Intid, Span};
-use axvm_gicv3::{Access, Field, Quirks, Refused, install, quirks};
+use axvm_gicv3::resident::{self, VirtualTables};
+use axvm_gicv3::{Access, Field, Quirks, Redistributor, Refused, install, quirks};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
 use spin::Mutex;
 
@@ -55,21 +56,12 @@ mod gicr {
     pub const PROPBASER: u64 = 0x0070;
     pub const PENDBASER: u64 = 0x0078;
     pub const SGI: u64 = 0x1_0000;
-    /// In the third frame, which there is with GICv4 (IHI 0069, 12.11.42 and 12.11.43).
-    pub const VPROPBASER: u64 = 0x2_0070;
-    pub const VPENDBASER: u64 = 0x2_0078;
     pub const RWP: u32 = 1 << 3;
     pub const ENABLE_LPIS: u32 = 1;
     /// Virtual LPIs (TYPER).
     pub const VLPIS: u64 = 1 << 1;
-    /// The last of its region (TYPER).
-    pub const LAST: u64 = 1 << 4;
     /// Those of GICv4.1 (TYPER).
     pub const RVPEID: u64 = 1 << 7;
-    /// VPENDBASER.
-    pub const VALID: u64 = 1 << 63;
-    pub const PENDING_LAST: u64 = 1 << 61;
-    pub const DIRTY: u64 = 1 << 60;
     /// The pending table is all zeros (PENDBASER, write only).
     pub const PTZ: u64 = 1 << 62;
     /// Bits 51:12 of the configuration table's address, in place (PROPBASER).
@@ -181,32 +173,35 @@ pub struct PhysicalGic {
     not_coherent: AtomicBool,
 }
 
-/// The redistributors' frames in the GIC's regions, each with its GICR_TYPER.
+/// The redistributors in the GIC's regions, with their frames.
 ///
 /// # Safety
 ///
 /// The regions must be mapped as the platform describes them, and driven by nobody else.
-unsafe fn redistributors(gic: &Gic) -> Vec<(Mmio, u64, Hpa)> {
+unsafe fn redistributors(gic: &Gic) -> Vec<(Mmio, Redistributor, Hpa)> {
     let mut found = Vec::new();
     for region in &gic.redistributors {
-        let mut at = 0;
-        while at + 0x2_0000 <= region.size() {
-            let Ok(first) = Span::new(Hpa(region.start().0 + at), 0x2_0000) else { break };
+        // SAFETY: by the caller's promise.
+        let registers = unsafe { Mmio::new(*region) };
+        let read = |offset| registers.read64(offset);
+        for one in axvm_gicv3::redistributors(region.size(), gic.redistributor_stride, read) {
+            let Ok(span) = Span::new(Hpa(region.start().0 + one.offset), one.size) else { continue };
             // SAFETY: inside a region that is ours.
-            let typer = unsafe { Mmio::new(first) }.read64(gicr::TYPER);
-            // With virtual LPIs there are two more frames.
-            let size = if typer & gicr::VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
-            let span =
-                Span::new(first.start(), size).ok().filter(|span| region.encloses(span)).unwrap_or(first);
-            // SAFETY: the same.
-            found.push((unsafe { Mmio::new(span) }, typer, span.start()));
-            at += if gic.redistributor_stride == 0 { size } else { gic.redistributor_stride };
-            if typer & gicr::LAST != 0 && gic.redistributor_stride == 0 {
-                break;
-            }
+            found.push((unsafe { Mmio::new(span) }, one, span.start()));
         }
     }
     found
+}
+
+/// Which CPUs, of these MPIDRs, have no redistributor.
+///
+/// # Safety
+///
+/// As for [`PhysicalGic::new`]; registers are only read.
+pub unsafe fn without_redistributor(gic: &Gic, cpus: impl Iterator<Item = u64>) -> Vec<bool> {
+    // SAFETY: by the caller's promise.
+    let all = unsafe { redistributors(gic) };
+    cpus.map(|mpidr| !all.iter().any(|(_, it, _)| it.mpidr() == mpidr)).collect()
 }
 
 /// Whether every redistributor delivers virtual LPIs as GICv4.0 does.
@@ -217,7 +212,7 @@ unsafe fn redistributors(gic: &Gic) -> Vec<(Mmio, u64, Hpa)> {
 pub unsafe fn redistributors_deliver_virtual_lpis(gic: &Gic) -> bool {
     // SAFETY: by the caller's promise.
     let all = unsafe { redistributors(gic) };
-    !all.is_empty() && all.iter().all(|(_, typer, _)| typer & (gicr::VLPIS | gicr::RVPEID) == gicr::VLPIS)
+    !all.is_empty() && all.iter().all(|(_, it, _)| it.typer & (gicr::VLPIS | gicr::RVPEID) == gicr::VLPIS)
 }
 
 impl PhysicalGic {
@@ -259,13 +254,11 @@ impl PhysicalGic {
         let mut found = Vec::new();
         found.resize(cpus.len(), None);
         // SAFETY: by the caller's promise.
-        for (frame, typer, base) in unsafe { redistributors(gic) } {
-            let affinity = typer >> 32;
-            let mpidr = affinity & 0xff_ffff | (affinity >> 24 & 0xff) << 32;
-            if let Some(cpu) = cpus.iter().position(|&it| it == mpidr)
+        for (frame, one, base) in unsafe { redistributors(gic) } {
+            if let Some(cpu) = cpus.iter().position(|&it| it == one.mpidr())
                 && let Some(slot) = found.get_mut(cpu)
             {
-                *slot = Some((frame, (typer >> 8) as u16, base));
+                *slot = Some((frame, one.number(), base));
             }
         }
         let this = Self {
@@ -400,9 +393,7 @@ impl PhysicalGic {
         let pending = crate::memory::allocate(bytes, 0x1_0000).ok_or(GicError::NoMemory)?;
         super::clean_to_memory(pending, bytes as u64);
         for (table, bytes) in [(pending, bytes), (properties.at(), properties.bytes())] {
-            if !self.quirks.reaches(table, bytes as u64) {
-                return Err(GicError::OutOfReach { table, bits: self.quirks.address_bits });
-            }
+            self.reaches(table, bytes)?;
         }
         let (at, bits) = (properties.at().0, u64::from(properties.id_bits() - 1));
         // What it can't do with the one it shan't with the other.
@@ -439,29 +430,39 @@ impl PhysicalGic {
         if frame.read64(gicr::TYPER) & gicr::VLPIS == 0 {
             return Err(GicError::NoVirtualProcessor);
         }
-        if frame.read64(gicr::VPENDBASER) & gicr::VALID != 0 {
+        if resident::is_resident(frame) {
             return Ok(());
         }
-        wait(|| frame.read64(gicr::VPENDBASER) & gicr::DIRTY == 0)?;
-        let bits = u64::from(properties.id_bits() - 1);
-        let attributes = self.access().bits(Field::Redistributor);
-        frame.write64(gicr::VPROPBASER, properties.at().0 | attributes | bits);
-        // PendingLast: the table isn't known to be empty, so it is to be read.
-        frame.write64(gicr::VPENDBASER, gicr::VALID | gicr::PENDING_LAST | pending.0 | attributes);
+        self.reaches(properties.at(), properties.bytes())?;
+        self.reaches(pending, (1 << properties.id_bits()) / 8)?;
+        wait(|| resident::is_settled(frame))?;
+        let tables = VirtualTables { properties: properties.at(), id_bits: properties.id_bits(), pending };
+        if resident::make_resident(frame, &tables, self.access())? == Access::NonCacheable {
+            self.not_coherent.store(true, Ordering::Relaxed);
+        }
         dsb!("sy");
         Ok(())
+    }
+
+    /// Whether the GIC reaches all of a table.
+    ///
+    /// # Errors
+    ///
+    /// [`GicError::OutOfReach`].
+    fn reaches(&self, table: Hpa, bytes: usize) -> Result<(), GicError> {
+        match self.quirks.reaches(table, bytes as u64) {
+            true => Ok(()),
+            false => Err(GicError::OutOfReach { table, bits: self.quirks.address_bits }),
+        }
     }
 
     /// The end of [`PhysicalGic::make_resident`]: what is pending is in its table. Answers whether anything was at that moment: the
     /// hardware says it only then.
     pub fn make_absent(&self, cpu: CpuId) -> Result<bool, GicError> {
         let (frame, ..) = self.redistributor(cpu)?;
-        let value = frame.read64(gicr::VPENDBASER);
-        if value & gicr::VALID != 0 {
-            frame.write64(gicr::VPENDBASER, value & !(gicr::VALID | gicr::PENDING_LAST));
-        }
-        wait(|| frame.read64(gicr::VPENDBASER) & gicr::DIRTY == 0)?;
-        Ok(frame.read64(gicr::VPENDBASER) & gicr::PENDING_LAST != 0)
+        resident::make_absent(frame);
+        wait(|| resident::is_settled(frame))?;
+        Ok(resident::has_pending(frame))
     }
 
     /// Routes a line to a CPU, sets how it triggers, and enables it. Answers whether the distributor has such a line, and has enabled
