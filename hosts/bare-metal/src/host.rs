@@ -26,6 +26,7 @@ use crate::arch::lpis::Lpis;
 use crate::arch::vpe;
 use crate::cpus::Cpu;
 use crate::iommu::{self, Iommus};
+use crate::lock::Held;
 use crate::pci::{Config, Ticks};
 use crate::security::Security;
 use crate::vm::{Vm, VmFiles};
@@ -58,9 +59,9 @@ pub struct Host {
     /// PCI config space.
     pub config: Config,
     /// Which PCI bridges forward requests up.
-    pub forwarding: Mutex<Forwarding>,
+    pub forwarding: Held<Forwarding>,
     /// Who owns which device.
-    pub registry: Mutex<Registry>,
+    pub registry: Held<Registry>,
     /// What was tried beyond the plans.
     pub security: Security,
     /// What the VMs were planned to be: it outlives them.
@@ -288,8 +289,8 @@ fn take_over(
         its,
         iommus,
         config,
-        forwarding: Mutex::default(),
-        registry: Mutex::new(registry),
+        forwarding: Held::for_hardware("the bridges", Forwarding::default()),
+        registry: Held::for_teardown("the registry of devices", registry),
         security: Security::new(cpus.len(), plan.vms.iter().map(|vm| vm.devices.len())),
         domains: Mutex::new(Vec::new()),
         vms: Mutex::new(Vec::new()),

@@ -7,8 +7,8 @@ use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, Un
 use axvm_plan::config::MappingFlags;
 use axvm_platform::model::Platform;
 use axvm_smmuv3::{Domain, Drained, Error, Event, Features, Memory, Options, Registers, Smmu};
-use spin::Mutex;
 
+use crate::lock::Held;
 use crate::mmio::Mmio;
 use crate::tables::{SpaceError, Tables, attributes};
 use crate::{arch, memory};
@@ -68,7 +68,7 @@ impl Memory for Shared {
 
 /// All SMMUs of the platform, by position.
 pub struct Iommus {
-    smmus: Vec<Mutex<Smmu<Mmio, Shared>>>,
+    smmus: Vec<Held<Smmu<Mmio, Shared>>>,
     stream_bits: Vec<u8>,
 }
 
@@ -126,7 +126,7 @@ impl Iommus {
             let bits = stream_table_bits(&Features::read(&registers), platform, position);
             let highest = StreamId(u32::MAX >> (u32::BITS - bits));
             let options = Options { coherent: described.coherent, ..Options::new(highest) };
-            smmus.push(Mutex::new(Smmu::new(registers, Shared, options)?));
+            smmus.push(Held::for_hardware("an SMMU", Smmu::new(registers, Shared, options)?));
             stream_bits.push(bits as u8);
         }
         Ok(Self { smmus, stream_bits })

@@ -21,6 +21,8 @@ mod host;
 #[cfg(target_os = "none")]
 mod iommu;
 #[cfg(target_os = "none")]
+mod lock;
+#[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod mmio;

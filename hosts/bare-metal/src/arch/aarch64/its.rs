@@ -7,12 +7,12 @@ use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
 use axvm_gicv3::{Contents, Field, Probed, Quirks, Refused, Table, install, quirks};
 use axvm_platform::limits::ItsLimits;
 use axvm_platform::model::Its;
-use spin::Mutex;
 
 use super::gic::{MOST_US, PRIORITY, PhysicalGic};
 use super::its_command::{self as command, Command};
 use super::lpis::{self, Lpis, Properties};
 use super::sysreg::dsb;
+use crate::lock::Held;
 use crate::memory;
 use crate::mmio::Mmio;
 
@@ -130,7 +130,7 @@ struct State {
 
 /// An ITS.
 pub struct PhysicalIts {
-    state: Mutex<State>,
+    state: Held<State>,
     entry_bytes: usize,
     quirks: Quirks,
     physical_targets: bool,
@@ -174,15 +174,18 @@ impl PhysicalIts {
         dsb!("sy");
         registers.write32(gits::CTLR, 1);
         Ok(Self {
-            state: Mutex::new(State {
-                registers,
-                queue,
-                write: 0,
-                devices: Vec::new(),
-                device_table,
-                targets: alloc::vec![None; cpus],
-                dead: false,
-            }),
+            state: Held::for_hardware(
+                "an ITS",
+                State {
+                    registers,
+                    queue,
+                    write: 0,
+                    devices: Vec::new(),
+                    device_table,
+                    targets: alloc::vec![None; cpus],
+                    dead: false,
+                },
+            ),
             entry_bytes,
             quirks,
             // PTA (bit 19): targets are addresses, not numbers.

@@ -1,0 +1,45 @@
+//! Locks that are held while hardware is waited for. Those waits are bounded by the clock; but an access that is never answered keeps
+//! its CPU for good, and with it what it holds. Whoever waits for that ends the run, and says which CPU it was: without the lock
+//! nothing can be closed, stopped or taken apart any more.
+
+use axvm_lock::{Guard, Lock};
+
+use crate::{arch, boot, cpus};
+
+/// What is behind such a lock.
+pub struct Held<T> {
+    what: &'static str,
+    most_us: u64,
+    lock: Lock<T>,
+}
+
+/// No CPU that is listed.
+const UNKNOWN: u16 = u16::MAX;
+
+impl<T> Held<T> {
+    /// For what is held while hardware does one thing after another, each of which is waited for at most a second, and after that a
+    /// millisecond.
+    pub const fn for_hardware(what: &'static str, value: T) -> Self {
+        const MOST_US: u64 = 60_000_000;
+        Self { what, most_us: MOST_US, lock: Lock::new(value) }
+    }
+
+    /// For what is held while a VM is taken apart: its devices are reset one after another, and its RAM is zeroed.
+    pub const fn for_teardown(what: &'static str, value: T) -> Self {
+        const MOST_US: u64 = 1_800_000_000;
+        Self { what, most_us: MOST_US, lock: Lock::new(value) }
+    }
+
+    /// Waits for it. Ends the run at the deadline.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let own = cpus::current().map_or(UNKNOWN, |cpu| cpu.id.0);
+        self.lock.lock(own, self.most_us, arch::now_us).unwrap_or_else(|held| {
+            boot::last_words(&format_args!(
+                "CPU {} is lost: it has held {} for {} s",
+                held.by,
+                self.what,
+                self.most_us / 1_000_000
+            ))
+        })
+    }
+}
