@@ -8,7 +8,7 @@ use axvm_platform::model::PsciConduit;
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::machine::{self, Start};
 use axvm_guest_runtime::{icc, println};
-use spin_wait::within;
+use spin_wait::{soon, within};
 
 use crate::cpu;
 use crate::frames::Frames;
@@ -17,17 +17,14 @@ use crate::frames::Frames;
 pub mod spin_wait {
     use axvm_guest_runtime::machine;
 
-    /// Whether it comes true within a second.
-    pub fn within(mut what: impl FnMut() -> bool) -> bool {
-        let start = machine::now();
-        loop {
-            if what() {
-                return true;
-            }
-            if machine::now() - start > machine::frequency() {
-                return false;
-            }
-        }
+    /// Whether it comes true: it should.
+    pub fn within(what: impl FnMut() -> bool) -> bool {
+        machine::within(machine::SURELY_S, what)
+    }
+
+    /// Whether it comes true soon: it need not.
+    pub fn soon(what: impl FnMut() -> bool) -> bool {
+        machine::within(3, what)
     }
 }
 
@@ -38,7 +35,7 @@ pub enum Ask {
     Send,
     /// Send an SGI to all others.
     Broadcast,
-    /// Let interrupts in until the handler has seen so many beginnings and ends, or a second has passed.
+    /// Let interrupts in until the handler has seen so many beginnings and ends, or it takes too long.
     Listen(u32),
     /// Take an interrupt and keep it active.
     Take,
@@ -128,6 +125,7 @@ fn give_order(code: u32) {
 /// Waits until it has done what it was asked for; what it answers. `None`: it doesn't.
 pub fn wait() -> Option<u32> {
     let order = ORDER.load(Ordering::Relaxed);
+    // It may wait itself, before it answers.
     let done = (0..3).any(|_| within(|| DONE.load(Ordering::Acquire) == order));
     if !done {
         println!("CONFORMANCE broken: the other CPU doesn't answer");
@@ -173,7 +171,7 @@ extern "C" fn serve() -> ! {
             }
             4 => {
                 taken = icc::NONE;
-                within(|| {
+                soon(|| {
                     taken = icc::acknowledge();
                     taken != icc::NONE
                 });

@@ -95,14 +95,12 @@ impl Edu {
     /// Moves bytes, at most as many as the buffer has, from RAM to the device's own buffer, or back; bounded.
     fn transfer(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
         self.start(source, destination, length, command)?;
-        let start = machine::now();
-        let limit = machine::frequency() * 5;
-        while machine::load64(self.registers + DMA_COMMAND)? & DMA_START != 0 {
-            if machine::now() - start > limit {
-                return Err(Fault);
-            }
+        let is_done = || machine::load64(self.registers + DMA_COMMAND).map(|it| it & DMA_START == 0);
+        if machine::within(machine::SURELY_S, || is_done() != Ok(false)) && is_done()? {
+            Ok(())
+        } else {
+            Err(Fault)
         }
-        Ok(())
     }
 
     /// The device reads a chunk of memory.

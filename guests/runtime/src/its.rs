@@ -170,12 +170,11 @@ impl<'a> Its<'a> {
         }
         self.next = (self.next + COMMAND) % QUEUE;
         store64(self.registers + CWRITER, self.next)?;
-        let start = machine::now();
-        while load64(self.registers + CREADR)? & 0xf_ffe0 != self.next {
-            if machine::now() - start > machine::frequency() {
-                return Err(Fault);
-            }
+        let is_done = || load64(self.registers + CREADR).map(|read| read & 0xf_ffe0 == self.next);
+        if machine::within(machine::SURELY_S, || is_done() != Ok(false)) && is_done()? {
+            Ok(())
+        } else {
+            Err(Fault)
         }
-        Ok(())
     }
 }

@@ -97,6 +97,26 @@ pub fn call(conduit: PsciConduit, function: u32, arguments: [u64; 3]) -> Option<
     (FAULTS.load(Ordering::Relaxed) == before).then_some(x0)
 }
 
+/// Whether an SError is pending (ISR_EL1.A), which stays masked but in [`take_system_error`].
+pub fn has_system_error() -> bool {
+    let pending: u64;
+    // SAFETY: reading has no effect.
+    unsafe { asm!("dsb sy", "isb", "mrs {0}, isr_el1", out(reg) pending) };
+    pending >> 8 & 1 != 0
+}
+
+/// Unmasks SErrors for a moment. What was taken, as ESR_EL1 has it.
+pub fn take_system_error() -> Option<u64> {
+    let before = FAULTS.load(Ordering::Relaxed);
+    let syndrome: u64;
+    // SAFETY: the vectors count what they take and step over an instruction, which is one that does nothing.
+    unsafe {
+        asm!("msr daifclr, #4", "isb", "nop", "nop", "nop", "nop", "msr daifset, #4", "nop", "nop", "mrs {0}, esr_el1",
+            out(reg) syndrome)
+    };
+    (FAULTS.load(Ordering::Relaxed) != before).then_some(syndrome)
+}
+
 /// What another CPU begins with; layout known to `secondary_start`.
 #[repr(C)]
 pub struct Start {
@@ -169,6 +189,25 @@ pub fn frequency() -> u64 {
     // SAFETY: reading the register has no side effect.
     unsafe { asm!("mrs {0}, cntfrq_el0", out(reg) hz) };
     hz
+}
+
+/// How long is waited for what surely comes: far longer than a machine that is busy with other things takes for anything. It only says
+/// when a wait has failed, so that it costs nothing where all is well.
+pub const SURELY_S: u64 = 20;
+
+/// Whether it comes true within so many seconds.
+pub fn within(seconds: u64, mut what: impl FnMut() -> bool) -> bool {
+    let start = now();
+    loop {
+        // The clock first: who was kept from looking in between doesn't take that for a failure.
+        let over = now() - start > frequency() * seconds;
+        if what() {
+            return true;
+        }
+        if over {
+            return false;
+        }
+    }
 }
 
 /// Enables the GIC's system registers and writes ICC_SGI1R_EL1 (Arm IHI 0069, 12.2.15): whether it went
