@@ -124,6 +124,25 @@ pub fn reset_el2() {
     isb();
 }
 
+/// Passes an SError on to EL2, as firmware does that takes them first: the return from EL3 is into EL2's vector, with the registers
+/// that an SError leaves there (Arm ARM, AArch64.TakeException).
+pub fn pass_system_error() {
+    /// EL2 with its own stack pointer, everything masked.
+    const EL2H_MASKED: u64 = 0x3c9;
+    /// SError from the same level, and from a lower one in AArch64.
+    const FROM_EL2: u64 = 0x380;
+    const FROM_BELOW: u64 = 0x580;
+    /// EC of SError, IL; IDS: what the rest says is the implementation's own, here nothing.
+    const SYNDROME: u64 = 0x2f << 26 | 1 << 25 | 1 << 24;
+    let (pc, pstate) = (mrs!("elr_el3"), mrs!("spsr_el3"));
+    let vector = if pstate >> 2 & 3 == 2 { FROM_EL2 } else { FROM_BELOW };
+    msr!("elr_el2", pc);
+    msr!("spsr_el2", pstate);
+    msr!("esr_el2", SYNDROME);
+    msr!("elr_el3", mrs!("vbar_el2") + vector);
+    msr!("spsr_el3", EL2H_MASKED);
+}
+
 /// The affinity fields of this CPU's MPIDR.
 pub fn affinity() -> u64 {
     mrs!("mpidr_el1") & 0xff_00ff_ffff

@@ -3,7 +3,7 @@
 use core::arch::global_asm;
 
 use crate::cpu::mrs;
-use crate::{board, console, gic, psci};
+use crate::{board, console, cpu, gic, psci};
 
 global_asm!(
     r#"
@@ -61,6 +61,10 @@ firmware_exception:
     handle = sym handle,
 );
 
+/// A call of the OEM's (Arm DEN 0028, 6.1), for tests: what calls it takes an SError, as if one of its accesses had been answered by an
+/// error. QEMU makes none by itself.
+const SYSTEM_ERROR: u32 = 0x8300_0001;
+
 /// ESR_EL3.EC of SMC from AArch64 (Arm ARM, D24.2.45).
 const SMC64: u64 = 0x17;
 
@@ -69,6 +73,9 @@ extern "C" fn handle(kind: u64, saved: &mut [u64; 4]) {
     match kind {
         0 if syndrome >> 26 == SMC64 => {
             let [id, arguments @ ..] = *saved;
+            if id as u32 == SYSTEM_ERROR {
+                return cpu::pass_system_error();
+            }
             saved[0] = psci::call(id as u32, arguments) as u64;
         }
         1 => gic::take_group0(),

@@ -71,9 +71,8 @@ pub struct Run {
     done: Option<String>,
     /// What is typed, and when.
     types: Option<Types>,
-    /// Whether the board's device tree is QEMU's with hundreds of nodes more, and memory that nobody may map.
-    #[serde(default)]
-    large_tree: bool,
+    /// In what the board's device tree differs from QEMU's.
+    tree: Option<tree::Kind>,
     /// The protection that is off, in the hypervisor's test image.
     protection_off: Option<String>,
     /// The guest that is fetched and made for it, where it isn't the demo's.
@@ -232,8 +231,9 @@ impl Run {
         if self.loopback {
             qemu.extend(loopback(&self.name)?);
         }
-        if self.large_tree {
-            qemu.extend(["-dtb".to_owned(), tree::large(arch, &system, &self.name)?.display().to_string()]);
+        if let Some(kind) = self.tree {
+            let tree = tree::write(arch, &system, &self.name, kind)?;
+            qemu.extend(["-dtb".to_owned(), tree.display().to_string()]);
         }
         let outcome = runner::run(&Request {
             tool,

@@ -48,6 +48,10 @@ pub enum Protection {
     OwnStack,
     /// Not a protection: the hypervisor's CPU injects interrupts at a vCPU.
     Inject,
+    /// Not a protection: the hypervisor tries whether its memory does what drivers are promised of it.
+    OwnMemory,
+    /// Not a protection: an access of the hypervisor's is answered late, by an error, while a vCPU starts.
+    OwnError,
 }
 
 /// Each with the name by which it is left out.
@@ -73,6 +77,8 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("own-code", Protection::OwnCode),
     ("own-stack", Protection::OwnStack),
     ("inject", Protection::Inject),
+    ("own-memory", Protection::OwnMemory),
+    ("own-error", Protection::OwnError),
 ];
 
 #[cfg(test)]

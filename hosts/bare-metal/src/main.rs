@@ -12,6 +12,8 @@ mod arch;
 mod boot;
 #[cfg(target_os = "none")]
 mod console;
+#[cfg(all(target_os = "none", feature = "protection-off"))]
+mod contract;
 #[cfg(target_os = "none")]
 mod cpus;
 #[cfg(target_os = "none")]

@@ -20,7 +20,8 @@ use crate::hal::Hal;
 use crate::host::Host;
 
 use Protection::{
-    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnMap, OwnRam, OwnStack, Smc, Wfi,
+    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnError, OwnMap, OwnRam, OwnStack, Smc,
+    Wfi,
 };
 
 #[cfg(all(feature = "protection-off", not(debug_assertions)))]
@@ -73,6 +74,13 @@ pub fn test_own_mappings(host: &Host) {
             log::info!("own-ram: {what} {can} be read by the hypervisor");
         }
     }
+    #[cfg(feature = "protection-off")]
+    if is_off(Protection::OwnMemory) {
+        match crate::contract::check() {
+            Ok(()) => log::info!("own-memory: what drivers are promised of memory holds"),
+            Err(promise) => log::error!("own-memory: this doesn't hold: {promise}"),
+        }
+    }
     if is_off(OwnCode) {
         // SAFETY: not sound, and not meant to be: the page is mapped read-only, so that this faults and doesn't return.
         unsafe { (crate::arch::image_start() as *mut u64).write_volatile(0) };
@@ -93,6 +101,15 @@ pub fn test_injection(host: &'static Host) {
             let _ = Hal::new(host).inject_irq_to_vcpu(AT.0, AT.1, irq);
         }
     }
+}
+
+/// Where the bundle asks for it, the first time: the call by which the tests' firmware answers an access of the hypervisor's by an error
+/// (`firmware/src/vectors.rs`). QEMU has no other way to have one come late.
+#[inline(always)]
+pub fn error_by_firmware() -> Option<u64> {
+    const SYSTEM_ERROR: u64 = 0x8300_0001;
+    static DONE: AtomicU8 = AtomicU8::new(0);
+    (is_off(OwnError) && DONE.swap(1, Ordering::Relaxed) == 0).then_some(SYSTEM_ERROR)
 }
 
 /// Recursion that the compiler can't turn into a loop.

@@ -6,7 +6,7 @@ use alloc::string::String;
 use axvm_platform::model::PsciConduit;
 
 use crate::board::Board;
-use crate::machine::{Fault, call, load32, store32};
+use crate::machine::{Fault, call, has_system_error, load32, store32, take_system_error};
 use crate::println;
 
 /// Reads where nothing was given.
@@ -100,5 +100,24 @@ pub fn system_off(_: &Board) -> String {
     match call(PsciConduit::Smc, SYSTEM_OFF, [0; 3]) {
         Some(result) => format!("broken: SYSTEM_OFF came back with {result:#x}"),
         None => "broken: SYSTEM_OFF gave an exception".into(),
+    }
+}
+
+/// Has the tests' firmware (`firmware/`) answer the CPU by an SError, as a bus does on which an access fails late. It is this VM's:
+/// recorded, and taken by the guest once it unmasks them.
+pub fn system_error(_: &Board) -> String {
+    const SYSTEM_ERROR: u32 = 0x8300_0001;
+    const CLASS: u64 = 0x2f;
+    if has_system_error() {
+        return "broken: one is pending before".into();
+    }
+    if call(PsciConduit::Smc, SYSTEM_ERROR, [0; 3]) != Some(SYSTEM_ERROR.into()) {
+        return "skipped: this firmware makes none".into();
+    }
+    let pending = has_system_error();
+    let taken = [take_system_error(), take_system_error()];
+    match (pending, taken) {
+        (true, [Some(syndrome), None]) if syndrome >> 26 == CLASS => "ok".into(),
+        _ => format!("broken: pending {pending}, taken {taken:x?}"),
     }
 }

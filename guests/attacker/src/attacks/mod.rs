@@ -43,6 +43,7 @@ pub const ALL: &[Attack] = &[
     ("smc-unknown", cpu::unknown_calls),
     ("smc-poweroff-other", cpu::calls_for_others),
     ("smc-system-off", cpu::system_off),
+    ("system-error", cpu::system_error),
     // Interrupts.
     ("gicd-foreign", gic::distributor),
     ("sgi-foreign", gic::software_interrupts),
