@@ -97,7 +97,7 @@ pub fn command() -> Result<std::process::Command> {
     Ok(cargo)
 }
 
-/// Unpacks the packages into a workspace of their own, far from all that isn't in them: whether they build there with their tests
+/// Unpacks the packages into a workspace of their own, far from all that isn't in them: whether they compile there with their tests
 /// says whether they are whole. The command for that.
 pub fn apart() -> Result<std::process::Command> {
     let metadata = build::metadata()?;
@@ -117,8 +117,8 @@ pub fn apart() -> Result<std::process::Command> {
     let manifest = place.join("Cargo.toml");
     std::fs::write(&manifest, workspace(&patched))?;
     std::fs::copy(paths::root().join("Cargo.lock"), place.join("Cargo.lock"))?;
-    let mut cargo = toolchain::host("test");
-    cargo.arg("--manifest-path").arg(&manifest).args(["--workspace", "--all-features", "--no-run"]);
+    let mut cargo = toolchain::host("check");
+    cargo.arg("--manifest-path").arg(&manifest).args(["--workspace", "--all-features", "--all-targets"]);
     cargo.arg("--target-dir").arg(paths::target().join("package").join("build"));
     Ok(cargo)
 }
