@@ -10,8 +10,9 @@ use axvm_syndrome::{
 
 use super::emulate::Refused;
 use super::guest_psci::{self, After};
+use super::lists::ends_in_two_steps;
 use super::sysreg::mrs;
-use super::vcpu::{Context, ends_in_two_steps, has_deadlines, write_debug};
+use super::vcpu::{Context, has_deadlines, write_debug};
 use super::vectors::{Left, take_late_error};
 use super::{emulate, fault, idregs};
 use crate::vm::{StopReason, Vm};

@@ -10,12 +10,15 @@ mod fault;
 pub mod gic;
 mod guest_psci;
 mod idregs;
+mod indexed;
 pub mod its;
 mod its_command;
 pub mod limits;
+mod lists;
 pub mod lpis;
 pub mod psci;
 mod quick;
+mod reset;
 mod speculation;
 pub mod stage1;
 mod sysreg;
@@ -33,9 +36,10 @@ pub use cpu::{
     virtual_count, wait_for_interrupt, wait_for_interrupt_or_us, wait_for_interrupt_until, wait_us, zero,
 };
 pub use exit::{Next, handle};
+pub use lists::{list_registers, priority_bits};
 pub use quick::Running;
 pub use tlb::forget_vm;
-pub use vcpu::{Context, list_registers, park, priority_bits};
+pub use vcpu::{Context, park};
 pub use vectors::{EntryWork, Left, enter, probe_read, probe_write};
 
 use sysreg::mrs;
