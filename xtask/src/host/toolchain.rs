@@ -164,7 +164,26 @@ impl BareMetal {
             }
         };
         command.args(["--target", self.triple]).arg("--target-dir").arg(self.target_dir(variant));
+        // Added to those of .cargo/config.toml, which RUSTFLAGS would replace.
+        let flags = self.shorter_paths();
+        command.arg("--config").arg(format!("target.{}.rustflags={flags:?}", self.triple));
         command
+    }
+
+    /// What has a panic name a file by its package and path, wherever this machine keeps it: the image doesn't depend on that.
+    fn shorter_paths(&self) -> Vec<String> {
+        let cargo_home = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+        let registries = cargo_home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
+        let mut places: Vec<(PathBuf, &str)> =
+            registries.into_iter().flatten().flatten().map(|registry| (registry.path(), "")).collect();
+        places.sort();
+        if let Kind::FromSource { .. } = self.kind {
+            let sysroot = sysroot(Path::new(DEBIAN).join("rustc"));
+            places.extend(sysroot.map(|sysroot| (sysroot.join("lib/rustlib/src/rust/library"), "std")));
+        }
+        places.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect()
     }
 
     /// Whether it builds the library from source, for size like the rest: what the goals of figures are set for. A library that
