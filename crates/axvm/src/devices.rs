@@ -177,9 +177,9 @@ impl AxVmDevicesBuilder {
     /// [`BuildError`] names the devices whose ranges overlap or are empty.
     pub fn build(self) -> Result<AxVmDevices, BuildError> {
         let Self { mut mmio, mut ports, mut sysregs } = self;
-        mmio.sort_by_key(|(entry, _)| entry.span);
-        ports.sort_by_key(|entry| entry.base);
-        sysregs.sort_by_key(|entry| entry.first);
+        mmio.sort_unstable_by_key(|(entry, _)| entry.span);
+        ports.sort_unstable_by_key(|entry| entry.base);
+        sysregs.sort_unstable_by_key(|entry| entry.first);
         let last =
             |span: &Span<Gpa>| span.size().checked_sub(1).and_then(|past| span.start().checked_add(past));
         check(

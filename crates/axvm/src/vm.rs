@@ -87,7 +87,7 @@ struct Holdings<H: AxVMHal> {
 
 /// A VM.
 pub struct AxVM<H: AxVMHal> {
-    plan: VmPlan,
+    plan: Arc<VmPlan>,
     hal: Arc<H>,
     holdings: Mutex<Holdings<H>>,
     life: Life,
@@ -101,7 +101,7 @@ pub struct AxVM<H: AxVMHal> {
 #[derive(Debug)]
 pub struct Disposed {
     /// Its plan: a VM can be created from it again.
-    pub plan: VmPlan,
+    pub plan: Arc<VmPlan>,
     /// Devices that couldn't be taken back.
     pub stuck: Vec<Stuck>,
     /// Whether its RAM stays with nobody, because a device may reach it still.
@@ -117,10 +117,11 @@ impl<H: AxVMHal> AxVM<H> {
     ///
     /// [`CreateError`]; nothing is left of the attempt.
     pub fn new(
-        plan: VmPlan,
+        plan: impl Into<Arc<VmPlan>>,
         hal: Arc<H>,
         registry: &mut Registry,
     ) -> Result<Self, CreateError<HostError<H>>> {
+        let plan = plan.into();
         let failed = |what: &str| {
             let what = what.into();
             move |error| CreateError::Host { what, error }

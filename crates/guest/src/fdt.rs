@@ -5,6 +5,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use axvm_addr::{Address, Gpa, Intid, Span};
 use litemap::LiteMap;
@@ -104,39 +105,42 @@ pub enum FdtWriteError {
 pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
     let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
     let phandles = Phandles::beside(&description.devices).ok_or(FdtWriteError::Phandles)?;
-    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new(), phandles };
-    tree.begin("")?;
-    tree.cells("#address-cells", &[2])?;
-    tree.cells("#size-cells", &[2])?;
-    tree.text("model", "AxVM virtual machine")?;
-    tree.text("compatible", "axvm,virtual-machine")?;
+    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new(), phandles, failed: None };
+    tree.begin("");
+    tree.cells("#address-cells", &[2]);
+    tree.cells("#size-cells", &[2]);
+    tree.text("model", "AxVM virtual machine");
+    tree.text("compatible", "axvm,virtual-machine");
     if description.gic.is_some() {
-        tree.cells("interrupt-parent", &[tree.phandles.gic])?;
+        tree.cells("interrupt-parent", &[tree.phandles.gic]);
     }
-    chosen(&mut tree, description, seed)?;
-    cpus(&mut tree, &description.cpus)?;
+    chosen(&mut tree, description, seed);
+    cpus(&mut tree, &description.cpus);
     for bank in &description.memory {
-        tree.begin(&format!("memory@{:x}", bank.start()))?;
-        tree.text("device_type", "memory")?;
-        tree.registers(&[*bank])?;
-        tree.end()?;
+        tree.begin(&format!("memory@{:x}", bank.start()));
+        tree.text("device_type", "memory");
+        tree.registers(&[*bank]);
+        tree.end();
     }
-    tree.begin("psci")?;
-    tree.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
-    tree.text("method", "hvc")?;
-    tree.end()?;
+    tree.begin("psci");
+    tree.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"]);
+    tree.text("method", "hvc");
+    tree.end();
     if let Some(gic) = &description.gic {
-        interrupt_controller(&mut tree, gic)?;
-        timer(&mut tree, description.timer)?;
+        interrupt_controller(&mut tree, gic);
+        timer(&mut tree, description.timer);
     }
     if let Some((registers, intid)) = &description.console {
-        console(&mut tree, description, registers, *intid)?;
+        console(&mut tree, description, registers, *intid);
     }
     for host in &description.pci {
-        pci::host(&mut tree, host, description.gic.as_ref())?;
+        pci::host(&mut tree, host, description.gic.as_ref());
     }
-    devices(&mut tree, description)?;
-    tree.end()?;
+    devices(&mut tree, description);
+    tree.end();
+    if let Some(failed) = tree.failed {
+        return Err(failed);
+    }
     tree.writer.finish().map_err(|error| format_error("/", &error))
 }
 
@@ -151,12 +155,13 @@ struct Open {
     properties: LiteMap<String, ()>,
 }
 
-/// The writer, with what it doesn't check itself: that names are unique.
+/// The writer, with what it doesn't check itself: that names are unique. After the first failure nothing more is written.
 struct Tree {
     writer: FdtWriter,
     open: Vec<Open>,
     names: LiteMap<String, ()>,
     phandles: Phandles,
+    failed: Option<FdtWriteError>,
 }
 
 impl Tree {
@@ -165,98 +170,126 @@ impl Tree {
         format!("/{}", names.join("/"))
     }
 
-    fn begin(&mut self, name: &str) -> Result<(), FdtWriteError> {
+    /// The path of a node in the one that is open.
+    fn path_below(&self, name: &str) -> String {
         let mut path = self.path();
         path.push('/');
         path.push_str(name);
-        let node = self.writer.begin_node(name).map_err(|error| format_error(&path, &error))?;
-        if self.names.insert(path, ()).is_some() {
-            return Err(FdtWriteError::DuplicateNode(name.into()));
-        }
-        self.open.push(Open { name: name.into(), node, properties: LiteMap::new() });
-        Ok(())
+        path
     }
 
-    fn end(&mut self) -> Result<(), FdtWriteError> {
-        let path = self.path();
-        match self.open.pop() {
-            Some(open) => self.writer.end_node(open.node).map_err(|error| format_error(&path, &error)),
-            None => Ok(()),
+    #[cold]
+    fn fail(&mut self, error: FdtWriteError) {
+        self.failed.get_or_insert(error);
+    }
+
+    /// Because of the open node, or of one of this path.
+    #[cold]
+    fn fail_at(&mut self, path: Option<String>, why: &dyn fmt::Display) {
+        let node = path.unwrap_or_else(|| self.path());
+        self.fail(FdtWriteError::Format { node, why: why.to_string() });
+    }
+
+    fn begin(&mut self, name: &str) {
+        if self.failed.is_some() {
+            return;
+        }
+        let path = self.path_below(name);
+        match self.writer.begin_node(name) {
+            Err(error) => self.fail_at(Some(path), &error),
+            Ok(_) if self.names.insert(path, ()).is_some() => {
+                self.fail(FdtWriteError::DuplicateNode(name.into()));
+            }
+            Ok(node) => self.open.push(Open { name: name.into(), node, properties: LiteMap::new() }),
         }
     }
 
-    fn bytes(&mut self, property: &str, value: &[u8]) -> Result<(), FdtWriteError> {
-        let node = self.path();
+    fn end(&mut self) {
+        if self.failed.is_none()
+            && let Some(open) = self.open.pop()
+            && let Err(error) = self.writer.end_node(open.node)
+        {
+            self.fail_at(Some(self.path_below(&open.name)), &error);
+        }
+    }
+
+    fn bytes(&mut self, property: &str, value: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
         if let Some(open) = self.open.last_mut()
             && open.properties.insert(property.into(), ()).is_some()
         {
-            return Err(FdtWriteError::DuplicateProperty { node, property: property.into() });
+            let node = self.path();
+            self.fail(FdtWriteError::DuplicateProperty { node, property: property.into() });
+        } else if let Err(error) = self.writer.property(property, value) {
+            self.fail_at(None, &format_args!("`{property}`: {error}"));
         }
-        self.writer
-            .property(property, value)
-            .map_err(|error| FdtWriteError::Format { node, why: format!("`{property}`: {error}") })
     }
 
-    fn flag(&mut self, property: &str) -> Result<(), FdtWriteError> {
-        self.bytes(property, &[])
+    fn flag(&mut self, property: &str) {
+        self.bytes(property, &[]);
     }
 
-    fn cells(&mut self, property: &str, cells: &[u32]) -> Result<(), FdtWriteError> {
+    fn cells(&mut self, property: &str, cells: &[u32]) {
         let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
-        self.bytes(property, &bytes)
+        self.bytes(property, &bytes);
     }
 
-    fn double(&mut self, property: &str, value: u64) -> Result<(), FdtWriteError> {
-        self.bytes(property, &value.to_be_bytes())
+    fn double(&mut self, property: &str, value: u64) {
+        self.bytes(property, &value.to_be_bytes());
     }
 
-    fn text(&mut self, property: &str, text: &str) -> Result<(), FdtWriteError> {
-        self.texts(property, &[text])
+    fn text(&mut self, property: &str, text: &str) {
+        self.texts(property, &[text]);
     }
 
-    fn texts(&mut self, property: &str, texts: &[&str]) -> Result<(), FdtWriteError> {
+    fn texts(&mut self, property: &str, texts: &[&str]) {
         let mut value = Vec::new();
         for text in texts {
             if text.bytes().any(|byte| byte == 0) {
-                let why = format!("`{property}`: text can't contain NUL");
-                return Err(FdtWriteError::Format { node: self.path(), why });
+                return self.fail_at(None, &format_args!("`{property}`: text can't contain NUL"));
             }
             value.extend_from_slice(text.as_bytes());
             value.push(0);
         }
-        self.bytes(property, &value)
+        self.bytes(property, &value);
     }
 
     /// `reg` with two cells for the address and two for the size.
-    fn registers(&mut self, spans: &[Span<Gpa>]) -> Result<(), FdtWriteError> {
+    fn registers(&mut self, spans: &[Span<Gpa>]) {
         let cells: Vec<u32> = spans
             .iter()
             .flat_map(|span| [halves(span.start().get()), halves(span.size())])
             .flatten()
             .collect();
-        self.cells("reg", &cells)
+        self.cells("reg", &cells);
     }
 
     /// `interrupts`: line and whether it is edge-triggered.
-    fn interrupts(&mut self, lines: &[(Intid, bool)]) -> Result<(), FdtWriteError> {
+    fn interrupts(&mut self, lines: &[(Intid, bool)]) {
         let mut cells = Vec::new();
         for &(intid, edge) in lines {
-            cells.extend(self.specifier(intid, edge)?);
+            cells.extend(self.specifier(intid, edge));
         }
-        self.cells("interrupts", &cells)
+        self.cells("interrupts", &cells);
     }
 
     /// An interrupt in the cells of the binding `arm,gic-v3`.
-    fn specifier(&self, intid: Intid, edge: bool) -> Result<[u32; 3], FdtWriteError> {
+    fn specifier(&mut self, intid: Intid, edge: bool) -> [u32; 3] {
         // The ranges of Arm IHI 0069, 2.2, and the kinds of the binding.
         let (kind, first) = match intid.0 {
             16..=31 => (1, 16),
             32..=1019 => (0, 32),
             1056..=1119 => (3, 1056),
             4096..=5119 => (2, 4096),
-            intid => return Err(FdtWriteError::Interrupt { node: self.path(), intid }),
+            intid => {
+                let node = self.path();
+                self.fail(FdtWriteError::Interrupt { node, intid });
+                return [0; 3];
+            }
         };
-        Ok([kind, intid.0.saturating_sub(first), if edge { EDGE } else { LEVEL }])
+        [kind, intid.0.saturating_sub(first), if edge { EDGE } else { LEVEL }]
     }
 }
 
@@ -269,158 +302,147 @@ fn console_name(registers: &Span<Gpa>) -> String {
     format!("pl011@{:x}", registers.start())
 }
 
-fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) -> Result<(), FdtWriteError> {
-    tree.begin("chosen")?;
-    tree.text("bootargs", &description.cmdline)?;
+fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) {
+    tree.begin("chosen");
+    tree.text("bootargs", &description.cmdline);
     if let Some((registers, _)) = &description.console {
-        tree.text("stdout-path", &format!("/{}", console_name(registers)))?;
+        tree.text("stdout-path", &format!("/{}", console_name(registers)));
     }
     if let Some(initrd) = &description.initrd {
-        tree.double("linux,initrd-start", initrd.start().get())?;
-        tree.double("linux,initrd-end", initrd.end().get())?;
+        tree.double("linux,initrd-start", initrd.start().get());
+        tree.double("linux,initrd-end", initrd.end().get());
     }
     if let Some(seed) = seed {
-        tree.double("kaslr-seed", seed.kaslr)?;
-        tree.bytes("rng-seed", &seed.rng)?;
+        tree.double("kaslr-seed", seed.kaslr);
+        tree.bytes("rng-seed", &seed.rng);
     }
-    tree.end()
+    tree.end();
 }
 
-fn cpus(tree: &mut Tree, cpus: &[u64]) -> Result<(), FdtWriteError> {
+fn cpus(tree: &mut Tree, cpus: &[u64]) {
     // Aff3 lies in bits 39:32 and takes a second cell (binding arm/cpus.yaml).
     let wide = cpus.iter().any(|&mpidr| mpidr >> 32 != 0);
-    tree.begin("cpus")?;
-    tree.cells("#address-cells", &[if wide { 2 } else { 1 }])?;
-    tree.cells("#size-cells", &[0])?;
+    tree.begin("cpus");
+    tree.cells("#address-cells", &[if wide { 2 } else { 1 }]);
+    tree.cells("#size-cells", &[0]);
     for &mpidr in cpus {
-        tree.begin(&format!("cpu@{mpidr:x}"))?;
-        tree.text("device_type", "cpu")?;
-        tree.text("compatible", "arm,armv8")?;
+        tree.begin(&format!("cpu@{mpidr:x}"));
+        tree.text("device_type", "cpu");
+        tree.text("compatible", "arm,armv8");
         let cells = halves(mpidr);
-        tree.cells("reg", if wide { &cells } else { &cells[1..] })?;
-        tree.text("enable-method", "psci")?;
-        tree.end()?;
+        tree.cells("reg", if wide { &cells } else { &cells[1..] });
+        tree.text("enable-method", "psci");
+        tree.end();
     }
-    tree.end()
+    tree.end();
 }
 
-fn interrupt_controller(tree: &mut Tree, gic: &GicDescription) -> Result<(), FdtWriteError> {
-    tree.begin(&format!("intc@{:x}", gic.distributor.start()))?;
-    tree.text("compatible", "arm,gic-v3")?;
-    tree.registers(&[gic.distributor, gic.redistributors])?;
-    tree.flag("interrupt-controller")?;
-    tree.cells("#interrupt-cells", &[3])?;
-    tree.cells("#address-cells", &[2])?;
-    tree.cells("#size-cells", &[2])?;
-    tree.flag("ranges")?;
-    tree.cells("phandle", &[tree.phandles.gic])?;
+fn interrupt_controller(tree: &mut Tree, gic: &GicDescription) {
+    tree.begin(&format!("intc@{:x}", gic.distributor.start()));
+    tree.text("compatible", "arm,gic-v3");
+    tree.registers(&[gic.distributor, gic.redistributors]);
+    tree.flag("interrupt-controller");
+    tree.cells("#interrupt-cells", &[3]);
+    tree.cells("#address-cells", &[2]);
+    tree.cells("#size-cells", &[2]);
+    tree.flag("ranges");
+    tree.cells("phandle", &[tree.phandles.gic]);
     if let Some(its) = gic.its {
-        tree.begin(&format!("its@{:x}", its.start()))?;
-        tree.text("compatible", "arm,gic-v3-its")?;
-        tree.registers(&[its])?;
-        tree.flag("msi-controller")?;
-        tree.cells("#msi-cells", &[1])?;
-        tree.cells("phandle", &[tree.phandles.its])?;
-        tree.end()?;
+        tree.begin(&format!("its@{:x}", its.start()));
+        tree.text("compatible", "arm,gic-v3-its");
+        tree.registers(&[its]);
+        tree.flag("msi-controller");
+        tree.cells("#msi-cells", &[1]);
+        tree.cells("phandle", &[tree.phandles.its]);
+        tree.end();
     }
-    tree.end()
+    tree.end();
 }
 
-fn timer(tree: &mut Tree, intids: [u32; 4]) -> Result<(), FdtWriteError> {
-    tree.begin("timer")?;
-    tree.text("compatible", "arm,armv8-timer")?;
-    tree.interrupts(&intids.map(|intid| (Intid(intid), false)))?;
-    tree.flag("always-on")?;
-    tree.end()
+fn timer(tree: &mut Tree, intids: [u32; 4]) {
+    tree.begin("timer");
+    tree.text("compatible", "arm,armv8-timer");
+    tree.interrupts(&intids.map(|intid| (Intid(intid), false)));
+    tree.flag("always-on");
+    tree.end();
 }
 
 /// A clock. It has no `clock-output-names`: Linux then calls it by its node's name, which is unique, while two clocks of the
 /// same output name (the console's and a device's, both repeated from one on the host) would keep the second from coming up.
-fn fixed_clock(tree: &mut Tree, name: &str, hz: u32, phandle: u32) -> Result<(), FdtWriteError> {
-    tree.begin(name)?;
-    tree.text("compatible", "fixed-clock")?;
-    tree.cells("#clock-cells", &[0])?;
-    tree.cells("clock-frequency", &[hz])?;
-    tree.cells("phandle", &[phandle])?;
-    tree.end()
+fn fixed_clock(tree: &mut Tree, name: &str, hz: u32, phandle: u32) {
+    tree.begin(name);
+    tree.text("compatible", "fixed-clock");
+    tree.cells("#clock-cells", &[0]);
+    tree.cells("clock-frequency", &[hz]);
+    tree.cells("phandle", &[phandle]);
+    tree.end();
 }
 
-fn console(
-    tree: &mut Tree,
-    description: &Description,
-    registers: &Span<Gpa>,
-    intid: Intid,
-) -> Result<(), FdtWriteError> {
+fn console(tree: &mut Tree, description: &Description, registers: &Span<Gpa>, intid: Intid) {
     let name = console_name(registers);
     if description.gic.is_none() {
-        return Err(FdtWriteError::NoController(name));
+        return tree.fail(FdtWriteError::NoController(name));
     }
     let clock = tree.phandles.console_clock;
-    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, clock)?;
-    tree.begin(&name)?;
-    tree.texts("compatible", &["arm,pl011", "arm,primecell"])?;
-    tree.registers(&[*registers])?;
-    tree.interrupts(&[(intid, false)])?;
-    tree.cells("clocks", &[clock, clock])?;
-    tree.texts("clock-names", &["uartclk", "apb_pclk"])?;
-    tree.end()
+    fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, clock);
+    tree.begin(&name);
+    tree.texts("compatible", &["arm,pl011", "arm,primecell"]);
+    tree.registers(&[*registers]);
+    tree.interrupts(&[(intid, false)]);
+    tree.cells("clocks", &[clock, clock]);
+    tree.texts("clock-names", &["uartclk", "apb_pclk"]);
+    tree.end();
 }
 
-fn devices(tree: &mut Tree, description: &Description) -> Result<(), FdtWriteError> {
+fn devices(tree: &mut Tree, description: &Description) {
     // Devices that had one clock on the host have one here.
     let mut clocks: Vec<&(u32, String)> =
         description.devices.iter().flat_map(|device| &device.clocks).collect();
     clocks.sort_unstable();
     clocks.dedup();
     for ((hz, _), phandle) in clocks.iter().zip(tree.phandles.first_device_clock..) {
-        fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle)?;
+        fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle);
     }
     for device in &description.devices {
         if !device.interrupts.is_empty() && description.gic.is_none() {
-            return Err(FdtWriteError::NoController(device.name.clone()));
+            return tree.fail(FdtWriteError::NoController(device.name.clone()));
         }
-        device_node(tree, device, &clocks)?;
+        device_node(tree, device, &clocks);
     }
-    Ok(())
 }
 
-fn device_node(
-    tree: &mut Tree,
-    device: &DeviceDescription,
-    clocks: &[&(u32, String)],
-) -> Result<(), FdtWriteError> {
-    tree.begin(&device.name)?;
+fn device_node(tree: &mut Tree, device: &DeviceDescription, clocks: &[&(u32, String)]) {
+    tree.begin(&device.name);
     for (name, value) in &device.properties {
-        tree.bytes(name, value)?;
+        tree.bytes(name, value);
     }
     if !device.registers.is_empty() {
-        tree.registers(&device.registers)?;
+        tree.registers(&device.registers);
     }
     if !device.interrupts.is_empty() {
-        tree.interrupts(&device.interrupts)?;
+        tree.interrupts(&device.interrupts);
     }
     if !device.clocks.is_empty() {
         let first = tree.phandles.first_device_clock;
         let phandle = |clock| clocks.iter().zip(first..).find(|(other, _)| **other == clock);
         let phandles: Vec<u32> =
             device.clocks.iter().filter_map(|clock| phandle(clock).map(|(_, phandle)| phandle)).collect();
-        tree.cells("clocks", &phandles)?;
+        tree.cells("clocks", &phandles);
     }
     if device.coherent {
-        tree.flag("dma-coherent")?;
+        tree.flag("dma-coherent");
     }
-    children(tree, &device.children)?;
-    tree.end()
+    children(tree, &device.children);
+    tree.end();
 }
 
-fn children(tree: &mut Tree, nodes: &[NodeDescription]) -> Result<(), FdtWriteError> {
+fn children(tree: &mut Tree, nodes: &[NodeDescription]) {
     for node in nodes {
-        tree.begin(&node.name)?;
+        tree.begin(&node.name);
         for (name, value) in &node.properties {
-            tree.bytes(name, value)?;
+            tree.bytes(name, value);
         }
-        children(tree, &node.children)?;
-        tree.end()?;
+        children(tree, &node.children);
+        tree.end();
     }
-    Ok(())
 }

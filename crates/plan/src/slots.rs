@@ -34,7 +34,7 @@ struct Unit {
 pub(super) fn place(given: &mut [Given<'_>], platform: &Platform, findings: &mut Findings) {
     let mut units = units(given);
     // What is on the root bus keeps its place, so it comes first.
-    units.sort_by_key(|unit| (unit.vm, unit.host, !unit.wanted.1, unit.slot));
+    units.sort_unstable_by_key(|unit| (unit.vm, unit.host, !unit.wanted.1, unit.slot));
     let mut taken: Vec<(u16, usize, u8)> = Vec::new();
     for mut unit in units {
         let free = |device: &u8| !taken.contains(&(unit.vm, unit.host, *device));

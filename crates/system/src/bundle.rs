@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::VERSION;
 use crate::model::System;
-use crate::packed::{self, CRC, PackedError};
+use crate::packed::{self, CRC, PackedError, deserialize_in_order};
 
 /// The first bytes of a bundle.
 pub const MAGIC: [u8; 8] = *b"AxVMbndl";
@@ -43,7 +43,7 @@ const PREFIX: usize = 16;
 const MAX_HEADER: usize = 1 << 20;
 
 /// How the hypervisor is to run, this once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RunOptions {
     /// With it, all that the hypervisor writes is frames that carry this number (see [`crate::wire`]). No guest sees it.
     pub nonce: Option<[u8; 16]>,
@@ -54,6 +54,8 @@ pub struct RunOptions {
     /// Check the images' checksums before use.
     pub verify: bool,
 }
+
+deserialize_in_order!(RunOptions { nonce, plan_only, protection_off, verify });
 
 /// What an image is to its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,7 +94,7 @@ pub struct Image {
 }
 
 /// What stands at the front of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Header {
     version: String,
     system: System,
@@ -100,6 +102,8 @@ struct Header {
     images: Vec<Image>,
     toml: (u64, u64),
 }
+
+deserialize_in_order!(Header { version, system, run, images, toml });
 
 /// Why bytes are not a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,10 +6,13 @@ use alloc::vec::Vec;
 use axvm_addr::{CpuId, Gpa, Hpa, Intid, PciAddress, StreamId};
 use serde::{Deserialize, Serialize};
 
+use crate::packed::deserialize_in_order;
+
 /// An instruction set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arch {
     /// Armv8-A or later, 64 bit.
+    #[default]
     Aarch64,
     /// x86, 64 bit.
     X86_64,
@@ -18,7 +21,7 @@ pub enum Arch {
 }
 
 /// A whole system file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct System {
     /// `[board]`.
     pub board: Board,
@@ -28,8 +31,10 @@ pub struct System {
     pub vms: Vec<Vm>,
 }
 
+deserialize_in_order!(System { board, hypervisor, vms });
+
 /// `[board]`: where it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Board {
     /// `arch`.
     pub arch: Arch,
@@ -37,14 +42,18 @@ pub struct Board {
     pub qemu: Option<Vec<String>>,
 }
 
+deserialize_in_order!(Board { arch, qemu });
+
 /// `[hypervisor]`: what it keeps.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hypervisor {
     /// `cpu`; without it the first.
     pub cpu: Option<CpuId>,
     /// `console`: a device-tree path; without it what the platform calls its console.
     pub console: Option<String>,
 }
+
+deserialize_in_order!(Hypervisor { cpu, console });
 
 /// `interrupts`: what the file asks for. The plan turns it into a `VMInterruptMode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +82,7 @@ pub enum ViolationPolicy {
 }
 
 /// One `[[vm]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Vm {
     /// `name`.
     pub name: String,
@@ -108,6 +117,25 @@ pub struct Vm {
     /// `[[vm.device]]`, in the file's order.
     pub devices: Vec<Device>,
 }
+
+deserialize_in_order!(Vm {
+    name,
+    cpus,
+    memory,
+    memory_base,
+    kernel,
+    initrd,
+    dtb,
+    cmdline,
+    load,
+    entry,
+    device_tree,
+    interrupts,
+    trusted,
+    on_violation,
+    autostart,
+    devices,
+});
 
 /// How a device's registers are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

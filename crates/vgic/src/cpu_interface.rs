@@ -182,7 +182,7 @@ impl Interrupts {
         let Some((cpu, irqs)) = self.cpu_and_irqs(vcpu) else { return };
         let waiting = cpu.list.len();
         if waiting > most {
-            cpu.list.select_nth_unstable_by_key(most - 1, |handle| {
+            choose(&mut cpu.list, most, |handle| {
                 irqs.get(*handle).map(|irq| (irq.active, irq.priority, irq.intid))
             });
         }
@@ -294,9 +294,49 @@ impl Interrupts {
     }
 }
 
+/// Brings the `most` elements with the smallest keys to the front, in no order among themselves.
+fn choose<T, K: Ord>(list: &mut [T], most: usize, key: impl Fn(&T) -> K) {
+    let Some((chosen, rest)) = list.split_at_mut_checked(most) else { return };
+    let largest = |chosen: &[T]| {
+        let places = chosen.iter().map(&key).enumerate();
+        places.max_by(|(_, a), (_, b)| a.cmp(b)).map_or(0, |(place, _)| place)
+    };
+    let mut place = largest(chosen);
+    for other in rest {
+        if let Some(one) = chosen.get_mut(place)
+            && key(other) < key(one)
+        {
+            core::mem::swap(other, one);
+            place = largest(chosen);
+        }
+    }
+}
+
 impl Irq {
     /// Whether it goes to `vcpu`. While it is active elsewhere it stays there.
     fn target_is(&self, vcpu: VcpuId) -> bool {
         self.target == Some(vcpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_smallest_keys_come_first(keys in prop::collection::vec(0u8..20, 0..60), most in 1usize..17) {
+            let mut list = keys.clone();
+            choose(&mut list, most, |key| *key);
+            let (chosen, rest) = list.split_at(most.min(list.len()));
+            let largest = chosen.iter().max();
+            prop_assert!(rest.iter().all(|key| Some(key) >= largest), "{list:?}");
+            let (mut before, mut after) = (keys, list);
+            before.sort_unstable();
+            after.sort_unstable();
+            prop_assert_eq!(before, after);
+        }
     }
 }

@@ -5,12 +5,12 @@
 //! list register stays where it is until its vCPU has read that register back; until then the change waits in
 //! [`Held`], and the vCPU is told to look.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axvm_addr::{Intid, VcpuId};
+use litemap::LiteMap;
 
 use crate::backend::{Backend, PhysicalState, SpiSettings};
 use crate::config::{Direct, LineDelivery, VCPUS_MAX, VgicConfig};
@@ -103,7 +103,7 @@ pub(crate) struct Interrupts {
     hosts: Vec<(Intid, Handle)>,
     pub(crate) hardware_ppis: Vec<Intid>,
     lines: Vec<crate::config::LineConfig>,
-    lpis: BTreeMap<u32, Handle>,
+    lpis: LiteMap<u32, Handle>,
     free_lpis: Vec<Handle>,
     pub(crate) direct: Option<Direct>,
     hardware_lpis: bool,
@@ -144,7 +144,7 @@ impl Interrupts {
             hosts: Vec::new(),
             hardware_ppis: config.hardware_ppis.clone(),
             lines: config.lines.clone(),
-            lpis: BTreeMap::new(),
+            lpis: LiteMap::new(),
             free_lpis: Vec::new(),
             direct: config.direct,
             hardware_lpis: config.hardware_lpis(),

@@ -11,7 +11,7 @@ use spin::Mutex;
 use crate::backend::Backend;
 use crate::config::{ConfigError, VgicConfig};
 use crate::cpu_interface::ListRegisters;
-use crate::interrupts::{Handle, Interrupts, Signal};
+use crate::interrupts::{Handle, Interrupts, Signal, VcpuSet};
 use crate::its::{CommandError, ItsState};
 use crate::redistributor::LpiTables;
 use crate::spec::{LPI_FIRST, SPI_FIRST, sgi::SgiRequest};
@@ -108,10 +108,16 @@ impl Vgic {
             let result = f(&mut state);
             (result, core::mem::take(&mut state.kicks))
         };
-        for vcpu in kicks.iter().filter(|vcpu| Some(*vcpu) != current) {
+        self.kick(kicks, current);
+        result
+    }
+
+    /// Apart from [`Self::with`], which is in many places.
+    #[inline(never)]
+    fn kick(&self, vcpus: VcpuSet, current: Option<VcpuId>) {
+        for vcpu in vcpus.iter().filter(|vcpu| Some(*vcpu) != current) {
             self.backend.kick(vcpu);
         }
-        result
     }
 
     /// The interrupts' state, if nobody else has it: for what kicks no vCPU.

@@ -16,6 +16,7 @@ use axvm_system::bundle::Bundle;
 use crate::arch::stage1::{Builder, Rights};
 use crate::arch::{self, SecondaryBoot};
 use crate::cpus::{self, STACK_BYTES};
+use crate::log;
 use crate::{console, host, memory, report};
 
 /// The version, where the tool can find it in the image.

@@ -7,12 +7,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::{Hpa, VmId};
 use axvm_system::wire::{self, Channel, Nonce};
 use axvm_uart::{Description, Received, Registers, Uart, Width};
-use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::mutex::TicketMutex;
 
 use crate::{arch, record};
@@ -154,10 +153,12 @@ pub unsafe fn init(description: Description, base: Hpa, clock_hz: Option<u32>) {
     *output = Output::new(Some(uart), output.nonce);
 }
 
+/// Whether messages can be said: there is a heap.
+static TAKES_MESSAGES: AtomicBool = AtomicBool::new(false);
+
 /// Has messages (`log`) come here. From then on there must be a heap.
 pub fn take_messages() {
-    let _ = log::set_logger(&Messages);
-    log::set_max_level(LevelFilter::Info);
+    TAKES_MESSAGES.store(true, Ordering::Relaxed);
 }
 
 /// Has the UART interrupt when something is typed. `false`: it can't, and has to be asked now and then.
@@ -212,28 +213,14 @@ fn within_budget() -> bool {
     COUNT.fetch_add(1, Ordering::Relaxed) < MESSAGES_A_SECOND
 }
 
-struct Messages;
-
-impl Log for Messages {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Info
+/// Says a line of the hypervisor's own, if there haven't been too many.
+pub fn message(prefix: &str, what: fmt::Arguments<'_>) {
+    if !TAKES_MESSAGES.load(Ordering::Relaxed) || !within_budget() {
+        return;
     }
-
-    fn log(&self, record: &Record<'_>) {
-        if !within_budget() {
-            return;
-        }
-        let mut line = String::new();
-        let _ = match record.level() {
-            Level::Error => write!(line, "error: {}", record.args()),
-            Level::Warn => write!(line, "warning: {}", record.args()),
-            _ => write!(line, "{}", record.args()),
-        };
-        line.push('\n');
-        send(Channel::Log, line.as_bytes());
-    }
-
-    fn flush(&self) {}
+    let mut line = String::new();
+    let _ = writeln!(line, "{prefix}{what}");
+    send(Channel::Log, line.as_bytes());
 }
 
 /// A way to speak when nothing can be relied on: no lock, no heap.

@@ -12,6 +12,7 @@ use crate::arch::direct::Direct;
 use crate::arch::gic::{GicError, PhysicalGic};
 use crate::arch::{self, EntryWork, SecondaryBoot};
 use crate::host::{self, Host};
+use crate::log;
 use crate::vm::Vm;
 
 /// The bytes of a stack. Each lies at an odd multiple of its size, and nothing is mapped below it; the exception vectors rely on

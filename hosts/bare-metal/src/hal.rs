@@ -16,6 +16,7 @@ use spin::Mutex;
 
 use crate::host::Host;
 use crate::iommu::{DmaSpace, Iommus};
+use crate::log;
 use crate::memory::GuestRam;
 use crate::pci::Ticks;
 use crate::protection::{self, Protection};

@@ -27,6 +27,7 @@ use crate::arch::vpe;
 use crate::cpus::Cpu;
 use crate::iommu::{self, Iommus};
 use crate::lock::Held;
+use crate::log;
 use crate::pci::{Config, Ticks};
 use crate::security::Security;
 use crate::vm::{Vm, VmFiles};
@@ -65,7 +66,7 @@ pub struct Host {
     /// What was tried beyond the plans.
     pub security: Security,
     /// What the VMs were planned to be: it outlives them.
-    pub plans: Vec<VmPlan>,
+    pub plans: Vec<Arc<VmPlan>>,
     /// What each SMMU's streams of a VM are attached to.
     domains: Mutex<Vec<(VmId, usize, Domain)>>,
     vms: Mutex<Vec<Arc<Vm>>>,
@@ -298,7 +299,7 @@ fn take_over(
         console: plan.console,
         polls: AtomicBool::new(false),
         started: AtomicBool::new(false),
-        plans: plan.vms,
+        plans: plan.vms.into_iter().map(Arc::new).collect(),
         start,
         first_entry: AtomicU64::new(0),
         filling: AtomicU64::new(0),
@@ -478,7 +479,7 @@ impl Host {
 
     /// The plan of a VM.
     pub fn plan(&self, id: VmId) -> Option<&VmPlan> {
-        self.plans.get(usize::from(id.0))
+        self.plans.get(usize::from(id.0)).map(Arc::as_ref)
     }
 
     /// The physical CPU of a vCPU.
@@ -518,8 +519,7 @@ impl Host {
 
     /// Nanoseconds since the first instruction.
     pub fn now_ns(&self) -> u64 {
-        let ticks = arch::ticks().saturating_sub(self.start);
-        (u128::from(ticks) * 1_000_000_000 / u128::from(arch::tick_hz())) as u64
+        arch::ticks_as(arch::ticks().saturating_sub(self.start), 1_000_000_000)
     }
 
     /// Records a violation of a VM's CPU, or of a device that is emulated or forwarded for it.

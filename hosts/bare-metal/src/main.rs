@@ -25,6 +25,8 @@ mod iommu;
 #[cfg(target_os = "none")]
 mod lock;
 #[cfg(target_os = "none")]
+mod log;
+#[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod mmio;

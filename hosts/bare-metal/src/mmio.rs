@@ -2,6 +2,8 @@
 
 use axvm_addr::{Hpa, Span};
 
+use crate::log;
+
 impl axvm_gicv3::Registers for Mmio {
     fn read64(&self, offset: u64) -> u64 {
         Mmio::read64(self, offset)

@@ -15,7 +15,7 @@ pub struct Ticks;
 
 impl Clock for Ticks {
     fn now_us(&self) -> u64 {
-        (u128::from(arch::ticks()) * 1_000_000 / u128::from(arch::tick_hz())) as u64
+        arch::now_us()
     }
 
     fn delay_us(&self, microseconds: u64) {

@@ -18,6 +18,7 @@ pub use axvm_system::protection::Protection;
 
 use crate::hal::Hal;
 use crate::host::Host;
+use crate::log;
 
 use Protection::{
     Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnError, OwnMap, OwnRam, OwnStack, Smc,

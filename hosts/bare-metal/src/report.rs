@@ -8,6 +8,7 @@ use axvm_system::wire::Channel;
 use serde::Serialize;
 
 use crate::console;
+use crate::log;
 
 /// Sends the report. It is the last that the tool waits for. Without the tool there is a line for people.
 pub fn send(report: &Report) {

@@ -6,6 +6,7 @@ use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
 use crate::arch::{self, Left, Next, Running};
+use crate::log;
 use crate::resident::Resident;
 use crate::vm::{StopReason, Vm};
 

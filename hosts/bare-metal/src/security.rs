@@ -19,6 +19,7 @@ use spin::Mutex;
 
 use crate::hal::Hal;
 use crate::host::Host;
+use crate::log;
 use crate::protection::{self, Protection};
 use crate::vm::StopReason;
 use crate::{console, cpus};

@@ -9,6 +9,7 @@ use axvm_addr::{CpuId, VmId};
 use axvm_system::wire::Channel;
 
 use crate::host::Host;
+use crate::log;
 use crate::typed::Typed;
 use crate::vm::{LEAVE_WITHIN_S, Vm};
 use crate::{arch, console, cpus, protection, report, run, security};

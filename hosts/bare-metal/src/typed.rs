@@ -14,6 +14,7 @@ use axvm_system::wire::{Channel, Key, Keys};
 use axvm_uart::Received;
 
 use crate::host::Host;
+use crate::log;
 use crate::vm::{StopReason, Vm};
 use crate::{arch, console};
 

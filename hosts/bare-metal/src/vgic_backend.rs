@@ -15,6 +15,7 @@ use crate::arch::lpis::Properties;
 use crate::arch::vpe::VirtualProcessors;
 use crate::cpus;
 use crate::host::Host;
+use crate::log;
 use crate::memory::GuestRam;
 
 /// The hypervisor's side of a VM's interrupts.

@@ -11,6 +11,7 @@ use axvm_plan::{DevicePlan, PciPlan};
 use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused};
 
 use crate::hal::Hal;
+use crate::log;
 use crate::pci::Ticks;
 
 /// A VM's virtual host bridge.

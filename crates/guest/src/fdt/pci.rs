@@ -19,24 +19,20 @@ const WHOLE_FUNCTION: u32 = 0x00ff_ff00;
 /// The pins: 1 to 4.
 const PINS: u32 = 7;
 
-pub(super) fn host(
-    tree: &mut Tree,
-    host: &PciDescription,
-    gic: Option<&GicDescription>,
-) -> Result<(), FdtWriteError> {
+pub(super) fn host(tree: &mut Tree, host: &PciDescription, gic: Option<&GicDescription>) {
     let name = format!("pcie@{:x}", host.ecam.start());
     let no_its = gic.and_then(|gic| gic.its).is_none();
     if (!host.lines.is_empty() && gic.is_none()) || (!host.msi.is_empty() && no_its) {
-        return Err(FdtWriteError::NoController(name));
+        return tree.fail(FdtWriteError::NoController(name));
     }
-    tree.begin(&name)?;
-    tree.text("compatible", "pci-host-ecam-generic")?;
-    tree.text("device_type", "pci")?;
-    tree.cells("#address-cells", &[3])?;
-    tree.cells("#size-cells", &[2])?;
-    tree.registers(&[host.ecam])?;
-    tree.cells("bus-range", &[host.buses.0.into(), host.buses.1.into()])?;
-    tree.cells("linux,pci-domain", &[host.segment.into()])?;
+    tree.begin(&name);
+    tree.text("compatible", "pci-host-ecam-generic");
+    tree.text("device_type", "pci");
+    tree.cells("#address-cells", &[3]);
+    tree.cells("#size-cells", &[2]);
+    tree.registers(&[host.ecam]);
+    tree.cells("bus-range", &[host.buses.0.into(), host.buses.1.into()]);
+    tree.cells("linux,pci-domain", &[host.segment.into()]);
     let mut ranges = Vec::new();
     for window in &host.windows {
         let space = match window.space {
@@ -47,25 +43,25 @@ pub(super) fn host(
         ranges.push(space | if window.prefetchable { PREFETCHABLE } else { 0 });
         ranges.extend([window.pci, window.cpu.start().get(), window.cpu.size()].into_iter().flat_map(halves));
     }
-    tree.cells("ranges", &ranges)?;
+    tree.cells("ranges", &ranges);
     if host.coherent {
-        tree.flag("dma-coherent")?;
+        tree.flag("dma-coherent");
     }
     if !host.msi.is_empty() {
-        tree.cells("msi-map", &msi_map(&host.msi, tree.phandles.its))?;
+        tree.cells("msi-map", &msi_map(&host.msi, tree.phandles.its));
     }
     if !host.lines.is_empty() {
-        tree.cells("#interrupt-cells", &[1])?;
-        tree.cells("interrupt-map-mask", &[WHOLE_FUNCTION, 0, 0, PINS])?;
+        tree.cells("#interrupt-cells", &[1]);
+        tree.cells("interrupt-map-mask", &[WHOLE_FUNCTION, 0, 0, PINS]);
         let mut map = Vec::new();
         for &(function, pin, intid, edge) in &host.lines {
             // The GIC has two address cells, which mean nothing to it.
             map.extend([u32::from(function.requester_id()) << 8, 0, 0, pin.into(), tree.phandles.gic, 0, 0]);
-            map.extend(tree.specifier(intid, edge)?);
+            map.extend(tree.specifier(intid, edge));
         }
-        tree.cells("interrupt-map", &map)?;
+        tree.cells("interrupt-map", &map);
     }
-    tree.end()
+    tree.end();
 }
 
 /// (requester id, the ITS, device id, count), with neighbours in one entry.

@@ -5,10 +5,14 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use axvm_addr::Gpa;
-use elf::ElfBytes;
-use elf::abi::{EM_386, EM_AARCH64, EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC, PF_X, PT_INTERP, PT_LOAD};
-use elf::endian::AnyEndian;
-use elf::file::Class;
+use elf::abi::{
+    EI_CLASS, EI_DATA, EI_NIDENT, EI_VERSION, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, EM_386, EM_AARCH64,
+    EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, PF_X, PT_INTERP, PT_LOAD,
+};
+use elf::endian::LittleEndian;
+use elf::file::{Class, FileHeader};
+use elf::parse::{ParseAt, ParseError};
+use elf::segment::{ProgramHeader, SegmentTable};
 
 use super::{ImageError, ImageInfo, ImageKind, Segment};
 
@@ -27,11 +31,22 @@ fn broken(why: &str) -> ImageError {
     ImageError::Broken(why.into())
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
-    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)
-        .map_err(|error| ImageError::Broken(format!("{error}")))?;
-    let header = &file.ehdr;
-    if header.e_machine != EM_AARCH64 || header.class != Class::ELF64 {
+fn cut(_: ParseError) -> ImageError {
+    broken("it ends within its header")
+}
+
+/// The file's header, if it is a 64-bit file for little-endian AArch64.
+fn header(bytes: &[u8]) -> Result<FileHeader<LittleEndian>, ImageError> {
+    let byte = |at: usize| bytes.get(at).copied();
+    match (byte(EI_DATA), byte(EI_VERSION)) {
+        (Some(ELFDATA2LSB), Some(EV_CURRENT)) => {}
+        (Some(ELFDATA2MSB), _) => return Err(ImageError::Unsupported("it is big-endian".into())),
+        _ => return Err(broken("its header is of an unknown kind")),
+    }
+    // What follows the identification begins with the same fields in files of 32 and of 64 bits.
+    let ident = (LittleEndian, Class::ELF64, 0, 0);
+    let header = FileHeader::parse_tail(ident, bytes.get(EI_NIDENT..).unwrap_or_default()).map_err(cut)?;
+    if header.e_machine != EM_AARCH64 || byte(EI_CLASS) != Some(ELFCLASS64) {
         let name = match header.e_machine {
             EM_386 | EM_X86_64 => "an ELF file for x86".into(),
             EM_ARM => "an ELF file for 32-bit Arm".into(),
@@ -41,15 +56,35 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         };
         return Err(ImageError::WrongArchitecture(name));
     }
-    if header.endianness == AnyEndian::Big {
-        return Err(ImageError::Unsupported("it is big-endian".into()));
+    Ok(header)
+}
+
+/// The segments of a file with this header.
+fn segments<'a>(
+    header: &FileHeader<LittleEndian>,
+    bytes: &'a [u8],
+) -> Result<SegmentTable<'a, LittleEndian>, ImageError> {
+    if header.e_phoff == 0 {
+        return Err(broken("it has no program headers"));
     }
+    let each = ProgramHeader::validate_entsize(Class::ELF64, header.e_phentsize.into())
+        .map_err(|_| broken("its program headers have a size of their own"))?;
+    let table = usize::try_from(header.e_phoff).ok().and_then(|start| {
+        let end = start.checked_add(each.checked_mul(header.e_phnum.into())?)?;
+        bytes.get(start..end)
+    });
+    let table = table.ok_or_else(|| broken("its program headers pass the end of the file"))?;
+    Ok(SegmentTable::new(LittleEndian, Class::ELF64, table))
+}
+
+pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+    let header = header(bytes)?;
     if header.e_type != ET_EXEC && header.e_type != ET_DYN {
         return Err(ImageError::Unsupported("it is an ELF file, but not an executable (unlinked?)".into()));
     }
     let mut load = Vec::new();
     let mut entry = None;
-    for segment in file.segments().ok_or_else(|| broken("it has no program headers"))? {
+    for segment in segments(&header, bytes)? {
         if segment.p_type == PT_INTERP {
             return Err(ImageError::Unsupported(
                 "it is a dynamically linked program of an operating system".into(),
@@ -81,7 +116,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         }
         load.push((segment, end));
     }
-    load.sort_by_key(|(segment, _)| segment.p_paddr);
+    load.sort_unstable_by_key(|(segment, _)| segment.p_paddr);
     if load.iter().zip(load.iter().skip(1)).any(|((_, end), (next, _))| *end > next.p_paddr) {
         return Err(broken("two segments overlap"));
     }

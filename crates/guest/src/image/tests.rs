@@ -105,6 +105,34 @@ fn an_elf_file_with_overlapping_segments_or_a_stray_entry_is_refused() {
 }
 
 #[test]
+fn an_elf_file_of_the_other_byte_order_or_word_size_is_named() {
+    let with = |at: usize, byte: u8| {
+        let mut file = elf64(183, 0, &[(0, 0, b"text", 4)]);
+        file[at] = byte;
+        ImageInfo::parse(&file, None).unwrap_err()
+    };
+    assert_eq!(with(5, 2), ImageError::Unsupported("it is big-endian".into()));
+    assert_eq!(with(4, 1), ImageError::WrongArchitecture("a 32-bit ELF file".into()));
+}
+
+#[test]
+fn an_elf_file_whose_headers_are_not_all_there_is_refused() {
+    let whole = elf64(183, 0, &[(0, 0, b"text", 4)]);
+    for end in 4..64 + 56 {
+        let error = ImageInfo::parse(&whole[..end], None).unwrap_err();
+        assert!(matches!(error, ImageError::Broken(_)), "{end}: {error}");
+    }
+    // No table; one past the end; one that wraps; entries of another size; more than there are.
+    for (at, value) in [(32, 0), (32, 200), (32, u64::MAX - 55), (54, 55), (56, 3)] {
+        let mut file = whole.clone();
+        let bytes = if at == 32 { 8 } else { 2 };
+        file[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+        let error = ImageInfo::parse(&file, None).unwrap_err();
+        assert!(matches!(error, ImageError::Broken(_)), "{at}: {error}");
+    }
+}
+
+#[test]
 fn kernels_of_other_machines_and_compressed_ones_are_named() {
     let mut bzimage = vec![0; 0x300];
     bzimage[..2].copy_from_slice(b"MZ");

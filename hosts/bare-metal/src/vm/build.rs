@@ -65,7 +65,11 @@ pub struct VmFiles<'a> {
 
 impl Vm {
     /// Brings a plan to life, up to the point where the first vCPU can be started: memory loaded, devices reset and attached.
-    pub fn build(host: &'static Host, plan: VmPlan, files: &VmFiles<'_>) -> Result<Arc<Self>, BuildError> {
+    pub fn build(
+        host: &'static Host,
+        plan: Arc<VmPlan>,
+        files: &VmFiles<'_>,
+    ) -> Result<Arc<Self>, BuildError> {
         let core = Arc::new(AxVM::new(plan, Arc::new(Hal::new(host)), &mut host.registry.lock())?);
         match Self::around(core.clone(), files) {
             Ok(vm) => Ok(Arc::new(vm)),

@@ -77,7 +77,15 @@ pub fn tick_hz() -> u64 {
 
 /// Microseconds by the generic timer, which runs whatever else does. Deadlines are by it.
 pub fn now_us() -> u64 {
-    (u128::from(ticks()) * 1_000_000 / u128::from(tick_hz())) as u64
+    ticks_as(ticks(), 1_000_000)
+}
+
+/// So many ticks in a unit of which a second has so many, no more than 10^9. Exact: what is left of a second is less than
+/// 2^32 ticks, as CNTFRQ_EL0 is a number of 32 bits (Arm ARM, D24.10.1).
+#[inline(never)]
+pub fn ticks_as(ticks: u64, per_second: u64) -> u64 {
+    let hz = tick_hz();
+    (ticks / hz).saturating_mul(per_second).saturating_add((ticks % hz).saturating_mul(per_second) / hz)
 }
 
 /// Waits at least this long.

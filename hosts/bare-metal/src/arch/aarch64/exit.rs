@@ -15,6 +15,7 @@ use super::sysreg::mrs;
 use super::vcpu::{Context, has_deadlines, write_debug};
 use super::vectors::{Left, take_late_error};
 use super::{emulate, fault, idregs};
+use crate::log;
 use crate::vm::{StopReason, Vm};
 
 /// What the run loop has to do next.

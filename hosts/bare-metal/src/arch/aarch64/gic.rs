@@ -21,6 +21,7 @@ use spin::Mutex;
 
 use super::lpis::Properties;
 use super::sysreg::{dsb, isb, mrs, msr};
+use crate::log;
 use crate::mmio::{Mmio, Row};
 
 /// Distributor registers (IHI 0069, 12.9).

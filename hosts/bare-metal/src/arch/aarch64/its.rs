@@ -168,8 +168,7 @@ impl PhysicalIts {
         let queue = table(&quirks, QUEUE_BYTES as usize, 0x1_0000)?;
         let value = gits::VALID | queue.0 | (QUEUE_BYTES / 4096 - 1);
         let must = gits::VALID | gits::QUEUE_ADDRESS | gits::QUEUE_SIZE;
-        let settled = install(&registers, gits::CBASER, Field::Its, access, value, must)?;
-        log::debug!("{}: queue and tables: {settled:?}", described.path);
+        install(&registers, gits::CBASER, Field::Its, access, value, must)?;
         registers.write64(gits::CWRITER, 0);
         dsb!("sy");
         registers.write32(gits::CTLR, 1);

@@ -32,7 +32,7 @@ use axvm_addr::{CpuId, Hpa};
 
 pub use boot::SecondaryBoot;
 pub use cpu::{
-    clean_to_memory, delay_us, halt, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks,
+    clean_to_memory, delay_us, halt, memory_barrier, mpidr, now_us, send_event, tick_hz, ticks, ticks_as,
     virtual_count, wait_for_interrupt, wait_for_interrupt_or_us, wait_for_interrupt_until, wait_us, zero,
 };
 pub use exit::{Next, handle};

@@ -10,6 +10,7 @@ use spin::Mutex;
 
 use super::sysreg::{isb, mrs};
 use super::{psci, vectors};
+use crate::log;
 
 /// Whether some CPU is one that has to be told twice to forget translations. Never unset: whoever invalidates may be another CPU.
 static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);

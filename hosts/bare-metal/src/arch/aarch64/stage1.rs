@@ -13,6 +13,7 @@ use spin::Mutex;
 
 use super::boot::SecondaryBoot;
 use super::sysreg::{dsb, isb, mrs, msr};
+use crate::log;
 
 /// MAIR_EL2: 0 Device-nGnRE, 1 Normal write-back, 2 Normal non-cacheable, 3
 /// Device-nGnRnE (Arm ARM, D24.2.109).

@@ -13,6 +13,7 @@ use super::indexed::by_number;
 use super::sysreg::{isb, mrs, msr};
 use super::vectors::{EntryWork, Frame, take_late_error};
 use super::{control, lists, reset, tlb};
+use crate::log;
 
 /// The state of a vCPU that isn't in hardware registers while it runs: nothing else is ever saved, since a vCPU has a CPU
 /// of its own.

@@ -16,6 +16,7 @@ use super::gic::{self, GicError, PhysicalGic};
 use super::its::{ItsError, PhysicalIts};
 use super::lpis::{GUEST_LPI_ID_BITS, Properties};
 use super::sysreg::mrs;
+use crate::log;
 use crate::memory;
 
 /// ICH_VTR_EL2.nV4: the CPU interface takes no virtual LPIs.
