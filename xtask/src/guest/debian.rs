@@ -89,31 +89,64 @@ pub struct DeviceTree {
     pub package: String,
 }
 
-/// The device trees that the kernels' packages bring, each name once: the newest.
+/// The suite whose kernels are the newest that are built for a release, and bring their device trees in a package of a few MB.
+const NEWEST_TREES: &str = "trixie-backports";
+
+/// The device trees that kernels' packages bring, each name once: the newest.
 pub fn device_trees(arch: &str) -> Result<Vec<DeviceTree>> {
+    let (release, root) = newest_trees(arch)?;
     let mut trees: Vec<DeviceTree> = Vec::new();
+    add_trees(&mut trees, &format!("linux-base-{release}"), &root)?;
     for series in Series::ALL {
-        let release = kernel(arch, series)?.release;
-        let package = format!("linux-image-{release}");
+        let package = format!("linux-image-{}", kernel(arch, series)?.release);
         let root = series.folder(arch).join("linux/usr/lib").join(&package);
-        let mut folders = vec![root.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in
-                std::fs::read_dir(&folder).with_context(|| format!("{package} has no device trees"))?
-            {
-                let file = entry?.path();
-                if file.is_dir() {
-                    folders.push(file);
-                } else if file.extension().is_some_and(|extension| extension == "dtb") {
-                    let name = file.strip_prefix(&root)?.with_extension("").display().to_string();
-                    if !trees.iter().any(|tree| tree.name == name) {
-                        trees.push(DeviceTree { name, file, package: package.clone() });
-                    }
+        add_trees(&mut trees, &package, &root)?;
+    }
+    Ok(trees)
+}
+
+/// Adds the device trees below a folder, but for names that are there.
+fn add_trees(trees: &mut Vec<DeviceTree>, package: &str, root: &Path) -> Result<()> {
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("{package} has no device trees"))? {
+            let file = entry?.path();
+            if file.is_dir() {
+                folders.push(file);
+            } else if file.extension().is_some_and(|extension| extension == "dtb") {
+                let name = file.strip_prefix(root)?.with_extension("").display().to_string();
+                if !trees.iter().any(|tree| tree.name == name) {
+                    trees.push(DeviceTree { name, file, package: package.to_owned() });
                 }
             }
         }
     }
-    Ok(trees)
+    Ok(())
+}
+
+/// The release of the newest kernel and the folder of its device trees. They stay those that were fetched first.
+fn newest_trees(arch: &str) -> Result<(String, PathBuf)> {
+    let folder = paths::guest(arch).join("trees");
+    let release_file = folder.join("release");
+    let root = |release: &str| folder.join("linux/usr/lib/modules").join(release).join("dtb");
+    if let Ok(release) = std::fs::read_to_string(&release_file)
+        && root(&release).is_dir()
+    {
+        return Ok((release.clone(), root(&release)));
+    }
+    say::step("fetching the device trees of Debian's newest kernel (about 5 MB)");
+    let apt = AptRoot::open(arch, NEWEST_TREES)?;
+    let shown = process::output(apt.command("apt-cache").args([
+        "show",
+        "--all-versions",
+        &format!("linux-image-{}", apt.arch),
+    ]))?;
+    let release =
+        newest_release(&shown).with_context(|| format!("{NEWEST_TREES} has no kernel for {arch}"))?;
+    apt.unpack(&format!("linux-base-{release}"), &folder.join("linux"))?;
+    paths::write_atomically(&release_file, release.as_bytes())?;
+    let root = root(&release);
+    Ok((release, root))
 }
 
 /// A static busybox for the guest.
@@ -220,7 +253,7 @@ impl AptRoot {
         let mut list = String::new();
         // busybox is in the main suite; the kernel of an older release is in its backports.
         for name in [suite, &format!("{suite}-backports")] {
-            if name.ends_with("-backports") && suite != "bookworm" {
+            if name != suite && suite != "bookworm" {
                 continue;
             }
             list.push_str(&format!("deb [arch={} signed-by={keyring}] {mirror} {name} main\n", apt.arch));
@@ -301,6 +334,13 @@ fn newest_kernel(records: &str, series: Series) -> Option<(String, String)> {
     })
 }
 
+/// From `apt-cache show` (newest first): the release of the kernel that the meta package needs.
+fn newest_release(records: &str) -> Option<String> {
+    let needs = records.lines().find_map(|line| line.strip_prefix("Depends:"))?;
+    let mut words = needs.split([' ', ',']);
+    words.find_map(|word| word.strip_prefix("linux-image-")).map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +358,14 @@ mod tests {
         let expected = ("linux-image-6.1.0-50-arm64".to_owned(), "6.1.176-1".to_owned());
         assert_eq!(newest_kernel(records, Series::named("6.1").unwrap()), Some(expected));
         assert_eq!(newest_kernel("Package: x\nVersion: 5.10\n", Series::DEFAULT), None);
+    }
+
+    #[test]
+    fn the_newest_release_is_the_first_that_is_shown() {
+        let records = "Version: 7.3.4-1\nDepends: linux-base-arm64 (= 7.3.4-1), linux-image-7.3.4+deb13-arm64 (= 7.3.4-1)\n\n\
+                       Version: 7.2.1-1\nDepends: linux-image-7.2.1+deb13-arm64 (= 7.2.1-1)\n";
+        assert_eq!(newest_release(records), Some("7.3.4+deb13-arm64".to_owned()));
+        assert_eq!(newest_release("Version: 1\n"), None);
     }
 
     #[test]
