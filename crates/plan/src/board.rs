@@ -222,6 +222,9 @@ fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
             take(window.cpu, format!("a PCI window of {}", host.path));
         }
     }
+    for kept in &platform.kept {
+        take(kept.span, format!("a PCI window of {}, whose host bridge AxVM doesn't drive,", kept.owner));
+    }
     for &span in &platform.memory {
         take(span, "RAM".into());
     }

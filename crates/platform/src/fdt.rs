@@ -19,13 +19,13 @@ mod devices;
 mod gic;
 mod interrupts;
 mod kinds;
+mod memory;
 mod pci;
 mod references;
 
 use blob::{BlobError, NodeId, Tree};
 
-use crate::memory;
-use crate::model::{Cpu, Interrupt, Platform, PsciConduit, Reserved, Smmu, Trigger};
+use crate::model::{Cpu, Interrupt, Platform, PsciConduit, Smmu, Trigger};
 
 /// A device tree that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,12 +102,15 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         .map(|(position, &id)| pci::host(tree, id, position, &smmu_nodes, &its_nodes))
         .collect::<Result<_, _>>()?;
     let devices = devices::all(tree, &smmu_nodes)?;
+    let kept = pci::kept(tree, &pci_nodes)?;
+    let banks = memory::banks(tree)?;
     Ok(Platform {
         model: tree.text(root, "model").unwrap_or_default().into(),
         compatible: tree.texts(root, "compatible").map(String::from).collect(),
         cpus: cpus(tree)?,
-        memory: banks(tree)?,
-        reserved: reserved(tree)?,
+        reserved: memory::reserved(tree, &banks, &devices, &kept)?,
+        memory: banks,
+        kept,
         console: console(tree),
         gic,
         timer: timer(tree),
@@ -171,42 +174,6 @@ fn cpus(tree: &Tree<'_>) -> Result<Vec<Cpu>, FdtError> {
         cpus.push(Cpu { path: tree.path(id), mpidr, usable });
     }
     Ok(cpus)
-}
-
-fn is_memory(tree: &Tree<'_>, id: NodeId) -> bool {
-    tree.text(id, "device_type") == Some("memory")
-}
-
-fn banks(tree: &Tree<'_>) -> Result<Vec<Span<Hpa>>, FdtError> {
-    let mut banks = Vec::new();
-    for id in tree.ids().filter(|&id| is_memory(tree, id) && tree.is_enabled(id)) {
-        banks.extend(tree.places(id)?.found);
-    }
-    Ok(memory::merge(banks))
-}
-
-fn reserved(tree: &Tree<'_>) -> Result<Vec<Reserved>, FdtError> {
-    let mut reserved = Vec::new();
-    for &(start, size) in &tree.reservations {
-        if let Ok(span) = Span::new(Hpa(start), size) {
-            reserved.push(Reserved { span, owner: "/memreserve/".into(), no_map: false });
-        }
-    }
-    // Memory that is somebody else's, as the secure world's is.
-    for id in tree.ids().filter(|&id| is_memory(tree, id) && !tree.is_enabled(id)) {
-        for span in tree.kept(id)? {
-            reserved.push(Reserved { span, owner: tree.path(id), no_map: true });
-        }
-    }
-    if let Some(parent) = tree.find("/reserved-memory") {
-        // Disabled ones too: keeping too much from guests is the safe mistake.
-        for id in tree.children(parent) {
-            for span in tree.kept(id)? {
-                reserved.push(Reserved { span, owner: tree.path(id), no_map: tree.has(id, "no-map") });
-            }
-        }
-    }
-    Ok(reserved)
 }
 
 fn console(tree: &Tree<'_>) -> Option<String> {

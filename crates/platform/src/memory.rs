@@ -22,6 +22,27 @@ pub fn merge(mut spans: Vec<Span<Hpa>>) -> Vec<Span<Hpa>> {
     merged
 }
 
+/// What of spans lies in none of the holes, which are in order and don't overlap.
+pub(crate) fn without(spans: Vec<Span<Hpa>>, holes: &[Span<Hpa>]) -> Vec<Span<Hpa>> {
+    let mut rest = Vec::new();
+    for span in spans {
+        let (mut start, end) = (span.start(), span.end());
+        for hole in holes {
+            if hole.start() >= end {
+                break;
+            }
+            if hole.start() > start {
+                rest.push(between(start, hole.start()));
+            }
+            start = start.max(hole.end());
+        }
+        if start < end {
+            rest.push(between(start, end));
+        }
+    }
+    rest
+}
+
 fn between(start: Hpa, end: Hpa) -> Span<Hpa> {
     Span::new(start, end.get().saturating_sub(start.get())).unwrap_or_default()
 }
@@ -31,25 +52,12 @@ impl Platform {
     /// free.
     pub fn free_memory(&self) -> Vec<Span<Hpa>> {
         let taken = merge(self.reserved.iter().map(|reserved| reserved.span.to_pages()).collect());
-        let mut free = Vec::new();
-        for bank in merge(self.memory.clone()) {
-            // Whole pages within the bank.
-            let Some(first) = bank.start().get().checked_next_multiple_of(PAGE_SIZE) else { continue };
-            let (mut start, end) = (Hpa(first), bank.end().page());
-            for hole in &taken {
-                if hole.start() >= end {
-                    break;
-                }
-                if hole.start() > start {
-                    free.push(between(start, hole.start()));
-                }
-                start = start.max(hole.end());
-            }
-            if start < end {
-                free.push(between(start, end));
-            }
-        }
-        free
+        // Whole pages within the banks.
+        let pages = |bank: Span<Hpa>| {
+            let first = bank.start().get().checked_next_multiple_of(PAGE_SIZE)?;
+            Some(between(Hpa(first), bank.end().page()))
+        };
+        without(merge(self.memory.clone()).into_iter().filter_map(pages).collect(), &taken)
     }
 
     /// Where the CPU sees `size` bytes at this memory address of a host bridge's bus; `None` unless they lie

@@ -22,6 +22,8 @@ pub struct Platform {
     pub memory: Vec<Span<Hpa>>,
     /// What of RAM is not for guests: the hypervisor's image, heap and bundle, firmware's reservations.
     pub reserved: Vec<Reserved>,
+    /// What else of the address space has an owner that AxVM doesn't drive.
+    pub kept: Vec<Kept>,
     /// The device-tree path of the console (`/chosen/stdout-path`, alias resolved).
     pub console: Option<String>,
     /// The interrupt controller.
@@ -66,6 +68,16 @@ pub struct Reserved {
     /// disabled. A mapping as normal memory is enough for the CPU to read there by itself, which a carve-out of the firmware's
     /// can answer with an abort.
     pub no_map: bool,
+}
+
+/// Addresses that are neither memory nor registers of a device that the platform lists, and of which no guest gets any: the windows
+/// of PCI hosts that AxVM doesn't drive, behind which there are devices that nobody has looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Where.
+    pub span: Span<Hpa>,
+    /// Who has it, for messages: a device-tree path.
+    pub owner: String,
 }
 
 /// Addresses on a bus that need not be the CPU's.

@@ -3,7 +3,7 @@
 use axvm_addr::{Intid, StreamId};
 use axvm_guest::image::ImageError;
 use axvm_pci::{Lack, Reach};
-use axvm_platform::model::Provider;
+use axvm_platform::model::{Kept, Provider};
 
 use super::*;
 
@@ -478,6 +478,17 @@ fn raw_regions_over_what_is_not_a_device_are_refused() {
     }
     let console = given(region("raw", 0x0a10_0000, 0x0900_0000, 0x1000));
     assert_eq!(refusals(&console, &platform), [(Rule::DeviceReserved, of_device("base_hpa"))]);
+}
+
+#[test]
+fn raw_regions_over_windows_of_host_bridges_that_are_not_driven_are_refused() {
+    let mut platform = board();
+    let system = given(region("raw", 0x0a10_0000, 0x0a30_0000, 0x1000));
+    planned(&system, &platform);
+    let span = Span::new(Hpa(0x0a30_0000), 0x1_0000).unwrap();
+    platform.kept.push(Kept { span, owner: "/pcie@0".into() });
+    assert_eq!(refusals(&system, &platform), [(Rule::RegisterPlace, of_device("base_hpa"))]);
+    assert!(lines(&system, &platform)[0].contains("PCI window of /pcie@0"));
 }
 
 #[test]

@@ -108,15 +108,9 @@ impl<'a> Tree<'a> {
         self.u32(bus, "#size-cells").unwrap_or(1)
     }
 
-    /// `reg` as it is, on the node's own bus. Empty where the bus isn't one of memory addresses.
-    fn raw_registers(&self, id: NodeId) -> Result<Vec<BusSpan>, FdtError> {
-        let Some(bus) = self.parent(id) else { return Ok(Vec::new()) };
-        self.entries(id, self.address_cells(bus), self.size_cells(bus))
-    }
-
-    /// `reg` in entries of so many cells.
-    fn entries(&self, id: NodeId, address: u32, size: u32) -> Result<Vec<BusSpan>, FdtError> {
-        let Some(mut cells) = self.cells(id, "reg") else { return Ok(Vec::new()) };
+    /// `reg`, or another property like it, in entries of so many cells. Empty where the bus isn't one of memory addresses.
+    fn entries(&self, id: NodeId, name: &str, address: u32, size: u32) -> Result<Vec<BusSpan>, FdtError> {
+        let Some(mut cells) = self.cells(id, name) else { return Ok(Vec::new()) };
         if address == 0 || address > 2 || size == 0 || size > 2 {
             return Ok(Vec::new());
         }
@@ -124,7 +118,7 @@ impl<'a> Tree<'a> {
         while !cells.is_empty() {
             let entry = cells.number(address).zip(cells.number(size));
             let entry = entry.filter(|(start, size)| start.checked_add(*size).is_some());
-            let (start, size) = entry.ok_or_else(|| FdtError::property(self, id, "reg"))?;
+            let (start, size) = entry.ok_or_else(|| FdtError::property(self, id, name))?;
             registers.push(BusSpan { start, size });
         }
         Ok(registers)
@@ -132,9 +126,14 @@ impl<'a> Tree<'a> {
 
     /// `reg` as the CPU sees it, and what of it no address of the CPU leads to.
     pub(super) fn places(&self, id: NodeId) -> Result<Places, FdtError> {
+        self.places_in(id, "reg")
+    }
+
+    /// The same of a property that is like `reg`.
+    pub(super) fn places_in(&self, id: NodeId, name: &str) -> Result<Places, FdtError> {
         let mut places = Places::default();
         let Some(bus) = self.parent(id).filter(|&bus| self.leads_to_root(bus)) else { return Ok(places) };
-        for entry in self.raw_registers(id)? {
+        for entry in self.entries(id, name, self.address_cells(bus), self.size_cells(bus))? {
             let found = self.translate(bus, entry)?;
             let whole = matches!(found.as_slice(), [one] if one.size() == entry.size);
             if !whole || entry.size == 0 {
@@ -158,7 +157,7 @@ impl<'a> Tree<'a> {
         // Where the cells are forgotten too they are the root's, as Linux has it.
         let cells = |name| self.u32(bus, name).or_else(|| self.u32(self.root(), name));
         let entries =
-            self.entries(id, cells("#address-cells").unwrap_or(2), cells("#size-cells").unwrap_or(1))?;
+            self.entries(id, "reg", cells("#address-cells").unwrap_or(2), cells("#size-cells").unwrap_or(1))?;
         if entries.is_empty() {
             return Err(FdtError::property(self, id, "reg"));
         }
@@ -208,6 +207,28 @@ impl<'a> Tree<'a> {
             pieces = above;
         }
         Ok(pieces.into_iter().filter_map(|piece| Span::new(Hpa(piece.start), piece.size).ok()).collect())
+    }
+
+    /// Whether a device on a bus, or behind one, sees memory at other addresses than the CPU does: an entry of `dma-ranges` (2.3.9)
+    /// of that bus or one above that isn't one to one, or can't be read. Its driver would have to know.
+    pub(super) fn shifts_dma(&self, bus: NodeId) -> bool {
+        let shifts = |bus: NodeId| {
+            let (Some(mut cells), Some(above)) = (self.cells(bus, "dma-ranges"), self.parent(bus)) else {
+                return false;
+            };
+            let child = self.address_cells(bus);
+            while !cells.is_empty() {
+                // On PCI the first cell says which space it is.
+                let flags = if child == 3 { cells.take(1) } else { Some(cells) };
+                let entry = flags.and_then(|_| cells.number(child.min(2)));
+                let entry = entry.zip(cells.number(self.address_cells(above)));
+                if entry.is_none_or(|(from, to)| from != to) || cells.number(self.size_cells(bus)).is_none() {
+                    return true;
+                }
+            }
+            false
+        };
+        self.lineage(bus).any(shifts)
     }
 
     /// Whether DMA of a node is coherent: the nearest `dma-coherent` or `dma-noncoherent`, its own or of a

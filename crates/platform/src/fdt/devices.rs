@@ -10,8 +10,9 @@ use axvm_addr::StreamId;
 use super::address::{Cells, Places};
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
+use super::memory::is_memory;
 use super::references::{self, Reference};
-use super::{FdtError, is_memory, kinds};
+use super::{FdtError, kinds};
 use crate::model::{ChildNode, FixedClock, PlatformDevice, Provider};
 
 /// Buses of which the specification, or their binding, says that what is on them doesn't depend on them but for what
@@ -88,8 +89,16 @@ fn device(
     let properties = reader.node(id);
     let children = reader.children(id)?;
     reader.buses(id)?;
-    let Reader { providers, streams, masters, .. } = reader;
     let compatible: Vec<&str> = tree.texts(id, "compatible").collect();
+    // What the node says itself outweighs what is known of its kind.
+    let bus_master = if reader.masters { Some(true) } else { kinds::masters_the_bus(&compatible) };
+    // Its guest sees it at the root, where memory is at the CPU's addresses.
+    if let (Some(true), Some(bus)) = (bus_master, tree.parent(id))
+        && tree.shifts_dma(bus)
+    {
+        reader.need("dma-ranges".into(), tree.path(bus), None);
+    }
+    let Reader { providers, streams, .. } = reader;
     Ok(PlatformDevice {
         path: tree.path(id),
         enabled: tree.is_enabled(id),
@@ -98,8 +107,7 @@ fn device(
         interrupts,
         foreign_interrupts,
         streams,
-        // What the node says itself outweighs what is known of its kind.
-        bus_master: if masters { Some(true) } else { kinds::masters_the_bus(&compatible) },
+        bus_master,
         coherent: tree.is_coherent(id),
         providers,
         referenced,

@@ -6,12 +6,13 @@
 
 use core::str;
 
-use axvm_addr::{Hpa, Span};
+use axvm_addr::{Address, Hpa, PAGE_SIZE, Span};
 use axvm_uart::{Description, Kind, Properties};
 
 use super::address::Cells;
 use super::blob::{self, BlobError, DEPTH, Part};
 use super::kinds;
+use super::memory::{EFI_MAP, LEFT_BEHIND, RELEASE, USABLE, USABLE_OF_NODE};
 use crate::model::PsciConduit;
 
 /// A device tree that was walked once.
@@ -24,10 +25,11 @@ pub struct Outline<'a> {
     pub cpus: usize,
     /// How firmware is called.
     pub psci: Option<PsciConduit>,
-    /// Where the properties of `/chosen` and `/aliases` begin.
+    /// Where the properties of the root, `/chosen` and `/aliases` begin.
+    root: usize,
     chosen: Option<usize>,
     aliases: Option<usize>,
-    /// There is `/reserved-memory`, or memory that isn't in use.
+    /// There are nodes that reserve memory, or memory that isn't in use.
     reserves: bool,
     /// The banks of memory, as far as there is room for them here.
     banks: [Span<Hpa>; BANKS],
@@ -103,10 +105,20 @@ impl<'a> Lineage<'_, 'a> {
         if !self.is_enabled() {
             return Ok(());
         }
-        self.registers(&mut |start, size| {
+        let name = if self.property(USABLE_OF_NODE).is_some() { USABLE_OF_NODE } else { "reg" };
+        self.entries(name, self.bus_cells(1), &mut |start, size| {
             let span = self.translate(start, size).and_then(|start| Span::new(Hpa(start), size).ok());
             span.into_iter().for_each(&mut *f);
         })
+    }
+
+    /// Whether there may be something that memory is kept for, on its own account: a node of [`Outline::reserved`].
+    fn reserves(&self) -> bool {
+        match self.parent_name() {
+            "reserved-memory" | "chosen" => self.depth() == 3,
+            "cpus" => self.property(RELEASE).is_some(),
+            _ => self.name().starts_with("tpm") || self.is_memory() && !self.is_enabled(),
+        }
     }
 
     fn is_memory(&self) -> bool {
@@ -130,8 +142,16 @@ impl<'a> Lineage<'_, 'a> {
     /// Calls `f` with each entry of `reg`, on the node's own bus. An entry that can't be read is an error: what is there isn't
     /// known.
     fn registers(&self, f: &mut dyn FnMut(u64, u64)) -> Result<(), OutlineError> {
-        let (address, size) = self.bus_cells(1);
-        let mut cells = Cells(self.property("reg").unwrap_or_default());
+        self.entries("reg", self.bus_cells(1), f)
+    }
+
+    fn entries(
+        &self,
+        name: &str,
+        (address, size): (u32, u32),
+        f: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), OutlineError> {
+        let mut cells = Cells(self.property(name).unwrap_or_default());
         while !cells.is_empty() {
             match cells.number(address).zip(cells.number(size)) {
                 // Entries without a size take no room.
@@ -189,6 +209,7 @@ impl<'a> Outline<'a> {
             reservations,
             cpus: 0,
             psci: None,
+            root: 0,
             chosen: None,
             aliases: None,
             reserves: false,
@@ -197,17 +218,19 @@ impl<'a> Outline<'a> {
         };
         let mut outline = bare;
         bare.walk(&mut |node| {
+            let here = node.frames.last().map(|frame| frame.properties);
+            if node.depth() == 1 {
+                outline.root = here.unwrap_or_default();
+            }
             if node.depth() == 2 {
-                let here = node.frames.last().map(|frame| frame.properties);
                 match node.name() {
                     "chosen" => outline.chosen = outline.chosen.or(here),
                     "aliases" => outline.aliases = outline.aliases.or(here),
-                    "reserved-memory" => outline.reserves = true,
                     _ => {}
                 }
             }
+            outline.reserves |= node.reserves();
             if node.is_memory() {
-                outline.reserves |= !node.is_enabled();
                 node.bank(&mut |bank| {
                     if let Some(slot) = outline.banks.get_mut(outline.banked) {
                         *slot = bank;
@@ -226,6 +249,9 @@ impl<'a> Outline<'a> {
             }
             Ok(false)
         })?;
+        if outline.chosen.is_some_and(|chosen| outline.property(chosen, EFI_MAP).is_some()) {
+            outline.banked = 0;
+        }
         Ok(outline)
     }
 
@@ -311,23 +337,97 @@ impl<'a> Outline<'a> {
             }
             Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
         }
+        self.reserved_in_chosen(f)?;
         if !self.reserves {
             return Ok(());
         }
         self.walk(&mut |node| {
-            if node.depth() == 3 && node.parent_name() == "reserved-memory" {
-                // The root's addresses, whether or not the parent has `ranges`.
-                node.registers(&mut |start, size| Span::new(Hpa(start), size).into_iter().for_each(&mut *f))?;
+            if !node.reserves() {
+                return Ok(false);
             }
-            if node.is_memory() && !node.is_enabled() {
-                // It is there, and somebody else's: the secure world's.
-                node.registers(&mut |start, size| {
-                    let start = node.translate(start, size).unwrap_or(start);
-                    Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
-                })?;
+            let number = |name| {
+                let mut cells = Cells(node.property(name)?);
+                cells.number(u32::try_from(cells.0.len() / 4).ok()?)
+            };
+            match node.parent_name() {
+                "reserved-memory" | "chosen" => {
+                    // The root's addresses, whether or not the parent has `ranges`, and its cells where they are forgotten.
+                    let cells = |name, default| {
+                        let own = node.u32(1, name).or_else(|| node.u32(2, name));
+                        own.unwrap_or(default)
+                    };
+                    let cells = (cells("#address-cells", 2), cells("#size-cells", 1));
+                    node.entries("reg", cells, &mut |start, size| {
+                        Span::new(Hpa(start), size).into_iter().for_each(&mut *f)
+                    })?;
+                }
+                "cpus" => {
+                    let page = Hpa(number(RELEASE).ok_or(OutlineError::Registers)?).page();
+                    Span::new(page, PAGE_SIZE).into_iter().for_each(&mut *f);
+                }
+                _ if node.is_memory() => {
+                    // It is there, and somebody else's: the secure world's.
+                    node.registers(&mut |start, size| {
+                        let start = node.translate(start, size).unwrap_or(start);
+                        Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
+                    })?;
+                }
+                _ => {
+                    let log = number("linux,sml-base").zip(number("linux,sml-size"));
+                    let log = log.and_then(|(start, size)| Span::new(Hpa(start), size).ok());
+                    log.into_iter().for_each(&mut *f);
+                }
             }
             Ok(false)
         })
+    }
+
+    /// What `/chosen` itself says of memory that is not to be had.
+    fn reserved_in_chosen(&self, f: &mut dyn FnMut(Span<Hpa>)) -> Result<(), OutlineError> {
+        let Some(chosen) = self.chosen else { return Ok(()) };
+        let cells = |name, default| {
+            self.property(self.root, name)
+                .and_then(|it| it.try_into().ok())
+                .map_or(default, u32::from_be_bytes)
+        };
+        let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
+        let each = |value: &'a [u8], f: &mut dyn FnMut(Span<Hpa>)| -> Result<(), OutlineError> {
+            let mut cells = Cells(value);
+            loop {
+                let (start, size) =
+                    cells.number(address).zip(cells.number(size)).ok_or(OutlineError::Registers)?;
+                Span::new(Hpa(start), size).into_iter().for_each(&mut *f);
+                if cells.is_empty() {
+                    return Ok(());
+                }
+            }
+        };
+        for name in LEFT_BEHIND {
+            if let Some(value) = self.property(chosen, name) {
+                each(value, f)?;
+            }
+        }
+        let Some(usable) = self.property(chosen, USABLE) else { return Ok(()) };
+        // What lies between: each turn goes past one of them, so that it ends.
+        let mut at = 0;
+        loop {
+            let (mut end, mut next) = (at, u64::MAX);
+            each(usable, &mut |span| {
+                if span.start().0 <= at {
+                    end = end.max(span.end().0);
+                } else {
+                    next = next.min(span.start().0);
+                }
+            })?;
+            if end == at {
+                Span::new(Hpa(at), next - at).into_iter().for_each(&mut *f);
+                end = next;
+            }
+            if end == u64::MAX {
+                return Ok(());
+            }
+            at = end;
+        }
     }
 
     /// The root's `compatible`: which board and which chip it is.

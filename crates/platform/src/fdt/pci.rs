@@ -7,7 +7,7 @@ use axvm_addr::{Hpa, PciSpace, PciWindow, Span};
 use super::FdtError;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
-use crate::model::{BusSpan, IdMapping, PciHost};
+use crate::model::{BusSpan, IdMapping, Kept, PciHost};
 
 /// ECAM takes 1 MiB for a bus.
 const BUS_SHIFT: u32 = 20;
@@ -38,7 +38,12 @@ pub(super) fn host(
         windows: windows(tree, id)?,
         coherent: tree.is_coherent(id),
         iommu_map_mask: tree.u32(id, "iommu-map-mask").unwrap_or(u32::MAX),
-        iommu_map: id_map(tree, id, "iommu-map", smmus)?,
+        iommu_map: if tree.shifts_dma(id) {
+            // Its guests would program addresses that the SMMU never sees: no function there is given.
+            Vec::from([IdMapping { first: 0, count: 0x1_0000, target: IdMapping::NOWHERE, base: 0 }])
+        } else {
+            id_map(tree, id, "iommu-map", smmus)?
+        },
         msi_map_mask: tree.u32(id, "msi-map-mask").unwrap_or(u32::MAX),
         msi_map,
         lines: lines(tree, id, buses.0),
@@ -56,35 +61,79 @@ fn buses(tree: &Tree<'_>, id: NodeId, ecam: &Span<Hpa>) -> Option<(u8, u8)> {
     (first <= last).then_some((first, u8::try_from(most).ok()?))
 }
 
-fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow<Hpa>>, FdtError> {
+/// An entry of a host bridge's `ranges`.
+struct Range {
+    /// phys.hi: npt000ss bbbbbbbb dddddfff rrrrrrrr. ss is the space, p is prefetchable.
+    flags: u32,
+    pci: u64,
+    /// The same place on the bus above.
+    above: BusSpan,
+}
+
+fn ranges(tree: &Tree<'_>, id: NodeId) -> Result<Vec<Range>, FdtError> {
     let error = || FdtError::property(tree, id, "ranges");
-    let (Some(mut ranges), Some(bus)) = (tree.cells(id, "ranges"), tree.parent(id)) else {
+    let (Some(mut cells), Some(bus)) = (tree.cells(id, "ranges"), tree.parent(id)) else {
         return Ok(Vec::new());
     };
     let (parent, size) = (tree.address_cells(bus), tree.size_cells(id));
+    let mut ranges = Vec::new();
+    while !cells.is_empty() {
+        let flags = cells.next().ok_or_else(error)?;
+        let pci = cells.number(2).ok_or_else(error)?;
+        let start = cells.number(parent).ok_or_else(error)?;
+        let size = cells.number(size).ok_or_else(error)?;
+        pci.checked_add(size).ok_or_else(error)?;
+        ranges.push(Range { flags, pci, above: BusSpan { start, size } });
+    }
+    Ok(ranges)
+}
+
+fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow<Hpa>>, FdtError> {
+    let Some(bus) = tree.parent(id) else { return Ok(Vec::new()) };
     let mut windows = Vec::new();
-    while !ranges.is_empty() {
-        let flags = ranges.next().ok_or_else(error)?;
-        let pci = ranges.number(2).ok_or_else(error)?;
-        let cpu = ranges.number(parent).ok_or_else(error)?;
-        let size = ranges.number(size).ok_or_else(error)?;
-        // phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr: ss is the space, p is prefetchable.
+    for Range { flags, pci, above } in ranges(tree, id)? {
         let space = match flags >> 24 & 3 {
             1 => PciSpace::Io,
             2 => PciSpace::Memory32,
             3 => PciSpace::Memory64,
             _ => continue,
         };
-        pci.checked_add(size).ok_or_else(error)?;
         // What the bus above tears can't be a window.
-        let found = tree.translate(bus, BusSpan { start: cpu, size })?;
+        let found = tree.translate(bus, above)?;
         if let [cpu] = found.as_slice()
-            && cpu.size() == size
+            && cpu.size() == above.size
         {
             windows.push(PciWindow { space, prefetchable: flags & 1 << 30 != 0, pci, cpu: *cpu });
         }
     }
     Ok(windows)
+}
+
+/// What of the address space leads to PCI buses and isn't a window of a host bridge that is driven: those of other host bridges, in
+/// use or not, and those that can't be windows.
+pub(super) fn kept(tree: &Tree<'_>, driven: &[NodeId]) -> Result<Vec<Kept>, FdtError> {
+    let is_pci = |id: NodeId| {
+        let addresses = tree.u32(id, "#address-cells") == Some(3) && tree.u32(id, "#size-cells") == Some(2);
+        tree.text(id, "device_type") == Some("pci") || addresses
+    };
+    let mut kept = Vec::new();
+    // On a PCI bus addresses are PCI's own.
+    let is_host = |id: &NodeId| is_pci(*id) && !tree.lineage(*id).skip(1).any(is_pci);
+    for id in tree.ids().filter(is_host) {
+        let windows = if driven.contains(&id) { windows(tree, id)? } else { Vec::new() };
+        let Some(bus) = tree.parent(id) else { continue };
+        for Range { above, .. } in ranges(tree, id)? {
+            let mut found = tree.translate(bus, above)?;
+            if found.is_empty() {
+                // A bus without `ranges`: as reserved memory is read.
+                found.extend(Span::new(Hpa(above.start), above.size));
+            }
+            let is_window = |span: &Span<Hpa>| windows.iter().any(|window| window.cpu.encloses(span));
+            found.retain(|span| !span.is_empty() && !is_window(span));
+            kept.extend(found.into_iter().map(|span| Kept { span, owner: tree.path(id) }));
+        }
+    }
+    Ok(kept)
 }
 
 /// `iommu-map` or `msi-map`: (first requester id, target, base, count). Entries whose target isn't among `targets` stay, and
