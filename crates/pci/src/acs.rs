@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigSpace, Registers};
 use crate::function::Function;
+use crate::quirks::{self, Word};
 use crate::spec::EXTENDED_SIZE;
 use crate::spec::express::PortType;
 use crate::spec::extended::{self, Acs};
@@ -55,9 +56,17 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Reads it; `None`: there is no such capability.
+    /// Reads it; `None`: there is no such capability, or it can't be believed. Where its maker says that a function without one
+    /// isolates, it is as if it had one with all on.
     pub fn read<C: ConfigSpace + ?Sized>(registers: Registers<'_, C>, function: &Function) -> Option<Self> {
-        let offset = function.extended_capability(extended::ACS)?;
+        let word = quirks::of(function).map(|quirk| quirk.word);
+        let offset = match (function.extended_capability(extended::ACS), word) {
+            (_, Some(Word::Wrong)) => return None,
+            (None, Some(Word::PortIsolates | Word::FunctionIsolates)) => {
+                return Some(Self { capable: Acs::ISOLATION, on: Acs::ISOLATION, barred: 0 });
+            }
+            (offset, _) => offset?,
+        };
         let bits = registers.read16(offset + extended::ACS_CAPABILITY);
         let capable = Acs::from_bits_retain(bits & !extended::ACS_ENHANCED);
         let vector = capable.contains(Acs::EGRESS_CONTROL) && last_vector_word(offset, bits).is_some();

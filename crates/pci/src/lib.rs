@@ -28,6 +28,7 @@ mod function;
 mod group;
 mod host_bridge;
 mod path;
+pub mod quirks;
 mod reach;
 mod reset;
 mod settle;

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use axvm_addr::PciAddress;
+use axvm_pci::quirks::{self, Word};
+use axvm_pci::spec::extended;
 use axvm_pci::{BarKind, Function, Virtio};
 use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 
@@ -86,6 +88,7 @@ pub(super) fn resolve<'a>(
         outside(reference, findings);
     }
     check_ports(reference, device, functions, findings);
+    note_quirks(reference, device, functions, findings);
     if function.resets.is_empty() && !without_reset {
         findings.device(
             reference,
@@ -239,6 +242,26 @@ fn check_ports(reference: DeviceRef<'_>, device: &PciDevice, all: &[PciDevice], 
                 ),
             );
         }
+    }
+}
+
+/// Says where the function's isolation group rests on somebody's word.
+fn note_quirks(reference: DeviceRef<'_>, device: &PciDevice, all: &[PciDevice], findings: &mut Findings) {
+    let above = |it: &&PciDevice| device.bridges.contains(&it.function.address);
+    for function in core::iter::once(device).chain(all.iter().filter(above)).map(|it| &it.function) {
+        let Some(quirk) = quirks::of(function) else { continue };
+        let what = match quirk.word {
+            Word::Wrong => "has an ACS capability that can't be believed, and counts as one without",
+            Word::PortIsolates | Word::FunctionIsolates
+                if function.extended_capability(extended::ACS).is_none() =>
+            {
+                "is taken to keep peers apart on its maker's word, without ACS"
+            }
+            Word::PortIsolates | Word::FunctionIsolates => continue,
+        };
+        let DeviceRef { vm, name, .. } = reference;
+        let address = function.address;
+        findings.note(format_args!("{vm}: {name}: {address} {what} ({})", quirk.source));
     }
 }
 

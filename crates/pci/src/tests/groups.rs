@@ -111,6 +111,78 @@ fn what_comes_back_down_is_the_ports_own() {
     assert_eq!(machine.group(at(3, 0, 0)), machine.group(at(3, 0, 1)));
 }
 
+/// Two root ports with an endpoint behind each; the first is this one.
+fn two_ports(first: FakeFunction) -> (u32, u32) {
+    let bus = FakeBus::new(0, 0)
+        .with(1, 0, first)
+        .with_behind(&[1], 0, 0, end())
+        .with(2, 0, FakeFunction::root_port(ALL))
+        .with_behind(&[2], 0, 0, end());
+    let machine = Machine::new(bus);
+    (machine.group(at(1, 0, 0)), machine.group(at(2, 0, 0)))
+}
+
+#[test]
+fn root_ports_whose_maker_says_so_isolate_without_a_capability() {
+    let port = |vendor, device, acs| {
+        let new = FakeFunction::new(vendor, device, 0x06_04_00).bridge().express(4, false);
+        let (first, second) = two_ports(if acs == 0 { new } else { new.acs(acs) });
+        first != second
+    };
+    assert!(port(0x17cb, 0x0401, 0) && port(0x177d, 0xaf84, 0) && port(0x1957, 0x8db9, 0));
+    // Neighbours in the list's numbers, and another maker's of the same number.
+    assert!(!port(0x17cb, 0x0402, 0) && !port(0x1957, 0x8d84, 0) && !port(0x1b36, 0x0401, 0));
+    // What it says itself counts.
+    assert!(!port(0x17cb, 0x0401, ALL & !Acs::SOURCE_VALIDATION.bits()));
+    // A capability that does nothing is none.
+    assert!(port(0x8086, 0xa10f, ALL) && !port(0x8086, 0xa110, ALL));
+    // The word is about root ports: a switch's port of that number is like any other.
+    let ports = |vendor, device| {
+        let port = || FakeFunction::new(vendor, device, 0x06_04_00).bridge().express(6, false);
+        let bus = FakeBus::new(0, 0)
+            .with(1, 0, FakeFunction::root_port(ALL))
+            .with_behind(&[1], 0, 0, FakeFunction::switch_port(5, 0))
+            .with_behind(&[1, 0], 0, 0, port())
+            .with_behind(&[1, 0, 0], 0, 0, end())
+            .with_behind(&[1, 0], 1, 0, port())
+            .with_behind(&[1, 0, 1], 0, 0, end());
+        let machine = Machine::new(bus);
+        machine.group(at(3, 0, 0)) == machine.group(at(4, 0, 0))
+    };
+    assert!(ports(0x17cb, 0x0401));
+}
+
+#[test]
+fn functions_of_one_device_whose_maker_says_so_are_apart() {
+    let apart = |vendor, device| {
+        let function = || FakeFunction::new(vendor, device, 0x02_00_00).bar(0, 0x1000, 0).express(0, true);
+        let bus = FakeBus::new(0, 0)
+            .with(1, 0, FakeFunction::root_port(ALL))
+            .with_behind(&[1], 0, 0, function().multifunction())
+            .with_behind(&[1], 0, 1, function());
+        let machine = Machine::new(bus);
+        machine.group(at(1, 0, 0)) != machine.group(at(1, 0, 1))
+    };
+    assert!(apart(0x1924, 0x0903) && apart(0x8086, 0x1521));
+    assert!(!apart(0x1924, 0x0904) && !apart(0x1234, 0x0903));
+}
+
+#[test]
+fn the_list_says_one_thing_of_each_function() {
+    use crate::quirks::QUIRKS;
+    for (position, quirk) in QUIRKS.iter().enumerate() {
+        assert!(!quirk.devices.is_empty() && !quirk.source.is_empty());
+        for other in
+            QUIRKS.iter().take(position).filter(|it| it.vendor == quirk.vendor && it.word == quirk.word)
+        {
+            assert!(
+                !quirk.devices.clone().any(|device| other.devices.contains(&device)),
+                "{quirk:?}, {other:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn requests_that_carry_anothers_id_join_all_that_it_may_be() {
     let root_ports = |acs: u16| {

@@ -329,3 +329,20 @@ fn functions_of_a_slot_stay_together_and_one_of_them_is_function_0() {
     let shown: Vec<_> = plan.vms[0].devices.iter().map(|device| device.shown.unwrap()).collect();
     assert_eq!(shown, [address(4, 3), address(4, 0)]);
 }
+
+#[test]
+fn isolation_that_rests_on_a_makers_word_is_said() {
+    let mut above = port(1);
+    (above.vendor, above.device) = (0x17cb, 0x0401);
+    let platform = |above: Function| with_functions(vec![above, behind(1, 1, 0)], &[0, 1]);
+    let file = system(vec![vm("a", &[1], vec![on_bus(1, 0)])]);
+    let said = |above: Function| {
+        let notes = planned(&file, &platform(above)).notes;
+        notes.into_iter().find(|note| note.contains("its maker's word"))
+    };
+    assert_eq!(said(port(1)), None);
+    let note = said(above.clone()).unwrap();
+    assert!(note.contains("0000:00:01.0") && note.contains("Qualcomm"), "{note}");
+    above.extended_capabilities.push((axvm_pci::spec::extended::ACS, 0x100));
+    assert_eq!(said(above), None);
+}
