@@ -8,6 +8,7 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use axvm_addr::{Address, Gpa, Hpa, Intid, Iova, Span, StreamId, VcpuId, VmId};
 use axvm_axdevice::Width;
@@ -65,6 +66,9 @@ pub enum DryRunError {
     /// Not a page that MSIs are sent to.
     #[error("{0:#x} isn't the page of an ITS to which MSIs are sent")]
     NoDoorbell(Hpa),
+    /// LPIs that there aren't, or that are kept for another VM.
+    #[error("LPIs {0:?} aren't there, or are kept for another VM")]
+    Lpis(Range<u32>),
     /// A line that goes to a VM already, or none.
     #[error("interrupt {0} is none that can be routed, or is routed already")]
     Line(Intid),
@@ -83,6 +87,7 @@ struct State {
     owned: Vec<(Span<Hpa>, VmId)>,
     streams: Vec<Attached>,
     lines: Vec<Intid>,
+    lpis: Vec<(Range<u32>, VmId)>,
     tables: u64,
 }
 
@@ -100,6 +105,17 @@ impl Counts {
             return Err(DryRunError::NoMemory(self.limits.table_bytes));
         }
         state.tables = tables;
+        Ok(())
+    }
+
+    fn keep_lpis(&self, plan: &VmPlan) -> Result<(), DryRunError> {
+        let mut state = self.state.lock();
+        let lpis = plan.lpis.clone();
+        let meets = |other: &Range<u32>| other.start < lpis.end && lpis.start < other.end;
+        if lpis.end > self.limits.lpis || state.lpis.iter().any(|(other, _)| meets(other)) {
+            return Err(DryRunError::Lpis(lpis));
+        }
+        state.lpis.push((lpis, plan.id));
         Ok(())
     }
 
@@ -264,6 +280,7 @@ impl AxVMHal for Counting {
         if plan.id.0 >= self.counts.limits.vms {
             return Err(DryRunError::TooManyVms(self.counts.limits.vms));
         }
+        self.counts.keep_lpis(plan)?;
         Ok((Tables::new(&self.counts, plan.id)?, Tables::new(&self.counts, plan.id)?))
     }
 
@@ -277,6 +294,7 @@ impl AxVMHal for Counting {
         let mut state = self.counts.state.lock();
         state.tables = state.tables.saturating_sub(tables.iter().sum::<u64>().saturating_mul(TABLE));
         state.owned.retain(|(_, owner)| *owner != vm);
+        state.lpis.retain(|(_, owner)| *owner != vm);
     }
 
     fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}

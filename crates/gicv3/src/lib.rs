@@ -8,18 +8,21 @@
 //! | `redistributor` | which redistributors a region has, and whose they are |
 //! | [`resident`] | the tables of a virtual processor at a redistributor |
 //! | `table` | the tables of an ITS: page size, one level or two, how many ids they serve |
+//! | `lpis` | where in a VM's block of LPIs a device's lie |
 //! | `errata` | boards whose GIC isn't what it says |
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod attributes;
 mod errata;
+mod lpis;
 mod redistributor;
 pub mod resident;
 mod table;
 
 pub use attributes::{Access, Field, Refused, install};
 pub use errata::{Quirks, may_need_low_memory, quirks};
+pub use lpis::place;
 pub use redistributor::{Redistributor, redistributors};
 pub use table::{Contents, Probed, Shape, Table};
 

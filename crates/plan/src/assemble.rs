@@ -40,6 +40,8 @@ pub(super) fn assemble(
         on_violation: config.on_violation,
         mode: mode.mode,
         virtual_lpis: mode.virtual_lpis,
+        lpis: 0..0,
+        table_bytes: 0,
         cpus: (0..).zip(&config.cpus).map(|(vcpu, &cpu)| (cpu, affinity(vcpu))).collect(),
         address_bits: layout.address_bits,
         ram,

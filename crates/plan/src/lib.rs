@@ -93,7 +93,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
             vms.push(plan);
         }
     }
-    limits::check_sums(&vms, &kept, &platform.limits, &mut findings);
+    limits::check_sums(&mut vms, &kept, &platform.limits, &mut findings);
     for its in platform.gic.iter().flat_map(|gic| &gic.its).filter(|its| its.pre_its.is_some()) {
         findings.note(format_args!(
             "{} isn't used: what stands before it (socionext,synquacer-pre-its) would let each device interrupt in the name of \

@@ -115,12 +115,12 @@ pub(super) struct Share {
     pub(super) tables: u64,
 }
 
-/// Whether the VMs together find what they need.
-pub(super) fn check_sums(vms: &[VmPlan], given: &[&Given<'_>], limits: &Limits, findings: &mut Findings) {
+/// Whether the VMs together find what they need; each is given its share.
+pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limits, findings: &mut Findings) {
     let mut sum = Share::default();
     for plan in vms {
-        let vm = VmRef { index: plan.id.0, name: &plan.name };
         let share = share(plan, given);
+        let vm = VmRef { index: plan.id.0, name: &plan.name };
         if plan.mode == VMInterruptMode::Passthrough || plan.virtual_lpis {
             let own = lpis(plan);
             if own > u64::from(limits.guest_lpis) {
@@ -128,6 +128,10 @@ pub(super) fn check_sums(vms: &[VmPlan], given: &[&Given<'_>], limits: &Limits, 
             }
         }
         let before = sum;
+        plan.table_bytes = share.tables;
+        if let (Ok(first), Ok(count)) = (u32::try_from(before.lpis), u32::try_from(share.lpis)) {
+            plan.lpis = first..first.saturating_add(count);
+        }
         sum.lpis = sum.lpis.saturating_add(share.lpis);
         sum.tables = sum.tables.saturating_add(share.tables);
         // Said once, at the VM that is too much.

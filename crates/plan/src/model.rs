@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use axvm_addr::{
     CpuId, Gpa, Hpa, Intid, Iova, ItsDeviceId, PciAddress, PciWindow, Span, StreamId, VcpuId, VmId,
@@ -45,6 +46,11 @@ pub struct VmPlan {
     pub mode: VMInterruptMode,
     /// In emulated mode: its MSIs become virtual LPIs that the hardware delivers to its vCPUs (GICv4).
     pub virtual_lpis: bool,
+    /// The LPIs of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on. None where
+    /// the hypervisor doesn't deliver them.
+    pub lpis: Range<u32>,
+    /// Bytes that the host's tables for it take at most, for as long as it is there.
+    pub table_bytes: u64,
     /// Each vCPU's physical CPU and the affinity that the guest sees in MPIDR.
     pub cpus: Vec<(CpuId, u64)>,
     /// Guest-physical address bits of its second stage.

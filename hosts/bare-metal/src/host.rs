@@ -435,10 +435,20 @@ impl Host {
         let mut vms = Vec::new();
         for (plan, files) in self.plans.iter().zip(files) {
             let Some(files) = files else { continue };
+            let before = memory::free_bytes();
             match Vm::build(self, plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
                 Err(error) => fail(&format_args!("{}: {error}", plan.name)),
             }
+            // What the plan reckons with is what its promise to the others rests on.
+            let taken = before.saturating_sub(memory::free_bytes());
+            let of = if taken > plan.table_bytes { "more than the plan's" } else { "of the plan's" };
+            log::info!(
+                "{}: building took {} KiB {of} {} KiB for tables",
+                plan.name,
+                taken >> 10,
+                plan.table_bytes >> 10
+            );
         }
         *self.vms.lock() = vms.clone();
         for vm in vms.iter().filter(|vm| vm.plan().autostart) {

@@ -215,7 +215,7 @@ impl Backend for GicBackend {
             Delivery::Direct => its.map_device_for_guest(all, device, bits).map_err(error),
             Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, bits).map_err(error),
             Delivery::Injected => {
-                let first = its.map_device(all, device, bits).map_err(error)?;
+                let first = its.map_device(all, plan.lpis.clone(), device, bits).map_err(error)?;
                 lpis.push((first, 1 << bits, device));
                 Ok(())
             }

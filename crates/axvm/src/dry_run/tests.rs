@@ -43,6 +43,13 @@ fn what_one_vm_has_no_other_gets() {
     let mut line = plan.clone();
     line.vms[1].lines = line.vms[0].lines.clone();
     assert!(refused(&line, &platform).contains("is routed already"));
+    let mut lpis = plan.clone();
+    (lpis.vms[0].lpis, lpis.vms[1].lpis) = (0..8, 8..16);
+    dry_run(&lpis, &platform).unwrap();
+    lpis.vms[1].lpis = 7..16;
+    assert!(refused(&lpis, &platform).contains("are kept for another VM"));
+    lpis.vms[1].lpis = 8..platform.limits.lpis + 1;
+    assert!(refused(&lpis, &platform).contains("aren't there"));
     let mut device = plan.clone();
     device.vms[1].devices[0].id = DeviceId::Function(axvm_plan::fixtures::address(2, 0));
     let Err(problems) = dry_run(&device, &platform) else { panic!() };

@@ -112,6 +112,8 @@ fn vm_plan() -> VmPlan {
         on_violation: ViolationPolicy::QuarantineDevice,
         mode: VMInterruptMode::Emulated,
         virtual_lpis: false,
+        lpis: 0..0,
+        table_bytes: 0,
         cpus: vec![(CpuId(1), 0), (CpuId(2), 1)],
         address_bits: 40,
         ram: vec![(gpa(RAM, 2 << 20), Hpa(0x8000_0000)), (gpa(RAM + (2 << 20), 2 << 20), Hpa(0x9000_0000))],

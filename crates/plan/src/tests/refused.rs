@@ -646,7 +646,8 @@ fn what_vms_share_is_held_against_their_sum() {
         "{said}"
     );
     platform.limits.lpis = 136;
-    planned(&file, &platform);
+    let plan = planned(&file, &platform);
+    assert_eq!([&plan.vms[0].lpis, &plan.vms[1].lpis], [&(0..128), &(128..136)], "each has its own");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
 use axvm_gicv3::{Contents, Field, Probed, Quirks, Refused, Table, install, quirks};
@@ -258,10 +259,19 @@ impl PhysicalIts {
         state.issue(&[command::vmapp(cpu, target, None), command::sync(target)])
     }
 
-    /// Maps a device with `1 << event_bits` events; gives the physical LPI of its event 0, the others follow.
-    pub fn map_device(&self, lpis: &Lpis, id: ItsDeviceId, event_bits: u32) -> Result<Intid, ItsError> {
+    /// Maps a device with `1 << event_bits` events; gives the physical LPI of its event 0, the others follow. `block`: those that
+    /// the plan keeps for its VM.
+    pub fn map_device(
+        &self,
+        lpis: &Lpis,
+        block: Range<u32>,
+        id: ItsDeviceId,
+        event_bits: u32,
+    ) -> Result<Intid, ItsError> {
         let events = 1u32 << event_bits.min(11);
-        let first = lpis.take(events as usize)?;
+        // What it had may be needed for what it gets.
+        self.unmap_device(lpis, id)?;
+        let first = lpis.take(block, events as usize)?;
         self.map(lpis, id, events, Numbers::Own(first)).map(|()| first).inspect_err(|error| {
             // A table that the ITS may hold keeps its LPIs.
             if *error != ItsError::Stuck {

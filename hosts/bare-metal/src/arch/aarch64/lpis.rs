@@ -4,6 +4,7 @@
 //! to choose from; with GICv4 the first of these are doorbells, one for each CPU. Virtual LPIs are numbers of one VM's own.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use axvm_addr::{CpuId, Hpa, Intid};
 use spin::Mutex;
@@ -134,15 +135,16 @@ impl Lpis {
         if cpu < self.doorbells { Intid(FIRST_OWN + cpu) } else { NO_DOORBELL }
     }
 
-    /// Takes `count` neighbouring LPIs that nobody has.
-    pub fn take(&self, count: usize) -> Result<Intid, ItsError> {
+    /// Takes `count` neighbouring LPIs, a power of two, of those that the plan keeps for a VM, from 0 on.
+    pub fn take(&self, block: Range<u32>, count: usize) -> Result<Intid, ItsError> {
+        let (start, end) = (block.start + self.doorbells, block.end + self.doorbells);
         let mut used = self.used.lock();
-        let first =
-            used.windows(count.max(1)).position(|run| run.iter().all(|it| !it)).ok_or(ItsError::NoLpis)?;
-        for slot in used.iter_mut().skip(first).take(count) {
+        let block = used.get_mut(start as usize..end as usize).ok_or(ItsError::NoLpis)?;
+        let first = axvm_gicv3::place(block, count).ok_or(ItsError::NoLpis)?;
+        for slot in block.iter_mut().skip(first).take(count) {
             *slot = true;
         }
-        Ok(Intid(FIRST_OWN + first as u32))
+        Ok(Intid(FIRST_OWN + start + first as u32))
     }
 
     /// Gives LPIs back that [`Lpis::take`] gave.
