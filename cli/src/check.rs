@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use axvm::dry_run::dry_run;
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{Plan, plan};
+use axvm_plan::{Plan, own_tree, plan};
 use axvm_platform::model::Platform;
 use axvm_system::bundle;
 use axvm_system::model::Item;
@@ -74,8 +74,9 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         input.add(Problem::new(Item::File, Rule::File, error.to_string()));
     }
     let carried_out = |platform: Platform| {
-        let plan = plan(&system, &platform, &input.images)?;
-        dry_run(&plan, &platform).map(|()| plan)
+        let mut plan = plan(&system, &platform, &input.images)?;
+        dry_run(&plan, &platform)?;
+        own_tree::check(&system, &input.images, &mut plan, &input.device_trees()).map(|()| plan)
     };
     match platform.map(carried_out) {
         Ok(Ok(plan)) => return Some(plan),

@@ -128,6 +128,12 @@ impl Input {
         }
     }
 
+    /// The device trees that VMs bring, by position.
+    pub fn device_trees(&self) -> Vec<(u16, &[u8])> {
+        let trees = self.contents.iter().filter(|(_, kind, _)| *kind == ImageKind::DeviceTree);
+        trees.map(|(vm, _, bytes)| (vm.0, bytes.as_slice())).collect()
+    }
+
     fn has_problem(&self, item: &Item) -> bool {
         self.problems.iter().any(|(_, problem)| problem.item == *item)
     }

@@ -5,6 +5,7 @@ mod base;
 mod console;
 mod judged;
 mod mode;
+mod own_tree;
 mod refused;
 
 use alloc::string::String;

@@ -1,0 +1,333 @@
+//! What a VM's own device tree says, against what the VM is given.
+//!
+//! The tree is used as it is, so that what it says wrong the guest believes. A kernel that is told of memory or registers that
+//! aren't there touches them and is given an abort: that can't work, and is a problem. What is merely left unused, or done
+//! otherwise than usual, is a note. Only Linux is known to believe all of its tree; for other kernels all but the worst is a note.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::fmt;
+
+use axvm_addr::{Gpa, Hpa, PciSpace, Span};
+use axvm_guest::image::{ImageKind, Images};
+use axvm_platform::fdt::{self, FdtError, blob::Tree};
+use axvm_platform::model::{Platform, PsciConduit};
+use axvm_system::model::{System, Vm};
+
+use super::findings::{Findings, VmRef};
+use super::load;
+use super::model::{Plan, VmPlan};
+use crate::problem::{Problem, Rule};
+
+/// Looks into the device trees that the VMs of a plan bring, by position in the system file. Notes are added to the plan's.
+///
+/// # Errors
+///
+/// Every problem that there is.
+pub fn check(
+    system: &System,
+    images: &Images,
+    plan: &mut Plan,
+    trees: &[(u16, &[u8])],
+) -> Result<(), Vec<Problem>> {
+    let mut findings = Findings::default();
+    for &(index, blob) in trees {
+        let of = |vm: &&VmPlan| vm.id.0 == index;
+        let (Some(config), Some(vm)) = (system.vms.get(usize::from(index)), plan.vms.iter().find(of)) else {
+            continue;
+        };
+        let kernel = images.vms.get(usize::from(index)).and_then(|images| images.kernel.as_ref().ok());
+        let linux = kernel.is_some_and(|kernel| kernel.kind == ImageKind::LinuxImage);
+        let size = kernel.map_or(0, |kernel| kernel.memory_size);
+        let kernel = Span::new(vm.load.kernel, size).unwrap_or_default();
+        Look { vm: VmRef::of(system, index), config, plan: vm, linux, kernel, findings: &mut findings }
+            .at(blob);
+    }
+    let Findings { problems, notes } = findings;
+    plan.notes.extend(notes);
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// One VM's tree while it is looked at.
+struct Look<'a> {
+    vm: VmRef<'a>,
+    config: &'a Vm,
+    plan: &'a VmPlan,
+    linux: bool,
+    kernel: Span<Gpa>,
+    findings: &'a mut Findings,
+}
+
+impl Look<'_> {
+    fn note(&mut self, what: impl fmt::Display) {
+        self.findings.note(format_args!("{}: its own device tree {what}", self.vm));
+    }
+
+    fn problem(&mut self, what: impl fmt::Display) {
+        let what = format!("its own device tree {what}");
+        self.findings.vm(self.vm, "dtb", Rule::Description, what);
+    }
+
+    /// Something with which Linux can't run; another kernel may not look.
+    fn wrong(&mut self, what: impl fmt::Display) {
+        if self.linux { self.problem(what) } else { self.note(what) }
+    }
+
+    fn at(&mut self, blob: &[u8]) {
+        match fdt::read(blob) {
+            Ok(tree) => {
+                self.memory(&tree);
+                self.processors(&tree);
+                self.interrupts(&tree);
+                self.registers(&tree);
+                self.bridges(&tree);
+            }
+            Err(error @ (FdtError::Blob(_) | FdtError::Overlay(_) | FdtError::Architecture(_))) => {
+                return self.problem(format_args!("can't be used: {error}"));
+            }
+            // A kernel may be less strict, or never look there.
+            Err(error) => self.note(format_args!("can't be looked into: {error}")),
+        }
+        self.chosen(blob);
+    }
+
+    fn memory(&mut self, tree: &Platform) {
+        let ram: Vec<Span<Gpa>> = self.plan.ram.iter().map(|(span, _)| *span).collect();
+        if tree.memory.is_empty() {
+            return self.wrong("names no memory");
+        }
+        for bank in tree.memory.iter().map(|&bank| here(bank)) {
+            if !covers(&ram, bank) {
+                self.problem(format_args!(
+                    "says that there is memory at {bank}; the VM's is {}",
+                    Spans(&ram)
+                ));
+            }
+        }
+        let said: Vec<Span<Gpa>> = tree.memory.iter().map(|&bank| here(bank)).collect();
+        if !covers(&said, self.kernel) {
+            let kernel = self.kernel;
+            self.wrong(format_args!("says nothing of memory where the kernel is ({kernel})"));
+        } else if !ram.iter().all(|&piece| covers(&said, piece)) {
+            self.note(format_args!("leaves memory unused: the VM's is {}", Spans(&ram)));
+        }
+    }
+
+    fn processors(&mut self, tree: &Platform) {
+        let known = |mpidr: u64| self.plan.cpus.iter().any(|&(_, affinity)| affinity == mpidr);
+        let strange: Vec<&str> =
+            tree.cpus.iter().filter(|cpu| !known(cpu.mpidr)).map(|cpu| cpu.path.as_str()).collect();
+        let (named, strange) = (tree.cpus.len() - strange.len(), strange.join(", "));
+        let has = self.plan.cpus.len();
+        let first = self.plan.cpus.first().map(|&(_, affinity)| affinity);
+        if !tree.cpus.iter().any(|cpu| Some(cpu.mpidr) == first) {
+            self.note("doesn't name the CPU that starts: Linux starts no others then");
+        }
+        if !strange.is_empty() {
+            self.note(format_args!("names CPUs that the VM doesn't have: {strange}"));
+        }
+        if named < has {
+            self.note(format_args!("names {named} of the VM's {has} CPUs"));
+        }
+        let started = tree.cpus.iter().filter(|cpu| cpu.usable && known_in(self.plan, cpu.mpidr)).count();
+        match tree.psci {
+            None => self.note("has no PSCI: the guest can neither start CPUs nor end its VM"),
+            Some(PsciConduit::Smc | PsciConduit::Hvc) if started < named => {
+                self.note("has CPUs that aren't started by PSCI, the only way here");
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn interrupts(&mut self, tree: &Platform) {
+        let Some(planned) = self.plan.gic else { return };
+        let Some(gic) = &tree.gic else {
+            return self.wrong("has no GICv3, which is the VM's interrupt controller");
+        };
+        if here(gic.distributor).start() != planned.distributor.start() {
+            self.wrong(format_args!(
+                "has the GIC's distributor at {}; the VM's is at {}",
+                gic.distributor.start(),
+                planned.distributor.start()
+            ));
+        }
+        let redistributors = gic.redistributors.first().map(|&span| here(span));
+        if redistributors.map(|span| span.start()) != Some(planned.redistributors.start()) {
+            self.wrong(format_args!(
+                "doesn't have the GIC's redistributors where the VM's are, at {}",
+                planned.redistributors.start()
+            ));
+        } else if redistributors.is_some_and(|span| span.size() < planned.redistributors.size()) {
+            self.wrong(format_args!(
+                "has redistributors for fewer CPUs than the VM's: they take {}",
+                planned.redistributors
+            ));
+        }
+        match (gic.its.as_slice(), planned.its) {
+            ([], Some((at, _))) => {
+                self.note(format_args!("has no ITS: no MSIs; the VM's is at {}", at.start()))
+            }
+            (its, planned) => {
+                for its in its.iter().map(|its| here(its.registers)) {
+                    if planned.is_none_or(|(at, _)| at.start() != its.start()) {
+                        self.wrong(format_args!("has an ITS at {}, where the VM has none", its.start()));
+                    }
+                }
+            }
+        }
+        let ours = self.plan.description.timer;
+        // Of the four the guest has the non-secure physical one and the virtual one.
+        for (position, name) in [(1, "physical"), (2, "virtual")] {
+            let said = tree.timer.get(position).map(|line| line.intid.0);
+            if let (Some(said), Some(&planned)) = (said, ours.get(position))
+                && said != planned
+            {
+                self.wrong(format_args!("has the {name} timer at INTID {said}; it is at {planned}"));
+            }
+        }
+        if tree.timer.is_empty() {
+            self.note("has no timer");
+        }
+    }
+
+    /// All that the VM may touch beside RAM.
+    fn places(&self) -> Vec<Span<Gpa>> {
+        let plan = self.plan;
+        let mut places: Vec<Span<Gpa>> = plan.registers.iter().map(|block| block.gpa).collect();
+        places.extend(plan.console.map(|console| console.registers));
+        if let Some(gic) = plan.gic {
+            places.extend([gic.distributor, gic.redistributors]);
+            places.extend(gic.its.map(|(span, _)| span));
+        }
+        places.extend(plan.pci.iter().map(|bridge| bridge.ecam));
+        places
+    }
+
+    fn registers(&mut self, tree: &Platform) {
+        let places = self.places();
+        for device in tree.devices.iter().filter(|device| device.enabled) {
+            let mut spans = device.registers.iter().map(|&span| here(span));
+            if let Some(span) = spans.find(|&span| !covers(&places, span)) {
+                self.wrong(format_args!(
+                    "has {} in use at {span}, where the VM has nothing: take it out, say `status = \"disabled\"` there, or give the \
+                     VM the device",
+                    device.path
+                ));
+            }
+        }
+        for smmu in &tree.smmus {
+            self.wrong(format_args!("has an SMMU in use ({}): a VM has none", smmu.path));
+        }
+        let Some(console) = self.plan.console else { return };
+        let here = tree.devices.iter().find(|device| {
+            device.enabled
+                && device.registers.iter().any(|&span| here(span).start() == console.registers.start())
+        });
+        match here {
+            None => self.note(format_args!(
+                "doesn't name the console, a PL011 at {}, INTID {}",
+                console.registers.start(),
+                console.intid
+            )),
+            Some(device) if !device.interrupts.iter().any(|line| line.intid == console.intid) => {
+                self.note(format_args!(
+                    "doesn't give {} the console's line, INTID {}",
+                    device.path, console.intid
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn bridges(&mut self, tree: &Platform) {
+        for host in &tree.pci_hosts {
+            let ecam = here(host.ecam);
+            let Some(bridge) = self.plan.pci.iter().find(|bridge| bridge.ecam.start() == ecam.start()) else {
+                self.wrong(format_args!("has a PCI host bridge at {}, where the VM has none", ecam.start()));
+                continue;
+            };
+            if !bridge.ecam.encloses(&ecam) {
+                self.wrong(format_args!("has config space at {ecam}; the VM's is {}", bridge.ecam));
+            }
+            let windows: Vec<Span<Gpa>> = bridge.windows.iter().map(|window| window.cpu).collect();
+            let memory = host.windows.iter().filter(|it| it.space != PciSpace::Io);
+            for window in memory.map(|window| here(window.cpu)) {
+                if !covers(&windows, window) {
+                    self.note(format_args!(
+                        "has a PCI window {window} that isn't all the VM's ({}): BARs outside don't answer",
+                        Spans(&windows)
+                    ));
+                }
+            }
+        }
+        for bridge in &self.plan.pci {
+            if !tree.pci_hosts.iter().any(|host| here(host.ecam).start() == bridge.ecam.start()) {
+                self.findings.note(format_args!(
+                    "{}: its own device tree doesn't name the PCI host bridge at {}: the guest doesn't see its functions",
+                    self.vm,
+                    bridge.ecam.start()
+                ));
+            }
+        }
+    }
+
+    fn chosen(&mut self, blob: &[u8]) {
+        if Tree::parse(blob).is_err() {
+            return;
+        }
+        let arguments = fdt::bootargs(blob).ok().flatten().unwrap_or_default();
+        if !load::is_command_line(&arguments) {
+            let what = "has a command line (/chosen/bootargs) of more than 2047 bytes: Linux cuts off what is more without a word";
+            self.problem(what);
+        }
+        if !self.config.cmdline.is_empty() && self.config.cmdline != arguments {
+            self.note("has another command line (/chosen/bootargs) than `cmdline`, which isn't put into it");
+        }
+        let Ok(said) = fdt::initrd(blob) else {
+            return self.wrong("has an initial RAM disk that ends before it begins (/chosen)");
+        };
+        match (said.map(here), self.plan.load.initrd) {
+            (said, planned) if said == planned => {}
+            (None, Some(planned)) => self.note(format_args!(
+                "doesn't name the initial RAM disk, which lies at {planned} (linux,initrd-start, linux,initrd-end)"
+            )),
+            (Some(said), Some(planned)) => {
+                self.wrong(format_args!("has the initial RAM disk at {said}; it lies at {planned}"));
+            }
+            (Some(said), None) => {
+                self.note(format_args!("names an initial RAM disk at {said}, but the file has no `initrd`"));
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+fn known_in(plan: &VmPlan, mpidr: u64) -> bool {
+    plan.cpus.iter().any(|&(_, affinity)| affinity == mpidr)
+}
+
+/// What the tree calls the CPU's addresses are the guest's.
+fn here(span: Span<Hpa>) -> Span<Gpa> {
+    Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
+}
+
+/// Whether pieces hold all of a span.
+fn covers(pieces: &[Span<Gpa>], span: Span<Gpa>) -> bool {
+    let mut at = span.start();
+    while at < span.end() {
+        let Some(piece) = pieces.iter().find(|piece| piece.contains(at)) else { return false };
+        at = piece.end();
+    }
+    true
+}
+
+struct Spans<'a>(&'a [Span<Gpa>]);
+
+impl fmt::Display for Spans<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, span) in self.0.iter().enumerate() {
+            write!(f, "{}{span}", if position == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
