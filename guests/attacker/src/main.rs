@@ -10,7 +10,7 @@
 //!
 //! Then `ATTACK done`, and it powers itself off. See [`attacks::ALL`] for the words. Numbers that some of
 //! them use: `axvm.target=ADDRESS` (where to read and write; for `victim`, where it keeps its secret),
-//! `axvm.secret=VALUE` (the eight bytes that lie there), `axvm.seconds=N` (how long `victim` waits),
+//! `axvm.secret=VALUE` (the eight bytes that lie there), `axvm.seconds=N` (how long `victim` waits, and `edu-dma-hold-core`),
 //! `axvm.functions=N` (how many PCI functions the VM has), `axvm.device=ID` (a neighbour's at the ITS),
 //! `axvm.line=INTID` (of its PCI function), `axvm.clock=ADDRESS` and `axvm.clock-line=INTID` (of a PL031 given as a raw
 //! region), `axvm.pins=ADDRESS` and `axvm.pins-line=INTID` (of a PL061's registers from GPIODIR on),
