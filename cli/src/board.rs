@@ -8,6 +8,7 @@ use axvm_addr::VmId;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::RunOptions;
 use axvm_system::model::{Arch, Item};
+use axvm_system::protection::RESTART;
 use axvm_system::wire;
 
 use crate::input::Input;
@@ -79,6 +80,7 @@ impl Board {
             // QEMU takes the file from the page cache: there is nothing on the way to damage it. A boot loader reads a disk.
             verify: how.boot_loader.is_some(),
         };
+        let restarts = options.protection_off.as_deref() == Some(RESTART);
         let bytes = input.bundle(&options)?;
         let complain = |error: io::Error| format!("the bundle can't be written to a temporary file: {error}");
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
@@ -93,7 +95,7 @@ impl Board {
                     .map_err(complain)?;
                 file.write_all(&bytes).map_err(complain)?;
                 let boot = qemu::Boot::Kernel { hypervisor: &self.image, bundle: file.path() };
-                command = qemu::command(self.arch, &words, &boot, &input.folder);
+                command = qemu::command(self.arch, &words, &boot, &input.folder, restarts);
                 typist = None;
                 _file = file;
             }
@@ -101,7 +103,7 @@ impl Board {
                 let firmware = path::absolute(loader).map_err(|error| error.to_string())?;
                 let medium = Medium::write(self.arch, &self.image, bytes)?;
                 let boot = qemu::Boot::Loader { firmware: &firmware, medium: medium.folder() };
-                command = qemu::command(self.arch, &words, &boot, &input.folder);
+                command = qemu::command(self.arch, &words, &boot, &input.folder, restarts);
                 typist = Some(Typist::new(medium.lines()?));
                 _medium = medium;
             }

@@ -85,8 +85,8 @@ pub enum Boot<'a> {
     },
 }
 
-/// QEMU with its first serial line on its standard input and output.
-pub fn command(arch: Arch, given: &[&str], boot: &Boot<'_>, folder: &Path) -> Command {
+/// QEMU with its first serial line on its standard input and output. `restarts`: a reset starts it again; else it ends.
+pub fn command(arch: Arch, given: &[&str], boot: &Boot<'_>, folder: &Path, restarts: bool) -> Command {
     let mut command = Command::new(program(arch));
     // First, so that further serial lines (`--qemu -serial`) come after the tool's own.
     command.args(["-serial", "stdio"]);
@@ -103,7 +103,10 @@ pub fn command(arch: Arch, given: &[&str], boot: &Boot<'_>, folder: &Path) -> Co
             command.arg("-drive").arg(drive).args(["-device", "virtio-blk-device,drive=axvm-boot"]);
         }
     }
-    command.args(["-display", "none", "-no-reboot"]);
+    command.args(["-display", "none"]);
+    if !restarts {
+        command.arg("-no-reboot");
+    }
     if !given.iter().any(|argument| matches!(argument.trim_start_matches('-'), "monitor" | "mon")) {
         command.args(["-monitor", "none"]);
     }

@@ -32,6 +32,8 @@ pub enum Kind {
     SmmuWithoutLines,
     /// A redistributor of the first CPU's only.
     OneRedistributor,
+    /// Nothing says which UART is the console.
+    UnnamedConsole,
 }
 
 /// Writes the changed tree of a system file's board, and says where.
@@ -51,6 +53,7 @@ pub fn write(arch: &str, system: &Path, name: &str, kind: Kind) -> Result<PathBu
         Kind::Large => grow(&blob)?,
         // The second range of `reg`: two frames of 64 KiB.
         Kind::OneRedistributor => with_last_cell(blob, "intc@", "reg", 0x2_0000)?,
+        Kind::UnnamedConsole => without(blob, "chosen", &["stdout-path"])?,
         Kind::SmmuWithoutLines => without(blob, "smmuv3@", &["interrupts", "interrupt-names"])?,
     };
     paths::write_atomically(&changed, &tree)?;

@@ -9,6 +9,7 @@
 //! | [`packed`] | an envelope of version, length and checksum around a postcard value | tool and hypervisor |
 //! | [`bundle`] | system, images and run options in one file | tool and hypervisor |
 //! | [`protection`] | what a test image can leave out | everyone |
+//! | [`record`] | what the hypervisor says, kept in memory | the hypervisor |
 //! | [`wire`] | frames on the console that a guest can't forge | tool and hypervisor |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod file;
 pub mod model;
 pub mod packed;
 pub mod protection;
+pub mod record;
 pub mod wire;
 
 /// The version that the tool writes into a bundle and the hypervisor compares with its own: they share this crate, so they

@@ -52,7 +52,12 @@ pub enum Protection {
     OwnMemory,
     /// Not a protection: an access of the hypervisor's is answered late, by an error, while a vCPU starts.
     OwnError,
+    /// Not a protection: the first start ends as one that can tell nobody why, and with a reset that keeps memory.
+    Restart,
 }
+
+/// The name of [`Protection::Restart`], for which the tool lets the board start again.
+pub const RESTART: &str = "restart";
 
 /// Each with the name by which it is left out.
 pub const NAMES: &[(&str, Protection)] = &[
@@ -79,6 +84,7 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("inject", Protection::Inject),
     ("own-memory", Protection::OwnMemory),
     ("own-error", Protection::OwnError),
+    (RESTART, Protection::Restart),
 ];
 
 #[cfg(test)]

@@ -115,6 +115,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     if let Some(nonce) = bundle.run().nonce {
         console::use_frames(nonce);
     }
+    console::say_last_start();
     log::info!("AxVM {} on {}", env!("CARGO_PKG_VERSION"), name(&platform));
     if bundle.run().verify
         && let Err(error) = bundle.verify()
@@ -308,5 +309,6 @@ pub fn start_console(platform: &Platform, path: &str) -> bool {
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);
     // SAFETY: the device tree says that it is such a UART; it is mapped, and no VM gets it (the plan keeps it).
     unsafe { console::init(uart, registers.start(), clock) };
+    console::catch_up();
     true
 }

@@ -14,6 +14,7 @@ use axvm_system::wire::{self, Channel, Nonce};
 use axvm_uart::{Description, Received, Registers, Uart, Width};
 use spin::mutex::TicketMutex;
 
+use crate::protection::{self, Protection};
 use crate::{arch, record};
 
 /// How long a UART may have no room before it is taken for one that never will: a byte at 9,600 baud takes 1 ms, and a FIFO has
@@ -87,10 +88,19 @@ impl Output {
         }
     }
 
+    /// Whether somebody can hear what is said.
+    fn is_heard(&self) -> bool {
+        self.uart.is_some() && !self.stuck
+    }
+
     fn send(&mut self, channel: Channel, payload: &[u8]) {
         if matches!(channel, Channel::Log | Channel::Event) {
-            record::push(payload);
+            record::push(payload, self.is_heard());
         }
+        self.say(channel, payload);
+    }
+
+    fn say(&mut self, channel: Channel, payload: &[u8]) {
         match self.nonce {
             Some(nonce) => {
                 wire::for_each_frame(&nonce, channel, payload, |header, part| {
@@ -155,6 +165,27 @@ pub unsafe fn init(description: Description, base: Hpa, clock_hz: Option<u32>) {
 
 /// Whether messages can be said: there is a heap.
 static TAKES_MESSAGES: AtomicBool = AtomicBool::new(false);
+
+/// Says what an earlier start could tell nobody, if there is such a thing. To be called before this one says anything.
+pub fn say_last_start() {
+    let text = record::last_start();
+    if !text.is_empty() {
+        send(Channel::Log, text.as_bytes());
+    }
+}
+
+/// Says at a console that has come late what was said before it was there.
+pub fn catch_up() {
+    let mut output = OUTPUT.lock();
+    if output.is_heard() {
+        output.say(Channel::Log, &record::untold());
+    }
+}
+
+/// Takes the console away: what is said from here on is kept in memory only.
+pub fn take_away() {
+    OUTPUT.lock().uart = None;
+}
 
 /// Has messages (`log`) come here. From then on there must be a heap.
 pub fn take_messages() {
@@ -255,7 +286,12 @@ impl Emergency {
     /// Ends the run, without its last report, which makes the verdict `hypervisor-failed`. Where nobody could be told, the machine
     /// isn't switched off, so that the record stays.
     pub fn end(self) -> ! {
-        let Some(uart) = &self.0.uart else { arch::halt() };
+        let Some(uart) = &self.0.uart else {
+            if protection::is_off(Protection::Restart) {
+                arch::psci::system_reset()
+            }
+            arch::halt()
+        };
         let end = arch::ticks() + arch::tick_hz();
         while !uart.is_idle() && arch::ticks() < end {
             core::hint::spin_loop();
@@ -269,7 +305,7 @@ impl fmt::Write for Emergency {
         match self.0.nonce {
             Some(_) => self.0.send(Channel::Log, text.as_bytes()),
             None => {
-                record::push(text.as_bytes());
+                record::push(text.as_bytes(), self.0.is_heard());
                 self.0.bytes(text.as_bytes());
             }
         }

@@ -122,6 +122,7 @@ pub fn run(start: Start) -> ! {
     if let Err(problem) = protection::choose(bundle.run().protection_off.as_deref()) {
         boot::refuse(alloc::vec![problem])
     }
+    protection::test_restart();
     // SAFETY: boot has mapped the config spaces.
     let config = unsafe { Config::new(&platform) };
     enumerate(&mut platform, &config);

@@ -21,8 +21,8 @@ use crate::host::Host;
 use crate::log;
 
 use Protection::{
-    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnError, OwnMap, OwnRam, OwnStack, Smc,
-    Wfi,
+    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnError, OwnMap, OwnRam, OwnStack,
+    Restart, Smc, Wfi,
 };
 
 #[cfg(all(feature = "protection-off", not(debug_assertions)))]
@@ -56,6 +56,15 @@ pub fn choose(name: Option<&str>) -> Result<(), Problem> {
     OFF.store(protection as u8, Ordering::Relaxed);
     log::warn!("NOT PROTECTED: {name} is off. This is a test image.");
     Ok(())
+}
+
+/// Where the bundle asks for it, ends the first start as one that can tell nobody why, and with a reset
+/// ([`crate::console::Emergency::end`]).
+pub fn test_restart() {
+    if is_off(Restart) && !crate::record::has_shown() {
+        crate::console::take_away();
+        crate::boot::last_words(&"restart: nobody hears this");
+    }
 }
 
 /// Where the bundle asks for it, has the hypervisor do what its own mappings forbid, to show that it ends with a fault.

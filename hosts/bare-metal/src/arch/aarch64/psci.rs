@@ -38,6 +38,14 @@ pub fn system_off() -> ! {
     super::halt()
 }
 
+/// Starts the machine again. Memory is kept where the firmware keeps it.
+pub fn system_reset() -> ! {
+    if is_reached() {
+        let _ = psci::system_reset::<Smc>();
+    }
+    super::halt()
+}
+
 /// What the firmware says of a workaround on the calling CPU ([`firmware::workaround`]).
 pub fn workaround(function: u32) -> i32 {
     if is_reached() { firmware::workaround(function, smccc_query) } else { -1 }
