@@ -43,7 +43,18 @@ struct Board {
     reasons: Vec<String>,
     /// Whether PCI functions can be given there.
     pci: Pci,
+    console: Console,
     devices: Vec<Device>,
+}
+
+/// What AxVM makes of a board's console.
+#[derive(Default)]
+struct Console {
+    /// Its kind, the first of `compatible`; `None`: the tree names none that it has.
+    kind: Option<String>,
+    driven: bool,
+    /// Another stands in.
+    replaced: bool,
 }
 
 /// What a board has for PCI functions.
@@ -165,6 +176,7 @@ fn look(tool: &Path, system: &Path, tree: &DeviceTree) -> Result<Board> {
         memory,
         reasons: problems.iter().map(|problem| reason(&rule(problem), &message(problem))).collect(),
         pci: Pci::Absent,
+        console: Console::default(),
         devices: Vec::new(),
     };
     board.reasons.sort();
@@ -179,6 +191,12 @@ fn look(tool: &Path, system: &Path, tree: &DeviceTree) -> Result<Board> {
         _ if hosts.is_empty() => Pci::Absent,
         true => Pci::Confined,
         false => Pci::Unconfined,
+    };
+    let console = &found["console"];
+    board.console = Console {
+        kind: console["name"][0].as_str().map(str::to_string),
+        driven: console["driven"] == true,
+        replaced: console["driven"] != true && console["used"].is_string(),
     };
     board.devices =
         found["devices"].as_array().context("no list of devices")?.iter().filter_map(device).collect();

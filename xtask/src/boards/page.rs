@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Board, Device, Pci, Verdict};
+use super::{Board, Console, Device, Pci, Verdict};
 
 /// The most kinds of devices that a table has.
 const MOST_KINDS: usize = 30;
@@ -44,6 +44,7 @@ pub fn page(boards: &[Board], packages: &BTreeMap<String, usize>) -> String {
     for (reason, (all, alone)) in most_first(reasons) {
         let _ = writeln!(page, "| {reason} | {all} | {alone} |");
     }
+    consoles(&mut page, boards);
     vendors(&mut page, boards);
     page.push_str("\n## Where PCI functions can be given\n\n");
     for board in boards.iter().filter(starts).filter(|board| board.pci == Pci::Confined) {
@@ -66,6 +67,31 @@ fn most_first<T: Ord>(counted: BTreeMap<&str, T>) -> Vec<(&str, T)> {
     let mut sorted: Vec<_> = counted.into_iter().collect();
     sorted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
     sorted
+}
+
+/// What the consoles are that the trees name.
+fn consoles(page: &mut String, boards: &[Board]) {
+    let count = |wanted: &dyn Fn(&Board) -> bool| boards.iter().filter(|board| wanted(board)).count();
+    let _ = write!(
+        page,
+        "\n## Consoles\n\nOf all boards that were read. A console that isn't driven is replaced by another UART where there is one that \
+         needs nothing to be turned on, else messages stay in memory.\n\n| the console that the tree names | boards | another stands in \
+         |\n|---|---|---|\n| is driven | {} | |\n| none | {} | {} |\n",
+        count(&|board| board.console.driven),
+        count(&|board| board.console.kind.is_none()),
+        count(&|board| board.console.kind.is_none() && board.console.replaced),
+    );
+    let mut others: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for Console { kind, replaced, .. } in boards.iter().map(|board| &board.console).filter(|it| !it.driven) {
+        if let Some(kind) = kind {
+            let entry = others.entry(kind).or_default();
+            entry.0 += 1;
+            entry.1 += usize::from(*replaced);
+        }
+    }
+    for (kind, (all, replaced)) in most_first(others) {
+        let _ = writeln!(page, "| isn't: `{kind}` | {all} | {replaced} |");
+    }
 }
 
 /// One line a vendor.
