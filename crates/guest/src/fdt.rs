@@ -105,7 +105,7 @@ pub enum FdtWriteError {
 pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, FdtWriteError> {
     let writer = FdtWriter::new().map_err(|error| format_error("/", &error))?;
     let phandles = Phandles::beside(&description.devices).ok_or(FdtWriteError::Phandles)?;
-    let mut tree = Tree { writer, open: Vec::new(), names: LiteMap::new(), phandles, failed: None };
+    let mut tree = Tree { writer, open: Vec::new(), phandles, failed: None };
     tree.begin("");
     tree.cells("#address-cells", &[2]);
     tree.cells("#size-cells", &[2]);
@@ -153,13 +153,14 @@ struct Open {
     name: String,
     node: vm_fdt::FdtWriterNode,
     properties: LiteMap<String, ()>,
+    /// The names of the nodes that have been begun in it.
+    children: LiteMap<String, ()>,
 }
 
 /// The writer, with what it doesn't check itself: that names are unique. After the first failure nothing more is written.
 struct Tree {
     writer: FdtWriter,
     open: Vec<Open>,
-    names: LiteMap<String, ()>,
     phandles: Phandles,
     failed: Option<FdtWriteError>,
 }
@@ -194,13 +195,18 @@ impl Tree {
         if self.failed.is_some() {
             return;
         }
-        let path = self.path_below(name);
+        let siblings = self.open.last_mut().map(|open| &mut open.children);
+        if siblings.is_some_and(|names| names.insert(name.into(), ()).is_some()) {
+            return self.fail(FdtWriteError::DuplicateNode(name.into()));
+        }
         match self.writer.begin_node(name) {
-            Err(error) => self.fail_at(Some(path), &error),
-            Ok(_) if self.names.insert(path, ()).is_some() => {
-                self.fail(FdtWriteError::DuplicateNode(name.into()));
-            }
-            Ok(node) => self.open.push(Open { name: name.into(), node, properties: LiteMap::new() }),
+            Err(error) => self.fail_at(Some(self.path_below(name)), &error),
+            Ok(node) => self.open.push(Open {
+                name: name.into(),
+                node,
+                properties: LiteMap::new(),
+                children: LiteMap::new(),
+            }),
         }
     }
 
@@ -232,7 +238,10 @@ impl Tree {
     }
 
     fn cells(&mut self, property: &str, cells: &[u32]) {
-        let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        let mut bytes = Vec::with_capacity(size_of_val(cells));
+        for cell in cells {
+            bytes.extend_from_slice(&cell.to_be_bytes());
+        }
         self.bytes(property, &bytes);
     }
 
@@ -245,7 +254,7 @@ impl Tree {
     }
 
     fn texts(&mut self, property: &str, texts: &[&str]) {
-        let mut value = Vec::new();
+        let mut value = Vec::with_capacity(texts.iter().map(|text| text.len() + 1).sum());
         for text in texts {
             if text.bytes().any(|byte| byte == 0) {
                 return self.fail_at(None, &format_args!("`{property}`: text can't contain NUL"));

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use axvm_addr::{Address, Gpa, Hpa, Intid, PciAddress, PciSpace, PciWindow, Span};
 use axvm_guest::fdt::{FdtWriteError, Seed, write};
-use axvm_guest::{Description, DeviceDescription, GicDescription, PciDescription};
+use axvm_guest::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};
 use axvm_platform::fdt;
 use axvm_platform::model::{Interrupt, PsciConduit, Trigger};
 use proptest::prelude::*;
@@ -143,6 +143,18 @@ fn a_description_that_contradicts_itself_is_refused_by_name() {
     let mut name = guest();
     name.devices[0].name = "a/b".into();
     assert!(matches!(write(&name, None), Err(FdtWriteError::Format { .. })));
+}
+
+#[test]
+fn nodes_of_one_name_have_different_parents() {
+    let port = |children| NodeDescription { name: "port".into(), properties: vec![], children };
+    let with = |children| {
+        let mut description = guest();
+        description.devices[0].children = children;
+        write(&description, None)
+    };
+    assert!(with(vec![port(vec![port(vec![])])]).is_ok());
+    assert_eq!(with(vec![port(vec![]), port(vec![])]), Err(FdtWriteError::DuplicateNode("port".into())));
 }
 
 #[test]

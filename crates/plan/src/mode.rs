@@ -217,13 +217,23 @@ fn obstacle(wants: &Wants<'_>, all: &[Wants<'_>]) -> Option<String> {
 /// distributor has them.
 fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Intid> {
     let platform = board.platform;
-    let mut used: Vec<Intid> = board.lines.iter().map(|(line, _)| *line).collect();
-    used.extend(platform.devices.iter().flat_map(|device| &device.interrupts).map(|line| line.intid));
-    used.extend(platform.functions.iter().flatten().filter_map(|device| Some(device.line?.intid)));
-    used.extend(platform.pci_hosts.iter().flat_map(|host| &host.lines).map(|(_, _, line)| line.intid));
-    used.extend(given.iter().flat_map(|device| &device.hardware.lines).map(|line| line.intid));
-    let highest =
-        used.iter().map(|line| line.0).filter(|line| SPIS.contains(line)).max().unwrap_or(SPIS.start);
-    let end = highest.min(platform.limits.lines.into());
-    (SPIS.start..end).map(Intid).filter(|line| !used.contains(line)).collect()
+    // By their distance from the first SPI.
+    let mut used = [false; (SPIS.end - SPIS.start) as usize];
+    let mut highest = 0;
+    let mut take = |line: Intid| {
+        let position = line.0.wrapping_sub(SPIS.start) as usize;
+        if let Some(used) = used.get_mut(position) {
+            *used = true;
+            highest = highest.max(position);
+        }
+    };
+    board.lines.iter().for_each(|(line, _)| take(*line));
+    platform.devices.iter().flat_map(|device| &device.interrupts).for_each(|line| take(line.intid));
+    let functions = platform.functions.iter().flatten();
+    functions.filter_map(|device| device.line.as_ref()).for_each(|line| take(line.intid));
+    platform.pci_hosts.iter().flat_map(|host| &host.lines).for_each(|(_, _, line)| take(line.intid));
+    given.iter().flat_map(|device| &device.hardware.lines).for_each(|line| take(line.intid));
+    let most = (platform.limits.lines as usize).saturating_sub(SPIS.start as usize);
+    let free = used.iter().zip(SPIS).take(highest.min(most)).filter(|(used, _)| !**used);
+    free.map(|(_, line)| Intid(line)).collect()
 }

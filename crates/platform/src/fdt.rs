@@ -24,6 +24,7 @@ mod pci;
 mod references;
 
 use blob::{BlobError, NodeId, Tree};
+use kinds::Kind;
 
 use crate::model::{Cpu, Interrupt, Platform, PsciConduit, Smmu, Trigger};
 
@@ -90,12 +91,10 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         return Err(FdtError::Architecture("riscv64"));
     }
     let gic = gic::read(tree)?;
-    let smmu_nodes: Vec<NodeId> =
-        tree.ids().filter(|&id| tree.is_compatible(id, kinds::SMMU) && tree.is_enabled(id)).collect();
+    let smmu_nodes: Vec<NodeId> = tree.in_use(Kind::Smmu).collect();
     let its_nodes = gic::its_nodes(tree);
     let smmus = smmu_nodes.iter().map(|&id| smmu(tree, id)).collect::<Result<_, _>>()?;
-    let pci_nodes: Vec<NodeId> =
-        tree.ids().filter(|&id| tree.is_compatible(id, kinds::PCI_HOST) && tree.is_enabled(id)).collect();
+    let pci_nodes: Vec<NodeId> = tree.in_use(Kind::PciHost).collect();
     let pci_hosts = pci_nodes
         .iter()
         .enumerate()
@@ -184,7 +183,7 @@ fn console(tree: &Tree<'_>) -> Option<String> {
 }
 
 fn psci(tree: &Tree<'_>) -> Option<PsciConduit> {
-    let id = tree.ids().find(|&id| tree.is_compatible(id, kinds::PSCI) && tree.is_enabled(id))?;
+    let id = tree.in_use(Kind::Psci).next()?;
     match tree.text(id, "method")? {
         "smc" => Some(PsciConduit::Smc),
         "hvc" => Some(PsciConduit::Hvc),
@@ -196,7 +195,7 @@ fn psci(tree: &Tree<'_>) -> Option<PsciConduit> {
 /// that the Base System Architecture (Arm DEN 0094, 3.5) assigns to it, which nobody can have given to
 /// something else.
 fn timer(tree: &Tree<'_>) -> Vec<Interrupt> {
-    let Some(id) = tree.ids().find(|&id| tree.is_compatible(id, kinds::TIMER) && tree.is_enabled(id)) else {
+    let Some(id) = tree.in_use(Kind::Timer).next() else {
         return Vec::new();
     };
     let named = tree.has(id, "interrupt-names");

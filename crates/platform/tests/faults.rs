@@ -2,9 +2,11 @@
 
 mod tree;
 
-use axvm_addr::{Hpa, Span};
+use axvm_addr::{Hpa, Intid, Span};
 use axvm_platform::fdt::{self, FdtError};
-use axvm_platform::model::{BusSpan, IdMapping, Platform, PlatformDevice, Reserved};
+use axvm_platform::model::{
+    BusSpan, ForeignInterrupt, IdMapping, Interrupt, Platform, PlatformDevice, Reserved, Trigger,
+};
 use axvm_platform::roles::Role;
 
 use tree::{Node, node, root};
@@ -247,4 +249,46 @@ fn ids_that_a_map_sends_to_an_iommu_that_is_off_reach_none_whatever_comes_later(
     assert_eq!(host.iommu_map[0].target, IdMapping::NOWHERE);
     assert_eq!(host.stream(0x10), None);
     assert_eq!(host.stream(0x110).map(|(smmu, stream)| (smmu, stream.0)), Some((0, 0x110)));
+}
+
+#[test]
+fn entries_of_one_interrupt_map_have_parents_of_their_own() {
+    let gic = node("intc@1000000")
+        .text("compatible", "arm,gic-v3")
+        .bus()
+        .cells("#interrupt-cells", &[3])
+        .cells("reg", &[0x100_0000, 0x1_0000, 0x110_0000, 0x4_0000])
+        .cells("phandle", &[1]);
+    let other = node("gpio").cells("#interrupt-cells", &[2]).cells("phandle", &[2]);
+    let map = [[5, 2, 7, 1].as_slice(), &[6, 1, 0, 0, 40, 4], &[7, 2, 8, 1], &[8, 1, 0, 0, 41, 1]].concat();
+    let nexus = node("nexus")
+        .cells("#address-cells", &[0])
+        .cells("#interrupt-cells", &[1])
+        .cells("phandle", &[3])
+        .cells("interrupt-map", &map);
+    let uart = node("uart@9000")
+        .cells("reg", &[0x9000, 0x1000])
+        .cells("interrupt-parent", &[3])
+        .cells("interrupts", &[8, 5, 6, 9]);
+    let platform = read(&root().with(gic).with(other).with(nexus).with(uart));
+    let uart = device(&platform, "/uart@9000");
+    let line = |intid, trigger| Interrupt { intid: Intid(intid), trigger };
+    assert_eq!(uart.interrupts, [line(73, Trigger::Edge), line(72, Trigger::Level)]);
+    let elsewhere = |path: &str| ForeignInterrupt::Elsewhere(path.into());
+    assert_eq!(uart.foreign_interrupts, [elsewhere("/gpio"), elsewhere("/nexus")]);
+}
+
+#[test]
+fn a_device_is_referred_to_by_who_is_outside_of_it() {
+    let clock = |phandle| node("clock").cells("phandle", &[phandle]).cells("#clock-cells", &[0]);
+    let part = |name, phandle| node(name).cells("reg", &[0x1000, 0x100]).with(clock(phandle));
+    let user = |name, phandle| node(name).cells("reg", &[0x2000, 0x100]).cells("clocks", &[phandle]);
+    let block = |name| node(name).bus().cells("reg", &[0x4000, 0x1000]);
+    // One block has all that refer to its parts, of the other somebody else's device does.
+    let first = block("first@4000").with(part("part@1000", 5)).with(user("user@2000", 5));
+    let second = block("second@4000").with(part("part@1000", 6)).with(part("spare@1000", 7));
+    let platform = read(&root().with(first).with(second).with(user("user@2000", 6)));
+    let referenced: Vec<&str> =
+        platform.devices.iter().filter(|device| device.referenced).map(|device| &*device.path).collect();
+    assert_eq!(referenced, ["/first@4000/part@1000", "/second@4000", "/second@4000/part@1000"]);
 }

@@ -1,8 +1,9 @@
 //! The outline of a device tree against the full reader, on real trees and on made-up ones of any size.
 
 use axvm_addr::{Address, Hpa, Span};
-use axvm_platform::fdt;
+use axvm_platform::fdt::blob::BlobError;
 use axvm_platform::fdt::outline::{Outline, OutlineError};
+use axvm_platform::fdt::{self, FdtError};
 use axvm_uart::{Kind, Width};
 use proptest::prelude::*;
 
@@ -184,4 +185,28 @@ proptest! {
         let highest = (0..100u64).rev().map(|start| start << 20).find(|&start| fits(start));
         prop_assert_eq!(free.map(|free| free.start().get()), highest);
     }
+}
+
+#[test]
+fn properties_after_the_nodes_below_are_refused() {
+    let mut tree = Builder::new();
+    tree.begin("").begin("soc").end().text("model", "late");
+    let refusal = fdt::read(&tree.finish()).unwrap_err();
+    assert!(matches!(refusal, FdtError::Blob(BlobError::Token { token: 3, .. })), "{refusal}");
+}
+
+#[test]
+fn names_are_told_apart_however_many_there_are() {
+    let names: Vec<String> = (0..1000).map(|number| format!("vendor,setting-{number}")).collect();
+    let mut tree = Builder::new();
+    tree.begin("").cells("#address-cells", &[1]).cells("#size-cells", &[1]);
+    tree.begin("device@1000").cells("reg", &[0x1000, 0x1000]);
+    for name in names.iter().chain(["compatible"].map(String::from).iter()) {
+        tree.text(name, name);
+    }
+    tree.end();
+    let platform = fdt::read(&tree.finish()).unwrap();
+    let kept: Vec<&str> = platform.devices[0].properties.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(kept[..1000], names);
+    assert_eq!(platform.devices[0].compatible, ["compatible"]);
 }

@@ -106,17 +106,13 @@ pub const GOALS: &[Goal] = &[
     goal("msi", "MSI to handler", &[GICV4], Limit::AsNative, Some(201)),
     goal("sgi-self", "software interrupt to itself", MODES, Limit::At(150), Some(343)),
     goal("ipi", "software interrupt to another, waiting CPU", MODES, Limit::At(350), Some(771)),
-    Goal {
-        // 2,408,115 to 2,594,171, by compiler: reading the device tree twice, and what the planner looks at in it, came to it.
-        meanwhile: Some(2_750_000),
-        ..goal(
-            "start",
-            "boot to the first guest instruction, no copying",
-            ONCE,
-            Limit::At(2_000_000),
-            Some(530_000),
-        )
-    },
+    goal(
+        "start",
+        "boot to the first guest instruction, no copying",
+        ONCE,
+        Limit::At(2_000_000),
+        Some(530_000),
+    ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     Goal {
         // What it is now, 446,584, and one page: its parts end at pages, so that a few bytes may cost one.

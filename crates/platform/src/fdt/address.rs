@@ -86,11 +86,6 @@ impl<'a> Cells<'a> {
         self.0 = rest;
         Some(Self(taken))
     }
-
-    /// All of them as numbers.
-    pub fn to_vec(mut self) -> Vec<u32> {
-        core::iter::from_fn(|| self.next()).collect()
-    }
 }
 
 impl<'a> Tree<'a> {
@@ -134,12 +129,10 @@ impl<'a> Tree<'a> {
         let mut places = Places::default();
         let Some(bus) = self.parent(id).filter(|&bus| self.leads_to_root(bus)) else { return Ok(places) };
         for entry in self.entries(id, name, self.address_cells(bus), self.size_cells(bus))? {
-            let found = self.translate(bus, entry)?;
-            let whole = matches!(found.as_slice(), [one] if one.size() == entry.size);
+            let whole = self.translate(bus, entry, &mut places.found)?;
             if !whole || entry.size == 0 {
                 places.lost.push(entry);
             }
-            places.found.extend(found);
         }
         Ok(places)
     }
@@ -163,11 +156,9 @@ impl<'a> Tree<'a> {
         }
         let mut kept = Vec::new();
         for entry in entries {
-            let found = self.translate(bus, entry)?;
-            if !matches!(found.as_slice(), [one] if one.size() == entry.size) {
+            if !self.translate(bus, entry, &mut kept)? {
                 kept.extend(Span::new(Hpa(entry.start), entry.size));
             }
-            kept.extend(found);
         }
         Ok(kept)
     }
@@ -178,20 +169,30 @@ impl<'a> Tree<'a> {
         self.lineage(bus).all(|bus| self.parent(bus).is_none() || self.has(bus, "ranges"))
     }
 
-    /// Where the CPU sees addresses on `bus`: in pieces, where entries of `ranges` tear them, without those that no entry
-    /// leads to.
-    pub(super) fn translate(&self, bus: NodeId, span: BusSpan) -> Result<Vec<Span<Hpa>>, FdtError> {
+    /// Adds where the CPU sees addresses on `bus`: in pieces, where entries of `ranges` tear them, without those that no entry
+    /// leads to. Whether that is all of them in one piece.
+    pub(super) fn translate(
+        &self,
+        bus: NodeId,
+        span: BusSpan,
+        found: &mut Vec<Span<Hpa>>,
+    ) -> Result<bool, FdtError> {
+        if self.parent(bus).is_none() {
+            let seen = Span::new(Hpa(span.start), span.size).ok();
+            found.extend(seen);
+            return Ok(seen.is_some());
+        }
         let mut pieces = alloc::vec![span];
         for bus in self.lineage(bus) {
             let Some(above) = self.parent(bus) else { break };
-            let Some(ranges) = self.cells(bus, "ranges") else { return Ok(Vec::new()) };
+            let Some(ranges) = self.cells(bus, "ranges") else { return Ok(false) };
             if ranges.is_empty() {
                 continue;
             }
             let (child, parent, length) =
                 (self.address_cells(bus), self.address_cells(above), self.size_cells(bus));
             if child == 0 || child > 2 {
-                return Ok(Vec::new());
+                return Ok(false);
             }
             let mut entries = Vec::new();
             let mut cells = ranges;
@@ -206,7 +207,9 @@ impl<'a> Tree<'a> {
             }
             pieces = above;
         }
-        Ok(pieces.into_iter().filter_map(|piece| Span::new(Hpa(piece.start), piece.size).ok()).collect())
+        let before = found.len();
+        found.extend(pieces.iter().filter_map(|piece| Span::new(Hpa(piece.start), piece.size).ok()));
+        Ok(matches!(found.get(before..), Some([one]) if one.size() == span.size))
     }
 
     /// Whether a device on a bus, or behind one, sees memory at other addresses than the CPU does: an entry of `dma-ranges` (2.3.9)

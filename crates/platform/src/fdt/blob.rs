@@ -6,9 +6,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::str;
 
 use litemap::LiteMap;
+
+use super::kinds::{Kind, Kinds};
+use super::references::Meaning;
 
 /// The header's magic number.
 const MAGIC: u32 = 0xd00d_feed;
@@ -63,15 +67,29 @@ pub struct NodeId(pub(super) usize);
 struct Node<'a> {
     name: &'a str,
     parent: Option<NodeId>,
-    properties: Vec<(&'a str, &'a [u8])>,
-    /// The property `compatible`, which is asked for most.
-    compatible: &'a [u8],
+    /// The position after those of the nodes below it.
+    end: usize,
+    /// Where its properties are among the tree's.
+    properties: Range<usize>,
+    /// By `compatible`, which is asked for most.
+    kinds: Kinds,
+}
+
+/// A property of a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Property<'a> {
+    pub name: &'a str,
+    pub value: &'a [u8],
+    /// What its name says of its value.
+    pub meaning: Meaning,
 }
 
 /// A device tree: its nodes in the blob's order, the root first.
 #[derive(Clone, Debug)]
 pub struct Tree<'a> {
     nodes: Vec<Node<'a>>,
+    /// Those of each node together, the nodes in their order.
+    properties: Vec<Property<'a>>,
     phandles: LiteMap<u32, NodeId>,
     /// The memory reservation block: address and size.
     pub reservations: Vec<(u64, u64)>,
@@ -88,33 +106,46 @@ fn be64(bytes: &[u8], offset: usize) -> Result<u64, BlobError> {
 }
 
 /// What lies between `offset` and the next NUL.
+#[inline(always)]
 fn up_to_nul(bytes: &[u8], offset: usize) -> Result<&[u8], BlobError> {
     let rest = bytes.get(offset..).ok_or(BlobError::Truncated(offset))?;
     let length = rest.iter().position(|&byte| byte == 0).ok_or(BlobError::Truncated(offset))?;
     rest.get(..length).ok_or(BlobError::Truncated(offset))
 }
 
-/// The text up to a NUL at `offset`.
-fn text(bytes: &[u8], offset: usize) -> Result<&str, BlobError> {
-    str::from_utf8(up_to_nul(bytes, offset)?).map_err(|_| BlobError::Name(offset))
+fn as_text(bytes: &[u8], offset: usize) -> Result<&str, BlobError> {
+    str::from_utf8(bytes).map_err(|_| BlobError::Name(offset))
 }
 
-/// The strings block (5.5): every property's name lies in it, most of them for many properties.
+/// So many names of properties are remembered: more than most trees have.
+const NAMES: usize = 128;
+
+/// The strings block (5.5): every property's name lies in it, most of them for many properties. So what is found out of a name is
+/// remembered by its place, until another one takes its slot.
 struct Names<'a> {
     bytes: &'a [u8],
-    /// All of it, if it is text: then no name has to be looked at again.
-    text: Option<&'a str>,
+    seen: Vec<Option<(usize, &'a str, Meaning)>>,
 }
 
 impl<'a> Names<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, text: str::from_utf8(bytes).ok() }
+        Self { bytes, seen: alloc::vec![None; NAMES] }
     }
 
-    fn at(&self, offset: usize) -> Result<&'a str, BlobError> {
-        let name = up_to_nul(self.bytes, offset)?;
-        let known = self.text.and_then(|all| all.get(offset..offset.saturating_add(name.len())));
-        known.map_or_else(|| text(self.bytes, offset), Ok)
+    /// The name at an offset, and what it says of the value.
+    fn at(&mut self, offset: usize) -> Result<(&'a str, Meaning), BlobError> {
+        let slot = self.seen.get_mut(offset % NAMES);
+        if let Some(&mut Some((at, name, meaning))) = slot
+            && at == offset
+        {
+            return Ok((name, meaning));
+        }
+        let name = as_text(up_to_nul(self.bytes, offset)?, offset)?;
+        let meaning = Meaning::of(name);
+        if let Some(slot) = slot {
+            *slot = Some((offset, name, meaning));
+        }
+        Ok((name, meaning))
     }
 }
 
@@ -157,7 +188,8 @@ impl<'a> Header<'a> {
 
 /// A piece of the structure block (5.4).
 pub(super) enum Part<'a> {
-    Begin(&'a str),
+    /// A node's name.
+    Begin(&'a [u8]),
     End,
     /// A property: where its name is in the strings block, and its value.
     Property(usize, &'a [u8]),
@@ -165,13 +197,14 @@ pub(super) enum Part<'a> {
     Last,
 }
 
-/// The piece at an offset, and where the next one is.
+/// The piece at an offset, and where the next one is. Inlined, since most of what reading a tree takes is spent here.
+#[inline(always)]
 pub(super) fn part(structure: &[u8], offset: usize) -> Result<(Part<'_>, usize), BlobError> {
     let token = be32(structure, offset)?;
     let inside = offset.saturating_add(4);
     match token {
         BEGIN_NODE => {
-            let name = text(structure, inside)?;
+            let name = up_to_nul(structure, inside)?;
             Ok((Part::Begin(name), align(inside.saturating_add(name.len()).saturating_add(1))))
         }
         END_NODE => Ok((Part::End, inside)),
@@ -208,13 +241,15 @@ impl<'a> Tree<'a> {
     /// [`BlobError`] says what is wrong with it.
     pub fn parse(blob: &'a [u8]) -> Result<Self, BlobError> {
         let header = Header::read(blob)?;
-        let strings = Names::new(header.strings);
+        let mut strings = Names::new(header.strings);
         let mut tree = Self {
             nodes: Vec::new(),
+            // In most trees there are not more: each takes 12 bytes and those of its value.
+            properties: Vec::with_capacity(header.structure.len() / 24),
             phandles: LiteMap::new(),
             reservations: Self::reservations(header.reservations)?,
         };
-        tree.read_structure(header.structure, &strings)?;
+        tree.read_structure(header.structure, &mut strings)?;
         tree.index();
         Ok(tree)
     }
@@ -232,7 +267,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn read_structure(&mut self, structure: &'a [u8], strings: &Names<'a>) -> Result<(), BlobError> {
+    fn read_structure(&mut self, structure: &'a [u8], strings: &mut Names<'a>) -> Result<(), BlobError> {
         let mut open: Vec<NodeId> = Vec::new();
         let mut offset = 0usize;
         loop {
@@ -247,14 +282,26 @@ impl<'a> Tree<'a> {
                     if parent.is_none() && !self.nodes.is_empty() {
                         return Err(misplaced(BEGIN_NODE));
                     }
+                    let (name, end) = (as_text(name, offset.saturating_add(4))?, self.nodes.len() + 1);
+                    let properties = self.properties.len()..self.properties.len();
                     open.push(NodeId(self.nodes.len()));
-                    self.nodes.push(Node { name, parent, properties: Vec::new(), compatible: &[] });
+                    self.nodes.push(Node { name, parent, end, properties, kinds: Kinds::default() });
                 }
-                Part::End => drop(open.pop().ok_or(misplaced(END_NODE))?),
+                Part::End => {
+                    let id = open.pop().ok_or(misplaced(END_NODE))?;
+                    let end = self.nodes.len();
+                    if let Some(node) = self.nodes.get_mut(id.0) {
+                        node.end = end;
+                    }
+                }
                 Part::Property(name, value) => {
-                    let node = open.last().and_then(|id| self.nodes.get_mut(id.0));
-                    let name = strings.at(name)?;
-                    node.ok_or(misplaced(PROP))?.properties.push((name, value));
+                    // A node's properties come before the nodes below it (5.4.2).
+                    let last = NodeId(self.nodes.len().wrapping_sub(1));
+                    let node = self.nodes.last_mut().filter(|_| open.last() == Some(&last));
+                    let node = node.ok_or(misplaced(PROP))?;
+                    let (name, meaning) = strings.at(name)?;
+                    self.properties.push(Property { name, value, meaning });
+                    node.properties.end = self.properties.len();
                 }
                 Part::Nothing => {}
                 Part::Last if open.is_empty() && !self.nodes.is_empty() => return Ok(()),
@@ -266,9 +313,9 @@ impl<'a> Tree<'a> {
 
     fn index(&mut self) {
         for id in (0..self.nodes.len()).map(NodeId) {
-            let compatible = self.property(id, "compatible").unwrap_or_default();
+            let kinds = Kinds::of(self.property(id, "compatible").unwrap_or_default());
             if let Some(node) = self.nodes.get_mut(id.0) {
-                node.compatible = compatible;
+                node.kinds = kinds;
             }
             let handle = self.u32(id, "phandle").or_else(|| self.u32(id, "linux,phandle"));
             if let Some(handle) = handle.filter(|&handle| handle != 0 && handle != u32::MAX) {
@@ -304,24 +351,25 @@ impl<'a> Tree<'a> {
 
     /// The nodes directly below.
     pub fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
-        self.ids().filter(move |&child| self.parent(child) == Some(id))
+        let Range { start, end } = self.subtree(id);
+        let below = move |at: usize| (at < end).then_some(NodeId(at));
+        core::iter::successors(below(start + 1), move |&child| below(self.subtree(child).end))
     }
 
     /// The positions of the node and of all below it, which follow it in the blob.
-    pub(super) fn subtree(&self, id: NodeId) -> core::ops::Range<usize> {
-        let rest = id.0.saturating_add(1)..self.nodes.len();
-        let mut after = rest.filter(|&next| self.parent(NodeId(next)).is_none_or(|above| above < id));
-        id.0..after.next().unwrap_or(self.nodes.len())
+    pub(super) fn subtree(&self, id: NodeId) -> Range<usize> {
+        id.0..self.nodes.get(id.0).map_or(id.0, |node| node.end)
     }
 
     /// All properties of a node.
-    pub fn properties(&self, id: NodeId) -> &[(&'a str, &'a [u8])] {
-        self.nodes.get(id.0).map_or(&[], |node| node.properties.as_slice())
+    pub(super) fn properties(&self, id: NodeId) -> &[Property<'a>] {
+        let range = self.nodes.get(id.0).map_or(0..0, |node| node.properties.clone());
+        self.properties.get(range).unwrap_or_default()
     }
 
     /// A property's value.
     pub fn property(&self, id: NodeId, name: &str) -> Option<&'a [u8]> {
-        self.properties(id).iter().find(|(property, _)| is_name(property, name)).map(|(_, value)| *value)
+        self.properties(id).iter().find(|it| is_name(it.name, name)).map(|it| it.value)
     }
 
     /// Whether a property is there.
@@ -350,8 +398,17 @@ impl<'a> Tree<'a> {
 
     /// Whether `compatible` has one of these.
     pub fn is_compatible(&self, id: NodeId, kinds: &[&str]) -> bool {
-        let compatible = self.nodes.get(id.0).map_or(&[][..], |node| node.compatible);
-        compatible.split(|&byte| byte == 0).any(|text| kinds.iter().any(|kind| kind.as_bytes() == text))
+        self.texts(id, "compatible").any(|text| kinds.contains(&text))
+    }
+
+    /// Whether a node is of a kind that the hypervisor drives, in use or not.
+    pub(super) fn is(&self, id: NodeId, kind: Kind) -> bool {
+        self.nodes.get(id.0).is_some_and(|node| node.kinds.has(kind))
+    }
+
+    /// The nodes of a kind that are in use.
+    pub(super) fn in_use(&self, kind: Kind) -> impl Iterator<Item = NodeId> {
+        self.ids().filter(move |&id| self.is(id, kind) && self.is_enabled(id))
     }
 
     /// Whether the node and all above it are in use: `status` absent or okay (2.3.4).
@@ -369,17 +426,22 @@ impl<'a> Tree<'a> {
 
     /// The path from the root.
     pub fn path(&self, id: NodeId) -> String {
-        let mut names: Vec<&str> = self.lineage(id).map(|id| self.name(id)).collect();
-        names.pop();
-        if names.is_empty() {
-            return "/".into();
-        }
-        let mut path = String::new();
-        for name in names.iter().rev() {
+        let length = self.lineage(id).map(|id| self.name(id).len() + 1).sum();
+        let mut path = String::with_capacity(length);
+        self.push_path(id, &mut path);
+        if path.is_empty() {
             path.push('/');
-            path.push_str(name);
         }
         path
+    }
+
+    /// As deep as the node lies, [`DEPTH`] at most.
+    fn push_path(&self, id: NodeId, path: &mut String) {
+        if let Some(above) = self.parent(id) {
+            self.push_path(above, path);
+            path.push('/');
+            path.push_str(self.name(id));
+        }
     }
 
     /// The node at a path, or with an alias in front of one (3.3). A name without unit address finds the

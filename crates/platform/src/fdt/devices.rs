@@ -8,10 +8,11 @@ use core::ops::Range;
 use axvm_addr::StreamId;
 
 use super::address::{Cells, Places};
-use super::blob::{NodeId, Tree};
+use super::blob::{NodeId, Property, Tree};
 use super::interrupts::Line;
+use super::kinds::Kind;
 use super::memory::is_memory;
-use super::references::{self, Reference};
+use super::references::{self, Meaning, Reference};
 use super::{FdtError, kinds};
 use crate::model::{ChildNode, FixedClock, PlatformDevice, Provider};
 
@@ -40,7 +41,7 @@ fn is_rewritten(name: &str) -> bool {
 }
 
 pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevice>, FdtError> {
-    let references = references::all(tree);
+    let referenced = references::referenced(tree);
     let mut devices = Vec::new();
     let mut others: Vec<bool> = Vec::new();
     for id in tree.ids() {
@@ -52,7 +53,8 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
         }
         let places = tree.places(id)?;
         if !places.is_empty() {
-            devices.push(device(tree, id, smmus, &references, places)?);
+            let referenced = referenced.get(id.0).copied().unwrap_or(true);
+            devices.push(device(tree, id, smmus, referenced, places)?);
         }
     }
     Ok(devices)
@@ -61,8 +63,8 @@ pub(super) fn all(tree: &Tree<'_>, smmus: &[NodeId]) -> Result<Vec<PlatformDevic
 /// Whether neither a node nor what is below it can be a platform device: the GIC, an SMMU, a host bridge, what is on PCI, and
 /// reserved memory.
 fn is_other(tree: &Tree<'_>, id: NodeId) -> bool {
-    let own = [kinds::GIC, kinds::SMMU, kinds::PCI_HOST];
-    let is_own = || own.iter().any(|kind| tree.is_compatible(id, kind)) && tree.is_enabled(id);
+    let own = [Kind::Gic, Kind::Smmu, Kind::PciHost];
+    let is_own = || own.iter().any(|&kind| tree.is(id, kind)) && tree.is_enabled(id);
     let on_pci = || tree.parent(id).is_some_and(|above| tree.text(above, "device_type") == Some("pci"));
     let is_reservation = || tree.parent(id) == Some(tree.root()) && tree.name(id) == "reserved-memory";
     is_own() || on_pci() || is_reservation()
@@ -72,7 +74,7 @@ fn device(
     tree: &Tree<'_>,
     id: NodeId,
     smmus: &[NodeId],
-    references: &[(u32, u32)],
+    referenced: bool,
     places: Places,
 ) -> Result<PlatformDevice, FdtError> {
     let (mut interrupts, mut foreign_interrupts) = (Vec::new(), Vec::new());
@@ -83,8 +85,6 @@ fn device(
         }
     }
     let own = tree.subtree(id);
-    let inside = |node: u32| own.contains(&(node as usize));
-    let referenced = references.iter().any(|&(from, to)| inside(to) && !inside(from));
     let mut reader = Reader { tree, smmus, own, providers: Vec::new(), streams: Vec::new(), masters: false };
     let properties = reader.node(id);
     let children = reader.children(id)?;
@@ -134,10 +134,10 @@ impl Reader<'_, '_> {
     fn node(&mut self, id: NodeId) -> Vec<(String, Vec<u8>)> {
         let tree = self.tree;
         self.dma(id);
-        let mut properties = Vec::new();
-        for &(name, value) in tree.properties(id) {
-            if !is_rewritten(name) && self.keeps(name, value, name == "clocks", String::new) {
-                properties.push((name.to_string(), value.to_vec()));
+        let mut properties = Vec::with_capacity(tree.properties(id).len());
+        for property in tree.properties(id) {
+            if !is_rewritten(property.name) && self.keeps(property, property.name == "clocks", String::new) {
+                properties.push((property.name.to_string(), property.value.to_vec()));
             }
         }
         properties
@@ -148,17 +148,18 @@ impl Reader<'_, '_> {
     fn children(&mut self, id: NodeId) -> Result<Vec<ChildNode>, FdtError> {
         let tree = self.tree;
         let mut children = Vec::new();
-        for child in tree.subtree(id).skip(1).map(NodeId).filter(|&child| tree.parent(child) == Some(id)) {
+        for child in tree.children(id) {
             if !tree.is_enabled(child) || !tree.places(child)?.is_empty() {
                 continue;
             }
             self.dma(child);
             let of = || format!(" of {}", tree.path(child));
             let mut properties = Vec::new();
-            for &(name, value) in tree.properties(child) {
+            for property in tree.properties(child) {
+                let name = property.name;
                 let kept = match name {
                     "linux,phandle" | "name" | "iommus" => false,
-                    "interrupt-parent" => references::guess(tree, name, value, &self.own).is_none(),
+                    "interrupt-parent" => references::guess(tree, property, &self.own).is_none(),
                     "interrupts" => match tree.interrupt_parent(child) {
                         Some(controller) if self.own.contains(&controller.0) => true,
                         controller => {
@@ -168,10 +169,10 @@ impl Reader<'_, '_> {
                             false
                         }
                     },
-                    _ => self.keeps(name, value, false, of),
+                    _ => self.keeps(property, false, of),
                 };
                 if kept {
-                    properties.push((name.to_string(), value.to_vec()));
+                    properties.push((name.to_string(), property.value.to_vec()));
                 }
             }
             let below = self.children(child)?;
@@ -185,11 +186,12 @@ impl Reader<'_, '_> {
         let tree = self.tree;
         for bus in tree.lineage(id).skip(1).filter(|&bus| tree.parent(bus).is_some()) {
             let path = tree.path(bus);
-            for &(name, value) in tree.properties(bus) {
+            for property in tree.properties(bus) {
+                let name = property.name;
                 // Cells of non-volatile memory hold data, such as serial numbers, and nothing depends on who reads them; where
                 // a map leads is followed for the device's own interrupts.
                 if !is_rewritten(name) && !matches!(name, "nvmem-cells" | "interrupt-map") {
-                    self.keeps(name, value, name == "clocks", || format!(" of {path}"));
+                    self.keeps(property, name == "clocks", || format!(" of {path}"));
                 }
             }
             if !tree.is_compatible(bus, TRANSPARENT) && !tree.places(bus)?.is_empty() {
@@ -205,16 +207,16 @@ impl Reader<'_, '_> {
 
     /// Whether a property leads to none but the device's own nodes, and so can go to its guest as it is. If not, what it leads
     /// to is a provider; of `clocks` that can be stood in for, fixed ones are known as such.
-    fn keeps(&mut self, name: &str, value: &[u8], clocks: bool, of: impl Fn() -> String) -> bool {
-        let tree = self.tree;
-        let Some(list) = references::list(name) else {
-            let target = references::guess(tree, name, value, &self.own);
+    fn keeps(&mut self, property: &Property<'_>, clocks: bool, of: impl Fn() -> String) -> bool {
+        let (tree, name) = (self.tree, property.name);
+        let Meaning::List(list) = property.meaning else {
+            let target = references::guess(tree, property, &self.own);
             if let Some(node) = target {
                 self.need(format!("{name}{}", of()), tree.path(node), None);
             }
             return target.is_none();
         };
-        let entries = references::entries(tree, Cells(value), list);
+        let entries = references::entries(tree, Cells(property.value), list);
         let is_own = |entry: &Reference| entry.is_ok_and(|node| self.own.contains(&node.0));
         if entries.iter().all(is_own) {
             return true;

@@ -6,7 +6,7 @@ use axvm_addr::{Hpa, Span};
 
 use super::FdtError;
 use super::blob::{NodeId, Tree};
-use super::kinds;
+use super::kinds::Kind;
 use crate::model::{Gic, Its};
 
 /// Bytes of one of the GIC's frames.
@@ -17,16 +17,13 @@ const PRE_ITS: &str = "socionext,synquacer-pre-its";
 
 /// The nodes of the ITSs that are used, in the order of [`Gic::its`].
 pub(super) fn its_nodes(tree: &Tree<'_>) -> Vec<NodeId> {
-    let is_gic = |id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id);
-    tree.ids()
-        .filter(|&id| tree.is_compatible(id, kinds::ITS) && tree.is_enabled(id))
-        .filter(|&id| tree.parent(id).is_some_and(is_gic))
-        .collect()
+    let is_gic = |id| tree.is(id, Kind::Gic) && tree.is_enabled(id);
+    tree.in_use(Kind::Its).filter(|&id| tree.parent(id).is_some_and(is_gic)).collect()
 }
 
 /// The GIC, and all that belongs to it.
 pub(super) fn read(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
-    let mut nodes = tree.ids().filter(|&id| tree.is_compatible(id, kinds::GIC) && tree.is_enabled(id));
+    let mut nodes = tree.in_use(Kind::Gic);
     let Some(id) = nodes.next() else { return Ok(None) };
     if let Some(second) = nodes.next() {
         return Err(FdtError::TwoGics { first: tree.path(id), second: tree.path(second) });
@@ -65,7 +62,7 @@ pub(super) fn read(tree: &Tree<'_>) -> Result<Option<Gic>, FdtError> {
         used.push(one);
     }
     // ITSs that aren't used, because they are disabled or not this GIC's, have doorbells all the same.
-    let is_other = |id: &NodeId| tree.is_compatible(*id, kinds::ITS) && !its_nodes.contains(id);
+    let is_other = |id: &NodeId| tree.is(*id, Kind::Its) && !its_nodes.contains(id);
     for other in tree.ids().filter(is_other) {
         legacy.extend(tree.places(other)?.found.first().and_then(|&control| with_translater(control)));
     }

@@ -6,7 +6,7 @@ use axvm_addr::Intid;
 
 use super::address::Cells;
 use super::blob::{NodeId, Tree};
-use super::kinds;
+use super::kinds::Kind;
 use crate::model::{ForeignInterrupt, Interrupt, Trigger};
 
 /// How many nexus nodes an interrupt passes at most.
@@ -24,8 +24,8 @@ pub(super) enum Line {
 }
 
 /// The GIC's three cells: kind, number, flags.
-pub(super) fn gic_interrupt(specifier: &[u32]) -> Option<Interrupt> {
-    let &[kind, number, flags, ..] = specifier else { return None };
+fn gic_interrupt(mut specifier: Cells<'_>) -> Option<Interrupt> {
+    let (kind, number, flags) = (specifier.next()?, specifier.next()?, specifier.next()?);
     // The first INTID of the kind and how many there are (Arm IHI 0069, 2.2).
     let (first, count) = match kind {
         0 => (32, 988),
@@ -112,21 +112,26 @@ impl Tree<'_> {
     }
 
     fn follow(&self, id: NodeId, controller: NodeId, specifier: Cells<'_>) -> Line {
-        let unit = self
-            .parent(id)
-            .and_then(|bus| self.cells(id, "reg")?.take(self.address_cells(bus).min(MOST_CELLS)));
-        self.resolve(controller, &unit.unwrap_or(Cells(&[])).to_vec(), specifier.to_vec())
+        let mut unit = Cells(&[]);
+        // At the GIC the node's address plays no part.
+        if !self.is(controller, Kind::Gic)
+            && let Some(bus) = self.parent(id)
+            && let Some(mut registers) = self.cells(id, "reg")
+        {
+            unit = registers.take(self.address_cells(bus).min(MOST_CELLS)).unwrap_or(unit);
+        }
+        self.resolve(controller, unit, specifier)
     }
 
     /// Follows a specifier from a controller through every nexus to the GIC.
-    pub(super) fn resolve(&self, controller: NodeId, unit: &[u32], specifier: Vec<u32>) -> Line {
-        let (mut controller, mut unit, mut specifier) = (controller, Vec::from(unit), specifier);
+    pub(super) fn resolve(&self, controller: NodeId, unit: Cells<'_>, specifier: Cells<'_>) -> Line {
+        let (mut controller, mut unit, mut specifier) = (controller, unit, specifier);
         for _ in 0..MOST_HOPS {
-            if self.is_compatible(controller, kinds::GIC) {
-                return gic_interrupt(&specifier)
+            if self.is(controller, Kind::Gic) {
+                return gic_interrupt(specifier)
                     .map_or(Line::Foreign(ForeignInterrupt::NoSuchLine), Line::Gic);
             }
-            match self.through_map(controller, &unit, &specifier) {
+            match self.through_map(controller, unit, specifier) {
                 Some(next) => (controller, unit, specifier) = next,
                 None => break,
             }
@@ -135,34 +140,36 @@ impl Tree<'_> {
     }
 
     /// One step through an `interrupt-map` (2.4.3.1): parent, its unit address, its specifier.
-    fn through_map(
-        &self,
+    fn through_map<'s>(
+        &'s self,
         nexus: NodeId,
-        unit: &[u32],
-        specifier: &[u32],
-    ) -> Option<(NodeId, Vec<u32>, Vec<u32>)> {
+        unit: Cells<'_>,
+        specifier: Cells<'_>,
+    ) -> Option<(NodeId, Cells<'s>, Cells<'s>)> {
         let mut map = self.cells(nexus, "interrupt-map")?;
         let address_cells = self.lineage(nexus).find_map(|id| self.u32(id, "#address-cells")).unwrap_or(2);
         let (address_cells, cells) = (address_cells.min(MOST_CELLS), self.interrupt_cells(nexus)?);
         let width = address_cells.checked_add(cells)?;
-        let wanted: Vec<u32> = if address_cells == 0 {
-            specifier.to_vec()
-        } else {
-            (0..address_cells as usize)
-                .map(|i| unit.get(i).copied().unwrap_or(0))
-                .chain(specifier.iter().copied())
-                .collect()
-        };
         let mask = self.cells(nexus, "interrupt-map-mask").and_then(|mut mask| mask.take(width));
+        let fits = specifier.0.len() == cells as usize * 4;
+        // Entries mostly have the same parent.
+        let mut last: Option<(u32, NodeId, u32, u32)> = None;
         while !map.is_empty() {
             let entry = map.take(width)?;
-            let parent = self.by_phandle(map.next()?)?;
-            // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes
-            // none).
-            let parent_unit = map.take(self.u32(parent, "#address-cells").unwrap_or(0).min(MOST_CELLS))?;
-            let parent_specifier = map.take(self.interrupt_cells(parent)?)?;
-            if wanted.len() == width as usize && matches_under(mask, entry, &wanted) {
-                return Some((parent, parent_unit.to_vec(), parent_specifier.to_vec()));
+            let phandle = map.next()?;
+            let known = last.filter(|last| last.0 == phandle);
+            let (_, parent, unit_cells, specifier_cells) = match known {
+                Some(known) => known,
+                None => {
+                    let parent = self.by_phandle(phandle)?;
+                    // Unlike elsewhere, an absent #address-cells is 0 here (as Linux has it: a GIC without one takes none).
+                    let unit_cells = self.u32(parent, "#address-cells").unwrap_or(0).min(MOST_CELLS);
+                    *last.insert((phandle, parent, unit_cells, self.interrupt_cells(parent)?))
+                }
+            };
+            let (parent_unit, parent_specifier) = (map.take(unit_cells)?, map.take(specifier_cells)?);
+            if fits && matches_under(mask, entry, wanted(unit, address_cells, specifier)) {
+                return Some((parent, parent_unit, parent_specifier));
             }
         }
         None
@@ -186,9 +193,20 @@ impl Tree<'_> {
     }
 }
 
+/// What an entry is to say: a unit address in so many cells, those that it lacks as 0, and a specifier.
+fn wanted(mut unit: Cells<'_>, address_cells: u32, mut specifier: Cells<'_>) -> impl Iterator<Item = u32> {
+    (0..address_cells)
+        .map(move |_| unit.next().unwrap_or(0))
+        .chain(core::iter::from_fn(move || specifier.next()))
+}
+
 /// Whether cells are those that are wanted, as far as the mask, if there is one, looks at them.
-fn matches_under(mut mask: Option<Cells<'_>>, mut cells: Cells<'_>, wanted: &[u32]) -> bool {
-    wanted.iter().all(|wanted| {
+fn matches_under(
+    mut mask: Option<Cells<'_>>,
+    mut cells: Cells<'_>,
+    mut wanted: impl Iterator<Item = u32>,
+) -> bool {
+    wanted.all(|wanted| {
         let mask = mask.as_mut().map_or(Some(u32::MAX), Cells::next);
         cells.next().zip(mask).is_some_and(|(cell, mask)| cell & mask == wanted & mask)
     })

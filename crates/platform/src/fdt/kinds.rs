@@ -1,17 +1,50 @@
 //! What is known of kinds of devices, by their `compatible`.
 
-/// Interrupt controllers that are GICv3 or GICv4.
-pub(super) const GIC: &[&str] = &["arm,gic-v3"];
-/// Interrupt translation services.
-pub(super) const ITS: &[&str] = &["arm,gic-v3-its"];
-/// SMMUs of version 3.
-pub(super) const SMMU: &[&str] = &["arm,smmu-v3"];
-/// PCI host bridges with a generic config space.
-pub(super) const PCI_HOST: &[&str] = &["pci-host-ecam-generic"];
-/// Generic timers.
-pub(super) const TIMER: &[&str] = &["arm,armv8-timer"];
-/// PSCI with the standard function ids.
-pub(super) const PSCI: &[&str] = &["arm,psci-1.0", "arm,psci-0.2"];
+/// A kind of device that the hypervisor itself drives.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// An interrupt controller that is a GICv3 or GICv4.
+    Gic,
+    /// An interrupt translation service.
+    Its,
+    /// An SMMU of version 3.
+    Smmu,
+    /// A PCI host bridge with a generic config space.
+    PciHost,
+    /// A generic timer.
+    Timer,
+    /// PSCI with the standard function ids.
+    Psci,
+}
+
+/// What they are called in `compatible`.
+const KNOWN: &[(&str, Kind)] = &[
+    ("arm,gic-v3", Kind::Gic),
+    ("arm,gic-v3-its", Kind::Its),
+    ("arm,smmu-v3", Kind::Smmu),
+    ("pci-host-ecam-generic", Kind::PciHost),
+    ("arm,armv8-timer", Kind::Timer),
+    ("arm,psci-1.0", Kind::Psci),
+    ("arm,psci-0.2", Kind::Psci),
+];
+
+/// The kinds that a node is of: a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kinds(u8);
+
+impl Kinds {
+    /// Those that a `compatible` names.
+    pub fn of(compatible: &[u8]) -> Self {
+        let texts = compatible.split(|&byte| byte == 0);
+        let known = texts.flat_map(|text| KNOWN.iter().filter(move |(name, _)| name.as_bytes() == text));
+        Self(known.fold(0, |kinds, &(_, kind)| kinds | 1 << kind as u8))
+    }
+
+    /// Whether it is one of them.
+    pub fn has(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u8 != 0
+    }
+}
 
 /// Kinds that master the bus though their node need not say so.
 const MASTERS: &[&str] = &[

@@ -11,7 +11,7 @@ use axvm_uart::{Description, Kind, Properties};
 
 use super::address::Cells;
 use super::blob::{self, BlobError, DEPTH, Part};
-use super::kinds;
+use super::kinds::{self, Kinds};
 use super::memory::{EFI_MAP, LEFT_BEHIND, RELEASE, USABLE, USABLE_OF_NODE};
 use crate::model::PsciConduit;
 
@@ -54,7 +54,7 @@ pub struct EarlyConsole {
 /// A node while the walk is in it: where its properties begin.
 #[derive(Clone, Copy)]
 struct Frame<'a> {
-    name: &'a str,
+    name: &'a [u8],
     properties: usize,
 }
 
@@ -69,13 +69,13 @@ impl<'a> Lineage<'_, 'a> {
         self.frames.len()
     }
 
-    fn name(&self) -> &'a str {
-        self.frames.last().map_or("", |frame| frame.name)
+    fn name(&self) -> &'a [u8] {
+        self.frames.last().map_or(&[], |frame| frame.name)
     }
 
     /// The name of the node above.
-    fn parent_name(&self) -> &'a str {
-        self.depth().checked_sub(2).and_then(|at| self.frames.get(at)).map_or("", |frame| frame.name)
+    fn parent_name(&self) -> &'a [u8] {
+        self.depth().checked_sub(2).and_then(|at| self.frames.get(at)).map_or(&[], |frame| frame.name)
     }
 
     /// A property of the node so many levels up; 0 is the node itself.
@@ -96,8 +96,12 @@ impl<'a> Lineage<'_, 'a> {
         texts(self.property(name).unwrap_or_default())
     }
 
-    fn has_text(&self, name: &str, wanted: &[&str]) -> bool {
-        self.texts(name).any(|text| wanted.contains(&text))
+    fn has_text(&self, name: &str, wanted: &str) -> bool {
+        self.texts(name).any(|text| text == wanted)
+    }
+
+    fn is(&self, kind: kinds::Kind) -> bool {
+        self.property("compatible").is_some_and(|compatible| Kinds::of(compatible).has(kind))
     }
 
     /// Calls `f` with the banks that it is, if it is memory in use.
@@ -115,14 +119,24 @@ impl<'a> Lineage<'_, 'a> {
     /// Whether there may be something that memory is kept for, on its own account: a node of [`Outline::reserved`].
     fn reserves(&self) -> bool {
         match self.parent_name() {
-            "reserved-memory" | "chosen" => self.depth() == 3,
-            "cpus" => self.property(RELEASE).is_some(),
-            _ => self.name().starts_with("tpm") || self.is_memory() && !self.is_enabled(),
+            b"reserved-memory" | b"chosen" => self.depth() == 3,
+            b"cpus" => self.property(RELEASE).is_some(),
+            _ => self.name().starts_with(b"tpm") || self.is_memory() && !self.is_enabled(),
         }
     }
 
     fn is_memory(&self) -> bool {
-        self.has_text("device_type", &["memory"])
+        self.has_text("device_type", "memory")
+    }
+
+    /// Whether this is its phandle. The value is looked at first: few properties have just this one.
+    fn has_phandle(&self, phandle: u32) -> bool {
+        let names = ["phandle", "linux,phandle"];
+        let is_it = |name, value: &[u8]| {
+            *value == phandle.to_be_bytes() && names.iter().any(|it| self.tree.is_name(name, it))
+        };
+        let at = self.frames.last().map_or(0, |frame| frame.properties);
+        self.tree.properties(at).any(|(name, value)| is_it(name, value))
     }
 
     /// Whether it and all above it are in use (2.3.4).
@@ -224,8 +238,8 @@ impl<'a> Outline<'a> {
             }
             if node.depth() == 2 {
                 match node.name() {
-                    "chosen" => outline.chosen = outline.chosen.or(here),
-                    "aliases" => outline.aliases = outline.aliases.or(here),
+                    b"chosen" => outline.chosen = outline.chosen.or(here),
+                    b"aliases" => outline.aliases = outline.aliases.or(here),
                     _ => {}
                 }
             }
@@ -238,9 +252,9 @@ impl<'a> Outline<'a> {
                     outline.banked += 1;
                 })?;
             }
-            let cpu = node.parent_name() == "cpus" && node.has_text("device_type", &["cpu"]);
+            let cpu = node.parent_name() == b"cpus" && node.has_text("device_type", "cpu");
             outline.cpus += usize::from(cpu);
-            if outline.psci.is_none() && node.has_text("compatible", kinds::PSCI) && node.is_enabled() {
+            if outline.psci.is_none() && node.is(kinds::Kind::Psci) && node.is_enabled() {
                 outline.psci = match node.texts("method").next() {
                     Some("smc") => Some(PsciConduit::Smc),
                     Some("hvc") => Some(PsciConduit::Hvc),
@@ -266,15 +280,24 @@ impl<'a> Outline<'a> {
         rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0)
     }
 
-    fn property(&self, mut offset: usize, name: &str) -> Option<&'a [u8]> {
-        loop {
-            let (part, next) = blob::part(self.structure, offset).ok()?;
-            match part {
-                Part::Property(found, value) if self.is_name(found, name) => return Some(value),
-                Part::Property(..) | Part::Nothing => offset = next,
-                _ => return None,
+    /// The properties that begin at an offset: where the name is in the strings block, and the value.
+    fn properties(&self, mut offset: usize) -> impl Iterator<Item = (usize, &'a [u8])> + use<'a> {
+        let structure = self.structure;
+        core::iter::from_fn(move || {
+            loop {
+                let (part, next) = blob::part(structure, offset).ok()?;
+                offset = next;
+                match part {
+                    Part::Property(name, value) => return Some((name, value)),
+                    Part::Nothing => {}
+                    _ => return None,
+                }
             }
-        }
+        })
+    }
+
+    fn property(&self, offset: usize, name: &str) -> Option<&'a [u8]> {
+        self.properties(offset).find(|&(found, _)| self.is_name(found, name)).map(|(_, value)| value)
     }
 
     /// Calls `f` with every node, parents first, until it answers `true`.
@@ -282,7 +305,7 @@ impl<'a> Outline<'a> {
         &self,
         f: &mut dyn FnMut(Lineage<'_, 'a>) -> Result<bool, OutlineError>,
     ) -> Result<(), OutlineError> {
-        let mut frames = [Frame { name: "", properties: 0 }; DEPTH];
+        let mut frames = [Frame { name: &[], properties: 0 }; DEPTH];
         let (mut depth, mut offset) = (0usize, 0);
         loop {
             let (part, next) = blob::part(self.structure, offset)?;
@@ -350,7 +373,7 @@ impl<'a> Outline<'a> {
                 cells.number(u32::try_from(cells.0.len() / 4).ok()?)
             };
             match node.parent_name() {
-                "reserved-memory" | "chosen" => {
+                b"reserved-memory" | b"chosen" => {
                     // The root's addresses, whether or not the parent has `ranges`, and its cells where they are forgotten.
                     let cells = |name, default| {
                         let own = node.u32(1, name).or_else(|| node.u32(2, name));
@@ -361,7 +384,7 @@ impl<'a> Outline<'a> {
                         Span::new(Hpa(start), size).into_iter().for_each(&mut *f)
                     })?;
                 }
-                "cpus" => {
+                b"cpus" => {
                     let page = Hpa(number(RELEASE).ok_or(OutlineError::Registers)?).page();
                     Span::new(page, PAGE_SIZE).into_iter().for_each(&mut *f);
                 }
@@ -458,9 +481,11 @@ impl<'a> Outline<'a> {
             // An alias (3.3); one with more behind it has not been seen for a console.
             false => texts(self.property(self.aliases?, named)?).next()?,
         };
+        // Of most nodes their own name says that they aren't it.
+        let last = path.rsplit('/').find(|name| !name.is_empty())?;
         let mut clock = None;
         let (uart, registers) = self.find(|node| {
-            if !node.is_at(path) || !node.is_enabled() {
+            if !is_called(node.name(), last) || !node.is_at(path) || !node.is_enabled() {
                 return None;
             }
             let properties = Properties {
@@ -483,8 +508,7 @@ impl<'a> Outline<'a> {
         })?;
         let clock_hz = clock.and_then(|clock| {
             self.find(|node| {
-                let is_it = node.u32(0, "phandle").or_else(|| node.u32(0, "linux,phandle")) == Some(clock);
-                let fixed = is_it && node.has_text("compatible", &["fixed-clock"]);
+                let fixed = node.has_phandle(clock) && node.has_text("compatible", "fixed-clock");
                 if fixed { node.u32(0, "clock-frequency") } else { None }
             })
         });
@@ -558,12 +582,16 @@ impl Lineage<'_, '_> {
         loop {
             match (names.next(), frames.next()) {
                 (None, None) => return true,
-                (Some(name), Some(frame))
-                    if frame.name == name || frame.name.split('@').next() == Some(name) => {}
+                (Some(name), Some(frame)) if is_called(frame.name, name) => {}
                 _ => return false,
             }
         }
     }
+}
+
+/// Whether a node's name is this one, or this one and a unit address.
+fn is_called(name: &[u8], wanted: &str) -> bool {
+    name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|&byte| byte == b'@'))
 }
 
 fn texts(value: &[u8]) -> impl Iterator<Item = &str> {

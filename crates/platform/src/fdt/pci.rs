@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use axvm_addr::{Hpa, PciSpace, PciWindow, Span};
 
 use super::FdtError;
+use super::address::Cells;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
 use crate::model::{BusSpan, IdMapping, Kept, PciHost};
@@ -99,11 +100,10 @@ fn windows(tree: &Tree<'_>, id: NodeId) -> Result<Vec<PciWindow<Hpa>>, FdtError>
             _ => continue,
         };
         // What the bus above tears can't be a window.
-        let found = tree.translate(bus, above)?;
-        if let [cpu] = found.as_slice()
-            && cpu.size() == above.size
-        {
-            windows.push(PciWindow { space, prefetchable: flags & 1 << 30 != 0, pci, cpu: *cpu });
+        let mut found = Vec::new();
+        if tree.translate(bus, above, &mut found)? {
+            let prefetchable = flags & 1 << 30 != 0;
+            windows.extend(found.into_iter().map(|cpu| PciWindow { space, prefetchable, pci, cpu }));
         }
     }
     Ok(windows)
@@ -123,7 +123,8 @@ pub(super) fn kept(tree: &Tree<'_>, driven: &[NodeId]) -> Result<Vec<Kept>, FdtE
         let windows = if driven.contains(&id) { windows(tree, id)? } else { Vec::new() };
         let Some(bus) = tree.parent(id) else { continue };
         for Range { above, .. } in ranges(tree, id)? {
-            let mut found = tree.translate(bus, above)?;
+            let mut found = Vec::new();
+            tree.translate(bus, above, &mut found)?;
             if found.is_empty() {
                 // A bus without `ranges`: as reserved memory is read.
                 found.extend(Span::new(Hpa(above.start), above.size));
@@ -183,13 +184,14 @@ fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Int
             continue;
         }
         for pin in 1..=4u8 {
-            let line = |function: u32| match tree.resolve(
-                id,
-                &[unit(device) | function, 0, 0],
-                [u32::from(pin)].into(),
-            ) {
-                Line::Gic(interrupt) => Some(interrupt),
-                Line::Foreign(_) => None,
+            let line = |function: u32| {
+                let mut unit_address = [0; 12];
+                *unit_address.first_chunk_mut()? = (unit(device) | function).to_be_bytes();
+                let pin = u32::from(pin).to_be_bytes();
+                match tree.resolve(id, Cells(&unit_address), Cells(&pin)) {
+                    Line::Gic(interrupt) => Some(interrupt),
+                    Line::Foreign(_) => None,
+                }
             };
             let Some(interrupt) = line(0) else { continue };
             if mask & FUNCTION == 0 || (1..8).all(|function| line(function << 8) == Some(interrupt)) {

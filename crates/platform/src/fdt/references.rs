@@ -1,47 +1,78 @@
 //! Which properties lead to other nodes.
 //!
-//! A device tree doesn't say which numbers are phandles: that is in the bindings. Those that are known are in [`list`]; of the
+//! A device tree doesn't say which numbers are phandles: that is in the bindings. Those that are known are in [`Meaning::of`]; of the
 //! others every number that some node has as its phandle may lead there, unless the property is known to be a number or
 //! a name. What can't be shown to be independent counts as a dependency.
 
-use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::address::Cells;
-use super::blob::{NodeId, Tree};
+use super::blob::{NodeId, Property, Tree};
+
+/// What the name of a property says of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// It names other nodes.
+    List(List),
+    /// It is a number or a name.
+    Number,
+    /// It isn't known.
+    Unknown,
+}
 
 /// How a property that names other nodes is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
     /// Phandles and nothing else.
     Bare,
-    /// Each phandle is followed by arguments: as many as the property `#STEM-cells` of its node says.
+    /// Each phandle is followed by arguments: as many as this property of its node says.
     Counted(&'static str),
 }
 
-/// How a property names other nodes, if it is known to do so.
-pub(super) fn list(name: &str) -> Option<List> {
+impl Meaning {
+    /// Of a name: as a whole, or by its end, such as that of a unit (dt-schema, property-units.yaml).
+    pub fn of(name: &str) -> Self {
+        if let Some(list) = list(name) {
+            return Self::List(list);
+        }
+        let dash = name.bytes().rposition(|byte| byte == b'-').unwrap_or(0);
+        match name.split_at_checked(dash).unwrap_or_default() {
+            (_, "-gpios" | "-gpio") => Self::List(List::Counted("#gpio-cells")),
+            (_, "-supply") => Self::List(List::Bare),
+            ("pinctrl", state) if state.bytes().skip(1).all(|byte| byte.is_ascii_digit()) => {
+                Self::List(List::Bare)
+            }
+            (_, "-hz" | "-mhz" | "-sec" | "-ms" | "-us" | "-ns" | "-ps") => Self::Number,
+            (_, "-bits" | "-percent" | "-microvolt" | "-microamp" | "-ohms") => Self::Number,
+            _ if is_number(name) => Self::Number,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// How properties of these names name other nodes.
+fn list(name: &str) -> Option<List> {
     Some(match name {
-        "clocks" | "assigned-clocks" | "assigned-clock-parents" => List::Counted("clock"),
-        "resets" => List::Counted("reset"),
-        "power-domains" => List::Counted("power-domain"),
-        "dmas" => List::Counted("dma"),
-        "phys" => List::Counted("phy"),
-        "gpios" => List::Counted("gpio"),
-        "mboxes" => List::Counted("mbox"),
-        "pwms" => List::Counted("pwm"),
-        "io-channels" => List::Counted("io-channel"),
-        "interconnects" => List::Counted("interconnect"),
-        "hwlocks" => List::Counted("hwlock"),
-        "mux-controls" => List::Counted("mux-control"),
-        "thermal-sensors" => List::Counted("thermal-sensor"),
-        "access-controllers" => List::Counted("access-controller"),
-        "io-backends" => List::Counted("io-backend"),
-        "sound-dai" => List::Counted("sound-dai"),
-        "leds" => List::Counted("led-source"),
-        "msi-parent" => List::Counted("msi"),
-        "nvmem-cells" => List::Counted("nvmem-cell"),
+        "clocks" | "assigned-clocks" | "assigned-clock-parents" => List::Counted("#clock-cells"),
+        "resets" => List::Counted("#reset-cells"),
+        "power-domains" => List::Counted("#power-domain-cells"),
+        "dmas" => List::Counted("#dma-cells"),
+        "phys" => List::Counted("#phy-cells"),
+        "gpios" => List::Counted("#gpio-cells"),
+        "mboxes" => List::Counted("#mbox-cells"),
+        "pwms" => List::Counted("#pwm-cells"),
+        "io-channels" => List::Counted("#io-channel-cells"),
+        "interconnects" => List::Counted("#interconnect-cells"),
+        "hwlocks" => List::Counted("#hwlock-cells"),
+        "mux-controls" => List::Counted("#mux-control-cells"),
+        "thermal-sensors" => List::Counted("#thermal-sensor-cells"),
+        "access-controllers" => List::Counted("#access-controller-cells"),
+        "io-backends" => List::Counted("#io-backend-cells"),
+        "sound-dai" => List::Counted("#sound-dai-cells"),
+        "leds" => List::Counted("#led-source-cells"),
+        "msi-parent" => List::Counted("#msi-cells"),
+        "nvmem-cells" => List::Counted("#nvmem-cell-cells"),
         "memory-region"
         | "operating-points-v2"
         | "phy-handle"
@@ -51,34 +82,14 @@ pub(super) fn list(name: &str) -> Option<List> {
         | "remote-endpoint"
         | "shmem"
         | "sram" => List::Bare,
-        _ if name.ends_with("-gpios") || name.ends_with("-gpio") => List::Counted("gpio"),
-        _ if name.ends_with("-supply") => List::Bare,
-        _ => {
-            let state = name.strip_prefix("pinctrl-")?;
-            state.bytes().all(|byte| byte.is_ascii_digit()).then_some(List::Bare)?
-        }
+        _ => return None,
     })
 }
 
 /// Properties that are numbers by their binding: those of the specification and of UARTs, storage and networks that
-/// begin without a vendor's name, and those that end in a unit (dt-schema, property-units.yaml).
+/// begin without a vendor's name.
 fn is_number(name: &str) -> bool {
-    const UNITS: [&str; 12] = [
-        "-hz",
-        "-mhz",
-        "-sec",
-        "-ms",
-        "-us",
-        "-ns",
-        "-ps",
-        "-bits",
-        "-percent",
-        "-microvolt",
-        "-microamp",
-        "-ohms",
-    ];
     name.starts_with('#')
-        || UNITS.iter().any(|unit| name.ends_with(unit))
         || matches!(
             name,
             "reg"
@@ -130,7 +141,7 @@ pub(super) fn entries(tree: &Tree<'_>, mut cells: Cells<'_>, list: List) -> Vec<
         entries.push(Ok(provider));
         let count = match list {
             List::Bare => 0,
-            List::Counted(stem) => tree.u32(provider, &format!("#{stem}-cells")).unwrap_or(0),
+            List::Counted(cells) => tree.u32(provider, cells).unwrap_or(0),
         };
         if cells.take(count).is_none() {
             break;
@@ -140,26 +151,30 @@ pub(super) fn entries(tree: &Tree<'_>, mut cells: Cells<'_>, list: List) -> Vec<
 }
 
 /// A node outside `own` to which a property of unknown meaning may lead.
-pub(super) fn guess(tree: &Tree<'_>, name: &str, value: &[u8], own: &Range<usize>) -> Option<NodeId> {
-    if !value.len().is_multiple_of(4) || is_number(name) {
+pub(super) fn guess(tree: &Tree<'_>, property: &Property<'_>, own: &Range<usize>) -> Option<NodeId> {
+    if !property.value.len().is_multiple_of(4) || property.meaning != Meaning::Unknown {
         return None;
     }
-    let mut cells = Cells(value);
+    let mut cells = Cells(property.value);
     core::iter::from_fn(|| cells.next())
         .filter_map(|cell| tree.by_phandle(cell))
         .find(|node| !own.contains(&node.0))
 }
 
-/// Every known reference of the tree: who refers, and to whom. In 32 bits: there are many, and this is read at boot.
-pub(super) fn all(tree: &Tree<'_>) -> Vec<(u32, u32)> {
-    let mut all = Vec::new();
-    for id in tree.ids() {
-        for &(name, value) in tree.properties(id) {
-            if let Some(list) = list(name) {
-                let targets = entries(tree, Cells(value), list).into_iter().flatten();
-                all.extend(targets.map(|target| (id.0 as u32, target.0 as u32)));
+/// Of each node, whether a known reference leads to it, or to a node below it, from neither of these.
+pub(super) fn referenced(tree: &Tree<'_>) -> Vec<bool> {
+    let mut referenced: Vec<bool> = tree.ids().map(|_| false).collect();
+    for from in tree.ids() {
+        for property in tree.properties(from) {
+            let Meaning::List(list) = property.meaning else { continue };
+            for target in entries(tree, Cells(property.value), list).into_iter().flatten() {
+                for node in tree.lineage(target).take_while(|&node| !tree.subtree(node).contains(&from.0)) {
+                    if let Some(referenced) = referenced.get_mut(node.0) {
+                        *referenced = true;
+                    }
+                }
             }
         }
     }
-    all
+    referenced
 }

@@ -110,8 +110,7 @@ impl Lpis {
     pub fn new(most_bits: u32, doorbells: usize) -> Result<Self, ItsError> {
         let id_bits = table_bits(most_bits);
         let properties = Properties::new(id_bits)?;
-        let mut used = Vec::new();
-        used.resize((1usize << id_bits) - FIRST_OWN as usize, false);
+        let mut used = alloc::vec![false; (1usize << id_bits) - FIRST_OWN as usize];
         let doorbells = doorbells.min(used.len());
         for slot in used.iter_mut().take(doorbells) {
             *slot = true;
