@@ -133,8 +133,8 @@ impl MmioDevice for Pl011 {
     }
 
     fn read_at_once(&self, offset: u64) -> Option<u32> {
-        let state = self.state.try_lock().filter(|_| offset == spec::FR)?;
-        state.is_quiet().then(|| state.flags().into())
+        let mut state = self.state.try_lock().filter(|_| offset == spec::FR)?;
+        (state.is_quiet() && !state.may_listen()).then(|| state.read_flags().into())
     }
 
     fn write_at_once(&self, offset: u64, value: u32) -> bool {

@@ -4,6 +4,10 @@ use crate::Transmit;
 use crate::fifo::Fifo;
 use crate::spec::{self, cr, error, fr, ifls, int, lcr_h};
 
+/// After so many readings of the flags in a row a guest waits for input: one that sends reads them once before a character, and
+/// once behind it.
+const POLLS: u8 = 3;
+
 /// Everything that changes.
 pub(crate) struct State {
     /// Received characters with the error bits that go with them.
@@ -22,6 +26,8 @@ pub(crate) struct State {
     /// A character was lost since the last that was received: the next one carries the mark.
     overrun: bool,
     lost: u64,
+    /// How often in a row, up to [`POLLS`], the flags were read and told of nothing to wait for but input.
+    polls: u8,
     /// There was more input than room, and whoever has it waits to be told of room.
     pub(crate) input_waits: bool,
 }
@@ -43,6 +49,7 @@ impl State {
             dmacr: 0,
             overrun: false,
             lost: 0,
+            polls: 0,
             input_waits: false,
         }
     }
@@ -54,9 +61,23 @@ impl State {
         calls
     }
 
+    /// Without UARTEN only a guest that polls for input gets some. In loop-back the input is disconnected.
     fn can_receive(&self) -> bool {
-        let on = cr::UARTEN | cr::RXE;
-        self.cr & on == on && self.cr & cr::LBE == 0
+        let listens = self.cr & cr::UARTEN != 0 || self.polls >= POLLS;
+        listens && self.cr & cr::RXE != 0 && self.cr & cr::LBE == 0
+    }
+
+    /// Whether the next reading of the flags may turn the receiver on.
+    pub(crate) fn may_listen(&self) -> bool {
+        self.cr & cr::UARTEN == 0 && self.polls + 1 == POLLS
+    }
+
+    /// The flags, as read by the guest.
+    pub(crate) fn read_flags(&mut self) -> u16 {
+        if self.tx.is_empty() {
+            self.polls = self.polls.saturating_add(1).min(POLLS);
+        }
+        self.flags()
     }
 
     pub(crate) fn lost(&self) -> u64 {
@@ -140,6 +161,7 @@ impl State {
 
     /// Transmits a character that goes out at once and whose interrupt is masked; `false`: it doesn't, or isn't.
     pub(crate) fn pass_on(&mut self, byte: u8, output: &dyn Transmit) -> bool {
+        self.polls = 0;
         let plain = self.is_quiet() && self.imsc & int::TX == 0 && self.cr & cr::LBE == 0;
         if !plain || !output.transmit(byte) {
             return false;
@@ -148,7 +170,7 @@ impl State {
         true
     }
 
-    pub(crate) fn flags(&self) -> u16 {
+    fn flags(&self) -> u16 {
         let mut flags = fr::CTS | fr::DSR | fr::DCD;
         if self.tx.is_empty() {
             flags |= fr::TXFE;
@@ -181,6 +203,7 @@ impl State {
     }
 
     fn write_data(&mut self, byte: u8, output: &dyn Transmit) {
+        self.polls = 0;
         self.drain(output);
         if self.tx.len() >= self.depth() || self.tx.push(byte).is_err() {
             self.lost = self.lost.saturating_add(1);
@@ -200,7 +223,7 @@ impl State {
             spec::FR => {
                 // A guest that polls for room finds it without the host's help.
                 self.drain(output);
-                self.flags()
+                self.read_flags()
             }
             spec::ILPR => self.ilpr,
             spec::IBRD => self.ibrd,

@@ -116,6 +116,34 @@ fn an_early_console_that_enables_nothing_is_heard() {
 }
 
 #[test]
+fn a_program_that_enables_nothing_and_polls_hears_as_it_is_heard() {
+    let rig = Rig::new();
+    assert_eq!(rig.read(spec::CR), 0x300, "TXE and RXE, not UARTEN (table 3-1)");
+    let calls = || rig.wire.calls.load(Ordering::Relaxed);
+    let poll = || rig.uart.read_at_once(spec::FR).map_or_else(|| rig.read(spec::FR), u64::from);
+    // One that prints reads the flags before each character and behind it: what is typed stays with the host.
+    for _ in 0..5 {
+        assert_ne!(poll() & u64::from(fr::RXFE), 0);
+        rig.write(spec::DR, u64::from(b'.'));
+        poll();
+        assert_eq!(rig.uart.push_input(b"ab"), 0);
+    }
+    poll();
+    assert_eq!(calls(), 0);
+    poll();
+    assert_eq!(calls(), 1, "it waits for input");
+    assert_eq!(rig.uart.push_input(b"ab"), 1, "FIFOs off: one character");
+    assert_eq!(poll() & u64::from(fr::RXFE), 0);
+    assert_eq!(rig.read(spec::DR), u64::from(b'a'));
+    assert_eq!(calls(), 2);
+    assert_eq!(rig.uart.push_input(b"b"), 1);
+    assert_eq!(rig.read(spec::DR), u64::from(b'b'));
+    // Only the receiver's own switch stops it.
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::TXE));
+    assert_eq!(rig.uart.push_input(b"d"), 0);
+}
+
+#[test]
 fn every_byte_of_a_long_text_arrives_once_and_in_order() {
     let rig = Rig::linux();
     let text: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
@@ -149,6 +177,7 @@ fn input_that_had_no_room_is_called_for_when_there_is_some_and_all_of_it_arrives
 fn input_is_called_for_when_the_receiver_is_turned_on_and_only_if_some_waits() {
     let rig = Rig::new();
     let calls = || rig.wire.calls.load(Ordering::Relaxed);
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::TXE));
     assert_eq!(rig.uart.push_input(b"x"), 0);
     assert_eq!(calls(), 0, "nobody receives");
     rig.write(spec::CR, u64::from(cr::UARTEN | cr::RXE));
@@ -236,6 +265,7 @@ fn the_receive_interrupt_follows_its_level() {
 #[test]
 fn input_is_taken_up_to_the_fifo_and_none_before_the_receiver_is_on() {
     let rig = Rig::new();
+    rig.write(spec::CR, u64::from(cr::UARTEN | cr::TXE));
     assert_eq!(rig.uart.push_input(b"early"), 0);
     rig.write(spec::CR, u64::from(cr::UARTEN | cr::RXE));
     assert_eq!(rig.uart.push_input(b"two"), 1, "FIFOs off: one character");
