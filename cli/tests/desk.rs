@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_axvm"));
+        let mut command = Command::new(fake::axvm());
         command.current_dir(self.folder.path()).args(words).stdin(Stdio::null());
         command.env("AXVM_HYPERVISOR", "hypervisor.bin").env("AXVM_QEMU", "./qemu");
         command.env(fake::SCENARIO, "platform");
@@ -68,7 +68,7 @@ impl Place {
 
 #[test]
 fn a_good_file_is_checked_on_a_saved_device_tree() {
-    let done = Place::new(GOOD).axvm(&["check", "system.toml", "--platform", fake::VIRT]);
+    let done = Place::new(GOOD).axvm(&["check", "system.toml", "--platform", &fake::VIRT]);
     assert_eq!(done.status, Some(0), "{}", done.err);
     assert!(done.out.contains("/pl031@9010000"), "{}", done.out);
 }
@@ -77,7 +77,7 @@ fn a_good_file_is_checked_on_a_saved_device_tree() {
 fn problems_of_file_and_platform_come_together_each_with_its_line() {
     let system = GOOD.replace("cpus = [1]", "cpus = [0]\nspeed = 1").replace("9010000", "9999999");
     let place = Place::new(&system);
-    for more in [&["--platform", fake::VIRT][..], &[]] {
+    for more in [&["--platform", &fake::VIRT][..], &[]] {
         let done = place.axvm(&[&["check", "system.toml"], more].concat());
         assert_eq!(done.status, Some(2));
         let places: Vec<_> = done.err.lines().filter_map(|line| line.split(": ").next()).collect();
@@ -88,22 +88,22 @@ fn problems_of_file_and_platform_come_together_each_with_its_line() {
 #[test]
 fn a_function_on_a_platform_that_lists_none_makes_the_plan_incomplete() {
     let place = Place::new(&GOOD.replace("node = \"/pl031@9010000\"", "pci = \"0000:00:02.0\""));
-    let done = place.axvm(&["check", "system.toml", "--platform", fake::VIRT]);
+    let done = place.axvm(&["check", "system.toml", "--platform", &fake::VIRT]);
     assert!(done.out.contains("incomplete"), "{}{}", done.out, done.err);
-    let json = place.axvm(&["check", "system.toml", "--platform", fake::VIRT, "--json"]).out;
+    let json = place.axvm(&["check", "system.toml", "--platform", &fake::VIRT, "--json"]).out;
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["incomplete"], true);
 }
 
 #[test]
 fn devices_are_listed_with_why_they_cannot_be_assigned() {
-    let done = Place::new(GOOD).axvm(&["inspect", "--platform", fake::VIRT, "--json"]);
+    let done = Place::new(GOOD).axvm(&["inspect", "--platform", &fake::VIRT, "--json"]);
     let listed: Value = serde_json::from_str(&done.out).unwrap();
     let devices = listed["devices"].as_array().unwrap();
     let find = |path: &str| devices.iter().find(|device| device["address"] == path).unwrap();
     assert_eq!(find("/pl031@9010000")["why_not"], serde_json::json!([]));
     let console = find("/pl011@9000000")["why_not"].as_array().unwrap();
     assert!(!console.is_empty(), "the hypervisor's own console");
-    let text = Place::new(GOOD).axvm(&["inspect", "--platform", fake::VIRT]).out;
+    let text = Place::new(GOOD).axvm(&["inspect", "--platform", &fake::VIRT]).out;
     assert!(text.contains("not assignable: ") && text.contains("    assignable\n"), "{text}");
 }
 
@@ -183,7 +183,7 @@ fn nothing_is_packed_of_a_file_with_problems() {
 #[test]
 fn a_reader_who_has_gone_away_is_no_error() {
     let place = Place::new(GOOD);
-    let on_virt = ["--platform", fake::VIRT];
+    let on_virt = ["--platform", &fake::VIRT];
     let commands = [
         [&["check", "system.toml"][..], &on_virt].concat(),
         [&["check", "system.toml", "--json"][..], &on_virt].concat(),
@@ -212,7 +212,7 @@ fn every_command_shows_examples() {
 #[test]
 fn a_board_whose_memory_and_cpus_its_boot_loader_fills_in_is_planned_with_what_is_said() {
     let place = Place::new(GOOD);
-    let whole = fs::read(fake::VIRT).unwrap();
+    let whole = fs::read(&*fake::VIRT).unwrap();
     // The same tree with its memory, and its CPUs' way to be started, under other names.
     let renamed = |whole: &[u8], from: &[u8], to: &[u8]| {
         let mut blob = whole.to_vec();
@@ -253,9 +253,9 @@ fn a_board_whose_memory_and_cpus_its_boot_loader_fills_in_is_planned_with_what_i
 #[test]
 fn a_listing_says_first_what_the_board_lacks() {
     let place = Place::new(GOOD);
-    let whole = place.axvm(&["inspect", "--platform", fake::VIRT]);
+    let whole = place.axvm(&["inspect", "--platform", &fake::VIRT]);
     assert!(!whole.out.contains("AxVM can't start here"), "{}", whole.out);
-    let mut platform = axvm_platform::fdt::read(&fs::read(fake::VIRT).unwrap()).unwrap();
+    let mut platform = axvm_platform::fdt::read(&fs::read(&*fake::VIRT).unwrap()).unwrap();
     platform.gic = None;
     platform.timer.clear();
     fs::write(place.path("old.axvm"), axvm_platform::snapshot::save(&platform).unwrap()).unwrap();

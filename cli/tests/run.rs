@@ -58,7 +58,7 @@ impl Place {
 
     /// Without a report.
     fn bare(&self, scenario: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_axvm"));
+        let mut command = Command::new(fake::axvm());
         command.current_dir(self.folder.path());
         command.args(["run", "system.toml", "--hypervisor", "hypervisor.bin"]);
         command.env("AXVM_QEMU", "./qemu").env(fake::SCENARIO, scenario).env_remove("AXVM_HYPERVISOR");

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use axvm::report::{HypervisorReport, Report, Verdict, VmReport};
 use axvm_addr::VmId;
@@ -15,8 +16,21 @@ use axvm_system::wire::{Channel, Key, Keys, Nonce, for_each_frame, frame_nonce};
 /// The environment variable that says what happens.
 pub const SCENARIO: &str = "AXVM_FAKE_SCENARIO";
 
+/// What cargo says to a test that it runs: where something is now. What was known when the test was compiled may be another tree,
+/// of which this one is a copy.
+fn said(name: &str) -> PathBuf {
+    std::env::var_os(name).map(PathBuf::from).unwrap_or_else(|| panic!("cargo doesn't say {name}"))
+}
+
 /// The device tree of QEMU's `virt` board.
-pub const VIRT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/platform/tests/qemu-virt.dtb");
+pub static VIRT: LazyLock<String> = LazyLock::new(|| {
+    format!("{}/../crates/platform/tests/qemu-virt.dtb", said("CARGO_MANIFEST_DIR").display())
+});
+
+/// The tool.
+pub fn axvm() -> PathBuf {
+    said("CARGO_BIN_EXE_axvm")
+}
 
 /// The environment variable in which the script hands the arguments on.
 const ARGUMENTS: &str = "AXVM_FAKE_ARGUMENTS";
@@ -140,7 +154,7 @@ fn qemu() {
         }
         "platform" => {
             assert!(bundle.run().plan_only);
-            let platform = axvm_platform::fdt::read(&fs::read(VIRT).unwrap()).unwrap();
+            let platform = axvm_platform::fdt::read(&fs::read(&*VIRT).unwrap()).unwrap();
             line.send(Channel::Platform, &postcard::to_allocvec(&platform).unwrap());
             line.send(Channel::PlatformEnd, &[]);
             line.report(&Report::new(Verdict::Ok));
