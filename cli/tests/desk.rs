@@ -111,7 +111,7 @@ fn devices_are_listed_with_why_they_cannot_be_assigned() {
 fn a_listing_says_what_the_boards_console_is_and_what_stands_in_for_it() {
     let place = Place::new(GOOD);
     let console = |kind: &str, named: Option<&str>| {
-        let mut platform = axvm_platform::fdt::read(&fs::read(fake::VIRT).unwrap()).unwrap();
+        let mut platform = axvm_platform::fdt::read(&fs::read(&*fake::VIRT).unwrap()).unwrap();
         let uart = platform.devices.iter().position(|device| device.path == "/pl011@9000000").unwrap();
         let mut other = platform.devices[uart].clone();
         (other.path, other.compatible) = ("/serial@b000000".into(), vec!["ns16550a".into()]);

@@ -12,7 +12,7 @@
 //! | 32 | 8160 | text: byte `i` of all that was written is at `32 + i % 8160` |
 //!
 //! The checksum is the sum of `(2 i + 1) · text[i]` over the bytes of text that were written, by their place in the ring,
-//! and of the two numbers, multiplied as in [`Record::sealed`], modulo 2^64.
+//! of `n · 0x9e37_79b9_7f4a_7c15`, and of the number at 24 times `0xc2b2_ae3d_27d4_eb4f`, modulo 2^64.
 //!
 //! Nothing found there is trusted: whoever had the memory before may have left it. A record with a wrong checksum is none, numbers
 //! only choose among the ring's own bytes, and what is shown of it is printable text.
