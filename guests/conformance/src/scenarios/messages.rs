@@ -182,7 +182,10 @@ pub fn nested(scene: &Scene<'_>) {
         for place in 0..8 {
             // Never 0xf0, which is the lowest of all where half of the priorities are the hypervisor's: nothing passes that.
             messages.set_up(EVENT_LPI + place, (14 - place) << 4);
-            scene.frames.set_up(0, place, (7 - place) << 4);
+        }
+        // No two have one priority: which of them comes first then is left open (IHI 0069, 4.8).
+        for sgi in 1..8 {
+            scene.frames.set_up(0, sgi, (7 - sgi) << 4);
         }
         let mut taken = Vec::new();
         for place in 0..8 {
@@ -210,7 +213,9 @@ pub fn nested(scene: &Scene<'_>) {
         cpu::cpu(0).nest.store(true, core::sync::atomic::Ordering::Relaxed);
         for place in 0..8 {
             messages.raise(EVENT_LPI + place);
-            send_here(place.into());
+            if place > 0 {
+                send_here(place.into());
+            }
         }
         let_in();
         scene.say_events();
