@@ -81,6 +81,7 @@ fn vm(name: &str, reason: &str) -> VmReport {
         exits: Default::default(),
         interrupts_injected: 0,
         refused: Default::default(),
+        irqchip: Default::default(),
         devices: vec![],
     }
 }

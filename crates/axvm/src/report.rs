@@ -195,6 +195,9 @@ pub struct VmReport {
     pub interrupts_injected: u64,
     /// Accesses that were answered as the manual says for what isn't there.
     pub refused: RefusedReport,
+    /// What came of its interrupt controller's commands, but for those that were carried out.
+    #[serde(default)]
+    pub irqchip: IrqchipReport,
     /// Its devices, in the file's order.
     pub devices: Vec<DeviceReport>,
 }
@@ -237,6 +240,17 @@ pub struct RefusedReport {
     pub hypercall: u64,
     /// System registers.
     pub sysreg: u64,
+}
+
+/// What a VM's interrupt controller ignored or couldn't do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IrqchipReport {
+    /// Commands that the guest got wrong: ignored, as the architecture allows.
+    pub refused: u64,
+    /// Commands that the hypervisor couldn't carry out: it lacked something, or the hardware didn't answer.
+    pub failed: u64,
+    /// Messages that a processor of the VM's wrote to the controller, where only devices may: ignored.
+    pub messages: u64,
 }
 
 /// One device.
@@ -303,6 +317,7 @@ mod tests {
                 exits: ExitCounts { wfi: 2, sgi: 3, ..Default::default() }.into(),
                 interrupts_injected: 5,
                 refused: RefusedReport::default(),
+                irqchip: IrqchipReport { refused: 1, failed: 2, messages: 3 },
                 devices: vec![DeviceReport {
                     device: "0000:00:02.0".into(),
                     group: Some(0),
@@ -343,6 +358,7 @@ mod tests {
                     "sgi": 3, "hypercall": 0, "interrupt": 0, "wfi": 2, "stage2_fault": 0, "other": 0}},
                   "interrupts_injected": 5,
                   "refused": {"config": 0, "port": 0, "hypercall": 0, "sysreg": 0},
+                  "irqchip": {"refused": 1, "failed": 2, "messages": 3},
                   "devices": [{"device": "0000:00:02.0", "group": 0, "reset": "flr",
                     "exits": {"config": 0, "registers": 0, "interrupts": 0}}]}],
                 "events": [{"time_ns": 1, "vm": "linux", "device": "0000:00:02.0", "kind": "dma-write",

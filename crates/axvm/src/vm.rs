@@ -14,7 +14,7 @@ use spin::Mutex;
 
 use crate::hal::{AxVMHal, DmaMap};
 use crate::ownership::{AssignError, DeviceOps, Registry, Stuck};
-use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
+use crate::report::{DeviceExitReport, DeviceReport, IrqchipReport, RefusedReport, VmReport};
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
 use axvm_plan::config::{AxVMConfig, MappingFlags};
@@ -370,6 +370,7 @@ impl<H: AxVMHal> AxVM<H> {
                 hypercall: self.refusals.hypercall.read(),
                 sysreg: self.refusals.sysreg.read(),
             },
+            irqchip: IrqchipReport::default(),
             devices: devices.collect(),
         }
     }

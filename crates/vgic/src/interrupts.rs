@@ -50,6 +50,9 @@ impl VcpuSet {
     }
 }
 
+/// The SGIs, a bit each.
+const ALL_SGIS: u32 = 0xffff;
+
 /// What a vCPU looks at without taking the lock.
 #[derive(Debug)]
 pub(crate) struct Signal {
@@ -63,7 +66,7 @@ pub(crate) struct Signal {
 
 impl Default for Signal {
     fn default() -> Self {
-        Self { stale: AtomicBool::new(true), sgis: AtomicU32::new(0), group0_sgis: AtomicU32::new(0) }
+        Self { stale: AtomicBool::new(true), sgis: AtomicU32::new(0), group0_sgis: AtomicU32::new(ALL_SGIS) }
     }
 }
 
@@ -103,8 +106,10 @@ pub(crate) struct Interrupts {
     hosts: Vec<(Intid, Handle)>,
     pub(crate) hardware_ppis: Vec<Intid>,
     lines: Vec<crate::config::LineConfig>,
-    lpis: LiteMap<u32, Handle>,
-    free_lpis: Vec<Handle>,
+    pub(crate) lpis: LiteMap<u32, Handle>,
+    pub(crate) free_lpis: Vec<Handle>,
+    /// How many LPIs are pending that no event is mapped to.
+    pub(crate) strays: usize,
     pub(crate) direct: Option<Direct>,
     hardware_lpis: bool,
     pub(crate) backend: Arc<dyn Backend>,
@@ -146,6 +151,7 @@ impl Interrupts {
             lines: config.lines.clone(),
             lpis: LiteMap::new(),
             free_lpis: Vec::new(),
+            strays: 0,
             direct: config.direct,
             hardware_lpis: config.hardware_lpis(),
             backend,
@@ -160,6 +166,7 @@ impl Interrupts {
         self.switches.clear();
         self.lpis.clear();
         self.free_lpis.clear();
+        self.strays = 0;
         for vcpu in (0..).map(VcpuId).take(self.cpus.len()) {
             for intid in (0..SPI_FIRST).map(Intid) {
                 let kind = if intid.0 < 16 { Kind::Sgi } else { Kind::Ppi };
@@ -221,7 +228,7 @@ impl Interrupts {
             // What the list registers held is void: they are to be written again.
             signal.stale.store(true, Ordering::Release);
             signal.sgis.store(0, Ordering::Release);
-            signal.group0_sgis.store(0, Ordering::Release);
+            signal.group0_sgis.store(ALL_SGIS, Ordering::Release);
         }
     }
 
@@ -561,9 +568,12 @@ impl Interrupts {
                 handle
             }
         };
+        let mut was_stray = false;
         if let Some(irq) = self.irq_mut(handle) {
-            irq.mappings = irq.mappings.saturating_add(1);
+            was_stray = core::mem::take(&mut irq.stray);
+            irq.mappings = irq.mappings.saturating_add(u32::from(!was_stray));
         }
+        self.strays = self.strays.saturating_sub(usize::from(was_stray));
         handle
     }
 
@@ -586,13 +596,6 @@ impl Interrupts {
         self.lpis.remove(&lpi.0);
         self.update(handle);
         if !held {
-            self.free_lpis.push(handle);
-        }
-    }
-
-    /// Frees the place of an LPI that went while a list register held it.
-    pub(crate) fn free_if_gone(&mut self, handle: Handle) {
-        if self.irq(handle).is_some_and(|irq| irq.kind == Kind::Lpi && irq.mappings == 0) {
             self.free_lpis.push(handle);
         }
     }

@@ -75,11 +75,13 @@ pub(crate) struct Irq {
     pub(crate) held: Option<Held>,
     /// How many events are mapped to it, for an LPI. At zero it is gone as soon as no list register holds it.
     pub(crate) mappings: u32,
+    /// No event is mapped to it: it was pending in the guest's table, and counts as mapped until it is taken.
+    pub(crate) stray: bool,
 }
 
 impl Irq {
-    /// An interrupt in its reset state. It is of group 1: with one security state, GICD_CTLR.DS = 1, software
-    /// that believes that it is non-secure can't set the group, and software that knows better does.
+    /// An interrupt in its reset state, which is that of QEMU's GIC where the architecture leaves it open: disabled, SGIs too, and
+    /// of group 0. GICD_CTLR.DS is 1: software sets the group. LPIs are of group 1.
     pub(crate) fn new(intid: Intid, kind: Kind, target: Option<VcpuId>) -> Self {
         Self {
             intid,
@@ -89,9 +91,8 @@ impl Irq {
             masked: false,
             told: false,
             priority: 0,
-            // For SGIs the reset value of GICR_ISENABLER0 is left to the implementation.
-            enabled: kind == Kind::Sgi,
-            group1: true,
+            enabled: false,
+            group1: kind == Kind::Lpi,
             edge: matches!(kind, Kind::Sgi | Kind::Lpi),
             level: false,
             by_software: false,
@@ -104,6 +105,7 @@ impl Irq {
             queued: None,
             held: None,
             mappings: 0,
+            stray: false,
         }
     }
 

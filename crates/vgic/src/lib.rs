@@ -28,7 +28,7 @@
 //!
 //! # The run loop
 //!
-//! [`Vgic::flush`] before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts
+//! [`Vgic::flush`] (with direct delivery [`Vgic::work_off`]) before each entry, [`Vgic::sync`] after each exit, on the vCPU's own CPU with interrupts
 //! masked. If nothing has changed, neither takes a lock. [`Vgic::switch_on`] before the first entry gives it its list registers,
 //! [`Vgic::switch_off`] after the last exit takes what is in them back.
 //!

@@ -1,12 +1,83 @@
 //! What ITS commands do to LPIs.
 
-use axvm_addr::VcpuId;
+use axvm_addr::{Intid, VcpuId};
 
 use crate::interrupts::{Handle, Interrupts};
-use crate::irq::Kind;
+use crate::irq::{Irq, Kind};
 use crate::spec::redistributor::LpiProperty;
 
+/// How many LPIs that no event is mapped to are kept at once, of a VM: the rest waits in the guest's memory, so that this takes no
+/// more of the hypervisor's.
+pub(crate) const STRAYS_MAX: usize = 64;
+
 impl Interrupts {
+    /// A message has arrived. A redistributor whose LPIs are disabled ignores it (IHI 0069, GICR_CTLR.EnableLPIs).
+    pub(crate) fn message(&mut self, handle: Handle) {
+        let target = self.irq(handle).and_then(|irq| irq.target);
+        if target.and_then(|vcpu| self.cpu(vcpu)).is_none_or(|cpu| cpu.lpis_enabled) {
+            self.latch(handle);
+        }
+    }
+
+    /// Takes the pending state of the first LPI from this number on that is pending for a vCPU. Returns which that was. What is in a
+    /// list register of another vCPU than `current` may have been taken there, and is left alone: if it hasn't, it stays pending.
+    pub(crate) fn take_pending_lpi(&mut self, current: VcpuId, vcpu: VcpuId, from: u32) -> Option<Intid> {
+        let pending = |irq: &Irq| {
+            let known = irq.held.is_none_or(|held| held.vcpu == current);
+            irq.target == Some(vcpu) && known && irq.shows_pending()
+        };
+        let first = self.lpis.find_index(&from).unwrap_or_else(|at| at);
+        let mut rest = (first..self.lpis.len()).filter_map(|index| self.lpis.get_indexed(index));
+        let (lpi, handle) = rest.find(|(_, handle)| self.irq(**handle).is_some_and(pending))?;
+        let (lpi, handle) = (Intid(*lpi), *handle);
+        self.clear_lpi(handle);
+        self.end_stray(handle);
+        Some(lpi)
+    }
+
+    /// Makes an LPI pending for a vCPU that no event is mapped to, until it is taken. Whether there was room for it.
+    pub(crate) fn add_stray(&mut self, lpi: Intid, vcpu: VcpuId, property: LpiProperty) -> bool {
+        if self.strays >= STRAYS_MAX {
+            return false;
+        }
+        self.strays += 1;
+        let handle = self.bind_lpi(lpi);
+        if let Some(irq) = self.irq_mut(handle) {
+            irq.stray = true;
+            irq.target = Some(vcpu);
+        }
+        self.configure_lpi(handle, property);
+        self.latch(handle);
+        true
+    }
+
+    /// Forgets one of these if it has been taken; or an LPI that went while a list register held it.
+    pub(crate) fn free_if_gone(&mut self, handle: Handle) {
+        let Some(irq) = self.irq(handle).filter(|irq| irq.kind == Kind::Lpi) else { return };
+        if irq.mappings == 0 {
+            self.free_lpis.push(handle);
+        } else if irq.stray && !irq.latch {
+            self.end_stray(handle);
+        }
+    }
+
+    fn end_stray(&mut self, handle: Handle) {
+        if let Some(irq) = self.irq_mut(handle)
+            && core::mem::take(&mut irq.stray)
+        {
+            self.strays = self.strays.saturating_sub(1);
+            self.unbind_lpi(handle);
+        }
+    }
+
+    /// Takes one of these away that may not have been taken. For which vCPU it was.
+    pub(crate) fn take_stray(&mut self, lpi: Intid) -> Option<VcpuId> {
+        let handle = self.find_lpi(lpi)?;
+        let vcpu = self.irq(handle).filter(|irq| irq.stray)?.target;
+        self.end_stray(handle);
+        vcpu
+    }
+
     /// Sends an LPI to another vCPU, or to none. What is pending goes with it.
     pub(crate) fn set_lpi_target(&mut self, handle: Handle, target: Option<VcpuId>) {
         if let Some(irq) = self.irq_mut(handle)
@@ -24,6 +95,15 @@ impl Interrupts {
             irq.enabled = property.enabled;
             irq.priority = priority;
             self.update(handle);
+        }
+    }
+
+    /// Drops the pending state, by a command: a redistributor whose LPIs are disabled ignores commands about them (IHI 0069,
+    /// GICR_CTLR.EnableLPIs).
+    pub(crate) fn clear_enabled_lpi(&mut self, handle: Handle) {
+        let target = self.irq(handle).and_then(|irq| irq.target);
+        if target.and_then(|vcpu| self.cpu(vcpu)).is_none_or(|cpu| cpu.lpis_enabled) {
+            self.clear_lpi(handle);
         }
     }
 

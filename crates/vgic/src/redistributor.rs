@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use axvm_addr::VcpuId;
+use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use spin::Mutex;
 
@@ -12,8 +12,9 @@ use crate::access::{Wide, is_bytes, is_word};
 use crate::irq::Kind;
 use crate::spec::distributor::{Bank, ICFGR, IPRIORITYR};
 use crate::spec::redistributor::{
-    CTLR, CTLR_CES, CTLR_ENABLE_LPIS, IIDR, PENDBASER, PENDBASER_WRITABLE, PROPBASER, PROPBASER_WRITABLE,
-    SGI_FRAME, STRIDE, TYPER, WAKER, WAKER_CHILDREN_ASLEEP, WAKER_PROCESSOR_SLEEP, typer,
+    CTLR, CTLR_CES, CTLR_ENABLE_LPIS, IIDR, PENDBASER, PENDBASER_PTZ, PENDBASER_WRITABLE, PROPBASER,
+    PROPBASER_WRITABLE, SGI_FRAME, STRIDE, TYPER, WAKER, WAKER_CHILDREN_ASLEEP, WAKER_PROCESSOR_SLEEP,
+    pendbaser_address, typer,
 };
 use crate::spec::{self, PIDR2, PIDR2_GICV3};
 
@@ -28,24 +29,37 @@ pub(crate) struct LpiTables {
 #[derive(Debug, Clone)]
 struct CpuTables {
     pendbaser: u64,
+    /// The guest has said that its pending table is zero (GICR_PENDBASER.PTZ).
+    zero: bool,
     asleep: bool,
 }
 
 impl LpiTables {
     pub(crate) fn new(vcpus: usize) -> Mutex<Self> {
-        let cpu = CpuTables { pendbaser: 0, asleep: true };
-        Mutex::new(Self { propbaser: 0, cpus: alloc::vec![cpu; vcpus] })
+        Mutex::new(Self { propbaser: 0, cpus: alloc::vec![CpuTables::RESET; vcpus] })
     }
 
     pub(crate) fn reset(&mut self) {
         self.propbaser = 0;
-        self.cpus.fill(CpuTables { pendbaser: 0, asleep: true });
+        self.cpus.fill(CpuTables::RESET);
     }
+
+    /// Where a vCPU's LPI pending table is, and whether it has nothing pending when LPIs are enabled.
+    pub(crate) fn pending(&self, vcpu: VcpuId) -> (Gpa, bool) {
+        self.cpus
+            .get(usize::from(vcpu.0))
+            .map_or((Gpa(0), true), |own| (Gpa(pendbaser_address(own.pendbaser)), own.zero))
+    }
+}
+
+impl CpuTables {
+    const RESET: Self = Self { pendbaser: 0, zero: false, asleep: true };
 }
 
 /// The redistributors of a VM, one after the other, 128 KiB each.
 ///
-/// The LPI pending tables stay as the guest made them: what is pending is the hypervisor's own state.
+/// What is pending is the hypervisor's own state while LPIs are enabled. It is taken out of the guest's pending table when they
+/// are, and put back when they aren't any more.
 pub struct Redistributors(Arc<Vgic>);
 
 /// Which vCPU's redistributor is accessed.
@@ -122,6 +136,9 @@ impl Redistributors {
             if access.register == PROPBASER {
                 tables.propbaser = access.merge(tables.propbaser, value) & PROPBASER_WRITABLE;
             } else if let Some(own) = tables.cpus.get_mut(usize::from(cpu.0)) {
+                if access.mask & PENDBASER_PTZ != 0 {
+                    own.zero = access.place(value) & PENDBASER_PTZ != 0;
+                }
                 own.pendbaser = access.merge(own.pendbaser, value) & PENDBASER_WRITABLE;
             }
             return;
@@ -131,14 +148,20 @@ impl Redistributors {
         }
         match offset {
             CTLR if self.has_lpis() => {
-                self.0.with(Some(vcpu), |state| {
-                    let enabled = value as u32 & CTLR_ENABLE_LPIS != 0;
-                    if let Some(own) = state.cpu_mut(cpu)
-                        && core::mem::replace(&mut own.lpis_enabled, enabled) != enabled
-                    {
-                        state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
+                let enable = value as u32 & CTLR_ENABLE_LPIS != 0;
+                let changed = self.0.with(Some(vcpu), |state| {
+                    let own = state.cpu_mut(cpu)?;
+                    if core::mem::replace(&mut own.lpis_enabled, enable) == enable {
+                        return None;
                     }
+                    state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
+                    Some(())
                 });
+                if changed.is_some()
+                    && let Some(its) = &self.0.its
+                {
+                    its.lock().switch_lpis(&self.0, vcpu, cpu, enable);
+                }
                 self.0.retell_lpis(Some(vcpu));
             }
             WAKER => {

@@ -22,8 +22,10 @@ use crate::switches::{self, Switches};
 pub struct Statistics {
     /// Interrupts that the guest has taken from list registers.
     pub interrupts_taken: u64,
-    /// ITS commands that were ignored because of an error.
+    /// ITS commands that were ignored because of an error of the guest's.
     pub command_errors: u64,
+    /// ITS commands that the hypervisor couldn't carry out ([`CommandError::Backend`]).
+    pub failed_commands: u64,
     /// The last of those errors.
     pub last_command_error: Option<CommandError>,
     /// Writes by a processor to GITS_TRANSLATER, ignored.
@@ -54,6 +56,7 @@ pub struct Vgic {
     /// Counts what may have changed which LPI an event stands for. Written with the ITS's lock held.
     pub(crate) its_generation: AtomicU32,
     command_errors: AtomicU64,
+    failed_commands: AtomicU64,
     last_command_error: Mutex<Option<CommandError>>,
     translater_writes: AtomicU64,
 }
@@ -86,6 +89,7 @@ impl Vgic {
             its_backlog: AtomicBool::new(false),
             its_generation: AtomicU32::new(0),
             command_errors: AtomicU64::new(0),
+            failed_commands: AtomicU64::new(0),
             last_command_error: Mutex::new(None),
             translater_writes: AtomicU64::new(0),
         }))
@@ -135,13 +139,19 @@ impl Vgic {
         })
     }
 
-    /// Fills the list registers of `vcpu`, before it enters the guest.
-    pub fn flush(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
+    /// Goes on with what the ITS has to do and was too much for one exit, before `vcpu` enters the guest. With list registers
+    /// [`Self::flush`] does it.
+    pub fn work_off(&self, vcpu: VcpuId) {
         if self.its_backlog.load(Ordering::Acquire)
             && let Some(mut its) = self.its.as_ref().and_then(|its| its.try_lock())
         {
             its.process(self, Some(vcpu));
         }
+    }
+
+    /// Fills the list registers of `vcpu`, before it enters the guest.
+    pub fn flush(&self, vcpu: VcpuId, registers: &mut ListRegisters) {
+        self.work_off(vcpu);
         let stale = self.signals.get(usize::from(vcpu.0)).is_some_and(|s| s.stale.load(Ordering::Acquire));
         if stale || registers.to_write != 0 || self.has_mail(vcpu) {
             self.with(Some(vcpu), |state| state.flush(vcpu, registers));
@@ -200,7 +210,8 @@ impl Vgic {
         }
         let Some(event) = its.tables.translate(device, event) else { return false };
         // With the lock of the tables held, so that the handle stays the event's.
-        self.latch(|_| Some(event.handle))
+        self.with(None, |state| state.message(event.handle));
+        true
     }
 
     /// Makes an LPI pending, if any event is mapped to it.
@@ -337,13 +348,18 @@ impl Vgic {
         Statistics {
             interrupts_taken,
             command_errors: self.command_errors.load(Ordering::Relaxed),
+            failed_commands: self.failed_commands.load(Ordering::Relaxed),
             last_command_error: *self.last_command_error.lock(),
             translater_writes: self.translater_writes.load(Ordering::Relaxed),
         }
     }
 
     pub(crate) fn count_command_error(&self, error: CommandError) {
-        self.command_errors.fetch_add(1, Ordering::Relaxed);
+        let counter = match error {
+            CommandError::Backend(_) => &self.failed_commands,
+            _ => &self.command_errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         *self.last_command_error.lock() = Some(error);
     }
 

@@ -34,6 +34,8 @@ fn run(bench: &Bench, commands: &[Command]) {
 #[test]
 fn the_group_switch_reaches_the_hardware() {
     let bench = Bench::new(direct());
+    bench.gicd.write(V0, 0x84, Width::B4, u32::MAX.into());
+    bench.gicr.write(V0, 0x1_0080, Width::B4, u32::MAX.into());
     bench.enable(40);
     bench.gicr.write(V0, 0x1_0100, Width::B4, 1 << 27);
     assert!(!spi(&bench, 40).enabled, "the distributor's group 1 is off");

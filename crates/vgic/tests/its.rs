@@ -68,6 +68,9 @@ fn the_its_says_what_a_driver_needs() {
     assert_eq!(bench.its_read(0x100) >> 48, 0x0107, "devices, 8 bytes");
     assert_eq!(bench.its_read(0x108) >> 48, 0x0407, "collections, 8 bytes");
     assert_eq!(bench.its_read(0x110), 0);
+    for table in [0x100, 0x108] {
+        assert_eq!(bench.its_read(table) & 0xffff_ffff_ffff, 2 << 8, "pages of 64 KiB, as on QEMU's board");
+    }
     bench.its_write(0x100, u64::MAX);
     assert_eq!(bench.its_read(0x100) >> 62, 2, "valid, and never indirect");
     let gits = bench.gits.as_ref().unwrap();
@@ -102,13 +105,16 @@ fn a_message_becomes_the_guests_lpi() {
 }
 
 #[test]
-fn an_lpi_waits_until_its_redistributor_has_lpis_enabled() {
+fn a_redistributor_whose_lpis_are_disabled_ignores_messages() {
     let mut bench = bench();
     bench.gicr.write(V0, 0, Width::B4, 0);
-    bench.vgic.hardware_lpi(DEVICE, event(0));
+    assert!(bench.vgic.hardware_lpi(DEVICE, event(0)));
     bench.cycle(0);
     assert_eq!(bench.listed(0), []);
     bench.gicr.write(V0, 0, Width::B4, 1);
+    bench.cycle(0);
+    assert_eq!(bench.listed(0), []);
+    assert!(bench.vgic.hardware_lpi(DEVICE, event(0)));
     bench.cycle(0);
     assert_eq!(listed(&bench, 0), [8192]);
 }
@@ -225,6 +231,27 @@ fn an_invalid_device_table_or_a_reset_unmaps_everything() {
     bench.vgic.reset();
     assert!(bench.machine.devices.lock().unwrap().is_empty());
     assert_eq!(bench.its_read(0x80), 0);
+}
+
+#[test]
+fn another_device_table_has_nothing_mapped() {
+    let bench = bench();
+    bench.gits.as_ref().unwrap().write(V0, 0, Width::B4, 0);
+    bench.its_write(0x100, 1 << 63 | TABLES);
+    assert_eq!(bench.machine.devices.lock().unwrap().len(), 1, "the same as before");
+    bench.its_write(0x100, 1 << 63 | (TABLES + 0x1_0000));
+    assert!(bench.machine.devices.lock().unwrap().is_empty());
+    bench.gits.as_ref().unwrap().write(V0, 0, Width::B4, 1);
+    refused(&bench, mapti(0, 8192, 0), CommandError::DeviceNotMapped);
+}
+
+#[test]
+fn what_the_hypervisor_cannot_do_is_counted_apart_from_the_guests_mistakes() {
+    let bench = bench();
+    bench.machine.no_lpis.store(true, std::sync::atomic::Ordering::Relaxed);
+    run(&bench, &[mapd(ItsDeviceId(8), 5), mapti(9, 27, 0)]);
+    let statistics = bench.vgic.statistics();
+    assert_eq!((statistics.failed_commands, statistics.command_errors), (1, 1));
 }
 
 #[test]

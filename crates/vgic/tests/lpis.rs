@@ -7,7 +7,7 @@ mod common;
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
-use common::{Bench, PRIORITY, TABLES, V0, config};
+use common::{Bench, PENDING_TABLE, PRIORITY, TABLES, V0, config};
 use proptest::prelude::*;
 
 const CPUS: usize = 2;
@@ -131,7 +131,8 @@ enum Op {
     Swap(usize, usize),
     /// Unmapped, and mapped anew.
     Remap(usize, usize),
-    /// All of a CPU's LPIs.
+    /// All of a CPU's LPIs. What is pending is in its table meanwhile, and messages and commands about it are ignored (IHI 0069,
+    /// GICR_CTLR.EnableLPIs).
     EnableAll(usize, bool),
     Cycle(usize),
 }
@@ -281,7 +282,7 @@ impl Walk {
                 for number in (first..first + count).map(|number| number % LPIS) {
                     let cpu = self.lpis[number].cpu;
                     message(&mut self.bench, cpu, number);
-                    self.lpis[number].pending = true;
+                    self.lpis[number].pending |= self.cpus[cpu].lpis_enabled;
                 }
             }
             Op::Sgi(cpu, sgi) => {
@@ -296,9 +297,12 @@ impl Walk {
                 self.configure(number);
             }
             Op::Clear(number) => {
-                self.lpis[number].pending = false;
+                self.lpis[number].pending &= !self.cpus[self.lpis[number].cpu].lpis_enabled;
                 self.bench.command(Command::Clear { device: DEVICE, event: event(number) }.encode());
             }
+            // What becomes of one that is pending, where one of the redistributors ignores it, is left open.
+            Op::Move(number, cpu) | Op::Remap(number, cpu)
+                if !self.cpus[cpu].lpis_enabled || !self.cpus[self.lpis[number].cpu].lpis_enabled => {}
             Op::Move(number, cpu) => {
                 self.lpis[number].cpu = cpu;
                 let collection = cpu as u16;
@@ -318,7 +322,12 @@ impl Walk {
             }
             Op::EnableAll(cpu, on) => {
                 self.cpus[cpu].lpis_enabled = on;
-                self.bench.gicr.write(V0, cpu as u64 * 0x2_0000, Width::B4, on.into());
+                // What a CPU has just taken is known when it has left its guest.
+                self.bench.exit(cpu);
+                let frame = cpu as u64 * 0x2_0000;
+                self.bench.gicr.write(V0, frame + 0x78, Width::B8, PENDING_TABLE + cpu as u64 * 0x1_0000);
+                self.bench.gicr.write(V0, frame, Width::B4, on.into());
+                self.bench.enter(cpu);
             }
             Op::Cycle(cpu) => self.bench.cycle(cpu),
         }

@@ -27,6 +27,26 @@ fn the_distributor_shows_one_security_state_with_affinity_routing() {
     assert_eq!(bench.gicd.read(V0, 0xffe8, Width::B4), 0x3b, "PIDR2");
 }
 
+/// As on QEMU's `virt` board, which `guests/conformance` compares: nothing is enabled, and all is of group 0.
+#[test]
+fn banks_are_zero_after_a_reset_and_after_the_next() {
+    let bench = bench();
+    for _ in 0..2 {
+        for offset in (0x80..0x800).chain(0xc00..0xd00).step_by(4) {
+            let edge = if offset == 0xc08 { 2 << 18 } else { 0 };
+            assert_eq!(bench.gicd.read(V0, offset, Width::B4), edge, "GICD, {offset:#x}");
+            let edges = if offset == 0xc00 { 0xaaaa_aaaa } else { 0 };
+            assert_eq!(bench.gicr.read(V0, 0x3_0000 + offset, Width::B4), edges, "GICR, {offset:#x}");
+        }
+        for offset in [0x80, 0x100] {
+            bench.gicd.write(V0, offset + 4, Width::B4, 0xffff_ffff);
+            bench.gicr.write(V0, 0x3_0000 + offset, Width::B4, 0xffff_ffff);
+            assert_eq!(bench.gicr.read(V0, 0x3_0000 + offset, Width::B4), 0xffff_ffff);
+        }
+        bench.vgic.reset();
+    }
+}
+
 #[test]
 fn a_redistributor_says_whose_it_is_and_which_is_the_last() {
     let bench = bench();

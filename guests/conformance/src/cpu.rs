@@ -3,6 +3,7 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use axvm_guest_runtime::gic::LPI;
 use axvm_guest_runtime::{icc, machine, println};
 
 use crate::frames::Frames;
@@ -95,6 +96,8 @@ pub struct Cpu {
     pub split: AtomicBool,
     /// By interrupt: the SGIs, a bit each, that its handler raises at its own CPU.
     pub raises: [AtomicU32; 16],
+    /// The SGIs, a bit each, that the handler of an LPI raises at its own CPU.
+    pub message_raises: AtomicU32,
     /// A register that the handler of a line writes, the value, and after how many times it does so.
     pub quiet: [AtomicU64; 3],
     /// The frame in which the CPU's SGIs are seen to be active; 0: nobody looks.
@@ -111,6 +114,7 @@ impl Cpu {
             nest: AtomicBool::new(false),
             split: AtomicBool::new(false),
             raises: [const { AtomicU32::new(0) }; 16],
+            message_raises: AtomicU32::new(0),
             quiet: [const { AtomicU64::new(0) }; 3],
             frame: AtomicU64::new(0),
             log: [const { AtomicU64::new(0) }; MOST],
@@ -123,6 +127,7 @@ impl Cpu {
         self.nest.store(false, Ordering::Relaxed);
         self.split.store(false, Ordering::Relaxed);
         self.raises.iter().for_each(|it| it.store(0, Ordering::Relaxed));
+        self.message_raises.store(0, Ordering::Relaxed);
         self.quiet.iter().for_each(|it| it.store(0, Ordering::Relaxed));
         self.count.store(0, Ordering::Relaxed);
     }
@@ -225,7 +230,8 @@ extern "C" fn handler() {
         return;
     }
     cpu.note(false, intid);
-    if let Some(raises) = cpu.raises.get(intid as usize) {
+    let raises = if intid >= LPI { Some(&cpu.message_raises) } else { cpu.raises.get(intid as usize) };
+    if let Some(raises) = raises {
         let sgis = raises.load(Ordering::Relaxed);
         for sgi in (0..16u64).filter(|sgi| sgis >> sgi & 1 != 0) {
             send_here(sgi);
@@ -233,7 +239,7 @@ extern "C" fn handler() {
     }
     let [register, value, after] = &cpu.quiet;
     let left = after.load(Ordering::Relaxed);
-    if intid >= 32 && left > 0 {
+    if (32..LPI).contains(&intid) && left > 0 {
         after.store(left - 1, Ordering::Relaxed);
         if left == 1 {
             let _ = machine::store32(register.load(Ordering::Relaxed), value.load(Ordering::Relaxed) as u32);

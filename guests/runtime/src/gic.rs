@@ -5,7 +5,7 @@ use axvm_addr::Address;
 use axvm_platform::model::Platform;
 
 use crate::its::{Its, TRANSLATER};
-use crate::machine::{Fault, load32, load64, store32, store64};
+use crate::machine::{Fault, SURELY_S, load32, load64, store32, store64, within};
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_CTLR_GROUP1: u32 = 1 << 1;
@@ -13,6 +13,8 @@ const GICD_CTLR_ARE: u32 = 1 << 4;
 const GICD_IROUTER: u64 = 0x6000;
 
 const GICR_CTLR: u64 = 0x00;
+/// What was written hasn't taken effect everywhere.
+const GICR_CTLR_RWP: u32 = 1 << 3;
 const GICR_TYPER: u64 = 0x08;
 const GICR_TYPER_VLPIS: u64 = 1 << 1;
 const GICR_TYPER_LAST: u64 = 1 << 4;
@@ -32,6 +34,9 @@ const IPRIORITYR: u64 = 0x400;
 
 /// In the middle of all priorities.
 const PRIORITY: u32 = 0xa0;
+
+/// GICR_PENDBASER.PTZ.
+pub const PENDING_IS_ZERO: u64 = 1 << 62;
 
 /// The first LPI.
 pub const LPI: u64 = 8192;
@@ -111,7 +116,7 @@ impl Gic {
     }
 
     /// The ITS's registers.
-    pub(crate) fn its(&self) -> Option<u64> {
+    pub fn its(&self) -> Option<u64> {
         self.its
     }
 }
@@ -130,8 +135,26 @@ impl Redistributor {
     /// Lets LPIs through that are configured by the table `properties`, and are pending in `pending`: both of 64 KiB.
     pub(crate) fn enable_lpis(&self, properties: u64, pending: u64) -> Result<(), Fault> {
         store64(self.frame + GICR_PROPBASER, properties | ID_BITS)?;
+        self.enable_lpis_again(pending)
+    }
+
+    /// The same of LPIs that were let through before. Bit 62 of `pending` ([`PENDING_IS_ZERO`]): nothing is pending.
+    pub fn enable_lpis_again(&self, pending: u64) -> Result<(), Fault> {
         store64(self.frame + GICR_PENDBASER, pending)?;
         store32(self.frame + GICR_CTLR, 1)
+    }
+
+    /// Lets no LPIs through, any more (GICR_CTLR.CES says whether that can be). Waits, within bounds, until what is pending is in
+    /// memory.
+    pub fn disable_lpis(&self) -> Result<(), Fault> {
+        store32(self.frame + GICR_CTLR, 0)?;
+        let is_done = || load32(self.frame + GICR_CTLR).map(|control| control & GICR_CTLR_RWP == 0);
+        if within(SURELY_S, || is_done() != Ok(false)) && is_done()? { Ok(()) } else { Err(Fault) }
+    }
+
+    /// The control frame.
+    pub fn control_frame(&self) -> u64 {
+        self.frame
     }
 
     /// What a command of the ITS has in its place for the target.

@@ -157,6 +157,16 @@ impl<'a> Its<'a> {
         self.sync()
     }
 
+    /// The LPI pending table of a collection's redistributor: a bit for each INTID, from 0.
+    pub fn pending_table(&self, collection: u64) -> u64 {
+        self.properties + 0x1_0000 + collection * 0x1_0000
+    }
+
+    /// The redistributors of its collections.
+    pub fn targets(&self) -> &'a [Redistributor] {
+        self.targets
+    }
+
     fn sync(&mut self) -> Result<(), Fault> {
         for target in self.targets {
             self.send([SYNC, 0, target.target(), 0])?;

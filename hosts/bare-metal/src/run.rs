@@ -86,6 +86,7 @@ fn enter(running: &mut Running<'_>) -> Next {
 
 /// The same in passthrough mode: the guest's interrupts are its own, and the only one that leaves it is the hypervisor's call.
 fn enter_direct(running: &mut Running<'_>) -> Next {
+    running.vm.vgic().work_off(running.vcpu);
     let left = arch::enter(running);
     let (vm, vcpu, context) = (running.vm, running.vcpu, &mut running.context);
     if left == Left::Interrupt {

@@ -203,20 +203,17 @@ impl Backend for GicBackend {
 
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
         let its = self.its()?;
-        // No more LPIs than the device can send, however many the guest asks for: they are the machine's.
         let plan = self.host.plan(self.vm).ok_or(BackendError::Unknown)?;
-        let msi = plan.devices.iter().filter_map(|it| it.msi).find(|msi| msi.device == device);
-        let most = msi.map_or(1, |msi| u32::from(msi.events).max(2).next_power_of_two().trailing_zeros());
-        let bits = event_bits.min(most);
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
         let all = &self.host.lpis;
+        // All that the guest asks for, which the virtual ITS has bounded: the plan counts so many for each of its devices.
         match self.delivery {
-            Delivery::Direct => its.map_device_for_guest(all, device, bits).map_err(error),
-            Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, bits).map_err(error),
+            Delivery::Direct => its.map_device_for_guest(all, device, event_bits).map_err(error),
+            Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, event_bits).map_err(error),
             Delivery::Injected => {
-                let first = its.map_device(all, plan.lpis.clone(), device, bits).map_err(error)?;
-                lpis.push((first, 1 << bits, device));
+                let first = its.map_device(all, plan.lpis.clone(), device, event_bits).map_err(error)?;
+                lpis.push((first, 1 << event_bits, device));
                 Ok(())
             }
         }

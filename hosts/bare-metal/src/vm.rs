@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::devices::AxVmDevices;
-use axvm::report::VmReport;
+use axvm::report::{IrqchipReport, VmReport};
 pub use axvm::vm::StopReason;
 use axvm::vm::{AxVM, Departure, Disposed, NotOff, Power, Start};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
@@ -235,6 +235,12 @@ impl Vm {
     pub fn report(&self) -> VmReport {
         let mut report = self.core.report();
         report.refused.config = self.bridges.iter().map(|bridge| bridge.refused()).sum();
+        let gic = self.vgic.statistics();
+        report.irqchip = IrqchipReport {
+            refused: gic.command_errors,
+            failed: gic.failed_commands,
+            messages: gic.translater_writes,
+        };
         for (device, plan) in report.devices.iter_mut().zip(&self.core.plan().devices) {
             if let Some(function) = plan.pci {
                 device.exits.config =

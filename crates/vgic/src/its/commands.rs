@@ -13,7 +13,7 @@ use crate::backend::Violation;
 use crate::spec::LPI_FIRST;
 use crate::spec::its_command::Command;
 use crate::spec::its_registers::ENTRY_BYTES;
-use crate::spec::redistributor::{LpiProperty, propbaser_address, propbaser_id_bits};
+use crate::spec::redistributor::{LpiProperty, propbaser_address};
 use crate::{Interrupts, Vgic};
 
 /// Carries out commands on one ITS.
@@ -156,15 +156,18 @@ impl Executor<'_> {
     ) -> Result<usize, CommandError> {
         let position = self.device(device)?;
         self.its.tables.slot(position, id)?;
-        if lpi.0 < LPI_FIRST || u64::from(lpi.0) >= self.lpi_end() {
+        if lpi.0 < LPI_FIRST || u64::from(lpi.0) >= self.its.lpi_end(self.vgic) {
             return Err(CommandError::LpiOutOfRange(lpi));
         }
         let collection = self.collection(collection)?;
         if self.its.tables.slot(position, id)?.is_some() {
             self.discard(device, id)?;
         }
-        if self.vgic.config().hardware_lpis() && self.with(|state| state.find_lpi(lpi)).is_some() {
-            return Err(CommandError::LpiTwice(lpi));
+        if self.vgic.config().hardware_lpis() {
+            self.its.put_stray_back(self.vgic, self.current, lpi);
+            if self.with(|state| state.find_lpi(lpi)).is_some() {
+                return Err(CommandError::LpiTwice(lpi));
+            }
         }
         let handle = self.with(|state| state.bind_lpi(lpi));
         let mut event = Event { lpi, handle, collection, physical: false, told: None };
@@ -180,12 +183,6 @@ impl Executor<'_> {
         }
         *self.its.tables.slot(position, id)? = Some(event);
         Ok(0)
-    }
-
-    /// One past the largest LPI: what the guest's configuration table covers, and what the ITS has.
-    fn lpi_end(&self) -> u64 {
-        let bits = propbaser_id_bits(self.vgic.lpi_tables.lock().propbaser);
-        1 << bits.min(self.its.config.lpi_id_bits)
     }
 
     fn movi(&mut self, device: ItsDeviceId, id: ItsEventId, collection: u16) -> Result<usize, CommandError> {
@@ -261,7 +258,7 @@ impl Executor<'_> {
         if event.physical {
             self.vgic.backend().clear_event(device, id)?;
         }
-        self.with(|state| state.clear_lpi(event.handle));
+        self.with(|state| state.clear_enabled_lpi(event.handle));
         Ok(0)
     }
 
@@ -322,16 +319,8 @@ fn configure(
     id: ItsEventId,
     event: &mut Event,
 ) -> Result<(), CommandError> {
-    let table = Gpa(propbaser_address(vgic.lpi_tables.lock().propbaser));
-    let mut byte = [0];
-    let read = table
-        .0
-        .checked_add(u64::from(event.lpi.0.saturating_sub(LPI_FIRST)))
-        .map(|address| vgic.backend().read_guest(Gpa(address), &mut byte));
-    let property = match (read, byte) {
-        (Some(Ok(())), [byte]) => LpiProperty::from_byte(byte),
-        _ => LpiProperty::default(),
-    };
+    let read = read_property(vgic, event.lpi);
+    let property = read.unwrap_or_default();
     let enabled = vgic.with(current, |state| {
         state.configure_lpi(event.handle, property);
         state.irq(event.handle).is_some_and(|irq| state.is_enabled(irq))
@@ -341,8 +330,16 @@ fn configure(
         vgic.backend().configure_event(device, id, property.enabled, property.priority)?;
         event.told = Some(property);
     }
-    match read {
-        Some(Ok(())) => Ok(()),
-        _ => Err(CommandError::TableNotMemory(table)),
-    }
+    read.map(|_| ())
+}
+
+/// What the guest's table says of an LPI.
+pub(super) fn read_property(vgic: &Vgic, lpi: Intid) -> Result<LpiProperty, CommandError> {
+    let table = Gpa(propbaser_address(vgic.lpi_tables.lock().propbaser));
+    let mut byte = [0];
+    // The table's address has 52 bits.
+    let address = Gpa(table.0 + u64::from(lpi.0.saturating_sub(LPI_FIRST)));
+    vgic.backend().read_guest(address, &mut byte).map_err(|_| CommandError::TableNotMemory(table))?;
+    let [byte] = byte;
+    Ok(LpiProperty::from_byte(byte))
 }

@@ -1,9 +1,11 @@
 //! The virtual ITS: its registers (IHI 0069, 12.19) and its command queue (5.3).
 
 mod commands;
+mod pending;
 mod tables;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
@@ -15,12 +17,14 @@ use crate::backend::BackendError;
 use crate::config::ItsConfig;
 use crate::spec::its_command::{COMMAND_BYTES, Command};
 use crate::spec::its_registers::{
-    BASER_ENTRY_SIZE, BASER_TYPE_COLLECTIONS, BASER_TYPE_DEVICES, BASER_WRITABLE, BASER0, BASER1, CBASER,
-    CBASER_WRITABLE, CREADR, CTLR, CTLR_ENABLED, CTLR_QUIESCENT, CWRITER, IIDR, QUEUE_OFFSET, TRANSLATER,
-    TYPER, VALID, baser_entries, cbaser_address, cbaser_bytes, typer,
+    BASER_ENTRY_SIZE, BASER_PLACE, BASER_RESET, BASER_TYPE_COLLECTIONS, BASER_TYPE_DEVICES, BASER_WRITABLE,
+    BASER0, BASER1, CBASER, CBASER_WRITABLE, CREADR, CTLR, CTLR_ENABLED, CTLR_QUIESCENT, CWRITER, IIDR,
+    QUEUE_OFFSET, TRANSLATER, TYPER, VALID, baser_entries, cbaser_address, cbaser_bytes, typer,
 };
+use crate::spec::redistributor::propbaser_id_bits;
 use crate::spec::{self, FRAME, PIDR2, PIDR2_GICV3};
 use commands::Executor;
+use pending::Loading;
 pub(crate) use tables::Tables;
 
 /// How much is done at most during one exit: a command counts one, and one more for each 16 events that it
@@ -89,6 +93,8 @@ pub(crate) struct ItsState {
     /// GITS_BASER0 and GITS_BASER1, what can be written of them.
     basers: [u64; 2],
     pub(crate) tables: Tables,
+    /// By vCPU: how far its pending table has been read.
+    loading: Vec<Loading>,
     vcpus: usize,
 }
 
@@ -100,8 +106,9 @@ impl ItsState {
             cbaser: 0,
             cwriter: 0,
             creadr: 0,
-            basers: [0; 2],
+            basers: [BASER_RESET; 2],
             tables: Tables::new(config, vcpus),
+            loading: alloc::vec![Loading::default(); vcpus],
             vcpus,
         }
     }
@@ -143,17 +150,25 @@ impl ItsState {
 
     /// Whether there is a command to carry out. A write pointer outside the queue, which can only come about
     /// if the guest made the queue smaller after it wrote the pointer, is no work.
-    fn has_work(&self) -> bool {
+    fn has_commands(&self) -> bool {
         self.enabled
             && self.cbaser & VALID != 0
             && self.creadr != self.cwriter
             && self.cwriter < cbaser_bytes(self.cbaser)
     }
 
-    /// Carries out commands up to the write pointer, within the bound of one exit.
+    /// Carries out commands up to the write pointer, within the bound of one exit. Pending tables come first: commands may be about
+    /// what is in them.
     pub(crate) fn process(&mut self, vgic: &Vgic, current: Option<VcpuId>) {
         let mut work = WORK_PER_EXIT;
-        while self.has_work() && work > 0 {
+        while work > 0 {
+            if let Some(cost) = self.load(vgic, current, work) {
+                work = work.saturating_sub(cost);
+                continue;
+            }
+            if !self.has_commands() {
+                break;
+            }
             let cost = match self.step(vgic, current) {
                 Ok(events) => events / 16,
                 Err(error) => {
@@ -164,7 +179,12 @@ impl ItsState {
             work = work.saturating_sub(1 + cost);
             self.creadr = (self.creadr + COMMAND_BYTES) % cbaser_bytes(self.cbaser);
         }
-        vgic.its_backlog.store(self.has_work(), Ordering::Release);
+        let backlog = self.has_commands() || self.is_loading();
+        vgic.its_backlog.store(backlog, Ordering::Release);
+        // It goes on at the next entry. A guest that only waits for what comes of it has to be left for that.
+        if let Some(vcpu) = current.filter(|_| backlog && work == 0) {
+            vgic.backend().kick(vcpu);
+        }
     }
 
     fn step(&mut self, vgic: &Vgic, current: Option<VcpuId>) -> Result<usize, CommandError> {
@@ -177,19 +197,38 @@ impl ItsState {
         }
         let command = Command::decode(&words).ok_or(CommandError::UnknownCommand(bytes[0]))?;
         vgic.its_generation.fetch_add(1, Ordering::AcqRel);
-        Executor { vgic, its: self, current }.execute(command)
+        let maps = matches!(
+            command,
+            Command::Mapti { .. }
+                | Command::Mapi { .. }
+                | Command::Mapc { .. }
+                | Command::Movi { .. }
+                | Command::Invall { .. }
+        );
+        let done = Executor { vgic, its: self, current }.execute(command);
+        if maps {
+            self.load_again();
+        }
+        done
+    }
+
+    /// One past the largest LPI: what the guest's configuration table covers, and what the ITS has.
+    pub(crate) fn lpi_end(&self, vgic: &Vgic) -> u64 {
+        let bits = propbaser_id_bits(vgic.lpi_tables.lock().propbaser);
+        1 << bits.min(self.config.lpi_id_bits)
     }
 
     fn write_baser(&mut self, vgic: &Vgic, current: VcpuId, access: Wide, value: u64) {
         let position = usize::from(access.register == BASER1);
         let Some(baser) = self.basers.get_mut(position) else { return };
+        let old = *baser;
         // The address has nothing above bit 47, and a page size that doesn't exist is the largest.
         *baser = access.merge(*baser, value) & BASER_WRITABLE;
         if *baser >> 8 & 3 == 3 {
             *baser &= !(1 << 8);
         }
-        // The table is gone, and with it what was in it.
-        if *baser & VALID == 0 {
+        // The table is gone, or another one, and with it what was in it.
+        if (old ^ *baser) & BASER_PLACE != 0 {
             if position == 0 {
                 self.unmap_all(vgic, Some(current));
             } else if self.tables.collections.iter().any(Option::is_some) {
@@ -229,7 +268,7 @@ impl Its {
                 CWRITER => Some(its.cwriter),
                 CREADR => {
                     // A guest that waits for its commands drives them on.
-                    if its.has_work() {
+                    if its.has_commands() || its.is_loading() {
                         its.process(&self.0, Some(vcpu));
                     }
                     Some(its.creadr)

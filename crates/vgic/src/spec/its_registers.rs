@@ -30,6 +30,11 @@ pub const VALID: u64 = 1 << 63;
 pub const CBASER_WRITABLE: u64 = VALID | 7 << 59 | 7 << 53 | 0x000f_ffff_ffff_f000 | 3 << 10 | 0xff;
 /// What can be written of a GITS_BASER that is flat only: not Indirect, Type and Entry_Size.
 pub const BASER_WRITABLE: u64 = VALID | 7 << 59 | 7 << 53 | 0x0000_ffff_ffff_f000 | 3 << 10 | 3 << 8 | 0xff;
+/// What a GITS_BASER has after a reset, beside Type and Entry_Size: pages of 64 KiB. The architecture leaves it open; QEMU's ITS
+/// and KVM's do the same, and software believes it.
+pub const BASER_RESET: u64 = 2 << 8;
+/// Where a table is and how large: Valid, address, Page_Size, Size.
+pub const BASER_PLACE: u64 = VALID | 0x0000_ffff_ffff_f000 | 3 << 8 | 0xff;
 /// GITS_BASER.Type of the device table, in place.
 pub const BASER_TYPE_DEVICES: u64 = 1 << 56;
 /// GITS_BASER.Type of the collection table, in place.

@@ -31,7 +31,9 @@ pub const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 pub const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 /// What can be written of GICR_PROPBASER: cacheability, shareability, address 51:12, IDbits.
 pub const PROPBASER_WRITABLE: u64 = 7 << 56 | 0x000f_ffff_ffff_f000 | 3 << 10 | 7 << 7 | 0x1f;
-/// What can be read back of GICR_PENDBASER: cacheability, shareability, address 51:16. PTZ reads as zero.
+/// GICR_PENDBASER.PTZ, which can be written and reads as zero: the LPI pending table is zero.
+pub const PENDBASER_PTZ: u64 = 1 << 62;
+/// What can be read back of GICR_PENDBASER: cacheability, shareability, address 51:16.
 pub const PENDBASER_WRITABLE: u64 = 7 << 56 | 0x000f_ffff_ffff_0000 | 3 << 10 | 7 << 7;
 
 /// GICR_TYPER of the redistributor of processor `number` with this affinity (in MPIDR_EL1's layout). All
@@ -47,6 +49,11 @@ pub const fn typer(affinity: u64, number: u16, last: bool, lpis: bool) -> u64 {
 /// The address of the LPI configuration table.
 pub const fn propbaser_address(propbaser: u64) -> u64 {
     propbaser & 0x000f_ffff_ffff_f000
+}
+
+/// The address of the LPI pending table: a bit for each INTID, from 0 (IHI 0069, 5.1.2).
+pub const fn pendbaser_address(pendbaser: u64) -> u64 {
+    pendbaser & 0x000f_ffff_ffff_0000
 }
 
 /// The number of INTID bits that the LPI configuration table covers.

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
@@ -20,6 +21,8 @@ pub const RAM_BYTES: usize = 0x40_0000;
 pub const QUEUE: u64 = RAM;
 pub const PROPERTIES: u64 = RAM + 0x10_0000;
 pub const TABLES: u64 = RAM + 0x20_0000;
+/// The LPI pending table of the first vCPU; the next one's is 64 KiB above.
+pub const PENDING_TABLE: u64 = RAM + 0x30_0000;
 pub const V0: VcpuId = VcpuId(0);
 pub const V1: VcpuId = VcpuId(1);
 /// The priority that tests give to everything.
@@ -63,6 +66,10 @@ pub struct Machine {
     pub events: Mutex<BTreeMap<(u32, u32), MappedEvent>>,
     pub triggered: Mutex<Vec<(u32, u32)>>,
     pub violations: Mutex<Vec<Violation>>,
+    /// How often the guest's memory has been read.
+    pub reads: AtomicU64,
+    /// No device can be mapped.
+    pub no_lpis: AtomicBool,
 }
 
 impl Machine {
@@ -163,6 +170,9 @@ impl Backend for Machine {
     }
 
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
+        if self.no_lpis.load(Ordering::Relaxed) {
+            return Err(BackendError::NoLpi);
+        }
         assert_eq!(self.devices.lock().unwrap().insert(device.0, event_bits), None, "mapped twice");
         Ok(())
     }
@@ -221,6 +231,7 @@ impl Backend for Machine {
     }
 
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let ram = self.ram.lock().unwrap();
         let start = address.0.checked_sub(RAM).ok_or(NotGuestMemory(address))? as usize;
         let end = start.checked_add(bytes.len()).ok_or(NotGuestMemory(address))?;
@@ -340,14 +351,19 @@ impl Bench {
         }
     }
 
-    /// As Linux sets it up: groups on, and every interrupt of one priority.
+    /// As Linux sets it up: groups on, every interrupt of group 1 and of one priority, SGIs enabled.
     pub fn started(config: VgicConfig) -> Self {
         let bench = Self::new(config);
         bench.gicd.write(V0, 0, Width::B4, 0x13);
         for word in 8..24 {
             bench.gicd.write(V0, 0x400 + word * 4, Width::B4, 0xa0a0_a0a0);
         }
+        for word in 1..3 {
+            bench.gicd.write(V0, 0x80 + word * 4, Width::B4, 0xffff_ffff);
+        }
         for cpu in 0..bench.cpus.len() as u64 {
+            bench.gicr.write(V0, cpu * 0x2_0000 + 0x1_0080, Width::B4, 0xffff_ffff);
+            bench.gicr.write(V0, cpu * 0x2_0000 + 0x1_0100, Width::B4, 0xffff);
             for word in 0..8 {
                 bench.gicr.write(V0, cpu * 0x2_0000 + 0x1_0400 + word * 4, Width::B4, 0xa0a0_a0a0);
             }
@@ -594,10 +610,12 @@ impl Bench {
         self.gits.as_ref().unwrap().read(V0, offset, Width::B8)
     }
 
-    /// Sets the ITS and the LPI tables up as Linux does.
+    /// Sets the ITS and the LPI tables up as Linux does, but that it says that the pending tables are zero.
     pub fn start_its(&self) {
         for cpu in 0..self.cpus.len() as u64 {
             self.gicr.write(VcpuId(cpu as u16), cpu * 0x2_0000 + 0x70, Width::B8, PROPERTIES | 13);
+            let pending = 1 << 62 | (PENDING_TABLE + cpu * 0x1_0000);
+            self.gicr.write(VcpuId(cpu as u16), cpu * 0x2_0000 + 0x78, Width::B8, pending);
             self.gicr.write(VcpuId(cpu as u16), cpu * 0x2_0000, Width::B4, 1);
         }
         self.its_write(0x100, 1 << 63 | TABLES);

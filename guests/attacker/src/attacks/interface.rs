@@ -11,6 +11,7 @@ use crate::board::Board;
 use crate::machine::{Fault, Start, frequency, load32, mpidr, now, send_sgi, start_cpu, store32};
 
 const SGI_FRAME: u64 = 0x1_0000;
+const IGROUPR: u64 = 0x080;
 const ISENABLER: u64 = 0x100;
 const ISACTIVER: u64 = 0x300;
 const IPRIORITYR: u64 = 0x400;
@@ -31,6 +32,7 @@ fn set_up(board: &Board) -> Result<u64, Fault> {
         board.platform.gic.as_ref().and_then(|gic| gic.redistributors.first()).ok_or(Fault)?.start().0;
     let frame = frame + SGI_FRAME;
     store32(frame + IPRIORITYR, PRIORITY * 0x0101_0101)?;
+    store32(frame + IGROUPR, load32(frame + IGROUPR)? | 1 << SGI)?;
     store32(frame + ISENABLER, 1 << SGI)?;
     icc::open();
     Ok(frame)

@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
+use core::sync::atomic::Ordering;
 
 use axvm_guest_runtime::edu;
 use axvm_guest_runtime::gic::{Gic, LPI, Redistributor};
@@ -23,7 +24,7 @@ const EVENT_BITS: u64 = 5;
 const NVME: u32 = 0x01_0802;
 
 /// The messages of two devices, the first at first.
-pub struct Messages<'a>(Its<'a>, [u64; 2]);
+pub struct Messages<'a>(pub(super) Its<'a>, [u64; 2]);
 
 fn number(intid: u32) -> u64 {
     u64::from(intid - EVENT_LPI)
@@ -44,7 +45,8 @@ impl Messages<'_> {
         }
     }
 
-    fn done(result: Result<(), Fault>) {
+    /// Says so if a command or an access failed.
+    pub(super) fn done(result: Result<(), Fault>) {
         if result.is_err() {
             println!("CONFORMANCE broken: a command of the ITS");
         }
@@ -92,7 +94,7 @@ impl Messages<'_> {
         self.0.turn_to(self.1[place & 1]);
     }
 
-    fn discard(&mut self, intid: u32) {
+    pub(super) fn discard(&mut self, intid: u32) {
         Self::done(self.0.discard(number(intid)));
     }
 
@@ -104,7 +106,7 @@ impl Messages<'_> {
         Self::done(self.0.map(number(intid), cpu));
     }
 
-    fn move_to(&mut self, intid: u32, cpu: u64) {
+    pub(super) fn move_to(&mut self, intid: u32, cpu: u64) {
         Self::done(self.0.move_to(number(intid), cpu));
     }
 }
@@ -127,7 +129,7 @@ fn start(scene: &Scene<'_>) -> Result<Parts, &'static str> {
 }
 
 /// Takes and ends interrupts until there are no more: which came, in order of their numbers.
-fn drain_sorted(scene: &Scene<'_>) -> Vec<u64> {
+pub(super) fn drain_sorted(scene: &Scene<'_>) -> Vec<u64> {
     let mut came = Vec::new();
     for _ in 0..64 {
         let intid = scene.take();
@@ -210,7 +212,7 @@ pub fn nested(scene: &Scene<'_>) {
             }
         }
         scene.say(format_args!("then {}", scene.take()));
-        cpu::cpu(0).nest.store(true, core::sync::atomic::Ordering::Relaxed);
+        cpu::cpu(0).nest.store(true, Ordering::Relaxed);
         for place in 0..8 {
             messages.raise(EVENT_LPI + place);
             if place > 0 {
@@ -343,6 +345,73 @@ pub fn renumbered(scene: &Scene<'_>) {
         messages.map(unmapped, 0);
         messages.raise(unmapped);
         scene.say(format_args!("and the first's last {:?}", drain_sorted(scene)));
+        messages.unmap_device();
+    });
+}
+
+/// The handler of an LPI raises software interrupts at its own CPU, fewer than list registers, as many, and more; then it comes
+/// again, time after time.
+pub fn raising(scene: &Scene<'_>) {
+    Messages::with(scene, |mut messages| {
+        let own = cpu::cpu(0);
+        for (ends, split) in [("one step", false), ("two steps", true)] {
+            let control = icc::control() & !icc::EOI_MODE;
+            icc::set_control(if split { control | icc::EOI_MODE } else { control });
+            for (way, nest, spread) in
+                [("after it", false, false), ("by priority", false, true), ("in it", true, true)]
+            {
+                messages.set_up(EVENT_LPI, 0xe0);
+                for count in [1u32, 2, 3, 4, 5, 8, 15] {
+                    own.reset();
+                    own.nest.store(nest, Ordering::Relaxed);
+                    own.split.store(split, Ordering::Relaxed);
+                    own.message_raises.store((1 << count) - 1, Ordering::Relaxed);
+                    for sgi in 0..count {
+                        // Each more urgent than the LPI. Of one priority they come in any order.
+                        scene.frames.set_up(0, sgi, if spread { (13 - sgi.min(13)) << 4 } else { 0xd0 });
+                    }
+                    let mut came = [0; 2];
+                    for _ in 0..5 {
+                        messages.raise(EVENT_LPI);
+                        // A few times: each takes its moment.
+                        (0..3).for_each(|_| let_in());
+                    }
+                    for event in own.events().filter(|event| !event.end) {
+                        came[usize::from(event.intid < 16)] += 1;
+                    }
+                    scene.say(format_args!(
+                        "{ends}, {count} {way}: the LPI {} times, software interrupts {}, then {}",
+                        came[0],
+                        came[1],
+                        scene.take()
+                    ));
+                    if spread && count < 8 {
+                        scene.say_events();
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// More events than its device sends by itself: mapped all the same, since the ITS took them, and raised by commands.
+pub fn beyond(scene: &Scene<'_>) {
+    let Some(device) = edu::requester_id(&scene.board.platform) else {
+        return println!("CONFORMANCE broken: no edu");
+    };
+    Messages::with(scene, |mut messages| {
+        messages.1[1] = device;
+        messages.map_second();
+        let all = [0, 1, 2, 20, 31].map(|place| EVENT_LPI + place);
+        for round in 0..2 {
+            for intid in all {
+                if round == 0 {
+                    messages.set_up(intid, 0xa0);
+                }
+                messages.raise(intid);
+            }
+            scene.say(format_args!("round {round}: {:?}", drain_sorted(scene)));
+        }
         messages.unmap_device();
     });
 }

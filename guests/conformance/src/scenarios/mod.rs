@@ -18,6 +18,8 @@ mod lines;
 mod messages;
 mod off;
 mod order;
+mod pending;
+mod resets;
 mod split;
 mod state;
 mod walk;
@@ -57,6 +59,11 @@ pub const ALL: &[Scenario] = &[
     ("messages-split", messages::split),
     ("messages-moved", messages::moved),
     ("messages-renumbered", messages::renumbered),
+    ("messages-raising", messages::raising),
+    ("messages-beyond", messages::beyond),
+    ("messages-pending", pending::mapped),
+    ("messages-unmapped", pending::unmapped),
+    ("messages-stored", pending::stored),
     ("walk", walk::plain),
     ("walk-split", walk::split),
     ("walk-messages", walk::messages),
@@ -155,6 +162,11 @@ impl Scene<'_> {
 /// Plays what the command line asks for.
 pub fn run(board: &Board) {
     let words = || board.cmdline.split_whitespace();
+    let everything = words().any(|word| word == EVERYTHING);
+    // Before a register is written.
+    if everything || words().any(|word| word == "resets") {
+        resets::show(board);
+    }
     let Some(frames) = Frames::find(board) else {
         return println!("CONFORMANCE broken: the board lacks what is needed");
     };
@@ -162,7 +174,6 @@ pub fn run(board: &Board) {
     if !second::start(board, &frames) {
         return println!("CONFORMANCE broken: the other CPU doesn't start");
     }
-    let everything = words().any(|word| word == EVERYTHING);
     let by_name = POWER.iter().chain(IN_A_VM).map(|it| (it, false));
     let all = ALL.iter().map(|it| (it, everything)).chain(by_name);
     for (&(name, play), wanted) in all {

@@ -1,0 +1,187 @@
+//! The guest's LPI pending tables (IHI 0069, 5.1.2): a bit for each LPI of a redistributor, in the guest's memory.
+//!
+//! While a redistributor has LPIs enabled its table is the hypervisor's: what is pending is taken out of it, and kept where it is
+//! delivered from. When GICR_CTLR.EnableLPIs becomes one the table is read, unless the guest has said that it is zero
+//! (GICR_PENDBASER.PTZ), and each bit that is taken over is cleared. When it becomes zero, which GICR_CTLR.CES allows, what is
+//! pending is put back. So each LPI is pending in one place.
+//!
+//! An LPI can be pending that no event is mapped to. By list registers it is delivered all the same, as many at once as
+//! [`STRAYS_MAX`](crate::lpi::STRAYS_MAX). If it isn't enabled, or if the guest takes physical LPIs, where only a command about an
+//! event makes one pending, its bit stays in the table, and is looked at again when events are mapped.
+//!
+//! Where the hardware delivers LPIs it alone knows which are pending: what is pending there waits there while LPIs are disabled, and
+//! isn't put back.
+
+use axvm_addr::{Gpa, Intid, VcpuId};
+
+use super::commands::read_property;
+use super::{CommandError, ItsState};
+use crate::Vgic;
+use crate::spec::LPI_FIRST;
+
+/// Bytes of a table that are read at once.
+const CHUNK: usize = 64;
+
+/// LPIs that these stand for.
+const CHUNK_LPIS: u32 = CHUNK as u32 * 8;
+
+/// What a bit that is set costs of the work of one exit, in commands: its event is looked for.
+const BIT_COST: usize = 16;
+
+/// How far the reading of a vCPU's pending table is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Loading {
+    /// The LPI to look at next; `None`: it has been read, or needn't be.
+    next: Option<u32>,
+    /// What couldn't be taken over is left in it.
+    left: bool,
+}
+
+/// What becomes of a bit that is set.
+enum Taken {
+    /// The LPI is pending.
+    Over,
+    /// It stays where it is.
+    Left,
+    /// There is no room just now.
+    NoRoom,
+}
+
+impl ItsState {
+    /// A redistributor's LPIs have been enabled or disabled.
+    pub(crate) fn switch_lpis(&mut self, vgic: &Vgic, current: VcpuId, vcpu: VcpuId, enable: bool) {
+        let (_, zero) = vgic.lpi_tables.lock().pending(vcpu);
+        if let Some(loading) = self.loading.get_mut(usize::from(vcpu.0)) {
+            *loading = Loading { next: (enable && !zero).then_some(LPI_FIRST), left: false };
+        }
+        if !enable {
+            let mut from = LPI_FIRST;
+            let next = |from| vgic.with(Some(current), |state| state.take_pending_lpi(current, vcpu, from));
+            while let Some(lpi) = next(from) {
+                self.put_back(vgic, vcpu, lpi);
+                from = lpi.0 + 1;
+            }
+        }
+        self.process(vgic, Some(current));
+    }
+
+    /// Makes an LPI pending in the guest's table.
+    fn put_back(&self, vgic: &Vgic, vcpu: VcpuId, lpi: Intid) {
+        let at = table_byte(vgic, vcpu, lpi.0);
+        let mut byte = [0];
+        let read = vgic.backend().read_guest(at, &mut byte);
+        let [bits] = byte;
+        if read.and_then(|()| vgic.backend().write_guest(at, &[bits | 1 << (lpi.0 % 8)])).is_err() {
+            vgic.count_command_error(CommandError::TableNotMemory(at));
+        }
+    }
+
+    /// An event is about to be mapped to an LPI that the hardware will deliver: if it waits in a list register, without an event, it
+    /// goes back to where events are looked for.
+    pub(super) fn put_stray_back(&mut self, vgic: &Vgic, current: Option<VcpuId>, lpi: Intid) {
+        if let Some(vcpu) = vgic.with(current, |state| state.take_stray(lpi)) {
+            self.put_back(vgic, vcpu, lpi);
+            if let Some(loading) = self.loading.get_mut(usize::from(vcpu.0)) {
+                loading.left = true;
+            }
+        }
+    }
+
+    /// Whether a pending table hasn't been read to its end.
+    pub(super) fn is_loading(&self) -> bool {
+        self.loading.iter().any(|loading| loading.next.is_some())
+    }
+
+    /// Has what was left in pending tables looked at again: events have been mapped, or LPIs configured.
+    pub(super) fn load_again(&mut self) {
+        for loading in self.loading.iter_mut().filter(|loading| loading.left) {
+            *loading = Loading { next: Some(LPI_FIRST), left: false };
+        }
+    }
+
+    /// Reads a piece of a pending table, for as much work as this. Returns how much it was; `None` if there is nothing to read, or
+    /// no room for what is read.
+    pub(super) fn load(&mut self, vgic: &Vgic, current: Option<VcpuId>, work: usize) -> Option<usize> {
+        (0..self.loading.len() as u16).find_map(|vcpu| self.load_for(vgic, current, VcpuId(vcpu), work))
+    }
+
+    fn load_for(&mut self, vgic: &Vgic, current: Option<VcpuId>, vcpu: VcpuId, work: usize) -> Option<usize> {
+        let Loading { next, mut left } = *self.loading.get(usize::from(vcpu.0))?;
+        let start = next?;
+        let first = start & !(CHUNK_LPIS - 1);
+        let at = table_byte(vgic, vcpu, first);
+        let mut chunk = [0; CHUNK];
+        let mut lpi = start;
+        let mut cost = 1;
+        let end = u64::from(start) >= self.lpi_end(vgic);
+        let read = end || vgic.backend().read_guest(at, &mut chunk).is_ok();
+        if !read {
+            vgic.count_command_error(CommandError::TableNotMemory(at));
+        }
+        if end || !read {
+            lpi = 0;
+        }
+        let mut taken = false;
+        while lpi != 0 && cost <= work {
+            let Some(byte) = chunk.get_mut(((lpi - first) / 8) as usize) else { break };
+            let bit = 1 << (lpi % 8);
+            if *byte & bit != 0 {
+                cost += BIT_COST;
+                match self.take_over(vgic, current, vcpu, Intid(lpi)) {
+                    Taken::Over => {
+                        *byte &= !bit;
+                        taken = true;
+                    }
+                    Taken::Left => left = true,
+                    Taken::NoRoom => break,
+                }
+            }
+            lpi = if *byte == 0 { (lpi | 7) + 1 } else { lpi + 1 };
+        }
+        if taken && vgic.backend().write_guest(at, &chunk).is_err() {
+            vgic.count_command_error(CommandError::TableNotMemory(at));
+        }
+        if let Some(loading) = self.loading.get_mut(usize::from(vcpu.0)) {
+            *loading = Loading { next: (lpi != 0).then_some(lpi), left };
+        }
+        (lpi != start).then_some(cost)
+    }
+
+    fn take_over(&mut self, vgic: &Vgic, current: Option<VcpuId>, vcpu: VcpuId, lpi: Intid) -> Taken {
+        let config = vgic.config();
+        if config.hardware_lpis() {
+            let event = self.tables.events().find(|(_, _, event)| event.lpi == lpi && event.physical);
+            if let Some((device, id, _)) = event {
+                return match vgic.backend().trigger_event(device, id) {
+                    Ok(()) => Taken::Over,
+                    Err(error) => {
+                        vgic.count_command_error(error.into());
+                        Taken::Left
+                    }
+                };
+            }
+        }
+        let property = read_property(vgic, lpi).unwrap_or_default();
+        vgic.with(current, |state| match state.find_lpi(lpi) {
+            Some(handle) if !config.hardware_lpis() => {
+                state.latch(handle);
+                Taken::Over
+            }
+            None if property.enabled && config.direct.is_none() => {
+                if state.add_stray(lpi, vcpu, property) {
+                    Taken::Over
+                } else {
+                    Taken::NoRoom
+                }
+            }
+            _ => Taken::Left,
+        })
+    }
+}
+
+/// Where in the guest's memory the byte of an LPI is.
+fn table_byte(vgic: &Vgic, vcpu: VcpuId, lpi: u32) -> Gpa {
+    let (table, _) = vgic.lpi_tables.lock().pending(vcpu);
+    // The table's address has 52 bits.
+    Gpa(table.0 + u64::from(lpi / 8))
+}
