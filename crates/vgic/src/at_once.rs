@@ -1,5 +1,6 @@
 //! What happens most, done without a lock and without reading every list register back: an interrupt that comes again
-//! after the guest has ended the last one, and software interrupts.
+//! after the guest has ended the last one, and software interrupts. With the lock, if nobody has it: what software makes pending
+//! goes into a list register that is free.
 //!
 //! An interrupt stays where it is ([`Held`](crate::irq::Held)) until its vCPU's list registers are synced, even when the
 //! guest has long ended it. If it comes again before that, and nothing else about it has changed since it was put there,
@@ -19,7 +20,8 @@ use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 
 use crate::Vgic;
 use crate::cpu_interface::ListRegisters;
-use crate::interrupts::{Interrupts, Signal};
+use crate::interrupts::{Handle, Interrupts, Signal};
+use crate::its::ItsState;
 use crate::spec::list_register::{HCR_EN, ListRegister};
 use crate::spec::sgi::SgiRequest;
 
@@ -75,10 +77,19 @@ impl Vgic {
     /// of the guest's is carried out, so that what it finds in the backend's tables and what is found here belong together.
     pub fn message(&self, sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>) -> Option<Message> {
         let its = self.its.as_ref()?.lock();
+        Some(self.translate(&its, sender)?.1)
+    }
+
+    /// What an event stands for. The ITS is locked: no command comes between what is asked here.
+    pub(crate) fn translate(
+        &self,
+        its: &ItsState,
+        sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>,
+    ) -> Option<(Handle, Message)> {
         let (device, event) = sender()?;
-        let lpi = its.is_enabled().then(|| its.tables.translate(device, event))??.lpi;
-        // With the lock held: no command comes between the two.
-        Some(Message { lpi, generation: self.its_generation.load(Ordering::Acquire) })
+        let event = its.is_enabled().then(|| its.tables.translate(device, event))??;
+        let generation = self.its_generation.load(Ordering::Acquire);
+        Some((event.handle, Message { lpi: event.lpi, generation }))
     }
 
     /// The physical LPI of a message has arrived at EL2 on the CPU of a vCPU, as for [`Vgic::hardware_lpi`]. Whether it was made
@@ -231,11 +242,62 @@ impl ListRegisters {
 }
 
 impl Interrupts {
+    /// The list register that an interrupt can be put into at once: one that is free, of a vCPU that has nothing else to look at, for
+    /// an interrupt of its own that isn't pending, active or listed. It may be pending from now on.
+    pub(crate) fn free_slot(
+        &self,
+        local: Local<'_>,
+        handle: Handle,
+        registers: &ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> Option<usize> {
+        let slot = registers.count;
+        let (cpu, irq) = (self.cpu(local.vcpu)?, self.irq(handle)?);
+        let as_filled = registers.to_write == 0
+            && registers.hcr == HCR_EN
+            && !local.signal.stale.load(Ordering::Acquire)
+            && (cpu.held_count, cpu.list.len()) == (slot, slot);
+        let idle = irq.is_done() && !irq.is_pending() && irq.queued.is_none();
+        let comes = irq.target == Some(local.vcpu) && self.is_forwarded(irq);
+        (as_filled && idle && comes && slot < self.list_registers && hardware.read(slot).is_some())
+            .then_some(slot)
+    }
+
+    /// Makes an interrupt pending and puts it into a list register at once. Whether that was done; if not, nothing has changed.
+    pub(crate) fn list_at_once(
+        &mut self,
+        local: Local<'_>,
+        handle: Handle,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        let Some(slot) = self.free_slot(local, handle, registers, hardware) else { return false };
+        if let Some(irq) = self.irq_mut(handle) {
+            irq.latch = true;
+            irq.queued = Some(local.vcpu);
+        }
+        if let Some(cpu) = self.cpu_mut(local.vcpu) {
+            // There is room: the list has no more than there are list registers.
+            cpu.list.push(handle);
+            cpu.held_count = slot + 1;
+            if let Some(held) = cpu.held.get_mut(slot) {
+                *held = handle;
+            }
+        }
+        let value = self.put(local.vcpu, handle);
+        registers.set(slot, value);
+        registers.count = slot + 1;
+        hardware.write(slot, value);
+        true
+    }
+
     /// Latches what is in the mailbox of `vcpu`.
     pub(crate) fn take_mail(&mut self, vcpu: VcpuId) {
         let Some(signal) = self.signals.get(usize::from(vcpu.0)) else { return };
-        let sgis = signal.sgis.swap(0, Ordering::AcqRel);
-        for intid in (0..16).filter(|bit| sgis >> bit & 1 != 0).map(Intid) {
+        let mut sgis = signal.sgis.swap(0, Ordering::AcqRel);
+        while sgis != 0 {
+            let intid = Intid(sgis.trailing_zeros());
+            sgis &= sgis - 1;
             // ICC_SGI1R_EL1 raises SGIs of group 1 only.
             if let Some(handle) = self.find(vcpu, intid)
                 && self.irq(handle).is_some_and(|irq| irq.group1)

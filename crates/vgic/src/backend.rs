@@ -149,7 +149,7 @@ pub trait Backend: Send + Sync {
     /// [`BackendError`] if it couldn't be done.
     fn clear_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError>;
 
-    /// Raises an event as if the device had; it comes back by [`crate::Vgic::hardware_lpi`].
+    /// Raises an event as if the device had: asked only where LPIs reach the guest from the hardware.
     ///
     /// # Errors
     ///

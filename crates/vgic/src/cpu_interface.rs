@@ -69,7 +69,7 @@ impl ListRegisters {
         self.written.get(..self.count).unwrap_or_default()
     }
 
-    fn set(&mut self, position: usize, value: u64) {
+    pub(crate) fn set(&mut self, position: usize, value: u64) {
         for array in [&mut self.lr, &mut self.written] {
             if let Some(slot) = array.get_mut(position) {
                 *slot = value;
@@ -82,22 +82,20 @@ impl Interrupts {
     /// Takes back what is in the list registers of `vcpu`.
     pub(crate) fn sync(&mut self, vcpu: VcpuId, registers: &mut ListRegisters) {
         let Some(cpu) = self.cpu_mut(vcpu) else { return };
-        let (held, count) = (cpu.held, core::mem::take(&mut cpu.held_count));
-        // It is out of the guest, so it will look at its state again before it enters.
-        let wants_kick = core::mem::replace(&mut cpu.wants_kick, false);
+        let count = core::mem::take(&mut cpu.held_count);
         // First, while it still shows what was in no list register.
         for _ in 0..hcr_eoi_count(registers.hcr) {
             self.end_unlisted(vcpu);
         }
-        for (handle, value) in held.iter().zip(&registers.lr).take(count) {
-            self.take_back(vcpu, *handle, ListRegister(*value).state());
+        for (position, value) in registers.lr.iter().enumerate().take(count) {
+            let Some(handle) = self.cpu(vcpu).and_then(|cpu| cpu.held.get(position).copied()) else { break };
+            self.take_back(vcpu, handle, ListRegister(*value).state());
         }
         registers.hcr &= HCR_EN | HCR_NPIE | HCR_LRENPIE | HCR_TDIR;
         let repeated = core::mem::take(&mut registers.repeated);
         // The registers are to be filled anew, even if nothing is left for them.
         self.make_stale(vcpu);
         if let Some(cpu) = self.cpu_mut(vcpu) {
-            cpu.wants_kick = wants_kick;
             cpu.taken = cpu.taken.wrapping_add(repeated);
         }
     }
@@ -186,14 +184,15 @@ impl Interrupts {
                 irqs.get(*handle).map(|irq| (irq.active, irq.priority, irq.intid))
             });
         }
-        let mut chosen = [Handle::default(); LIST_REGISTERS_MAX];
-        let mut count = 0;
-        for (slot, handle) in chosen.iter_mut().zip(&cpu.list).take(most) {
+        let count = waiting.min(most).min(LIST_REGISTERS_MAX);
+        for position in 0..count {
+            let Some(cpu) = self.cpu_mut(vcpu) else { return };
+            let (Some(handle), Some(slot)) = (cpu.list.get(position), cpu.held.get_mut(position)) else {
+                break;
+            };
             *slot = *handle;
-            count += 1;
-        }
-        for (position, handle) in chosen.iter().take(count).enumerate() {
-            let value = self.put(vcpu, *handle);
+            let handle = *handle;
+            let value = self.put(vcpu, handle);
             registers.set(position, value);
         }
         for position in count..registers.count {
@@ -213,7 +212,6 @@ impl Interrupts {
             }
         }
         if let Some(cpu) = self.cpu_mut(vcpu) {
-            cpu.held = chosen;
             cpu.held_count = count;
             cpu.wants_kick = true;
         }
@@ -223,7 +221,7 @@ impl Interrupts {
     }
 
     /// Puts an interrupt into a list register of `vcpu`, and returns the register's value.
-    fn put(&mut self, vcpu: VcpuId, handle: Handle) -> u64 {
+    pub(crate) fn put(&mut self, vcpu: VcpuId, handle: Handle) -> u64 {
         let Some(irq) = self.irq(handle) else { return 0 };
         let deliverable = self.is_deliverable(irq) && irq.target_is(vcpu);
         // Pending and active at once is for edges that software made up: a hardware interrupt comes again

@@ -29,17 +29,26 @@ pub(crate) struct Handle(u32);
 
 /// A set of vCPUs.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct VcpuSet([u64; VCPUS_MAX / 64]);
+pub(crate) struct VcpuSet {
+    words: [u64; VCPUS_MAX / 64],
+    /// There are some.
+    any: bool,
+}
 
 impl VcpuSet {
     pub(crate) fn insert(&mut self, vcpu: VcpuId) {
-        if let Some(word) = self.0.get_mut(usize::from(vcpu.0) / 64) {
+        if let Some(word) = self.words.get_mut(usize::from(vcpu.0) / 64) {
             *word |= 1 << (vcpu.0 % 64);
+            self.any = true;
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.any
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = VcpuId> + '_ {
-        (0u16..).zip(&self.0).flat_map(|(number, word)| {
+        (0u16..).zip(&self.words).flat_map(|(number, word)| {
             let mut left = *word;
             core::iter::from_fn(move || {
                 let bit = left.trailing_zeros();
@@ -95,6 +104,8 @@ pub(crate) struct Interrupts {
     pub(crate) cpus: Vec<Cpu>,
     pub(crate) signals: Arc<[Signal]>,
     pub(crate) switches: Arc<Switches>,
+    /// The vCPU on whose CPU the lock is held: it is out of the guest and needs no kick.
+    pub(crate) current: Option<VcpuId>,
     /// The vCPUs to kick once the lock is dropped.
     pub(crate) kicks: VcpuSet,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
@@ -141,6 +152,7 @@ impl Interrupts {
             cpus,
             signals,
             switches,
+            current: None,
             kicks: VcpuSet::default(),
             groups: [false; 2],
             list_registers: config.list_registers,
@@ -321,6 +333,9 @@ impl Interrupts {
         if let Some(signal) = self.signals.get(usize::from(vcpu.0)) {
             signal.stale.store(true, Ordering::Release);
         }
+        if self.current == Some(vcpu) {
+            return;
+        }
         let Some(cpu) = self.cpu_mut(vcpu) else { return };
         if core::mem::take(&mut cpu.wants_kick) {
             self.kicks.insert(vcpu);
@@ -467,6 +482,7 @@ impl Interrupts {
         let Some(irq) = self.irq_mut(handle) else { return };
         if irq.by_software {
             if core::mem::replace(&mut irq.level, high) != high {
+                self.switches.count_level(high);
                 self.set_host_pending(handle, high);
             }
             return;

@@ -61,11 +61,11 @@ impl Interrupts {
 
     /// Writes word `word` of a register array of one bit for each interrupt.
     pub(crate) fn write_bank(&mut self, vcpu: VcpuId, bank: Bank, word: u32, value: u32) {
-        for bit in 0..32 {
+        let mut left = if bank == Bank::Group { u32::MAX } else { value };
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
             let set = value >> bit & 1 != 0;
-            if !set && bank != Bank::Group {
-                continue;
-            }
             let Some(handle) = self.find(vcpu, Intid(word * 32 + bit)) else { continue };
             match bank {
                 Bank::Group => {
@@ -113,11 +113,22 @@ impl Interrupts {
                     self.update(handle);
                 }
                 _ if irq.latch => {}
-                _ => self.set_host_pending(handle, true),
+                _ => self.pend_host(handle),
             }
         } else {
             self.latch(handle);
         }
+    }
+
+    /// Makes a physical interrupt pending. If it would arrive at once, it has: that saves the way over the hardware.
+    fn pend_host(&mut self, handle: Handle) {
+        let Some(irq) = self.irq(handle) else { return };
+        let comes = self.direct.is_none() && irq.is_done() && irq.target.is_some() && self.is_forwarded(irq);
+        if !comes {
+            return self.set_host_pending(handle, true);
+        }
+        self.hold_host(handle);
+        self.latch(handle);
     }
 
     fn clear_pending(&mut self, handle: Handle) {

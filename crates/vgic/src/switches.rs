@@ -20,13 +20,18 @@ use crate::spec::list_register::ListRegister;
 /// Words of GICD_ISENABLER that have SPIs: from the second on.
 const WORDS: usize = 31;
 
-/// Which SPIs are enabled, a bit each. Written with the lock held.
+/// What is looked at without the lock, and written with it held.
 #[derive(Debug, Default)]
-pub(crate) struct Switches([AtomicU32; WORDS]);
+pub(crate) struct Switches {
+    /// Which SPIs are enabled, a bit each.
+    enabled: [AtomicU32; WORDS],
+    /// With direct delivery: how many lines of emulated devices are high.
+    high: AtomicU32,
+}
 
 impl Switches {
     fn word(&self, word: u32) -> Option<&AtomicU32> {
-        self.0.get(word.checked_sub(1)? as usize)
+        self.enabled.get(word.checked_sub(1)? as usize)
     }
 
     /// Notes what an SPI's switch is now; of others nothing is kept.
@@ -37,9 +42,21 @@ impl Switches {
         }
     }
 
+    /// An emulated device's line has gone up or down.
+    pub(crate) fn count_level(&self, high: bool) {
+        let now = self.high.load(Ordering::Relaxed);
+        self.high.store(if high { now.saturating_add(1) } else { now.saturating_sub(1) }, Ordering::Release);
+    }
+
+    /// Whether one is high.
+    pub(crate) fn any_level_is_high(&self) -> bool {
+        self.high.load(Ordering::Acquire) != 0
+    }
+
     /// All off.
     pub(crate) fn clear(&self) {
-        self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.enabled.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.high.store(0, Ordering::Relaxed);
     }
 }
 
@@ -84,6 +101,44 @@ impl Vgic {
             Switched::Absent => true,
             Switched::Not => false,
         }
+    }
+}
+
+impl Vgic {
+    /// A write of `value` to GICD_ISPENDR\<word\>, on the vCPU's own CPU, that makes one SPI pending. Whether it was done; if not,
+    /// nothing has changed.
+    pub fn pend_at_once(
+        &self,
+        local: Local<'_>,
+        word: u32,
+        value: u32,
+        registers: &mut ListRegisters,
+        hardware: &impl HardwareLists,
+    ) -> bool {
+        if word == 0 || !value.is_power_of_two() {
+            return false;
+        }
+        let Some(mut state) = self.try_lock() else { return false };
+        let Some(handle) = state.find(local.vcpu, Intid(word * SPI_FIRST + value.trailing_zeros())) else {
+            return true;
+        };
+        let Some(irq) = state.irq(handle) else { return true };
+        if state.direct.is_none()
+            && (irq.by_mask || state.free_slot(local, handle, registers, hardware).is_none())
+        {
+            return false;
+        }
+        if irq.host.is_some() {
+            if let Some(irq) = state.irq_mut(handle) {
+                irq.host_pended = true;
+            }
+            if state.direct.is_some() {
+                state.set_host_pending(handle, true);
+                return true;
+            }
+            state.hold_host(handle);
+        }
+        state.list_at_once(local, handle, registers, hardware)
     }
 }
 

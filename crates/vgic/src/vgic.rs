@@ -8,6 +8,7 @@ use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::InterruptLine;
 use spin::Mutex;
 
+use crate::at_once::Message;
 use crate::backend::Backend;
 use crate::config::{ConfigError, VgicConfig};
 use crate::cpu_interface::ListRegisters;
@@ -107,21 +108,21 @@ impl Vgic {
     /// Does something with the interrupts' state, and then kicks the vCPUs that this concerns. `current` is
     /// the vCPU that does it: it is out of the guest and needs no kick.
     pub(crate) fn with<R>(&self, current: Option<VcpuId>, f: impl FnOnce(&mut Interrupts) -> R) -> R {
-        let (result, kicks) = {
-            let mut state = self.interrupts.lock();
-            let result = f(&mut state);
-            (result, core::mem::take(&mut state.kicks))
-        };
-        self.kick(kicks, current);
+        let mut state = self.interrupts.lock();
+        state.current = current;
+        let result = f(&mut state);
+        if state.kicks.is_empty() {
+            return result;
+        }
+        let kicks = core::mem::take(&mut state.kicks);
+        drop(state);
+        self.kick(&kicks);
         result
     }
 
-    /// Apart from [`Self::with`], which is in many places.
     #[inline(never)]
-    fn kick(&self, vcpus: VcpuSet, current: Option<VcpuId>) {
-        for vcpu in vcpus.iter().filter(|vcpu| Some(*vcpu) != current) {
-            self.backend.kick(vcpu);
-        }
+    fn kick(&self, kicks: &VcpuSet) {
+        kicks.iter().for_each(|vcpu| self.backend.kick(vcpu));
     }
 
     /// The interrupts' state, if nobody else has it: for what kicks no vCPU.
@@ -129,8 +130,8 @@ impl Vgic {
         self.interrupts.try_lock()
     }
 
-    fn latch(&self, find: impl FnOnce(&Interrupts) -> Option<Handle>) -> bool {
-        self.with(None, |state| match find(state) {
+    fn latch(&self, current: Option<VcpuId>, find: impl FnOnce(&Interrupts) -> Option<Handle>) -> bool {
+        self.with(current, |state| match find(state) {
             Some(handle) => {
                 state.latch(handle);
                 true
@@ -182,7 +183,18 @@ impl Vgic {
     /// this VM's; if not, it is the caller's to deactivate.
     #[must_use]
     pub fn hardware_spi(&self, host: Intid) -> bool {
-        self.with(None, |state| match state.find_host(host) {
+        self.spi_arrives(None, host)
+    }
+
+    /// As [`Vgic::hardware_spi`], on the CPU of `vcpu`, which is out of the guest: it isn't kicked, since it looks at its state before
+    /// it enters again.
+    #[must_use]
+    pub fn hardware_spi_here(&self, vcpu: VcpuId, host: Intid) -> bool {
+        self.spi_arrives(Some(vcpu), host)
+    }
+
+    fn spi_arrives(&self, current: Option<VcpuId>, host: Intid) -> bool {
+        self.with(current, |state| match state.find_host(host) {
             Some(handle) => {
                 state.arrive(handle);
                 true
@@ -195,7 +207,17 @@ impl Vgic {
     /// Answers whether it stands for one of the VM's; if not, it is the caller's to deactivate.
     #[must_use]
     pub fn hardware_ppi(&self, vcpu: VcpuId, host: Intid) -> bool {
-        self.latch(|state| {
+        self.ppi_arrives(None, vcpu, host)
+    }
+
+    /// As [`Vgic::hardware_ppi`], by that CPU itself: see [`Vgic::hardware_spi_here`].
+    #[must_use]
+    pub fn hardware_ppi_here(&self, vcpu: VcpuId, host: Intid) -> bool {
+        self.ppi_arrives(Some(vcpu), vcpu, host)
+    }
+
+    fn ppi_arrives(&self, current: Option<VcpuId>, vcpu: VcpuId, host: Intid) -> bool {
+        self.latch(current, |state| {
             let handle = state.find(vcpu, host)?;
             state.irq(handle).filter(|irq| irq.is_private() && irq.host == Some(host)).map(|_| handle)
         })
@@ -203,15 +225,29 @@ impl Vgic {
 
     /// Takes the physical LPI that stands for this event. Answers whether the event is mapped.
     pub fn hardware_lpi(&self, device: ItsDeviceId, event: ItsEventId) -> bool {
-        let Some(its) = &self.its else { return false };
-        let its = its.lock();
-        if !its.is_enabled() {
-            return false;
-        }
-        let Some(event) = its.tables.translate(device, event) else { return false };
+        self.message_arrives(None, || Some((device, event))).is_some()
+    }
+
+    /// As [`Vgic::hardware_lpi`], on the CPU of `vcpu`: see [`Vgic::hardware_spi_here`]. `sender` says which event it is, as for
+    /// [`Vgic::message`]. Answers what that stands for, for [`Vgic::message_at_once`] when it comes again.
+    pub fn hardware_lpi_here(
+        &self,
+        vcpu: VcpuId,
+        sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>,
+    ) -> Option<Message> {
+        self.message_arrives(Some(vcpu), sender)
+    }
+
+    fn message_arrives(
+        &self,
+        current: Option<VcpuId>,
+        sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>,
+    ) -> Option<Message> {
+        let its = self.its.as_ref()?.lock();
+        let (handle, message) = self.translate(&its, sender)?;
         // With the lock of the tables held, so that the handle stays the event's.
-        self.with(None, |state| state.message(event.handle));
-        true
+        self.with(current, |state| state.message(handle));
+        Some(message)
     }
 
     /// Makes an LPI pending, if any event is mapped to it.
@@ -222,7 +258,7 @@ impl Vgic {
             let event = its.tables.events().find(|(_, _, event)| event.lpi == lpi && event.physical);
             return event.is_some_and(|(device, id, _)| self.backend.trigger_event(device, id).is_ok());
         }
-        self.latch(|state| state.find_lpi(lpi))
+        self.latch(None, |state| state.find_lpi(lpi))
     }
 
     /// Makes an interrupt pending: an SGI or PPI of `vcpu`, an SPI (which goes where the guest routed it) or
@@ -231,7 +267,7 @@ impl Vgic {
         if intid.0 >= LPI_FIRST {
             return self.inject_lpi(intid);
         }
-        self.latch(|state| {
+        self.latch(None, |state| {
             let handle = state.find(vcpu, intid)?;
             state.irq(handle).filter(|irq| irq.host.is_none() || state.direct.is_some()).map(|_| handle)
         })
@@ -258,7 +294,9 @@ impl Vgic {
     /// With direct delivery, after an access of the guest to an emulated device: a line that is still high is
     /// made pending again. The hardware takes it for an edge, and nobody sees the guest's end of interrupt.
     pub fn repeat_levels(&self) {
-        self.with(None, |state| state.repeat_levels());
+        if self.switches.any_level_is_high() {
+            self.with(None, |state| state.repeat_levels());
+        }
     }
 
     /// Where the hardware delivers LPIs: tells the hypervisor anew which are enabled, after a switch of the

@@ -287,3 +287,63 @@ fn a_switch_goes_the_long_way_where_more_follows_from_it() {
     assert!(both(&mut bench, 1 << 20), "no such line");
     assert!(both(&mut bench, 1 << 8), "on already");
 }
+
+/// After an exit that had to be looked at, nothing is in the list registers of vCPU 0.
+fn emptied(bench: &mut Bench) {
+    bench.cycle(0);
+    assert_eq!(bench.listed(0), []);
+}
+
+#[test]
+fn an_spi_that_software_makes_pending_is_listed_at_once_and_held_in_hardware() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false), line(41, None, false)], 4));
+    bench.enable(40);
+    bench.enable(41);
+    emptied(&mut bench);
+    let active = |bench: &Bench| bench.machine.spis.lock().unwrap()[&50].active;
+    assert!(bench.pend(40) && active(&bench));
+    assert!(bench.pend(41));
+    assert_eq!(bench.acknowledge(0), Some(40));
+    bench.end(0);
+    assert!(!active(&bench), "its end ended the physical one");
+    assert_eq!(bench.acknowledge(0), Some(41));
+    bench.end(0);
+    bench.settle();
+    assert_eq!(bench.acknowledge(0), None, "once each");
+}
+
+#[test]
+fn the_only_command_in_the_queue_is_carried_out_at_once_if_it_raises_an_event() {
+    let (mut bench, _) = with_message();
+    emptied(&mut bench);
+    let send = |bench: &mut Bench, command: Command| {
+        let end = bench.queue(command.encode());
+        let done = bench.on(0, |vgic, lists, hardware| {
+            vgic.command_at_once(vgic.local(V0).unwrap(), end, lists, hardware)
+        });
+        (done, end)
+    };
+    let int = |event| Command::Int { device: DEVICE, event };
+    let (done, end) = send(&mut bench, int(EVENT));
+    assert!(done);
+    assert_eq!((bench.its_read(0x88), bench.its_read(0x90)), (end, end), "it is read");
+    serve(&mut bench);
+    emptied(&mut bench);
+    // Another command, one that is wrong: the long way has it all to do.
+    for command in [Command::Sync { target: 0 }, int(ItsEventId(1)), int(ItsEventId(99))] {
+        let (done, end) = send(&mut bench, command);
+        assert!(!done && bench.its_read(0x90) != end, "{command:?}");
+        bench.its_write(0x88, end);
+        assert_eq!(bench.its_read(0x90), end);
+    }
+    assert_eq!(bench.errors(), 2);
+    // Two commands: the long way has both to do.
+    let first = bench.queue(int(EVENT).encode());
+    let end = (first + 32) % 0x1_0000;
+    assert!(!bench.on(0, |vgic, lists, hardware| {
+        vgic.command_at_once(vgic.local(V0).unwrap(), end, lists, hardware)
+    }));
+    bench.its_write(0x88, first);
+    bench.cycle(0);
+    serve(&mut bench);
+}

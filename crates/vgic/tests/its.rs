@@ -190,10 +190,24 @@ fn discard_and_clear_drop_what_is_pending_even_from_a_list_register() {
 }
 
 #[test]
-fn int_raises_the_event_in_hardware() {
-    let bench = bench();
-    run(&bench, &[Command::Int { device: DEVICE, event: event(1) }, Command::Sync { target: 1 }]);
-    assert_eq!(*bench.machine.triggered.lock().unwrap(), [(0x10, 1)]);
+fn int_makes_the_lpi_pending_without_the_hardware_and_on_the_caller_without_a_kick() {
+    let mut bench = bench();
+    let int = Command::Int { device: DEVICE, event: event(1) };
+    let kicked = |bench: &Bench| core::mem::take(&mut *bench.machine.kicked.lock().unwrap());
+    bench.settle();
+    // vCPU 0 writes the commands, and looks at its own state before it enters the guest again.
+    run(&bench, &[int, Command::Sync { target: 0 }]);
+    assert!(kicked(&bench).is_empty());
+    bench.cycle(0);
+    assert_eq!(listed(&bench, 0), [8193]);
+    assert_eq!(bench.acknowledge(0), Some(8193));
+    bench.end(0);
+    bench.cycle(0);
+    run(&bench, &[Command::Movi { device: DEVICE, event: event(1), collection: 1 }, int]);
+    assert_eq!(kicked(&bench).into_iter().collect::<Vec<_>>(), [1]);
+    bench.cycle(1);
+    assert_eq!(listed(&bench, 1), [8193]);
+    assert!(bench.machine.triggered.lock().unwrap().is_empty());
     assert_eq!(bench.errors(), 0);
 }
 

@@ -99,16 +99,21 @@ impl Run {
         &mut self.expected[(intid - ALL.start) as usize]
     }
 
-    fn raise(&mut self, intid: u32) {
+    /// Whether it was done at once.
+    fn raise(&mut self, intid: u32) -> bool {
         self.expected(intid).level = true;
         if SOFTWARE_EDGES.contains(&intid) {
             self.expected(intid).pending = true;
+            if self.bench.at_once {
+                return self.bench.pend(intid);
+            }
             assert!(self.bench.vgic.inject(V0, Intid(intid)));
         } else if SOFTWARE_LEVELS.contains(&intid) {
             self.bench.vgic.set_level(Intid(intid), true);
         } else {
             self.bench.machine.set_line(Intid(intid + 100), true);
         }
+        false
     }
 
     fn lower(&mut self, intid: u32) {
@@ -139,7 +144,7 @@ impl Run {
     fn apply(&mut self, op: Op) {
         let mut at_once = false;
         match op {
-            Op::Raise(intid) => self.raise(intid),
+            Op::Raise(intid) => at_once = self.raise(intid),
             Op::Lower(intid) => self.lower(intid),
             Op::Enable(intid) => {
                 self.expected(intid).enabled = true;
@@ -264,8 +269,10 @@ proptest! {
     fn every_interrupt_is_taken_where_and_as_often_as_it_should_be(
         list_registers in 2usize..5,
         ops in prop::collection::vec(op(), 1..150),
+        at_once in any::<bool>(),
     ) {
         let mut run = Run::new(list_registers);
+        run.bench.at_once = at_once;
         for op in ops {
             run.apply(op);
             run.check();

@@ -171,10 +171,12 @@ pub fn open_interface() {
     }
 }
 
-/// An interrupt that the given instructions raise: ticks to the first instruction of the vector, if it was this one.
+/// An interrupt that the given instructions raise: ticks to the first instruction of the vector, if it was this one. `$first` is done
+/// before each, and isn't counted.
 macro_rules! interrupt {
-    ($intid:expr, $quiet:expr ; $($instruction:literal),* ; $($operands:tt)*) => {
+    ($intid:expr, $quiet:expr, $first:expr ; $($instruction:literal),* ; $($operands:tt)*) => {
         smallest(|| {
+            $first;
             let (before, at, got): (u64, u64, u64);
             let Quiet(register, value) = $quiet;
             // SAFETY: see the caller. Interrupts are unmasked for these instructions only; the vector uses the registers
@@ -203,23 +205,45 @@ macro_rules! interrupt {
     };
 }
 
-/// An interrupt that a write to a register raises.
-pub fn raised_by(address: u64, value: u32, intid: u64, quiet: Quiet) -> Option<u64> {
+/// An interrupt that a write to a register raises, each time after `first`, which isn't counted.
+pub fn raised_by(
+    address: u64,
+    value: u32,
+    intid: u64,
+    quiet: Quiet,
+    mut first: impl FnMut() -> Option<()>,
+) -> Option<u64> {
     // A store to a device register, outside all memory that Rust owns.
-    interrupt!(intid, quiet; "str {value:w}, [{address}]"; address = in(reg) address, value = in(reg) value,)
+    interrupt!(intid, quiet, first()?; "str {value:w}, [{address}]"; address = in(reg) address, value = in(reg) value,)
 }
 
-/// A software interrupt to the calling CPU, from the write of ICC_SGI1R_EL1.
-pub fn to_itself(intid: u64, target: u64) -> Option<u64> {
+/// The same of a 64-bit register, whose address and value `next` gives.
+pub fn raised_by_next(intid: u64, mut next: impl FnMut() -> Option<(u64, u64)>) -> Option<u64> {
+    let (mut address, mut value) = (0, 0);
+    // As for `raised_by`.
+    interrupt!(
+        intid, Quiet::nothing(), (address, value) = next()?;
+        "str {value}, [{address}]";
+        address = in(reg) address, value = in(reg) value,
+    )
+}
+
+/// A software interrupt to the calling CPU, from the write of ICC_SGI1R_EL1, each time after `first`, which isn't counted.
+pub fn to_itself(intid: u64, target: u64, mut first: impl FnMut() -> Option<()>) -> Option<u64> {
     // The interrupt is the program's own.
-    interrupt!(intid, Quiet::nothing(); "msr S3_0_C12_C11_5, {value}", "isb"; value = in(reg) intid << 24 | target,)
+    interrupt!(
+        intid, Quiet::nothing(), first()?;
+        "msr S3_0_C12_C11_5, {value}", "isb";
+        value = in(reg) intid << 24 | target,
+    )
 }
 
-/// The virtual timer's interrupt, from the tick at which it fires.
-pub fn timer(intid: u64) -> Option<u64> {
+/// The virtual timer's interrupt, from the tick at which it fires, each time after `first`.
+pub fn timer(intid: u64, mut first: impl FnMut() -> Option<()>) -> Option<u64> {
     /// Far enough away that the CPU waits when it fires.
     const AHEAD: u64 = 3_000;
     smallest(|| {
+        first()?;
         let (start, at, got): (u64, u64, u64);
         // SAFETY: the program's own timer. Interrupts are unmasked for these instructions only; the vector uses the
         // registers that are named here, and no memory but a word that is there for it.

@@ -7,7 +7,8 @@ use core::cell::UnsafeCell;
 use axvm_addr::Address;
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::edu::{self, Edu};
-use axvm_guest_runtime::gic::{Gic, LPI};
+use axvm_guest_runtime::gic::{Gic, LPI, Redistributor};
+use axvm_guest_runtime::its::Its;
 use axvm_guest_runtime::machine::{self, Start, store32};
 use axvm_guest_runtime::println;
 use axvm_platform::model::PlatformDevice;
@@ -34,17 +35,25 @@ pub const ALL: &[Named] = &[
     ("mapped-read", |probe| measured(measure::read(probe.registers("arm,pl031")? + PL031_MASK))),
     ("trapped-read", |probe| measured(measure::read(probe.registers("arm,pl061")? + PL061_DIRECTION))),
     ("trapped-write", |probe| measured(measure::write(probe.registers("arm,pl061")? + PL061_DIRECTION, 0))),
-    ("line", line),
-    ("timer", timer),
+    ("line", |probe| line(probe, || Some(()))),
+    ("timer", |probe| timer(probe, || Some(()))),
     ("msi", msi),
-    ("sgi-self", |probe| measured(measure::to_itself(SGI.into(), probe.target()))),
+    ("sgi-self", |probe| measured(measure::to_itself(SGI.into(), probe.target(), || Some(())))),
+    ("line-first", |probe| line(probe, || probe.settle())),
+    ("timer-first", |probe| timer(probe, || probe.settle())),
+    ("msi-first", msi_of_a_new_event),
+    ("sgi-first", |probe| measured(measure::to_itself(SGI.into(), probe.target(), || probe.settle()))),
+    ("line-pended", pended),
+    ("its-int", commanded),
     ("ipi", ipi),
 ];
 
 const PSCI_VERSION: u32 = 0x8400_0000;
+const GICD_CTLR: u64 = 0x000;
 const GICD_TYPER: u64 = 0x004;
 const GICD_ISENABLER: u64 = 0x100;
 const GICD_ICENABLER: u64 = 0x180;
+const GICD_ISPENDR: u64 = 0x200;
 const GICD_ISENABLER1: u64 = GICD_ISENABLER + 4;
 
 /// The PL031's alarm, interrupt mask and clear registers (Arm DDI 0224, 3.3).
@@ -54,6 +63,9 @@ const PL031_MASK: u64 = 0x10;
 const PL031_RAW: u64 = 0x14;
 /// The PL061's direction register (Arm DDI 0190, 3.3).
 const PL061_DIRECTION: u64 = 0x400;
+
+/// The priority of the LPI.
+const PRIORITY: u8 = 0xa0;
 
 /// The software interrupt that is sent.
 const SGI: u32 = 5;
@@ -106,6 +118,16 @@ impl Probe<'_> {
         registers.ok_or_else(|| format!("skipped: {compatible} has no registers"))
     }
 
+    fn own_redistributor(&self) -> Result<Redistributor, String> {
+        self.gic.redistributor(machine::mpidr()).map_err(|_| "skipped: no redistributor".into())
+    }
+
+    /// Has a hypervisor look at what became of its list registers, by a register that it can't answer without: what it injected
+    /// before is in none of them any more, and the next interrupt is the first of its kind.
+    fn settle(&self) -> Option<()> {
+        machine::load32(self.gic.distributor + GICD_CTLR).ok().map(drop)
+    }
+
     /// What ICC_SGI1R_EL1 names the first CPU by: affinity fields and target list.
     fn target(&self) -> u64 {
         target(machine::mpidr())
@@ -127,7 +149,7 @@ fn switch(probe: &Probe<'_>, other: u64, register: u64) -> Figure {
 }
 
 /// The PL031's line: its alarm is due, and the mask decides whether its line is high.
-fn line(probe: &Probe<'_>) -> Figure {
+fn line(probe: &Probe<'_>, first: impl FnMut() -> Option<()>) -> Figure {
     let device = probe.device("arm,pl031")?;
     let registers = probe.registers("arm,pl031")?;
     let intid = device.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
@@ -142,35 +164,72 @@ fn line(probe: &Probe<'_>) -> Figure {
         }
     }
     probe.gic.enable_line(intid, machine::mpidr()).map_err(broken)?;
-    let figure =
-        measure::raised_by(registers + PL031_MASK, 1, intid.into(), Quiet(registers + PL031_MASK, 0));
+    let quiet = Quiet(registers + PL031_MASK, 0);
+    let figure = measure::raised_by(registers + PL031_MASK, 1, intid.into(), quiet, first);
     probe.gic.disable_line(intid).map_err(broken)?;
     measured(figure)
 }
 
-fn timer(probe: &Probe<'_>) -> Figure {
+/// The same line, made pending by a write of GICD_ISPENDR while its device doesn't raise it.
+fn pended(probe: &Probe<'_>) -> Figure {
+    let registers = probe.registers("arm,pl031")?;
+    let intid =
+        probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let broken = |_| String::from("skipped: the GIC doesn't answer");
+    store32(registers + PL031_MASK, 0).map_err(broken)?;
+    probe.gic.enable_line(intid, machine::mpidr()).map_err(broken)?;
+    let register = probe.gic.distributor + GICD_ISPENDR + u64::from(intid / 32) * 4;
+    let figure = measure::raised_by(register, 1 << (intid % 32), intid.into(), Quiet::nothing(), || Some(()));
+    probe.gic.disable_line(intid).map_err(broken)?;
+    measured(figure)
+}
+
+fn timer(probe: &Probe<'_>, first: impl FnMut() -> Option<()>) -> Figure {
     /// The virtual timer's place in the device tree's list.
     const VIRTUAL: usize = 2;
     let intid = probe.board.platform.timer.get(VIRTUAL).ok_or("skipped: no timer")?.intid.0;
-    let own = probe.gic.redistributor(machine::mpidr()).map_err(|_| "skipped: no redistributor")?;
+    let own = probe.own_redistributor()?;
     own.enable(intid).map_err(|_| "skipped: the GIC doesn't answer")?;
-    measured(measure::timer(intid.into()))
+    measured(measure::timer(intid.into(), first))
 }
 
-fn msi(probe: &Probe<'_>) -> Figure {
+/// `edu`, whose event 0 is the first LPI, and the ITS, which is started anew.
+fn messages<'a>(probe: &Probe<'_>, target: &'a [Redistributor]) -> Result<(Edu, Its<'a>), String> {
     let platform = &probe.board.platform;
     let edu = Edu::find(platform).ok_or("skipped: no edu")?;
     let id = edu::requester_id(platform).ok_or("skipped: no edu")?;
     let doorbell = probe.gic.doorbell().ok_or("skipped: no ITS")?;
-    let own = probe.gic.redistributor(machine::mpidr()).map_err(|_| "skipped: no redistributor")?;
     let memory = probe.board.scratch.next_multiple_of(0x1_0000);
-    probe
-        .gic
-        .map_msi(id, &own, memory)
-        .and_then(|()| edu.enable_msi(doorbell))
-        .map_err(|_| "skipped: ITS or edu don't answer")?;
+    let its = Its::start(&probe.gic, id, 1, target, memory).and_then(|mut its| {
+        its.set(0, PRIORITY, true)?;
+        its.map(0, 0)?;
+        edu.enable_msi(doorbell)?;
+        Ok(its)
+    });
+    Ok((edu, its.map_err(|_| "skipped: ITS or edu don't answer")?))
+}
+
+fn msi(probe: &Probe<'_>) -> Figure {
+    let target = [probe.own_redistributor()?];
+    let (edu, _) = messages(probe, &target)?;
     let quiet = Quiet(edu.registers + edu::ACKNOWLEDGE, u32::MAX);
-    measured(measure::raised_by(edu.registers + edu::RAISE, 1, LPI, quiet))
+    measured(measure::raised_by(edu.registers + edu::RAISE, 1, LPI, quiet, || Some(())))
+}
+
+/// An MSI whose event has just been mapped.
+fn msi_of_a_new_event(probe: &Probe<'_>) -> Figure {
+    let target = [probe.own_redistributor()?];
+    let (edu, mut its) = messages(probe, &target)?;
+    let quiet = Quiet(edu.registers + edu::ACKNOWLEDGE, u32::MAX);
+    let mut map = || its.discard(0).and_then(|()| its.map(0, 0)).ok();
+    measured(measure::raised_by(edu.registers + edu::RAISE, 1, LPI, quiet, &mut map))
+}
+
+/// The same event's LPI, by an INT command: from the write of GITS_CWRITER.
+fn commanded(probe: &Probe<'_>) -> Figure {
+    let target = [probe.own_redistributor()?];
+    let (_, mut its) = messages(probe, &target)?;
+    measured(measure::raised_by_next(LPI, || its.prepare_to_raise(0).ok()))
 }
 
 /// The second CPU's stack.

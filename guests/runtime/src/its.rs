@@ -139,6 +139,13 @@ impl<'a> Its<'a> {
         self.sync()
     }
 
+    /// Writes the command that does so into the queue. What has it carried out, once, is a write of a register: its address, its value.
+    pub fn prepare_to_raise(&mut self, event: u64) -> Result<(u64, u64), Fault> {
+        self.wait()?;
+        self.put([INT | self.device, event, 0, 0])?;
+        Ok((self.registers + CWRITER, self.next))
+    }
+
     /// Ends the pending state of an event's LPI.
     pub fn clear(&mut self, event: u64) -> Result<(), Fault> {
         self.send([CLEAR | self.device, event, 0, 0])?;
@@ -175,11 +182,22 @@ impl<'a> Its<'a> {
     }
 
     fn send(&mut self, command: [u64; 4]) -> Result<(), Fault> {
+        self.put(command)?;
+        store64(self.registers + CWRITER, self.next)?;
+        self.wait()
+    }
+
+    /// Puts a command into the queue.
+    fn put(&mut self, command: [u64; 4]) -> Result<(), Fault> {
         for (word, value) in (0u64..).zip(command) {
             store64(self.queue + self.next + word * 8, value)?;
         }
         self.next = (self.next + COMMAND) % QUEUE;
-        store64(self.registers + CWRITER, self.next)?;
+        Ok(())
+    }
+
+    /// Until all commands have been carried out.
+    fn wait(&self) -> Result<(), Fault> {
         let is_done = || load64(self.registers + CREADR).map(|read| read & 0xf_ffe0 == self.next);
         if machine::within(machine::SURELY_S, || is_done() != Ok(false)) && is_done()? {
             Ok(())

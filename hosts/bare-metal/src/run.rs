@@ -8,7 +8,7 @@ use crate::arch::gic;
 use crate::arch::{self, Left, Next, Running};
 use crate::log;
 use crate::resident::Resident;
-use crate::vm::{StopReason, Vm};
+use crate::vm::{Delivered, StopReason, Vm};
 
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
@@ -71,8 +71,9 @@ fn enter(running: &mut Running<'_>) -> Next {
     vm.vgic().sync(vcpu, &mut running.context.lists);
     if left == Left::Interrupt {
         if let Some(id) = running.take_interrupt() {
-            dispatch(Some((vm, vcpu)), id);
-            running.remember(id);
+            if let Delivered::Message(message, counters) = dispatch(Some((vm, vcpu)), id) {
+                running.remember(id, message, counters);
+            }
         }
         take_interrupts(Some((vm, vcpu)));
         return Next::Resume;
@@ -113,15 +114,12 @@ pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
     }
 }
 
-fn dispatch(running: Option<(&Vm, VcpuId)>, id: Intid) {
-    if let Some((vm, vcpu)) = running
-        && vm.deliver(vcpu, id)
-    {
-        // The guest deactivates what is a line; LPIs have no active state.
-        return;
-    }
-    // Whoever waits for it (the hypervisor's CPU for its SMMU and its console) looks around after every interrupt.
-    if id.0 < 8192 {
+fn dispatch<'a>(running: Option<(&'a Vm, VcpuId)>, id: Intid) -> Delivered<'a> {
+    let delivered = running.map_or(Delivered::Foreign, |(vm, vcpu)| vm.deliver(vcpu, id));
+    // The guest deactivates what is a line; LPIs have no active state. Of the others: whoever waits for it (the hypervisor's CPU for
+    // its SMMU and its console) looks around after every interrupt.
+    if matches!(delivered, Delivered::Foreign) && id.0 < 8192 {
         gic::deactivate(id);
     }
+    delivered
 }

@@ -26,6 +26,7 @@ use crate::vgic_backend::GicBackend;
 use crate::vpci_backend::Bridge;
 
 pub use build::VmFiles;
+pub use exits::Delivered;
 
 /// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short: the longest wait on hardware
 /// for a guest is a reset, 1.3 s. Of those that vCPUs queue for at one function only the one that is under way is waited for

@@ -266,7 +266,12 @@ impl Executor<'_> {
         let position = self.device(device)?;
         let event = *self.its.tables.event(position, id)?;
         self.mapped_collection(event.collection)?;
-        self.vgic.backend().trigger_event(device, id)?;
+        if self.vgic.config().hardware_lpis() {
+            self.vgic.backend().trigger_event(device, id)?;
+        } else {
+            // As if the physical LPI had come, which has nothing to add.
+            self.with(|state| state.message(event.handle));
+        }
         Ok(0)
     }
 }

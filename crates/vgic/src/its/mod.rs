@@ -1,5 +1,6 @@
 //! The virtual ITS: its registers (IHI 0069, 12.19) and its command queue (5.3).
 
+mod at_once;
 mod commands;
 mod pending;
 mod tables;
@@ -189,14 +190,12 @@ impl ItsState {
 
     fn step(&mut self, vgic: &Vgic, current: Option<VcpuId>) -> Result<usize, CommandError> {
         let address = Gpa(cbaser_address(self.cbaser).wrapping_add(self.creadr));
-        let mut bytes = [0; COMMAND_BYTES as usize];
-        vgic.backend().read_guest(address, &mut bytes).map_err(|_| CommandError::QueueNotMemory(address))?;
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
+        let words = command_words(vgic, address)?;
+        let command = Command::decode(&words).ok_or(CommandError::UnknownCommand(words[0] as u8))?;
+        // These leave every event what it stands for.
+        if !matches!(command, Command::Int { .. } | Command::Clear { .. } | Command::Sync { .. }) {
+            vgic.its_generation.fetch_add(1, Ordering::AcqRel);
         }
-        let command = Command::decode(&words).ok_or(CommandError::UnknownCommand(bytes[0]))?;
-        vgic.its_generation.fetch_add(1, Ordering::AcqRel);
         let maps = matches!(
             command,
             Command::Mapti { .. }
@@ -237,6 +236,14 @@ impl ItsState {
             }
         }
     }
+}
+
+/// Reads a command from the guest's queue.
+fn command_words(vgic: &Vgic, address: Gpa) -> Result<[u64; 4], CommandError> {
+    let mut bytes = [0; COMMAND_BYTES as usize];
+    vgic.backend().read_guest(address, &mut bytes).map_err(|_| CommandError::QueueNotMemory(address))?;
+    let [a, b, c, d] = bytes.as_chunks().0 else { return Err(CommandError::QueueNotMemory(address)) };
+    Ok([u64::from_le_bytes(*a), u64::from_le_bytes(*b), u64::from_le_bytes(*c), u64::from_le_bytes(*d)])
 }
 
 /// The virtual ITS of a VM: the control frame and the translation frame, 64 KiB each.

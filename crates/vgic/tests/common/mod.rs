@@ -282,6 +282,8 @@ impl HardwareLists for Hardware {
 }
 
 pub struct Bench {
+    /// What software makes pending is listed at once where it can be.
+    pub at_once: bool,
     pub machine: Arc<Machine>,
     pub vgic: Arc<Vgic>,
     pub gicd: Distributor,
@@ -342,6 +344,7 @@ impl Bench {
             })
             .collect();
         Self {
+            at_once: false,
             machine,
             gicd: Distributor::new(vgic.clone()),
             gicr: Redistributors::new(vgic.clone()),
@@ -396,6 +399,17 @@ impl Bench {
         for register in [0x100, 0x180] {
             let word = self.gicd.read(V0, register + u64::from(intid / 32) * 4, Width::B4) as u32;
             assert_eq!(self.vgic.switches_at_once(intid / 32), word);
+        }
+        at_once
+    }
+
+    /// The guest on the first CPU makes an SPI pending, as [`Self::switch`].
+    pub fn pend(&mut self, intid: u32) -> bool {
+        let at_once = self.on(0, |vgic, lists, hardware| {
+            vgic.pend_at_once(vgic.local(V0).unwrap(), intid / 32, 1 << (intid % 32), lists, hardware)
+        });
+        if !at_once {
+            self.gicd.write(V0, 0x200 + u64::from(intid / 32) * 4, Width::B4, 1 << (intid % 32));
         }
         at_once
     }
@@ -629,13 +643,19 @@ impl Bench {
         self.machine.write_guest(Gpa(PROPERTIES + u64::from(lpi - 8192)), &[byte]).unwrap();
     }
 
-    /// Writes commands into the queue, and has them carried out.
-    pub fn command(&self, words: [u64; 4]) {
+    /// Writes a command into the queue, at its end; the end behind it.
+    pub fn queue(&self, words: [u64; 4]) -> u64 {
         let at = self.its_read(0x88);
         for (position, word) in words.iter().enumerate() {
             self.machine.write_guest(Gpa(QUEUE + at + position as u64 * 8), &word.to_le_bytes()).unwrap();
         }
-        self.its_write(0x88, (at + 32) % 0x1_0000);
+        (at + 32) % 0x1_0000
+    }
+
+    /// Writes a command into the queue, and has it carried out.
+    pub fn command(&self, words: [u64; 4]) {
+        let end = self.queue(words);
+        self.its_write(0x88, end);
         assert_eq!(self.its_read(0x88), self.its_read(0x90), "the command is done");
     }
 

@@ -12,6 +12,16 @@ use super::{NoDevice, Vm};
 use crate::arch::gic;
 use crate::protection::{self, Protection};
 
+/// What became of a physical interrupt.
+pub enum Delivered<'a> {
+    /// It isn't the VM's.
+    Foreign,
+    /// It is: what is left to do about it is the guest's.
+    Own,
+    /// The same, of a message: what it stands for until the guest says otherwise, and the counters of the device that sends it.
+    Message(Message, &'a DeviceCounters),
+}
+
 impl Vm {
     /// A vCPU's counters.
     pub fn exits(&self, id: VcpuId) -> Option<&ExitCounters> {
@@ -173,6 +183,11 @@ impl Vm {
         Some(gic.distributor.start())
     }
 
+    /// Where the guest sees the ITS that is emulated for it.
+    pub fn emulated_its(&self) -> Option<Gpa> {
+        self.core.plan().gic?.its.map(|(registers, _)| registers.start())
+    }
+
     /// A write to ICC_SGI1R_EL1.
     pub fn send_sgi(&self, from: VcpuId, value: u64) {
         if protection::is_off(Protection::Sgi) {
@@ -216,17 +231,6 @@ impl Vm {
         self.core.device(line.device)
     }
 
-    /// What a physical LPI stands for in this VM now, and the counters of the device that sends it.
-    pub fn message(&self, id: Intid) -> Option<(Message, &DeviceCounters)> {
-        let mut device = None;
-        let message = self.vgic.message(|| {
-            let (sender, event) = self.backend.event_of(id)?;
-            device = Some(sender);
-            Some((sender, event))
-        })?;
-        Some((message, self.core.device(self.sender(device?)?)?))
-    }
-
     /// The position of the device that sends messages with this id.
     fn sender(&self, device: ItsDeviceId) -> Option<u16> {
         let mut devices = (0..).zip(&self.core.plan().devices);
@@ -235,38 +239,47 @@ impl Vm {
             .map(|(position, _)| position)
     }
 
-    /// A physical interrupt was taken on the vCPU's CPU. Whether it is this VM's.
-    pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> bool {
-        let plan = self.core.plan();
-        let (injected, device) = match id.0 {
+    /// A physical interrupt was taken on the vCPU's CPU: what it is to this VM.
+    pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> Delivered<'_> {
+        let mut known = None;
+        let (injected, counters) = match id.0 {
             16..32 => {
                 if !self.vgic.config().hardware_ppis.contains(&id) {
-                    return false;
+                    return Delivered::Foreign;
                 }
-                (self.vgic.hardware_ppi(vcpu, id), None)
+                (self.vgic.hardware_ppi_here(vcpu, id), None)
             }
             32..1020 => {
-                let Some(line) = plan.lines.iter().find(|line| line.intid == id) else { return false };
-                (self.vgic.hardware_spi(id), Some(line.device))
+                let mut lines = self.core.plan().lines.iter();
+                let Some(line) = lines.find(|line| line.intid == id) else { return Delivered::Foreign };
+                (self.vgic.hardware_spi_here(vcpu, id), self.core.device(line.device))
             }
             8192.. => {
-                let Some((device, event)) = self.backend.event_of(id) else { return false };
-                (self.vgic.hardware_lpi(device, event), self.sender(device))
+                let mut sender = None;
+                let message = self.vgic.hardware_lpi_here(vcpu, || {
+                    let event = self.backend.event_of(id)?;
+                    sender = Some(event.0);
+                    Some(event)
+                });
+                let Some(sender) = sender else { return Delivered::Foreign };
+                let counters = self.sender(sender).and_then(|device| self.core.device(device));
+                known = message.zip(counters);
+                (message.is_some(), counters)
             }
-            _ => return false,
+            _ => return Delivered::Foreign,
         };
         if injected {
             if let Some(exits) = self.core.exits(vcpu) {
                 exits.count_injected();
             }
-            if let Some(counters) = device.and_then(|device| self.core.device(device)) {
+            if let Some(counters) = counters {
                 counters.interrupts.count();
             }
         } else if id.0 < 8192 {
             // The guest has no use for it now: it doesn't stay active.
             gic::deactivate(id);
         }
-        true
+        known.map_or(Delivered::Own, |(message, counters)| Delivered::Message(message, counters))
     }
 
     /// The bus aborted an access of a vCPU to what is mapped for it, at `gpa` if that is known.

@@ -512,12 +512,19 @@ impl State {
         if self.dead {
             return Err(ItsError::Stuck);
         }
+        let start = self.write;
         for command in commands {
             for (word, &value) in (0u64..).zip(command) {
                 memory::write64(Hpa(self.queue.0 + self.write + word * 8), value);
             }
-            super::clean_to_memory(Hpa(self.queue.0 + self.write), 32);
             self.write = (self.write + 32) % QUEUE_BYTES;
+        }
+        if start < self.write {
+            super::clean_to_memory(Hpa(self.queue.0 + start), self.write - start);
+        } else {
+            // Beyond the queue's end it goes on at its beginning.
+            super::clean_to_memory(Hpa(self.queue.0 + start), QUEUE_BYTES - start);
+            super::clean_to_memory(self.queue, self.write);
         }
         dsb!("sy");
         self.registers.write64(gits::CWRITER, self.write);

@@ -6,8 +6,8 @@
 //! [`axvm_vgic::HardwareLists`] are looked at. Whoever changes something that this vCPU has to see before it goes on
 //! kicks it: then the kick is pending, and the guest is left again before its next instruction.
 //!
-//! Nothing here waits for a lock, allocates or says anything. What isn't answered here is the run loop's, as if this
-//! didn't exist.
+//! Nothing here waits for a lock, allocates or says anything, but for the physical ITS, which a guest's INT command waits for where
+//! LPIs are the guest's own. What isn't answered here is the run loop's, as if this didn't exist.
 
 use axvm::devices::AtOnce;
 use axvm::stats::{ExitCounters, ExitReason};
@@ -35,6 +35,8 @@ pub struct Running<'a> {
     local: Option<Local<'a>>,
     /// Where its distributor's switches of interrupts begin; where no address of a guest's is, if it has none.
     switches: Gpa,
+    /// Where the ITS that is emulated for it takes the end of its queue of commands (GITS_CWRITER); the same.
+    commands: Gpa,
     /// Its counters.
     exits: Option<&'a ExitCounters>,
     /// The line that came last, and its device's counters: lines come in rows.
@@ -67,7 +69,8 @@ impl<'a> Running<'a> {
             local: vm.vgic().local(vcpu),
             switches: vm
                 .emulated_distributor()
-                .map_or(Gpa(!0xff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
+                .map_or(Gpa(!0x1ff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
+            commands: vm.emulated_its().map_or(Gpa(!0), |its| Gpa(its.0.wrapping_add(CWRITER))),
             exits: vm.exits(vcpu),
             line: None,
             messages: [None; MESSAGES],
@@ -85,11 +88,9 @@ impl<'a> Running<'a> {
     }
 
     /// Remembers what an LPI stands for that was dealt with, so that it is known when it comes again.
-    pub fn remember(&mut self, id: Intid) {
-        if id.0 >= 8192
-            && let Some(slot) = self.messages.get_mut(id.0 as usize % MESSAGES)
-        {
-            *slot = self.vm.message(id).map(|(message, counters)| (id, message, counters));
+    pub fn remember(&mut self, id: Intid, message: Message, counters: &'a DeviceCounters) {
+        if let Some(slot) = self.messages.get_mut(id.0 as usize % MESSAGES) {
+            *slot = Some((id, message, counters));
         }
     }
 
@@ -217,7 +218,7 @@ fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
         }
         Some(AtOnce::Forwarded { device, hpa }) => forward(running, abort, gpa, device, hpa),
         Some(AtOnce::Emulated) => emulated(running, abort, gpa),
-        None => OPEN,
+        None => raise(running, abort, gpa),
     }
 }
 
@@ -248,6 +249,12 @@ fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
 const ISENABLER: u64 = 0x100;
 const SWITCHES: u64 = 0x100;
 
+/// How many bytes GICD_ISPENDR has, which comes next (12.9.27).
+const PENDING: u64 = 0x80;
+
+/// GITS_CWRITER (12.19.8).
+const CWRITER: u64 = 0x88;
+
 /// An access to GICD_ISENABLER or GICD_ICENABLER, a word.
 #[inline(never)]
 fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
@@ -266,6 +273,30 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
         if !vm.vgic().switch_at_once(local, word, value, enable, &context.lists, &Lists) {
             return OPEN;
         }
+    }
+    context.skip();
+    running.count(ExitReason::MmioEmulated);
+    ANSWERED
+}
+
+/// What makes an interrupt pending: a write to GICD_ISPENDR, a word, or of the end of the ITS's queue of commands.
+#[inline(never)]
+fn raise(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
+    let Some(local) = running.local.filter(|_| abort.is_write()) else { return OPEN };
+    let Running { context, vm, .. } = running;
+    let value = context.x(abort.register());
+    let offset = gpa.0.wrapping_sub(running.switches.0).wrapping_sub(SWITCHES);
+    let done = if gpa == running.commands {
+        abort.size() >= 2 && vm.vgic().command_at_once(local, value, &mut context.lists, &Lists)
+    } else {
+        let word = (offset >> 2) as u32;
+        offset < PENDING
+            && offset & 3 == 0
+            && abort.size() == 2
+            && vm.vgic().pend_at_once(local, word, value as u32, &mut context.lists, &Lists)
+    };
+    if !done {
+        return OPEN;
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -350,12 +381,10 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
     let Some(id) = id else { return ANSWERED };
     let call = running.call;
     let Some(local) = running.local else { return message(running, id) };
-    let Running { context, vm, .. } = running;
     if id == call {
-        gic::deactivate(id);
-        let nothing_else = vm.vgic().take_sgis_at_once(local, &mut context.lists, &Lists);
-        return if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT };
+        return called(running, local, id);
     }
+    let Running { context, .. } = running;
     if id.0 < 1020 && Vgic::hardware_at_once(local, id, &mut context.lists, &Lists) {
         if let Some(exits) = running.exits {
             exits.count_injected();
@@ -366,6 +395,15 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
         return ANSWERED;
     }
     message(running, id)
+}
+
+/// Another CPU has called this one.
+#[inline(never)]
+fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
+    let Running { context, vm, .. } = running;
+    gic::deactivate(id);
+    let nothing_else = vm.vgic().take_sgis_at_once(local, &mut context.lists, &Lists);
+    if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
 /// A message that has come before, or what is left to the run loop.
