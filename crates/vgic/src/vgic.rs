@@ -111,6 +111,8 @@ impl Vgic {
         let mut state = self.interrupts.lock();
         state.current = current;
         let result = f(&mut state);
+        // Whoever takes the lock by itself is nobody in particular.
+        state.current = None;
         if state.kicks.is_empty() {
             return result;
         }
