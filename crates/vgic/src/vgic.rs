@@ -128,6 +128,7 @@ impl Vgic {
     }
 
     /// The interrupts' state, if nobody else has it: for what kicks no vCPU.
+    #[inline(always)]
     pub(crate) fn try_lock(&self) -> Option<impl core::ops::DerefMut<Target = Interrupts> + '_> {
         self.interrupts.try_lock()
     }

@@ -85,7 +85,8 @@ pub fn any_takes_apart() -> bool {
 
 /// The CPU that runs this.
 pub fn current() -> Option<&'static Cpu> {
-    CPUS.get()?.iter().find(|cpu| cpu.mpidr == arch::mpidr())
+    let own = arch::mpidr();
+    CPUS.get()?.iter().find(|cpu| cpu.mpidr == own)
 }
 
 impl Cpu {
