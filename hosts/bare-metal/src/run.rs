@@ -70,10 +70,10 @@ fn enter(running: &mut Running<'_>) -> Next {
     running.context.save_lists();
     vm.vgic().sync(vcpu, &mut running.context.lists);
     if left == Left::Interrupt {
-        if let Some(id) = running.take_interrupt() {
-            if let Delivered::Message(message, counters) = dispatch(Some((vm, vcpu)), id) {
-                running.remember(id, message, counters);
-            }
+        if let Some(id) = running.take_interrupt()
+            && let Delivered::Message(message, counters) = dispatch(Some((vm, vcpu)), id)
+        {
+            running.remember(id, message, counters);
         }
         take_interrupts(Some((vm, vcpu)));
         return Next::Resume;
