@@ -130,8 +130,8 @@ pub const GOALS: &[Goal] = &[
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     Goal {
-        // What it is now, 446,584, and one page: its parts end at pages, so that a few bytes may cost one.
-        meanwhile: Some(450_680),
+        // What it is now, 462,968, and one page: its parts end at pages, so that a few bytes may cost one.
+        meanwhile: Some(467_064),
         ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
     },
 ];
