@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use spin::{Mutex, MutexGuard};
 
@@ -15,7 +15,7 @@ pub struct Lock<T> {
     /// The number whose turn it is.
     turn: AtomicU32,
     /// Who had the last turn.
-    holder: AtomicU16,
+    holder: AtomicU64,
     /// Locked only by whose turn it is: nobody waits here.
     value: Mutex<T>,
 }
@@ -24,7 +24,7 @@ pub struct Lock<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Who holds it.
-    pub by: u16,
+    pub by: u64,
 }
 
 /// Access to what is behind the lock.
@@ -51,7 +51,7 @@ impl<T> Lock<T> {
         Self {
             next: AtomicU32::new(0),
             turn: AtomicU32::new(0),
-            holder: AtomicU16::new(0),
+            holder: AtomicU64::new(0),
             value: Mutex::new(value),
         }
     }
@@ -62,7 +62,7 @@ impl<T> Lock<T> {
     /// # Errors
     ///
     /// [`Held`].
-    pub fn lock(&self, who: u16, most: u64, clock: impl Fn() -> u64) -> Result<Guard<'_, T>, Held> {
+    pub fn lock(&self, who: u64, most: u64, clock: impl Fn() -> u64) -> Result<Guard<'_, T>, Held> {
         let own = self.next.fetch_add(1, Ordering::Relaxed);
         if self.turn.load(Ordering::Acquire) != own {
             self.wait(own, most, clock)?;

@@ -85,8 +85,12 @@ pub fn any_takes_apart() -> bool {
 
 /// The CPU that runs this.
 pub fn current() -> Option<&'static Cpu> {
-    let own = arch::mpidr();
-    CPUS.get()?.iter().find(|cpu| cpu.mpidr == own)
+    of(arch::mpidr())
+}
+
+/// The CPU with this affinity.
+pub fn of(mpidr: u64) -> Option<&'static Cpu> {
+    CPUS.get()?.iter().find(|cpu| cpu.mpidr == mpidr)
 }
 
 impl Cpu {

@@ -13,9 +13,6 @@ pub struct Held<T> {
     lock: Lock<T>,
 }
 
-/// No CPU that is listed.
-const UNKNOWN: u16 = u16::MAX;
-
 impl<T> Held<T> {
     /// For what is held while hardware does one thing after another, each of which is waited for at most a second, and after that a
     /// millisecond.
@@ -32,14 +29,16 @@ impl<T> Held<T> {
 
     /// Waits for it. Ends the run at the deadline.
     pub fn lock(&self) -> Guard<'_, T> {
-        let own = cpus::current().map_or(UNKNOWN, |cpu| cpu.id.0);
-        self.lock.lock(own, self.most_us, arch::now_us).unwrap_or_else(|held| {
-            boot::last_words(&format_args!(
-                "CPU {} is lost: it has held {} for {} s",
-                held.by,
-                self.what,
-                self.most_us / 1_000_000
-            ))
+        // By its affinity, which takes no looking for: the CPU's number is asked for when one is lost.
+        self.lock.lock(arch::mpidr(), self.most_us, arch::now_us).unwrap_or_else(|held| {
+            let seconds = self.most_us / 1_000_000;
+            match cpus::of(held.by) {
+                Some(cpu) => boot::last_words(&format_args!(
+                    "CPU {} is lost: it has held {} for {seconds} s",
+                    cpu.id, self.what
+                )),
+                None => boot::last_words(&format_args!("{} has been held for {seconds} s", self.what)),
+            }
         })
     }
 }

@@ -88,6 +88,12 @@ pub fn write64(address: Hpa, value: u64) {
     unsafe { (address.0 as *mut u64).write_volatile(value) }
 }
 
+/// Writes an entry of several words of a table or queue in the hypervisor's memory.
+pub fn write_entry<const WORDS: usize>(address: Hpa, entry: &[u64; WORDS]) {
+    // SAFETY: as `write64`.
+    unsafe { (address.0 as *mut [u64; WORDS]).write_volatile(*entry) }
+}
+
 /// Where a VM's RAM is. Rust holds no reference into it: guest and devices change it at any time.
 #[derive(Clone, Debug)]
 pub struct GuestRam {

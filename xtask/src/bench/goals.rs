@@ -113,12 +113,7 @@ pub const GOALS: &[Goal] = &[
     goal("msi-first", "MSI of a new event to handler", PASSTHROUGH, Limit::AsNative, None),
     goal("sgi-first", "software interrupt to itself, after a slow exit", PASSTHROUGH, Limit::At(1000), None),
     goal("line-pended", "GICD_ISPENDR to handler", MODES, Limit::At(1000), None),
-    goal("its-int", "INT by an ITS command to handler", EMULATED, Limit::At(1000), None),
-    Goal {
-        // 979, and 1,076 where the window on the guest's memory is invalidated twice, as on cores that aren't known.
-        meanwhile: Some(1100),
-        ..goal("its-int", "INT by an ITS command to handler", PASSTHROUGH, Limit::At(1000), None)
-    },
+    goal("its-int", "INT by an ITS command to handler", MODES, Limit::At(1000), None),
     goal("sgi-self", "software interrupt to itself", MODES, Limit::At(150), Some(343)),
     goal("ipi", "software interrupt to another, waiting CPU", MODES, Limit::At(350), Some(771)),
     goal(

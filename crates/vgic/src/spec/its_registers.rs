@@ -70,12 +70,12 @@ pub const fn baser_entries(baser: u64) -> u64 {
     if baser & VALID == 0 {
         return 0;
     }
-    let page = match baser >> 8 & 3 {
-        0 => 1 << 12,
-        1 => 1 << 14,
-        _ => 1 << 16,
+    // Pages of 4, 16 or 64 KiB.
+    let page_shift = match baser >> 8 & 3 {
+        size @ 0..2 => 12 + 2 * size,
+        _ => 16,
     };
-    ((baser & 0xff) + 1) * page / ENTRY_BYTES
+    (((baser & 0xff) + 1) << page_shift) / ENTRY_BYTES
 }
 
 #[cfg(test)]

@@ -514,9 +514,7 @@ impl State {
         }
         let start = self.write;
         for command in commands {
-            for (word, &value) in (0u64..).zip(command) {
-                memory::write64(Hpa(self.queue.0 + self.write + word * 8), value);
-            }
+            memory::write_entry(Hpa(self.queue.0 + self.write), command);
             self.write = (self.write + 32) % QUEUE_BYTES;
         }
         if start < self.write {
