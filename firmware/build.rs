@@ -1,5 +1,4 @@
-//! Hands the linker script to the linker, for the bare-metal target only. On a host the package is an empty program, so that the
-//! workspace builds as a whole.
+//! Hands the linker script to the linker, for the bare-metal target only: on a host there is nothing to link.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

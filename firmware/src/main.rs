@@ -10,37 +10,22 @@
 //! Secondary CPUs wait until PSCI CPU_ON.
 //!
 //! Everything runs with the MMU off, so that there is nothing to keep coherent.
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![no_std]
+#![no_main]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
-#[cfg(target_os = "none")]
 mod board;
-#[cfg(target_os = "none")]
 mod boot;
-#[cfg(target_os = "none")]
 mod console;
-#[cfg(target_os = "none")]
 mod cpu;
-#[cfg(target_os = "none")]
 mod fw_cfg;
-#[cfg(target_os = "none")]
 mod gic;
-#[cfg(target_os = "none")]
 mod heap;
-#[cfg(target_os = "none")]
 mod payload;
-#[cfg(target_os = "none")]
 mod psci;
-#[cfg(target_os = "none")]
 mod vectors;
 
-/// On a host there is nothing to run: the package is for bare metal.
-#[cfg(not(target_os = "none"))]
-fn main() {}
-
-#[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     console::say(format_args!("firmware: {info}\n"));

@@ -2,37 +2,28 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use smccc::arch::SMCCC_VERSION;
+use smccc::psci::error::{
+    ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
+};
+use smccc::psci::{
+    AffinityState, MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32,
+    PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
+};
+
 use crate::board::{self, CPUS, RAM};
 use crate::{boot, cpu};
 
-/// Functions; those of 64 bits have bit 30 set as well.
-mod function {
-    pub const VERSION: u32 = 0x8400_0000;
-    pub const CPU_SUSPEND: u32 = 0x8400_0001;
-    pub const CPU_OFF: u32 = 0x8400_0002;
-    pub const CPU_ON: u32 = 0x8400_0003;
-    pub const AFFINITY_INFO: u32 = 0x8400_0004;
-    pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-    pub const SYSTEM_OFF: u32 = 0x8400_0008;
-    pub const SYSTEM_RESET: u32 = 0x8400_0009;
-    pub const FEATURES: u32 = 0x8400_000a;
-    /// SMCCC_VERSION (Arm DEN 0028).
-    pub const SMCCC_VERSION: u32 = 0x8000_0000;
-    /// There is a form of it with arguments of 64 bits.
-    pub const WIDE: u32 = 1 << 30;
-}
+/// Functions with arguments of 64 bits have this bit set, and are otherwise numbered as those of 32 bits.
+const SMC64: u32 = 1 << 30;
 
-const SUCCESS: i64 = 0;
-const NOT_SUPPORTED: i64 = -1;
-const INVALID_PARAMETERS: i64 = -2;
-const ALREADY_ON: i64 = -4;
-const ON_PENDING: i64 = -5;
-const INVALID_ADDRESS: i64 = -9;
+/// PSCI 1.1, and SMCCC 1.1.
+const VERSION_1_1: i32 = 1 << 16 | 1;
 
 /// States, as AFFINITY_INFO says them.
-const ON: u64 = 0;
-const OFF: u64 = 1;
-const PENDING: u64 = 2;
+const ON: u64 = AffinityState::On as u64;
+const OFF: u64 = AffinityState::Off as u64;
+const PENDING: u64 = AffinityState::OnPending as u64;
 
 /// What is known of a CPU. Its caller writes `entry` and `argument` before it makes it pending, itself only `state` after
 /// that.
@@ -76,51 +67,51 @@ pub fn called(number: usize) -> (u64, u64) {
 }
 
 /// Answers a call of non-secure software.
-pub fn call(id: u32, arguments: [u64; 3]) -> i64 {
-    let wide = id & function::WIDE != 0;
+pub fn call(id: u32, arguments: [u64; 3]) -> i32 {
+    let wide = id & SMC64 != 0;
     let narrow = |value: u64| if wide { value } else { value & 0xffff_ffff };
     let [first, second, third] = arguments.map(narrow);
-    match id & !function::WIDE {
-        function::VERSION if !wide => 1 << 16 | 1,
-        function::SMCCC_VERSION if !wide => 1 << 16 | 1,
+    match id & !SMC64 {
+        PSCI_VERSION if !wide => VERSION_1_1,
+        SMCCC_VERSION if !wide => VERSION_1_1,
         // Every state is one from which an interrupt wakes the CPU with everything as it was.
-        function::CPU_SUSPEND => {
+        PSCI_CPU_SUSPEND_32 => {
             cpu::wait_for_interrupt();
             SUCCESS
         }
-        function::CPU_OFF if !wide => off(),
-        function::CPU_ON => on(first, second, third),
-        function::AFFINITY_INFO if second == 0 => match board::cpu_number(first) {
-            Some(number) => STATES[number].state() as i64,
+        PSCI_CPU_OFF if !wide => off(),
+        PSCI_CPU_ON_32 => on(first, second, third),
+        PSCI_AFFINITY_INFO_32 if second == 0 => match board::cpu_number(first) {
+            Some(number) => STATES[number].state() as i32,
             None => INVALID_PARAMETERS,
         },
-        function::AFFINITY_INFO => INVALID_PARAMETERS,
+        PSCI_AFFINITY_INFO_32 => INVALID_PARAMETERS,
         // No secure operating system that would have to move.
-        function::MIGRATE_INFO_TYPE if !wide => 2,
-        function::SYSTEM_OFF if !wide => board::power_off(),
-        function::SYSTEM_RESET if !wide => board::reset(),
-        function::FEATURES if !wide => features(first as u32),
+        PSCI_MIGRATE_INFO_TYPE if !wide => MigrateType::MigrationNotRequired as i32,
+        PSCI_SYSTEM_OFF if !wide => board::power_off(),
+        PSCI_SYSTEM_RESET if !wide => board::reset(),
+        PSCI_FEATURES if !wide => features(first as u32),
         _ => NOT_SUPPORTED,
     }
 }
 
-fn features(id: u32) -> i64 {
+fn features(id: u32) -> i32 {
     match id {
-        function::VERSION
-        | function::SMCCC_VERSION
-        | function::CPU_OFF
-        | function::MIGRATE_INFO_TYPE
-        | function::SYSTEM_OFF
-        | function::SYSTEM_RESET
-        | function::FEATURES => SUCCESS,
-        _ => match id & !function::WIDE {
-            function::CPU_SUSPEND | function::CPU_ON | function::AFFINITY_INFO => SUCCESS,
+        PSCI_VERSION
+        | SMCCC_VERSION
+        | PSCI_CPU_OFF
+        | PSCI_MIGRATE_INFO_TYPE
+        | PSCI_SYSTEM_OFF
+        | PSCI_SYSTEM_RESET
+        | PSCI_FEATURES => SUCCESS,
+        _ => match id & !SMC64 {
+            PSCI_CPU_SUSPEND_32 | PSCI_CPU_ON_32 | PSCI_AFFINITY_INFO_32 => SUCCESS,
             _ => NOT_SUPPORTED,
         },
     }
 }
 
-fn on(affinity: u64, entry: u64, argument: u64) -> i64 {
+fn on(affinity: u64, entry: u64, argument: u64) -> i32 {
     let Some(target) = board::cpu_number(affinity).map(|number| &STATES[number]) else {
         return INVALID_PARAMETERS;
     };

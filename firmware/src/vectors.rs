@@ -76,7 +76,7 @@ extern "C" fn handle(kind: u64, saved: &mut [u64; 4]) {
             if id as u32 == SYSTEM_ERROR {
                 return cpu::pass_system_error();
             }
-            saved[0] = psci::call(id as u32, arguments) as u64;
+            saved[0] = i64::from(psci::call(id as u32, arguments)) as u64;
         }
         1 => gic::take_group0(),
         _ => {

@@ -32,6 +32,14 @@ fn bare_metal_programs(metadata: &Value) -> Result<Vec<String>> {
     Ok(bare_metal_packages(metadata)?.into_iter().filter(is_program).collect())
 }
 
+/// What has to be asked for when a bare-metal package is built, so that nobody builds it for a host by the way.
+pub fn features(metadata: &Value, package: &str) -> Vec<String> {
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.filter(|it| it["name"] == package).filter_map(|it| it["targets"].as_array());
+    let asked = targets.flatten().filter_map(|target| target["required-features"].as_array());
+    asked.flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 /// Packages that run on bare metal: the workspace's members that aren't built by default.
 pub fn bare_metal_packages(metadata: &Value) -> Result<Vec<String>> {
     let ids = |key: &str| -> Vec<&str> {
@@ -55,7 +63,7 @@ pub fn everything(arch: &str) -> Result<()> {
     tool().map(drop)
 }
 
-/// Builds the hypervisor; the flat image's path. With features it is a test image, which a release refuses to be.
+/// Builds the hypervisor; the flat image's path. With more features it is a test image, which a release refuses to be.
 pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
     let elf = elf(arch, HYPERVISOR, features)?;
     let bytes = std::fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
@@ -93,16 +101,18 @@ pub fn hypervisor_elf(arch: &str) -> Result<PathBuf> {
     elf(arch, HYPERVISOR, &[])
 }
 
-/// Builds a bare-metal package; the ELF file's path.
+/// Builds a bare-metal package, with more features than it must have; the ELF file's path.
 fn elf(arch: &str, package: &str, features: &[String]) -> Result<PathBuf> {
     let bare_metal = BareMetal::find(arch)?;
     say::step(format_args!("building {package} ({})", bare_metal.describe()));
     let variant = features.join("-");
     let mut cargo = bare_metal.cargo("rustc", &variant);
     cargo.args(["--release", "--package", package]);
+    let all = [self::features(&metadata()?, package), features.to_vec()].concat();
+    cargo.args(["--features", &all.join(",")]);
     if !features.is_empty() {
         // A protection can be left out only where debug assertions are on.
-        cargo.args(["--features", &features.join(",")]).env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
+        cargo.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
     }
     cargo.arg("--").args(compiler_arguments(arch, package));
     process::run(&mut cargo)?;

@@ -151,9 +151,11 @@ fn clippy_target(job: &Job) -> Result<Count> {
         packages::install(&["rust-web-clippy"], None)?;
     }
     let mut count = Count::default();
-    for package in build::bare_metal_packages(&build::metadata()?)? {
+    let metadata = build::metadata()?;
+    for package in build::bare_metal_packages(&metadata)? {
         let mut cargo = bare_metal.cargo("clippy", "clippy");
-        cargo.args(["--package", &package, "--", "-D", "warnings"]);
+        let features = build::features(&metadata, &package).join(",");
+        cargo.args(["--package", &package, "--features", &features, "--", "-D", "warnings"]);
         count.add(logged(&format!("clippy-{package}"), &mut cargo)?);
     }
     Ok(count)

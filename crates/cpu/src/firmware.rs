@@ -7,6 +7,12 @@
 //! assert_eq!(answers(|_, _| -1).workaround_1, Answer::Unknown);
 //! ```
 
+use smccc::arch::{
+    SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
+    SMCCC_VERSION,
+};
+use smccc::psci::{PSCI_FEATURES, PSCI_VERSION};
+
 /// What the firmware says of one of its workarounds (SMCCC_ARCH_FEATURES).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answer {
@@ -46,18 +52,13 @@ pub struct Firmware {
 #[repr(u32)]
 pub enum Call {
     /// SMCCC_ARCH_WORKAROUND_1.
-    Workaround1 = 0x8000_8000,
+    Workaround1 = SMCCC_ARCH_WORKAROUND_1,
     /// SMCCC_ARCH_WORKAROUND_3.
-    Workaround3 = 0x8000_3fff,
+    Workaround3 = SMCCC_ARCH_WORKAROUND_3,
 }
 
 /// SMCCC_ARCH_WORKAROUND_2 (Arm DEN 0070): with 1 the firmware keeps loads from passing stores on the calling CPU.
-pub const WORKAROUND_2: u32 = 0x8000_7fff;
-
-const PSCI_VERSION: u32 = 0x8400_0000;
-const PSCI_FEATURES: u32 = 0x8400_000a;
-const SMCCC_VERSION: u32 = 0x8000_0000;
-const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
+pub const WORKAROUND_2: u32 = SMCCC_ARCH_WORKAROUND_2;
 
 /// Whether software at EL2 reaches the firmware, which it does by SMC alone: an HVC at EL2 is taken to EL2 itself (DDI 0487, HVC). The
 /// device tree's `method` is meant for EL1: where that is HVC, whoever was to be at EL2 would have answered. What is below EL2 is

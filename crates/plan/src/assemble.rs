@@ -19,19 +19,27 @@ use crate::problem::Rule;
 /// From an ITS's registers to the page with GITS_TRANSLATER (Arm IHI 0069, 12.18).
 const TRANSLATION_FRAME: u64 = 0x1_0000;
 
+/// What the other stages have found for one VM.
+pub(super) struct Parts<'a> {
+    /// The VM, for what is said of it.
+    pub(super) vm: VmRef<'a>,
+    /// Its section of the file.
+    pub(super) config: &'a Vm,
+    /// How its interrupts are delivered.
+    pub(super) mode: Mode,
+    /// Its RAM, and where in the machine that is.
+    pub(super) ram: Vec<(Span<Gpa>, Hpa)>,
+    /// Where its images go.
+    pub(super) load: LoadPlan,
+    /// Where everything else is that it sees.
+    pub(super) layout: &'a Layout,
+    /// Its devices.
+    pub(super) given: &'a [&'a Given<'a>],
+}
+
 /// The plan of one VM.
-#[expect(clippy::too_many_arguments, reason = "it joins the results of all stages")]
-pub(super) fn assemble(
-    vm: VmRef<'_>,
-    config: &Vm,
-    mode: Mode,
-    ram: Vec<(Span<Gpa>, Hpa)>,
-    load: LoadPlan,
-    layout: &Layout,
-    given: &[&Given<'_>],
-    board: &Board<'_>,
-    findings: &mut Findings,
-) -> VmPlan {
+pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findings) -> VmPlan {
+    let Parts { vm, config, mode, ram, load, layout, given } = parts;
     let silent = mode.mode == VMInterruptMode::NoIrq;
     let mut plan = VmPlan {
         id: VmId(vm.index),

@@ -50,6 +50,7 @@ pub use model::*;
 pub use problem::{Problem, Rule};
 pub use show::reset_name;
 
+use assemble::Parts;
 use board::Board;
 use findings::{Bytes, Findings, VmRef};
 use given::Given;
@@ -88,8 +89,8 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         let images = images.vms.get(usize::from(index));
         let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
         if let (Some(ram), Some(load)) = (ram, load) {
-            let plan =
-                assemble::assemble(vm, config, mode, ram, load, &layout, &devices, &board, &mut findings);
+            let parts = Parts { vm, config, mode, ram, load, layout: &layout, given: &devices };
+            let plan = assemble::assemble(parts, &board, &mut findings);
             emulated::check(vm, &plan, &mut findings);
             vms.push(plan);
         }

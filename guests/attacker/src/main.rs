@@ -18,20 +18,13 @@
 //!
 //! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never
 //! gives `edu` an offset outside its internal buffer: that would corrupt QEMU, not test AxVM.
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![no_std]
+#![no_main]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
-#[cfg(target_os = "none")]
 mod attacks;
 
-#[cfg(target_os = "none")]
 use axvm_guest_runtime::{board, edu, machine, println, registers};
 
-#[cfg(target_os = "none")]
 axvm_guest_runtime::entry!("ATTACK", attacks::run);
-
-/// On a host there is nothing to attack.
-#[cfg(not(target_os = "none"))]
-fn main() {}

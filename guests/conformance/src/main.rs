@@ -15,23 +15,14 @@
 //! - the priority of an interrupt that is changed while it is active.
 //!
 //! What the board must have: a GICv3 with an ITS, a PL061 and a PL031 with lines, two NVMe controllers, and a second CPU.
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![no_std]
+#![no_main]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
-#[cfg(target_os = "none")]
 mod cpu;
-#[cfg(target_os = "none")]
 mod frames;
-#[cfg(target_os = "none")]
 mod scenarios;
-#[cfg(target_os = "none")]
 mod second;
 
-#[cfg(target_os = "none")]
 axvm_guest_runtime::entry!("CONFORMANCE", scenarios::run);
-
-/// On a host there is nothing to say.
-#[cfg(not(target_os = "none"))]
-fn main() {}

@@ -10,19 +10,12 @@
 //! or `PROBE name skipped: why`, then `PROBE done`, and it powers itself off. See [`probes::ALL`] for the names, and
 //! [`measure`] for what exactly lies between the two readings of the counter. What the board must have for all of them:
 //! a GICv3 with ITS, a PL031, a PL061, an `edu` on the root bus and a second CPU.
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![no_std]
+#![no_main]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
-#[cfg(target_os = "none")]
 mod measure;
-#[cfg(target_os = "none")]
 mod probes;
 
-#[cfg(target_os = "none")]
 axvm_guest_runtime::entry!("PROBE", probes::run);
-
-/// On a host there is nothing to measure.
-#[cfg(not(target_os = "none"))]
-fn main() {}

@@ -12,6 +12,7 @@ use axvm_guest_runtime::its::Its;
 use axvm_guest_runtime::machine::{self, Start, store32};
 use axvm_guest_runtime::println;
 use axvm_platform::model::PlatformDevice;
+use smccc::psci::PSCI_VERSION;
 
 use crate::measure::{self, Quiet};
 
@@ -48,7 +49,6 @@ pub const ALL: &[Named] = &[
     ("ipi", ipi),
 ];
 
-const PSCI_VERSION: u32 = 0x8400_0000;
 const GICD_CTLR: u64 = 0x000;
 const GICD_TYPER: u64 = 0x004;
 const GICD_ISENABLER: u64 = 0x100;

@@ -4,6 +4,8 @@ use alloc::format;
 use alloc::string::String;
 
 use axvm_platform::model::PsciConduit;
+use smccc::arch::SMCCC_ARCH_WORKAROUND_2;
+use smccc::psci::{PSCI_AFFINITY_INFO_64, PSCI_CPU_ON_64, PSCI_MIGRATE_64, PSCI_SYSTEM_OFF};
 
 use crate::board::Board;
 use crate::machine::{Fault, call, has_system_error, load32, store32, take_system_error};
@@ -48,11 +50,11 @@ pub fn unknown_calls(_: &Board) -> String {
         0x8300_0000, // OEM service
         0x8400_ff00, // standard service, no function
         0xc400_ffff,
-        0x8600_ff01, // hypervisor's vendor service
-        0xb200_0000, // trusted application
-        0xbf00_ff00, // trusted OS
-        0x8000_7fff, // architecture, no function
-        0x0000_0000, // a yielding call of old
+        0x8600_ff01,             // hypervisor's vendor service
+        0xb200_0000,             // trusted application
+        0xbf00_ff00,             // trusted OS
+        SMCCC_ARCH_WORKAROUND_2, // of the architecture, and not there
+        0x0000_0000,             // a yielding call of old
         0x7fff_ffff,
     ];
     for conduit in [PsciConduit::Hvc, PsciConduit::Smc] {
@@ -70,14 +72,11 @@ pub fn unknown_calls(_: &Board) -> String {
 
 /// PSCI calls about CPUs that aren't the VM's.
 pub fn calls_for_others(board: &Board) -> String {
-    const CPU_ON: u32 = 0xc400_0003;
-    const AFFINITY_INFO: u32 = 0xc400_0004;
-    const MIGRATE: u32 = 0xc400_0005;
     let own = |mpidr: u64| board.platform.cpus.iter().any(|cpu| cpu.mpidr == mpidr);
     let mut tried = 0;
     for conduit in [PsciConduit::Hvc, PsciConduit::Smc] {
         for mpidr in (0..16).chain([0x100, 0x1_0000, 0x1_0000_0000, u64::MAX]).filter(|&mpidr| !own(mpidr)) {
-            for function in [CPU_ON, AFFINITY_INFO, MIGRATE] {
+            for function in [PSCI_CPU_ON_64, PSCI_AFFINITY_INFO_64, PSCI_MIGRATE_64] {
                 // 0 is success for the first, "on" for the second; errors are negative.
                 if let Some(result) = call(conduit, function, [mpidr, board.scratch, 0])
                     && (result as u32).cast_signed() >= 0
@@ -95,9 +94,8 @@ pub fn calls_for_others(board: &Board) -> String {
 
 /// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by SMC: it must end this VM and no more. A neighbour says whether it still runs.
 pub fn system_off(_: &Board) -> String {
-    const SYSTEM_OFF: u32 = 0x8400_0008;
     println!("ATTACK smc-system-off calls");
-    match call(PsciConduit::Smc, SYSTEM_OFF, [0; 3]) {
+    match call(PsciConduit::Smc, PSCI_SYSTEM_OFF, [0; 3]) {
         Some(result) => format!("broken: SYSTEM_OFF came back with {result:#x}"),
         None => "broken: SYSTEM_OFF gave an exception".into(),
     }

@@ -6,6 +6,7 @@ use alloc::string::String;
 use axvm_guest_runtime::gic::{Gic, LPI};
 use axvm_guest_runtime::icc;
 use axvm_platform::model::PsciConduit;
+use smccc::psci::PSCI_CPU_SUSPEND_64;
 
 use crate::board::Board;
 use crate::edu::{ACKNOWLEDGE, DMA_DONE, Edu, requester_id};
@@ -14,7 +15,6 @@ use crate::machine::{Fault, call, frequency, mpidr, now, start_timer, stop_timer
 /// PSCI CPU_SUSPEND (Arm DEN 0022, 5.4) in a standby state, beside a transfer at whose end `edu` sends an MSI: a tenth of a second
 /// later. A timer that fires much later ends a sleep that nothing else ends.
 pub fn suspended(board: &Board) -> String {
-    const CPU_SUSPEND: u32 = 0xc400_0001;
     const TIMES: u32 = 3;
     let test = || {
         let (Some(edu), Some(id)) = (Edu::find(&board.platform), requester_id(&board.platform)) else {
@@ -33,7 +33,8 @@ pub fn suspended(board: &Board) -> String {
             let start = now();
             start_timer(frequency() * 2);
             edu.read_and_tell(board.scratch)?;
-            let answer = call(board.platform.psci.unwrap_or(PsciConduit::Hvc), CPU_SUSPEND, [0, 0, 0]);
+            let answer =
+                call(board.platform.psci.unwrap_or(PsciConduit::Hvc), PSCI_CPU_SUSPEND_64, [0, 0, 0]);
             let woken_by = icc::acknowledge();
             stop_timer();
             store32(edu.registers + ACKNOWLEDGE, DMA_DONE)?;

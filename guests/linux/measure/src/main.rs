@@ -7,19 +7,11 @@
 //! measure reads DISK COUNT ROUNDS   reads of 4 KiB past the page cache, one after the other
 //! measure pings ADDRESS COUNT ROUNDS    echo requests, each answered before the next
 //! ```
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![no_std]
+#![no_main]
 
-#[cfg(target_os = "none")]
 mod linux;
-#[cfg(target_os = "none")]
 mod mark;
-#[cfg(target_os = "none")]
 mod ping;
-#[cfg(target_os = "none")]
 mod start;
-#[cfg(target_os = "none")]
 mod work;
-
-/// On a host there is nothing to measure.
-#[cfg(not(target_os = "none"))]
-fn main() {}

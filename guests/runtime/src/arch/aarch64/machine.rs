@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_platform::model::PsciConduit;
+use smccc::psci::{AffinityState, PSCI_AFFINITY_INFO_64, PSCI_CPU_OFF, PSCI_CPU_ON_64, PSCI_SYSTEM_OFF};
 
 /// Synchronous exceptions so far; the vectors count them. One CPU, so relaxed loads do.
 pub static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -136,31 +137,27 @@ unsafe extern "C" {
 ///
 /// The stack must be that CPU's alone, and memory that nothing else uses.
 pub unsafe fn start_cpu(conduit: PsciConduit, mpidr: u64, start: &'static Start) -> bool {
-    const CPU_ON: u32 = 0xc400_0003;
     let entry = &raw const secondary_start as u64;
-    call(conduit, CPU_ON, [mpidr, entry, core::ptr::from_ref(start) as u64]) == Some(0)
+    call(conduit, PSCI_CPU_ON_64, [mpidr, entry, core::ptr::from_ref(start) as u64]) == Some(0)
 }
 
 /// PSCI CPU_OFF (Arm DEN 0022, 5.5): the calling CPU goes off.
 pub fn stop_cpu(conduit: PsciConduit) {
-    const CPU_OFF: u32 = 0x8400_0002;
-    let _ = call(conduit, CPU_OFF, [0; 3]);
+    let _ = call(conduit, PSCI_CPU_OFF, [0; 3]);
 }
 
 /// PSCI AFFINITY_INFO (Arm DEN 0022, 5.7): whether the CPU with this MPIDR affinity is off.
 pub fn is_cpu_off(conduit: PsciConduit, mpidr: u64) -> bool {
-    const AFFINITY_INFO: u32 = 0xc400_0004;
-    call(conduit, AFFINITY_INFO, [mpidr, 0, 0]) == Some(1)
+    call(conduit, PSCI_AFFINITY_INFO_64, [mpidr, 0, 0]) == Some(AffinityState::Off as u64)
 }
 
 /// PSCI SYSTEM_OFF (Arm DEN 0022, 5.1.9) by the given conduit, then by both.
 pub fn power_off(conduit: Option<PsciConduit>) -> ! {
-    const SYSTEM_OFF: u32 = 0x8400_0008;
     if let Some(conduit) = conduit {
-        let _ = call(conduit, SYSTEM_OFF, [0; 3]);
+        let _ = call(conduit, PSCI_SYSTEM_OFF, [0; 3]);
     }
-    let _ = call(PsciConduit::Hvc, SYSTEM_OFF, [0; 3]);
-    let _ = call(PsciConduit::Smc, SYSTEM_OFF, [0; 3]);
+    let _ = call(PsciConduit::Hvc, PSCI_SYSTEM_OFF, [0; 3]);
+    let _ = call(PsciConduit::Smc, PSCI_SYSTEM_OFF, [0; 3]);
     loop {
         // SAFETY: waiting touches nothing.
         unsafe { asm!("wfi") };

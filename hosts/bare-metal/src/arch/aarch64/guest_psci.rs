@@ -2,43 +2,29 @@
 //! to the firmware but questions about its workarounds.
 
 use axvm::vm::{NotOff, Power, Start};
+use smccc::arch::{
+    SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
+    SMCCC_VERSION,
+};
+use smccc::psci::error::{
+    ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
+};
+use smccc::psci::{
+    AffinityState, MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32,
+    PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
+};
 
 use super::psci;
 use super::vcpu::Context;
 use crate::vm::{StopReason, Vm};
 
-/// Function ids, without the bit that tells 64-bit calls (bit 30).
-mod function {
-    pub const VERSION: u32 = 0x8400_0000;
-    pub const CPU_SUSPEND: u32 = 0x8400_0001;
-    pub const CPU_OFF: u32 = 0x8400_0002;
-    pub const CPU_ON: u32 = 0x8400_0003;
-    pub const AFFINITY_INFO: u32 = 0x8400_0004;
-    pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-    pub const SYSTEM_OFF: u32 = 0x8400_0008;
-    pub const SYSTEM_RESET: u32 = 0x8400_0009;
-    pub const FEATURES: u32 = 0x8400_000a;
-    pub const SMCCC_VERSION: u32 = 0x8000_0000;
-    pub const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-    pub const ARCH_WORKAROUND_1: u32 = 0x8000_8000;
-    pub const ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
-    pub const ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
-}
-
 /// A call by its 64-bit convention.
 const SMC64: u32 = 1 << 30;
 
-const SUCCESS: i64 = 0;
-const NOT_SUPPORTED: i64 = -1;
-const INVALID_PARAMETERS: i64 = -2;
-const ALREADY_ON: i64 = -4;
-const ON_PENDING: i64 = -5;
-const INVALID_ADDRESS: i64 = -9;
-
 /// PSCI 1.1.
-const PSCI_VERSION: i64 = 0x1_0001;
+const PSCI_1_1: i32 = 0x1_0001;
 /// SMCCC 1.1.
-const SMCCC_VERSION: i64 = 0x1_0001;
+const SMCCC_1_1: i32 = 0x1_0001;
 
 /// What the caller has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +42,8 @@ pub enum After {
 /// The answer to a call that is always the same, does nothing, and has no arguments.
 pub fn constant(id: u32) -> Option<u64> {
     match id {
-        function::VERSION => Some(PSCI_VERSION as u64),
-        function::SMCCC_VERSION => Some(SMCCC_VERSION as u64),
+        PSCI_VERSION => Some(PSCI_1_1 as u64),
+        SMCCC_VERSION => Some(SMCCC_1_1 as u64),
         _ => None,
     }
 }
@@ -71,86 +57,82 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
     let (first, second, third) = (argument(1), argument(2), argument(3));
     let mut after = After::Resume;
     let answer = match id {
-        function::VERSION => PSCI_VERSION,
-        function::FEATURES => match first as u32 {
-            function::VERSION
-            | function::CPU_OFF
-            | function::SYSTEM_OFF
-            | function::SYSTEM_RESET
-            | function::FEATURES
-            | function::MIGRATE_INFO_TYPE
-            | function::SMCCC_VERSION => SUCCESS,
-            it if matches!(
-                it & !SMC64,
-                function::CPU_SUSPEND | function::CPU_ON | function::AFFINITY_INFO
-            ) =>
-            {
+        PSCI_VERSION => PSCI_1_1,
+        PSCI_FEATURES => match first as u32 {
+            PSCI_VERSION
+            | PSCI_CPU_OFF
+            | PSCI_SYSTEM_OFF
+            | PSCI_SYSTEM_RESET
+            | PSCI_FEATURES
+            | PSCI_MIGRATE_INFO_TYPE
+            | SMCCC_VERSION => SUCCESS,
+            it if matches!(it & !SMC64, PSCI_CPU_SUSPEND_32 | PSCI_CPU_ON_32 | PSCI_AFFINITY_INFO_32) => {
                 SUCCESS
             }
             _ => NOT_SUPPORTED,
         },
         // No trusted OS that would have to migrate.
-        function::MIGRATE_INFO_TYPE => 2,
-        function::CPU_OFF => {
+        PSCI_MIGRATE_INFO_TYPE => MigrateType::MigrationNotRequired as i32,
+        PSCI_CPU_OFF => {
             after = After::Off;
             SUCCESS
         }
-        function::SYSTEM_OFF => {
+        PSCI_SYSTEM_OFF => {
             after = After::Stop(StopReason::SystemOff);
             SUCCESS
         }
-        function::SYSTEM_RESET => {
+        PSCI_SYSTEM_RESET => {
             after = After::Stop(StopReason::SystemReset);
             SUCCESS
         }
-        function::SMCCC_VERSION => SMCCC_VERSION,
-        function::SMCCC_ARCH_FEATURES => match first as u32 {
-            function::SMCCC_VERSION | function::SMCCC_ARCH_FEATURES => SUCCESS,
-            it
-            @ (function::ARCH_WORKAROUND_1 | function::ARCH_WORKAROUND_2 | function::ARCH_WORKAROUND_3) => {
-                i64::from(workaround(it))
+        SMCCC_VERSION => SMCCC_1_1,
+        SMCCC_ARCH_FEATURES => match first as u32 {
+            SMCCC_VERSION | SMCCC_ARCH_FEATURES => SUCCESS,
+            it @ (SMCCC_ARCH_WORKAROUND_1 | SMCCC_ARCH_WORKAROUND_2 | SMCCC_ARCH_WORKAROUND_3) => {
+                workaround(it)
             }
             _ => NOT_SUPPORTED,
         },
         // What the firmware would do on a core's behalf: it has been done on the way in here, or isn't needed.
-        function::ARCH_WORKAROUND_1 | function::ARCH_WORKAROUND_3 if workaround(id) >= 0 => {
+        SMCCC_ARCH_WORKAROUND_1 | SMCCC_ARCH_WORKAROUND_3 if workaround(id) >= 0 => {
             psci::smccc_query(id, 0);
             SUCCESS
         }
         // On for good, or not needed: a guest that asks for less gets no less.
-        function::ARCH_WORKAROUND_2 if workaround(id) >= 0 => SUCCESS,
+        SMCCC_ARCH_WORKAROUND_2 if workaround(id) >= 0 => SUCCESS,
         it => match it & !SMC64 {
-            function::CPU_SUSPEND => {
+            PSCI_CPU_SUSPEND_32 => {
                 after = After::Suspend;
                 SUCCESS
             }
-            function::CPU_ON => cpu_on(vm, first, second, third),
+            PSCI_CPU_ON_32 => cpu_on(vm, first, second, third),
             // Affinity level 0 only.
-            function::AFFINITY_INFO if second == 0 => match vm.vcpu_by_mpidr(first) {
+            PSCI_AFFINITY_INFO_32 if second == 0 => match vm.vcpu_by_mpidr(first) {
                 Some(target) => affinity_info(vm.power(target)),
                 None => INVALID_PARAMETERS,
             },
-            function::AFFINITY_INFO => INVALID_PARAMETERS,
+            PSCI_AFFINITY_INFO_32 => INVALID_PARAMETERS,
             _ => {
                 vm.count_refused_hypercall();
                 NOT_SUPPORTED
             }
         },
     };
-    context.set_x(0, answer as u64);
+    context.set_x(0, i64::from(answer) as u64);
     after
 }
 
 /// AFFINITY_INFO (DEN 0022, 5.7).
-fn affinity_info(power: Power) -> i64 {
-    match power {
-        Power::On => 0,
-        Power::Off => 1,
-        Power::Starting => 2,
-    }
+fn affinity_info(power: Power) -> i32 {
+    let state = match power {
+        Power::On => AffinityState::On,
+        Power::Off => AffinityState::Off,
+        Power::Starting => AffinityState::OnPending,
+    };
+    state as i32
 }
 
-fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i64 {
+fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i32 {
     let Some(target) = vm.vcpu_by_mpidr(mpidr) else { return INVALID_PARAMETERS };
     if !vm.is_ram(entry) {
         return INVALID_ADDRESS;
@@ -167,7 +149,7 @@ fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i64 {
 fn workaround(function: u32) -> i32 {
     const NOT_NEEDED: i32 = 1;
     match psci::workaround(function) {
-        0 if function == self::function::ARCH_WORKAROUND_2 => NOT_NEEDED,
+        0 if function == SMCCC_ARCH_WORKAROUND_2 => NOT_NEEDED,
         answer => answer,
     }
 }
