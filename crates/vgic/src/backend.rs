@@ -24,6 +24,9 @@ pub struct PhysicalState {
     pub active: bool,
 }
 
+/// How many LPIs' pending state is moved at once.
+pub const LPI_PIECE: usize = 512;
+
 /// The address isn't in the VM's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not in the guest's memory")]
@@ -167,6 +170,26 @@ pub trait Backend: Send + Sync {
         event: ItsEventId,
         enabled: bool,
         priority: u8,
+    ) -> Result<(), BackendError>;
+
+    /// Has LPIs reach `vcpu`, which none do at first: asked only where they reach the guest from the hardware. Nothing is pending
+    /// there but what comes from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if it couldn't be done.
+    fn start_lpis(&self, vcpu: VcpuId) -> Result<(), BackendError>;
+
+    /// Has no LPIs reach `vcpu` any more, and takes what is pending there: `pending` is told, of [`LPI_PIECE`] LPIs from a first one
+    /// on, which were, a bit each. It is the virtual GIC's, which may use the guest's memory meanwhile, and nothing else of this.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if it couldn't be done.
+    fn stop_lpis(
+        &self,
+        vcpu: VcpuId,
+        pending: &mut dyn FnMut(Intid, &[u8; LPI_PIECE / 8]),
     ) -> Result<(), BackendError>;
 
     /// Reads the VM's RAM.

@@ -54,6 +54,9 @@ pub struct ItsConfig {
     /// The hardware delivers them to the vCPUs (GICv4): an event is mapped to the virtual LPI of the guest's own number, and is
     /// in no list register. With [`VgicConfig::direct`] it means nothing.
     pub virtual_lpis: bool,
+    /// Where the hardware delivers them, it can't be kept from that again: GICR_CTLR.EnableLPIs stays one once it is, which the
+    /// architecture permits (IHI 0069, GICR_CTLR.CES).
+    pub lpis_stay_enabled: bool,
 }
 
 /// Interrupts that reach the guest without the hypervisor.
@@ -215,6 +218,11 @@ impl VgicConfig {
     /// Whether LPIs reach the guest from the hardware, under the guest's own numbers: physical or virtual ones.
     pub(crate) fn hardware_lpis(&self) -> bool {
         self.its.as_ref().is_some_and(|its| self.direct.is_some() || its.virtual_lpis)
+    }
+
+    /// Whether LPIs that are enabled can be disabled.
+    pub(crate) fn lpis_can_be_disabled(&self) -> bool {
+        !self.hardware_lpis() || self.its.as_ref().is_some_and(|its| !its.lpis_stay_enabled)
     }
 
     /// The number of INTID bits of the whole GIC.

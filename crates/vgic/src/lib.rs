@@ -62,7 +62,7 @@ mod switches;
 mod vgic;
 
 pub use at_once::{HardwareLists, Local, Message};
-pub use backend::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
+pub use backend::{Backend, BackendError, LPI_PIECE, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,
 };

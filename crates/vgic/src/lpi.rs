@@ -2,6 +2,7 @@
 
 use axvm_addr::{Intid, VcpuId};
 
+use crate::backend::LPI_PIECE;
 use crate::interrupts::{Handle, Interrupts};
 use crate::irq::{Irq, Kind};
 use crate::spec::redistributor::LpiProperty;
@@ -19,20 +20,36 @@ impl Interrupts {
         }
     }
 
-    /// Takes the pending state of the first LPI from this number on that is pending for a vCPU. Returns which that was. What is in a
-    /// list register of another vCPU than `current` may have been taken there, and is left alone: if it hasn't, it stays pending.
-    pub(crate) fn take_pending_lpi(&mut self, current: VcpuId, vcpu: VcpuId, from: u32) -> Option<Intid> {
+    /// Takes the pending state of LPIs that are pending for a vCPU: of the first from this number on, and of those in one piece with it
+    /// ([`LPI_PIECE`]). Returns where the piece begins, and a bit for each. What is in a list register of another vCPU than `current`
+    /// may have been taken there, and is left alone: if it hasn't, it stays pending.
+    pub(crate) fn take_pending_lpis(
+        &mut self,
+        current: VcpuId,
+        vcpu: VcpuId,
+        from: u32,
+    ) -> Option<(u32, [u8; LPI_PIECE / 8])> {
         let pending = |irq: &Irq| {
             let known = irq.held.is_none_or(|held| held.vcpu == current);
             irq.target == Some(vcpu) && known && irq.shows_pending()
         };
-        let first = self.lpis.find_index(&from).unwrap_or_else(|at| at);
-        let mut rest = (first..self.lpis.len()).filter_map(|index| self.lpis.get_indexed(index));
-        let (lpi, handle) = rest.find(|(_, handle)| self.irq(**handle).is_some_and(pending))?;
-        let (lpi, handle) = (Intid(*lpi), *handle);
-        self.clear_lpi(handle);
-        self.end_stray(handle);
-        Some(lpi)
+        let mut piece = None;
+        let mut index = self.lpis.find_index(&from).unwrap_or_else(|at| at);
+        while let Some((&lpi, &handle)) = self.lpis.get_indexed(index) {
+            index += 1;
+            if !self.irq(handle).is_some_and(pending) {
+                continue;
+            }
+            let (first, bits) = piece.get_or_insert((lpi & !(LPI_PIECE as u32 - 1), [0; LPI_PIECE / 8]));
+            let Some(byte) = bits.get_mut(((lpi - *first) / 8) as usize) else { break };
+            *byte |= 1 << (lpi % 8);
+            self.clear_lpi(handle);
+            if self.end_stray(handle) {
+                // It is no more, and the next one has its place.
+                index -= 1;
+            }
+        }
+        piece
     }
 
     /// Makes an LPI pending for a vCPU that no event is mapped to, until it is taken. Whether there was room for it.
@@ -61,13 +78,14 @@ impl Interrupts {
         }
     }
 
-    fn end_stray(&mut self, handle: Handle) {
-        if let Some(irq) = self.irq_mut(handle)
-            && core::mem::take(&mut irq.stray)
-        {
+    /// Forgets that it is pending without an event. Whether it was.
+    fn end_stray(&mut self, handle: Handle) -> bool {
+        let stray = self.irq_mut(handle).is_some_and(|irq| core::mem::take(&mut irq.stray));
+        if stray {
             self.strays = self.strays.saturating_sub(1);
             self.unbind_lpi(handle);
         }
+        stray
     }
 
     /// Takes one of these away that may not have been taken. For which vCPU it was.

@@ -44,11 +44,14 @@ impl LpiTables {
         self.cpus.fill(CpuTables::RESET);
     }
 
-    /// Where a vCPU's LPI pending table is, and whether it has nothing pending when LPIs are enabled.
-    pub(crate) fn pending(&self, vcpu: VcpuId) -> (Gpa, bool) {
-        self.cpus
-            .get(usize::from(vcpu.0))
-            .map_or((Gpa(0), true), |own| (Gpa(pendbaser_address(own.pendbaser)), own.zero))
+    /// Where a vCPU's LPI pending table is.
+    pub(crate) fn pending(&self, vcpu: VcpuId) -> Gpa {
+        self.cpus.get(usize::from(vcpu.0)).map_or(Gpa(0), |own| Gpa(pendbaser_address(own.pendbaser)))
+    }
+
+    /// LPIs are enabled: whether the guest has said that the table is zero, which holds for this once.
+    pub(crate) fn take_zero(&mut self, vcpu: VcpuId) -> bool {
+        self.cpus.get_mut(usize::from(vcpu.0)).is_none_or(|own| core::mem::take(&mut own.zero))
     }
 }
 
@@ -106,7 +109,8 @@ impl Redistributors {
         let value = match offset {
             CTLR if self.has_lpis() => {
                 let enabled = self.0.with(Some(vcpu), |state| state.cpu(cpu).is_some_and(|c| c.lpis_enabled));
-                CTLR_CES | if enabled { CTLR_ENABLE_LPIS } else { 0 }
+                let clears = if self.0.config().lpis_can_be_disabled() { CTLR_CES } else { 0 };
+                clears | if enabled { CTLR_ENABLE_LPIS } else { 0 }
             }
             IIDR => spec::IIDR,
             WAKER => {
@@ -147,29 +151,31 @@ impl Redistributors {
             return;
         }
         match offset {
-            CTLR if self.has_lpis() => {
-                let enable = value as u32 & CTLR_ENABLE_LPIS != 0;
-                let changed = self.0.with(Some(vcpu), |state| {
-                    let own = state.cpu_mut(cpu)?;
-                    if core::mem::replace(&mut own.lpis_enabled, enable) == enable {
-                        return None;
-                    }
-                    state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
-                    Some(())
-                });
-                if changed.is_some()
-                    && let Some(its) = &self.0.its
-                {
-                    its.lock().switch_lpis(&self.0, vcpu, cpu, enable);
-                }
-                self.0.retell_lpis(Some(vcpu));
-            }
+            CTLR => self.switch_lpis(vcpu, cpu, value as u32 & CTLR_ENABLE_LPIS != 0),
             WAKER => {
                 if let Some(own) = self.0.lpi_tables.lock().cpus.get_mut(usize::from(cpu.0)) {
                     own.asleep = value as u32 & WAKER_PROCESSOR_SLEEP != 0;
                 }
             }
             _ => {}
+        }
+    }
+
+    fn switch_lpis(&self, vcpu: VcpuId, cpu: VcpuId, enable: bool) {
+        // Held by whoever switches, so that two who do, one on and one off, do all of it one after the other.
+        let Some(mut its) = self.0.its.as_ref().map(|its| its.lock()) else { return };
+        let may_disable = self.0.config().lpis_can_be_disabled();
+        let changed = self.0.with(Some(vcpu), |state| {
+            let own = state.cpu_mut(cpu)?;
+            if own.lpis_enabled == enable || !(enable || may_disable) {
+                return None;
+            }
+            own.lpis_enabled = enable;
+            state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
+            Some(())
+        });
+        if changed.is_some() {
+            its.switch_lpis(&self.0, vcpu, cpu, enable);
         }
     }
 

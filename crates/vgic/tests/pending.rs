@@ -293,3 +293,65 @@ fn a_direct_guest_has_what_no_event_is_mapped_to_left_in_its_table() {
     bench.settle();
     assert_eq!((bench.listed(0), table(&bench, 0)), (vec![], vec![8210]));
 }
+
+#[test]
+fn what_the_hardware_has_pending_when_lpis_are_disabled_is_in_the_table() {
+    for hardware in [Hardware::All, Hardware::Virtual] {
+        let bench = bench(hardware);
+        bench.machine.message(0x10, 1);
+        enable(&bench, 0, true, PTZ);
+        enable(&bench, 1, true, PTZ);
+        put(&bench, 0, 8300);
+        for event in [2, 4, 7] {
+            bench.machine.message(0x10, event);
+        }
+        bench.gicr.write(V0, 0, Width::B4, 0);
+        assert_eq!(table(&bench, 0), [8194, 8196, 8300], "what was there stays");
+        // Nobody hears of one that comes now, nor of a command.
+        bench.machine.message(0x10, 3);
+        bench.command(Command::Int { device: DEVICE, event: ItsEventId(3) }.encode());
+        assert_eq!(*bench.machine.lpis_pending.lock().unwrap(), [(1, 8199)].into(), "the other CPU's");
+        bench.machine.triggered.lock().unwrap().clear();
+        bench.gicr.write(V0, 0, Width::B4, 1);
+        assert_eq!(*bench.machine.triggered.lock().unwrap(), [(0x10, 2), (0x10, 4)]);
+        assert_eq!(*bench.machine.lpis_pending.lock().unwrap(), [(0, 8194), (0, 8196), (1, 8199)].into());
+        assert_eq!((table(&bench, 0), bench.errors()), (vec![8300], 0));
+        assert!(bench.machine.event(0x10, 2).unwrap().enabled, "the hardware is told anew");
+    }
+}
+
+#[test]
+fn where_the_hardware_cannot_be_stopped_lpis_stay_enabled() {
+    for hardware in [Hardware::Nothing, Hardware::Virtual, Hardware::All] {
+        let mut config = config(1, vec![], 4);
+        let its = config.its.as_mut().unwrap();
+        (its.virtual_lpis, its.lpis_stay_enabled) = (hardware == Hardware::Virtual, true);
+        config.direct = (hardware == Hardware::All).then_some(Direct { reserved_sgis: 0 });
+        let bench = Bench::started(config);
+        let switched = |value: u64| {
+            bench.gicr.write(V0, 0, Width::B4, value);
+            bench.gicr.read(V0, 0, Width::B4)
+        };
+        let seen = [0, 1, 0, 1].map(switched);
+        match hardware {
+            Hardware::Nothing => assert_eq!(seen, [2, 3, 2, 3], "the hardware has no part in it"),
+            Hardware::Virtual | Hardware::All => assert_eq!(seen, [0, 1, 1, 1]),
+        }
+    }
+}
+
+#[test]
+fn many_that_are_pending_are_put_back_by_pieces() {
+    let bench = bench(Hardware::Nothing);
+    for number in 8..32 {
+        map(&bench, number, 0);
+    }
+    enable(&bench, 0, true, PTZ);
+    for event in (0..32).filter(|event| *event != 7) {
+        assert!(bench.vgic.hardware_lpi(DEVICE, ItsEventId(event)));
+    }
+    let before = bench.machine.reads.load(Ordering::Relaxed);
+    bench.gicr.write(V0, 0, Width::B4, 0);
+    assert_eq!(bench.machine.reads.load(Ordering::Relaxed) - before, 1);
+    assert_eq!(table(&bench, 0), (8192..8224).filter(|lpi| *lpi != 8199).collect::<Vec<u32>>());
+}

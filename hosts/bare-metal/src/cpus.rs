@@ -122,7 +122,6 @@ impl Cpu {
     /// Gives it a vCPU to run; it stays with it until the VM stops.
     pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
         let host = vm.host();
-        host.prepare_cpu(self.id, !vm.takes_interrupts());
         *self.vcpu.lock() = Some((vm, vcpu));
         self.kick(&host.gic);
     }

@@ -313,7 +313,7 @@ fn take_over(
 impl Host {
     /// Brings up the calling CPU's part of the interrupt controller.
     pub fn init_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
-        self.gic.init_cpu(cpu, (!self.its.is_empty()).then(|| self.lpis.properties()))
+        self.gic.init_cpu(cpu, self.has_lpis().then(|| self.lpis.properties()))
     }
 
     /// Makes a CPU's own interrupts ready for a VM, which it has until [`Host::leave_cpu`]. `injected`: by list registers.
@@ -322,13 +322,27 @@ impl Host {
         if let Some(maintenance) = self.platform.gic.as_ref().and_then(|gic| gic.maintenance) {
             self.gic.enable_private(cpu, maintenance.intid, injected);
         }
+        // A guest that takes physical LPIs finds them disabled. Nothing of an earlier one's is pending: its events were unmapped.
+        if !injected
+            && self.has_lpis()
+            && let Err(error) = self.gic.stop_lpis(cpu, |_, _| {})
+        {
+            log::error!("CPU {cpu}: {error}");
+        }
     }
 
     /// On a CPU that a VM has had: nothing of the VM's is pending, active or enabled there any more, and whoever gets it next finds it
     /// as after power-on.
     pub fn leave_cpu(&self, cpu: CpuId) -> Result<(), GicError> {
         gic::take_interface();
+        if self.has_lpis() {
+            self.gic.start_lpis(cpu)?;
+        }
         self.gic.reset_private(cpu)
+    }
+
+    fn has_lpis(&self) -> bool {
+        !self.its.is_empty()
     }
 
     /// Wakes the hypervisor's CPU, so that it looks around.

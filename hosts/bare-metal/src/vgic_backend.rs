@@ -1,12 +1,13 @@
 //! What the virtual GIC of a VM has done in hardware.
 
 use alloc::vec::Vec;
+use core::fmt::Display;
 
 use axvm::events::Kind;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
 use axvm_plan::VmPlan;
 use axvm_plan::config::VMInterruptMode;
-use axvm_vgic::{Backend, BackendError, NotGuestMemory, PhysicalState, SpiSettings, Violation};
+use axvm_vgic::{Backend, BackendError, LPI_PIECE, NotGuestMemory, PhysicalState, SpiSettings, Violation};
 use spin::Mutex;
 
 use crate::arch::gic;
@@ -115,6 +116,12 @@ impl GicBackend {
             Delivery::VirtualLpis(processors) => processors.properties(),
             Delivery::Injected | Delivery::Direct => self.host.lpis.properties(),
         }
+    }
+
+    /// A CPU's LPIs could be switched neither on nor off.
+    fn unswitched(&self, vcpu: VcpuId, error: &dyn Display) -> BackendError {
+        log::error!("VM {}: the LPIs of vCPU {vcpu}: {error}", self.vm);
+        BackendError::Timeout
     }
 
     fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
@@ -265,6 +272,34 @@ impl Backend for GicBackend {
             Delivery::Injected | Delivery::Direct => self.priority(priority),
         };
         self.its()?.configure_event(self.properties(), device, event, (priority, enabled)).map_err(error)
+    }
+
+    fn start_lpis(&self, vcpu: VcpuId) -> Result<(), BackendError> {
+        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
+        match &self.delivery {
+            Delivery::VirtualLpis(processors) => processors
+                .start(self.its()?, &self.host.gic, vcpu)
+                .map_err(|error| self.unswitched(vcpu, &error)),
+            Delivery::Direct => self.host.gic.start_lpis(cpu).map_err(|error| self.unswitched(vcpu, &error)),
+            Delivery::Injected => Err(BackendError::Unknown),
+        }
+    }
+
+    fn stop_lpis(
+        &self,
+        vcpu: VcpuId,
+        pending: &mut dyn FnMut(Intid, &[u8; LPI_PIECE / 8]),
+    ) -> Result<(), BackendError> {
+        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
+        match &self.delivery {
+            Delivery::VirtualLpis(processors) => processors
+                .stop(self.its()?, &self.host.gic, vcpu, pending)
+                .map_err(|error| self.unswitched(vcpu, &error)),
+            Delivery::Direct => {
+                self.host.gic.stop_lpis(cpu, pending).map_err(|error| self.unswitched(vcpu, &error))
+            }
+            Delivery::Injected => Err(BackendError::Unknown),
+        }
     }
 
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {

@@ -68,6 +68,10 @@ impl Vm {
         if self.core.start().is_err() {
             return;
         }
+        // All before the first runs: what it does with the redistributors of the others comes after.
+        for vcpu in &self.vcpus {
+            self.host().prepare_cpu(vcpu.cpu, !self.direct);
+        }
         for (id, vcpu) in (0..).zip(&self.vcpus) {
             if let Some(cpu) = cpus::get(vcpu.cpu) {
                 cpu.give(self.clone(), VcpuId(id));

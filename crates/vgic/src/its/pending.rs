@@ -9,21 +9,21 @@
 //! [`STRAYS_MAX`](crate::lpi::STRAYS_MAX). If it isn't enabled, or if the guest takes physical LPIs, where only a command about an
 //! event makes one pending, its bit stays in the table, and is looked at again when events are mapped.
 //!
-//! Where the hardware delivers LPIs it alone knows which are pending: what is pending there waits there while LPIs are disabled, and
-//! isn't put back.
+//! Where the hardware delivers LPIs it alone knows which are pending, until it is stopped ([`Backend::stop_lpis`]): then it tells.
 
 use axvm_addr::{Gpa, Intid, VcpuId};
 
 use super::commands::read_property;
 use super::{CommandError, ItsState};
 use crate::Vgic;
+use crate::backend::LPI_PIECE;
 use crate::spec::LPI_FIRST;
 
-/// Bytes of a table that are read at once.
-const CHUNK: usize = 64;
+/// LPIs of a table that are read, or written, at once.
+const CHUNK_LPIS: u32 = LPI_PIECE as u32;
 
-/// LPIs that these stand for.
-const CHUNK_LPIS: u32 = CHUNK as u32 * 8;
+/// Bytes that they have.
+const CHUNK: usize = LPI_PIECE / 8;
 
 /// What a bit that is set costs of the work of one exit, in commands: its event is looked for.
 const BIT_COST: usize = 16;
@@ -50,37 +50,42 @@ enum Taken {
 impl ItsState {
     /// A redistributor's LPIs have been enabled or disabled.
     pub(crate) fn switch_lpis(&mut self, vgic: &Vgic, current: VcpuId, vcpu: VcpuId, enable: bool) {
-        let (_, zero) = vgic.lpi_tables.lock().pending(vcpu);
+        let read = enable && !vgic.lpi_tables.lock().take_zero(vcpu);
         if let Some(loading) = self.loading.get_mut(usize::from(vcpu.0)) {
-            *loading = Loading { next: (enable && !zero).then_some(LPI_FIRST), left: false };
+            *loading = Loading { next: read.then_some(LPI_FIRST), left: false };
         }
+        let hardware = vgic.config().hardware_lpis();
         if !enable {
+            // A walk through the LPIs that there are, and a table of theirs: no slices, as it is soon done.
             let mut from = LPI_FIRST;
-            let next = |from| vgic.with(Some(current), |state| state.take_pending_lpi(current, vcpu, from));
-            while let Some(lpi) = next(from) {
-                self.put_back(vgic, vcpu, lpi);
-                from = lpi.0 + 1;
+            while let Some((first, bits)) =
+                vgic.with(Some(current), |state| state.take_pending_lpis(current, vcpu, from))
+            {
+                put_back(vgic, vcpu, first, &bits);
+                from = first + CHUNK_LPIS;
+            }
+        }
+        if hardware {
+            let backend = vgic.backend();
+            let done = match enable {
+                true => backend.start_lpis(vcpu),
+                false => backend.stop_lpis(vcpu, &mut |first, bits| put_back(vgic, vcpu, first.0, bits)),
+            };
+            if let Err(error) = done {
+                vgic.count_command_error(error.into());
+            }
+            if enable {
+                self.retell(vgic, Some(current));
             }
         }
         self.process(vgic, Some(current));
-    }
-
-    /// Makes an LPI pending in the guest's table.
-    fn put_back(&self, vgic: &Vgic, vcpu: VcpuId, lpi: Intid) {
-        let at = table_byte(vgic, vcpu, lpi.0);
-        let mut byte = [0];
-        let read = vgic.backend().read_guest(at, &mut byte);
-        let [bits] = byte;
-        if read.and_then(|()| vgic.backend().write_guest(at, &[bits | 1 << (lpi.0 % 8)])).is_err() {
-            vgic.count_command_error(CommandError::TableNotMemory(at));
-        }
     }
 
     /// An event is about to be mapped to an LPI that the hardware will deliver: if it waits in a list register, without an event, it
     /// goes back to where events are looked for.
     pub(super) fn put_stray_back(&mut self, vgic: &Vgic, current: Option<VcpuId>, lpi: Intid) {
         if let Some(vcpu) = vgic.with(current, |state| state.take_stray(lpi)) {
-            self.put_back(vgic, vcpu, lpi);
+            put_back(vgic, vcpu, lpi.0 & !7, &[1 << (lpi.0 % 8)]);
             if let Some(loading) = self.loading.get_mut(usize::from(vcpu.0)) {
                 loading.left = true;
             }
@@ -179,9 +184,24 @@ impl ItsState {
     }
 }
 
+/// Makes LPIs pending in the guest's table: a bit each, of a whole number of bytes from `first` on.
+fn put_back(vgic: &Vgic, vcpu: VcpuId, first: u32, bits: &[u8]) {
+    if bits.iter().all(|bits| *bits == 0) {
+        return;
+    }
+    let at = table_byte(vgic, vcpu, first);
+    let mut bytes = [0; CHUNK];
+    let Some(bytes) = bytes.get_mut(..bits.len()) else { return };
+    let read = vgic.backend().read_guest(at, bytes);
+    bytes.iter_mut().zip(bits).for_each(|(byte, bits)| *byte |= bits);
+    if read.and_then(|()| vgic.backend().write_guest(at, bytes)).is_err() {
+        vgic.count_command_error(CommandError::TableNotMemory(at));
+    }
+}
+
 /// Where in the guest's memory the byte of an LPI is.
 fn table_byte(vgic: &Vgic, vcpu: VcpuId, lpi: u32) -> Gpa {
-    let (table, _) = vgic.lpi_tables.lock().pending(vcpu);
+    let table = vgic.lpi_tables.lock().pending(vcpu);
     // The table's address has 52 bits.
     Gpa(table.0 + u64::from(lpi / 8))
 }

@@ -12,7 +12,7 @@ use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::LPI_FIRST;
 use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_NPIE, HCR_TDIR, ListRegister};
 use axvm_vgic::{
-    Backend, BackendError, Distributor, HardwareLists, Its, ItsConfig, LineConfig, LineDelivery,
+    Backend, BackendError, Distributor, HardwareLists, Its, ItsConfig, LPI_PIECE, LineConfig, LineDelivery,
     ListRegisters, NotGuestMemory, PhysicalState, Redistributors, SpiSettings, Vgic, VgicConfig, Violation,
 };
 
@@ -65,6 +65,9 @@ pub struct Machine {
     pub devices: Mutex<BTreeMap<u32, u32>>,
     pub events: Mutex<BTreeMap<(u32, u32), MappedEvent>>,
     pub triggered: Mutex<Vec<(u32, u32)>>,
+    /// The vCPUs that LPIs reach from the hardware, and those LPIs that are pending there.
+    pub lpis_reach: Mutex<BTreeSet<u16>>,
+    pub lpis_pending: Mutex<BTreeSet<(u16, u32)>>,
     pub violations: Mutex<Vec<Violation>>,
     /// How often the guest's memory has been read.
     pub reads: AtomicU64,
@@ -112,6 +115,14 @@ impl Machine {
             self.ppi(vcpu, host, |p| p.active = false);
         } else {
             self.spi(host, |p| p.active = false);
+        }
+    }
+
+    /// A message whose LPI the hardware delivers itself.
+    pub fn message(&self, device: u32, event: u32) {
+        let Some(MappedEvent { lpi, vcpu, .. }) = self.event(device, event) else { return };
+        if self.lpis_reach.lock().unwrap().contains(&vcpu.0) {
+            self.lpis_pending.lock().unwrap().insert((vcpu.0, lpi.0));
         }
     }
 
@@ -214,6 +225,7 @@ impl Backend for Machine {
 
     fn trigger_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
         self.triggered.lock().unwrap().push((device.0, event.0));
+        self.message(device.0, event.0);
         Ok(())
     }
 
@@ -227,6 +239,30 @@ impl Backend for Machine {
         let mut events = self.events.lock().unwrap();
         let event = events.get_mut(&(device.0, event.0)).expect("is mapped");
         (event.enabled, event.priority) = (enabled, priority);
+        Ok(())
+    }
+
+    fn start_lpis(&self, vcpu: VcpuId) -> Result<(), BackendError> {
+        assert!(self.lpis_reach.lock().unwrap().insert(vcpu.0), "started twice");
+        Ok(())
+    }
+
+    fn stop_lpis(
+        &self,
+        vcpu: VcpuId,
+        pending: &mut dyn FnMut(Intid, &[u8; LPI_PIECE / 8]),
+    ) -> Result<(), BackendError> {
+        assert!(self.lpis_reach.lock().unwrap().remove(&vcpu.0), "stopped twice");
+        let mut all = self.lpis_pending.lock().unwrap();
+        for first in (LPI_FIRST..1 << 14).step_by(LPI_PIECE) {
+            let mut bits = [0; LPI_PIECE / 8];
+            for lpi in first..first + LPI_PIECE as u32 {
+                if all.remove(&(vcpu.0, lpi)) {
+                    bits[((lpi - first) / 8) as usize] |= 1 << (lpi % 8);
+                }
+            }
+            pending(Intid(first), &bits);
+        }
         Ok(())
     }
 
@@ -313,6 +349,7 @@ pub fn config(vcpus: u64, lines: Vec<LineConfig>, list_registers: usize) -> Vgic
             event_bits: 5,
             lpi_id_bits: 14,
             virtual_lpis: false,
+            lpis_stay_enabled: false,
         }),
         direct: None,
     }

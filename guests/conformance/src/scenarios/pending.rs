@@ -1,8 +1,8 @@
 //! LPI pending tables (Arm IHI 0069, 5.1.2 and GICR_CTLR.EnableLPIs): what is pending there when LPIs are enabled comes, and what
 //! is pending when they are disabled is there.
 //!
-//! The bare board and a VM whose LPIs are injected do all of it alike. Where a VM takes LPIs from the hardware, only what is mapped
-//! comes out of the table, and nothing goes back into it.
+//! The bare board and a VM do all of it alike, but that where a VM takes LPIs from the hardware only what is mapped comes out of the
+//! table.
 
 use axvm_guest_runtime::gic::PENDING_IS_ZERO;
 use axvm_guest_runtime::icc;

@@ -196,6 +196,7 @@ fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
             // LPIs delivered by the hardware have the guest's numbers there, and these are set apart for them.
             lpi_id_bits: if direct || plan.virtual_lpis { GUEST_LPI_ID_BITS } else { 16 },
             virtual_lpis: plan.virtual_lpis,
+            lpis_stay_enabled: direct && host.gic.lpis_stay_enabled(),
         }),
         direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: gic::reserved_sgis() }),
     }

@@ -50,7 +50,7 @@ mod gicd {
 }
 
 /// Redistributor registers (IHI 0069, 12.11): the control frame, and at [`gicr::SGI`] the frame of SGIs and PPIs.
-mod gicr {
+pub(super) mod gicr {
     pub const CTLR: u64 = 0x0000;
     pub const TYPER: u64 = 0x0008;
     pub const WAKER: u64 = 0x0014;
@@ -59,6 +59,8 @@ mod gicr {
     pub const SGI: u64 = 0x1_0000;
     pub const RWP: u32 = 1 << 3;
     pub const ENABLE_LPIS: u32 = 1;
+    /// LPIs can be disabled again (CTLR).
+    pub const CES: u32 = 1 << 1;
     /// Virtual LPIs (TYPER).
     pub const VLPIS: u64 = 1 << 1;
     /// Those of GICv4.1 (TYPER).
@@ -172,6 +174,8 @@ pub struct PhysicalGic {
     quirks: Quirks,
     /// How redistributors access their tables, as far as is known.
     not_coherent: AtomicBool,
+    /// Whether on some CPU LPIs can't be disabled any more.
+    pub(super) lpis_stay_enabled: AtomicBool,
 }
 
 /// The redistributors in the GIC's regions, with their frames.
@@ -271,6 +275,7 @@ impl PhysicalGic {
             lines,
             quirks,
             not_coherent,
+            lpis_stay_enabled: AtomicBool::new(false),
         };
         if !single {
             let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
@@ -311,7 +316,7 @@ impl PhysicalGic {
         (self.distributor.lock().read32(gicd::TYPER) >> 19 & 0x1f) + 1
     }
 
-    fn redistributor(&self, cpu: CpuId) -> Result<&(Mmio, u16, Hpa), GicError> {
+    pub(super) fn redistributor(&self, cpu: CpuId) -> Result<&(Mmio, u16, Hpa), GicError> {
         self.redistributors
             .get(usize::from(cpu.0))
             .and_then(Option::as_ref)
@@ -380,33 +385,6 @@ impl PhysicalGic {
         Ok(())
     }
 
-    fn enable_lpis(&self, cpu: CpuId, frame: &Mmio, properties: &Properties) -> Result<(), GicError> {
-        if frame.read32(gicr::CTLR) & gicr::ENABLE_LPIS != 0 {
-            frame.write32(gicr::CTLR, 0);
-            wait(|| frame.read32(gicr::CTLR) & gicr::RWP == 0)?;
-            if frame.read32(gicr::CTLR) & gicr::ENABLE_LPIS != 0 {
-                return Err(GicError::LpisLeftOn(cpu));
-            }
-        }
-        // One bit for each INTID, from 0; zeroed (PTZ, bit 62).
-        let bytes = (1usize << properties.id_bits()) / 8;
-        let bytes = bytes.max(0x1_0000);
-        let pending = crate::memory::allocate(bytes, 0x1_0000).ok_or(GicError::NoMemory)?;
-        super::clean_to_memory(pending, bytes as u64);
-        for (table, bytes) in [(pending, bytes), (properties.at(), properties.bytes())] {
-            self.reaches(table, bytes)?;
-        }
-        let (at, bits) = (properties.at().0, u64::from(properties.id_bits() - 1));
-        // What it can't do with the one it shan't with the other.
-        let access = self.install(frame, gicr::PROPBASER, at | bits, gicr::PROPERTIES)?;
-        if self.install(frame, gicr::PENDBASER, pending.0 | gicr::PTZ, gicr::PENDING)? != access {
-            self.install(frame, gicr::PROPBASER, at | bits, gicr::PROPERTIES)?;
-        }
-        dsb!("sy");
-        frame.write32(gicr::CTLR, gicr::ENABLE_LPIS);
-        Ok(())
-    }
-
     /// How redistributors access their tables.
     fn access(&self) -> Access {
         match self.not_coherent.load(Ordering::Relaxed) {
@@ -416,7 +394,13 @@ impl PhysicalGic {
     }
 
     /// Gives a redistributor a table, and remembers if it isn't coherent.
-    fn install(&self, frame: &Mmio, offset: u64, value: u64, must: u64) -> Result<Access, GicError> {
+    pub(super) fn install(
+        &self,
+        frame: &Mmio,
+        offset: u64,
+        value: u64,
+        must: u64,
+    ) -> Result<Access, GicError> {
         let access = install(frame, offset, Field::Redistributor, self.access(), value, must)?;
         if access == Access::NonCacheable {
             self.not_coherent.store(true, Ordering::Relaxed);
@@ -450,7 +434,7 @@ impl PhysicalGic {
     /// # Errors
     ///
     /// [`GicError::OutOfReach`].
-    fn reaches(&self, table: Hpa, bytes: usize) -> Result<(), GicError> {
+    pub(super) fn reaches(&self, table: Hpa, bytes: usize) -> Result<(), GicError> {
         match self.quirks.reaches(table, bytes as u64) {
             true => Ok(()),
             false => Err(GicError::OutOfReach { table, bits: self.quirks.address_bits }),
@@ -591,7 +575,7 @@ impl PhysicalGic {
     }
 }
 
-fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
+pub(super) fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
     if super::wait_us(MOST_US, done) { Ok(()) } else { Err(GicError::Stuck) }
 }
 

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use axvm_addr::{CpuId, Hpa, Intid};
+use axvm_vgic::LPI_PIECE;
 use spin::Mutex;
 
 use super::gic::PRIORITY;
@@ -41,6 +42,30 @@ pub fn own_count(most_bits: u32) -> u32 {
 /// Whether a guest may have an LPI of this number under that number.
 pub fn may_be_guests(lpi: Intid) -> bool {
     (FIRST..FIRST_OWN).contains(&lpi.0)
+}
+
+/// Takes what is pending of the LPIs that a guest has under its own numbers out of a pending table: a bit for each INTID, from 0 (IHI
+/// 0069, 5.1.2). `taken` is told of one piece after another.
+///
+/// # Safety
+///
+/// The table must be memory of the hypervisor's, for INTIDs of [`GUEST_LPI_ID_BITS`] bits at least, which nothing else accesses
+/// meanwhile.
+pub unsafe fn take_pending(table: Hpa, mut taken: impl FnMut(Intid, &[u8; LPI_PIECE / 8])) {
+    for first in (FIRST..FIRST_OWN).step_by(LPI_PIECE) {
+        let at = Hpa(table.0 + u64::from(first / 8));
+        let piece = at.0 as *mut [u8; LPI_PIECE / 8];
+        // What the CPU has cached of it is from before.
+        super::clean_to_memory(at, LPI_PIECE as u64 / 8);
+        // SAFETY: by the caller's promise; the piece ends before the table does.
+        let bits = unsafe { piece.read() };
+        if bits != [0; LPI_PIECE / 8] {
+            // SAFETY: the same.
+            unsafe { piece.write([0; LPI_PIECE / 8]) };
+            super::clean_to_memory(at, LPI_PIECE as u64 / 8);
+            taken(Intid(first), &bits);
+        }
+    }
 }
 
 /// A configuration table: a byte for each LPI from 8192 (IHI 0069, 5.1.1). The hypervisor alone writes it.

@@ -8,6 +8,7 @@ mod emulate;
 mod exit;
 mod fault;
 pub mod gic;
+mod gic_lpis;
 mod guest_psci;
 mod idregs;
 mod indexed;

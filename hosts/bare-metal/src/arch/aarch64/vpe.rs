@@ -1,20 +1,22 @@
 //! The virtual processors of a VM (vPEs, Arm IHI 0069, chapter 6: GICv4.0): MSIs of its devices become virtual LPIs, which the hardware
 //! delivers to whichever of them is resident on a CPU, with no code of the hypervisor's.
 //!
-//! Each vCPU has a CPU of its own, so that its virtual processor has that CPU's number, is mapped there once, and is resident from
-//! the vCPU's start to its end. Only while the vCPU is suspended ([`VirtualProcessors::leave`]) it is not: then a doorbell calls the
-//! CPU. Configuration and pending tables are the hypervisor's; the guest's own tables are read by it and never by hardware.
+//! Each vCPU has a CPU of its own, so that its virtual processor has that CPU's number, is mapped there, and is resident from the
+//! vCPU's start to its end. Only while the vCPU is suspended ([`VirtualProcessors::leave`]) it is not: then a doorbell calls the CPU;
+//! and while its guest has LPIs disabled. Configuration and pending tables are the hypervisor's; the guest's own tables are read by it and never by hardware.
 //!
 //! GICv4.1 lays out tables, registers and commands differently; there MSIs go by list registers.
 
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Hpa, VcpuId};
+use axvm_addr::{CpuId, Hpa, Intid, VcpuId};
 use axvm_platform::model::Gic;
+use axvm_vgic::LPI_PIECE;
+use spin::Mutex;
 
 use super::gic::{self, GicError, PhysicalGic};
 use super::its::{ItsError, PhysicalIts};
-use super::lpis::{GUEST_LPI_ID_BITS, Properties};
+use super::lpis::{self, GUEST_LPI_ID_BITS, Properties};
 use super::sysreg::mrs;
 use crate::log;
 use crate::memory;
@@ -44,11 +46,39 @@ pub unsafe fn offered(described: &Gic) -> bool {
         && mrs!("ich_vtr_el2") & NO_VIRTUAL_LPIS == 0
 }
 
+/// A virtual processor could not be started or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// At its redistributor.
+    #[error(transparent)]
+    Gic(#[from] GicError),
+    /// At the ITS.
+    #[error(transparent)]
+    Its(#[from] ItsError),
+}
+
 /// The virtual processors of a VM.
 pub struct VirtualProcessors {
     properties: Properties,
-    /// By vCPU: its CPU, and its pending table.
-    each: Vec<(CpuId, Hpa)>,
+    /// By vCPU.
+    each: Vec<Processor>,
+}
+
+struct Processor {
+    /// The vCPU's CPU.
+    cpu: CpuId,
+    /// The pending table.
+    pending: Hpa,
+    wish: Mutex<Wish>,
+}
+
+/// It is resident while both are so.
+#[derive(Default)]
+struct Wish {
+    /// The vCPU is on its CPU, and not suspended.
+    entered: bool,
+    /// Its guest has LPIs enabled.
+    enabled: bool,
 }
 
 impl VirtualProcessors {
@@ -57,7 +87,7 @@ impl VirtualProcessors {
         let mut new = Self { properties: Properties::new(GUEST_LPI_ID_BITS)?, each: Vec::new() };
         for &cpu in cpus {
             match new.map(its, cpu) {
-                Ok(pending) => new.each.push((cpu, pending)),
+                Ok(pending) => new.each.push(Processor { cpu, pending, wish: Mutex::default() }),
                 Err(error) => {
                     new.release(its);
                     return Err(error);
@@ -74,28 +104,60 @@ impl VirtualProcessors {
         its.map_virtual_processor(cpu, pending, GUEST_LPI_ID_BITS).map(|()| pending)
     }
 
+    fn processor(&self, vcpu: VcpuId) -> Result<&Processor, GicError> {
+        self.each.get(usize::from(vcpu.0)).ok_or(GicError::NoVirtualProcessor)
+    }
+
     /// The configuration of its virtual LPIs.
     pub fn properties(&self) -> &Properties {
         &self.properties
     }
 
-    /// On the vCPU's own CPU: virtual LPIs reach it from now on, once it is in the guest.
+    /// On the vCPU's own CPU: virtual LPIs, if its guest has them enabled, reach it from now on, once it is in the guest.
     pub fn enter(&self, gic: &PhysicalGic, vcpu: VcpuId) -> Result<(), GicError> {
-        let &(cpu, pending) = self.each.get(usize::from(vcpu.0)).ok_or(GicError::NoVirtualProcessor)?;
-        gic.make_resident(cpu, &self.properties, pending)
+        let processor = self.processor(vcpu)?;
+        let mut wish = processor.wish.lock();
+        wish.entered = true;
+        processor.settle(gic, &wish, &self.properties)
     }
 
     /// On the vCPU's own CPU: virtual LPIs wait from now on, and the first that comes sends the doorbell. Answers whether one waits
     /// already.
     pub fn leave(&self, gic: &PhysicalGic, vcpu: VcpuId) -> Result<bool, GicError> {
-        let &(cpu, _) = self.each.get(usize::from(vcpu.0)).ok_or(GicError::NoVirtualProcessor)?;
-        gic.make_absent(cpu)
+        let processor = self.processor(vcpu)?;
+        let mut wish = processor.wish.lock();
+        wish.entered = false;
+        if wish.enabled { gic.make_absent(processor.cpu) } else { Ok(false) }
+    }
+
+    /// A guest has enabled a vCPU's LPIs: what has come before is forgotten.
+    pub fn start(&self, its: &PhysicalIts, gic: &PhysicalGic, vcpu: VcpuId) -> Result<(), Failed> {
+        let processor = self.processor(vcpu)?;
+        let mut wish = processor.wish.lock();
+        processor.empty(its, |_, _| {})?;
+        wish.enabled = true;
+        Ok(processor.settle(gic, &wish, &self.properties)?)
+    }
+
+    /// A guest has disabled a vCPU's LPIs: takes what is pending.
+    pub fn stop(
+        &self,
+        its: &PhysicalIts,
+        gic: &PhysicalGic,
+        vcpu: VcpuId,
+        taken: impl FnMut(Intid, &[u8; LPI_PIECE / 8]),
+    ) -> Result<(), Failed> {
+        let processor = self.processor(vcpu)?;
+        let mut wish = processor.wish.lock();
+        wish.enabled = false;
+        gic.make_absent(processor.cpu)?;
+        Ok(processor.empty(its, taken)?)
     }
 
     /// Unmaps all: every vCPU has left, and every device is unmapped. What the ITS doesn't give back stays allocated.
     pub fn release(self, its: &PhysicalIts) {
         let mut read_by_none = true;
-        for (cpu, pending) in self.each {
+        for Processor { cpu, pending, .. } in self.each {
             match its.unmap_virtual_processor(cpu) {
                 // SAFETY: allocated so in `map`; no redistributor has it, and the ITS has forgotten it.
                 Ok(()) => unsafe { memory::free(pending, PENDING_BYTES, PENDING_ALIGN) },
@@ -109,5 +171,27 @@ impl VirtualProcessors {
             // SAFETY: no redistributor has a virtual processor that it belongs to.
             unsafe { self.properties.free() };
         }
+    }
+}
+
+impl Processor {
+    /// Makes it resident, if it is to be.
+    fn settle(&self, gic: &PhysicalGic, wish: &Wish, properties: &Properties) -> Result<(), GicError> {
+        match wish.entered && wish.enabled {
+            true => gic.make_resident(self.cpu, properties, self.pending),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes all that is pending while it is absent: the ITS doesn't know it meanwhile, so that nothing writes its table.
+    fn empty(
+        &self,
+        its: &PhysicalIts,
+        taken: impl FnMut(Intid, &[u8; LPI_PIECE / 8]),
+    ) -> Result<(), ItsError> {
+        its.unmap_virtual_processor(self.cpu)?;
+        // SAFETY: the table was allocated in `map`, for INTIDs of so many bits; neither ITS nor redistributor has it.
+        unsafe { lpis::take_pending(self.pending, taken) };
+        its.map_virtual_processor(self.cpu, self.pending, GUEST_LPI_ID_BITS)
     }
 }
