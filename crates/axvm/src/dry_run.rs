@@ -371,10 +371,10 @@ pub fn dry_run(plan: &Plan, platform: &Platform) -> Result<(), Vec<Problem>> {
         // GITS_TRANSLATER's page (Arm IHI 0069, 12.18).
         doorbells: its.filter_map(|its| its.registers.start().checked_add(0x1_0000)).collect(),
     });
-    let mut registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
+    let registry = Mutex::new(Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices)));
     let (mut problems, mut built) = (Vec::new(), Vec::new());
     for vm in &plan.vms {
-        match AxVM::new(vm.clone(), hal.clone(), &mut registry) {
+        match AxVM::new(vm.clone(), hal.clone(), &registry) {
             Ok(vm) => built.push(vm),
             Err(error) => {
                 let item = axvm_system::model::Item::Vm(vm.id.0, "".into());
@@ -385,7 +385,7 @@ pub fn dry_run(plan: &Plan, platform: &Platform) -> Result<(), Vec<Problem>> {
     }
     for vm in built {
         // None of them runs.
-        let _ = vm.dispose(&mut registry);
+        let _ = vm.dispose(&registry);
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

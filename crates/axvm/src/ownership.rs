@@ -342,6 +342,19 @@ pub struct Registry {
     entries: LiteMap<DeviceId, Entry>,
 }
 
+/// Where a host keeps the registry, which all VMs share. Whoever builds a VM or takes one apart has it lent while devices change hands, and
+/// for nothing else: the next VM's turn doesn't wait for this one's RAM.
+pub trait RegistryKeeper {
+    /// Waits until nobody has the registry, and has it used.
+    fn lend<R>(&self, with: impl FnOnce(&mut Registry) -> R) -> R;
+}
+
+impl RegistryKeeper for spin::Mutex<Registry> {
+    fn lend<R>(&self, with: impl FnOnce(&mut Registry) -> R) -> R {
+        with(&mut self.lock())
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     /// What users know it by.

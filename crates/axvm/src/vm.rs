@@ -13,7 +13,7 @@ use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
 use spin::Mutex;
 
 use crate::hal::{AxVMHal, DmaMap};
-use crate::ownership::{AssignError, DeviceOps, Registry, Stuck};
+use crate::ownership::{AssignError, DeviceOps, RegistryKeeper, Stuck};
 use crate::report::{DeviceExitReport, DeviceReport, IrqchipReport, RefusedReport, VmReport};
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
@@ -21,7 +21,7 @@ use axvm_plan::config::{AxVMConfig, MappingFlags};
 use axvm_plan::{DevicePlan, LineRoute, VmPlan, reset_name};
 
 use life::Life;
-pub use life::{Departure, NotOff, Power, Start, State, StopReason, WrongState};
+pub use life::{Departure, NotOff, Power, Start, State, StopReason, Turn, WrongState};
 
 #[cfg(test)]
 mod tests;
@@ -111,7 +111,8 @@ pub struct Disposed {
 type HostError<H> = <H as DeviceOps>::Error;
 
 impl<H: AxVMHal> AxVM<H> {
-    /// Gives a VM all that its plan says: RAM, registers, DMA map, devices, lines. All or nothing.
+    /// Gives a VM all that its plan says: RAM, registers, DMA map, devices, lines. All or nothing. The registry is lent while the
+    /// devices change hands, and not while RAM is zeroed.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl<H: AxVMHal> AxVM<H> {
     pub fn new(
         plan: impl Into<Arc<VmPlan>>,
         hal: Arc<H>,
-        registry: &mut Registry,
+        registry: &impl RegistryKeeper,
     ) -> Result<Self, CreateError<HostError<H>>> {
         let plan = plan.into();
         let failed = |what: &str| {
@@ -235,17 +236,22 @@ impl<H: AxVMHal> AxVM<H> {
         Ok(())
     }
 
-    /// By a vCPU's own CPU: where it begins, if it is to start now. From then on it is on.
-    pub fn take_start(&self, vcpu: VcpuId) -> Option<Start> {
-        self.life.take_start(vcpu)
-    }
-
-    /// By a vCPU's own CPU, which has nothing of it any more: it is off. A VM all of whose vCPUs are off stops, as nothing can ever
-    /// start one.
-    pub fn vcpu_off(&self, vcpu: VcpuId) {
+    /// By a vCPU's own CPU: has it run from where it begins until it is off, if it is to start now. `run` does that, and when it comes back
+    /// the CPU has nothing of the vCPU any more. A VM all of whose vCPUs are off stops, as nothing can ever start one.
+    ///
+    /// # Errors
+    ///
+    /// What kept `run` from running it. Whoever started the vCPU was told that it is on, and may wait for it for ever: the VM stops.
+    pub fn run_vcpu<E>(&self, vcpu: VcpuId, run: impl FnOnce(Start) -> Result<(), E>) -> Result<Turn, E> {
+        let Some(start) = self.life.take_start(vcpu) else { return Ok(Turn::NotStarted) };
+        let result = run(start);
+        if result.is_err() {
+            self.stop(StopReason::HostError);
+        }
         if self.life.vcpu_off(vcpu) {
             self.stop(StopReason::CpusOff);
         }
+        result.map(|()| Turn::Over)
     }
 
     /// By a vCPU's own CPU, which has nothing of it any more, when the VM is stopping: it doesn't come back to it. Answers whether it was
@@ -375,12 +381,13 @@ impl<H: AxVMHal> AxVM<H> {
         }
     }
 
-    /// Takes everything back: devices through quarantine, lines, mappings, RAM. Only for a VM that has stopped or never ran.
+    /// Takes everything back: devices through quarantine, lines, mappings, RAM. Only for a VM that has stopped or never ran. The
+    /// registry is lent while the devices change hands; unmapping, and zeroing RAM, which takes as long as there is RAM, come after that.
     ///
     /// # Errors
     ///
     /// The VM itself, if a CPU may be in it still.
-    pub fn dispose(self, registry: &mut Registry) -> Result<Disposed, Box<Self>> {
+    pub fn dispose(self, registry: &impl RegistryKeeper) -> Result<Disposed, Box<Self>> {
         if let State::Running | State::Stopping { .. } = self.state() {
             return Err(Box::new(self));
         }
@@ -402,7 +409,7 @@ fn fill<H: AxVMHal>(
     holdings: &mut Holdings<H>,
     plan: &VmPlan,
     hal: &H,
-    registry: &mut Registry,
+    registry: &impl RegistryKeeper,
 ) -> Result<(), CreateError<HostError<H>>> {
     let memory = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE | MappingFlags::USER;
     for &(gpa, hpa) in &plan.ram {
@@ -433,7 +440,7 @@ fn fill<H: AxVMHal>(
         }
     }
     let devices: Vec<&DevicePlan> = plan.devices.iter().collect();
-    registry.assign(plan.id, &devices, hal)?;
+    registry.lend(|registry| registry.assign(plan.id, &devices, hal))?;
     // Registers last: nobody but the new owner reaches them, and only after the reset.
     for block in plan.registers.iter().filter(|block| block.direct) {
         let Some(device) = plan.devices.get(usize::from(block.device)) else { continue };
@@ -452,13 +459,20 @@ fn fill<H: AxVMHal>(
 
 /// Undoes [`fill`], however far it came, in the opposite order. What fails doesn't keep the rest from being undone. Also
 /// returns whether the VM's memory had to be withheld.
-fn undo<H: AxVMHal>(holdings: Holdings<H>, vm: VmId, hal: &H, registry: &mut Registry) -> (Vec<Stuck>, bool) {
+fn undo<H: AxVMHal>(
+    holdings: Holdings<H>,
+    vm: VmId,
+    hal: &H,
+    registry: &impl RegistryKeeper,
+) -> (Vec<Stuck>, bool) {
     let Holdings { mut space, stage2, dma, ram, windows, routes } = holdings;
     for route in routes.iter().rev() {
         hal.unroute_line(vm, route);
     }
-    let stuck = registry.reclaim(vm, hal);
-    let mut reachable = registry.may_reach(vm);
+    let (stuck, mut reachable) = registry.lend(|registry| {
+        let stuck = registry.reclaim(vm, hal);
+        (stuck, registry.may_reach(vm))
+    });
     for window in windows.into_iter().rev() {
         reachable |= dma.unmap_dma(window).is_err();
     }

@@ -292,7 +292,7 @@ fn take_over(
         iommus,
         config,
         forwarding: Held::for_hardware("the bridges", Forwarding::default()),
-        registry: Held::for_teardown("the registry of devices", registry),
+        registry: Held::for_hand_over("the registry of devices", registry),
         security: Security::new(cpus.len(), plan.vms.iter().map(|vm| vm.devices.len())),
         domains: Mutex::new(Vec::new()),
         vms: Mutex::new(Vec::new()),
@@ -529,7 +529,7 @@ impl Host {
     }
 
     /// Whether a function is assigned to a VM, by the registry. Not for what a guest can call: the registry is locked while another
-    /// VM is taken apart.
+    /// VM's devices change hands.
     pub fn is_assigned(&self, vm: VmId, function: PciAddress) -> bool {
         let device = self.plan(vm).and_then(|plan| plan.devices.iter().find(|it| it.pci == Some(function)));
         device.is_some_and(|device| self.registry.lock().may_master(&device.id, vm).is_some())

@@ -2,6 +2,7 @@
 //! its CPU for good, and with it what it holds. Whoever waits for that ends the run, and says which CPU it was: without the lock
 //! nothing can be closed, stopped or taken apart any more.
 
+use axvm::ownership::{Registry, RegistryKeeper};
 use axvm_lock::{Guard, Lock};
 
 use crate::{arch, boot, cpus};
@@ -21,9 +22,10 @@ impl<T> Held<T> {
         Self { what, most_us: MOST_US, lock: Lock::new(value) }
     }
 
-    /// For what is held while a VM is taken apart: its devices are reset one after another, and its RAM is zeroed.
-    pub const fn for_teardown(what: &'static str, value: T) -> Self {
-        const MOST_US: u64 = 1_800_000_000;
+    /// For what is held while a VM's devices change hands: they are closed and reset one after another, which takes seconds for one that
+    /// doesn't answer.
+    pub const fn for_hand_over(what: &'static str, value: T) -> Self {
+        const MOST_US: u64 = 600_000_000;
         Self { what, most_us: MOST_US, lock: Lock::new(value) }
     }
 
@@ -40,5 +42,11 @@ impl<T> Held<T> {
                 None => boot::last_words(&format_args!("{} has been held for {seconds} s", self.what)),
             }
         })
+    }
+}
+
+impl RegistryKeeper for Held<Registry> {
+    fn lend<R>(&self, with: impl FnOnce(&mut Registry) -> R) -> R {
+        with(&mut self.lock())
     }
 }

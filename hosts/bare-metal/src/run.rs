@@ -2,24 +2,24 @@
 
 use axvm::events::Kind;
 use axvm::stats::ExitReason;
+use axvm::vm::Turn;
 use axvm_addr::{Intid, VcpuId};
 
 use crate::arch::gic;
 use crate::arch::{self, Left, Next, Running};
 use crate::log;
 use crate::resident::Resident;
-use crate::vm::{Delivered, StopReason, Vm};
+use crate::vm::{Delivered, Vm};
 
 /// Runs a vCPU until it is off or its VM stops. Returns at once, with `false`, if it isn't to be started.
 pub fn run(vm: &Vm, vcpu: VcpuId) -> bool {
-    let Some(start) = vm.take_start(vcpu) else { return false };
-    if let Err(error) = Resident::on(vm, vcpu, start, until_off) {
-        // Its CPU_ON has been answered: the guest counts on it.
-        log::error!("{}: vCPU {vcpu} can't run: {error}", vm.name());
-        vm.stop(StopReason::HostError);
+    match vm.run_vcpu(vcpu, |start| Resident::on(vm, vcpu, start, until_off)) {
+        Ok(turn) => turn == Turn::Over,
+        Err(error) => {
+            log::error!("{}: vCPU {vcpu} can't run: {error}", vm.name());
+            true
+        }
     }
-    vm.vcpu_off(vcpu);
-    true
 }
 
 /// Runs a vCPU that has its CPU, until it is off or its VM stops.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use axvm::devices::AxVmDevices;
 use axvm::report::{IrqchipReport, VmReport};
 pub use axvm::vm::StopReason;
-use axvm::vm::{AxVM, Departure, Disposed, NotOff, Power, Start};
+use axvm::vm::{AxVM, Departure, Disposed, NotOff, Power, Start, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
@@ -168,9 +168,9 @@ impl Vm {
         self.core.start_vcpu(id, start)
     }
 
-    /// On the vCPU's own CPU: where it begins, if it is to start now. From then on it is on.
-    pub fn take_start(&self, id: VcpuId) -> Option<Start> {
-        self.core.take_start(id)
+    /// On the vCPU's own CPU: has it run until it is off, if it is to start now.
+    pub fn run_vcpu<E>(&self, id: VcpuId, run: impl FnOnce(Start) -> Result<(), E>) -> Result<Turn, E> {
+        self.core.run_vcpu(id, run)
     }
 
     /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
@@ -192,11 +192,6 @@ impl Vm {
         {
             cpu.take_interrupts_back(&self.host().gic);
         }
-    }
-
-    /// On the vCPU's own CPU: it has left the guest for good.
-    pub fn vcpu_off(&self, id: VcpuId) {
-        self.core.vcpu_off(id);
     }
 
     /// Stops it: every CPU leaves it soon. The first reason counts.
@@ -264,6 +259,6 @@ impl Vm {
         // The bridges and the console refer to the core, the virtual GIC to the backend.
         drop((devices, bridges, console, vgic));
         Arc::into_inner(backend)?.release();
-        Arc::into_inner(core)?.dispose(&mut host.registry.lock()).ok()
+        Arc::into_inner(core)?.dispose(&host.registry).ok()
     }
 }

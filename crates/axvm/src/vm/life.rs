@@ -125,6 +125,15 @@ pub enum NotOff {
     Starting,
 }
 
+/// What came of a vCPU's CPU looking after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It isn't to start.
+    NotStarted,
+    /// It ran, and is off.
+    Over,
+}
+
 /// What a vCPU is, as its guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {

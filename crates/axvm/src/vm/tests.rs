@@ -9,6 +9,7 @@ mod life;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::string::{String, ToString};
 use std::vec;
 
@@ -20,7 +21,7 @@ use axvm_system::model::ViolationPolicy;
 use super::*;
 use crate::devices::{Aborted, Forward};
 use crate::events::Violation;
-use crate::ownership::Slot;
+use crate::ownership::{Registry, Slot};
 use crate::space::{Backing, Materialise};
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan};
@@ -62,10 +63,21 @@ struct Faults {
     fail_named: Cell<Option<&'static str>>,
     /// What has failed last.
     failed: Cell<Option<&'static str>>,
+    /// Whether somebody has the registry.
+    lent: Rc<Cell<bool>>,
 }
 
+/// What is done to devices while they change hands.
+const HAND_OVER: [&str; 5] = ["unbind", "close", "reset", "attach", "detach"];
+
 impl Faults {
+    /// Others wait for the registry: it is held for what is done to devices, and for nothing else.
+    fn lends(&self, what: &str) {
+        assert_eq!(self.lent.get(), HAND_OVER.contains(&what), "the registry is held, or isn't: {what}");
+    }
+
     fn step(&self, what: &'static str) -> Result<(), &'static str> {
+        self.lends(what);
         let operation = self.operations.get();
         self.operations.set(operation + 1);
         if self.fail_at.get() == Some(operation) || self.fail_named.get() == Some(what) {
@@ -136,10 +148,31 @@ fn vm_plan() -> VmPlan {
     }
 }
 
-fn created<H: Fake>() -> (AxVM<H>, Arc<H>, Registry) {
+/// Where the fakes' registry is, with a mark that they see.
+struct Shelf {
+    registry: RefCell<Registry>,
+    lent: Rc<Cell<bool>>,
+}
+
+impl Shelf {
+    fn new(plan: &VmPlan, faults: &Faults) -> Self {
+        Self { registry: RefCell::new(Registry::new(&plan.devices)), lent: faults.lent.clone() }
+    }
+}
+
+impl RegistryKeeper for Shelf {
+    fn lend<R>(&self, with: impl FnOnce(&mut Registry) -> R) -> R {
+        assert!(!self.lent.replace(true), "who has it waits for it");
+        let result = with(&mut self.registry.borrow_mut());
+        self.lent.set(false);
+        result
+    }
+}
+
+fn created<H: Fake>() -> (AxVM<H>, Arc<H>, Shelf) {
     let (plan, hal) = (vm_plan(), Arc::new(H::default()));
-    let mut registry = Registry::new(&plan.devices);
-    let vm = AxVM::new(plan, hal.clone(), &mut registry).unwrap();
+    let registry = Shelf::new(&plan, hal.faults());
+    let vm = AxVM::new(plan, hal.clone(), &registry).unwrap();
     (vm, hal, registry)
 }
 
@@ -168,14 +201,16 @@ fn whatever_fails_nothing_is_left_of_the_attempt<H: Fake>() {
     let mut failures = 0;
     for fail_at in 0..100 {
         let (plan, hal) = (vm_plan(), Arc::new(H::default()));
-        let mut registry = Registry::new(&plan.devices);
+        let registry = Shelf::new(&plan, hal.faults());
         hal.faults().fail_at.set(Some(fail_at));
-        match AxVM::new(plan, hal.clone(), &mut registry) {
+        match AxVM::new(plan, hal.clone(), &registry) {
             Err(error) => {
                 assert!(error.to_string().contains("the host failed"), "{error}");
                 failures += 1;
                 is_clean(&*hal);
-                assert!(registry.iter().all(|(_, slot)| !matches!(slot, Slot::Assigned { .. })));
+                assert!(
+                    registry.registry.borrow().iter().all(|(_, slot)| !matches!(slot, Slot::Assigned { .. }))
+                );
             }
             // That is tried again, and done then.
             Ok(_) if hal.faults().failed.get() == Some("close") => {}
@@ -189,11 +224,11 @@ fn whatever_fails_nothing_is_left_of_the_attempt<H: Fake>() {
 }
 
 fn a_life_ends_with_everything_given_back<H: Fake>() {
-    let (vm, hal, mut registry) = created::<H>();
+    let (vm, hal, registry) = created::<H>();
     assert_eq!((vm.state(), vm.is_running()), (State::Built, false));
     vm.start().unwrap();
     assert_eq!(vm.start(), Err(WrongState(State::Running)));
-    let vm = vm.dispose(&mut registry).unwrap_err();
+    let vm = vm.dispose(&registry).unwrap_err();
     assert!(vm.stop(StopReason::SystemOff));
     assert_eq!(hal.kicked(), [0, 1]);
     assert_eq!(hal.cpu_reaches(RAM), hal.comes_when_called(), "{}", H::NAME);
@@ -201,30 +236,30 @@ fn a_life_ends_with_everything_given_back<H: Fake>() {
     let reason = StopReason::SystemOff;
     assert_eq!(vm.state(), State::Stopping { reason, since_ns: 0 });
     assert!(vm.start().is_err());
-    let vm = vm.dispose(&mut registry).unwrap_err();
+    let vm = vm.dispose(&registry).unwrap_err();
     assert!(!vm.vcpu_gone(VcpuId(1)) && vm.vcpu_gone(VcpuId(0)));
     assert_eq!(vm.state(), State::Stopped { reason });
     let report = vm.report();
     assert_eq!((report.state.as_str(), report.reason.as_str()), ("stopped", "system-off"));
     assert!(!report.failed());
-    let left = vm.dispose(&mut registry).unwrap();
+    let left = vm.dispose(&registry).unwrap();
     assert!(left.stuck.is_empty() && !left.ram_withheld);
     is_clean(&*hal);
-    let again = AxVM::new(left.plan, hal.clone(), &mut registry).unwrap();
+    let again = AxVM::new(left.plan, hal.clone(), &registry).unwrap();
     assert!(hal.cpu_reaches(RAM), "and can be created again");
     assert!(again.start().is_ok());
 }
 
 fn ram_that_a_stuck_device_may_reach_is_given_to_nobody<H: Fake>() {
-    let (vm, hal, mut registry) = created::<H>();
+    let (vm, hal, registry) = created::<H>();
     hal.faults().fail_named.set(Some("close"));
     vm.stop(StopReason::Violation);
-    let left = vm.dispose(&mut registry).unwrap();
+    let left = vm.dispose(&registry).unwrap();
     assert!(left.ram_withheld && left.stuck.len() == 2);
     assert_eq!(hal.ram_out(), 4 << 20, "{}", H::NAME);
     assert!(!hal.destroyed());
     assert!(matches!(
-        registry.slot(&DeviceId::Node("disk".into())),
+        registry.registry.borrow().slot(&DeviceId::Node("disk".into())),
         Some(Slot::Failed { reaches: Some(VmId(0)), .. })
     ));
 }
@@ -239,6 +274,37 @@ fn a_bar_is_mapped_where_the_guest_puts_it_and_taken_away<H: Fake>() {
     assert!(vm.map_registers(9, Gpa(BAR + 0x8000), Hpa(0), 0x1000, flags).is_err());
     vm.unmap_registers(Span::new(Gpa(BAR), 0x4000).unwrap()).unwrap();
     assert!(!hal.cpu_reaches(BAR));
+}
+
+fn a_vcpu_that_was_started_and_cannot_run_ends_its_vm<H: Fake>() {
+    let (vm, hal, _registry) = created::<H>();
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    let never = |_| -> Result<(), &'static str> { unreachable!() };
+    assert_eq!(vm.run_vcpu(first, never), Ok(Turn::NotStarted));
+    vm.start().unwrap();
+    let run = vm.run_vcpu(first, |start| {
+        assert_eq!((start.entry, vm.power(first)), (RAM, Power::On));
+        vm.start_vcpu(second, Start { entry: RAM + 4, argument: 0 }).unwrap();
+        assert_eq!(hal.kicked(), [1]);
+        // Its CPU's interrupts, say, can't be had.
+        assert_eq!(vm.run_vcpu(second, |_| Err("the host failed")), Err("the host failed"));
+        assert_eq!(vm.power(second), Power::Off);
+        // The first one waits for it: it is called, and finds that it must leave.
+        assert!(vm.is_stopping() && hal.kicked() == [1, 0, 1], "{}: {:?}", H::NAME, hal.kicked());
+        Ok::<(), &'static str>(())
+    });
+    assert_eq!(run, Ok(Turn::Over));
+    assert_eq!(vm.state().reason(), Some(StopReason::HostError), "and not that all CPUs are off");
+    assert_eq!(vm.run_vcpu(second, never), Ok(Turn::NotStarted));
+    assert!(!vm.vcpu_gone(second) && vm.vcpu_gone(first));
+    assert!(vm.report().failed(), "{}", H::NAME);
+}
+
+fn a_vm_whose_last_vcpu_goes_off_ends<H: Fake>() {
+    let (vm, _hal, _registry) = created::<H>();
+    vm.start().unwrap();
+    assert_eq!(vm.run_vcpu(VcpuId(0), |_| Ok::<(), ()>(())), Ok(Turn::Over));
+    assert_eq!(vm.state().reason(), Some(StopReason::CpusOff));
 }
 
 fn interrupts_are_asked_for<H: Fake>() {
@@ -276,6 +342,8 @@ on_both_hosts! {
     ram_that_a_stuck_device_may_reach_is_given_to_nobody,
     a_bar_is_mapped_where_the_guest_puts_it_and_taken_away,
     interrupts_are_asked_for,
+    a_vcpu_that_was_started_and_cannot_run_ends_its_vm,
+    a_vm_whose_last_vcpu_goes_off_ends,
 }
 
 #[test]

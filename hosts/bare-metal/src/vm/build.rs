@@ -70,13 +70,13 @@ impl Vm {
         plan: Arc<VmPlan>,
         files: &VmFiles<'_>,
     ) -> Result<Arc<Self>, BuildError> {
-        let core = Arc::new(AxVM::new(plan, Arc::new(Hal::new(host)), &mut host.registry.lock())?);
+        let core = Arc::new(AxVM::new(plan, Arc::new(Hal::new(host)), &host.registry)?);
         match Self::around(core.clone(), files) {
             Ok(vm) => Ok(Arc::new(vm)),
             Err(error) => {
                 // Nothing else has it: `around` has dropped what it made.
                 if let Some(core) = Arc::into_inner(core) {
-                    let _ = core.dispose(&mut host.registry.lock());
+                    let _ = core.dispose(&host.registry);
                 }
                 Err(error)
             }

@@ -1,7 +1,5 @@
 //! A host with page tables: it knows every page, and its interrupt controller is its own.
 
-use std::rc::Rc;
-
 use super::*;
 
 type Pages = Rc<RefCell<BTreeMap<u64, (u64, MappingFlags)>>>;
@@ -53,6 +51,7 @@ impl Materialise for Tables {
     }
 
     fn unmap(&self, gpa: Span<Gpa>) -> Result<(), &'static str> {
+        self.faults.lends("unmap");
         self.remove(gpa.start().0, gpa.size());
         Ok(())
     }
@@ -69,6 +68,7 @@ impl DmaMap for Tables {
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), &'static str> {
+        self.faults.lends("unmap_dma");
         self.remove(iova.start().0, iova.size());
         Ok(())
     }
@@ -135,11 +135,14 @@ impl AxVMHal for BareMetal {
     }
 
     fn destroy(&self, _: VmId, space: Tables, dma: Tables) {
+        self.faults.lends("destroy");
         assert!(space.pages.borrow().is_empty() && dma.pages.borrow().is_empty());
         self.alive.set(self.alive.get() - 1);
     }
 
-    fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}
+    fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {
+        self.faults.lends("withhold");
+    }
 
     fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, &'static str> {
         self.faults.step("ram")?;
@@ -148,6 +151,7 @@ impl AxVMHal for BareMetal {
     }
 
     fn release_ram(&self, _: VmId, backing: Hpa, bytes: u64) {
+        self.faults.lends("release_ram");
         let within = backing.0..backing.0 + bytes;
         let mapped = |pages: &Pages| pages.borrow().values().any(|(hpa, _)| within.contains(hpa));
         assert!(!mapped(&self.stage2) && !mapped(&self.dma), "released while it is mapped");
@@ -172,6 +176,7 @@ impl AxVMHal for BareMetal {
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
+        self.faults.lends("unroute_line");
         self.routed.borrow_mut().retain(|intid| *intid != route.intid.0);
     }
 

@@ -1,8 +1,6 @@
 //! A host that is a process: guest memory is its own (a file and an offset), the second stage a list of memory slots, the
 //! IOMMU a container of windows, and the interrupt controller the kernel's: lines are routed by number.
 
-use std::rc::Rc;
-
 use super::*;
 
 /// A place in a file: a memfd for RAM, a VFIO device's file for registers.
@@ -73,6 +71,7 @@ impl Materialise for Machine {
     }
 
     fn unmap(&self, gpa: Span<Gpa>) -> Result<(), &'static str> {
+        self.faults.lends("unmap");
         remove(&self.slots, gpa.start().0, gpa.size())
     }
 }
@@ -88,6 +87,7 @@ impl DmaMap for Container {
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), &'static str> {
+        self.faults.lends("unmap_dma");
         remove(&self.windows, iova.start().0, iova.size())
     }
 }
@@ -159,10 +159,13 @@ impl AxVMHal for Kvm {
     }
 
     fn destroy(&self, _: VmId, _: Machine, _: Container) {
+        self.faults.lends("destroy");
         self.machines.set(self.machines.get() - 1);
     }
 
-    fn withhold(&self, _: VmId, _: Machine, _: Container, _: Vec<Place>) {}
+    fn withhold(&self, _: VmId, _: Machine, _: Container, _: Vec<Place>) {
+        self.faults.lends("withhold");
+    }
 
     fn ram(&self, _: VmId, _: Hpa, bytes: u64) -> Result<Place, &'static str> {
         // Where bare metal would have put it is of no interest here.
@@ -173,6 +176,7 @@ impl AxVMHal for Kvm {
     }
 
     fn release_ram(&self, _: VmId, backing: Place, bytes: u64) {
+        self.faults.lends("release_ram");
         assert_eq!(self.files.borrow_mut().remove(&backing.file), Some(bytes));
     }
 
@@ -192,6 +196,7 @@ impl AxVMHal for Kvm {
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
+        self.faults.lends("unroute_line");
         self.irqfds.borrow_mut().remove(&route.intid.0);
     }
 
