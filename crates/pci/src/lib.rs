@@ -16,6 +16,7 @@ extern crate alloc;
 extern crate std;
 
 mod acs;
+pub mod aliases;
 mod assign;
 mod bars;
 mod capabilities;
@@ -45,7 +46,7 @@ pub use enumerate::enumerate;
 pub use function::{Bar, BarKind, Function, MsiX, ResetMethod, Virtio};
 pub use group::{Membership, groups};
 pub use host_bridge::HostBridge;
-pub use path::{Forwarding, bridges_above, requester_ids};
+pub use path::{Forwarding, RequesterIds, bridges_above, requester_ids};
 pub use reach::{Lack, Reach};
 pub use reset::{Kept, ResetError, quarantine, reset};
 pub use silence::{NotSilent, confirm_silent, stop_mastering};

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::PciAddress;
 
+use crate::aliases::{self, Forwards};
 use crate::config::{ConfigSpace, Registers};
 use crate::function::Function;
 use crate::silence::{NotSilent, stop_mastering};
@@ -25,32 +26,63 @@ pub fn bridges_above<'a>(all: &'a [Function], function: &Function) -> Vec<&'a Fu
     bridges
 }
 
-/// The requester ids with which a function's requests may arrive at the root: its own first, then those that
-/// the bridges above it put in its place. The last is the one that the root complex sees of requests that
-/// every such bridge has taken over, messages among them.
+/// The requester ids that a function's traffic may arrive with at the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequesterIds {
+    /// Those of its requests, each once: its own first, then others that it sends with itself ([`aliases`]), then those that the
+    /// bridges above it put in their place.
+    pub requests: Vec<PciAddress>,
+    /// That of its messages (MSIs).
+    pub messages: PciAddress,
+}
+
+/// The requester ids with which a function's requests may arrive at the root, and its messages do.
 ///
-/// A bridge from Express to conventional PCI takes them over as function 0 of its secondary bus (PCI Express
-/// to PCI Bridge 1.0, 2.3), a bridge without an Express capability, or from conventional PCI to Express, as
-/// itself. Ports pass them as they are.
-pub fn requester_ids(all: &[Function], function: &Function) -> Vec<PciAddress> {
-    let mut ids = alloc::vec![function.address];
+/// A bridge from Express to conventional PCI takes requests over as function 0 of its secondary bus (PCI Express to PCI Bridge 1.0, 2.3), a
+/// bridge without an Express capability, or from conventional PCI to Express, as itself. Ports pass them as they are. A bridge that has no
+/// Express capability though a port of Express is above it is one to conventional PCI that doesn't say so, and may do either.
+pub fn requester_ids(all: &[Function], function: &Function) -> RequesterIds {
+    let mut ids = RequesterIds { requests: alloc::vec![function.address], messages: function.address };
+    aliases::each(function, |id| ids.add(id));
+    let bridges = bridges_above(all, function);
     let mut below = function.address;
-    for bridge in bridges_above(all, function) {
-        let alias = match bridge.port {
-            Some(PortType::ToConventional) => {
-                Some(PciAddress::from_requester_id(below.segment, u16::from(below.bus) << 8))
+    for (position, bridge) in bridges.iter().enumerate() {
+        let first = PciAddress::from_requester_id(below.segment, u16::from(below.bus) << 8);
+        let forwards = aliases::forwards(bridge);
+        if forwards == Some(Forwards::ToIommu) {
+            break;
+        }
+        let is_on_link = || {
+            let above = bridges.get(position + 1).and_then(|above| above.port);
+            above.is_some_and(|port| port != PortType::ToConventional)
+        };
+        let own = match bridge.port {
+            Some(PortType::ToConventional) => Some(first),
+            None if is_on_link() => {
+                ids.add(first);
+                ids.add(bridge.address);
+                Some(if forwards == Some(Forwards::AsFunction0) { first } else { bridge.address })
             }
             None | Some(PortType::FromConventional) => Some(bridge.address),
             Some(_) => None,
         };
-        if let Some(alias) = alias {
-            // The last place is the outermost one's.
-            ids.retain(|&id| id != alias || id == function.address);
-            ids.push(alias);
+        if let Some(own) = own {
+            ids.add(own);
+            if forwards != Some(Forwards::Unchanged) {
+                ids.messages = own;
+            }
         }
         below = bridge.address;
     }
     ids
+}
+
+impl RequesterIds {
+    fn add(&mut self, id: PciAddress) {
+        if !self.requests.contains(&id) {
+            self.requests.push(id);
+        }
+    }
 }
 
 /// Which bridges forward requests up: those above a function that may master the bus, and no others.

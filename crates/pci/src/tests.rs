@@ -1,5 +1,6 @@
 //! What enumeration, groups and resets promise, on functions made up for it.
 
+mod aliases;
 mod away;
 mod clock;
 mod groups;
@@ -246,7 +247,7 @@ fn requests_arrive_with_the_ids_that_bridges_give_them() {
         FakeFunction::edu(),
     );
     let functions = enumerate(&bus, &board(), &bus);
-    let ids = |address| requester_ids(&functions, find(&functions, address));
+    let ids = |address| requester_ids(&functions, find(&functions, address)).requests;
     assert_eq!(ids(at(4, 0, 0)), [at(4, 0, 0)], "ports pass them");
     assert_eq!(ids(at(7, 8, 0)), [at(7, 8, 0), at(7, 0, 0)], "function 0 of the conventional bus");
     assert_eq!(ids(at(8, 5, 0)), [at(8, 5, 0), at(0, 3, 0)], "the bridge itself where it has no Express");

@@ -8,7 +8,7 @@ use core::fmt;
 use axvm_addr::PciAddress;
 use axvm_pci::quirks::{self, Word};
 use axvm_pci::spec::extended;
-use axvm_pci::{BarKind, Function, Virtio};
+use axvm_pci::{BarKind, Function, Virtio, aliases};
 use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 
 use super::board::Board;
@@ -245,8 +245,15 @@ fn check_ports(reference: DeviceRef<'_>, device: &PciDevice, all: &[PciDevice], 
     }
 }
 
-/// Says where the function's isolation group rests on somebody's word.
+/// Says where the function's isolation group, or its ids, rest on somebody's word.
 fn note_quirks(reference: DeviceRef<'_>, device: &PciDevice, all: &[PciDevice], findings: &mut Findings) {
+    if let Some(alias) = aliases::of(&device.function).next() {
+        let DeviceRef { vm, name, .. } = reference;
+        findings.note(format_args!(
+            "{vm}: {name}: it sends with other requester ids than its own, too ({}): the VM has them all",
+            alias.source
+        ));
+    }
     let above = |it: &&PciDevice| device.bridges.contains(&it.function.address);
     for function in core::iter::once(device).chain(all.iter().filter(above)).map(|it| &it.function) {
         let Some(quirk) = quirks::of(function) else { continue };

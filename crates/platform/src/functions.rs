@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{ItsDeviceId, StreamId};
+use axvm_addr::{ItsDeviceId, PciAddress, StreamId};
 use axvm_pci::{Function, Membership, bridges_above, requester_ids};
 
 use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
@@ -23,17 +23,17 @@ impl Platform {
                 let host = self.pci_hosts.iter().find(|host| {
                     host.segment == address.segment && (host.buses.0..=host.buses.1).contains(&address.bus)
                 });
-                let ids = requester_ids(&functions, function).into_iter();
-                let ids: Vec<u32> = ids.map(|id| u32::from(id.requester_id())).collect();
-                let stream = |&id: &u32| host?.stream(id);
+                let ids = requester_ids(&functions, function);
+                let stream = |id: &PciAddress| host?.stream(id.requester_id().into());
                 // What arrives with any of its ids outside every IOMMU isn't confined.
                 let mut streams: Vec<(usize, StreamId)> = Vec::new();
-                for stream in ids.iter().map(stream).collect::<Option<Vec<_>>>().unwrap_or_default() {
+                for stream in ids.requests.iter().map(stream).collect::<Option<Vec<_>>>().unwrap_or_default()
+                {
                     if !streams.contains(&stream) {
                         streams.push(stream);
                     }
                 }
-                let sender = ids.last().copied().unwrap_or_default();
+                let sender = ids.messages.requester_id().into();
                 PciDevice {
                     function: function.clone(),
                     group: groups.get(position).map_or(u32::MAX, |member| member.group),
@@ -56,7 +56,7 @@ impl Platform {
     }
 
     /// The position in [`Platform::pci_hosts`] of the host bridge that a function is below.
-    pub fn pci_host_of(&self, address: axvm_addr::PciAddress) -> Option<usize> {
+    pub fn pci_host_of(&self, address: PciAddress) -> Option<usize> {
         self.pci_hosts.iter().position(|host| {
             host.segment == address.segment && (host.buses.0..=host.buses.1).contains(&address.bus)
         })

@@ -243,8 +243,7 @@ pub struct PciDevice {
     /// requester id that its requests may arrive with, its own first. Empty: at least one of them passes no
     /// IOMMU.
     pub streams: Vec<(usize, StreamId)>,
-    /// The ITS (position in [`Gic::its`]) and device id of its MSIs, which arrive with the last of its
-    /// requester ids.
+    /// The ITS (position in [`Gic::its`]) and device id of its MSIs.
     pub msi: Option<(usize, ItsDeviceId)>,
     /// The line of its interrupt pin.
     pub line: Option<Interrupt>,

@@ -188,6 +188,22 @@ fn functions_behind_conventional_bridges_get_the_ids_that_the_bridges_send_as() 
 }
 
 #[test]
+fn a_function_that_sends_as_another_has_the_streams_of_both_or_none_that_bounds_it() {
+    let mut platform = virt();
+    let at = |slot| PciAddress::new(0, 0, slot, 0).unwrap();
+    let mut disk = function(at(2), None, 1);
+    (disk.vendor, disk.device) = (0x1b4b, 0x9230);
+    platform.add_functions(vec![disk.clone()], &[]);
+    let found = &platform.functions.as_ref().unwrap()[0];
+    assert_eq!(found.streams, [(0, StreamId(0x10)), (0, StreamId(0x11))]);
+    assert_eq!(found.msi, Some((0, ItsDeviceId(0x10))), "its messages are its own");
+    // The other id passes no IOMMU: the function isn't confined by the one that its own passes.
+    platform.pci_hosts[0].iommu_map[0].count = 0x11;
+    platform.add_functions(vec![disk], &[]);
+    assert_eq!(platform.functions.unwrap()[0].streams, []);
+}
+
+#[test]
 fn a_bridge_that_is_its_own_parent_gives_no_line_and_no_endless_walk() {
     let mut platform = virt();
     let address = PciAddress::new(0, 0, 1, 0).unwrap();

@@ -331,6 +331,29 @@ fn functions_of_a_slot_stay_together_and_one_of_them_is_function_0() {
 }
 
 #[test]
+fn a_function_that_sends_as_another_has_that_ones_stream_too_and_nobody_else_has() {
+    let (mut disk, mut twin) = (endpoint(4, 0), endpoint(4, 1));
+    (disk.vendor, disk.device) = (0x1b4b, 0x9230);
+    let alone = system(vec![vm("a", &[1], vec![pci(4, 0)])]);
+    // A function 1 that isn't there is nobody's.
+    let plan = planned(&alone, &with_functions(vec![disk.clone()], &[0]));
+    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(0x20)), (0, StreamId(0x21))]);
+    assert_eq!(plan.vms[0].devices[0].msi.unwrap().device.0, 0x20);
+    assert!(plan.notes.iter().any(|note| note.contains("other requester ids") && note.contains("Marvell")));
+    // One that is goes to the same VM, whatever the two do with each other.
+    let platform = with_functions(vec![disk, twin.clone()], &[0, 1]);
+    planned(&system(vec![vm("a", &[1], vec![pci(4, 0), pci(4, 1)])]), &platform);
+    assert_eq!(refusals(&alone, &platform), [(Rule::Group, Item::Device(0, 0, String::new()))]);
+    let two = system(vec![vm("a", &[1], vec![pci(4, 0)]), vm("b", &[2], vec![pci(4, 1)])]);
+    // Their line is said, too.
+    assert_eq!(refusals(&two, &platform)[0], (Rule::Group, Item::Device(1, 0, String::new())));
+    // One that sends as function 0.
+    (twin.vendor, twin.device) = (0x1180, 0xe832);
+    let platform = with_functions(vec![endpoint(4, 0), twin], &[0, 1]);
+    assert_eq!(refusals(&two, &platform)[0], (Rule::Group, Item::Device(1, 0, String::new())));
+}
+
+#[test]
 fn isolation_that_rests_on_a_makers_word_is_said() {
     let mut above = port(1);
     (above.vendor, above.device) = (0x17cb, 0x0401);
