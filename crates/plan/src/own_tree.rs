@@ -48,6 +48,34 @@ pub fn check(
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
+/// As [`check`], but for the two things with which no kernel can run, whatever it is: a tree that isn't one, and memory that isn't there.
+/// It is what the hypervisor asks before it starts a VM, where words cost memory.
+///
+/// # Errors
+///
+/// Every such problem.
+pub fn check_memory(system: &System, plan: &mut Plan, trees: &[(u16, &[u8])]) -> Result<(), Vec<Problem>> {
+    let mut findings = Findings::default();
+    for &(index, blob) in trees {
+        let of = |vm: &&VmPlan| vm.id.0 == index;
+        let (Some(config), Some(vm)) = (system.vms.get(usize::from(index)), plan.vms.iter().find(of)) else {
+            continue;
+        };
+        let (linux, kernel) = (false, Span::default());
+        let vm_ref = VmRef::of(system, index);
+        let mut look = Look { vm: vm_ref, config, plan: vm, linux, kernel, findings: &mut findings };
+        if let Ok(Some(tree)) = look.read(blob) {
+            look.banks(&tree);
+        }
+    }
+    let Findings { problems, notes } = findings;
+    plan.notes.extend(notes);
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// It is no device tree that anybody could use.
+struct Unusable;
+
 /// One VM's tree while it is looked at.
 struct Look<'a> {
     vm: VmRef<'a>,
@@ -74,28 +102,40 @@ impl Look<'_> {
     }
 
     fn at(&mut self, blob: &[u8]) {
-        match fdt::read(blob) {
-            Ok(tree) => {
-                self.memory(&tree);
-                self.processors(&tree);
-                self.interrupts(&tree);
-                self.registers(&tree);
-                self.bridges(&tree);
-            }
-            Err(error @ (FdtError::Blob(_) | FdtError::Overlay(_) | FdtError::Architecture(_))) => {
-                return self.problem(format_args!("can't be used: {error}"));
-            }
-            // A kernel may be less strict, or never look there.
-            Err(error) => self.note(format_args!("can't be looked into: {error}")),
+        let Ok(tree) = self.read(blob) else { return };
+        if let Some(tree) = tree {
+            self.memory(&tree);
+            self.processors(&tree);
+            self.interrupts(&tree);
+            self.registers(&tree);
+            self.bridges(&tree);
         }
         self.chosen(blob);
     }
 
-    fn memory(&mut self, tree: &Platform) {
-        let ram: Vec<Span<Gpa>> = self.plan.ram.iter().map(|(span, _)| *span).collect();
-        if tree.memory.is_empty() {
-            return self.wrong("names no memory");
+    /// What the tree says, if it can be followed.
+    fn read(&mut self, blob: &[u8]) -> Result<Option<Platform>, Unusable> {
+        match fdt::read(blob) {
+            Ok(tree) => Ok(Some(tree)),
+            Err(error @ (FdtError::Blob(_) | FdtError::Overlay(_) | FdtError::Architecture(_))) => {
+                self.problem(format_args!("can't be used: {error}"));
+                Err(Unusable)
+            }
+            // A kernel may be less strict, or never look there.
+            Err(error) => {
+                self.note(format_args!("can't be looked into: {error}"));
+                Ok(None)
+            }
         }
+    }
+
+    fn ram(&self) -> Vec<Span<Gpa>> {
+        self.plan.ram.iter().map(|(span, _)| *span).collect()
+    }
+
+    /// Memory that the VM doesn't have.
+    fn banks(&mut self, tree: &Platform) {
+        let ram = self.ram();
         for bank in tree.memory.iter().map(|&bank| here(bank)) {
             if !covers(&ram, bank) {
                 self.problem(format_args!(
@@ -104,6 +144,14 @@ impl Look<'_> {
                 ));
             }
         }
+    }
+
+    fn memory(&mut self, tree: &Platform) {
+        let ram = self.ram();
+        if tree.memory.is_empty() {
+            return self.wrong("names no memory");
+        }
+        self.banks(tree);
         let said: Vec<Span<Gpa>> = tree.memory.iter().map(|&bank| here(bank)).collect();
         if !covers(&said, self.kernel) {
             let kernel = self.kernel;

@@ -12,7 +12,7 @@ use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Forwarding, Function, HostBridge};
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{Plan, VmPlan, plan};
+use axvm_plan::{Plan, VmPlan, own_tree, plan};
 use axvm_platform::limits::Limits;
 use axvm_platform::model::{Interrupt, PciDevice, Platform};
 use axvm_smmuv3::Domain;
@@ -149,7 +149,11 @@ pub fn run(start: Start) -> ! {
         }
         arch::psci::system_off()
     }
-    let plan = match plan {
+    let trees = |(id, files): (u16, &Option<VmFiles<'static>>)| Some((id, files.as_ref()?.device_tree?));
+    let trees: Vec<(u16, &[u8])> = (0..).zip(&files).filter_map(trees).collect();
+    let looked =
+        plan.and_then(|mut plan| own_tree::check_memory(bundle.system(), &mut plan, &trees).map(|()| plan));
+    let plan = match looked {
         Ok(plan) => plan,
         Err(problems) => boot::refuse(problems),
     };
