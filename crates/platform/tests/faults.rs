@@ -126,6 +126,10 @@ fn what_the_buses_above_need_the_device_needs() {
     let powered = node("bus").text("compatible", "simple-pm-bus").cells("power-domains", &[77, 3]);
     let platform = read(&soc(powered));
     assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("power-domains of /soc/bus", "/power"));
+    // And of the one above that.
+    let outer = node("soc").bus().cells("power-domains", &[77, 4]);
+    let platform = read(&root().with(power()).with(outer.with(node("bus").bus().with(uart()))));
+    assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("power-domains of /soc", "/power"));
     // A vendor's property of the bus.
     let platform = read(&soc(node("bus").cells("vendor,gate", &[0, 77])));
     assert_eq!(needs(&platform, "/soc/bus/uart@9000"), pair("vendor,gate of /soc/bus", "/power"));
@@ -187,10 +191,13 @@ fn a_number_that_may_be_a_phandle_is_a_dependency_and_does_not_go_to_the_guest()
 fn nodes_below_are_the_devices_and_may_refer_to_each_other() {
     let phy = node("phy@1").cells("reg", &[1]).cells("phandle", &[9]);
     let mdio = node("mdio").cells("#address-cells", &[1]).cells("#size-cells", &[0]).with(phy);
-    let platform = read(&root().with(uart().cells("phy-handle", &[9]).with(mdio)));
+    let both = uart().cells("phy-handle", &[9]).cells("vendor,phy", &[9]);
+    let platform = read(&root().with(both.with(mdio)));
     let ethernet = device(&platform, "/uart@9000");
     assert_eq!((needs(&platform, "/uart@9000").len(), ethernet.referenced), (0, false));
-    assert!(ethernet.properties.iter().any(|(name, _)| name == "phy-handle"));
+    for kept in ["phy-handle", "vendor,phy"] {
+        assert!(ethernet.properties.iter().any(|(name, _)| name == kept), "{kept}");
+    }
     let phy = &ethernet.children[0].children[0];
     assert!(phy.name == "phy@1" && phy.properties.iter().any(|(name, _)| name == "phandle"));
     // Devices of their own, behind `ranges`, are no part of it; others' references to a part make it a provider.

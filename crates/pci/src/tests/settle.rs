@@ -34,6 +34,7 @@ fn nothing_of_a_port_goes_on_telling_errors_to_firmware() {
     let address = at(0, 1, 0);
     escalate(&bus, address, &off);
     escalate(&bus, address, &controls);
+    bus.write(address, aer + extended::AER_SEVERITY, Width::B4, 0xf);
     bus.write(address, header::COMMAND, Width::B2, 0x147);
     let functions = enumerate(&bus, &board(), &bus);
     assert_eq!(functions[0].stuck, None);
@@ -44,7 +45,27 @@ fn nothing_of_a_port_goes_on_telling_errors_to_firmware() {
     assert_eq!(bus.read(address, controls[1].0, Width::B2), express::RETRY_VISIBLE.into());
     assert_eq!(bus.read(address, aer + extended::AER_UNCORRECTABLE_MASK, Width::B4), u32::MAX);
     assert_eq!(bus.read(address, aer + extended::AER_CORRECTABLE_MASK, Width::B4), u32::MAX);
+    assert_eq!(bus.read(address, aer + extended::AER_SEVERITY, Width::B4), 0);
+    assert_eq!(bus.read(address, containment + extended::CONTAINMENT_PIO_MASK, Width::B4), u32::MAX);
     assert!(!command(&bus, address).intersects(Command::SERR | Command::PARITY));
+}
+
+#[test]
+fn an_endpoint_neither_reports_errors_nor_sends_as_functions_that_are_not_there() {
+    let bus = FakeBus::new(0, 0).with(1, 0, FakeFunction::nvme());
+    let address = at(0, 1, 0);
+    let express = FakeFunction::nvme().find(capability::EXPRESS).unwrap();
+    let (control, second) = (express + express::DEVICE_CONTROL, express + express::DEVICE_CONTROL_2);
+    bus.write(address, control, Width::B2, 0x0a0f);
+    bus.write(address, second, Width::B2, 0xffff);
+    assert_eq!(bus.read(address, control, Width::B2) & 0x0a0f, 0x0a0f, "the fake has the bits");
+    let functions = enumerate(&bus, &board(), &bus);
+    assert_eq!(functions[0].stuck, None);
+    let on = express::DeviceControl::RELAXED_ORDERING | express::DeviceControl::NO_SNOOP;
+    let kept = bus.read(address, control, Width::B2) as u16;
+    assert_eq!(kept & (express::DeviceControl::PHANTOM.bits() | 0xf), 0);
+    assert_eq!(kept & on.bits(), on.bits());
+    assert_eq!(bus.read(address, second, Width::B2) as u16 & !express::CONTROL_2_KEPT, 0);
 }
 
 #[test]
