@@ -79,7 +79,7 @@ const TARGETS: &[Target] = &[
         name: "its",
         what: "a guest's ITS commands",
         package: "axvm-vgic",
-        test: Some("its"),
+        test: Some("its_model"),
         filter: "",
     },
     Target {

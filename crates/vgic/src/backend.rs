@@ -1,6 +1,18 @@
-//! What the virtual GIC asks of the hypervisor.
+//! What the virtual GIC asks of the hypervisor: a trait for each of its parts that asks, and [`Backend`] for all of them.
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+
+use crate::spec::Trigger;
+use crate::spec::redistributor::LpiProperty;
+
+/// A physical interrupt that one of the guest's stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Physical {
+    /// An SPI.
+    Spi(Intid),
+    /// A PPI, or with direct delivery an SGI, of the CPU that runs this vCPU.
+    Private(VcpuId, Intid),
+}
 
 /// What the guest has set up for an SPI that stands for a physical one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,10 +21,19 @@ pub struct SpiSettings {
     pub enabled: bool,
     /// The guest's priority.
     pub priority: u8,
-    /// Edge triggered; else by level.
-    pub edge: bool,
+    /// What makes it pending.
+    pub trigger: Trigger,
     /// The vCPU it is routed to; `None` if the guest named a processor that doesn't exist.
     pub target: Option<VcpuId>,
+}
+
+/// What the guest has set up for a private interrupt that stands for the CPU's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateSettings {
+    /// Whether the guest has enabled it.
+    pub enabled: bool,
+    /// The guest's priority.
+    pub priority: u8,
 }
 
 /// What the hardware says of an interrupt.
@@ -49,6 +70,28 @@ pub enum BackendError {
     Unknown,
 }
 
+/// What changes of an event of a device at the physical ITS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventChange {
+    /// It is mapped to a physical LPI, which stands for the guest's `lpi`, on the CPU of `vcpu`: one of the hypervisor's choice, or,
+    /// where the hardware delivers it to the guest, that of the same number. The LPI starts disabled, and
+    /// [`EventChange::Configure`] follows. If it can't be done, the event stays unmapped.
+    Map {
+        /// The guest's LPI.
+        lpi: Intid,
+        /// Where it goes.
+        vcpu: VcpuId,
+    },
+    /// Its physical LPI moves to the CPU of this vCPU.
+    Move(VcpuId),
+    /// It is unmapped, and its physical LPI freed.
+    Discard,
+    /// The pending state of its physical LPI is dropped.
+    Clear,
+    /// Its physical LPI is enabled or disabled, and gets this priority.
+    Configure(LpiProperty),
+}
+
 /// A guest reached for what isn't its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -56,52 +99,34 @@ pub enum Violation {
     ForeignItsDevice(ItsDeviceId),
 }
 
-/// The hypervisor's side: physical interrupts, the guest's memory, the other vCPUs.
-///
-/// The methods may be called with a lock of the virtual GIC held: they must not call back into it, nor wait
-/// for another vCPU. The lock is the VM's own, so a method that takes long holds up that VM only.
-pub trait Backend: Send + Sync {
-    /// Makes `vcpu` leave the guest (or its sleep in WFI) soon, so that it calls [`crate::Vgic::flush`]
-    /// again. Called with the lock of the interrupts' state dropped. For the vCPU of the calling CPU, which
-    /// is out of the guest already, there is nothing to do. The effect must not get lost between that vCPU's
-    /// `flush` and its entry into the guest.
-    fn kick(&self, vcpu: VcpuId);
-
+/// The physical interrupts that a VM's lines and private interrupts stand for. Asked with the lock of the interrupts' state held.
+pub trait HardwareInterrupts: Send + Sync {
     /// Brings the physical SPI `host` in line with what the guest set up.
     fn configure_spi(&self, host: Intid, settings: &SpiSettings);
 
+    /// Brings the PPI `host` of the CPU that runs `vcpu` in line with what the guest set up; with direct delivery SGIs too.
+    fn configure_private(&self, vcpu: VcpuId, host: Intid, settings: PrivateSettings);
+
     /// Enables or disables the physical SPI `host`, and nothing else of it: its trigger and target are as
-    /// [`Backend::configure_spi`] left them. When it returns from disabling,
+    /// [`HardwareInterrupts::configure_spi`] left them. When it returns from disabling,
     /// the SPI is signalled to no CPU any more; one that a CPU has acknowledged just before may still arrive.
     fn set_spi_enabled(&self, host: Intid, enabled: bool);
 
-    /// Sets or clears the pending state of the physical SPI `host`.
-    fn set_spi_pending(&self, host: Intid, pending: bool);
+    /// Sets or clears the pending state.
+    fn set_pending(&self, interrupt: Physical, pending: bool);
 
-    /// Sets or clears the active state of the physical SPI `host`.
-    fn set_spi_active(&self, host: Intid, active: bool);
+    /// Sets or clears the active state.
+    fn set_active(&self, interrupt: Physical, active: bool);
 
-    /// Brings the PPI `host` of the CPU that runs `vcpu` in line with what the guest set up; with direct
-    /// delivery SGIs too.
-    fn configure_private(&self, vcpu: VcpuId, host: Intid, enabled: bool, priority: u8);
-
-    /// Sets or clears the pending state of the PPI (or, delivered directly, SGI) `host` of the CPU that runs
-    /// `vcpu`.
-    fn set_private_pending(&self, vcpu: VcpuId, host: Intid, pending: bool);
-
-    /// Sets or clears the active state of the PPI (or, delivered directly, SGI) `host` of the CPU that runs
-    /// `vcpu`.
-    fn set_private_active(&self, vcpu: VcpuId, host: Intid, active: bool);
-
-    /// Reads the state of the physical SPI `host`: asked only with direct delivery.
-    fn spi_state(&self, host: Intid) -> PhysicalState;
-
-    /// Reads the state of the SGI or PPI `host` of the CPU that runs `vcpu`: asked only with direct delivery.
-    fn private_state(&self, vcpu: VcpuId, host: Intid) -> PhysicalState;
+    /// Reads the state.
+    fn state(&self, interrupt: Physical) -> PhysicalState;
 
     /// Raises the physical SGI `sgi` at the CPU that runs `vcpu`: asked only with direct delivery.
     fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid);
+}
 
+/// The physical ITS behind a VM's, and the LPIs that the hardware delivers to its vCPUs. Asked with the lock of the virtual ITS held, as its commands are carried out.
+pub trait HardwareIts: Send + Sync {
     /// Gives `device` a physical interrupt translation table for `event_bits` bits of event id.
     ///
     /// # Errors
@@ -116,61 +141,24 @@ pub trait Backend: Send + Sync {
     /// [`BackendError`] if it couldn't be done.
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError>;
 
-    /// Maps an event to a physical LPI, which stands for the guest's `lpi`, on the CPU of `vcpu`: one of the
-    /// hypervisor's choice, or, with direct delivery, that of the same number. It starts disabled;
-    /// [`Backend::configure_event`] follows.
+    /// Changes something of one event of a mapped device.
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if it couldn't be done; the event then stays unmapped.
-    fn map_event(
+    /// [`BackendError`] if it couldn't be done.
+    fn change_event(
         &self,
         device: ItsDeviceId,
         event: ItsEventId,
-        lpi: Intid,
-        vcpu: VcpuId,
+        change: EventChange,
     ) -> Result<(), BackendError>;
-
-    /// Moves an event's physical LPI to the CPU of `vcpu`.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if it couldn't be done.
-    fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError>;
-
-    /// Unmaps an event and frees its physical LPI.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if it couldn't be done.
-    fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError>;
-
-    /// Drops the pending state of an event's physical LPI.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if it couldn't be done.
-    fn clear_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError>;
 
     /// Raises an event as if the device had: asked only where LPIs reach the guest from the hardware.
     ///
     /// # Errors
     ///
     /// [`BackendError`] if it couldn't be done.
-    fn trigger_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError>;
-
-    /// Enables or disables an event's physical LPI and sets its priority.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError`] if it couldn't be done.
-    fn configure_event(
-        &self,
-        device: ItsDeviceId,
-        event: ItsEventId,
-        enabled: bool,
-        priority: u8,
-    ) -> Result<(), BackendError>;
+    fn raise_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError>;
 
     /// Has LPIs reach `vcpu`, which none do at first: asked only where they reach the guest from the hardware. Nothing is pending
     /// there but what comes from now on.
@@ -191,20 +179,35 @@ pub trait Backend: Send + Sync {
         vcpu: VcpuId,
         pending: &mut dyn FnMut(Intid, &[u8; LPI_PIECE / 8]),
     ) -> Result<(), BackendError>;
+}
 
-    /// Reads the VM's RAM.
+/// The VM's RAM: the ITS's queue of commands, and the tables of LPIs.
+pub trait GuestMemory: Send + Sync {
+    /// Reads it.
     ///
     /// # Errors
     ///
     /// [`NotGuestMemory`] if any byte isn't RAM of this VM.
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory>;
 
-    /// Writes the VM's RAM.
+    /// Writes it.
     ///
     /// # Errors
     ///
     /// [`NotGuestMemory`] if any byte isn't RAM of this VM.
     fn write_guest(&self, address: Gpa, bytes: &[u8]) -> Result<(), NotGuestMemory>;
+}
+
+/// The hypervisor's side.
+///
+/// The methods may be called with a lock of the virtual GIC held: they must not call back into it, nor wait
+/// for another vCPU. The lock is the VM's own, so a method that takes long holds up that VM only.
+pub trait Backend: HardwareInterrupts + HardwareIts + GuestMemory {
+    /// Makes `vcpu` leave the guest (or its sleep in WFI) soon, so that it calls [`crate::Vgic::flush`]
+    /// again. Called with the lock of the interrupts' state dropped. For the vCPU of the calling CPU, which
+    /// is out of the guest already, there is nothing to do. The effect must not get lost between that vCPU's
+    /// `flush` and its entry into the guest.
+    fn kick(&self, vcpu: VcpuId);
 
     /// Records that the guest reached for what isn't its own.
     fn violation(&self, kind: Violation);

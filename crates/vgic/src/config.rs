@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use axvm_addr::{Intid, ItsDeviceId, VcpuId};
 
 use crate::spec::list_register::LIST_REGISTERS_MAX;
-use crate::spec::{AFFINITY_MASK, LPI_FIRST, PPI_FIRST, SPI_END, SPI_FIRST};
+use crate::spec::{AFFINITY_MASK, LPI_FIRST, PPI_FIRST, SPI_END, SPI_FIRST, Trigger};
 
 /// The most vCPUs that one virtual GIC serves.
 pub const VCPUS_MAX: usize = 256;
@@ -36,8 +36,8 @@ pub struct LineConfig {
     /// the former has the guest's number, and for the latter the physical SPI of the guest's number is made
     /// pending: one that no device has.
     pub host: Option<Intid>,
-    /// Edge triggered at reset; else by level.
-    pub edge: bool,
+    /// Its trigger at reset.
+    pub trigger: Trigger,
     /// How the physical one is held while the guest serves it. Nothing to a line without one.
     pub delivery: LineDelivery,
 }

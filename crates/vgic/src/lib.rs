@@ -42,33 +42,39 @@ extern crate alloc;
 extern crate self as axvm_vgic;
 
 mod access;
-mod at_once;
 mod backend;
+mod command_error;
 mod config;
-mod cpu_interface;
-mod distributor;
 #[cfg(feature = "fake")]
 #[allow(missing_docs, reason = "what has none does what its name says")]
 #[path = "../tests/common/mod.rs"]
 pub mod fake;
+mod fast;
+mod frames;
 mod interrupts;
 mod irq;
 mod its;
-mod lpi;
-mod redistributor;
-mod registers;
+mod lists;
+mod lpi_tables;
+mod shared;
+mod signal;
 pub mod spec;
+mod statistics;
 mod switches;
+mod vcpu_set;
 mod vgic;
 
-pub use at_once::{HardwareLists, Local, Message};
-pub use backend::{Backend, BackendError, LPI_PIECE, NotGuestMemory, PhysicalState, SpiSettings, Violation};
+pub use backend::{
+    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, LPI_PIECE,
+    NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
+};
+pub use command_error::CommandError;
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,
 };
-pub use cpu_interface::ListRegisters;
-pub use distributor::Distributor;
-use interrupts::Interrupts;
-pub use its::{CommandError, Its};
-pub use redistributor::Redistributors;
-pub use vgic::{Statistics, StillOn, Vgic};
+pub use fast::Local;
+pub use frames::{Distributor, Its, Redistributors};
+pub use its::Message;
+pub use lists::{HardwareLists, ListRegisters};
+pub use statistics::Statistics;
+pub use vgic::{StillOn, Vgic};

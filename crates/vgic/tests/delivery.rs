@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::{HCR_NPIE, HCR_TDIR, ListRegister};
 use common::{Bench, PENDING, V0, V1, config, line, only};
 
 #[test]
 fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_more() {
-    let mut bench = Bench::started(config(1, vec![line(33, None, false)], 4));
+    let mut bench = Bench::started(config(1, vec![line(33, None, Trigger::Level)], 4));
     bench.enable(33);
     bench.vgic.set_level(Intid(33), true);
     for _ in 0..3 {
@@ -35,7 +36,7 @@ fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_
 
 #[test]
 fn a_level_that_goes_before_it_is_taken_is_not_delivered() {
-    let mut bench = Bench::started(config(1, vec![line(33, None, false)], 4));
+    let mut bench = Bench::started(config(1, vec![line(33, None, Trigger::Level)], 4));
     bench.enable(33);
     bench.vgic.set_level(Intid(33), true);
     bench.settle();
@@ -46,7 +47,7 @@ fn a_level_that_goes_before_it_is_taken_is_not_delivered() {
 
 #[test]
 fn an_edge_during_the_service_of_the_same_interrupt_is_delivered_after_it() {
-    let mut bench = Bench::started(config(1, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(1, vec![line(34, None, Trigger::Edge)], 4));
     bench.enable(34);
     assert!(bench.vgic.inject(V0, Intid(34)));
     bench.settle();
@@ -64,7 +65,7 @@ fn an_edge_during_the_service_of_the_same_interrupt_is_delivered_after_it() {
 
 #[test]
 fn a_pending_interrupt_follows_its_route_and_an_active_one_stays() {
-    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(2, vec![line(34, None, Trigger::Edge)], 4));
     bench.enable(34);
     bench.vgic.inject(V0, Intid(34));
     bench.settle();
@@ -84,7 +85,7 @@ fn a_pending_interrupt_follows_its_route_and_an_active_one_stays() {
 
 #[test]
 fn a_route_to_nobody_keeps_the_interrupt_pending() {
-    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(2, vec![line(34, None, Trigger::Edge)], 4));
     bench.enable(34);
     bench.route(34, 0x77);
     bench.vgic.inject(V0, Intid(34));
@@ -98,7 +99,7 @@ fn a_route_to_nobody_keeps_the_interrupt_pending() {
 
 #[test]
 fn another_vcpu_that_disables_an_interrupt_kicks_the_one_that_holds_it() {
-    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(2, vec![line(34, None, Trigger::Edge)], 4));
     bench.enable(34);
     bench.vgic.inject(V0, Intid(34));
     bench.settle();
@@ -146,7 +147,7 @@ fn a_timer_ppi_goes_to_the_vcpu_it_arrived_at() {
 
 #[test]
 fn when_nothing_changes_neither_flush_nor_sync_touches_the_registers() {
-    let mut bench = Bench::started(config(1, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(1, vec![line(34, None, Trigger::Edge)], 4));
     bench.enable(34);
     bench.vgic.inject(V0, Intid(34));
     bench.settle();
@@ -163,7 +164,7 @@ fn when_nothing_changes_neither_flush_nor_sync_touches_the_registers() {
 
 #[test]
 fn wfi_sees_what_can_be_delivered_and_a_sleeper_is_woken() {
-    let mut bench = Bench::started(config(2, vec![line(34, None, true)], 4));
+    let mut bench = Bench::started(config(2, vec![line(34, None, Trigger::Edge)], 4));
     bench.enter(0);
     bench.enter(1);
     bench.route(34, 1);
@@ -184,7 +185,7 @@ fn wfi_sees_what_can_be_delivered_and_a_sleeper_is_woken() {
 
 #[test]
 fn list_registers_hold_the_highest_priorities_and_the_rest_waits() {
-    let lines: Vec<_> = (0..8).map(|n| line(40 + n, None, true)).collect();
+    let lines: Vec<_> = (0..8).map(|n| line(40 + n, None, Trigger::Edge)).collect();
     let mut bench = Bench::started(config(1, lines, 4));
     for n in 0..8u32 {
         bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from((8 - n) * 8));
@@ -207,7 +208,7 @@ fn list_registers_hold_the_highest_priorities_and_the_rest_waits() {
 
 #[test]
 fn nested_interrupts_beyond_the_list_registers_end_by_the_eoi_count() {
-    let lines: Vec<_> = (0..5).map(|n| line(40 + n, None, true)).collect();
+    let lines: Vec<_> = (0..5).map(|n| line(40 + n, None, Trigger::Edge)).collect();
     let mut bench = Bench::started(config(1, lines, 2));
     for n in 0..5u32 {
         bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from(0x80 - n * 8));
@@ -228,7 +229,7 @@ fn nested_interrupts_beyond_the_list_registers_end_by_the_eoi_count() {
 
 #[test]
 fn a_reset_gives_physical_interrupts_back_and_forgets_everything() {
-    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     bench.settle();
@@ -243,7 +244,7 @@ fn a_reset_gives_physical_interrupts_back_and_forgets_everything() {
 
 #[test]
 fn interrupts_of_others_are_not_accepted() {
-    let bench = Bench::started(config(1, vec![line(40, Some(50), false)], 4));
+    let bench = Bench::started(config(1, vec![line(40, Some(50), Trigger::Level)], 4));
     assert!(!bench.vgic.hardware_spi(Intid(51)));
     assert!(!bench.vgic.inject(V0, Intid(41)));
     assert!(!bench.vgic.inject(VcpuId(9), Intid(3)));
@@ -254,7 +255,8 @@ fn interrupts_of_others_are_not_accepted() {
 #[test]
 fn a_vcpu_that_acts_only_when_kicked_misses_nothing_that_other_threads_do() {
     const ROUNDS: usize = 2000;
-    let mut bench = Bench::started(config(2, vec![line(34, None, true), line(35, None, true)], 4));
+    let mut bench =
+        Bench::started(config(2, vec![line(34, None, Trigger::Edge), line(35, None, Trigger::Edge)], 4));
     for intid in [34, 35] {
         bench.enable(intid);
         bench.route(intid, 1);
@@ -291,7 +293,7 @@ fn a_vcpu_that_acts_only_when_kicked_misses_nothing_that_other_threads_do() {
 
 /// Lines 40 and on, edges made up by software, each more urgent than the one before.
 fn ever_more_urgent(count: u32, list_registers: usize) -> Bench {
-    let lines: Vec<_> = (0..count).map(|n| line(40 + n, None, true)).collect();
+    let lines: Vec<_> = (0..count).map(|n| line(40 + n, None, Trigger::Edge)).collect();
     let bench = Bench::started(config(1, lines, list_registers));
     for n in 0..count {
         bench.gicd.write(V0, u64::from(0x400 + 40 + n), Width::B1, u64::from(0x80 - n * 8));

@@ -4,24 +4,25 @@ mod common;
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{CommandError, ConfigError, Direct, VgicConfig};
-use common::{Bench, PRIORITY, Physical, TABLES, V0, V1, config, line};
+use common::{Bench, Line, PRIORITY, TABLES, V0, V1, config, line};
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
 const RESERVED: u32 = 15;
 
 /// Two vCPUs, a device's line 40 and an emulated device's line 41.
 fn direct() -> VgicConfig {
-    let lines = vec![line(40, Some(40), false), line(41, None, false)];
+    let lines = vec![line(40, Some(40), Trigger::Level), line(41, None, Trigger::Level)];
     VgicConfig { direct: Some(Direct { reserved_sgis: 1 << RESERVED }), ..config(2, lines, 4) }
 }
 
-fn spi(bench: &Bench, host: u32) -> Physical {
+fn spi(bench: &Bench, host: u32) -> Line {
     bench.machine.spis.lock().unwrap().get(&host).copied().unwrap_or_default()
 }
 
-fn private(bench: &Bench, vcpu: VcpuId, host: u32) -> Physical {
+fn private(bench: &Bench, vcpu: VcpuId, host: u32) -> Line {
     bench.machine.ppis.lock().unwrap().get(&(vcpu.0, host)).copied().unwrap_or_default()
 }
 
@@ -54,12 +55,7 @@ fn the_group_switch_reaches_the_hardware() {
 #[test]
 fn pending_and_active_are_the_hardwares() {
     let bench = Bench::started(direct());
-    bench
-        .machine
-        .spis
-        .lock()
-        .unwrap()
-        .insert(40, Physical { pending: true, active: true, ..Physical::default() });
+    bench.machine.spis.lock().unwrap().insert(40, Line { pending: true, active: true, ..Line::default() });
     assert!(bench.is_pending(40) && bench.is_active(40));
     bench.clear_pending(40);
     assert!(!spi(&bench, 40).pending && spi(&bench, 40).active);
@@ -121,7 +117,7 @@ fn an_emulated_level_is_neither_lost_nor_left_behind() {
 
 /// Both ways in which the hardware delivers LPIs: physical ones, and GICv4's virtual ones beside list registers.
 fn with_lpis_in_hardware() -> [Bench; 2] {
-    let mut beside_lists = config(2, vec![line(40, Some(40), false)], 4);
+    let mut beside_lists = config(2, vec![line(40, Some(40), Trigger::Level)], 4);
     if let Some(its) = &mut beside_lists.its {
         its.virtual_lpis = true;
     }
@@ -200,6 +196,6 @@ fn movall_moves_in_hardware() {
 
 #[test]
 fn a_line_has_its_own_number() {
-    let wrong = VgicConfig { lines: vec![line(40, Some(50), false)], ..direct() };
+    let wrong = VgicConfig { lines: vec![line(40, Some(50), Trigger::Level)], ..direct() };
     assert_eq!(wrong.check(), Err(ConfigError::NotTheSame { guest: Intid(40), host: Intid(50) }));
 }

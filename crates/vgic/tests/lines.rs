@@ -4,12 +4,13 @@ mod common;
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::ListRegister;
 use common::{Bench, PENDING, V0, config, line, masked_line, only};
 
 #[test]
 fn a_hardware_line_is_delivered_with_the_hardware_bit_and_its_end_deactivates_it() {
-    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     bench.settle();
@@ -24,7 +25,7 @@ fn a_hardware_line_is_delivered_with_the_hardware_bit_and_its_end_deactivates_it
 
 #[test]
 fn a_hardware_line_still_high_at_the_end_of_interrupt_comes_again() {
-    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     for _ in 0..3 {
@@ -38,7 +39,11 @@ fn a_hardware_line_still_high_at_the_end_of_interrupt_comes_again() {
 
 #[test]
 fn a_hardware_line_disabled_before_the_guest_took_it_goes_back_to_the_physical_gic() {
-    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false), line(41, Some(51), true)], 4));
+    let mut bench = Bench::started(config(
+        1,
+        vec![line(40, Some(50), Trigger::Level), line(41, Some(51), Trigger::Edge)],
+        4,
+    ));
     bench.enable(40);
     bench.enable(41);
     bench.machine.set_line(Intid(50), true);
@@ -59,7 +64,7 @@ fn a_hardware_line_disabled_before_the_guest_took_it_goes_back_to_the_physical_g
 
 #[test]
 fn a_hardware_line_whose_pending_state_is_cleared_can_come_again() {
-    let mut bench = Bench::started(config(1, vec![line(40, Some(50), true)], 4));
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), Trigger::Edge)], 4));
     bench.enable(40);
     for _ in 0..2 {
         bench.machine.set_line(Intid(50), true);
@@ -79,7 +84,7 @@ fn foreign_end(bench: &Bench, host: u32) {
 
 #[test]
 fn a_masked_line_is_off_and_inactive_while_it_is_served_and_on_again_after_its_end() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     for _ in 0..3 {
         bench.machine.set_line(Intid(50), true);
@@ -105,7 +110,7 @@ fn a_masked_line_is_off_and_inactive_while_it_is_served_and_on_again_after_its_e
 
 #[test]
 fn a_masked_line_still_high_at_the_end_of_interrupt_comes_again() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     for _ in 0..3 {
@@ -119,7 +124,7 @@ fn a_masked_line_still_high_at_the_end_of_interrupt_comes_again() {
 
 #[test]
 fn an_edge_of_a_masked_line_during_its_service_is_delivered_after_it() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, true)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Edge)], 4));
     bench.enable(40);
     let edge = |bench: &Bench| {
         bench.machine.set_line(Intid(50), true);
@@ -142,7 +147,9 @@ fn an_edge_of_a_masked_line_during_its_service_is_delivered_after_it() {
 
 #[test]
 fn a_foreign_end_brings_a_line_with_the_hardware_bit_again_and_again_and_a_masked_one_never() {
-    for (line, arrives) in [(line(40, Some(50), false), true), (masked_line(40, 50, false), false)] {
+    for (line, arrives) in
+        [(line(40, Some(50), Trigger::Level), true), (masked_line(40, 50, Trigger::Level), false)]
+    {
         let mut bench = Bench::started(config(1, vec![line], 4));
         bench.enable(40);
         bench.machine.set_line(Intid(50), true);
@@ -161,7 +168,7 @@ fn a_foreign_end_brings_a_line_with_the_hardware_bit_again_and_again_and_a_maske
 
 #[test]
 fn a_foreign_end_before_a_line_is_masked_does_not_bring_its_level_twice() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     assert_eq!(bench.machine.arrived(), [Intid(50)]);
@@ -180,7 +187,7 @@ fn a_foreign_end_before_a_line_is_masked_does_not_bring_its_level_twice() {
 
 #[test]
 fn a_masked_line_that_the_guest_disables_stays_off_after_its_end_until_it_is_enabled() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     bench.settle();
@@ -196,7 +203,7 @@ fn a_masked_line_that_the_guest_disables_stays_off_after_its_end_until_it_is_ena
 
 #[test]
 fn a_masked_line_set_up_anew_while_it_is_served_stays_off_until_its_end() {
-    let mut bench = Bench::started(config(2, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(2, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     bench.settle();
@@ -223,7 +230,7 @@ fn a_masked_line_set_up_anew_while_it_is_served_stays_off_until_its_end() {
 
 #[test]
 fn a_masked_line_made_active_by_the_guest_is_off_until_the_guest_ends_that() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.gicd.write(V0, 0x304, Width::B4, 1 << 8);
     bench.machine.set_line(Intid(50), true);
@@ -237,7 +244,7 @@ fn a_masked_line_made_active_by_the_guest_is_off_until_the_guest_ends_that() {
 
 #[test]
 fn after_a_reset_a_masked_line_can_come_again() {
-    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, false)], 4));
+    let mut bench = Bench::started(config(1, vec![masked_line(40, 50, Trigger::Level)], 4));
     bench.enable(40);
     bench.machine.set_line(Intid(50), true);
     bench.settle();
@@ -253,7 +260,7 @@ fn after_a_reset_a_masked_line_can_come_again() {
 
 #[test]
 fn a_physical_line_that_the_guest_made_pending_is_neither_lost_nor_doubled() {
-    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), Trigger::Level)], 4));
     // By vCPU 0, which is out of the guest for that.
     let pend = |bench: &mut Bench| {
         bench.gicd.write(V0, 0x204, Width::B4, 1 << 8);

@@ -44,12 +44,12 @@ fn map(bench: &Bench, number: usize, collection: u16) {
     bench.command(Command::Mapti { device: DEVICE, event: event(number), lpi, collection }.encode());
 }
 
-/// A message, as it comes at the CPU of a vCPU: at once if that can be done, else the long way.
+/// A message, as it comes at the CPU of a vCPU: by the fast path if that can be done, else the long way.
 fn message(bench: &mut Bench, cpu: usize, number: usize) {
     let known = bench.vgic.message(|| Some((DEVICE, event(number))));
     let done = known.is_some_and(|known| {
         bench.on(cpu, |vgic, lists, hardware| {
-            vgic.message_at_once(vgic.local(VcpuId(cpu as u16)).unwrap(), known, lists, hardware)
+            vgic.fast_message(vgic.local(VcpuId(cpu as u16)).unwrap(), known, lists, hardware)
         })
     });
     if !done {

@@ -6,7 +6,7 @@ mod common;
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
-use axvm_vgic::{Backend, CommandError, Direct};
+use axvm_vgic::{CommandError, Direct, GuestMemory};
 use common::{Bench, PENDING_TABLE, PRIORITY, TABLES, V0, V1, config};
 use std::sync::atomic::Ordering;
 

@@ -5,8 +5,9 @@ mod common;
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
-use axvm_vgic::{Backend, StillOn};
+use axvm_vgic::{HardwareInterrupts, Physical, StillOn};
 use common::*;
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -26,7 +27,7 @@ fn the_list_registers_of_a_vcpu_are_given_once() {
 fn a_timer_that_waits_in_a_list_register_can_come_again_after_off_and_on() {
     let mut bench = Bench::started(config(2, vec![], 4));
     bench.gicr.write(V1, 0x3_0100, Width::B4, 1 << 27);
-    bench.machine.set_private_active(V1, Intid(27), true);
+    bench.machine.set_active(Physical::Private(V1, Intid(27)), true);
     assert!(bench.vgic.hardware_ppi(V1, Intid(27)));
     bench.settle();
     assert_eq!(only(&bench, 1), Some((27, PENDING)));
@@ -37,7 +38,7 @@ fn a_timer_that_waits_in_a_list_register_can_come_again_after_off_and_on() {
     });
     assert_eq!(bench.listed(1), []);
     assert_eq!(bench.gicr.read(V1, 0x3_0100, Width::B4), 0xffff | 1 << 27, "set-up stays");
-    bench.machine.set_private_active(V1, Intid(27), true);
+    bench.machine.set_active(Physical::Private(V1, Intid(27)), true);
     assert!(bench.vgic.hardware_ppi(V1, Intid(27)));
     bench.settle();
     assert_eq!(bench.acknowledge(1), Some(27));
@@ -48,8 +49,8 @@ fn a_timer_that_the_guest_made_pending_stays_so() {
     let mut bench = Bench::started(config(2, vec![], 4));
     bench.gicr.write(V1, 0x3_0100, Width::B4, 1 << 27);
     bench.gicr.write(V1, PENDING_1, Width::B4, 1 << 27);
-    bench.machine.set_private_pending(V1, Intid(27), false);
-    bench.machine.set_private_active(V1, Intid(27), true);
+    bench.machine.set_pending(Physical::Private(V1, Intid(27)), false);
+    bench.machine.set_active(Physical::Private(V1, Intid(27)), true);
     assert!(bench.vgic.hardware_ppi(V1, Intid(27)));
     bench.settle();
     bench.restart(1, |bench| {
@@ -62,7 +63,7 @@ fn a_timer_that_the_guest_made_pending_stays_so() {
 fn an_active_timer_stays_active_as_does_the_physical_one() {
     let mut bench = Bench::started(config(2, vec![], 4));
     bench.gicr.write(V1, 0x3_0100, Width::B4, 1 << 27);
-    bench.machine.set_private_active(V1, Intid(27), true);
+    bench.machine.set_active(Physical::Private(V1, Intid(27)), true);
     assert!(bench.vgic.hardware_ppi(V1, Intid(27)));
     bench.settle();
     assert_eq!(bench.acknowledge(1), Some(27));
@@ -96,7 +97,11 @@ fn software_interrupts_wait_for_a_vcpu_that_is_off() {
 
 #[test]
 fn a_line_that_waits_at_a_vcpu_that_goes_off_can_be_routed_away() {
-    for line in [line(40, Some(50), false), masked_line(40, 50, false), line(40, None, false)] {
+    for line in [
+        line(40, Some(50), Trigger::Level),
+        masked_line(40, 50, Trigger::Level),
+        line(40, None, Trigger::Level),
+    ] {
         let mut bench = Bench::started(config(2, vec![line], 4));
         bench.enable(40);
         bench.route(40, 1);

@@ -5,6 +5,7 @@ mod common;
 
 use axvm_addr::{Intid, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::{HCR_NPIE, ListRegister};
 use common::{Bench, V0, config, line, masked_line};
 use proptest::prelude::*;
@@ -81,11 +82,14 @@ impl Run {
     fn new(list_registers: usize) -> Self {
         let lines = ALL
             .map(|intid| {
-                let edge = SOFTWARE_EDGES.contains(&intid) || is_hardware_edge(intid);
+                let trigger = match SOFTWARE_EDGES.contains(&intid) || is_hardware_edge(intid) {
+                    true => Trigger::Edge,
+                    false => Trigger::Level,
+                };
                 if intid >= MASKED_LEVELS.start {
-                    return masked_line(intid, intid + 100, edge);
+                    return masked_line(intid, intid + 100, trigger);
                 }
-                line(intid, (intid >= HARDWARE_LEVELS.start).then_some(intid + 100), edge)
+                line(intid, (intid >= HARDWARE_LEVELS.start).then_some(intid + 100), trigger)
             })
             .collect();
         let mut bench = Bench::started(config(VCPUS as u64, lines, list_registers));
@@ -99,12 +103,12 @@ impl Run {
         &mut self.expected[(intid - ALL.start) as usize]
     }
 
-    /// Whether it was done at once.
+    /// Whether it was done by the fast path.
     fn raise(&mut self, intid: u32) -> bool {
         self.expected(intid).level = true;
         if SOFTWARE_EDGES.contains(&intid) {
             self.expected(intid).pending = true;
-            if self.bench.at_once {
+            if self.bench.fast {
                 return self.bench.pend(intid);
             }
             assert!(self.bench.vgic.inject(V0, Intid(intid)));
@@ -142,17 +146,17 @@ impl Run {
     }
 
     fn apply(&mut self, op: Op) {
-        let mut at_once = false;
+        let mut fast = false;
         match op {
-            Op::Raise(intid) => at_once = self.raise(intid),
+            Op::Raise(intid) => fast = self.raise(intid),
             Op::Lower(intid) => self.lower(intid),
             Op::Enable(intid) => {
                 self.expected(intid).enabled = true;
-                at_once = self.bench.switch(intid, true);
+                fast = self.bench.switch(intid, true);
             }
             Op::Disable(intid) => {
                 self.expected(intid).enabled = false;
-                at_once = self.bench.switch(intid, false);
+                fast = self.bench.switch(intid, false);
             }
             Op::Clear(intid) => {
                 self.expected(intid).pending = false;
@@ -180,8 +184,8 @@ impl Run {
             }
             Op::Cycle(cpu) => self.bench.cycle(cpu),
         }
-        // Registers are written by vCPU 0, which is out of the guest for that, but where it is answered at once.
-        if !at_once {
+        // Registers are written by vCPU 0, which is out of the guest for that, but where the fast path answers.
+        if !fast {
             self.bench.cycle(0);
         }
         self.bench.settle();
@@ -269,10 +273,10 @@ proptest! {
     fn every_interrupt_is_taken_where_and_as_often_as_it_should_be(
         list_registers in 2usize..5,
         ops in prop::collection::vec(op(), 1..150),
-        at_once in any::<bool>(),
+        fast in any::<bool>(),
     ) {
         let mut run = Run::new(list_registers);
-        run.bench.at_once = at_once;
+        run.bench.fast = fast;
         for op in ops {
             run.apply(op);
             run.check();

@@ -4,11 +4,12 @@ mod common;
 
 use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use common::{Bench, V0, V1, config, line};
 use proptest::prelude::*;
 
 fn bench() -> Bench {
-    Bench::new(config(2, vec![line(40, Some(50), false), line(41, None, true)], 4))
+    Bench::new(config(2, vec![line(40, Some(50), Trigger::Level), line(41, None, Trigger::Edge)], 4))
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn sgis_are_edges_and_ppis_levels() {
 fn a_configuration_that_contradicts_itself_is_refused() {
     use axvm_addr::Intid;
     use axvm_vgic::{ConfigError, Vgic, VgicConfig};
-    let good = config(2, vec![line(40, Some(50), false), line(41, None, true)], 4);
+    let good = config(2, vec![line(40, Some(50), Trigger::Level), line(41, None, Trigger::Edge)], 4);
     let machine = bench().machine;
     let refused = |change: &dyn Fn(&mut VgicConfig)| {
         let mut config = good.clone();

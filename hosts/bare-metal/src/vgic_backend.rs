@@ -7,7 +7,12 @@ use axvm::events::Kind;
 use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
 use axvm_plan::VmPlan;
 use axvm_plan::config::VMInterruptMode;
-use axvm_vgic::{Backend, BackendError, LPI_PIECE, NotGuestMemory, PhysicalState, SpiSettings, Violation};
+use axvm_vgic::spec::Trigger;
+use axvm_vgic::spec::redistributor::LpiProperty;
+use axvm_vgic::{
+    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, LPI_PIECE,
+    NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
+};
 use spin::Mutex;
 
 use crate::arch::gic;
@@ -143,60 +148,56 @@ fn error(error: ItsError) -> BackendError {
     }
 }
 
-impl Backend for GicBackend {
-    fn kick(&self, vcpu: VcpuId) {
-        if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get) {
-            cpu.kick(&self.host.gic);
-        }
-    }
-
+impl HardwareInterrupts for GicBackend {
     fn configure_spi(&self, line: Intid, settings: &SpiSettings) {
         let mpidr = settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.mpidr);
         // A line that goes nowhere is off.
         let (priority, enabled) = (self.priority(settings.priority), settings.enabled && mpidr.is_some());
-        self.host.gic.configure_line(line, settings.edge, priority, mpidr, enabled);
+        self.host.gic.configure_line(line, settings.trigger == Trigger::Edge, priority, mpidr, enabled);
+    }
+
+    fn configure_private(&self, vcpu: VcpuId, line: Intid, settings: PrivateSettings) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            let gic = &self.host.gic;
+            gic.set_private_priority(cpu, line, self.priority(settings.priority));
+            gic.enable_private(cpu, line, settings.enabled);
+        }
     }
 
     fn set_spi_enabled(&self, line: Intid, enabled: bool) {
         self.host.gic.set_enabled(line, enabled);
     }
 
-    fn set_spi_pending(&self, line: Intid, pending: bool) {
-        self.host.gic.set_pending(line, pending);
-    }
-
-    fn set_spi_active(&self, line: Intid, active: bool) {
-        self.host.gic.set_active(line, active);
-    }
-
-    fn configure_private(&self, vcpu: VcpuId, line: Intid, enabled: bool, priority: u8) {
-        if let Some(cpu) = self.cpu(vcpu) {
-            let gic = &self.host.gic;
-            gic.set_private_priority(cpu, line, self.priority(priority));
-            gic.enable_private(cpu, line, enabled);
+    fn set_pending(&self, interrupt: Physical, pending: bool) {
+        match interrupt {
+            Physical::Spi(line) => self.host.gic.set_pending(line, pending),
+            Physical::Private(vcpu, line) => {
+                if let Some(cpu) = self.cpu(vcpu) {
+                    self.host.gic.set_private_pending(cpu, line, pending);
+                }
+            }
         }
     }
 
-    fn set_private_pending(&self, vcpu: VcpuId, line: Intid, pending: bool) {
-        if let Some(cpu) = self.cpu(vcpu) {
-            self.host.gic.set_private_pending(cpu, line, pending);
+    fn set_active(&self, interrupt: Physical, active: bool) {
+        match interrupt {
+            Physical::Spi(line) => self.host.gic.set_active(line, active),
+            Physical::Private(vcpu, line) => {
+                if let Some(cpu) = self.cpu(vcpu) {
+                    self.host.gic.set_private_active(cpu, line, active);
+                }
+            }
         }
     }
 
-    fn set_private_active(&self, vcpu: VcpuId, line: Intid, active: bool) {
-        if let Some(cpu) = self.cpu(vcpu) {
-            self.host.gic.set_private_active(cpu, line, active);
-        }
-    }
-
-    fn spi_state(&self, line: Intid) -> PhysicalState {
-        let (pending, active) = self.host.gic.line_state(line);
-        PhysicalState { pending, active }
-    }
-
-    fn private_state(&self, vcpu: VcpuId, line: Intid) -> PhysicalState {
-        let Some(cpu) = self.cpu(vcpu) else { return PhysicalState::default() };
-        let (pending, active) = self.host.gic.private_state(cpu, line);
+    fn state(&self, interrupt: Physical) -> PhysicalState {
+        let (pending, active) = match interrupt {
+            Physical::Spi(line) => self.host.gic.line_state(line),
+            Physical::Private(vcpu, line) => match self.cpu(vcpu) {
+                Some(cpu) => self.host.gic.private_state(cpu, line),
+                None => return PhysicalState::default(),
+            },
+        };
         PhysicalState { pending, active }
     }
 
@@ -207,7 +208,9 @@ impl Backend for GicBackend {
             cpu.raise_sgi(sgi);
         }
     }
+}
 
+impl HardwareIts for GicBackend {
     fn map_device(&self, device: ItsDeviceId, event_bits: u32) -> Result<(), BackendError> {
         let its = self.its()?;
         let plan = self.host.plan(self.vm).ok_or(BackendError::Unknown)?;
@@ -231,47 +234,36 @@ impl Backend for GicBackend {
         self.its()?.unmap_device(&self.host.lpis, device).map_err(error)
     }
 
-    fn map_event(
+    fn change_event(
         &self,
         device: ItsDeviceId,
         event: ItsEventId,
-        lpi: Intid,
-        vcpu: VcpuId,
+        change: EventChange,
     ) -> Result<(), BackendError> {
-        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.map_event(&self.host.lpis, self.properties(), (device, event), lpi, cpu).map_err(error)
+        let its = self.its()?;
+        let cpu = |vcpu| self.cpu(vcpu).ok_or(BackendError::Unknown);
+        let (lpis, properties) = (&self.host.lpis, self.properties());
+        match change {
+            EventChange::Map { lpi, vcpu } => {
+                its.map_event(lpis, properties, (device, event), lpi, cpu(vcpu)?)
+            }
+            EventChange::Move(vcpu) => its.move_event(lpis, device, event, cpu(vcpu)?),
+            EventChange::Discard => its.discard_event(properties, device, event),
+            EventChange::Clear => its.clear_event(device, event),
+            EventChange::Configure(LpiProperty { enabled, priority }) => {
+                // A virtual LPI's priority is the guest's own, which nothing of the hypervisor's competes with.
+                let priority = match self.delivery {
+                    Delivery::VirtualLpis(_) => priority,
+                    Delivery::Injected | Delivery::Direct => self.priority(priority),
+                };
+                its.configure_event(properties, device, event, (priority, enabled))
+            }
+        }
+        .map_err(error)
     }
 
-    fn move_event(&self, device: ItsDeviceId, event: ItsEventId, vcpu: VcpuId) -> Result<(), BackendError> {
-        let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
-        self.its()?.move_event(&self.host.lpis, device, event, cpu).map_err(error)
-    }
-
-    fn discard_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
-        self.its()?.discard_event(self.properties(), device, event).map_err(error)
-    }
-
-    fn clear_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
-        self.its()?.clear_event(device, event).map_err(error)
-    }
-
-    fn trigger_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
+    fn raise_event(&self, device: ItsDeviceId, event: ItsEventId) -> Result<(), BackendError> {
         self.its()?.trigger_event(device, event).map_err(error)
-    }
-
-    fn configure_event(
-        &self,
-        device: ItsDeviceId,
-        event: ItsEventId,
-        enabled: bool,
-        priority: u8,
-    ) -> Result<(), BackendError> {
-        // A virtual LPI's priority is the guest's own, which nothing of the hypervisor's competes with.
-        let priority = match self.delivery {
-            Delivery::VirtualLpis(_) => priority,
-            Delivery::Injected | Delivery::Direct => self.priority(priority),
-        };
-        self.its()?.configure_event(self.properties(), device, event, (priority, enabled)).map_err(error)
     }
 
     fn start_lpis(&self, vcpu: VcpuId) -> Result<(), BackendError> {
@@ -301,13 +293,23 @@ impl Backend for GicBackend {
             Delivery::Injected => Err(BackendError::Unknown),
         }
     }
+}
 
+impl GuestMemory for GicBackend {
     fn read_guest(&self, address: Gpa, bytes: &mut [u8]) -> Result<(), NotGuestMemory> {
         self.ram.read(address, bytes).map_err(|at| NotGuestMemory(at.0))
     }
 
     fn write_guest(&self, address: Gpa, bytes: &[u8]) -> Result<(), NotGuestMemory> {
         self.ram.write(address, bytes).map_err(|at| NotGuestMemory(at.0))
+    }
+}
+
+impl Backend for GicBackend {
+    fn kick(&self, vcpu: VcpuId) {
+        if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get) {
+            cpu.kick(&self.host.gic);
+        }
     }
 
     fn violation(&self, kind: Violation) {

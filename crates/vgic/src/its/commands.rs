@@ -7,18 +7,20 @@
 
 use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
 
+use super::ItsState;
 use super::tables::Event;
-use super::{CommandError, ItsState};
-use crate::backend::Violation;
+use crate::backend::{EventChange, Violation};
+use crate::command_error::CommandError;
+use crate::interrupts::Interrupts;
+use crate::shared::Shared;
 use crate::spec::LPI_FIRST;
 use crate::spec::its_command::Command;
 use crate::spec::its_registers::ENTRY_BYTES;
 use crate::spec::redistributor::{LpiProperty, propbaser_address};
-use crate::{Interrupts, Vgic};
 
 /// Carries out commands on one ITS.
 pub(crate) struct Executor<'a> {
-    pub(crate) vgic: &'a Vgic,
+    pub(crate) shared: &'a Shared,
     pub(crate) its: &'a mut ItsState,
     /// The vCPU that this happens on.
     pub(crate) current: Option<VcpuId>,
@@ -49,12 +51,12 @@ impl Executor<'_> {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Interrupts) -> R) -> R {
-        self.vgic.with(self.current, f)
+        self.shared.with(self.current, f)
     }
 
     fn device(&self, id: ItsDeviceId) -> Result<usize, CommandError> {
         let Some(position) = self.its.tables.position(id) else {
-            self.vgic.backend().violation(Violation::ForeignItsDevice(id));
+            self.shared.backend().violation(Violation::ForeignItsDevice(id));
             return Err(CommandError::ForeignDevice(id));
         };
         if u64::from(id.0) >= self.its.device_entries() {
@@ -66,7 +68,7 @@ impl Executor<'_> {
     fn vcpu(&self, target: u64) -> Result<VcpuId, CommandError> {
         u16::try_from(target)
             .ok()
-            .filter(|number| usize::from(*number) < self.vgic.config().vcpus.len())
+            .filter(|number| usize::from(*number) < self.shared.config.vcpus.len())
             .map(VcpuId)
             .ok_or(CommandError::NoSuchRedistributor(target))
     }
@@ -92,7 +94,7 @@ impl Executor<'_> {
         }
         self.check_table(table, ENTRY_BYTES << bits)?;
         let events = self.unmap(position)?;
-        self.vgic.backend().map_device(id, bits)?;
+        self.shared.backend().map_device(id, bits)?;
         if let Some(device) = self.its.tables.devices.get_mut(position) {
             device.mapped = true;
             device.events.resize(1 << bits, None);
@@ -106,7 +108,7 @@ impl Executor<'_> {
         let last =
             table.0.checked_add(bytes - ENTRY_BYTES).map(Gpa).ok_or(CommandError::TableNotMemory(table))?;
         for address in [table, last] {
-            self.vgic
+            self.shared
                 .backend()
                 .read_guest(address, &mut entry)
                 .map_err(|_| CommandError::TableNotMemory(table))?;
@@ -127,7 +129,7 @@ impl Executor<'_> {
                 state.unbind_lpi(event.handle);
             }
         });
-        self.vgic.backend().unmap_device(id)?;
+        self.shared.backend().unmap_device(id)?;
         Ok(events.len())
     }
 
@@ -141,7 +143,7 @@ impl Executor<'_> {
         for (device, id, event) in self.its.tables.events() {
             visited += 1;
             if event.collection == collection {
-                result = result.and(place(self.vgic, self.current, device, id, event, target));
+                result = result.and(place(self.shared, self.current, device, id, event, target));
             }
         }
         result.map(|()| visited)
@@ -156,15 +158,15 @@ impl Executor<'_> {
     ) -> Result<usize, CommandError> {
         let position = self.device(device)?;
         self.its.tables.slot(position, id)?;
-        if lpi.0 < LPI_FIRST || u64::from(lpi.0) >= self.its.lpi_end(self.vgic) {
+        if lpi.0 < LPI_FIRST || u64::from(lpi.0) >= self.its.lpi_end(self.shared) {
             return Err(CommandError::LpiOutOfRange(lpi));
         }
         let collection = self.collection(collection)?;
         if self.its.tables.slot(position, id)?.is_some() {
             self.discard(device, id)?;
         }
-        if self.vgic.config().hardware_lpis() {
-            self.its.put_stray_back(self.vgic, self.current, lpi);
+        if self.shared.config.hardware_lpis() {
+            self.its.put_stray_back(self.shared, self.current, lpi);
             if self.with(|state| state.find_lpi(lpi)).is_some() {
                 return Err(CommandError::LpiTwice(lpi));
             }
@@ -172,12 +174,12 @@ impl Executor<'_> {
         let handle = self.with(|state| state.bind_lpi(lpi));
         let mut event = Event { lpi, handle, collection, physical: false, told: None };
         let target = self.its.tables.target(collection);
-        if let Err(error) = place(self.vgic, self.current, device, id, &mut event, target) {
+        if let Err(error) = place(self.shared, self.current, device, id, &mut event, target) {
             self.with(|state| state.unbind_lpi(handle));
             if event.physical
-                && let Err(also) = self.vgic.backend().discard_event(device, id)
+                && let Err(also) = self.shared.backend().change_event(device, id, EventChange::Discard)
             {
-                self.vgic.count_command_error(also.into());
+                self.shared.counters.count_command_error(also.into());
             }
             return Err(error);
         }
@@ -188,16 +190,16 @@ impl Executor<'_> {
     fn movi(&mut self, device: ItsDeviceId, id: ItsEventId, collection: u16) -> Result<usize, CommandError> {
         let position = self.device(device)?;
         let target = self.mapped_collection(collection)?;
-        let (vgic, current) = (self.vgic, self.current);
+        let (shared, current) = (self.shared, self.current);
         let event = self.its.tables.event(position, id)?;
         event.collection = collection;
-        place(vgic, current, device, id, event, Some(target))?;
+        place(shared, current, device, id, event, Some(target))?;
         Ok(0)
     }
 
     fn movall(&mut self, from: u64, to: u64) -> Result<usize, CommandError> {
         let (from, to) = (self.vcpu(from)?, self.vcpu(to)?);
-        if self.vgic.config().hardware_lpis() {
+        if self.shared.config.hardware_lpis() {
             return self.move_physical(from, to);
         }
         Ok(self.with(|state| state.move_lpis(from, to)))
@@ -205,16 +207,16 @@ impl Executor<'_> {
 
     /// MOVALL where LPIs reach the guest from the hardware: moved there, one by one.
     fn move_physical(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, CommandError> {
-        let (vgic, current) = (self.vgic, self.current);
+        let (shared, current) = (self.shared, self.current);
         let mut visited = 0;
         let mut result = Ok(());
         for (device, id, event) in self.its.tables.events() {
             visited += 1;
             let handle = event.handle;
             if event.physical
-                && vgic.with(current, |state| state.irq(handle).and_then(|irq| irq.target)) == Some(from)
+                && shared.with(current, |state| state.irq(handle).and_then(|irq| irq.target)) == Some(from)
             {
-                result = result.and(place(vgic, current, device, id, event, Some(to)));
+                result = result.and(place(shared, current, device, id, event, Some(to)));
             }
         }
         result.map(|()| visited)
@@ -224,7 +226,7 @@ impl Executor<'_> {
         let position = self.device(device)?;
         let collection = self.its.tables.event(position, id)?.collection;
         self.mapped_collection(collection)?;
-        configure(self.vgic, self.current, device, id, self.its.tables.event(position, id)?)?;
+        configure(self.shared, self.current, device, id, self.its.tables.event(position, id)?)?;
         Ok(0)
     }
 
@@ -235,7 +237,7 @@ impl Executor<'_> {
         for (device, id, event) in self.its.tables.events() {
             visited += 1;
             if event.collection == collection {
-                result = result.and(configure(self.vgic, self.current, device, id, event));
+                result = result.and(configure(self.shared, self.current, device, id, event));
             }
         }
         result.map(|()| visited)
@@ -247,7 +249,7 @@ impl Executor<'_> {
         *self.its.tables.slot(position, id)? = None;
         self.with(|state| state.unbind_lpi(event.handle));
         if event.physical {
-            self.vgic.backend().discard_event(device, id)?;
+            self.shared.backend().change_event(device, id, EventChange::Discard)?;
         }
         Ok(0)
     }
@@ -256,7 +258,7 @@ impl Executor<'_> {
         let position = self.device(device)?;
         let event = *self.its.tables.event(position, id)?;
         if event.physical {
-            self.vgic.backend().clear_event(device, id)?;
+            self.shared.backend().change_event(device, id, EventChange::Clear)?;
         }
         self.with(|state| state.clear_enabled_lpi(event.handle));
         Ok(0)
@@ -266,8 +268,8 @@ impl Executor<'_> {
         let position = self.device(device)?;
         let event = *self.its.tables.event(position, id)?;
         self.mapped_collection(event.collection)?;
-        if self.vgic.config().hardware_lpis() {
-            self.vgic.backend().trigger_event(device, id)?;
+        if self.shared.config.hardware_lpis() {
+            self.shared.backend().raise_event(device, id)?;
         } else {
             // As if the physical LPI had come, which has nothing to add.
             self.with(|state| state.message(event.handle));
@@ -278,7 +280,7 @@ impl Executor<'_> {
 
 /// Brings an event to the vCPU of its collection: `None` if the collection isn't mapped.
 fn place(
-    vgic: &Vgic,
+    shared: &Shared,
     current: Option<VcpuId>,
     device: ItsDeviceId,
     id: ItsEventId,
@@ -287,64 +289,66 @@ fn place(
 ) -> Result<(), CommandError> {
     let was_physical = event.physical;
     let done = match target {
-        Some(vcpu) if was_physical => vgic.backend().move_event(device, id, vcpu),
-        Some(vcpu) => vgic.backend().map_event(device, id, event.lpi, vcpu).map(|()| {
-            event.physical = true;
-            event.told = None;
-        }),
+        Some(vcpu) if was_physical => shared.backend().change_event(device, id, EventChange::Move(vcpu)),
+        Some(vcpu) => {
+            shared.backend().change_event(device, id, EventChange::Map { lpi: event.lpi, vcpu }).map(|()| {
+                event.physical = true;
+                event.told = None;
+            })
+        }
         None if was_physical => {
             event.physical = false;
-            vgic.backend().discard_event(device, id)
+            shared.backend().change_event(device, id, EventChange::Discard)
         }
         None => Ok(()),
     };
-    vgic.with(current, |state| state.set_lpi_target(event.handle, target));
+    shared.with(current, |state| state.set_lpi_target(event.handle, target));
     done?;
     // Where the hardware delivers it, whether it may depends on the vCPU's redistributor.
-    if event.physical && (!was_physical || vgic.config().hardware_lpis()) {
-        configure(vgic, current, device, id, event)?;
+    if event.physical && (!was_physical || shared.config.hardware_lpis()) {
+        configure(shared, current, device, id, event)?;
     }
     Ok(())
 }
 
 /// Where the hardware delivers LPIs: tells the hypervisor anew which are enabled, after a switch that concerns many.
-pub(super) fn retell(vgic: &Vgic, current: Option<VcpuId>, tables: &mut super::Tables) {
+pub(super) fn retell(shared: &Shared, current: Option<VcpuId>, tables: &mut super::Tables) {
     for (device, id, event) in tables.events() {
-        if let Err(error) = configure(vgic, current, device, id, event) {
-            vgic.count_command_error(error);
+        if let Err(error) = configure(shared, current, device, id, event) {
+            shared.counters.count_command_error(error);
         }
     }
 }
 
 /// Reads an LPI's configuration from the guest's table and applies it. What isn't memory disables the LPI.
 fn configure(
-    vgic: &Vgic,
+    shared: &Shared,
     current: Option<VcpuId>,
     device: ItsDeviceId,
     id: ItsEventId,
     event: &mut Event,
 ) -> Result<(), CommandError> {
-    let read = read_property(vgic, event.lpi);
+    let read = read_property(shared, event.lpi);
     let property = read.unwrap_or_default();
-    let enabled = vgic.with(current, |state| {
+    let enabled = shared.with(current, |state| {
         state.configure_lpi(event.handle, property);
         state.irq(event.handle).is_some_and(|irq| state.is_enabled(irq))
     });
     let property = LpiProperty { enabled: property.enabled && enabled, ..property };
     if event.physical && event.told != Some(property) {
-        vgic.backend().configure_event(device, id, property.enabled, property.priority)?;
+        shared.backend().change_event(device, id, EventChange::Configure(property))?;
         event.told = Some(property);
     }
     read.map(|_| ())
 }
 
 /// What the guest's table says of an LPI.
-pub(super) fn read_property(vgic: &Vgic, lpi: Intid) -> Result<LpiProperty, CommandError> {
-    let table = Gpa(propbaser_address(vgic.lpi_tables.lock().propbaser));
+pub(super) fn read_property(shared: &Shared, lpi: Intid) -> Result<LpiProperty, CommandError> {
+    let table = Gpa(propbaser_address(shared.lpi_tables.lock().propbaser));
     let mut byte = [0];
     // The table's address has 52 bits.
     let address = Gpa(table.0 + u64::from(lpi.0.saturating_sub(LPI_FIRST)));
-    vgic.backend().read_guest(address, &mut byte).map_err(|_| CommandError::TableNotMemory(table))?;
+    shared.backend().read_guest(address, &mut byte).map_err(|_| CommandError::TableNotMemory(table))?;
     let [byte] = byte;
     Ok(LpiProperty::from_byte(byte))
 }

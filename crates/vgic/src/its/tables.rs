@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
 
-use super::CommandError;
+use crate::command_error::CommandError;
 use crate::config::ItsConfig;
 use crate::interrupts::Handle;
 use crate::spec::redistributor::LpiProperty;

@@ -2,6 +2,8 @@
 
 use axvm_addr::Intid;
 
+use super::Group;
+
 /// The most list registers that an implementation has.
 pub const LIST_REGISTERS_MAX: usize = 16;
 
@@ -35,20 +37,20 @@ pub struct ListRegister(pub u64);
 impl ListRegister {
     /// A list register for an interrupt that the hypervisor makes up. `eoi` asks for a maintenance interrupt
     /// when the guest ends it.
-    pub const fn software(intid: Intid, priority: u8, group1: bool, state: State, eoi: bool) -> Self {
-        Self(Self::common(intid, priority, group1, state) | (eoi as u64) << 41)
+    pub const fn software(intid: Intid, priority: u8, group: Group, state: State, eoi: bool) -> Self {
+        Self(Self::common(intid, priority, group, state) | (eoi as u64) << 41)
     }
 
     /// A list register for a hardware interrupt: when the guest ends it, the physical interrupt `host` is
     /// deactivated. Such a register must not be pending and active at once.
-    pub const fn hardware(intid: Intid, host: Intid, priority: u8, group1: bool, state: State) -> Self {
-        Self(Self::common(intid, priority, group1, state) | 1 << 61 | (host.0 as u64 & 0x1fff) << 32)
+    pub const fn hardware(intid: Intid, host: Intid, priority: u8, group: Group, state: State) -> Self {
+        Self(Self::common(intid, priority, group, state) | 1 << 61 | (host.0 as u64 & 0x1fff) << 32)
     }
 
-    const fn common(intid: Intid, priority: u8, group1: bool, state: State) -> u64 {
+    const fn common(intid: Intid, priority: u8, group: Group, state: State) -> u64 {
         (state.active as u64) << 63
             | (state.pending as u64) << 62
-            | (group1 as u64) << 60
+            | (matches!(group, Group::One) as u64) << 60
             | (priority as u64) << 48
             | intid.0 as u64
     }
@@ -73,9 +75,9 @@ impl ListRegister {
         (self.0 >> 48) as u8
     }
 
-    /// Whether it is of group 1.
-    pub const fn group1(self) -> bool {
-        self.0 >> 60 & 1 != 0
+    /// Its group.
+    pub const fn group(self) -> Group {
+        if self.0 >> 60 & 1 != 0 { Group::One } else { Group::Zero }
     }
 
     /// The physical interrupt, if it stands for one.
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_hardware_list_register_has_its_fields_where_the_manual_says() {
-        let lr = ListRegister::hardware(Intid(27), Intid(30), 0xa0, true, PENDING);
+        let lr = ListRegister::hardware(Intid(27), Intid(30), 0xa0, Group::One, PENDING);
         assert_eq!(lr.0, 1 << 62 | 1 << 61 | 1 << 60 | 0xa0 << 48 | 30 << 32 | 27);
         assert_eq!(lr.host(), Some(Intid(30)));
         assert_eq!(lr.state(), PENDING);
@@ -123,9 +125,9 @@ mod tests {
 
     #[test]
     fn a_software_list_register_has_its_fields_where_the_manual_says() {
-        let lr = ListRegister::software(Intid(8192), 0x08, false, ACTIVE, true);
+        let lr = ListRegister::software(Intid(8192), 0x08, Group::Zero, ACTIVE, true);
         assert_eq!(lr.0, 1 << 63 | 0x08 << 48 | 1 << 41 | 8192);
-        assert_eq!((lr.intid(), lr.priority(), lr.group1(), lr.host()), (Intid(8192), 8, false, None));
+        assert_eq!((lr.intid(), lr.priority(), lr.group(), lr.host()), (Intid(8192), 8, Group::Zero, None));
         assert!(lr.eoi() && lr.in_use());
     }
 

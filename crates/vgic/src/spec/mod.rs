@@ -7,6 +7,24 @@ pub mod list_register;
 pub mod redistributor;
 pub mod sgi;
 
+/// What makes a line pending (IHI 0069, 1.2.1; GICD_ICFGR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// It is pending as long as the line is high.
+    Level,
+    /// It is pending from when the line goes up until it is taken.
+    Edge,
+}
+
+/// The group of an interrupt (IHI 0069, 4.6; GICD_IGROUPR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Signalled as an FIQ.
+    Zero,
+    /// Signalled as an IRQ.
+    One,
+}
+
 /// GICD_PIDR2, GICR_PIDR2, GITS_PIDR2: all at this offset of their 64 KiB frame (IHI 0069, 12.9 to 12.19).
 pub const PIDR2: u64 = 0xffe8;
 

@@ -10,6 +10,7 @@ use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{GicPlan, VmPlan};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 
 use super::{Vcpu, Vm};
@@ -159,7 +160,10 @@ fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         .map(|line| LineConfig {
             guest: line.intid,
             host: Some(line.intid),
-            edge: line.trigger == axvm_platform::model::Trigger::Edge,
+            trigger: match line.trigger {
+                axvm_platform::model::Trigger::Edge => Trigger::Edge,
+                axvm_platform::model::Trigger::Level => Trigger::Level,
+            },
             delivery: match line.masked && !protection::is_off(Protection::LineEnd) {
                 true => LineDelivery::MaskUntilEnd,
                 false => LineDelivery::Hardware,
@@ -170,7 +174,7 @@ fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         lines.push(LineConfig {
             guest: console.intid,
             host: None,
-            edge: false,
+            trigger: Trigger::Level,
             delivery: LineDelivery::default(),
         });
     }

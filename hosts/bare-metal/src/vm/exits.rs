@@ -200,19 +200,19 @@ impl Vm {
 
     /// A write to ICC_SGI1R_EL1, as [`Vm::send_sgi`], if it takes no lock that is held. Whether it was done.
     #[inline(always)]
-    pub fn send_sgi_at_once(
+    pub fn fast_send_sgi(
         &self,
         from: Local<'_>,
         value: u64,
         lists: &mut ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
-        !protection::is_off(Protection::Sgi) && self.vgic.send_sgi_at_once(from, value, lists, hardware)
+        !protection::is_off(Protection::Sgi) && self.vgic.fast_send_sgi(from, value, lists, hardware)
     }
 
     /// The same of a VM that takes physical interrupts itself.
-    pub fn raise_sgi_at_once(&self, value: u64) -> bool {
-        !protection::is_off(Protection::Sgi) && self.vgic.raise_sgi_at_once(value)
+    pub fn fast_raise_sgi(&self, value: u64) -> bool {
+        !protection::is_off(Protection::Sgi) && self.vgic.fast_raise_sgi(value)
     }
 
     /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].

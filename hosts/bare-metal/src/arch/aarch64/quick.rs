@@ -258,21 +258,33 @@ const CWRITER: u64 = 0x88;
 /// An access to GICD_ISENABLER or GICD_ICENABLER, a word.
 #[inline(never)]
 fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
-    let Some(local) = running.local else { return OPEN };
     let offset = gpa.0.wrapping_sub(running.switches.0);
     if offset & 3 != 0 || abort.size() != 2 {
         return OPEN;
     }
     let Running { context, vm, .. } = running;
     let (word, register) = ((offset >> 2 & 0x1f) as u32, abort.register());
-    if !abort.is_write() {
-        context.set_x(register, vm.vgic().switches_at_once(word).into());
-    } else {
-        let value = context.x(register) as u32;
+    if abort.is_write() {
         let enable = offset < SWITCHES / 2;
-        if !vm.vgic().switch_at_once(local, word, value, enable, &context.lists, &Lists) {
-            return OPEN;
+        let turned = vm.vgic().fast_turned(word, context.x(register) as u32, enable);
+        if turned != 0 {
+            return switch(running, word, turned, enable);
         }
+    } else {
+        context.set_x(register, vm.vgic().fast_switches(word).into());
+    }
+    context.skip();
+    running.count(ExitReason::MmioEmulated);
+    ANSWERED
+}
+
+/// A write that turns switches of a word of GICD_ISENABLER, on (`enable`) or off.
+#[inline(never)]
+fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u64 {
+    let Some(local) = running.local else { return OPEN };
+    let Running { context, vm, .. } = running;
+    if !vm.vgic().fast_switch(local, word, turned, enable, &context.lists, &Lists) {
+        return OPEN;
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -287,13 +299,13 @@ fn raise(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     let value = context.x(abort.register());
     let offset = gpa.0.wrapping_sub(running.switches.0).wrapping_sub(SWITCHES);
     let done = if gpa == running.commands {
-        abort.size() >= 2 && vm.vgic().command_at_once(local, value, &mut context.lists, &Lists)
+        abort.size() >= 2 && vm.vgic().fast_command(local, value, &mut context.lists, &Lists)
     } else {
         let word = (offset >> 2) as u32;
         offset < PENDING
             && offset & 3 == 0
             && abort.size() == 2
-            && vm.vgic().pend_at_once(local, word, value as u32, &mut context.lists, &Lists)
+            && vm.vgic().fast_pend(local, word, value as u32, &mut context.lists, &Lists)
     };
     if !done {
         return OPEN;
@@ -338,7 +350,7 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
     if !running.interrupts {
         return software_interrupt_directly(running, local, value);
     }
-    if !running.vm.send_sgi_at_once(local, value, &mut running.context.lists, &Lists) {
+    if !running.vm.fast_send_sgi(local, value, &mut running.context.lists, &Lists) {
         return OPEN;
     }
     running.context.skip();
@@ -362,7 +374,7 @@ fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, valu
 
 #[inline(never)]
 fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
-    if !running.vm.raise_sgi_at_once(value) {
+    if !running.vm.fast_raise_sgi(value) {
         return OPEN;
     }
     running.context.skip();
@@ -385,7 +397,7 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
         return called(running, local, id);
     }
     let Running { context, .. } = running;
-    if id.0 < 1020 && Vgic::hardware_at_once(local, id, &mut context.lists, &Lists) {
+    if id.0 < 1020 && Vgic::fast_hardware(local, id, &mut context.lists, &Lists) {
         if let Some(exits) = running.exits {
             exits.count_injected();
         }
@@ -402,7 +414,7 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
 fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
     let Running { context, vm, .. } = running;
     gic::deactivate(id);
-    let nothing_else = vm.vgic().take_sgis_at_once(local, &mut context.lists, &Lists);
+    let nothing_else = vm.vgic().fast_take_sgis(local, &mut context.lists, &Lists);
     if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
@@ -412,7 +424,7 @@ fn message(running: &mut Running<'_>, id: Intid) -> u64 {
     if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
         && lpi == id
         && let Some(local) = running.local
-        && running.vm.vgic().message_at_once(local, message, &mut running.context.lists, &Lists)
+        && running.vm.vgic().fast_message(local, message, &mut running.context.lists, &Lists)
     {
         if let Some(exits) = running.exits {
             exits.count_injected();

@@ -5,78 +5,17 @@
 //! virtual GIC wants of it. If neither side has changed anything, neither [`Interrupts::sync`] nor
 //! [`Interrupts::flush`] is needed, and [`ListRegisters::is_unchanged`] knows.
 
+use core::sync::atomic::Ordering;
+
 use axvm_addr::{Intid, VcpuId};
 
-use crate::interrupts::{Handle, Interrupts};
-use crate::irq::{Held, Irq};
+use super::{Handle, Interrupts};
+use crate::irq::{End, Held, Irq, Waiting};
+use crate::lists::ListRegisters;
 use crate::spec::list_register::{
     HCR_EN, HCR_LRENPIE, HCR_NPIE, HCR_TDIR, LIST_REGISTERS_MAX, ListRegister, State, hcr_eoi_count,
 };
-
-/// The list registers of one vCPU, as they are to be written before it enters the guest, or were read after
-/// it left.
-///
-/// Before entry, after [`crate::Vgic::flush`]: if [`Self::to_write`] isn't zero, write `lr[..to_write]` to
-/// ICH_LR\<n\>_EL2 and `hcr` (with the hypervisor's own trap bits added) to ICH_HCR_EL2, and set it to zero.
-/// After exit, before [`crate::Vgic::sync`]: read `lr[..count]` back, and, if `hcr` has [`HCR_LRENPIE`],
-/// ICH_HCR_EL2 into `hcr`.
-///
-/// They come from [`crate::Vgic::switch_on`] and end in [`crate::Vgic::switch_off`]: what is in them is nowhere else.
-#[derive(Debug)]
-#[must_use = "the interrupts in them would be lost: give them back by `Vgic::switch_off`"]
-pub struct ListRegisters {
-    /// The values of ICH_LR\<n\>_EL2.
-    pub lr: [u64; LIST_REGISTERS_MAX],
-    /// How many, from the first, have an interrupt.
-    pub count: usize,
-    /// How many, from the first, are to be written.
-    pub to_write: usize,
-    /// The bits of ICH_HCR_EL2 that are the virtual GIC's: En, NPIE, LRENPIE, TDIR, and EOIcount when it was read
-    /// back.
-    pub hcr: u64,
-    /// What was last put into `lr`.
-    written: [u64; LIST_REGISTERS_MAX],
-    /// How many interrupts the guest has taken that were made pending again where they were.
-    pub(crate) repeated: u64,
-}
-
-impl ListRegisters {
-    /// All empty, and all to be written: [`crate::Vgic::flush`] reduces that to those that the CPU has.
-    const fn new() -> Self {
-        Self {
-            lr: [0; LIST_REGISTERS_MAX],
-            count: 0,
-            to_write: LIST_REGISTERS_MAX,
-            hcr: HCR_EN,
-            written: [0; LIST_REGISTERS_MAX],
-            repeated: 0,
-        }
-    }
-
-    /// Whether the guest has changed nothing in them.
-    pub fn is_unchanged(&self) -> bool {
-        self.lr.iter().zip(&self.written).take(self.count).all(|(now, then)| now == then)
-            && hcr_eoi_count(self.hcr) == 0
-    }
-
-    /// Which of them an interrupt was last put into.
-    pub(crate) fn slot_of(&self, intid: Intid) -> Option<usize> {
-        self.written().iter().position(|value| ListRegister(*value).intid() == intid)
-    }
-
-    /// What was last put into those that have an interrupt.
-    pub(crate) fn written(&self) -> &[u64] {
-        self.written.get(..self.count).unwrap_or_default()
-    }
-
-    pub(crate) fn set(&mut self, position: usize, value: u64) {
-        for array in [&mut self.lr, &mut self.written] {
-            if let Some(slot) = array.get_mut(position) {
-                *slot = value;
-            }
-        }
-    }
-}
+use crate::spec::{Group, Trigger};
 
 impl Interrupts {
     /// Takes back what is in the list registers of `vcpu`.
@@ -105,27 +44,25 @@ impl Interrupts {
         let Some(irq) = self.irq_mut(handle) else { return };
         let Some(held) = irq.held.filter(|h| h.vcpu == vcpu) else { return };
         irq.held = None;
-        let taken = held.pending && !now.pending;
-        let dropped = now.pending && held.cancel;
+        let taken = held.waiting != Waiting::Nothing && !now.pending;
+        let dropped = held.waiting == Waiting::Cancelled && now.pending;
+        let again = held.waiting == Waiting::LatchAndAgain && taken;
         let ended_by_write = now.active && held.force_active == Some(false);
-        if now.pending && held.latch && !held.cancel {
+        if now.pending && matches!(held.waiting, Waiting::Latch | Waiting::LatchAndAgain) {
             irq.latch = true;
         }
         if taken {
-            irq.host_pended = held.again;
+            irq.note_pended(again);
         }
-        let again = taken && held.again;
-        irq.active = irq.has_active_state() && held.force_active.unwrap_or(now.active);
-        if irq.active {
-            irq.active_on = vcpu;
-        }
+        let active = irq.has_active_state() && held.force_active.unwrap_or(now.active);
+        irq.active = active.then_some(vcpu);
         if again {
             self.set_host_pending(handle, true);
         }
         let Some(irq) = self.irq(handle) else { return };
         // A linked physical interrupt is active as long as the guest hasn't ended this one; here it won't,
         // any more. A masked one waits for any end.
-        if irq.is_done() && (irq.by_mask || dropped || ended_by_write) {
+        if irq.is_done() && (irq.is_held_by_mask() || dropped || ended_by_write) {
             self.release_host(handle);
         }
         if taken && let Some(cpu) = self.cpu_mut(vcpu) {
@@ -143,7 +80,7 @@ impl Interrupts {
             .list
             .iter()
             .filter_map(|handle| self.irq(*handle).map(|irq| (*handle, irq)))
-            .filter(|(_, irq)| irq.active && irq.held.is_none())
+            .filter(|(_, irq)| irq.active.is_some() && irq.held.is_none())
             .min_by_key(|(_, irq)| (irq.priority, irq.intid))
             .map(|(handle, _)| handle);
         if let Some(handle) = ended {
@@ -154,7 +91,7 @@ impl Interrupts {
     /// Ends the active state of an interrupt that is in no list register.
     pub(crate) fn deactivate(&mut self, handle: Handle) {
         let Some(irq) = self.irq_mut(handle) else { return };
-        if !core::mem::take(&mut irq.active) {
+        if irq.active.take().is_none() {
             return;
         }
         // If it is pending too, the physical interrupt is held on account of that.
@@ -181,7 +118,7 @@ impl Interrupts {
         let waiting = cpu.list.len();
         if waiting > most {
             choose(&mut cpu.list, most, |handle| {
-                irqs.get(*handle).map(|irq| (irq.active, irq.priority, irq.intid))
+                irqs.get(*handle).map(|irq| (irq.active.is_some(), irq.priority, irq.intid))
             });
         }
         let count = waiting.min(most).min(LIST_REGISTERS_MAX);
@@ -203,7 +140,7 @@ impl Interrupts {
         registers.hcr = HCR_EN;
         if waiting > most {
             let unlisted = self.cpu(vcpu).map_or(&[][..], |cpu| cpu.list.get(most..).unwrap_or_default());
-            let active = |handle: &Handle| self.irq(*handle).is_some_and(|irq| irq.active);
+            let active = |handle: &Handle| self.irq(*handle).is_some_and(|irq| irq.active.is_some());
             if !unlisted.iter().all(active) {
                 registers.hcr |= HCR_NPIE;
             }
@@ -216,7 +153,23 @@ impl Interrupts {
             cpu.wants_kick = true;
         }
         if let Some(signal) = self.signals.get(usize::from(vcpu.0)) {
-            signal.stale.store(false, core::sync::atomic::Ordering::Release);
+            signal.stale.store(false, Ordering::Release);
+        }
+    }
+
+    /// Latches what is in the mailbox of `vcpu`.
+    pub(crate) fn take_mail(&mut self, vcpu: VcpuId) {
+        let Some(signal) = self.signals.get(usize::from(vcpu.0)) else { return };
+        let mut sgis = signal.sgis.swap(0, Ordering::AcqRel);
+        while sgis != 0 {
+            let intid = Intid(sgis.trailing_zeros());
+            sgis &= sgis - 1;
+            // ICC_SGI1R_EL1 raises SGIs of group 1 only.
+            if let Some(handle) = self.find(vcpu, intid)
+                && self.irq(handle).is_some_and(|irq| irq.group == Group::One)
+            {
+                self.latch(handle);
+            }
         }
     }
 
@@ -226,20 +179,27 @@ impl Interrupts {
         let deliverable = self.is_deliverable(irq) && irq.target_is(vcpu);
         // Pending and active at once is for edges that software made up: a hardware interrupt comes again
         // from the physical GIC when the first has ended, and a level is looked at again then.
-        let pending = deliverable && (!irq.active || (irq.edge && irq.host.is_none()));
-        let state = State { pending, active: irq.active };
-        let value = match irq.linked_host() {
-            Some(host) => ListRegister::hardware(irq.intid, host, irq.priority, irq.group1, state),
-            None => {
-                // Something is to be done when the guest ends it: look at the line, unmask it, or look at what is
-                // kept back.
-                let eoi = irq.wants_its_end() || (irq.active && !pending && irq.is_pending());
-                ListRegister::software(irq.intid, irq.priority, irq.group1, state, eoi)
+        let active = irq.active.is_some();
+        let made_up = irq.trigger == Trigger::Edge && irq.host().is_none();
+        let pending = deliverable && (!active || made_up);
+        let state = State { pending, active };
+        let value = match irq.end() {
+            End::EndsPhysical(host) => {
+                ListRegister::hardware(irq.intid, host, irq.priority, irq.group, state)
+            }
+            end => {
+                // What is kept back is looked at when this has ended.
+                let eoi = end == End::Exit || (active && !pending && irq.is_pending());
+                ListRegister::software(irq.intid, irq.priority, irq.group, state, eoi)
             }
         };
         if let Some(irq) = self.irq_mut(handle) {
-            let latch = pending && core::mem::take(&mut irq.latch);
-            irq.held = Some(Held { vcpu, pending, latch, cancel: false, again: false, force_active: None });
+            let waiting = match pending {
+                false => Waiting::Nothing,
+                true if core::mem::take(&mut irq.latch) => Waiting::Latch,
+                true => Waiting::Level,
+            };
+            irq.held = Some(Held { vcpu, waiting, force_active: None });
         }
         value.0
     }
@@ -280,7 +240,7 @@ impl Interrupts {
         // GIC says what does when it is on again, as long as they aren't active there.
         for intid in self.hardware_ppis.clone() {
             if let Some(handle) = self.find(vcpu, intid)
-                && self.irq(handle).is_some_and(|irq| irq.latch && !irq.active)
+                && self.irq(handle).is_some_and(|irq| irq.latch && irq.active.is_none())
             {
                 self.give_back_now(handle);
                 self.update(handle);

@@ -1,10 +1,10 @@
-//! What ITS commands do to LPIs.
+//! LPIs: which exist, and what ITS commands do to them.
 
 use axvm_addr::{Intid, VcpuId};
 
+use super::{Handle, Interrupts};
 use crate::backend::LPI_PIECE;
-use crate::interrupts::{Handle, Interrupts};
-use crate::irq::{Irq, Kind};
+use crate::irq::{Irq, Kind, Mapped};
 use crate::spec::redistributor::LpiProperty;
 
 /// How many LPIs that no event is mapped to are kept at once, of a VM: the rest waits in the guest's memory, so that this takes no
@@ -12,6 +12,70 @@ use crate::spec::redistributor::LpiProperty;
 pub(crate) const STRAYS_MAX: usize = 64;
 
 impl Interrupts {
+    /// Counts one more event that is mapped to `lpi`, which comes into being with the first.
+    pub(crate) fn bind_lpi(&mut self, lpi: Intid) -> Handle {
+        let handle = self.lpi(lpi);
+        if let Some(Irq { kind: Kind::Lpi(mapped), .. }) = self.irq_mut(handle) {
+            match mapped {
+                Mapped::Events(events) => *events = events.saturating_add(1),
+                Mapped::Stray => {
+                    *mapped = Mapped::Events(1);
+                    self.strays = self.strays.saturating_sub(1);
+                }
+            }
+        }
+        handle
+    }
+
+    /// The LPI of this number, which comes into being if there is none yet.
+    fn lpi(&mut self, lpi: Intid) -> Handle {
+        if let Some(handle) = self.find_lpi(lpi) {
+            return handle;
+        }
+        let new = Irq::new(lpi, Kind::Lpi(Mapped::Events(0)), None);
+        let handle = match self.free_lpis.pop() {
+            Some(free) => {
+                if let Some(irq) = self.irq_mut(free) {
+                    *irq = new;
+                }
+                free
+            }
+            None => {
+                self.irqs.push(new);
+                Handle((self.irqs.len() - 1) as u32)
+            }
+        };
+        self.lpis.insert(lpi.0, handle);
+        handle
+    }
+
+    /// Counts one event less. The LPI of the last one is gone, its pending state with it.
+    pub(crate) fn unbind_lpi(&mut self, handle: Handle) {
+        if let Some(Irq { kind: Kind::Lpi(Mapped::Events(events @ 1..)), .. }) = self.irq_mut(handle) {
+            *events -= 1;
+            if *events == 0 {
+                self.remove_lpi(handle);
+            }
+        }
+    }
+
+    /// An LPI that no event is mapped to any more is gone, as soon as no list register holds it.
+    fn remove_lpi(&mut self, handle: Handle) {
+        let Some(irq) = self.irq_mut(handle) else { return };
+        let (lpi, held) = (irq.intid, irq.held.is_some());
+        irq.kind = Kind::Lpi(Mapped::Events(0));
+        irq.latch = false;
+        irq.enabled = false;
+        if let Some(held) = &mut irq.held {
+            held.cancel();
+        }
+        self.lpis.remove(&lpi.0);
+        self.update(handle);
+        if !held {
+            self.free_lpis.push(handle);
+        }
+    }
+
     /// A message has arrived. A redistributor whose LPIs are disabled ignores it (IHI 0069, GICR_CTLR.EnableLPIs).
     pub(crate) fn message(&mut self, handle: Handle) {
         let target = self.irq(handle).and_then(|irq| irq.target);
@@ -58,9 +122,9 @@ impl Interrupts {
             return false;
         }
         self.strays += 1;
-        let handle = self.bind_lpi(lpi);
+        let handle = self.lpi(lpi);
         if let Some(irq) = self.irq_mut(handle) {
-            irq.stray = true;
+            irq.kind = Kind::Lpi(Mapped::Stray);
             irq.target = Some(vcpu);
         }
         self.configure_lpi(handle, property);
@@ -70,20 +134,22 @@ impl Interrupts {
 
     /// Forgets one of these if it has been taken; or an LPI that went while a list register held it.
     pub(crate) fn free_if_gone(&mut self, handle: Handle) {
-        let Some(irq) = self.irq(handle).filter(|irq| irq.kind == Kind::Lpi) else { return };
-        if irq.mappings == 0 {
-            self.free_lpis.push(handle);
-        } else if irq.stray && !irq.latch {
-            self.end_stray(handle);
+        let Some(irq) = self.irq(handle) else { return };
+        match irq.kind {
+            Kind::Lpi(Mapped::Events(0)) => self.free_lpis.push(handle),
+            Kind::Lpi(Mapped::Stray) if !irq.latch => {
+                self.end_stray(handle);
+            }
+            _ => {}
         }
     }
 
     /// Forgets that it is pending without an event. Whether it was.
     fn end_stray(&mut self, handle: Handle) -> bool {
-        let stray = self.irq_mut(handle).is_some_and(|irq| core::mem::take(&mut irq.stray));
+        let stray = self.irq(handle).is_some_and(Irq::is_stray);
         if stray {
             self.strays = self.strays.saturating_sub(1);
-            self.unbind_lpi(handle);
+            self.remove_lpi(handle);
         }
         stray
     }
@@ -91,7 +157,7 @@ impl Interrupts {
     /// Takes one of these away that may not have been taken. For which vCPU it was.
     pub(crate) fn take_stray(&mut self, lpi: Intid) -> Option<VcpuId> {
         let handle = self.find_lpi(lpi)?;
-        let vcpu = self.irq(handle).filter(|irq| irq.stray)?.target;
+        let vcpu = self.irq(handle).filter(|irq| irq.is_stray())?.target;
         self.end_stray(handle);
         vcpu
     }
@@ -130,7 +196,7 @@ impl Interrupts {
         let Some(irq) = self.irq_mut(handle) else { return };
         irq.latch = false;
         if let Some(held) = &mut irq.held {
-            held.cancel = true;
+            held.cancel();
         }
         self.update(handle);
     }
@@ -138,7 +204,7 @@ impl Interrupts {
     /// Moves all LPIs of one vCPU to another. Returns how many interrupts it looked at.
     pub(crate) fn move_lpis(&mut self, from: VcpuId, to: VcpuId) -> usize {
         self.for_each(|state, handle| {
-            if state.irq(handle).is_some_and(|irq| irq.kind == Kind::Lpi && irq.target == Some(from)) {
+            if state.irq(handle).is_some_and(|irq| irq.is_lpi() && irq.target == Some(from)) {
                 state.set_lpi_target(handle, Some(to));
             }
         })

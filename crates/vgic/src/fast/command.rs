@@ -2,17 +2,17 @@
 
 use axvm_addr::{Gpa, ItsDeviceId, ItsEventId};
 
-use super::tables::Event;
-use super::{ItsState, command_words};
+use super::Local;
 use crate::Vgic;
-use crate::at_once::{HardwareLists, Local};
-use crate::cpu_interface::ListRegisters;
+use crate::its::{Event, ItsState, command_words};
+use crate::lists::{HardwareLists, ListRegisters};
+use crate::shared::Shared;
 use crate::spec::its_command::{COMMAND_BYTES, Command};
 use crate::spec::its_registers::{QUEUE_OFFSET, VALID, cbaser_address, cbaser_bytes};
 
 impl Vgic {
     /// A write of `value` to GITS_CWRITER by a vCPU, on its own CPU. Whether it was carried out; if not, nothing has changed.
-    pub fn command_at_once(
+    pub fn fast_command(
         &self,
         local: Local<'_>,
         value: u64,
@@ -21,13 +21,14 @@ impl Vgic {
     ) -> bool {
         let Some(mut its) = self.its.as_ref().and_then(|its| its.try_lock()) else { return false };
         let end = value & QUEUE_OFFSET;
-        let Some((device, id, event)) = its.only_int(self, end) else { return false };
+        let Some((device, id, event)) = its.only_int(&self.shared, end) else { return false };
         let done = if self.config().hardware_lpis() {
-            self.backend().trigger_event(device, id).is_ok()
+            self.shared.backend().raise_event(device, id).is_ok()
         } else {
             // With the lock of the tables held, so that the handle stays the event's.
-            self.try_lock()
-                .is_some_and(|mut state| state.list_at_once(local, event.handle, registers, hardware))
+            self.shared
+                .try_lock()
+                .is_some_and(|mut state| state.list_now(local, event.handle, registers, hardware))
         };
         if done {
             (its.cwriter, its.creadr) = (end, end);
@@ -38,14 +39,15 @@ impl Vgic {
 
 impl ItsState {
     /// The event that the only command in a queue up to `end` raises, if that is what it does and nothing is wrong with it.
-    fn only_int(&self, vgic: &Vgic, end: u64) -> Option<(ItsDeviceId, ItsEventId, Event)> {
+    fn only_int(&self, shared: &Shared, end: u64) -> Option<(ItsDeviceId, ItsEventId, Event)> {
         let bytes = cbaser_bytes(self.cbaser);
         let ready = self.enabled && self.cbaser & VALID != 0 && self.creadr == self.cwriter;
         if !ready || end >= bytes || end != (self.creadr + COMMAND_BYTES) % bytes {
             return None;
         }
         let address = Gpa(cbaser_address(self.cbaser).wrapping_add(self.creadr));
-        let Command::Int { device, event: id } = Command::decode(&command_words(vgic, address).ok()?)? else {
+        let Command::Int { device, event: id } = Command::decode(&command_words(shared, address).ok()?)?
+        else {
             return None;
         };
         let event = self.tables.translate(device, id)?;

@@ -1,10 +1,11 @@
-//! What is done at once, without a lock and with the list registers as the guest left them: it must be what the long way
+//! What the fast path does, without a lock and with the list registers as the guest left them: it must be what the long way
 //! would have done, and left to that where anything has changed.
 
 mod common;
 
 use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{HardwareLists, Message, Vgic};
 use common::{Bench, PRIORITY, TABLES, V0, V1, config, line};
@@ -14,14 +15,12 @@ const EVENT: ItsEventId = ItsEventId(0);
 const LPI: u32 = 8200;
 
 fn message_again(bench: &mut Bench, message: Message) -> bool {
-    bench.on(0, |vgic, lists, hardware| {
-        vgic.message_at_once(vgic.local(V0).unwrap(), message, lists, hardware)
-    })
+    bench.on(0, |vgic, lists, hardware| vgic.fast_message(vgic.local(V0).unwrap(), message, lists, hardware))
 }
 
 /// Two vCPUs; one enabled LPI of event 0 on vCPU 0, which has taken and ended it once.
 fn with_message() -> (Bench, Message) {
-    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::started(config(2, vec![line(40, Some(50), Trigger::Level)], 4));
     bench.start_its();
     bench.set_property(LPI, PRIORITY | 1);
     let mapc = |collection, target| Command::Mapc { collection, target, valid: true };
@@ -44,7 +43,7 @@ fn serve(bench: &mut Bench) {
 }
 
 #[test]
-fn a_message_comes_again_at_once_any_number_of_times() {
+fn a_message_comes_again_any_number_of_times() {
     let (mut bench, message) = with_message();
     for _ in 0..3 {
         assert!(message_again(&mut bench, message));
@@ -125,12 +124,12 @@ fn a_message_that_the_guest_has_disabled_is_not_made_pending() {
 }
 
 #[test]
-fn a_line_comes_again_at_once_until_something_changes() {
-    let mut bench = Bench::started(config(1, vec![line(40, Some(50), true)], 4));
+fn a_line_comes_again_until_something_changes() {
+    let mut bench = Bench::started(config(1, vec![line(40, Some(50), Trigger::Edge)], 4));
     bench.enable(40);
     let again = |bench: &mut Bench, host| {
         bench.on(0, |vgic, lists, hardware| {
-            Vgic::hardware_at_once(vgic.local(V0).unwrap(), Intid(host), lists, hardware)
+            Vgic::fast_hardware(vgic.local(V0).unwrap(), Intid(host), lists, hardware)
         })
     };
     assert!(!again(&mut bench, 50), "it was never there");
@@ -154,7 +153,7 @@ fn a_software_interrupt_to_another_waits_in_its_mailbox() {
     bench.cycle(1);
     // To the CPU whose Aff0 is 1.
     let value = 3 << 24 | 1 << 1;
-    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+    assert!(bench.on(0, |vgic, lists, hardware| vgic.fast_send_sgi(
         vgic.local(V0).unwrap(),
         value,
         lists,
@@ -162,13 +161,13 @@ fn a_software_interrupt_to_another_waits_in_its_mailbox() {
     )));
     assert!(bench.machine.kicked.lock().unwrap().contains(&V1.0));
     let taken = |vgic: &axvm_vgic::Vgic, lists: &mut _, hardware: &common::Hardware| {
-        vgic.take_sgis_at_once(vgic.local(V1).unwrap(), lists, hardware)
+        vgic.fast_take_sgis(vgic.local(V1).unwrap(), lists, hardware)
     };
     assert!(!bench.on(1, taken), "it was in no list register yet");
     bench.settle();
     assert_eq!(bench.acknowledge(1), Some(3));
     bench.end(1);
-    assert!(bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+    assert!(bench.on(0, |vgic, lists, hardware| vgic.fast_send_sgi(
         vgic.local(V0).unwrap(),
         value,
         lists,
@@ -178,7 +177,7 @@ fn a_software_interrupt_to_another_waits_in_its_mailbox() {
     assert_eq!(bench.acknowledge(1), Some(3));
     // Two named at once are for the long way.
     let both = 3 << 24 | 0b11;
-    assert!(!bench.on(0, |vgic, lists, hardware| vgic.send_sgi_at_once(
+    assert!(!bench.on(0, |vgic, lists, hardware| vgic.fast_send_sgi(
         vgic.local(V0).unwrap(),
         both,
         lists,
@@ -188,7 +187,11 @@ fn a_software_interrupt_to_another_waits_in_its_mailbox() {
 
 /// A hardware line, enabled, taken once and not ended.
 fn with_line_active() -> Bench {
-    let mut bench = Bench::started(config(2, vec![line(40, Some(50), false), line(41, None, false)], 4));
+    let mut bench = Bench::started(config(
+        2,
+        vec![line(40, Some(50), Trigger::Level), line(41, None, Trigger::Level)],
+        4,
+    ));
     bench.enter(0);
     assert!(bench.switch(40, true) && bench.switch(40, false) && bench.switch(40, true));
     bench.machine.set_line(Intid(50), true);
@@ -198,7 +201,7 @@ fn with_line_active() -> Bench {
 }
 
 #[test]
-fn a_line_is_masked_while_it_is_served_and_unmasked_after_its_end_at_once() {
+fn a_line_is_masked_while_it_is_served_and_unmasked_after_its_end() {
     let mut bench = with_line_active();
     let enabled = |bench: &Bench| bench.machine.spis.lock().unwrap()[&50].enabled;
     assert!(bench.switch(40, false) && !enabled(&bench));
@@ -228,7 +231,8 @@ impl HardwareLists for NoLists {
 #[test]
 fn switches_of_one_word_that_two_vcpus_turn_at_once_are_both_turned() {
     const TURNS: u32 = 1_000_000;
-    let mut bench = Bench::started(config(2, vec![line(40, None, false), line(41, None, false)], 4));
+    let mut bench =
+        Bench::started(config(2, vec![line(40, None, Trigger::Level), line(41, None, Trigger::Level)], 4));
     bench.enter(0);
     bench.enter(1);
     let vgic = &bench.vgic;
@@ -238,8 +242,8 @@ fn switches_of_one_word_that_two_vcpus_turn_at_once_are_both_turned() {
             let enable = turn % 2 == 0;
             let local = vgic.local(vcpu).unwrap();
             // It may have to wait for the other one.
-            while !vgic.switch_at_once(local, 1, bit, enable, registers, &NoLists) {}
-            assert_eq!(vgic.switches_at_once(1) & bit != 0, enable, "nobody else turns this one");
+            while !vgic.fast_switch(local, 1, bit, enable, registers, &NoLists) {}
+            assert_eq!(vgic.fast_switches(1) & bit != 0, enable, "nobody else turns this one");
         }
     };
     std::thread::scope(|scope| {
@@ -251,7 +255,7 @@ fn switches_of_one_word_that_two_vcpus_turn_at_once_are_both_turned() {
 #[test]
 fn a_switch_goes_the_long_way_where_more_follows_from_it() {
     // The hardware has been told nothing of it yet.
-    let mut bench = Bench::new(config(1, vec![line(40, Some(50), false)], 4));
+    let mut bench = Bench::new(config(1, vec![line(40, Some(50), Trigger::Level)], 4));
     bench.enter(0);
     assert!(!bench.switch(40, true) && bench.switch(40, false));
     // In a list register and not taken.
@@ -278,14 +282,9 @@ fn a_switch_goes_the_long_way_where_more_follows_from_it() {
     axvm_axdevice::InterruptLine::set_level(&*bench.vgic, Intid(41), true);
     assert!(!bench.switch(41, true));
     // Several at once, and none of which anything is known.
-    let both = |bench: &mut Bench, value| {
-        bench.on(0, |vgic, lists, hardware| {
-            vgic.switch_at_once(vgic.local(V0).unwrap(), 1, value, true, lists, hardware)
-        })
-    };
-    assert!(!both(&mut bench, 1 << 10 | 1 << 11));
-    assert!(both(&mut bench, 1 << 20), "no such line");
-    assert!(both(&mut bench, 1 << 8), "on already");
+    assert!(!bench.write_switches(1, 1 << 10 | 1 << 11, true));
+    assert!(bench.write_switches(1, 1 << 20, true), "no such line");
+    assert!(bench.write_switches(1, 1 << 8, true), "on already");
 }
 
 /// After an exit that had to be looked at, nothing is in the list registers of vCPU 0.
@@ -295,8 +294,12 @@ fn emptied(bench: &mut Bench) {
 }
 
 #[test]
-fn an_spi_that_software_makes_pending_is_listed_at_once_and_held_in_hardware() {
-    let mut bench = Bench::started(config(1, vec![line(40, Some(50), false), line(41, None, false)], 4));
+fn an_spi_that_software_makes_pending_is_listed_and_held_in_hardware() {
+    let mut bench = Bench::started(config(
+        1,
+        vec![line(40, Some(50), Trigger::Level), line(41, None, Trigger::Level)],
+        4,
+    ));
     bench.enable(40);
     bench.enable(41);
     emptied(&mut bench);
@@ -313,14 +316,13 @@ fn an_spi_that_software_makes_pending_is_listed_at_once_and_held_in_hardware() {
 }
 
 #[test]
-fn the_only_command_in_the_queue_is_carried_out_at_once_if_it_raises_an_event() {
+fn the_only_command_in_the_queue_is_carried_out_if_it_raises_an_event() {
     let (mut bench, _) = with_message();
     emptied(&mut bench);
     let send = |bench: &mut Bench, command: Command| {
         let end = bench.queue(command.encode());
-        let done = bench.on(0, |vgic, lists, hardware| {
-            vgic.command_at_once(vgic.local(V0).unwrap(), end, lists, hardware)
-        });
+        let done = bench
+            .on(0, |vgic, lists, hardware| vgic.fast_command(vgic.local(V0).unwrap(), end, lists, hardware));
         (done, end)
     };
     let int = |event| Command::Int { device: DEVICE, event };
@@ -340,9 +342,11 @@ fn the_only_command_in_the_queue_is_carried_out_at_once_if_it_raises_an_event() 
     // Two commands: the long way has both to do.
     let first = bench.queue(int(EVENT).encode());
     let end = (first + 32) % 0x1_0000;
-    assert!(!bench.on(0, |vgic, lists, hardware| {
-        vgic.command_at_once(vgic.local(V0).unwrap(), end, lists, hardware)
-    }));
+    assert!(
+        !bench.on(0, |vgic, lists, hardware| {
+            vgic.fast_command(vgic.local(V0).unwrap(), end, lists, hardware)
+        })
+    );
     bench.its_write(0x88, first);
     bench.cycle(0);
     serve(&mut bench);

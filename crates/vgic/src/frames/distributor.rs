@@ -88,6 +88,7 @@ impl MmioDevice for Distributor {
 
     fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
         self.vgic
+            .shared
             .with(Some(vcpu), |state| {
                 if let Some((bank, word)) = Bank::at(offset) {
                     state.ask_holders(vcpu, bank, word);
@@ -104,7 +105,7 @@ impl MmioDevice for Distributor {
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         let value = value & width.mask();
         let mut groups_changed = false;
-        self.vgic.with(Some(vcpu), |state| {
+        self.vgic.shared.with(Some(vcpu), |state| {
             if (IROUTER..IROUTER_END).contains(&offset) {
                 if let Some(access) = Wide::new(offset, width) {
                     state.write_route(vcpu, routed(access), access.mask, access.place(value));

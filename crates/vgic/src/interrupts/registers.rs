@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering;
 
 use axvm_addr::{Intid, VcpuId};
 
-use crate::interrupts::{Handle, Interrupts};
-use crate::irq::Kind;
-use crate::spec::AFFINITY_MASK;
+use super::{Handle, Interrupts};
+use crate::irq::{Held, Kind};
 use crate::spec::distributor::Bank;
+use crate::spec::{AFFINITY_MASK, Group, Trigger};
 
 impl Interrupts {
     /// Reads word `word` of a register array of one bit for each interrupt.
@@ -22,12 +22,10 @@ impl Interrupts {
             let set = match bank {
                 Bank::SetPending | Bank::ClearPending if self.direct.is_some() => hardware().pending,
                 Bank::SetActive | Bank::ClearActive if self.direct.is_some() => hardware().active,
-                Bank::Group => irq.group1,
+                Bank::Group => irq.group == Group::One,
                 Bank::SetEnable | Bank::ClearEnable => irq.enabled,
                 // A level that is up, or what was made pending while it is disabled or active, waits in the hardware.
-                Bank::SetPending | Bank::ClearPending => {
-                    irq.shows_pending() || irq.host.is_some() && hardware().pending
-                }
+                Bank::SetPending | Bank::ClearPending => irq.shows_pending() || hardware().pending,
                 Bank::SetActive | Bank::ClearActive => irq.shows_active(),
             };
             value |= u32::from(set) << bit;
@@ -36,12 +34,12 @@ impl Interrupts {
     }
 
     /// Keeps an SGI's group where it can be looked at without the lock.
-    fn note_group(&self, vcpu: VcpuId, intid: u32, group1: bool) {
+    fn note_group(&self, vcpu: VcpuId, intid: u32, group: Group) {
         if let Some(signal) = self.signals.get(usize::from(vcpu.0))
             && intid < 16
         {
             let others = signal.group0_sgis.load(Ordering::Relaxed) & !(1 << intid);
-            signal.group0_sgis.store(others | u32::from(!group1) << intid, Ordering::Relaxed);
+            signal.group0_sgis.store(others | u32::from(group == Group::Zero) << intid, Ordering::Relaxed);
         }
     }
 
@@ -69,10 +67,11 @@ impl Interrupts {
             let Some(handle) = self.find(vcpu, Intid(word * 32 + bit)) else { continue };
             match bank {
                 Bank::Group => {
+                    let group = if set { Group::One } else { Group::Zero };
                     if let Some(irq) = self.irq_mut(handle)
-                        && core::mem::replace(&mut irq.group1, set) != set
+                        && core::mem::replace(&mut irq.group, group) != group
                     {
-                        self.note_group(vcpu, word * 32 + bit, set);
+                        self.note_group(vcpu, word * 32 + bit, group);
                         if self.direct.is_some() {
                             self.mirror(handle);
                         }
@@ -104,19 +103,15 @@ impl Interrupts {
     fn set_pending(&mut self, handle: Handle) {
         let Some(irq) = self.irq_mut(handle) else { return };
         // A physical interrupt is made pending where it comes from, and then arrives as it always does.
-        if irq.host.is_some() {
-            irq.host_pended = true;
-            // What has arrived and waits for the guest is pending as it is, and comes once.
-            match &mut irq.held {
-                Some(held) if held.pending && !held.cancel => {
-                    held.again = true;
-                    self.update(handle);
-                }
-                _ if irq.latch => {}
-                _ => self.pend_host(handle),
-            }
-        } else {
-            self.latch(handle);
+        if irq.host().is_none() {
+            return self.latch(handle);
+        }
+        irq.note_pended(true);
+        // What has arrived and waits for the guest is pending as it is, and comes once.
+        if irq.held.as_mut().is_some_and(Held::ask_again) {
+            self.update(handle);
+        } else if !irq.latch {
+            self.pend_host(handle);
         }
     }
 
@@ -137,12 +132,11 @@ impl Interrupts {
         }
         let Some(irq) = self.irq_mut(handle) else { return };
         let latch = core::mem::take(&mut irq.latch);
-        irq.host_pended = false;
-        let physical = irq.host.is_some();
-        let quiet = irq.held.is_none() && !irq.active;
+        irq.note_pended(false);
+        let physical = irq.host().is_some();
+        let quiet = irq.held.is_none() && irq.active.is_none();
         if let Some(held) = &mut irq.held {
-            held.cancel = true;
-            held.again = false;
+            held.cancel();
         }
         if physical {
             self.set_host_pending(handle, false);
@@ -162,15 +156,12 @@ impl Interrupts {
         let Some(target) = irq.target else { return };
         if let Some(held) = &mut irq.held {
             held.force_active = Some(true);
-        } else if !irq.active {
-            irq.active = true;
-            irq.active_on = target;
+        } else if irq.active.is_none() {
+            irq.active = Some(target);
         } else {
             return;
         }
-        if irq.host.is_some() {
-            self.hold_host(handle);
-        }
+        self.hold_host(handle);
         self.update(handle);
     }
 
@@ -220,7 +211,7 @@ impl Interrupts {
         (0..16)
             .filter_map(|n| {
                 let irq = self.find(vcpu, Intid(word * 16 + n)).and_then(|h| self.irq(h))?;
-                Some(u32::from(irq.edge) << (n * 2 + 1))
+                Some(u32::from(irq.trigger == Trigger::Edge) << (n * 2 + 1))
             })
             .fold(0, |all, one| all | one)
     }
@@ -229,11 +220,11 @@ impl Interrupts {
     /// that.
     pub(crate) fn write_config(&mut self, vcpu: VcpuId, word: u32, value: u32) {
         for n in 0..16 {
-            let edge = value >> (n * 2 + 1) & 1 != 0;
+            let trigger = if value >> (n * 2 + 1) & 1 != 0 { Trigger::Edge } else { Trigger::Level };
             let Some(handle) = self.find(vcpu, Intid(word * 16 + n)) else { continue };
             if let Some(irq) = self.irq_mut(handle)
-                && irq.kind == Kind::Spi
-                && core::mem::replace(&mut irq.edge, edge) != edge
+                && matches!(irq.kind, Kind::Spi { .. })
+                && core::mem::replace(&mut irq.trigger, trigger) != trigger
             {
                 self.mirror(handle);
                 self.update(handle);
@@ -243,21 +234,21 @@ impl Interrupts {
 
     /// Reads GICD_IROUTER of `intid`.
     pub(crate) fn read_route(&self, vcpu: VcpuId, intid: Intid) -> u64 {
-        self.find(vcpu, intid)
-            .and_then(|h| self.irq(h))
-            .filter(|irq| !irq.is_private())
-            .map_or(0, |irq| irq.route)
+        match self.find(vcpu, intid).and_then(|handle| self.irq(handle)).map(|irq| irq.kind) {
+            Some(Kind::Spi { route }) => route,
+            _ => 0,
+        }
     }
 
     /// Writes the bits in `mask` of GICD_IROUTER of `intid`. Interrupt_Routing_Mode stays 0, as
     /// GICD_TYPER.No1N says.
     pub(crate) fn write_route(&mut self, vcpu: VcpuId, intid: Intid, mask: u64, value: u64) {
         let Some(handle) = self.find(vcpu, intid) else { return };
-        let Some(irq) = self.irq(handle).filter(|irq| !irq.is_private()) else { return };
-        let route = (irq.route & !mask | value & mask) & AFFINITY_MASK;
+        let Some(Kind::Spi { route }) = self.irq(handle).map(|irq| irq.kind) else { return };
+        let route = (route & !mask | value & mask) & AFFINITY_MASK;
         let target = self.vcpu_with_affinity(route);
         let Some(irq) = self.irq_mut(handle) else { return };
-        irq.route = route;
+        irq.kind = Kind::Spi { route };
         if irq.target != target {
             irq.target = target;
             self.mirror(handle);

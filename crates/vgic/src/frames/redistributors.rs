@@ -1,63 +1,18 @@
 //! The redistributors' register frames, GICR (IHI 0069, 12.11): for each vCPU an RD frame and an SGI frame.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
-use spin::Mutex;
 
 use crate::Vgic;
 use crate::access::{Wide, is_bytes, is_word};
-use crate::irq::Kind;
 use crate::spec::distributor::{Bank, ICFGR, IPRIORITYR};
 use crate::spec::redistributor::{
     CTLR, CTLR_CES, CTLR_ENABLE_LPIS, IIDR, PENDBASER, PENDBASER_PTZ, PENDBASER_WRITABLE, PROPBASER,
-    PROPBASER_WRITABLE, SGI_FRAME, STRIDE, TYPER, WAKER, WAKER_CHILDREN_ASLEEP, WAKER_PROCESSOR_SLEEP,
-    pendbaser_address, typer,
+    PROPBASER_WRITABLE, SGI_FRAME, STRIDE, TYPER, WAKER, WAKER_CHILDREN_ASLEEP, WAKER_PROCESSOR_SLEEP, typer,
 };
 use crate::spec::{self, PIDR2, PIDR2_GICV3};
-
-/// What the redistributors keep beside the state of interrupts.
-#[derive(Debug)]
-pub(crate) struct LpiTables {
-    /// GICR_PROPBASER, one for all redistributors: GICR_TYPER.CommonLPIAff is 0.
-    pub(crate) propbaser: u64,
-    cpus: Vec<CpuTables>,
-}
-
-#[derive(Debug, Clone)]
-struct CpuTables {
-    pendbaser: u64,
-    /// The guest has said that its pending table is zero (GICR_PENDBASER.PTZ).
-    zero: bool,
-    asleep: bool,
-}
-
-impl LpiTables {
-    pub(crate) fn new(vcpus: usize) -> Mutex<Self> {
-        Mutex::new(Self { propbaser: 0, cpus: alloc::vec![CpuTables::RESET; vcpus] })
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.propbaser = 0;
-        self.cpus.fill(CpuTables::RESET);
-    }
-
-    /// Where a vCPU's LPI pending table is.
-    pub(crate) fn pending(&self, vcpu: VcpuId) -> Gpa {
-        self.cpus.get(usize::from(vcpu.0)).map_or(Gpa(0), |own| Gpa(pendbaser_address(own.pendbaser)))
-    }
-
-    /// LPIs are enabled: whether the guest has said that the table is zero, which holds for this once.
-    pub(crate) fn take_zero(&mut self, vcpu: VcpuId) -> bool {
-        self.cpus.get_mut(usize::from(vcpu.0)).is_none_or(|own| core::mem::take(&mut own.zero))
-    }
-}
-
-impl CpuTables {
-    const RESET: Self = Self { pendbaser: 0, zero: false, asleep: true };
-}
 
 /// The redistributors of a VM, one after the other, 128 KiB each.
 ///
@@ -88,7 +43,7 @@ impl Redistributors {
 
     fn read_rd(&self, vcpu: VcpuId, cpu: VcpuId, offset: u64, width: Width) -> Option<u64> {
         if let Some(access) = Wide::new(offset, width) {
-            let tables = self.0.lpi_tables.lock();
+            let tables = self.0.shared.lpi_tables.lock();
             let value = match access.register {
                 TYPER => {
                     let vcpus = &self.0.config().vcpus;
@@ -108,13 +63,14 @@ impl Redistributors {
         }
         let value = match offset {
             CTLR if self.has_lpis() => {
-                let enabled = self.0.with(Some(vcpu), |state| state.cpu(cpu).is_some_and(|c| c.lpis_enabled));
+                let enabled =
+                    self.0.shared.with(Some(vcpu), |state| state.cpu(cpu).is_some_and(|c| c.lpis_enabled));
                 let clears = if self.0.config().lpis_can_be_disabled() { CTLR_CES } else { 0 };
                 clears | if enabled { CTLR_ENABLE_LPIS } else { 0 }
             }
             IIDR => spec::IIDR,
             WAKER => {
-                let tables = self.0.lpi_tables.lock();
+                let tables = self.0.shared.lpi_tables.lock();
                 if tables.cpus.get(usize::from(cpu.0))?.asleep {
                     WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP
                 } else {
@@ -128,7 +84,8 @@ impl Redistributors {
     }
 
     fn write_rd(&self, vcpu: VcpuId, cpu: VcpuId, offset: u64, width: Width, value: u64) {
-        let lpis_enabled = || self.0.with(Some(vcpu), |state| state.cpu(cpu).is_some_and(|c| c.lpis_enabled));
+        let lpis_enabled =
+            || self.0.shared.with(Some(vcpu), |state| state.cpu(cpu).is_some_and(|c| c.lpis_enabled));
         if let Some(access) = Wide::new(offset, width)
             && matches!(access.register, PROPBASER | PENDBASER)
         {
@@ -136,7 +93,7 @@ impl Redistributors {
             if !self.has_lpis() || lpis_enabled() {
                 return;
             }
-            let mut tables = self.0.lpi_tables.lock();
+            let mut tables = self.0.shared.lpi_tables.lock();
             if access.register == PROPBASER {
                 tables.propbaser = access.merge(tables.propbaser, value) & PROPBASER_WRITABLE;
             } else if let Some(own) = tables.cpus.get_mut(usize::from(cpu.0)) {
@@ -153,7 +110,7 @@ impl Redistributors {
         match offset {
             CTLR => self.switch_lpis(vcpu, cpu, value as u32 & CTLR_ENABLE_LPIS != 0),
             WAKER => {
-                if let Some(own) = self.0.lpi_tables.lock().cpus.get_mut(usize::from(cpu.0)) {
+                if let Some(own) = self.0.shared.lpi_tables.lock().cpus.get_mut(usize::from(cpu.0)) {
                     own.asleep = value as u32 & WAKER_PROCESSOR_SLEEP != 0;
                 }
             }
@@ -165,22 +122,22 @@ impl Redistributors {
         // Held by whoever switches, so that two who do, one on and one off, do all of it one after the other.
         let Some(mut its) = self.0.its.as_ref().map(|its| its.lock()) else { return };
         let may_disable = self.0.config().lpis_can_be_disabled();
-        let changed = self.0.with(Some(vcpu), |state| {
+        let changed = self.0.shared.with(Some(vcpu), |state| {
             let own = state.cpu_mut(cpu)?;
             if own.lpis_enabled == enable || !(enable || may_disable) {
                 return None;
             }
             own.lpis_enabled = enable;
-            state.update_all(|irq| irq.kind == Kind::Lpi && irq.target == Some(cpu));
+            state.update_all(|irq| irq.is_lpi() && irq.target == Some(cpu));
             Some(())
         });
         if changed.is_some() {
-            its.switch_lpis(&self.0, vcpu, cpu, enable);
+            its.switch_lpis(&self.0.shared, vcpu, cpu, enable);
         }
     }
 
     fn read_sgi(&self, vcpu: VcpuId, cpu: VcpuId, offset: u64, width: Width) -> Option<u64> {
-        self.0.with(Some(vcpu), |state| {
+        self.0.shared.with(Some(vcpu), |state| {
             if (IPRIORITYR..IPRIORITYR + 32).contains(&offset) {
                 let first = (offset - IPRIORITYR) as u32;
                 return is_bytes(offset, width)
@@ -205,7 +162,7 @@ impl Redistributors {
     }
 
     fn write_sgi(&self, vcpu: VcpuId, cpu: VcpuId, offset: u64, width: Width, value: u64) {
-        self.0.with(Some(vcpu), |state| {
+        self.0.shared.with(Some(vcpu), |state| {
             if (IPRIORITYR..IPRIORITYR + 32).contains(&offset) {
                 if is_bytes(offset, width) {
                     let first = (offset - IPRIORITYR) as u32;
