@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use axvm_addr::DmaSource;
 use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
 use axvm_plan::problem::Problem;
 use axvm_plan::{Console, plan, reset_name};
-use axvm_platform::model::{IdMapping, PciDevice, PciHost, Platform, PlatformDevice};
+use axvm_platform::model::{PciDevice, PciHost, Platform, PlatformDevice};
 use axvm_platform::snapshot;
 use axvm_system::model::{
     Arch, Board as BoardModel, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, Vm,
@@ -99,8 +100,17 @@ fn console(platform: &Platform) -> Value {
 
 /// A host bridge, and whether any of its functions' DMA passes an SMMUv3.
 fn host(host: &PciHost) -> Value {
-    let confined = host.iommu_map.iter().any(|entry| entry.target != IdMapping::NOWHERE);
+    let confined = host.iommu_map.iter().any(|entry| entry.target.is_some());
     json!({ "address": host.path, "confined": confined })
+}
+
+/// Where a device's DMA arrives.
+fn sources(platform: &Platform, sources: &[DmaSource]) -> Vec<String> {
+    let shown = |source: &DmaSource| {
+        let path = platform.iommu(source.iommu).map_or("", |iommu| iommu.path.as_str());
+        format!("{path} stream {}", source.id)
+    };
+    sources.iter().map(shown).collect()
 }
 
 fn pci(platform: &Platform, device: &PciDevice) -> Value {
@@ -115,18 +125,14 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
         .collect();
     let msi = function.msix.map(|msix| format!("MSI-X {}", msix.vectors));
     let msi = msi.or(function.msi_vectors.map(|vectors| format!("MSI {vectors}")));
-    let line = device.line.map(|line| format!("INTID {}", line.intid));
-    let iommu = device.streams.iter().map(|&(smmu, stream)| {
-        let path = platform.smmus.get(smmu).map_or("", |smmu| smmu.path.as_str());
-        format!("{path} stream {stream}")
-    });
+    let line = device.line.map(|line| format!("INTID {}", line.irq));
     let reference = Device::Pci { address: function.address, without_reset: false, without_intx: false };
     json!({
         "address": function.address.to_string(),
         "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),
         "registers": bars,
         "interrupts": msi.into_iter().chain(line).collect::<Vec<_>>(),
-        "iommu": iommu.collect::<Vec<_>>(),
+        "iommu": sources(platform, &device.sources),
         "behind": device.bridges.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "group": device.group,
         "reaches": device.reaches.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -136,10 +142,6 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
 }
 
 fn node(platform: &Platform, device: &PlatformDevice) -> Value {
-    let streams = device.streams.iter().map(|(smmu, stream)| {
-        let path = platform.smmus.get(*smmu).map_or("", |smmu| smmu.path.as_str());
-        format!("{path} stream {stream}")
-    });
     let reference = Device::Node {
         path: device.path.clone(),
         access: RegisterAccess::Direct,
@@ -151,8 +153,8 @@ fn node(platform: &Platform, device: &PlatformDevice) -> Value {
         "name": device.compatible.first().map_or("", String::as_str),
         "registers": device.registers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "not the CPU's": device.lost.iter().map(|lost| format!("{:#x} size {:#x}", lost.start, lost.size)).collect::<Vec<_>>(),
-        "interrupts": device.interrupts.iter().map(|one| format!("INTID {}", one.intid)).collect::<Vec<_>>(),
-        "iommu": streams.collect::<Vec<_>>(),
+        "interrupts": device.interrupts.iter().map(|one| format!("INTID {}", one.irq)).collect::<Vec<_>>(),
+        "iommu": sources(platform, &device.sources),
         "why_not": why_not(platform, reference),
     })
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use axvm_platform::model::{Cpu, Platform, PsciConduit};
+use axvm_platform::model::{Cpu, Firmware, Platform, PsciConduit};
 use axvm_platform::{fdt, memory, snapshot};
 
 use crate::args::StandIn;
@@ -24,13 +24,13 @@ pub fn read(path: &Path, said: &StandIn) -> Result<Platform, String> {
             // Nothing is known of it but that it is there.
             platform.cpus.push(Cpu {
                 path: format!("/cpus/cpu@{number:x}"),
-                mpidr: number as u64,
+                hardware_id: number as u64,
                 usable: true,
             });
         }
         platform.cpus.iter_mut().take(count).for_each(|cpu| cpu.usable = true);
         // That is what starts them.
-        platform.psci.get_or_insert(PsciConduit::Smc);
+        platform.firmware.get_or_insert(Firmware::Psci(PsciConduit::Smc));
     }
     Ok(platform)
 }

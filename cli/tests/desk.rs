@@ -256,7 +256,7 @@ fn a_listing_says_first_what_the_board_lacks() {
     let whole = place.axvm(&["inspect", "--platform", &fake::VIRT]);
     assert!(!whole.out.contains("AxVM can't start here"), "{}", whole.out);
     let mut platform = axvm_platform::fdt::read(&fs::read(&*fake::VIRT).unwrap()).unwrap();
-    platform.gic = None;
+    platform.irqchip = None;
     platform.timer.clear();
     fs::write(place.path("old.axvm"), axvm_platform::snapshot::save(&platform).unwrap()).unwrap();
     let done = place.axvm(&["inspect", "--platform", "old.axvm"]);

@@ -33,21 +33,70 @@ id! {
     CpuId(u16)
 }
 id! {
-    /// What an SMMU knows a DMA master by (Arm IHI 0070, 3.2). PCI: a function of the requester id, by the device
-    /// tree's `iommu-map`.
-    StreamId(u32)
+    /// An interrupt by the number that its machine gives it: an INTID on aarch64, a GSI on x86_64, a source of the APLIC on riscv64.
+    Irq(u32)
 }
 id! {
-    /// A GIC interrupt id (Arm IHI 0069, 2.2): SGIs 0-15, PPIs 16-31, SPIs 32-1019, LPIs from 8192.
-    Intid(u32)
+    /// An IOMMU: its position among the platform's, from 0.
+    IommuId(u16)
 }
 id! {
-    /// What an ITS knows the sender of an MSI by (Arm IHI 0069, 5.2): by the device tree's `msi-map`.
-    ItsDeviceId(u32)
+    /// A controller of message interrupts: its position among the platform's, from 0.
+    MsiControllerId(u16)
 }
 id! {
-    /// Which of a device's interrupts an MSI is (Arm IHI 0069, 5.2): the payload of the write.
-    ItsEventId(u32)
+    /// What an IOMMU knows a DMA master by (a stream id, a requester id), or a controller of message interrupts their sender.
+    SourceId(u32)
+}
+
+/// How a line signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trigger {
+    /// On an edge.
+    Edge,
+    /// While its level is active.
+    Level,
+}
+
+/// A wired interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupt {
+    /// Its number at the interrupt controller.
+    pub irq: Irq,
+    /// How it signals.
+    pub trigger: Trigger,
+}
+
+/// Where a device's DMA arrives: at which IOMMU, and in whose name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DmaSource {
+    /// The IOMMU.
+    pub iommu: IommuId,
+    /// What it knows the device by.
+    pub id: SourceId,
+}
+
+impl DmaSource {
+    /// What `iommu` knows by `id`.
+    pub const fn new(iommu: u16, id: u32) -> Self {
+        Self { iommu: IommuId(iommu), id: SourceId(id) }
+    }
+}
+
+/// Where a device's message interrupts arrive: at which controller, and in whose name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MsiSource {
+    /// The controller.
+    pub controller: MsiControllerId,
+    /// What it knows the device by.
+    pub id: SourceId,
+}
+
+impl MsiSource {
+    /// What `controller` knows by `id`.
+    pub const fn new(controller: u16, id: u32) -> Self {
+        Self { controller: MsiControllerId(controller), id: SourceId(id) }
+    }
 }
 
 /// The geographic address of a PCI function: `0000:00:02.0`.

@@ -7,5 +7,8 @@ mod id;
 mod window;
 
 pub use address::{Address, Gpa, Hpa, Iova, Overflow, PAGE_SHIFT, PAGE_SIZE, Span};
-pub use id::{CpuId, Intid, ItsDeviceId, ItsEventId, PciAddress, StreamId, VcpuId, VmId};
-pub use window::{PciSpace, PciWindow};
+pub use id::{
+    CpuId, DmaSource, Interrupt, IommuId, Irq, MsiControllerId, MsiSource, PciAddress, SourceId, Trigger,
+    VcpuId, VmId,
+};
+pub use window::{PciBuses, PciSpace, PciWindow};

@@ -28,3 +28,24 @@ pub struct PciWindow<A> {
     /// The same place as CPUs see it.
     pub cpu: Span<A>,
 }
+
+/// Bus numbers of a PCI host bridge, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciBuses {
+    /// The first: its root bus.
+    pub first: u8,
+    /// The last.
+    pub last: u8,
+}
+
+impl PciBuses {
+    /// From the first to the last.
+    pub const fn new(first: u8, last: u8) -> Self {
+        Self { first, last }
+    }
+
+    /// Whether it is one of them.
+    pub const fn contains(&self, bus: u8) -> bool {
+        self.first <= bus && bus <= self.last
+    }
+}

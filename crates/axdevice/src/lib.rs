@@ -2,7 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::{Irq, VcpuId};
 
 /// The width of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,5 +110,5 @@ pub trait SysRegDevice: Send + Sync {
 /// Where an emulated device's interrupt line goes.
 pub trait InterruptLine: Send + Sync {
     /// Sets the level of line `irq`. The sink remembers it: setting the same level again does nothing.
-    fn set_level(&self, irq: Intid, high: bool);
+    fn set_level(&self, irq: Irq, high: bool);
 }

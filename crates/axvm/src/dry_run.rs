@@ -1,8 +1,8 @@
 //! A plan carried out on a host that only counts: what `axvm check` does after planning.
 //!
 //! [`dry_run`] builds every VM by [`AxVM::new`], the code that a real host runs, and takes all apart again. The host has no hardware,
-//! but it holds to its [`Limits`] and to the rules of the real ones on its own account: a page is one VM's, a stream is one VM's, a
-//! line is routed once, what is given is there. So a plan that the planner's rules let pass and that can't be built is found on a
+//! but it holds to its [`Limits`] and to the rules of the real ones on its own account: a page is one VM's, a DMA master is one
+//! VM's, a line is routed once, what is given is there. So a plan that the planner's rules let pass and that can't be built is found on a
 //! desk.
 
 use alloc::collections::BTreeSet;
@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Address, Gpa, Hpa, Intid, Iova, Span, StreamId, VcpuId, VmId};
+use axvm_addr::{DmaSource, Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_platform::limits::Limits;
 use axvm_platform::model::Platform;
@@ -40,7 +40,7 @@ const TABLE: u64 = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DryRunError {
     /// More VMs than tags.
-    #[error("there are more VMs than VMIDs: {0}")]
+    #[error("there are more VMs than tags for their translations: {0}")]
     TooManyVms(u16),
     /// Memory that isn't free RAM.
     #[error("{0} isn't free memory of the board")]
@@ -57,27 +57,26 @@ pub enum DryRunError {
     /// No memory for tables is left.
     #[error("the tables take more than the {0} bytes that there are for them")]
     NoMemory(u64),
-    /// A stream that the SMMU's ids don't reach.
-    #[error("stream {1:#x} is above those of SMMU {0}")]
-    StreamOutOfRange(usize, u32),
-    /// A stream of another VM's.
-    #[error("stream {1:#x} of SMMU {0} is VM {2}'s already")]
-    StreamTaken(usize, u32, VmId),
+    /// A DMA master that the IOMMU's ids don't reach.
+    #[error("id {id:#x} is above those of IOMMU {iommu}", iommu = .0.iommu, id = .0.id.0)]
+    SourceOutOfRange(DmaSource),
+    /// A DMA master of another VM's.
+    #[error("id {id:#x} of IOMMU {iommu} is VM {1}'s already", iommu = .0.iommu, id = .0.id.0)]
+    SourceTaken(DmaSource, VmId),
     /// Not a page that MSIs are sent to.
-    #[error("{0:#x} isn't the page of an ITS to which MSIs are sent")]
+    #[error("{0:#x} isn't a page to which MSIs are sent")]
     NoDoorbell(Hpa),
-    /// LPIs that there aren't, or that are kept for another VM.
-    #[error("LPIs {0:?} aren't there, or are kept for another VM")]
-    Lpis(Range<u32>),
+    /// Message interrupts that there aren't, or that are kept for another VM.
+    #[error("message interrupts {0:?} aren't there, or are kept for another VM")]
+    Messages(Range<u32>),
     /// A line that goes to a VM already, or none.
     #[error("interrupt {0} is none that can be routed, or is routed already")]
-    Line(Intid),
+    Line(Irq),
 }
 
-/// A stream that reaches a VM's memory.
+/// A DMA master that reaches a VM's memory.
 struct Attached {
-    smmu: usize,
-    stream: StreamId,
+    source: DmaSource,
     vm: VmId,
     device: DeviceId,
 }
@@ -85,9 +84,9 @@ struct Attached {
 #[derive(Default)]
 struct State {
     owned: Vec<(Span<Hpa>, VmId)>,
-    streams: Vec<Attached>,
-    lines: Vec<Intid>,
-    lpis: Vec<(Range<u32>, VmId)>,
+    attached: Vec<Attached>,
+    lines: Vec<Irq>,
+    messages: Vec<(Range<u32>, VmId)>,
     tables: u64,
 }
 
@@ -108,14 +107,14 @@ impl Counts {
         Ok(())
     }
 
-    fn keep_lpis(&self, plan: &VmPlan) -> Result<(), DryRunError> {
+    fn keep_messages(&self, plan: &VmPlan) -> Result<(), DryRunError> {
         let mut state = self.state.lock();
-        let lpis = plan.lpis.clone();
-        let meets = |other: &Range<u32>| other.start < lpis.end && lpis.start < other.end;
-        if lpis.end > self.limits.lpis || state.lpis.iter().any(|(other, _)| meets(other)) {
-            return Err(DryRunError::Lpis(lpis));
+        let messages = plan.messages.clone();
+        let meets = |other: &Range<u32>| other.start < messages.end && messages.start < other.end;
+        if messages.end > self.limits.messages || state.messages.iter().any(|(other, _)| meets(other)) {
+            return Err(DryRunError::Messages(messages));
         }
-        state.lpis.push((lpis, plan.id));
+        state.messages.push((messages, plan.id));
         Ok(())
     }
 
@@ -227,7 +226,7 @@ impl DeviceOps for Counting {
     }
 
     fn close(&self, device: &DevicePlan) -> Result<(), DryRunError> {
-        self.counts.state.lock().streams.retain(|attached| attached.device != device.id);
+        self.counts.state.lock().attached.retain(|attached| attached.device != device.id);
         Ok(())
     }
 
@@ -241,16 +240,16 @@ impl DeviceOps for Counting {
 
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
         let mut state = self.counts.state.lock();
-        for &(smmu, stream) in &device.streams {
-            let bits = self.counts.limits.stream_bits.get(smmu).copied().unwrap_or(32);
-            if u64::from(stream.0) >> bits != 0 {
-                return Err(DryRunError::StreamOutOfRange(smmu, stream.0));
+        for &source in &device.sources {
+            let bits = self.counts.limits.source_bits.get(usize::from(source.iommu.0)).copied();
+            if u64::from(source.id.0) >> bits.unwrap_or(32) != 0 {
+                return Err(DryRunError::SourceOutOfRange(source));
             }
-            let theirs = |it: &&Attached| (it.smmu, it.stream) == (smmu, stream) && it.vm != vm;
-            if let Some(attached) = state.streams.iter().find(theirs) {
-                return Err(DryRunError::StreamTaken(smmu, stream.0, attached.vm));
+            let theirs = |it: &&Attached| it.source == source && it.vm != vm;
+            if let Some(attached) = state.attached.iter().find(theirs) {
+                return Err(DryRunError::SourceTaken(source, attached.vm));
             }
-            state.streams.push(Attached { smmu, stream, vm, device: device.id.clone() });
+            state.attached.push(Attached { source, vm, device: device.id.clone() });
         }
         Ok(())
     }
@@ -276,11 +275,11 @@ impl AxVMHal for Counting {
     type Dma = Tables;
 
     fn create(&self, plan: &VmPlan) -> Result<(Tables, Tables), DryRunError> {
-        // VMID 0 is nobody's.
+        // One tag is nobody's.
         if plan.id.0 >= self.counts.limits.vms {
             return Err(DryRunError::TooManyVms(self.counts.limits.vms));
         }
-        self.counts.keep_lpis(plan)?;
+        self.counts.keep_messages(plan)?;
         Ok((Tables::new(&self.counts, plan.id)?, Tables::new(&self.counts, plan.id)?))
     }
 
@@ -294,7 +293,7 @@ impl AxVMHal for Counting {
         let mut state = self.counts.state.lock();
         state.tables = state.tables.saturating_sub(tables.iter().sum::<u64>().saturating_mul(TABLE));
         state.owned.retain(|(_, owner)| *owner != vm);
-        state.lpis.retain(|(_, owner)| *owner != vm);
+        state.messages.retain(|(_, owner)| *owner != vm);
     }
 
     fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}
@@ -328,23 +327,22 @@ impl AxVMHal for Counting {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), DryRunError> {
         let mut state = self.counts.state.lock();
-        let lines = 32..u32::from(self.counts.limits.lines);
-        if !lines.contains(&route.intid.0) || state.lines.contains(&route.intid) {
-            return Err(DryRunError::Line(route.intid));
+        if !self.counts.limits.lines.contains(&route.irq.0) || state.lines.contains(&route.irq) {
+            return Err(DryRunError::Line(route.irq));
         }
-        state.lines.push(route.intid);
+        state.lines.push(route.irq);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
-        self.counts.state.lock().lines.retain(|line| *line != route.intid);
+        self.counts.state.lock().lines.retain(|line| *line != route.irq);
     }
 
-    fn inject_irq_to_vcpu(&self, _: VmId, _: VcpuId, irq: Intid) -> Result<(), DryRunError> {
+    fn inject_irq_to_vcpu(&self, _: VmId, _: VcpuId, irq: Irq) -> Result<(), DryRunError> {
         Err(DryRunError::Line(irq))
     }
 
-    fn set_irq_level(&self, _: VmId, irq: Intid, _: bool) -> Result<(), DryRunError> {
+    fn set_irq_level(&self, _: VmId, irq: Irq, _: bool) -> Result<(), DryRunError> {
         Err(DryRunError::Line(irq))
     }
 
@@ -364,12 +362,10 @@ impl AxVMHal for Counting {
 /// A problem for each VM that can't be built.
 pub fn dry_run(plan: &Plan, platform: &Platform) -> Result<(), Vec<Problem>> {
     let counts = Arc::new(Counts { limits: platform.limits.clone(), state: Mutex::default() });
-    let its = platform.gic.iter().flat_map(|gic| &gic.its);
     let hal = Arc::new(Counting {
         counts,
         free: platform.free_memory(),
-        // GITS_TRANSLATER's page (Arm IHI 0069, 12.18).
-        doorbells: its.filter_map(|its| its.registers.start().checked_add(0x1_0000)).collect(),
+        doorbells: platform.doorbells().collect(),
     });
     let registry = Mutex::new(Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices)));
     let (mut problems, mut built) = (Vec::new(), Vec::new());

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Hpa, Intid, Iova, Span, VcpuId, VmId};
+use axvm_addr::{Hpa, Iova, Irq, Span, VcpuId, VmId};
 
 use crate::devices::Forward;
 use crate::events::Violation;
@@ -118,7 +118,7 @@ pub trait AxVMHal: DeviceOps + Forward {
     /// # Errors
     ///
     /// There is no such vCPU or interrupt.
-    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), Self::Error>;
+    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), Self::Error>;
 
     /// Sets the level of an emulated device's line, which the host keeps: the interrupt is pending as long as it is high, and comes
     /// again after its end. Called on any CPU, as [`Self::inject_irq_to_vcpu`].
@@ -126,7 +126,7 @@ pub trait AxVMHal: DeviceOps + Forward {
     /// # Errors
     ///
     /// There is no such line.
-    fn set_irq_level(&self, vm: VmId, irq: Intid, high: bool) -> Result<(), Self::Error>;
+    fn set_irq_level(&self, vm: VmId, irq: Irq, high: bool) -> Result<(), Self::Error>;
 
     /// Brings a vCPU out of its guest, so that it looks at what was asked of it.
     fn kick(&self, vm: VmId, vcpu: VcpuId);

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
+use axvm_addr::{Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
 use spin::Mutex;
 
 use crate::hal::{AxVMHal, DmaMap};
@@ -18,7 +18,7 @@ use crate::report::{DeviceExitReport, DeviceReport, IrqchipReport, RefusedReport
 use crate::space::{AddrSpace, SpaceError};
 use crate::stats::{Counter, ExitCounters, ExitCounts};
 use axvm_plan::config::{AxVMConfig, MappingFlags};
-use axvm_plan::{DevicePlan, LineRoute, VmPlan, reset_name};
+use axvm_plan::{DevicePlan, LineRoute, RamPiece, VmPlan, reset_name};
 
 use life::Life;
 pub use life::{Departure, NotOff, Power, Start, State, StopReason, Turn, WrongState};
@@ -265,7 +265,7 @@ impl<H: AxVMHal> AxVM<H> {
     /// # Errors
     ///
     /// The host's.
-    pub fn inject(&self, vcpu: VcpuId, irq: Intid) -> Result<(), HostError<H>> {
+    pub fn inject(&self, vcpu: VcpuId, irq: Irq) -> Result<(), HostError<H>> {
         self.hal.inject_irq_to_vcpu(self.plan.id, vcpu, irq)
     }
 
@@ -412,7 +412,7 @@ fn fill<H: AxVMHal>(
     registry: &impl RegistryKeeper,
 ) -> Result<(), CreateError<HostError<H>>> {
     let memory = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE | MappingFlags::USER;
-    for &(gpa, hpa) in &plan.ram {
+    for &RamPiece { gpa, hpa } in &plan.ram {
         let failed = |error| CreateError::Host { what: alloc::format!("RAM at {gpa}"), error };
         let backing = hal.ram(plan.id, hpa, gpa.size()).map_err(failed)?;
         holdings.ram.push(Ram { gpa, backing: backing.clone() });
@@ -450,7 +450,7 @@ fn fill<H: AxVMHal>(
         holdings.space.map_linear(&holdings.stage2, &device.name, start, backing, size, block.flags)?;
     }
     for route in &plan.lines {
-        let failed = |error| CreateError::Host { what: alloc::format!("interrupt {}", route.intid), error };
+        let failed = |error| CreateError::Host { what: alloc::format!("interrupt {}", route.irq), error };
         hal.route_line(plan.id, route).map_err(failed)?;
         holdings.routes.push(*route);
     }

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Intid, PciAddress, PciWindow, Span};
+use axvm_addr::{Gpa, Interrupt, Irq, PciAddress, PciBuses, PciWindow, SourceId, Span};
 use serde::{Deserialize, Serialize};
 
 /// A guest's machine.
@@ -21,12 +21,21 @@ pub struct Description {
     pub gic: Option<GicDescription>,
     /// The timer's PPIs in the binding's order (secure, non-secure, virtual, hypervisor), as INTIDs.
     pub timer: [u32; 4],
-    /// The emulated PL011: registers and line; it is `/chosen/stdout-path`.
-    pub console: Option<(Span<Gpa>, Intid)>,
+    /// The emulated PL011; it is `/chosen/stdout-path`.
+    pub console: Option<ConsoleDescription>,
     /// The virtual PCI host bridges.
     pub pci: Vec<PciDescription>,
     /// Platform devices.
     pub devices: Vec<DeviceDescription>,
+}
+
+/// The emulated console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleDescription {
+    /// Its registers.
+    pub registers: Span<Gpa>,
+    /// Its line, which signals by its level.
+    pub irq: Irq,
 }
 
 /// The GIC of a guest.
@@ -47,16 +56,45 @@ pub struct PciDescription {
     pub segment: u16,
     /// The config space.
     pub ecam: Span<Gpa>,
-    /// The first and last bus.
-    pub buses: (u8, u8),
+    /// Its bus numbers.
+    pub buses: PciBuses,
     /// Its windows.
     pub windows: Vec<PciWindow<Gpa>>,
     /// `dma-coherent`, as the host's.
     pub coherent: bool,
-    /// `msi-map` entries: requester id, ITS device id. The ITS is the guest's one.
-    pub msi: Vec<(u16, u32)>,
-    /// `interrupt-map` entries: function, pin 1 to 4, line, whether it is edge-triggered.
-    pub lines: Vec<(PciAddress, u8, Intid, bool)>,
+    /// `msi-map` entries.
+    pub msi: Vec<MsiSender>,
+    /// `interrupt-map` entries.
+    pub lines: Vec<PinDescription>,
+}
+
+/// Whose MSIs arrive with which id at the guest's one controller of message interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MsiSender {
+    /// The function's requester id.
+    pub requester: u16,
+    /// What the controller knows it by.
+    pub id: SourceId,
+}
+
+/// Where a function's pin leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinDescription {
+    /// The function.
+    pub function: PciAddress,
+    /// Its pin: 1 (INTA#) to 4 (INTD#).
+    pub pin: u8,
+    /// The line.
+    pub line: Interrupt,
+}
+
+/// A fixed clock.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClockDescription {
+    /// Hz.
+    pub frequency: u32,
+    /// What it calls its output, or empty.
+    pub output_name: String,
 }
 
 /// A platform device's node.
@@ -66,10 +104,10 @@ pub struct DeviceDescription {
     pub name: String,
     /// `reg`.
     pub registers: Vec<Span<Gpa>>,
-    /// `interrupts`: line, whether it is edge-triggered.
-    pub interrupts: Vec<(Intid, bool)>,
-    /// Fixed clocks for `clocks`, in order: Hz and output name.
-    pub clocks: Vec<(u32, String)>,
+    /// `interrupts`.
+    pub interrupts: Vec<Interrupt>,
+    /// Fixed clocks for `clocks`, in order.
+    pub clocks: Vec<ClockDescription>,
     /// `dma-coherent`.
     pub coherent: bool,
     /// All other properties, `compatible` among them. A `phandle` stays what it was, for properties and nodes below that

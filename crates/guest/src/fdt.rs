@@ -7,11 +7,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Address, Gpa, Intid, Span};
+use axvm_addr::{Address, Gpa, Interrupt, Irq, Span, Trigger};
 use litemap::LiteMap;
 use vm_fdt::FdtWriter;
 
-use crate::description::{Description, DeviceDescription, GicDescription, NodeDescription};
+use crate::description::{
+    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, NodeDescription,
+};
 
 mod pci;
 
@@ -82,12 +84,12 @@ pub enum FdtWriteError {
         why: String,
     },
     /// An interrupt that the GIC's binding has no number for.
-    #[error("{node}: interrupt {intid} is neither a PPI nor an SPI")]
+    #[error("{node}: interrupt {irq} is neither a PPI nor an SPI")]
     Interrupt {
         /// The node.
         node: String,
         /// The interrupt.
-        intid: u32,
+        irq: u32,
     },
     /// Something that needs a GIC, or MSIs that need an ITS, where there is none.
     #[error("{0} needs an interrupt controller that the guest doesn't have")]
@@ -130,8 +132,8 @@ pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, 
         interrupt_controller(&mut tree, gic);
         timer(&mut tree, description.timer);
     }
-    if let Some((registers, intid)) = &description.console {
-        console(&mut tree, description, registers, *intid);
+    if let Some(described) = &description.console {
+        console(&mut tree, description, described);
     }
     for host in &description.pci {
         pci::host(&mut tree, host, description.gic.as_ref());
@@ -275,30 +277,34 @@ impl Tree {
         self.cells("reg", &cells);
     }
 
-    /// `interrupts`: line and whether it is edge-triggered.
-    fn interrupts(&mut self, lines: &[(Intid, bool)]) {
+    /// `interrupts`.
+    fn interrupts(&mut self, lines: &[Interrupt]) {
         let mut cells = Vec::new();
-        for &(intid, edge) in lines {
-            cells.extend(self.specifier(intid, edge));
+        for &line in lines {
+            cells.extend(self.specifier(line));
         }
         self.cells("interrupts", &cells);
     }
 
     /// An interrupt in the cells of the binding `arm,gic-v3`.
-    fn specifier(&mut self, intid: Intid, edge: bool) -> [u32; 3] {
+    fn specifier(&mut self, line: Interrupt) -> [u32; 3] {
         // The ranges of Arm IHI 0069, 2.2, and the kinds of the binding.
-        let (kind, first) = match intid.0 {
+        let (kind, first) = match line.irq.0 {
             16..=31 => (1, 16),
             32..=1019 => (0, 32),
             1056..=1119 => (3, 1056),
             4096..=5119 => (2, 4096),
-            intid => {
+            irq => {
                 let node = self.path();
-                self.fail(FdtWriteError::Interrupt { node, intid });
+                self.fail(FdtWriteError::Interrupt { node, irq });
                 return [0; 3];
             }
         };
-        [kind, intid.0.saturating_sub(first), if edge { EDGE } else { LEVEL }]
+        let trigger = match line.trigger {
+            Trigger::Edge => EDGE,
+            Trigger::Level => LEVEL,
+        };
+        [kind, line.irq.0.saturating_sub(first), trigger]
     }
 }
 
@@ -314,8 +320,8 @@ fn console_name(registers: &Span<Gpa>) -> String {
 fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) {
     tree.begin("chosen");
     tree.text("bootargs", &description.cmdline);
-    if let Some((registers, _)) = &description.console {
-        tree.text("stdout-path", &format!("/{}", console_name(registers)));
+    if let Some(console) = &description.console {
+        tree.text("stdout-path", &format!("/{}", console_name(&console.registers)));
     }
     if let Some(initrd) = &description.initrd {
         tree.double("linux,initrd-start", initrd.start().get());
@@ -368,10 +374,14 @@ fn interrupt_controller(tree: &mut Tree, gic: &GicDescription) {
     tree.end();
 }
 
+fn level(irq: Irq) -> Interrupt {
+    Interrupt { irq, trigger: Trigger::Level }
+}
+
 fn timer(tree: &mut Tree, intids: [u32; 4]) {
     tree.begin("timer");
     tree.text("compatible", "arm,armv8-timer");
-    tree.interrupts(&intids.map(|intid| (Intid(intid), false)));
+    tree.interrupts(&intids.map(|intid| level(Irq(intid))));
     tree.flag("always-on");
     tree.end();
 }
@@ -387,8 +397,8 @@ fn fixed_clock(tree: &mut Tree, name: &str, hz: u32, phandle: u32) {
     tree.end();
 }
 
-fn console(tree: &mut Tree, description: &Description, registers: &Span<Gpa>, intid: Intid) {
-    let name = console_name(registers);
+fn console(tree: &mut Tree, description: &Description, console: &ConsoleDescription) {
+    let name = console_name(&console.registers);
     if description.gic.is_none() {
         return tree.fail(FdtWriteError::NoController(name));
     }
@@ -396,8 +406,8 @@ fn console(tree: &mut Tree, description: &Description, registers: &Span<Gpa>, in
     fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, clock);
     tree.begin(&name);
     tree.texts("compatible", &["arm,pl011", "arm,primecell"]);
-    tree.registers(&[*registers]);
-    tree.interrupts(&[(intid, false)]);
+    tree.registers(&[console.registers]);
+    tree.interrupts(&[level(console.irq)]);
     tree.cells("clocks", &[clock, clock]);
     tree.texts("clock-names", &["uartclk", "apb_pclk"]);
     tree.end();
@@ -405,12 +415,12 @@ fn console(tree: &mut Tree, description: &Description, registers: &Span<Gpa>, in
 
 fn devices(tree: &mut Tree, description: &Description) {
     // Devices that had one clock on the host have one here.
-    let mut clocks: Vec<&(u32, String)> =
+    let mut clocks: Vec<&ClockDescription> =
         description.devices.iter().flat_map(|device| &device.clocks).collect();
     clocks.sort_unstable();
     clocks.dedup();
-    for ((hz, _), phandle) in clocks.iter().zip(tree.phandles.first_device_clock..) {
-        fixed_clock(tree, &format!("clock-{phandle}"), *hz, phandle);
+    for (clock, phandle) in clocks.iter().zip(tree.phandles.first_device_clock..) {
+        fixed_clock(tree, &format!("clock-{phandle}"), clock.frequency, phandle);
     }
     for device in &description.devices {
         if !device.interrupts.is_empty() && description.gic.is_none() {
@@ -420,7 +430,7 @@ fn devices(tree: &mut Tree, description: &Description) {
     }
 }
 
-fn device_node(tree: &mut Tree, device: &DeviceDescription, clocks: &[&(u32, String)]) {
+fn device_node(tree: &mut Tree, device: &DeviceDescription, clocks: &[&ClockDescription]) {
     tree.begin(&device.name);
     for (name, value) in &device.properties {
         tree.bytes(name, value);

@@ -8,4 +8,7 @@ mod description;
 pub mod fdt;
 pub mod image;
 
-pub use description::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};
+pub use description::{
+    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
+    NodeDescription, PciDescription, PinDescription,
+};

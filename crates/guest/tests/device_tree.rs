@@ -3,11 +3,16 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use axvm_addr::{Address, Gpa, Hpa, Intid, PciAddress, PciSpace, PciWindow, Span};
+use axvm_addr::{
+    Address, Gpa, Hpa, Interrupt, Irq, PciAddress, PciBuses, PciSpace, PciWindow, SourceId, Span, Trigger,
+};
 use axvm_guest::fdt::{FdtWriteError, Seed, write};
-use axvm_guest::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};
+use axvm_guest::{
+    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
+    NodeDescription, PciDescription, PinDescription,
+};
 use axvm_platform::fdt;
-use axvm_platform::model::{Interrupt, PsciConduit, Trigger};
+use axvm_platform::model::PsciConduit;
 use proptest::prelude::*;
 
 fn span(start: u64, size: u64) -> Span<Gpa> {
@@ -20,6 +25,18 @@ fn host(span: Span<Gpa>) -> Span<Hpa> {
 
 fn function(segment: u16, bus: u8, device: u8, function: u8) -> PciAddress {
     PciAddress::new(segment, bus, device, function).unwrap()
+}
+
+fn line(irq: u32, edge: bool) -> Interrupt {
+    Interrupt { irq: Irq(irq), trigger: if edge { Trigger::Edge } else { Trigger::Level } }
+}
+
+fn clock(frequency: u32, name: &str) -> ClockDescription {
+    ClockDescription { frequency, output_name: name.into() }
+}
+
+fn sender((requester, id): (u16, u32)) -> MsiSender {
+    MsiSender { requester, id: SourceId(id) }
 }
 
 /// A guest with one of everything.
@@ -35,11 +52,11 @@ fn guest() -> Description {
             its: Some(span(0x808_0000, 0x2_0000)),
         }),
         timer: [29, 30, 27, 26],
-        console: Some((span(0x900_0000, 0x1000), Intid(33))),
+        console: Some(ConsoleDescription { registers: span(0x900_0000, 0x1000), irq: Irq(33) }),
         pci: vec![PciDescription {
             segment: 0,
             ecam: span(0x40_1000_0000, 0x1000_0000),
-            buses: (0, 255),
+            buses: PciBuses::new(0, 255),
             windows: vec![
                 PciWindow {
                     space: PciSpace::Memory32,
@@ -55,17 +72,17 @@ fn guest() -> Description {
                 },
             ],
             coherent: true,
-            msi: vec![(0x18, 0x18), (0x10, 0x10), (0x11, 0x11), (0x12, 0x99)],
+            msi: [(0x18, 0x18), (0x10, 0x10), (0x11, 0x11), (0x12, 0x99)].map(sender).into(),
             lines: vec![
-                (function(0, 0, 2, 0), 1, Intid(37), false),
-                (function(0, 0, 3, 0), 2, Intid(40), true),
+                PinDescription { function: function(0, 0, 2, 0), pin: 1, line: line(37, false) },
+                PinDescription { function: function(0, 0, 3, 0), pin: 2, line: line(40, true) },
             ],
         }],
         devices: vec![DeviceDescription {
             name: "pl031@9010000".into(),
             registers: vec![span(0x901_0000, 0x1000)],
-            interrupts: vec![(Intid(34), false)],
-            clocks: vec![(24_000_000, "clk24mhz".into())],
+            interrupts: vec![line(34, false)],
+            clocks: vec![ClockDescription { frequency: 24_000_000, output_name: "clk24mhz".into() }],
             coherent: false,
             properties: vec![
                 ("compatible".into(), b"arm,pl031\0arm,primecell\0".to_vec()),
@@ -81,19 +98,19 @@ fn a_guest_finds_exactly_what_it_was_given() {
     let blob = write(&guest(), None).unwrap();
     let found = fdt::read(&blob).unwrap();
     assert_eq!(
-        found.cpus.iter().map(|cpu| (cpu.mpidr, cpu.usable)).collect::<Vec<_>>(),
+        found.cpus.iter().map(|cpu| (cpu.hardware_id, cpu.usable)).collect::<Vec<_>>(),
         [(0, true), (1, true)]
     );
-    assert_eq!(found.psci, Some(PsciConduit::Hvc));
+    assert_eq!(found.psci(), Some(PsciConduit::Hvc));
     assert_eq!(found.console.as_deref(), Some("/pl011@9000000"));
-    assert_eq!(found.timer.iter().map(|line| line.intid.0).collect::<Vec<_>>(), [29, 30, 27, 26]);
-    let gic = found.gic.unwrap();
+    assert_eq!(found.timer.iter().map(|line| line.irq.0).collect::<Vec<_>>(), [29, 30, 27, 26]);
+    let gic = found.gic().cloned().unwrap();
     assert_eq!(gic.its.len(), 1);
     assert_eq!(gic.redistributors, [host(span(0x80a_0000, 0x4_0000))]);
     let names: Vec<_> = found.devices.iter().map(|device| device.path.as_str()).collect();
     assert_eq!(names, ["/pl011@9000000", "/pl031@9010000"]);
     let clock = &found.devices[1];
-    assert_eq!(clock.interrupts, [Interrupt { intid: Intid(34), trigger: Trigger::Level }]);
+    assert_eq!(clock.interrupts, [line(34, false)]);
     assert_eq!(clock.providers[0].fixed_clock.as_ref().unwrap().frequency, 24_000_000);
     assert_eq!(clock.compatible, ["arm,pl031", "arm,primecell"]);
     assert_eq!(fdt::bootargs(&blob).unwrap().as_deref(), Some("console=ttyAMA0 quiet"));
@@ -132,8 +149,8 @@ fn a_description_that_contradicts_itself_is_refused_by_name() {
     let refusal = write(&property, None).unwrap_err();
     assert!(matches!(refusal, FdtWriteError::DuplicateProperty { property, .. } if property == "reg"));
     let mut interrupt = guest();
-    interrupt.devices[0].interrupts[0].0 = Intid(8192);
-    assert!(matches!(write(&interrupt, None), Err(FdtWriteError::Interrupt { intid: 8192, .. })));
+    interrupt.devices[0].interrupts[0].irq = Irq(8192);
+    assert!(matches!(write(&interrupt, None), Err(FdtWriteError::Interrupt { irq: 8192, .. })));
     let mut its = guest();
     its.gic.as_mut().unwrap().its = None;
     assert!(matches!(write(&its, None), Err(FdtWriteError::NoController(name)) if name.starts_with("pcie@")));
@@ -189,10 +206,10 @@ fn the_device_tree_compiler_has_nothing_to_warn_of() {
 }
 
 fn device(index: u64) -> impl Strategy<Value = DeviceDescription> {
-    let line = (prop_oneof![16u32..32, 32u32..1020], any::<bool>());
+    let lines = (prop_oneof![16u32..32, 32u32..1020], any::<bool>());
     (
         prop::collection::vec(1u64..0x100, 1..3),
-        prop::collection::vec(line, 0..4),
+        prop::collection::vec(lines, 0..4),
         prop::collection::vec((1u32..5, prop::sample::select(vec!["", "a", "b"])), 0..3),
         any::<bool>(),
     )
@@ -203,8 +220,8 @@ fn device(index: u64) -> impl Strategy<Value = DeviceDescription> {
             DeviceDescription {
                 name: format!("device@{base:x}"),
                 registers: pages.into_iter().enumerate().map(register).collect(),
-                interrupts: lines.into_iter().map(|(intid, edge)| (Intid(intid), edge)).collect(),
-                clocks: clocks.into_iter().map(|(hz, name)| (hz, name.into())).collect(),
+                interrupts: lines.into_iter().map(|(irq, edge)| line(irq, edge)).collect(),
+                clocks: clocks.into_iter().map(|(frequency, name)| clock(frequency, name)).collect(),
                 coherent,
                 properties: vec![("compatible".into(), b"axvm,test\0".to_vec())],
                 children: vec![],
@@ -223,7 +240,7 @@ fn description() -> impl Strategy<Value = Description> {
         let mut description = guest();
         description.cpus = cpus.into_iter().collect();
         description.devices = devices;
-        description.pci[0].msi = msi.into_iter().collect();
+        description.pci[0].msi = msi.into_iter().map(sender).collect();
         description.cmdline = cmdline;
         description
     })
@@ -234,7 +251,7 @@ proptest! {
     fn every_description_is_read_back_as_it_was_written(description in description()) {
         let blob = write(&description, None).unwrap();
         let mut found = fdt::read(&blob).unwrap();
-        prop_assert_eq!(found.cpus.iter().map(|cpu| cpu.mpidr).collect::<Vec<_>>(), description.cpus.clone());
+        prop_assert_eq!(found.cpus.iter().map(|cpu| cpu.hardware_id).collect::<Vec<_>>(), description.cpus.clone());
         prop_assert_eq!(fdt::bootargs(&blob).unwrap().unwrap_or_default(), description.cmdline.clone());
         found.devices.retain(|device| device.path.starts_with("/device@"));
         prop_assert_eq!(found.devices.len(), description.devices.len());
@@ -242,22 +259,20 @@ proptest! {
             prop_assert_eq!(&found.path[1..], &given.name);
             let registers: Vec<_> = given.registers.iter().map(|&span| host(span)).collect();
             prop_assert_eq!(&found.registers, &registers);
-            let lines: Vec<_> =
-                found.interrupts.iter().map(|line| (line.intid, line.trigger == Trigger::Edge)).collect();
-            prop_assert_eq!(&lines, &given.interrupts);
+            prop_assert_eq!(&found.interrupts, &given.interrupts);
             let clocks: Vec<_> = found
                 .providers
                 .iter()
                 .map(|provider| provider.fixed_clock.clone().unwrap())
                 .map(|clock| clock.frequency)
                 .collect();
-            let wanted: Vec<_> = given.clocks.iter().map(|(hz, _)| *hz).collect();
+            let wanted: Vec<_> = given.clocks.iter().map(|clock| clock.frequency).collect();
             prop_assert_eq!(clocks, wanted);
             prop_assert_eq!(found.coherent, given.coherent);
         }
         let map = &found.pci_hosts[0].msi_map;
         for id in 0..=u16::MAX {
-            let given = description.pci[0].msi.iter().find(|entry| entry.0 == id).map(|entry| entry.1);
+            let given = description.pci[0].msi.iter().find(|sender| sender.requester == id).map(|sender| sender.id.0);
             let mapped = map.iter().find_map(|entry| {
                 let offset = u32::from(id).checked_sub(entry.first).filter(|&offset| offset < entry.count)?;
                 Some(entry.base + offset)

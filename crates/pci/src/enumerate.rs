@@ -26,8 +26,8 @@ const RETRY_US: u64 = 1_000_000;
 /// functions are capable of against traffic between peers (ACS) is on; BARs have the addresses that the result says, and the windows of
 /// bridges fit them; errors are told to nobody ([`Function::stuck`] says where that can't be had). Bridges forward nothing up until [`Forwarding`](crate::Forwarding) has them do so. The same machine gives the same result, whatever was in these registers before.
 pub fn enumerate<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, clock: &dyn Clock) -> Vec<Function> {
-    let mut scan = Scan { config, host, clock, last: host.buses.0, functions: Vec::new() };
-    scan.bus(host.buses.0, None, 0);
+    let mut scan = Scan { config, host, clock, last: host.buses.first, functions: Vec::new() };
+    scan.bus(host.buses.first, None, 0);
     let mut functions = scan.functions;
     functions.sort_unstable_by_key(|function| function.address);
     add_bus_resets(&mut functions);
@@ -106,13 +106,13 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
             registers.write8(header::SECONDARY_BUS, secondary);
             registers.write8(header::SUBORDINATE_BUS, subordinate);
         };
-        if self.last >= self.host.buses.1 || depth >= MAX_DEPTH {
+        if self.last >= self.host.buses.last || depth >= MAX_DEPTH {
             numbers(0, 0);
             return;
         }
         self.last += 1;
         let secondary = self.last;
-        numbers(secondary, self.host.buses.1);
+        numbers(secondary, self.host.buses.last);
         self.bus(secondary, Some((bridge, link)), depth + 1);
         numbers(secondary, self.last);
     }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, PciWindow};
+use axvm_addr::{Hpa, PciBuses, PciWindow};
 use serde::{Deserialize, Serialize};
 
 /// A host bridge, as firmware describes it.
@@ -11,7 +11,7 @@ pub struct HostBridge {
     /// Its segment.
     pub segment: u16,
     /// The first bus, which is the root bus, and the last.
-    pub buses: (u8, u8),
+    pub buses: PciBuses,
     /// Where BARs may go.
     pub windows: Vec<PciWindow<Hpa>>,
 }

@@ -10,7 +10,7 @@ use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
 
-use axvm_addr::{Hpa, PAGE_SIZE, PciAddress, PciSpace, PciWindow, Span};
+use axvm_addr::{Hpa, PAGE_SIZE, PciAddress, PciBuses, PciSpace, PciWindow, Span};
 use proptest::prelude::*;
 
 use crate::fake::{FakeBus, FakeFunction};
@@ -35,7 +35,7 @@ fn board() -> HostBridge {
     };
     HostBridge {
         segment: 0,
-        buses: (0, 255),
+        buses: PciBuses::new(0, 255),
         windows: vec![
             window(PciSpace::Io, 0, 0x1_0000),
             window(PciSpace::Memory32, 0x1000_0000, 0x2eff_0000),
@@ -351,7 +351,7 @@ fn a_bridge_without_a_bus_number_left_shows_nothing_behind_it() {
         0,
         FakeFunction::edu(),
     );
-    let functions = enumerate(&bus, &HostBridge { buses: (0, 0), ..board() }, &bus);
+    let functions = enumerate(&bus, &HostBridge { buses: PciBuses::new(0, 0), ..board() }, &bus);
     assert_eq!(functions.len(), 1);
     assert_eq!(bus.read(at(0, 1, 0), header::PRIMARY_BUS, Width::B4), 0);
 }

@@ -12,7 +12,7 @@ mod state;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::{Irq, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
 use spin::Mutex;
 
@@ -37,7 +37,7 @@ pub struct Pl011 {
     state: Mutex<State>,
     output: Arc<dyn Transmit>,
     line: Arc<dyn InterruptLine>,
-    irq: Intid,
+    irq: Irq,
     /// Whether the output had no room for something. Only then does [`Pl011::pump`] want the lock, for which a guest that
     /// polls the flag register would otherwise wait on every byte.
     waiting: AtomicBool,
@@ -48,7 +48,7 @@ impl Pl011 {
     ///
     /// `line` is called with the UART's lock held, so that levels arrive in the order in which they came about: it must
     /// not call the UART.
-    pub fn new(output: Arc<dyn Transmit>, line: Arc<dyn InterruptLine>, irq: Intid) -> Self {
+    pub fn new(output: Arc<dyn Transmit>, line: Arc<dyn InterruptLine>, irq: Irq) -> Self {
         Self { state: Mutex::new(State::new()), output, line, irq, waiting: AtomicBool::new(false) }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::{Irq, VcpuId};
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
 use proptest::prelude::*;
 
@@ -42,8 +42,8 @@ struct Line {
 }
 
 impl InterruptLine for Line {
-    fn set_level(&self, irq: Intid, high: bool) {
-        assert_eq!(irq, Intid(33));
+    fn set_level(&self, irq: Irq, high: bool) {
+        assert_eq!(irq, Irq(33));
         assert_ne!(
             self.high.swap(high, Ordering::Relaxed),
             high,
@@ -67,7 +67,7 @@ impl Rig {
             calls: AtomicUsize::new(0),
         });
         let line = Arc::new(Line::default());
-        Self { uart: Pl011::new(wire.clone(), line.clone(), Intid(33)), wire, line }
+        Self { uart: Pl011::new(wire.clone(), line.clone(), Irq(33)), wire, line }
     }
 
     /// As Linux leaves it: FIFOs on, receiving, receive interrupts unmasked.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Gpa, Hpa, Iova, PciSpace, PciWindow, Span, VcpuId, VmId};
+use axvm_addr::{Iova, MsiControllerId, PciSpace, PciWindow, VcpuId, VmId};
 use axvm_system::model::Vm;
 
 use super::board::Board;
@@ -12,12 +12,11 @@ use super::given::{Given, Kind};
 use super::layout::{Layout, same};
 use super::load;
 use super::mode::Mode;
-use super::model::{DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, RegisterPlan, VmPlan};
+use super::model::{
+    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, RamPiece, RegisterPlan, VcpuPlan, VmPlan,
+};
 use crate::config::{MappingFlags, VMInterruptMode};
 use crate::problem::Rule;
-
-/// From an ITS's registers to the page with GITS_TRANSLATER (Arm IHI 0069, 12.18).
-const TRANSLATION_FRAME: u64 = 0x1_0000;
 
 /// What the other stages have found for one VM.
 pub(super) struct Parts<'a> {
@@ -28,7 +27,7 @@ pub(super) struct Parts<'a> {
     /// How its interrupts are delivered.
     pub(super) mode: Mode,
     /// Its RAM, and where in the machine that is.
-    pub(super) ram: Vec<(Span<Gpa>, Hpa)>,
+    pub(super) ram: Vec<RamPiece>,
     /// Where its images go.
     pub(super) load: LoadPlan,
     /// Where everything else is that it sees.
@@ -48,9 +47,12 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         on_violation: config.on_violation,
         mode: mode.mode,
         virtual_lpis: mode.virtual_lpis,
-        lpis: 0..0,
+        messages: 0..0,
         table_bytes: 0,
-        cpus: (0..).zip(&config.cpus).map(|(vcpu, &cpu)| (cpu, affinity(vcpu))).collect(),
+        cpus: (0..)
+            .zip(&config.cpus)
+            .map(|(vcpu, &cpu)| VcpuPlan { cpu, hardware_id: affinity(vcpu) })
+            .collect(),
         address_bits: layout.address_bits,
         ram,
         registers: registers(given, findings),
@@ -151,7 +153,7 @@ fn device_plan(
         shown,
         group: device.hardware.group,
         reset,
-        streams: device.hardware.streams.clone(),
+        sources: device.hardware.sources.clone(),
         msi: if silent { None } else { device.hardware.msi.map(|msi| with_alike(msi, given)) },
         intx: pci.is_some() && !silent && !device.hardware.lines.is_empty(),
     }
@@ -161,18 +163,19 @@ fn device_plan(
 /// are one space, from which the guest gives each its own.
 fn with_alike(msi: MsiPlan, given: &[&Given<'_>]) -> MsiPlan {
     let alike = given.iter().filter_map(|other| other.hardware.msi);
-    let alike = alike.filter(|other| (other.its, other.device) == (msi.its, msi.device));
-    MsiPlan { events: alike.fold(0, |sum: u16, other| sum.saturating_add(other.events)), ..msi }
+    let alike = alike.filter(|other| other.source == msi.source);
+    MsiPlan { messages: alike.fold(0, |sum: u16, other| sum.saturating_add(other.messages)), ..msi }
 }
 
 /// The doorbell page of every ITS that a device's MSIs go to.
 fn doorbells(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Doorbell> {
-    let mut its: Vec<usize> = given.iter().filter_map(|device| Some(device.hardware.msi?.its)).collect();
+    let mut its: Vec<MsiControllerId> =
+        given.iter().filter_map(|device| Some(device.hardware.msi?.source.controller)).collect();
     its.sort_unstable();
     its.dedup();
     its.into_iter()
         .filter_map(|its| {
-            let page = board.gic?.its.get(its)?.registers.start().checked_add(TRANSLATION_FRAME)?;
+            let page = board.gic?.its.get(usize::from(its.0))?.doorbell()?;
             Some(Doorbell { iova: Iova(page.0), hpa: page })
         })
         .collect()
@@ -183,10 +186,10 @@ fn lines(given: &[&Given<'_>], mode: Mode) -> Vec<LineRoute> {
     let mut lines: Vec<LineRoute> = Vec::new();
     for (device, at) in (0..).zip(given) {
         for line in &at.hardware.lines {
-            if !lines.iter().any(|route| route.intid == line.intid) {
+            if !lines.iter().any(|route| route.irq == line.irq) {
                 lines.push(LineRoute {
                     device,
-                    intid: line.intid,
+                    irq: line.irq,
                     trigger: line.trigger,
                     vcpu: VcpuId(0),
                     masked: mode.lines_exposed && mode.mode == VMInterruptMode::Emulated,

@@ -53,7 +53,7 @@ pub(super) fn note_high(
     board: &Board<'_>,
     findings: &mut Findings,
 ) {
-    let masters = |device: &&Given<'_>| device.is_pci() || !device.hardware.streams.is_empty();
+    let masters = |device: &&Given<'_>| device.is_pci() || !device.hardware.sources.is_empty();
     if ram.start().0 < LOW_END || !devices.iter().any(masters) {
         return;
     }

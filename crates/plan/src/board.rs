@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Hpa, Intid, Span};
+use axvm_addr::{CpuId, Hpa, Irq, Span};
 use axvm_platform::model::{Gic, Interrupt, Platform, PlatformDevice};
 use axvm_system::model::{Arch, Item, System};
 
@@ -42,7 +42,7 @@ pub(super) struct Board<'a> {
     /// What no guest is given as registers.
     pub(super) taken: Vec<Taken>,
     /// The hypervisor's own lines, and whose they are.
-    pub(super) lines: Vec<(Intid, String)>,
+    pub(super) lines: Vec<(Irq, String)>,
 }
 
 impl<'a> Board<'a> {
@@ -52,11 +52,11 @@ impl<'a> Board<'a> {
         let console_device = console(system, platform, findings);
         let mut timer = [0; 4];
         for (slot, interrupt) in timer.iter_mut().zip(&platform.timer) {
-            *slot = interrupt.intid.0;
+            *slot = interrupt.irq.0;
         }
         Self {
             platform,
-            gic: platform.gic.as_ref(),
+            gic: platform.gic(),
             hypervisor_cpu: hypervisor_cpu(system, platform, findings),
             console: console_device.map(|device| device.path.clone()),
             console_device,
@@ -112,20 +112,20 @@ fn check_platform(platform: &Platform, findings: &mut Findings) {
     if platform.memory.is_empty() {
         lacks("memory in its device tree");
     }
-    if platform.gic.is_none() {
+    if platform.gic().is_none() {
         lacks("GICv3 (QEMU: -M virt,gic-version=3): AxVM serves no other interrupt controller");
     }
     if platform.timer.len() < 4 {
         lacks("generic timer with its four interrupts");
     }
-    if platform.timer.iter().any(|line| !PPIS.contains(&line.intid.0)) {
+    if platform.timer.iter().any(|line| !PPIS.contains(&line.irq.0)) {
         lacks("generic timer whose four interrupts are a CPU's own (PPIs): those of its device tree aren't");
     }
     // With one, the interrupt that asks for more would never go away.
     if platform.limits.list_registers < 2 {
         lacks("second list register for virtual interrupts: every known CPU has four at least");
     }
-    if platform.psci.is_none() {
+    if platform.psci().is_none() {
         lacks("PSCI: without it no CPU can be started or the board powered off");
     }
 }
@@ -201,7 +201,7 @@ fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
         taken.extend(device.registers.iter().map(|&span| Taken { span, what: what.clone(), reserved: true }));
     }
     let mut take = |span: Span<Hpa>, what: String| taken.push(Taken { span, what, reserved: false });
-    if let Some(gic) = &platform.gic {
+    if let Some(gic) = platform.gic() {
         take(gic.distributor, format!("the GIC's distributor ({})", gic.path));
         for &span in &gic.redistributors {
             take(span, format!("the GIC's redistributors ({})", gic.path));
@@ -213,7 +213,7 @@ fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
             take(its.registers, format!("the ITS ({})", its.path));
         }
     }
-    for smmu in &platform.smmus {
+    for smmu in &platform.iommus {
         take(smmu.registers, format!("the SMMU ({})", smmu.path));
     }
     for host in &platform.pci_hosts {
@@ -234,20 +234,20 @@ fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
     taken
 }
 
-fn lines(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<(Intid, String)> {
+fn lines(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<(Irq, String)> {
     let mut lines = Vec::new();
-    let mut hold = |interrupt: &Interrupt, what: String| lines.push((interrupt.intid, what));
+    let mut hold = |interrupt: &Interrupt, what: String| lines.push((interrupt.irq, what));
     if let Some(device) = console {
         for interrupt in &device.interrupts {
             hold(interrupt, format!("the hypervisor's console ({})", device.path));
         }
     }
-    for smmu in &platform.smmus {
-        for interrupt in smmu.event_queue.iter().chain(&smmu.global_error) {
-            hold(interrupt, format!("the SMMU ({})", smmu.path));
+    for smmu in &platform.iommus {
+        for interrupt in smmu.lines() {
+            hold(&interrupt, format!("the SMMU ({})", smmu.path));
         }
     }
-    for interrupt in platform.gic.iter().filter_map(|gic| gic.maintenance.as_ref()) {
+    for interrupt in platform.gic().into_iter().filter_map(|gic| gic.maintenance.as_ref()) {
         hold(interrupt, "the GIC's maintenance interrupt".into());
     }
     for interrupt in &platform.timer {

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Gpa, Hpa, Intid};
+use axvm_addr::{CpuId, Gpa, Hpa, Irq};
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub struct PassThroughDeviceConfig {
     /// Bytes.
     pub length: u64,
     /// Its line, if it has one.
-    pub irq: Option<Intid>,
+    pub irq: Option<Irq>,
 }
 
 /// What a VM is built from: the part of the plan that the core itself carries out.

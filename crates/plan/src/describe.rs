@@ -5,8 +5,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm_addr::Span;
-use axvm_guest::{Description, DeviceDescription, GicDescription, NodeDescription, PciDescription};
-use axvm_platform::model::{ChildNode, PlatformDevice, Trigger};
+use axvm_guest::{
+    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
+    NodeDescription, PciDescription, PinDescription,
+};
+use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 
 use super::board::Board;
 use super::given::{Given, Kind};
@@ -16,17 +19,19 @@ use crate::config::VMInterruptMode;
 /// The device tree of a VM that is planned but for it.
 pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board: &Board<'_>) -> Description {
     Description {
-        cpus: plan.cpus.iter().map(|&(_, affinity)| affinity).collect(),
+        cpus: plan.cpus.iter().map(|vcpu| vcpu.hardware_id).collect(),
         memory: memory(plan),
         cmdline: cmdline.to_string(),
         initrd: plan.load.initrd,
         gic: plan.gic.map(|gic| GicDescription {
             distributor: gic.distributor,
             redistributors: gic.redistributors,
-            its: gic.its.map(|(span, _)| span),
+            its: gic.its.map(|its| its.registers),
         }),
         timer: board.timer,
-        console: plan.console.map(|console| (console.registers, console.intid)),
+        console: plan
+            .console
+            .map(|console| ConsoleDescription { registers: console.registers, irq: console.irq }),
         pci: plan.pci.iter().filter_map(|bridge| pci(bridge, plan, given, board)).collect(),
         devices: given
             .iter()
@@ -41,7 +46,7 @@ pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board
 /// RAM is one piece for the guest, whatever it is made of.
 fn memory(plan: &VmPlan) -> Vec<Span<axvm_addr::Gpa>> {
     let mut memory: Vec<Span<axvm_addr::Gpa>> = Vec::new();
-    for &(span, _) in &plan.ram {
+    for span in plan.ram.iter().map(|piece| piece.gpa) {
         match memory.last_mut() {
             Some(last) if last.end() == span.start() => {
                 *last = Span::new(last.start(), last.size().saturating_add(span.size())).unwrap_or(*last);
@@ -64,13 +69,13 @@ fn pci(
     for device in given.iter().filter(|device| bridge.functions.contains(&device.index)) {
         let Kind::Pci { shown, function, .. } = device.hardware.kind else { continue };
         if let (Some(plan), true) = (device.hardware.msi, plan.gic.is_some_and(|gic| gic.its.is_some())) {
-            msi.push((shown.requester_id(), plan.device.0));
+            msi.push(MsiSender { requester: shown.requester_id(), id: plan.source.id });
         }
         let pin = function.map_or(0, |function| function.function.interrupt_pin);
-        if let (Some(line), 1..=4, true) =
+        if let (Some(&line), 1..=4, true) =
             (device.hardware.lines.first(), pin, plan.mode != VMInterruptMode::NoIrq)
         {
-            lines.push((shown, pin, line.intid, line.trigger == Trigger::Edge));
+            lines.push(PinDescription { function: shown, pin, line });
         }
     }
     Some(PciDescription {
@@ -90,13 +95,7 @@ fn platform_device(node: &PlatformDevice, given: &Given<'_>, mode: VMInterruptMo
     DeviceDescription {
         name: node_name(&node.path, registers.first().map(|span| span.start().0)),
         registers,
-        interrupts: given
-            .hardware
-            .lines
-            .iter()
-            .filter(|_| !silent)
-            .map(|line| (line.intid, line.trigger == Trigger::Edge))
-            .collect(),
+        interrupts: if silent { Vec::new() } else { given.hardware.lines.clone() },
         clocks: fixed_clocks(node),
         coherent: node.coherent,
         properties: node.properties.clone(),
@@ -105,11 +104,14 @@ fn platform_device(node: &PlatformDevice, given: &Given<'_>, mode: VMInterruptMo
 }
 
 /// Its clocks, if they are all fixed ones: the guest knows them by their order, so that one alone would be taken for another.
-fn fixed_clocks(node: &PlatformDevice) -> Vec<(u32, String)> {
+fn fixed_clocks(node: &PlatformDevice) -> Vec<ClockDescription> {
     let clocks = node.providers.iter().filter(|provider| provider.property == "clocks");
     let clocks = clocks.map(|provider| provider.fixed_clock.as_ref());
-    let clocks = clocks.map(|clock| clock.map(|clock| (clock.frequency, clock.output_name.clone())));
-    clocks.collect::<Option<_>>().unwrap_or_default()
+    let described = |clock: &FixedClock| ClockDescription {
+        frequency: clock.frequency,
+        output_name: clock.output_name.clone(),
+    };
+    clocks.map(|clock| clock.map(described)).collect::<Option<_>>().unwrap_or_default()
 }
 
 fn child(node: &ChildNode) -> NodeDescription {

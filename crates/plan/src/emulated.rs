@@ -17,7 +17,7 @@ pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
     if let Some(gic) = &plan.gic {
         spans.push((gic.distributor, "the GIC's distributor".into()));
         spans.push((gic.redistributors, "the GIC's redistributors".into()));
-        spans.extend(gic.its.map(|(span, _)| (span, "the ITS".into())));
+        spans.extend(gic.its.map(|its| (its.registers, "the ITS".into())));
     }
     spans.extend(plan.console.map(|console| (console.registers, "the console".into())));
     spans.extend(plan.pci.iter().map(|bridge| (bridge.ecam, format!("config space {}", bridge.host))));

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Intid, PAGE_SIZE, PciAddress, Span, StreamId};
+use axvm_addr::{DmaSource, Gpa, Hpa, Irq, PAGE_SIZE, PciAddress, Span};
 use axvm_pci::ResetMethod;
 use axvm_platform::model::{
     BusSpan, ForeignInterrupt, Interrupt, PciDevice, Platform, PlatformDevice, Trigger,
@@ -67,7 +67,7 @@ pub(super) struct Hardware<'a> {
     pub(super) blocks: Vec<Block>,
     pub(super) lines: Vec<Interrupt>,
     pub(super) group: Option<u32>,
-    pub(super) streams: Vec<(usize, StreamId)>,
+    pub(super) sources: Vec<DmaSource>,
     pub(super) msi: Option<MsiPlan>,
 }
 
@@ -235,8 +235,8 @@ fn node<'a>(
         findings.device(reference, "node", Rule::Interrupt, format_args!("{why}: it can't be routed"));
     }
     let reached = judge::reached(platform, Some((position, device)), &device.registers);
-    let streams = judge::judge(reference, &reached, true, said, platform, findings);
-    let lines = device.interrupts.iter().filter(|line| check_spi(reference, line.intid, "node", findings));
+    let sources = judge::judge(reference, &reached, true, said, platform, findings);
+    let lines = device.interrupts.iter().filter(|line| check_spi(reference, line.irq, "node", findings));
     let blocks = device.registers.iter().map(|&hpa| {
         let gpa = Span::new(Gpa(hpa.start().0), hpa.size()).unwrap_or_default();
         Block { gpa, hpa, direct: access == RegisterAccess::Direct }
@@ -247,7 +247,7 @@ fn node<'a>(
         blocks: blocks.collect(),
         lines: lines.copied().collect(),
         group: None,
-        streams,
+        sources,
         msi: None,
     })
 }
@@ -258,7 +258,7 @@ fn reserved_node(board: &Board<'_>, path: &str) -> Option<&'static str> {
     if board.is_console(path) {
         return Some("the console");
     }
-    if let Some(gic) = &platform.gic {
+    if let Some(gic) = platform.gic() {
         if gic.path == path {
             return Some("the GIC");
         }
@@ -266,7 +266,7 @@ fn reserved_node(board: &Board<'_>, path: &str) -> Option<&'static str> {
             return Some("the ITS");
         }
     }
-    if platform.smmus.iter().any(|smmu| smmu.path == path) {
+    if platform.iommus.iter().any(|smmu| smmu.path == path) {
         return Some("the SMMU");
     }
     if platform.cpus.iter().any(|cpu| cpu.path == path) {
@@ -293,16 +293,14 @@ fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &
 }
 
 /// Whether a line is one that can be routed to a guest.
-pub(super) fn check_spi(reference: DeviceRef<'_>, intid: Intid, key: &str, findings: &mut Findings) -> bool {
-    let is_spi = SPIS.contains(&intid.0);
+pub(super) fn check_spi(reference: DeviceRef<'_>, irq: Irq, key: &str, findings: &mut Findings) -> bool {
+    let is_spi = SPIS.contains(&irq.0);
     if !is_spi {
         findings.device(
             reference,
             key,
             Rule::Interrupt,
-            format_args!(
-                "its interrupt {intid} isn't a shared one (an SPI is 32 to 1019): it can't be routed"
-            ),
+            format_args!("its interrupt {irq} isn't a shared one (an SPI is 32 to 1019): it can't be routed"),
         );
     }
     is_spi
@@ -377,24 +375,24 @@ fn region<'a>(
     // A raw region over a device that the platform knows is that device, whatever the file calls it.
     let reached = judge::reached(platform, None, &[hpa]);
     let said = Said { key: "base_hpa", dma, accept };
-    let streams = judge::judge(reference, &reached, false, &said, platform, findings);
+    let sources = judge::judge(reference, &reached, false, &said, platform, findings);
     let lines = irq
-        .filter(|&intid| check_spi(reference, intid, "irq", findings))
-        .map(|intid| Interrupt { intid, trigger: trigger_of(platform, intid).unwrap_or(Trigger::Level) });
+        .filter(|&irq| check_spi(reference, irq, "irq", findings))
+        .map(|irq| Interrupt { irq, trigger: trigger_of(platform, irq).unwrap_or(Trigger::Level) });
     Some(Hardware {
         kind: Kind::Region,
         things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),
         blocks: alloc::vec![Block { gpa, hpa, direct }],
         lines: lines.into_iter().collect(),
         group: None,
-        streams,
+        sources,
         msi: None,
     })
 }
 
 /// How a line signals, if the platform knows a device with it.
-fn trigger_of(platform: &Platform, intid: Intid) -> Option<Trigger> {
+fn trigger_of(platform: &Platform, irq: Irq) -> Option<Trigger> {
     let devices = platform.devices.iter().flat_map(|device| &device.interrupts);
-    let pins = platform.pci_hosts.iter().flat_map(|host| host.lines.iter().map(|(_, _, line)| line));
-    devices.chain(pins).find(|line| line.intid == intid).map(|line| line.trigger)
+    let pins = platform.pci_hosts.iter().flat_map(|host| host.lines.iter().map(|route| &route.line));
+    devices.chain(pins).find(|line| line.irq == irq).map(|line| line.trigger)
 }

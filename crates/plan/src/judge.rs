@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Hpa, Span, StreamId};
+use axvm_addr::{DmaSource, Hpa, IommuId, SourceId, Span};
 use axvm_platform::model::{Platform, PlatformDevice};
 use axvm_platform::roles::Role;
 use axvm_system::model::{Dma, Hazard};
@@ -64,7 +64,7 @@ pub(super) fn judge(
     said: &Said<'_>,
     platform: &Platform,
     findings: &mut Findings,
-) -> Vec<(usize, StreamId)> {
+) -> Vec<DmaSource> {
     let is_named = |position: usize| is_node && position == 0;
     for (position, (_, device)) in reached.iter().enumerate() {
         let subject = Subject((!is_named(position)).then_some(device.path.as_str()));
@@ -164,13 +164,13 @@ fn streams(
     said: &Dma,
     platform: &Platform,
     findings: &mut Findings,
-) -> Vec<(usize, StreamId)> {
-    let mut known: Vec<(usize, StreamId)> =
-        reached.iter().flat_map(|(_, device)| device.streams.iter().copied()).collect();
+) -> Vec<DmaSource> {
+    let mut known: Vec<DmaSource> =
+        reached.iter().flat_map(|(_, device)| device.sources.iter().copied()).collect();
     known.sort_unstable();
     known.dedup();
     let unconfined = |(_, (_, device)): &(usize, &(usize, &PlatformDevice))| {
-        device.bus_master == Some(true) && device.streams.is_empty()
+        device.bus_master == Some(true) && device.sources.is_empty()
     };
     if let Some((position, (_, device))) = reached.iter().enumerate().find(unconfined) {
         let subject = Subject((!is_node || position > 0).then_some(device.path.as_str()));
@@ -186,13 +186,13 @@ fn streams(
         return known;
     }
     let unknown = reached.is_empty()
-        || reached.iter().any(|(_, device)| device.bus_master.is_none() && device.streams.is_empty());
+        || reached.iter().any(|(_, device)| device.bus_master.is_none() && device.sources.is_empty());
     let differs = match said {
         Dma::Unstated => false,
         Dma::None => !known.is_empty(),
         Dma::Streams(said) => {
-            let is_said = |(_, stream): &(usize, StreamId)| said.contains(stream);
-            let is_known = |said: &StreamId| known.iter().any(|(_, stream)| stream == said);
+            let is_said = |source: &DmaSource| said.contains(&source.id);
+            let is_known = |said: &SourceId| known.iter().any(|source| source.id == *said);
             !known.is_empty() && !(known.iter().all(is_said) && (unknown || said.iter().all(is_known)))
         }
     };
@@ -212,17 +212,17 @@ fn streams(
             Rule::Dma,
             "whether it masters the bus isn't known: say `dma = \"none\"` if you know that it doesn't, or `streams = [..]`",
         ),
-        Dma::Streams(_) if platform.smmus.len() != 1 && (unknown || known.is_empty()) => findings.device(
+        Dma::Streams(_) if platform.iommus.len() != 1 && (unknown || known.is_empty()) => findings.device(
             reference,
             "streams",
             Rule::Dma,
             format_args!(
                 "the board has {} SMMUs, so stream ids alone don't say where the device is: its device tree must",
-                platform.smmus.len()
+                platform.iommus.len()
             ),
         ),
         Dma::Streams(ids) if unknown || known.is_empty() => {
-            known.extend(ids.iter().map(|&id| (0, id)));
+            known.extend(ids.iter().map(|&id| DmaSource { iommu: IommuId(0), id }));
             known.sort_unstable();
             known.dedup();
         }
@@ -231,13 +231,13 @@ fn streams(
     known
 }
 
-struct Streams<'a>(&'a [(usize, StreamId)]);
+struct Streams<'a>(&'a [DmaSource]);
 
 impl fmt::Display for Streams<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, (smmu, stream)) in self.0.iter().enumerate() {
+        for (position, source) in self.0.iter().enumerate() {
             let separator = if position == 0 { "" } else { ", " };
-            write!(f, "{separator}stream {stream:#x} of SMMU {smmu}", stream = stream.0)?;
+            write!(f, "{separator}stream {:#x} of SMMU {}", source.id.0, source.iommu)?;
         }
         Ok(())
     }

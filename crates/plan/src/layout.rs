@@ -4,14 +4,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Gpa, Hpa, Intid, PAGE_SIZE, Span};
+use axvm_addr::{Address, Gpa, Hpa, Irq, PAGE_SIZE, Span};
 use axvm_system::model::{InterruptChoice, Vm};
 
 use super::board::{Board, SPIS};
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::mode::Mode;
-use super::model::{ConsolePlan, GicPlan};
+use super::model::{ConsolePlan, GicPlan, ItsPlan};
 use super::windows;
 use crate::problem::Rule;
 
@@ -194,22 +194,22 @@ fn gic(
 }
 
 /// The ITS that the VM's devices send their MSIs to: one for all.
-fn its(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Option<(Span<Gpa>, usize)> {
+fn its(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Option<ItsPlan> {
     let gic = board.gic?;
     let senders = || given.iter().filter_map(|device| Some((device, device.hardware.msi?)));
-    let (first, position) = senders().next().map(|(device, msi)| (device, msi.its))?;
-    for (device, msi) in senders().filter(|(_, msi)| msi.its != position) {
+    let (first, host) = senders().next().map(|(device, msi)| (device, msi.source.controller))?;
+    for (device, msi) in senders().filter(|(_, msi)| msi.source.controller != host) {
         findings.device(
             device.reference(),
             "",
             Rule::Interrupt,
             format_args!(
-                "its MSIs go to ITS {} and those of {} to ITS {position}: a VM has one, so give them to two VMs",
-                msi.its, first.name
+                "its MSIs go to ITS {} and those of {} to ITS {host}: a VM has one, so give them to two VMs",
+                msi.source.controller, first.name
             ),
         );
     }
-    Some((same(gic.its.get(position)?.registers), position))
+    Some(ItsPlan { registers: same(gic.its.get(usize::from(host.0))?.registers), host })
 }
 
 /// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
@@ -226,11 +226,11 @@ fn console(
         board.console_device.filter(|device| device.compatible.iter().any(|kind| kind == PL011));
     let at_boards = like_boards.and_then(|device| {
         let start = device.registers.first()?.start().page();
-        let lines = SPIS.start..u32::from(board.platform.limits.lines);
-        let intid = device.interrupts.iter().map(|line| line.intid).find(|line| lines.contains(&line.0));
+        let lines = &board.platform.limits.lines;
+        let irq = device.interrupts.iter().map(|line| line.irq).find(|line| lines.contains(&line.0));
         Some(ConsolePlan {
             registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?,
-            intid: mode.console_line.or(intid)?,
+            irq: mode.console_line.or(irq)?,
         })
     });
     if at_boards.is_some() {
@@ -242,14 +242,14 @@ fn console(
         .filter_map(|step| page(step << 16))
         .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
     let free = || {
-        (SPIS).rev().map(Intid).take(988).find(|intid| {
-            intid.0 < 256
-                && !board.lines.iter().any(|(line, _)| line == intid)
-                && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.intid == *intid))
+        (SPIS).rev().map(Irq).take(988).find(|irq| {
+            irq.0 < 256
+                && !board.lines.iter().any(|(line, _)| line == irq)
+                && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.irq == *irq))
         })
     };
-    let intid = mode.console_line.or_else(free);
-    let plan = registers.zip(intid).map(|(registers, intid)| ConsolePlan { registers, intid });
+    let irq = mode.console_line.or_else(free);
+    let plan = registers.zip(irq).map(|(registers, irq)| ConsolePlan { registers, irq });
     if plan.is_none() {
         findings.vm(vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");
     }
@@ -258,8 +258,8 @@ fn console(
 
 /// SPI lines: as many groups of 32 as it takes to include the highest.
 fn spis(given: &[&Given<'_>], console: Option<ConsolePlan>) -> u16 {
-    let lines = given.iter().flat_map(|device| device.hardware.lines.iter().map(|line| line.intid));
-    let highest = lines.chain(console.map(|console| console.intid)).map(|line| line.0).max().unwrap_or(0);
+    let lines = given.iter().flat_map(|device| device.hardware.lines.iter().map(|line| line.irq));
+    let highest = lines.chain(console.map(|console| console.irq)).map(|line| line.0).max().unwrap_or(0);
     let groups = (highest.saturating_sub(SPIS.start) / 32 + 1).min(31);
     (groups * 32) as u16
 }

@@ -40,7 +40,7 @@ mod tests;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Gpa, Hpa, Span};
+use axvm_addr::{CpuId, Gpa, Span};
 use axvm_guest::image::Images;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Item, System, Vm};
@@ -96,7 +96,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         }
     }
     limits::check_sums(&mut vms, &kept, &platform.limits, &mut findings);
-    for its in platform.gic.iter().flat_map(|gic| &gic.its).filter(|its| its.pre_its.is_some()) {
+    for its in platform.gic().into_iter().flat_map(|gic| &gic.its).filter(|its| its.pre_its.is_some()) {
         findings.note(format_args!(
             "{} isn't used: what stands before it (socionext,synquacer-pre-its) would let each device interrupt in the name of \
              any other; devices have no MSIs by it",
@@ -244,9 +244,9 @@ fn wanted(config: &Vm, board: &Board<'_>) -> Option<Span<Gpa>> {
     Span::new(base::of(config, board)?, config.memory).ok()
 }
 
-fn whole(ram: &[(Span<Gpa>, Hpa)]) -> Option<Span<Gpa>> {
+fn whole(ram: &[RamPiece]) -> Option<Span<Gpa>> {
     let (first, last) = (ram.first()?, ram.last()?);
-    Span::new(first.0.start(), last.0.end().0.checked_sub(first.0.start().0)?).ok()
+    Span::new(first.gpa.start(), last.gpa.end().0.checked_sub(first.gpa.start().0)?).ok()
 }
 
 fn ram(
@@ -255,7 +255,7 @@ fn ram(
     board: &Board<'_>,
     pool: &mut Pool,
     findings: &mut Findings,
-) -> Option<Vec<(Span<Gpa>, Hpa)>> {
+) -> Option<Vec<RamPiece>> {
     let mut sound = true;
     if config.memory == 0 || !config.memory.is_multiple_of(BLOCK) {
         findings.vm(

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{ItsDeviceId, Span};
+use axvm_addr::{IommuId, MsiSource, Span};
 use axvm_pci::BarKind;
 use axvm_platform::limits::Limits;
 
@@ -41,56 +41,57 @@ const PER_VCPU: u64 = 16 << 10;
 pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &mut Findings) {
     let limits = &board.platform.limits;
     for device in given.iter().filter(|device| !device.refused) {
-        for &(smmu, stream) in &device.hardware.streams {
-            if let Some(&bits) = limits.stream_bits.get(smmu)
-                && u64::from(stream.0) >> bits != 0
+        for source in &device.hardware.sources {
+            if let Some(&bits) = limits.source_bits.get(usize::from(source.iommu.0))
+                && u64::from(source.id.0) >> bits != 0
             {
                 findings.device(
                     device.reference(),
                     "",
                     Rule::Limit,
                     format_args!(
-                        "its stream {:#x} is above those that SMMU {smmu} can serve: its ids have {bits} bits",
-                        stream.0
+                        "its stream {:#x} is above those that SMMU {} can serve: its ids have {bits} bits",
+                        source.id.0, source.iommu
                     ),
                 );
             }
         }
-        for line in device.hardware.lines.iter().filter(|line| line.intid.0 >= limits.lines.into()) {
+        for line in device.hardware.lines.iter().filter(|line| line.irq.0 >= limits.lines.end) {
             findings.device(
                 device.reference(),
                 "",
                 Rule::Limit,
                 format_args!(
                     "its interrupt {} is above the lines that can be served: they end before INTID {}",
-                    line.intid, limits.lines
+                    line.irq, limits.lines.end
                 ),
             );
         }
         let Some(msi) = device.hardware.msi else { continue };
-        let its = limits.its.get(msi.its);
-        if let Some(its) = its.filter(|its| u64::from(msi.device.0) >> its.device_bits != 0) {
+        let MsiSource { controller, id } = msi.source;
+        let its = limits.msi.get(usize::from(controller.0));
+        if let Some(its) = its.filter(|its| u64::from(id.0) >> its.source_bits != 0) {
             findings.device(
                 device.reference(),
                 "",
                 Rule::Limit,
                 format_args!(
-                    "its device id {:#x} is above those that ITS {} can serve: its ids have {} bits",
-                    msi.device.0, msi.its, its.device_bits
+                    "its device id {:#x} is above those that ITS {controller} can serve: its ids have {} bits",
+                    id.0, its.source_bits
                 ),
             );
         }
         let events = events(device, given);
-        let most = its.map_or(EVENTS, |its| EVENTS.min(1 << its.event_bits.min(31)));
+        let most = its.map_or(EVENTS, |its| EVENTS.min(1 << its.message_bits.min(31)));
         if events > most {
             findings.device(
                 device.reference(),
                 "",
                 Rule::Limit,
                 format_args!(
-                    "what sends MSIs with its device id ({:#x}) can send {events}, but ITS {} tells {most} apart: give it fewer \
-                     of them",
-                    msi.device.0, msi.its
+                    "what sends MSIs with its device id ({:#x}) can send {events}, but ITS {controller} tells {most} apart: give it \
+                     fewer of them",
+                    id.0
                 ),
             );
         }
@@ -102,8 +103,8 @@ fn events(device: &Given<'_>, given: &[Given<'_>]) -> u32 {
     let Some(own) = device.hardware.msi else { return 0 };
     let alike = given.iter().filter(|other| other.vm.index == device.vm.index && !other.refused);
     let alike = alike.filter_map(|other| other.hardware.msi);
-    let alike = alike.filter(|msi| (msi.its, msi.device) == (own.its, own.device));
-    alike.fold(0, |sum: u32, msi| sum.saturating_add(msi.events.into()))
+    let alike = alike.filter(|msi| msi.source == own.source);
+    alike.fold(0, |sum: u32, msi| sum.saturating_add(msi.messages.into()))
 }
 
 /// What a VM takes of what there is one store of.
@@ -123,20 +124,20 @@ pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limi
         let vm = VmRef { index: plan.id.0, name: &plan.name };
         if plan.mode == VMInterruptMode::Passthrough || plan.virtual_lpis {
             let own = lpis(plan);
-            if own > u64::from(limits.guest_lpis) {
-                over(vm, "MSIs", own, 0, u64::from(limits.guest_lpis), findings);
+            if own > u64::from(limits.guest_messages) {
+                over(vm, "MSIs", own, 0, u64::from(limits.guest_messages), findings);
             }
         }
         let before = sum;
         plan.table_bytes = share.tables;
         if let (Ok(first), Ok(count)) = (u32::try_from(before.lpis), u32::try_from(share.lpis)) {
-            plan.lpis = first..first.saturating_add(count);
+            plan.messages = first..first.saturating_add(count);
         }
         sum.lpis = sum.lpis.saturating_add(share.lpis);
         sum.tables = sum.tables.saturating_add(share.tables);
         // Said once, at the VM that is too much.
-        if sum.lpis > limits.lpis.into() && before.lpis <= limits.lpis.into() {
-            over(vm, "MSIs", share.lpis, before.lpis, limits.lpis.into(), findings);
+        if sum.lpis > limits.messages.into() && before.lpis <= limits.messages.into() {
+            over(vm, "MSIs", share.lpis, before.lpis, limits.messages.into(), findings);
         }
         if sum.tables > limits.table_bytes && before.tables <= limits.table_bytes {
             findings.vm(
@@ -171,9 +172,8 @@ fn over(vm: VmRef<'_>, what: &str, own: u64, before: u64, most: u64, findings: &
 }
 
 /// The device ids of a VM's MSIs, each once.
-fn senders(plan: &VmPlan) -> Vec<(usize, ItsDeviceId)> {
-    let mut ids: Vec<_> =
-        plan.devices.iter().filter_map(|device| Some((device.msi?.its, device.msi?.device))).collect();
+fn senders(plan: &VmPlan) -> Vec<MsiSource> {
+    let mut ids: Vec<_> = plan.devices.iter().filter_map(|device| Some(device.msi?.source)).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -181,7 +181,7 @@ fn senders(plan: &VmPlan) -> Vec<(usize, ItsDeviceId)> {
 
 /// Events of each of its device ids: what the most of its devices needs, for all of them, since the guest says how many.
 fn events_each(plan: &VmPlan) -> u64 {
-    let most = plan.devices.iter().filter_map(|device| Some(device.msi?.events)).max().unwrap_or(0);
+    let most = plan.devices.iter().filter_map(|device| Some(device.msi?.messages)).max().unwrap_or(0);
     u64::from(most.max(2)).next_power_of_two()
 }
 
@@ -196,7 +196,7 @@ pub(super) fn share(plan: &VmPlan, given: &[&Given<'_>]) -> Share {
     let mut tables = PER_VM.saturating_add(vcpus.saturating_mul(PER_VCPU));
     let mut add = |bytes: u64| tables = tables.saturating_add(bytes);
 
-    let ram = plan.ram.iter().fold(0u64, |sum, (span, _)| sum.saturating_add(above_blocks(*span)));
+    let ram = plan.ram.iter().fold(0u64, |sum, piece| sum.saturating_add(above_blocks(piece.gpa)));
     add(ROOT.saturating_add(ram));
     for block in plan.registers.iter().filter(|block| block.direct) {
         add(by_pages(block.gpa.size()));
@@ -208,13 +208,13 @@ pub(super) fn share(plan: &VmPlan, given: &[&Given<'_>]) -> Share {
         }
     }
 
-    let mut streams: Vec<(usize, u32)> =
-        plan.devices.iter().flat_map(|device| &device.streams).map(|(smmu, id)| (*smmu, id.0 >> 8)).collect();
-    streams.sort_unstable();
-    streams.dedup();
-    add((streams.len() as u64).saturating_mul(STREAMS));
-    streams.dedup_by_key(|(smmu, _)| *smmu);
-    for _ in &streams {
+    let sources = plan.devices.iter().flat_map(|device| &device.sources);
+    let mut blocks: Vec<(IommuId, u32)> = sources.map(|source| (source.iommu, source.id.0 >> 8)).collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    add((blocks.len() as u64).saturating_mul(STREAMS));
+    blocks.dedup_by_key(|(iommu, _)| *iommu);
+    for _ in &blocks {
         add(ROOT.saturating_add(ram).saturating_add(by_pages(0)));
     }
 

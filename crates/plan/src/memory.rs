@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use axvm_addr::{Gpa, Hpa, Span};
 use axvm_platform::model::Platform;
 
+use super::model::RamPiece;
+
 /// The unit of RAM: what a second stage maps by one entry above its last level.
 pub(super) const BLOCK: u64 = 2 << 20;
 
@@ -59,11 +61,11 @@ impl Pool {
 }
 
 /// The pieces one after the other in guest-physical terms from `base`; `None` past the end of the address space.
-pub(super) fn lay_out(base: Gpa, pieces: &[(Hpa, u64)]) -> Option<Vec<(Span<Gpa>, Hpa)>> {
+pub(super) fn lay_out(base: Gpa, pieces: &[(Hpa, u64)]) -> Option<Vec<RamPiece>> {
     let mut at = base.0;
     let mut ram = Vec::with_capacity(pieces.len());
     for &(hpa, size) in pieces {
-        ram.push((Span::new(Gpa(at), size).ok()?, hpa));
+        ram.push(RamPiece { gpa: Span::new(Gpa(at), size).ok()?, hpa });
         at = at.checked_add(size)?;
     }
     Some(ram)

@@ -17,7 +17,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::Intid;
+use axvm_addr::Irq;
 use axvm_system::model::{InterruptChoice, System, Vm};
 
 use super::board::{Board, SPIS};
@@ -31,7 +31,7 @@ use crate::problem::Rule;
 pub(super) struct Mode {
     pub(super) mode: VMInterruptMode,
     /// The physical SPI that stands for the emulated console's line, in passthrough mode.
-    pub(super) console_line: Option<Intid>,
+    pub(super) console_line: Option<Irq>,
     /// Its MSIs are delivered as virtual LPIs.
     pub(super) virtual_lpis: bool,
     /// Another VM, which isn't trusted, could end the active state of this one's lines.
@@ -78,7 +78,7 @@ pub(super) fn choose(
         })
         .collect();
     let mut spare = spare_lines(given, board);
-    let mut console_lines: Vec<Option<Intid>> = system.vms.iter().map(|_| None).collect();
+    let mut console_lines: Vec<Option<Irq>> = system.vms.iter().map(|_| None).collect();
     // What the file asks for comes before what is left to the plan.
     for asked in [InterruptChoice::Passthrough, InterruptChoice::Auto] {
         for position in 0..all.len() {
@@ -139,7 +139,7 @@ pub(super) fn choose(
             );
         }
     }
-    let hardware = board.platform.gic.as_ref().and_then(|gic| gic.virtual_lpis);
+    let hardware = board.platform.gic().and_then(|gic| gic.virtual_lpis);
     for wants in all.iter().filter(|wants| wants.mode() == VMInterruptMode::Emulated) {
         note_injected(wants, hardware, findings);
     }
@@ -165,7 +165,7 @@ pub(super) fn choose(
 fn says_when_more_is_wanted(board: &Board<'_>) -> bool {
     const PPIS: core::ops::Range<u32> = 16..32;
     let maintenance = board.gic.and_then(|gic| gic.maintenance);
-    board.gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.intid.0))
+    board.gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.irq.0))
 }
 
 /// Says what of an emulated VM's interrupts costs exits.
@@ -215,12 +215,12 @@ fn obstacle(wants: &Wants<'_>, all: &[Wants<'_>]) -> Option<String> {
 
 /// SPIs that nothing on the board or in the file has, the best last: below the highest that something has, so that the
 /// distributor has them.
-fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Intid> {
+fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Irq> {
     let platform = board.platform;
     // By their distance from the first SPI.
     let mut used = [false; (SPIS.end - SPIS.start) as usize];
     let mut highest = 0;
-    let mut take = |line: Intid| {
+    let mut take = |line: Irq| {
         let position = line.0.wrapping_sub(SPIS.start) as usize;
         if let Some(used) = used.get_mut(position) {
             *used = true;
@@ -228,12 +228,12 @@ fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Intid> {
         }
     };
     board.lines.iter().for_each(|(line, _)| take(*line));
-    platform.devices.iter().flat_map(|device| &device.interrupts).for_each(|line| take(line.intid));
+    platform.devices.iter().flat_map(|device| &device.interrupts).for_each(|line| take(line.irq));
     let functions = platform.functions.iter().flatten();
-    functions.filter_map(|device| device.line.as_ref()).for_each(|line| take(line.intid));
-    platform.pci_hosts.iter().flat_map(|host| &host.lines).for_each(|(_, _, line)| take(line.intid));
-    given.iter().flat_map(|device| &device.hardware.lines).for_each(|line| take(line.intid));
-    let most = (platform.limits.lines as usize).saturating_sub(SPIS.start as usize);
+    functions.filter_map(|device| device.line.as_ref()).for_each(|line| take(line.irq));
+    platform.pci_hosts.iter().flat_map(|host| &host.lines).for_each(|route| take(route.line.irq));
+    given.iter().flat_map(|device| &device.hardware.lines).for_each(|line| take(line.irq));
+    let most = (platform.limits.lines.end as usize).saturating_sub(SPIS.start as usize);
     let free = used.iter().zip(SPIS).take(highest.min(most)).filter(|(used, _)| !**used);
-    free.map(|(_, line)| Intid(line)).collect()
+    free.map(|(_, line)| Irq(line)).collect()
 }

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use axvm_addr::{
-    CpuId, Gpa, Hpa, Intid, Iova, ItsDeviceId, PciAddress, PciWindow, Span, StreamId, VcpuId, VmId,
+    CpuId, DmaSource, Gpa, Hpa, Iova, Irq, MsiControllerId, MsiSource, PciAddress, PciBuses, PciWindow, Span,
+    VcpuId, VmId,
 };
 use axvm_guest::Description;
 use axvm_pci::ResetMethod;
@@ -46,17 +47,17 @@ pub struct VmPlan {
     pub mode: VMInterruptMode,
     /// In emulated mode: its MSIs become virtual LPIs that the hardware delivers to its vCPUs (GICv4).
     pub virtual_lpis: bool,
-    /// The LPIs of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on. None where
-    /// the hypervisor doesn't deliver them.
-    pub lpis: Range<u32>,
+    /// The message interrupts of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on.
+    /// None where the hypervisor doesn't deliver them.
+    pub messages: Range<u32>,
     /// Bytes that the host's tables for it take at most, for as long as it is there.
     pub table_bytes: u64,
-    /// Each vCPU's physical CPU and the affinity that the guest sees in MPIDR.
-    pub cpus: Vec<(CpuId, u64)>,
+    /// The vCPUs: the position is the `VcpuId`.
+    pub cpus: Vec<VcpuPlan>,
     /// Guest-physical address bits of its second stage.
     pub address_bits: u8,
-    /// RAM: where the guest sees it and where it is. 2 MiB aligned on both sides.
-    pub ram: Vec<(Span<Gpa>, Hpa)>,
+    /// RAM, in the guest's order.
+    pub ram: Vec<RamPiece>,
     /// Registers that are mapped into the second stage from the start (BARs are not among them: the virtual host bridge maps
     /// them as the guest enables them).
     pub registers: Vec<RegisterPlan>,
@@ -84,7 +85,7 @@ pub struct VmPlan {
 impl VmPlan {
     /// The part that the core carries out, in the vocabulary of the AxVM family.
     pub fn config(&self) -> AxVMConfig {
-        let line = |device| self.lines.iter().find(|line| line.device == device).map(|line| line.intid);
+        let line = |device| self.lines.iter().find(|line| line.device == device).map(|line| line.irq);
         let region = |block: &RegisterPlan| PassThroughDeviceConfig {
             name: self
                 .devices
@@ -97,11 +98,29 @@ impl VmPlan {
         };
         AxVMConfig {
             name: self.name.clone(),
-            cpus: self.cpus.iter().map(|&(cpu, _)| cpu).collect(),
+            cpus: self.cpus.iter().map(|vcpu| vcpu.cpu).collect(),
             interrupt_mode: self.mode,
             pass_through_devices: self.registers.iter().map(region).collect(),
         }
     }
+}
+
+/// A vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuPlan {
+    /// The physical CPU that it has for itself.
+    pub cpu: CpuId,
+    /// What the guest knows it by. aarch64: MPIDR_EL1's affinity fields.
+    pub hardware_id: u64,
+}
+
+/// A piece of RAM, 2 MiB aligned on both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RamPiece {
+    /// Where the guest sees it.
+    pub gpa: Span<Gpa>,
+    /// Where it is.
+    pub hpa: Hpa,
 }
 
 /// A device's registers.
@@ -145,9 +164,9 @@ pub struct DevicePlan {
     pub group: Option<u32>,
     /// How it is reset before it changes hands; `None`: it isn't.
     pub reset: Option<ResetMethod>,
-    /// The SMMUs (position in `Platform::smmus`) and streams behind which it masters the bus.
-    pub streams: Vec<(usize, StreamId)>,
-    /// The ITS (position) and device id of its MSIs, and how many events it can send.
+    /// Where its DMA arrives.
+    pub sources: Vec<DmaSource>,
+    /// Its MSIs.
     pub msi: Option<MsiPlan>,
     /// Whether it is a PCI function that may raise the line of its pin. If not, the line is kept turned off at the function.
     pub intx: bool,
@@ -156,12 +175,10 @@ pub struct DevicePlan {
 /// A device's MSIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsiPlan {
-    /// The position in `Gic::its`.
-    pub its: usize,
-    /// The device id at it, on both sides.
-    pub device: ItsDeviceId,
-    /// The most events it can send.
-    pub events: u16,
+    /// Where they arrive. The guest's own controller knows it by the same id.
+    pub source: MsiSource,
+    /// How many different ones it can send, at most.
+    pub messages: u16,
 }
 
 /// A doorbell page in the DMA map.
@@ -178,8 +195,8 @@ pub struct Doorbell {
 pub struct LineRoute {
     /// The position in [`VmPlan::devices`].
     pub device: u16,
-    /// The SPI.
-    pub intid: Intid,
+    /// Its number.
+    pub irq: Irq,
     /// How it signals.
     pub trigger: Trigger,
     /// The vCPU that gets it until the guest routes it.
@@ -195,10 +212,19 @@ pub struct GicPlan {
     pub distributor: Span<Gpa>,
     /// The redistributors, 128 KiB for each vCPU.
     pub redistributors: Span<Gpa>,
-    /// The virtual ITS and the host's (position in `Gic::its`) behind it.
-    pub its: Option<(Span<Gpa>, usize)>,
+    /// The virtual ITS.
+    pub its: Option<ItsPlan>,
     /// SPI lines implemented: a multiple of 32.
     pub spis: u16,
+}
+
+/// A virtual ITS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItsPlan {
+    /// Its registers.
+    pub registers: Span<Gpa>,
+    /// The host's behind it.
+    pub host: MsiControllerId,
 }
 
 /// The emulated console.
@@ -207,7 +233,7 @@ pub struct ConsolePlan {
     /// Its registers.
     pub registers: Span<Gpa>,
     /// Its line.
-    pub intid: Intid,
+    pub irq: Irq,
 }
 
 /// A virtual host bridge.
@@ -217,8 +243,8 @@ pub struct PciPlan {
     pub host: usize,
     /// The config space.
     pub ecam: Span<Gpa>,
-    /// First and last bus shown.
-    pub buses: (u8, u8),
+    /// The bus numbers shown.
+    pub buses: PciBuses,
     /// Where BARs may be put.
     pub windows: Vec<PciWindow<Gpa>>,
     /// The functions shown: positions in [`VmPlan::devices`].

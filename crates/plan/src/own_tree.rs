@@ -130,7 +130,7 @@ impl Look<'_> {
     }
 
     fn ram(&self) -> Vec<Span<Gpa>> {
-        self.plan.ram.iter().map(|(span, _)| *span).collect()
+        self.plan.ram.iter().map(|piece| piece.gpa).collect()
     }
 
     /// Memory that the VM doesn't have.
@@ -162,13 +162,13 @@ impl Look<'_> {
     }
 
     fn processors(&mut self, tree: &Platform) {
-        let known = |mpidr: u64| self.plan.cpus.iter().any(|&(_, affinity)| affinity == mpidr);
+        let known = |mpidr: u64| self.plan.cpus.iter().any(|vcpu| vcpu.hardware_id == mpidr);
         let strange: Vec<&str> =
-            tree.cpus.iter().filter(|cpu| !known(cpu.mpidr)).map(|cpu| cpu.path.as_str()).collect();
+            tree.cpus.iter().filter(|cpu| !known(cpu.hardware_id)).map(|cpu| cpu.path.as_str()).collect();
         let (named, strange) = (tree.cpus.len() - strange.len(), strange.join(", "));
         let has = self.plan.cpus.len();
-        let first = self.plan.cpus.first().map(|&(_, affinity)| affinity);
-        if !tree.cpus.iter().any(|cpu| Some(cpu.mpidr) == first) {
+        let first = self.plan.cpus.first().map(|vcpu| vcpu.hardware_id);
+        if !tree.cpus.iter().any(|cpu| Some(cpu.hardware_id) == first) {
             self.note("doesn't name the CPU that starts: Linux starts no others then");
         }
         if !strange.is_empty() {
@@ -177,8 +177,9 @@ impl Look<'_> {
         if named < has {
             self.note(format_args!("names {named} of the VM's {has} CPUs"));
         }
-        let started = tree.cpus.iter().filter(|cpu| cpu.usable && known_in(self.plan, cpu.mpidr)).count();
-        match tree.psci {
+        let started =
+            tree.cpus.iter().filter(|cpu| cpu.usable && known_in(self.plan, cpu.hardware_id)).count();
+        match tree.psci() {
             None => self.note("has no PSCI: the guest can neither start CPUs nor end its VM"),
             Some(PsciConduit::Smc | PsciConduit::Hvc) if started < named => {
                 self.note("has CPUs that aren't started by PSCI, the only way here");
@@ -189,7 +190,7 @@ impl Look<'_> {
 
     fn interrupts(&mut self, tree: &Platform) {
         let Some(planned) = self.plan.gic else { return };
-        let Some(gic) = &tree.gic else {
+        let Some(gic) = tree.gic() else {
             return self.wrong("has no GICv3, which is the VM's interrupt controller");
         };
         if here(gic.distributor).start() != planned.distributor.start() {
@@ -212,12 +213,12 @@ impl Look<'_> {
             ));
         }
         match (gic.its.as_slice(), planned.its) {
-            ([], Some((at, _))) => {
-                self.note(format_args!("has no ITS: no MSIs; the VM's is at {}", at.start()))
+            ([], Some(planned)) => {
+                self.note(format_args!("has no ITS: no MSIs; the VM's is at {}", planned.registers.start()))
             }
             (its, planned) => {
                 for its in its.iter().map(|its| here(its.registers)) {
-                    if planned.is_none_or(|(at, _)| at.start() != its.start()) {
+                    if planned.is_none_or(|planned| planned.registers.start() != its.start()) {
                         self.wrong(format_args!("has an ITS at {}, where the VM has none", its.start()));
                     }
                 }
@@ -226,7 +227,7 @@ impl Look<'_> {
         let ours = self.plan.description.timer;
         // Of the four the guest has the non-secure physical one and the virtual one.
         for (position, name) in [(1, "physical"), (2, "virtual")] {
-            let said = tree.timer.get(position).map(|line| line.intid.0);
+            let said = tree.timer.get(position).map(|line| line.irq.0);
             if let (Some(said), Some(&planned)) = (said, ours.get(position))
                 && said != planned
             {
@@ -245,7 +246,7 @@ impl Look<'_> {
         places.extend(plan.console.map(|console| console.registers));
         if let Some(gic) = plan.gic {
             places.extend([gic.distributor, gic.redistributors]);
-            places.extend(gic.its.map(|(span, _)| span));
+            places.extend(gic.its.map(|its| its.registers));
         }
         places.extend(plan.pci.iter().map(|bridge| bridge.ecam));
         places
@@ -263,7 +264,7 @@ impl Look<'_> {
                 ));
             }
         }
-        for smmu in &tree.smmus {
+        for smmu in &tree.iommus {
             self.wrong(format_args!("has an SMMU in use ({}): a VM has none", smmu.path));
         }
         let Some(console) = self.plan.console else { return };
@@ -275,12 +276,12 @@ impl Look<'_> {
             None => self.note(format_args!(
                 "doesn't name the console, a PL011 at {}, INTID {}",
                 console.registers.start(),
-                console.intid
+                console.irq
             )),
-            Some(device) if !device.interrupts.iter().any(|line| line.intid == console.intid) => {
+            Some(device) if !device.interrupts.iter().any(|line| line.irq == console.irq) => {
                 self.note(format_args!(
                     "doesn't give {} the console's line, INTID {}",
-                    device.path, console.intid
+                    device.path, console.irq
                 ));
             }
             Some(_) => {}
@@ -351,7 +352,7 @@ impl Look<'_> {
 }
 
 fn known_in(plan: &VmPlan, mpidr: u64) -> bool {
-    plan.cpus.iter().any(|&(_, affinity)| affinity == mpidr)
+    plan.cpus.iter().any(|vcpu| vcpu.hardware_id == mpidr)
 }
 
 /// What the tree calls the CPU's addresses are the guest's.

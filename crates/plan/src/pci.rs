@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::PciAddress;
+use axvm_addr::{PciAddress, PciBuses};
 use axvm_pci::quirks::{self, Word};
 use axvm_pci::spec::extended;
 use axvm_pci::{BarKind, Function, Virtio, aliases};
@@ -79,12 +79,13 @@ pub(super) fn resolve<'a>(
             blocks: Vec::new(),
             lines: Vec::new(),
             group,
-            streams: Vec::new(),
+            sources: Vec::new(),
             msi: None,
         });
     }
     check_bars(reference, function, findings);
-    if device.streams.is_empty() || device.streams.iter().any(|&(smmu, _)| smmu >= platform.smmus.len()) {
+    if device.sources.is_empty() || device.sources.iter().any(|source| platform.iommu(source.iommu).is_none())
+    {
         outside(reference, findings);
     }
     check_ports(reference, device, functions, findings);
@@ -106,7 +107,7 @@ pub(super) fn resolve<'a>(
         blocks: Vec::new(),
         lines: line.into_iter().collect(),
         group: Some(device.group),
-        streams: device.streams.clone(),
+        sources: device.sources.clone(),
         msi,
     })
 }
@@ -120,8 +121,8 @@ fn unseen<'a>(
     findings: &mut Findings,
 ) -> Hardware<'a> {
     let requester = u32::from(address.requester_id());
-    let stream = host.stream(requester);
-    if stream.is_none() {
+    let source = host.dma_source(requester);
+    if source.is_none() {
         outside(reference, findings);
     }
     Hardware {
@@ -130,8 +131,8 @@ fn unseen<'a>(
         blocks: Vec::new(),
         lines: Vec::new(),
         group: None,
-        streams: stream.into_iter().collect(),
-        msi: host.message(requester).map(|(its, device)| MsiPlan { its, device, events: 1 }),
+        sources: source.into_iter().collect(),
+        msi: host.msi_source(requester).map(|source| MsiPlan { source, messages: 1 }),
     }
 }
 
@@ -146,7 +147,7 @@ fn outside(reference: DeviceRef<'_>, findings: &mut Findings) {
 
 fn buses(hosts: &[PciHost]) -> String {
     let each = hosts.iter().map(|host| {
-        let (first, last) = host.buses;
+        let PciBuses { first, last } = host.buses;
         format!("{} has {:04x}:{first:02x} to {:04x}:{last:02x}", host.path, host.segment, host.segment)
     });
     each.collect::<Vec<_>>().join(", ")
@@ -280,7 +281,7 @@ fn line(
     findings: &mut Findings,
 ) -> Option<Interrupt> {
     if intx == Intx::Wanted {
-        return device.line.filter(|line| check_spi(reference, line.intid, "pci", findings));
+        return device.line.filter(|line| check_spi(reference, line.irq, "pci", findings));
     }
     if device.function.intx_disable {
         return None;
@@ -306,10 +307,10 @@ fn messages(
     findings: &mut Findings,
 ) -> Option<MsiPlan> {
     let msix = device.function.msix.map(|msix| msix.vectors);
-    let events = msix.max(device.function.msi_vectors.map(u16::from))?.max(1);
+    let messages = msix.max(device.function.msi_vectors.map(u16::from))?.max(1);
     let known = board.gic.map_or(0, |gic| gic.its.len());
-    match device.msi.filter(|&(its, _)| its < known) {
-        Some((its, id)) => Some(MsiPlan { its, device: id, events }),
+    match device.msi.filter(|source| usize::from(source.controller.0) < known) {
+        Some(source) => Some(MsiPlan { source, messages }),
         None if has_line => {
             findings.note(format_args!(
                 "{}: {}: no ITS takes its MSIs: it has its interrupt line only",

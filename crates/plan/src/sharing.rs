@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Hpa, Intid, PciAddress, Span, StreamId};
+use axvm_addr::{DmaSource, Hpa, Irq, PciAddress, Span};
 use axvm_pci::{Reach, ResetMethod};
 use axvm_platform::model::{PciDevice, Platform};
 
@@ -28,7 +28,7 @@ pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut F
         group(device, before, given, board.platform, findings);
         bus(device, given, board.platform, findings);
         ids(device, before, findings);
-        streams_of_nobody(device, given, board.platform, findings);
+        sources_of_nobody(device, given, board.platform, findings);
         lines(device, before, given, board, findings);
         pages(device, before, given, board, findings);
     }
@@ -156,9 +156,9 @@ fn is_stranger(device: &Given<'_>, other: &Given<'_>) -> bool {
 fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
     for other in before.iter().filter(|other| is_stranger(device, other)) {
         let (mine, theirs) = (&device.hardware, &other.hardware);
-        let what = if mine.streams.iter().any(|stream| theirs.streams.contains(stream)) {
+        let what = if mine.sources.iter().any(|source| theirs.sources.contains(source)) {
             "DMA stream: the SMMU"
-        } else if mine.msi.zip(theirs.msi).is_some_and(|(a, b)| (a.its, a.device) == (b.its, b.device)) {
+        } else if mine.msi.zip(theirs.msi).is_some_and(|(a, b)| a.source == b.source) {
             "device id for MSIs: the ITS"
         } else {
             continue;
@@ -177,17 +177,17 @@ fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
 
 /// A stream that is also that of a device which nobody is given, so that the SMMU can't tell the two apart: a group that isn't
 /// whole. One of another VM's is found by comparing the two, one in the same isolation group is named with that.
-fn streams_of_nobody(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &mut Findings) {
-    let Hardware { streams, group, .. } = &device.hardware;
-    let shares = |theirs: &[(usize, StreamId)]| theirs.iter().any(|stream| streams.contains(stream));
+fn sources_of_nobody(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &mut Findings) {
+    let Hardware { sources, group, .. } = &device.hardware;
+    let shares = |theirs: &[DmaSource]| theirs.iter().any(|source| sources.contains(source));
     let is_given = |thing: Thing| given.iter().any(|owner| owner.hardware.things.contains(&thing));
     let devices = platform.devices.iter().enumerate();
     let devices =
-        devices.filter(|(position, other)| shares(&other.streams) && !is_given(Thing::Device(*position)));
+        devices.filter(|(position, other)| shares(&other.sources) && !is_given(Thing::Device(*position)));
     let functions = platform.functions.iter().flatten().filter(|other| {
         !other.function.bridge
             && *group != Some(other.group)
-            && shares(&other.streams)
+            && shares(&other.sources)
             && !is_given(Thing::Function(other.function.address))
     });
     let mut others: Vec<String> = devices.map(|(_, other)| other.path.clone()).collect();
@@ -217,16 +217,16 @@ fn lines(
 ) {
     let key = if matches!(device.hardware.kind, Kind::Region) { "irq" } else { "" };
     for line in &device.hardware.lines {
-        if let Some((_, holder)) = board.lines.iter().find(|(intid, _)| *intid == line.intid) {
+        if let Some((_, holder)) = board.lines.iter().find(|(irq, _)| *irq == line.irq) {
             findings.device(
                 device.reference(),
                 key,
                 Rule::InterruptShared,
-                format_args!("its interrupt {} is that of {holder}: the hypervisor's own", line.intid),
+                format_args!("its interrupt {} is that of {holder}: the hypervisor's own", line.irq),
             );
         }
         let has_line = |other: &&Given<'_>| {
-            is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.intid == line.intid)
+            is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.irq == line.irq)
         };
         if let Some(other) = before.iter().find(has_line) {
             let or_else = match (can_do_without(device), can_do_without(other)) {
@@ -240,18 +240,18 @@ fn lines(
                 Rule::InterruptShared,
                 format_args!(
                     "it shares interrupt {} with {} of {}: give both to one VM{or_else}",
-                    line.intid, other.name, other.vm
+                    line.irq, other.name, other.vm
                 ),
             );
         }
-        for path in strangers_with(line.intid, device, given, board) {
+        for path in strangers_with(line.irq, device, given, board) {
             findings.device(
                 device.reference(),
                 key,
                 Rule::InterruptShared,
                 format_args!(
                     "it shares interrupt {} with {path}, which isn't given to this VM: give both to it or none",
-                    line.intid
+                    line.irq
                 ),
             );
         }
@@ -269,16 +269,16 @@ fn can_do_without(device: &Given<'_>) -> bool {
 
 /// Devices that can raise this line and that this VM isn't given, but for those that another VM has together with
 /// the line: those are found by comparing the two.
-fn strangers_with(intid: Intid, device: &Given<'_>, given: &[Given<'_>], board: &Board<'_>) -> Vec<String> {
+fn strangers_with(irq: Irq, device: &Given<'_>, given: &[Given<'_>], board: &Board<'_>) -> Vec<String> {
     let devices = board.platform.devices.iter().enumerate().filter(|(position, stranger)| {
         let explained = |owner: &Given<'_>| {
             owner.hardware.things.contains(&Thing::Device(*position))
                 && (owner.vm.index == device.vm.index
-                    || owner.hardware.lines.iter().any(|line| line.intid == intid))
+                    || owner.hardware.lines.iter().any(|line| line.irq == irq))
         };
         stranger.enabled
             && !board.is_console(&stranger.path)
-            && stranger.interrupts.iter().any(|line| line.intid == intid)
+            && stranger.interrupts.iter().any(|line| line.irq == irq)
             && !given.iter().any(explained)
     });
     let mut strangers: Vec<String> = devices.map(|(_, device)| device.path.clone()).collect();
@@ -286,7 +286,7 @@ fn strangers_with(intid: Intid, device: &Given<'_>, given: &[Given<'_>], board: 
     for stranger in board.platform.functions.iter().flatten() {
         let function = &stranger.function;
         if !function.intx_disable
-            && stranger.line.is_some_and(|line| line.intid == intid)
+            && stranger.line.is_some_and(|line| line.irq == irq)
             && !is_given(Thing::Function(function.address))
         {
             strangers.push(alloc::format!("{} (whose line can't be turned off)", function.address));

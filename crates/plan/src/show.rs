@@ -5,7 +5,7 @@ use core::fmt;
 use axvm_pci::ResetMethod;
 
 use super::findings::Bytes;
-use super::model::{DevicePlan, Plan, VmPlan};
+use super::model::{DevicePlan, Plan, RamPiece, VmPlan};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,11 +27,11 @@ impl fmt::Display for Plan {
 impl fmt::Display for VmPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "vm \"{}\": {} vCPUs on CPUs", self.name, self.cpus.len())?;
-        for (cpu, _) in &self.cpus {
-            write!(f, " {cpu}")?;
+        for vcpu in &self.cpus {
+            write!(f, " {}", vcpu.cpu)?;
         }
         writeln!(f, ", interrupts {}", self.mode.name())?;
-        for (gpa, hpa) in &self.ram {
+        for RamPiece { gpa, hpa } in &self.ram {
             writeln!(f, "  RAM {gpa} ({}) at {hpa}", Bytes(gpa.size()))?;
         }
         writeln!(f, "  kernel at {}, entered at {}", self.load.kernel, self.load.entry)?;
@@ -40,7 +40,7 @@ impl fmt::Display for VmPlan {
         }
         writeln!(f, "  device tree at {}", self.load.device_tree.start())?;
         if let Some(console) = &self.console {
-            writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.intid)?;
+            writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.irq)?;
         }
         for (index, device) in (0u16..).zip(&self.devices) {
             writeln!(f, "  {device}")?;
@@ -49,7 +49,7 @@ impl fmt::Display for VmPlan {
                 writeln!(f, "    registers {} at {}, {how}", block.gpa, block.hpa)?;
             }
             for line in self.lines.iter().filter(|line| line.device == index) {
-                writeln!(f, "    interrupt {}, {:?}", line.intid, line.trigger)?;
+                writeln!(f, "    interrupt {}, {:?}", line.irq, line.trigger)?;
             }
         }
         Ok(())
@@ -70,11 +70,15 @@ impl fmt::Display for DevicePlan {
         if self.pci.is_some() {
             write!(f, ", reset {}", reset_name(self.reset))?;
         }
-        for (smmu, stream) in &self.streams {
-            write!(f, ", stream {:#x} of SMMU {smmu}", stream.0)?;
+        for source in &self.sources {
+            write!(f, ", stream {:#x} of SMMU {}", source.id.0, source.iommu)?;
         }
         if let Some(msi) = &self.msi {
-            write!(f, ", {} MSIs as device {:#x} of ITS {}", msi.events, msi.device.0, msi.its)?;
+            write!(
+                f,
+                ", {} MSIs as device {:#x} of ITS {}",
+                msi.messages, msi.source.id.0, msi.source.controller
+            )?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ pub(super) fn place(given: &mut [Given<'_>], platform: &Platform, findings: &mut
         taken.push((unit.vm, unit.host, device));
         unit.members.sort_unstable();
         let (segment, root) =
-            platform.pci_hosts.get(unit.host).map_or((0, 0), |host| (host.segment, host.buses.0));
+            platform.pci_hosts.get(unit.host).map_or((0, 0), |host| (host.segment, host.buses.first));
         for (order, &(address, position)) in unit.members.iter().enumerate() {
             let number = if order == 0 { 0 } else { address.function() };
             if let (Some(place), Some(Given { hardware, .. })) =

@@ -9,7 +9,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, Intid, Span};
+use axvm_addr::{Hpa, Irq, Span};
 
 pub mod blob;
 pub mod outline;
@@ -26,7 +26,7 @@ mod references;
 use blob::{BlobError, NodeId, Tree};
 use kinds::Kind;
 
-use crate::model::{Cpu, Interrupt, Platform, PsciConduit, Smmu, Trigger};
+use crate::model::{Cpu, Firmware, Interrupt, Iommu, IommuKind, Irqchip, Platform, PsciConduit, Trigger};
 
 /// A device tree that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
     let gic = gic::read(tree)?;
     let smmu_nodes: Vec<NodeId> = tree.in_use(Kind::Smmu).collect();
     let its_nodes = gic::its_nodes(tree);
-    let smmus = smmu_nodes.iter().map(|&id| smmu(tree, id)).collect::<Result<_, _>>()?;
+    let iommus = smmu_nodes.iter().map(|&id| smmu(tree, id)).collect::<Result<_, _>>()?;
     let pci_nodes: Vec<NodeId> = tree.in_use(Kind::PciHost).collect();
     let pci_hosts = pci_nodes
         .iter()
@@ -111,10 +111,10 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         memory: banks,
         kept,
         console: console(tree),
-        gic,
+        irqchip: gic.map(Irqchip::Gic),
         timer: timer(tree),
-        psci: psci(tree),
-        smmus,
+        firmware: psci(tree).map(Firmware::Psci),
+        iommus,
         pci_hosts,
         functions: None,
         devices,
@@ -161,16 +161,21 @@ pub fn initrd_in(tree: &Tree<'_>) -> Result<Option<Span<Hpa>>, FdtError> {
     Ok(Span::new(Hpa(start), size).ok())
 }
 
+/// Where a node is among others, which is what the platform knows it by.
+fn position(nodes: &[NodeId], node: NodeId) -> Option<u16> {
+    nodes.iter().position(|&other| other == node)?.try_into().ok()
+}
+
 fn cpus(tree: &Tree<'_>) -> Result<Vec<Cpu>, FdtError> {
     let Some(parent) = tree.find("/cpus") else {
         return Ok(Vec::new());
     };
     let mut cpus = Vec::new();
     for id in tree.children(parent).filter(|&id| tree.text(id, "device_type") == Some("cpu")) {
-        let mpidr = tree.cells(id, "reg").and_then(|mut cells| cells.number(tree.address_cells(parent)));
-        let mpidr = mpidr.ok_or_else(|| FdtError::property(tree, id, "reg"))?;
+        let number = tree.cells(id, "reg").and_then(|mut cells| cells.number(tree.address_cells(parent)));
+        let hardware_id = number.ok_or_else(|| FdtError::property(tree, id, "reg"))?;
         let usable = tree.is_enabled(id) && tree.texts(id, "enable-method").any(|method| method == "psci");
-        cpus.push(Cpu { path: tree.path(id), mpidr, usable });
+        cpus.push(Cpu { path: tree.path(id), hardware_id, usable });
     }
     Ok(cpus)
 }
@@ -204,20 +209,22 @@ fn timer(tree: &Tree<'_>) -> Vec<Interrupt> {
         .enumerate()
         .map(|(position, (name, default))| {
             let given = if named { tree.interrupt_named(id, name) } else { tree.interrupt_at(id, position) };
-            given.unwrap_or(Interrupt { intid: Intid(default), trigger: Trigger::Level })
+            given.unwrap_or(Interrupt { irq: Irq(default), trigger: Trigger::Level })
         })
         .collect()
 }
 
-fn smmu(tree: &Tree<'_>, id: NodeId) -> Result<Smmu, FdtError> {
+fn smmu(tree: &Tree<'_>, id: NodeId) -> Result<Iommu, FdtError> {
     let registers =
         tree.registers(id)?.first().copied().ok_or_else(|| FdtError::property(tree, id, "reg"))?;
-    Ok(Smmu {
+    Ok(Iommu {
         path: tree.path(id),
         registers,
-        // A combined line carries both.
-        event_queue: tree.interrupt_named(id, "eventq").or_else(|| tree.interrupt_named(id, "combined")),
-        global_error: tree.interrupt_named(id, "gerror").or_else(|| tree.interrupt_named(id, "combined")),
         coherent: tree.is_coherent(id),
+        // A combined line carries both.
+        kind: IommuKind::SmmuV3 {
+            event_queue: tree.interrupt_named(id, "eventq").or_else(|| tree.interrupt_named(id, "combined")),
+            global_error: tree.interrupt_named(id, "gerror").or_else(|| tree.interrupt_named(id, "combined")),
+        },
     })
 }

@@ -3,7 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, PciWindow, Span, StreamId};
+use axvm_addr::{Address, DmaSource, Hpa, IommuId, MsiSource, PciAddress, PciBuses, PciWindow, Span};
+pub use axvm_addr::{Interrupt, Trigger};
 use axvm_pci::{Function, Reach};
 use serde::{Deserialize, Serialize};
 
@@ -27,13 +28,13 @@ pub struct Platform {
     /// The device-tree path of the console (`/chosen/stdout-path`, alias resolved).
     pub console: Option<String>,
     /// The interrupt controller.
-    pub gic: Option<Gic>,
-    /// The generic timer's interrupts: secure, non-secure physical, virtual, hypervisor.
+    pub irqchip: Option<Irqchip>,
+    /// The interrupts of the CPUs' own timers. aarch64: secure, non-secure physical, virtual, hypervisor.
     pub timer: Vec<Interrupt>,
-    /// How PSCI is called, if it is there.
-    pub psci: Option<PsciConduit>,
-    /// SMMUv3s.
-    pub smmus: Vec<Smmu>,
+    /// Whom to ask for CPUs and power.
+    pub firmware: Option<Firmware>,
+    /// The IOMMUs: the position is the `IommuId`.
+    pub iommus: Vec<Iommu>,
     /// PCI host bridges with a generic config space (ECAM).
     pub pci_hosts: Vec<PciHost>,
     /// PCI functions; `None` where nothing has enumerated them (a device tree alone doesn't tell).
@@ -46,13 +47,43 @@ pub struct Platform {
     pub limits: Limits,
 }
 
+impl Platform {
+    /// The GIC, on a machine that has one.
+    pub fn gic(&self) -> Option<&Gic> {
+        let Irqchip::Gic(gic) = self.irqchip.as_ref()?;
+        Some(gic)
+    }
+
+    /// The GIC, to be changed.
+    pub fn gic_mut(&mut self) -> Option<&mut Gic> {
+        let Irqchip::Gic(gic) = self.irqchip.as_mut()?;
+        Some(gic)
+    }
+
+    /// How PSCI is called, on a machine that has it.
+    pub fn psci(&self) -> Option<PsciConduit> {
+        let Firmware::Psci(conduit) = self.firmware?;
+        Some(conduit)
+    }
+
+    /// The page to which devices send their MSIs, of each controller of message interrupts.
+    pub fn doorbells(&self) -> impl Iterator<Item = Hpa> {
+        self.gic().into_iter().flat_map(|gic| &gic.its).filter_map(Its::doorbell)
+    }
+
+    /// An IOMMU.
+    pub fn iommu(&self, id: IommuId) -> Option<&Iommu> {
+        self.iommus.get(usize::from(id.0))
+    }
+}
+
 /// A CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
     /// Its device-tree path.
     pub path: String,
-    /// `reg`: MPIDR_EL1's affinity fields.
-    pub mpidr: u64,
+    /// What the hardware knows it by. aarch64: MPIDR_EL1's affinity fields (`reg`).
+    pub hardware_id: u64,
     /// Whether it can be started (`enable-method` is PSCI and `status` is okay).
     pub usable: bool,
 }
@@ -89,6 +120,13 @@ pub struct BusSpan {
     pub size: u64,
 }
 
+/// The firmware that starts CPUs and switches the power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Firmware {
+    /// PSCI, and how it is called.
+    Psci(PsciConduit),
+}
+
 /// How PSCI is called (Arm DEN 0022, 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PsciConduit {
@@ -98,33 +136,22 @@ pub enum PsciConduit {
     Hvc,
 }
 
-/// How a line signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trigger {
-    /// On an edge.
-    Edge,
-    /// While its level is active.
-    Level,
-}
-
-/// A wired interrupt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interrupt {
-    /// Its id at the GIC.
-    pub intid: Intid,
-    /// How it signals.
-    pub trigger: Trigger,
-}
-
-/// A wired interrupt that isn't one of the GIC's, as far as can be told.
+/// A wired interrupt that isn't one of the interrupt controller's, as far as can be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ForeignInterrupt {
     /// It goes to another controller: its path.
     Elsewhere(String),
-    /// It goes to the GIC, but is none that its binding has.
+    /// It goes to the interrupt controller, but is none that its binding has.
     NoSuchLine,
     /// Where it goes can't be read: the property, or why.
     Unclear(String),
+}
+
+/// An interrupt controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Irqchip {
+    /// A GICv3.
+    Gic(Gic),
 }
 
 /// A GICv3.
@@ -167,19 +194,51 @@ pub struct Its {
     pub pre_its: Option<Span<Hpa>>,
 }
 
-/// An SMMUv3.
+impl Its {
+    /// The page with GITS_TRANSLATER, the second of its two frames (Arm IHI 0069, 12.18).
+    pub fn doorbell(&self) -> Option<Hpa> {
+        self.registers.start().checked_add(0x1_0000)
+    }
+}
+
+/// An IOMMU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Smmu {
+pub struct Iommu {
     /// Its device-tree path.
     pub path: String,
     /// Its registers.
     pub registers: Span<Hpa>,
-    /// The event queue's line (`eventq`).
-    pub event_queue: Option<Interrupt>,
-    /// The global error line (`gerror`).
-    pub global_error: Option<Interrupt>,
     /// Whether its table walks are coherent (`dma-coherent`).
     pub coherent: bool,
+    /// What it is, and what only such a one has.
+    pub kind: IommuKind,
+}
+
+impl Iommu {
+    /// Its lines, which are for whoever drives it.
+    pub fn lines(&self) -> impl Iterator<Item = Interrupt> {
+        let IommuKind::SmmuV3 { event_queue, global_error } = self.kind;
+        event_queue.into_iter().chain(global_error)
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            IommuKind::SmmuV3 { .. } => "SMMU",
+        }
+    }
+}
+
+/// The kinds of IOMMUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IommuKind {
+    /// An SMMUv3.
+    SmmuV3 {
+        /// The event queue's line (`eventq`).
+        event_queue: Option<Interrupt>,
+        /// The global error line (`gerror`).
+        global_error: Option<Interrupt>,
+    },
 }
 
 /// One entry of `iommu-map` or `msi-map`: requester ids from `first`, `count` of them, become ids from
@@ -190,15 +249,10 @@ pub struct IdMapping {
     pub first: u32,
     /// How many.
     pub count: u32,
-    /// The position in [`Platform::smmus`] or [`Gic::its`], or [`IdMapping::NOWHERE`].
-    pub target: usize,
+    /// The position in [`Platform::iommus`] or [`Gic::its`]; `None`: it is none that the platform lists.
+    pub target: Option<u16>,
     /// What `first` becomes.
     pub base: u32,
-}
-
-impl IdMapping {
-    /// The target of ids that go to none that the platform lists.
-    pub const NOWHERE: usize = u32::MAX as usize;
 }
 
 /// A PCI host bridge.
@@ -210,8 +264,8 @@ pub struct PciHost {
     pub segment: u16,
     /// The config space.
     pub ecam: Span<Hpa>,
-    /// The first and last bus number.
-    pub buses: (u8, u8),
+    /// Its bus numbers.
+    pub buses: PciBuses,
     /// Its windows.
     pub windows: Vec<PciWindow<Hpa>>,
     /// `dma-coherent`.
@@ -224,8 +278,19 @@ pub struct PciHost {
     pub msi_map_mask: u32,
     /// `msi-map`.
     pub msi_map: Vec<IdMapping>,
-    /// `interrupt-map`, resolved: the line of (device number, pin 1-4).
-    pub lines: Vec<(u8, u8, Interrupt)>,
+    /// `interrupt-map`, resolved.
+    pub lines: Vec<PinRoute>,
+}
+
+/// Where the pin of a device on a root bus leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinRoute {
+    /// The device (slot) number.
+    pub device: u8,
+    /// The pin: 1 (INTA#) to 4 (INTD#).
+    pub pin: u8,
+    /// The line.
+    pub line: Interrupt,
 }
 
 /// A PCI function with what the platform adds to it.
@@ -239,12 +304,11 @@ pub struct PciDevice {
     pub reaches: Vec<Reach>,
     /// The bridges above it, the nearest first.
     pub bridges: Vec<PciAddress>,
-    /// The SMMUs (position in [`Platform::smmus`]) and streams behind which it masters the bus: one for each
-    /// requester id that its requests may arrive with, its own first. Empty: at least one of them passes no
-    /// IOMMU.
-    pub streams: Vec<(usize, StreamId)>,
-    /// The ITS (position in [`Gic::its`]) and device id of its MSIs.
-    pub msi: Option<(usize, ItsDeviceId)>,
+    /// Where its DMA arrives: one for each requester id that its requests may have, its own first. Empty: at least one of them
+    /// passes no IOMMU.
+    pub sources: Vec<DmaSource>,
+    /// Where its MSIs arrive.
+    pub msi: Option<MsiSource>,
     /// The line of its interrupt pin.
     pub line: Option<Interrupt>,
 }
@@ -284,12 +348,12 @@ pub struct PlatformDevice {
     /// Entries of `reg`, on its own bus, that no CPU address leads to, or not to all in one piece. What of them the CPU
     /// reaches is among `registers`. Such a device can't be assigned: its guest would take one entry for another.
     pub lost: Vec<BusSpan>,
-    /// Its lines at the GIC.
+    /// Its lines.
     pub interrupts: Vec<Interrupt>,
-    /// Lines that aren't the GIC's. Such a device can't be assigned.
+    /// Lines that aren't the interrupt controller's. Such a device can't be assigned.
     pub foreign_interrupts: Vec<ForeignInterrupt>,
-    /// `iommus`: the SMMU (position in [`Platform::smmus`]) and stream of each.
-    pub streams: Vec<(usize, StreamId)>,
+    /// `iommus`: where its DMA arrives.
+    pub sources: Vec<DmaSource>,
     /// Whether it masters the bus: its node or one below says so, or it is of a kind of which that is known (virtio-mmio,
     /// fw_cfg); `None`: not known.
     pub bus_master: Option<bool>,

@@ -2,11 +2,13 @@
 //! virt,virtualization=on,gic-version=3,iommu=smmuv3, dumpdtb=...`) and one made up to have in one place
 //! what real boards have in many (`made-up.dts`).
 
-use axvm_addr::{Hpa, Intid, ItsDeviceId, PciAddress, PciSpace, PciWindow, Span, StreamId};
+use axvm_addr::{DmaSource, Hpa, Irq, MsiSource, PciAddress, PciBuses, PciSpace, PciWindow, Span};
 use axvm_pci::spec::express::PortType;
 use axvm_pci::{Function, Membership};
 use axvm_platform::fdt;
-use axvm_platform::model::{BusSpan, IdMapping, Interrupt, Platform, PlatformDevice, PsciConduit, Trigger};
+use axvm_platform::model::{
+    BusSpan, IdMapping, Interrupt, IommuKind, PinRoute, Platform, PlatformDevice, PsciConduit, Trigger,
+};
 
 const VIRT: &[u8] = include_bytes!("qemu-virt.dtb");
 const MADE_UP: &[u8] = include_bytes!("made-up.dtb");
@@ -15,12 +17,16 @@ fn span(start: u64, size: u64) -> Span<Hpa> {
     Span::new(Hpa(start), size).unwrap()
 }
 
-fn level(intid: u32) -> Interrupt {
-    Interrupt { intid: Intid(intid), trigger: Trigger::Level }
+fn smmu_v3(event_queue: Interrupt, global_error: Interrupt) -> IommuKind {
+    IommuKind::SmmuV3 { event_queue: Some(event_queue), global_error: Some(global_error) }
 }
 
-fn edge(intid: u32) -> Interrupt {
-    Interrupt { intid: Intid(intid), trigger: Trigger::Edge }
+fn level(irq: u32) -> Interrupt {
+    Interrupt { irq: Irq(irq), trigger: Trigger::Level }
+}
+
+fn edge(irq: u32) -> Interrupt {
+    Interrupt { irq: Irq(irq), trigger: Trigger::Edge }
 }
 
 fn virt() -> Platform {
@@ -65,25 +71,25 @@ fn qemus_board_has_its_cpus_memory_console_and_conduit() {
     assert_eq!(platform.model, "linux,dummy-virt");
     assert_eq!(platform.cpus.len(), 4);
     assert!(platform.cpus.iter().all(|cpu| cpu.usable));
-    assert_eq!(platform.cpus[3].mpidr, 3);
+    assert_eq!(platform.cpus[3].hardware_id, 3);
     assert_eq!(platform.memory, [span(0x4000_0000, 0x8000_0000)]);
     assert_eq!(platform.console.as_deref(), Some("/pl011@9000000"));
-    assert_eq!(platform.psci, Some(PsciConduit::Smc));
+    assert_eq!(platform.psci(), Some(PsciConduit::Smc));
     assert_eq!(platform.timer, [level(29), level(30), level(27), level(26)]);
 }
 
 #[test]
 fn qemus_gic_its_and_smmu_are_found_with_their_interrupts() {
     let platform = virt();
-    let gic = platform.gic.unwrap();
+    let gic = platform.gic().cloned().unwrap();
     assert_eq!(gic.distributor, span(0x0800_0000, 0x1_0000));
     assert_eq!(gic.redistributors, [span(0x080a_0000, 0xf6_0000)]);
     assert_eq!(gic.maintenance, Some(level(25)));
     assert_eq!(gic.its.len(), 1);
     assert_eq!(gic.its[0].registers, span(0x0808_0000, 0x2_0000));
-    let smmu = &platform.smmus[0];
+    let smmu = &platform.iommus[0];
     assert_eq!(smmu.registers, span(0x0905_0000, 0x2_0000));
-    assert_eq!((smmu.event_queue, smmu.global_error), (Some(edge(106)), Some(edge(109))));
+    assert_eq!(smmu.kind, smmu_v3(edge(106), edge(109)));
     assert!(smmu.coherent);
 }
 
@@ -91,7 +97,7 @@ fn qemus_gic_its_and_smmu_are_found_with_their_interrupts() {
 fn qemus_host_bridge_has_its_windows_maps_and_swizzled_lines() {
     let platform = virt();
     let host = &platform.pci_hosts[0];
-    assert_eq!((host.segment, host.buses), (0, (0, 255)));
+    assert_eq!((host.segment, host.buses), (0, PciBuses::new(0, 255)));
     assert_eq!(host.ecam, span(0x40_1000_0000, 0x1000_0000));
     assert!(host.coherent);
     let window = |space, pci, cpu, size| PciWindow { space, prefetchable: false, pci, cpu: span(cpu, size) };
@@ -103,12 +109,12 @@ fn qemus_host_bridge_has_its_windows_maps_and_swizzled_lines() {
             window(PciSpace::Memory64, 0x80_0000_0000, 0x80_0000_0000, 0x80_0000_0000),
         ]
     );
-    let whole = IdMapping { first: 0, count: 0x1_0000, target: 0, base: 0 };
+    let whole = IdMapping { first: 0, count: 0x1_0000, target: Some(0), base: 0 };
     assert_eq!(host.iommu_map, [whole]);
     assert_eq!(host.msi_map, [whole]);
     assert_eq!(host.lines.len(), 128);
-    for &(slot, pin, interrupt) in &host.lines {
-        assert_eq!(interrupt, level(35 + (u32::from(slot) + u32::from(pin) - 1) % 4));
+    for route in &host.lines {
+        assert_eq!(route.line, level(35 + (u32::from(route.device) + u32::from(route.pin) - 1) % 4));
     }
 }
 
@@ -148,12 +154,12 @@ fn functions_get_the_stream_msi_id_and_line_of_their_address() {
     ];
     platform.add_functions(functions, &[0, 1, 1].map(Membership::from));
     let functions = platform.functions.unwrap();
-    assert_eq!(functions[0].streams, [(0, StreamId(0x10))]);
-    assert_eq!(functions[0].msi, Some((0, ItsDeviceId(0x10))));
+    assert_eq!(functions[0].sources, [DmaSource::new(0, 0x10)]);
+    assert_eq!(functions[0].msi, Some(MsiSource::new(0, 0x10)));
     assert_eq!(functions[0].line, Some(level(37)));
     // Pin B of slot 2 becomes pin D at the port's bus, which in slot 3 is line (3 + 3) % 4.
     assert_eq!(functions[2].line, Some(level(37)));
-    assert_eq!(functions[2].streams, [(0, StreamId(0x110))]);
+    assert_eq!(functions[2].sources, [DmaSource::new(0, 0x110)]);
     assert_eq!(functions[3].line, None);
     assert_eq!(functions.iter().map(|device| device.group).collect::<Vec<_>>(), [0, 1, 1, u32::MAX]);
 }
@@ -179,12 +185,12 @@ fn functions_behind_conventional_bridges_get_the_ids_that_the_bridges_send_as() 
     ];
     platform.add_functions(functions, &[0; 6].map(Membership::from));
     let functions = platform.functions.unwrap();
-    let streams = |position: usize| functions[position].streams.iter().map(|it| it.1.0).collect::<Vec<_>>();
+    let streams = |position: usize| functions[position].sources.iter().map(|it| it.id.0).collect::<Vec<_>>();
     assert_eq!(streams(3), [0x220, 0x200]);
-    assert_eq!(functions[3].msi, Some((0, ItsDeviceId(0x200))));
+    assert_eq!(functions[3].msi, Some(MsiSource::new(0, 0x200)));
     assert_eq!(functions[3].bridges, [at(1, 0), at(0, 1)]);
     assert_eq!(streams(5), [0x430, 0x328, 0x10]);
-    assert_eq!(functions[5].msi, Some((0, ItsDeviceId(0x10))));
+    assert_eq!(functions[5].msi, Some(MsiSource::new(0, 0x10)));
 }
 
 #[test]
@@ -195,12 +201,12 @@ fn a_function_that_sends_as_another_has_the_streams_of_both_or_none_that_bounds_
     (disk.vendor, disk.device) = (0x1b4b, 0x9230);
     platform.add_functions(vec![disk.clone()], &[]);
     let found = &platform.functions.as_ref().unwrap()[0];
-    assert_eq!(found.streams, [(0, StreamId(0x10)), (0, StreamId(0x11))]);
-    assert_eq!(found.msi, Some((0, ItsDeviceId(0x10))), "its messages are its own");
+    assert_eq!(found.sources, [DmaSource::new(0, 0x10), DmaSource::new(0, 0x11)]);
+    assert_eq!(found.msi, Some(MsiSource::new(0, 0x10)), "its messages are its own");
     // The other id passes no IOMMU: the function isn't confined by the one that its own passes.
     platform.pci_hosts[0].iommu_map[0].count = 0x11;
     platform.add_functions(vec![disk], &[]);
-    assert_eq!(platform.functions.unwrap()[0].streams, []);
+    assert_eq!(platform.functions.unwrap()[0].sources, []);
 }
 
 #[test]
@@ -214,7 +220,7 @@ fn a_bridge_that_is_its_own_parent_gives_no_line_and_no_endless_walk() {
 #[test]
 fn cpus_keep_their_order_and_only_startable_ones_are_usable() {
     let cpus = made_up().cpus;
-    let seen: Vec<_> = cpus.iter().map(|cpu| (cpu.mpidr, cpu.usable)).collect();
+    let seen: Vec<_> = cpus.iter().map(|cpu| (cpu.hardware_id, cpu.usable)).collect();
     assert_eq!(seen, [(0, true), (0x1_0000_0100, false), (0x200, false)]);
 }
 
@@ -246,7 +252,7 @@ fn free_memory_is_whole_pages_without_what_is_reserved_or_off() {
 
 #[test]
 fn the_gic_has_its_regions_stride_and_everything_that_guests_must_not_reach() {
-    let gic = made_up().gic.unwrap();
+    let gic = made_up().gic().cloned().unwrap();
     assert_eq!(gic.redistributors, [span(0x2f10_0000, 0x20_0000), span(0x2f40_0000, 0x20_0000)]);
     assert_eq!(gic.redistributor_stride, 0x4_0000);
     assert_eq!(gic.legacy, [span(0x2c00_0000, 0x2000)]);
@@ -258,11 +264,9 @@ fn the_gic_has_its_regions_stride_and_everything_that_guests_must_not_reach() {
 fn interrupt_names_outweigh_the_order() {
     let platform = made_up();
     assert_eq!(platform.timer, [level(29), level(30), level(27), edge(26)]);
-    assert_eq!(platform.smmus[0].event_queue, Some(edge(113)));
-    assert_eq!(platform.smmus[0].global_error, Some(edge(112)));
-    assert_eq!(platform.smmus[1].event_queue, Some(level(114)));
-    assert_eq!(platform.smmus[1].global_error, Some(level(114)));
-    assert_eq!(platform.smmus.iter().map(|smmu| smmu.coherent).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(platform.iommus[0].kind, smmu_v3(edge(113), edge(112)));
+    assert_eq!(platform.iommus[1].kind, smmu_v3(level(114), level(114)));
+    assert_eq!(platform.iommus.iter().map(|smmu| smmu.coherent).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]
@@ -321,7 +325,7 @@ fn interrupts_are_followed_to_the_gic_or_named_as_foreign() {
     let dma = device(&platform, "/soc/dma-controller@7000");
     assert_eq!(dma.interrupts, [edge(68)]);
     assert_eq!(dma.foreign_interrupts, [elsewhere("/soc/apb@100000/gpio@4000")]);
-    assert_eq!(dma.streams, [(1, StreamId(0x42)), (0, StreamId(0x43))]);
+    assert_eq!(dma.sources, [DmaSource::new(1, 0x42), DmaSource::new(0, 0x43)]);
     assert_eq!(dma.bus_master, Some(true));
     assert_eq!(device(&platform, "/soc/mapped@8000").interrupts, [edge(73)]);
     assert_eq!(device(&platform, "/soc/apb@100000/gpio@4000").interrupts, [level(67)]);
@@ -331,7 +335,7 @@ fn interrupts_are_followed_to_the_gic_or_named_as_foreign() {
 fn a_host_bridge_with_masks_and_several_targets_sends_each_function_to_its_own() {
     let mut platform = made_up();
     let host = &platform.pci_hosts[0];
-    assert_eq!((host.segment, host.buses), (3, (0x10, 0x1f)));
+    assert_eq!((host.segment, host.buses), (3, PciBuses::new(0x10, 0x1f)));
     assert_eq!(
         host.windows[0],
         PciWindow {
@@ -341,7 +345,8 @@ fn a_host_bridge_with_masks_and_several_targets_sends_each_function_to_its_own()
             cpu: span(0x60_0000_0000, 0x1_0000_0000)
         }
     );
-    assert_eq!(host.lines, [(0, 1, level(132)), (0, 2, level(133)), (2, 1, level(134))]);
+    let route = |device, pin, irq| PinRoute { device, pin, line: level(irq) };
+    assert_eq!(host.lines, [route(0, 1, 132), route(0, 2, 133), route(2, 1, 134)]);
     assert_eq!(platform.pci_to_cpu(0, 0x5000_1000, 0x1000), Some(Hpa(0x60_5000_1000)));
     assert_eq!(platform.pci_to_cpu(0, 0xffff_f000, 0x2000), None);
     assert_eq!(platform.pci_to_cpu(0, 0x1000, 0), None);
@@ -353,13 +358,13 @@ fn a_host_bridge_with_masks_and_several_targets_sends_each_function_to_its_own()
         &[0, 1, 2, 3].map(Membership::from),
     );
     let seen: Vec<_> =
-        platform.functions.unwrap().iter().map(|device| (device.streams.clone(), device.msi)).collect();
+        platform.functions.unwrap().iter().map(|device| (device.sources.clone(), device.msi)).collect();
     assert_eq!(
         seen,
         [
-            (vec![(1, StreamId(0x2_0008))], Some((1, ItsDeviceId(0x500b)))),
-            (vec![(0, StreamId(0))], Some((1, ItsDeviceId(0x5801)))),
-            (vec![(0, StreamId(0x7f8))], Some((1, ItsDeviceId(0x5fff)))),
+            (vec![DmaSource::new(1, 0x2_0008)], Some(MsiSource::new(1, 0x500b))),
+            (vec![DmaSource::new(0, 0)], Some(MsiSource::new(1, 0x5801))),
+            (vec![DmaSource::new(0, 0x7f8)], Some(MsiSource::new(1, 0x5fff))),
             (vec![], None),
         ]
     );

@@ -2,10 +2,10 @@
 
 mod tree;
 
-use axvm_addr::{Hpa, Intid, Span};
+use axvm_addr::{Hpa, Irq, Span};
 use axvm_platform::fdt::{self, FdtError};
 use axvm_platform::model::{
-    BusSpan, ForeignInterrupt, IdMapping, Interrupt, Platform, PlatformDevice, Reserved, Trigger,
+    BusSpan, ForeignInterrupt, Interrupt, Platform, PlatformDevice, Reserved, Trigger,
 };
 use axvm_platform::roles::Role;
 
@@ -224,7 +224,7 @@ fn what_moves_data_by_itself_or_for_others_masters_the_bus() {
     let masters = |uart: Node| {
         let platform = read(&root().with(smmu()).with(uart));
         let device = device(&platform, "/uart@9000");
-        (device.bus_master, device.streams.iter().map(|(_, stream)| stream.0).collect::<Vec<_>>())
+        (device.bus_master, device.sources.iter().map(|source| source.id.0).collect::<Vec<_>>())
     };
     assert_eq!(masters(uart()), (Some(false), vec![]));
     for property in ["dmas", "#dma-cells", "dma-channels", "#iommu-cells", "iommu-map", "memory-region"] {
@@ -253,9 +253,9 @@ fn ids_that_a_map_sends_to_an_iommu_that_is_off_reach_none_whatever_comes_later(
     let platform =
         read(&root().with(smmu("a@100000", 1, "disabled")).with(smmu("b@200000", 2, "okay")).with(pcie));
     let host = &platform.pci_hosts[0];
-    assert_eq!(host.iommu_map[0].target, IdMapping::NOWHERE);
-    assert_eq!(host.stream(0x10), None);
-    assert_eq!(host.stream(0x110).map(|(smmu, stream)| (smmu, stream.0)), Some((0, 0x110)));
+    assert_eq!(host.iommu_map[0].target, None);
+    assert_eq!(host.dma_source(0x10), None);
+    assert_eq!(host.dma_source(0x110), Some(axvm_addr::DmaSource::new(0, 0x110)));
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn entries_of_one_interrupt_map_have_parents_of_their_own() {
         .cells("interrupts", &[8, 5, 6, 9]);
     let platform = read(&root().with(gic).with(other).with(nexus).with(uart));
     let uart = device(&platform, "/uart@9000");
-    let line = |intid, trigger| Interrupt { intid: Intid(intid), trigger };
+    let line = |irq, trigger| Interrupt { irq: Irq(irq), trigger };
     assert_eq!(uart.interrupts, [line(73, Trigger::Edge), line(72, Trigger::Level)]);
     let elsewhere = |path: &str| ForeignInterrupt::Elsewhere(path.into());
     assert_eq!(uart.foreign_interrupts, [elsewhere("/gpio"), elsewhere("/nexus")]);

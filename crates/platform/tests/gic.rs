@@ -41,7 +41,7 @@ fn read(root: Node) -> Platform {
 }
 
 fn read_gic(gic: Node) -> Gic {
-    read(root().with(gic)).gic.unwrap()
+    read(root().with(gic)).gic().cloned().unwrap()
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn doorbells_that_are_not_used_are_kept_from_guests_too() {
     let disabled = its("its@1200000", [0x120_0000, 0x1_0000]).text("status", "disabled");
     let elsewhere = its("its@1400000", [0x140_0000, 0x1_0000]);
     let messages = gic(disabled).cells("mbi-alias", &[0x160_0000]);
-    let gic = read(root().with(messages).with(elsewhere)).gic.unwrap();
+    let gic = read(root().with(messages).with(elsewhere)).gic().cloned().unwrap();
     assert_eq!(gic.its, []);
     for kept in [span(0x120_0000, 0x2_0000), span(0x140_0000, 0x2_0000), span(0x160_0000, 0x1_0000)] {
         assert!(gic.legacy.contains(&kept), "{kept:?} in {:?}", gic.legacy);
@@ -109,8 +109,8 @@ fn an_its_that_learns_its_senders_from_addresses_is_not_used_and_its_window_is_k
     for (node, messages) in [(plain(), true), (pre_its, false)] {
         let mut platform = read(root().with(gic(node)).with(host()));
         platform.add_functions(vec![function()], &[]);
-        assert_eq!(platform.functions.unwrap()[0].msi.is_some(), messages);
-        let gic = platform.gic.unwrap();
+        assert_eq!(platform.functions.as_ref().unwrap()[0].msi.is_some(), messages);
+        let gic = platform.gic().cloned().unwrap();
         let window = span(0x5800_0000, 0x20_0000);
         assert_eq!(gic.its[0].pre_its, (!messages).then_some(window));
         assert_eq!(gic.legacy.contains(&window), !messages);

@@ -5,7 +5,7 @@ mod tree;
 use axvm_addr::{Hpa, Span};
 use axvm_platform::fdt::outline::Outline;
 use axvm_platform::fdt::{self, FdtError};
-use axvm_platform::model::{IdMapping, Platform, Reserved};
+use axvm_platform::model::{Platform, Reserved};
 
 use tree::{Node, node, root};
 
@@ -226,5 +226,5 @@ fn who_sees_memory_elsewhere_is_not_given_for_what_it_is() {
         fdt::read(&tree.blob()).unwrap().pci_hosts[0].iommu_map.clone()
     };
     assert!(bridge(0x8000_0000).is_empty());
-    assert_eq!(bridge(0)[0].target, IdMapping::NOWHERE);
+    assert_eq!(bridge(0)[0].target, None);
 }

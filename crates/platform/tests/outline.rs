@@ -44,7 +44,7 @@ fn the_outline_says_what_the_full_reader_says() {
         }
         assert_eq!(outline.cpus, platform.cpus.len());
         assert_eq!(outline.compatible().collect::<Vec<_>>(), platform.compatible);
-        assert_eq!(outline.psci, platform.psci);
+        assert_eq!(outline.psci, platform.psci());
         assert_eq!(outline.initrd(), fdt::initrd(blob).unwrap());
         let device = platform.devices.iter().find(|device| Some(&device.path) == platform.console.as_ref());
         let uart = device.and_then(|device| device.uart());

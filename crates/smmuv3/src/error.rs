@@ -2,8 +2,9 @@
 
 use core::fmt;
 
-use axvm_addr::{Hpa, StreamId};
+use axvm_addr::Hpa;
 
+use crate::id::StreamId;
 use crate::spec::commands::Reason;
 use crate::spec::registers::REGISTER_BYTES;
 

@@ -7,6 +7,7 @@
 //! | [`spec`] | the manual's registers, entries, commands and events, as data |
 //! | `access` | the two traits |
 //! | `shared` | memory that is shared with it, coherent or not |
+//! | `id` | what an SMMU knows a DMA master by |
 //! | `close` | the first step: abort everything |
 //! | `features` | what the identification registers say |
 //! | `queue` | commands in, events out |
@@ -24,6 +25,7 @@ mod error;
 #[allow(missing_docs, reason = "what has none does what its name says")]
 pub mod fake;
 mod features;
+mod id;
 mod queue;
 mod shared;
 mod smmu;
@@ -36,6 +38,7 @@ pub use access::{Memory, Registers};
 pub use close::close;
 pub use error::{CommandError, Error, Wait};
 pub use features::Features;
+pub use id::StreamId;
 pub use smmu::{Domain, Drained, GlobalErrors, Options, Smmu};
 pub use spec::events::{Class, Event, Kind};
 pub use spec::registers::REGISTER_BYTES;

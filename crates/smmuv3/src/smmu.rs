@@ -1,6 +1,6 @@
 //! The driver.
 
-use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span, StreamId};
+use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span};
 use bitflags::bitflags;
 use litemap::LiteMap;
 
@@ -8,6 +8,7 @@ use crate::access::{MOST_US, Memory, Registers, wait_for};
 use crate::close::{close, set_cr0};
 use crate::error::{Error, Wait};
 use crate::features::Features;
+use crate::id::StreamId;
 use crate::queue::{CommandQueue, EventQueue};
 use crate::shared::Shared;
 use crate::spec::commands;

@@ -5,10 +5,11 @@ extern crate std;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
+use axvm_addr::{Gpa, Hpa, Iova, Span};
 use proptest::prelude::*;
 
 use crate::fake::{Fake, IDR0, IDR1, Outcome, Tables};
+use crate::id::StreamId;
 use crate::shared::Shared;
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::registers::*;

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Gpa, Hpa, Intid, PciAddress, StreamId};
+use axvm_addr::{CpuId, Gpa, Hpa, Irq, PciAddress, SourceId};
 use serde::{Deserialize, Serialize};
 
 use crate::packed::deserialize_in_order;
@@ -154,8 +154,8 @@ pub enum Dma {
     Unstated,
     /// `dma = "none"`: it doesn't master the bus.
     None,
-    /// `streams = [..]`: it does so with these stream ids.
-    Streams(Vec<StreamId>),
+    /// `streams = [..]`: it does so with these ids at the IOMMU.
+    Streams(Vec<SourceId>),
 }
 
 /// What a device's owner can do beyond the device. The author accepts it by its name in `accept`; unsaid, the device is refused.
@@ -224,7 +224,7 @@ pub enum Device {
         /// `length`, in bytes.
         length: u64,
         /// `irq`: its line; the guest gets the same number.
-        irq: Option<Intid>,
+        irq: Option<Irq>,
         /// `access`.
         access: RegisterAccess,
         /// `dma` or `streams`.
@@ -241,7 +241,7 @@ pub enum Device {
         /// How many.
         count: u16,
         /// `irq`: its line.
-        irq: Option<Intid>,
+        irq: Option<Irq>,
     },
 }
 

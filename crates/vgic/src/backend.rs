@@ -1,7 +1,8 @@
 //! What the virtual GIC asks of the hypervisor: a trait for each of its parts that asks, and [`Backend`] for all of them.
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 use crate::spec::Trigger;
 use crate::spec::redistributor::LpiProperty;
 

@@ -1,8 +1,9 @@
 //! What can be wrong with an ITS command.
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId};
+use axvm_addr::Gpa;
 
 use crate::backend::BackendError;
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 
 /// Why an ITS command was ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Intid, ItsDeviceId, VcpuId};
+use axvm_addr::VcpuId;
 
+use crate::id::{Intid, ItsDeviceId};
 use crate::spec::list_register::LIST_REGISTERS_MAX;
 use crate::spec::{AFFINITY_MASK, LPI_FIRST, PPI_FIRST, SPI_END, SPI_FIRST, Trigger};
 

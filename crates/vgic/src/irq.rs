@@ -1,8 +1,9 @@
 //! The state of one interrupt (IHI 0069, chapter 4).
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use crate::backend::Physical;
+use crate::id::Intid;
 use crate::spec::{Group, SPI_FIRST, Trigger};
 
 /// What sort of interrupt it is.

@@ -51,6 +51,7 @@ mod config;
 pub mod fake;
 mod fast;
 mod frames;
+mod id;
 mod interrupts;
 mod irq;
 mod its;
@@ -74,6 +75,7 @@ pub use config::{
 };
 pub use fast::Local;
 pub use frames::{Distributor, Its, Redistributors};
+pub use id::{Intid, ItsDeviceId, ItsEventId};
 pub use its::Message;
 pub use lists::{HardwareLists, ListRegisters};
 pub use statistics::Statistics;

@@ -9,8 +9,7 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::Intid;
-
+use crate::id::Intid;
 use crate::signal::Signal;
 use crate::spec::list_register::{HCR_EN, LIST_REGISTERS_MAX, ListRegister, hcr_eoi_count};
 

@@ -2,8 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use axvm_addr::Intid;
-
+use crate::id::Intid;
 use crate::spec::SPI_FIRST;
 
 /// Words of GICD_ISENABLER that have SPIs: from the second on.

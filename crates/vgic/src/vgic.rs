@@ -4,12 +4,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::{Irq, VcpuId};
 use axvm_axdevice::InterruptLine;
 use spin::Mutex;
 
 use crate::backend::Backend;
 use crate::config::{ConfigError, VgicConfig};
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 use crate::its::{ItsState, Message};
 use crate::lists::ListRegisters;
 use crate::shared::Shared;
@@ -311,10 +312,10 @@ impl Vgic {
 }
 
 impl InterruptLine for Vgic {
-    fn set_level(&self, irq: Intid, high: bool) {
+    fn set_level(&self, irq: Irq, high: bool) {
         self.shared.with(None, |state| {
             // The line of an SPI is the same for every vCPU.
-            if let Some(handle) = state.find(VcpuId(0), irq)
+            if let Some(handle) = state.find(VcpuId(0), irq.into())
                 && state.irq(handle).is_some_and(|irq| !irq.is_private())
             {
                 state.set_level(handle, high);

@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::Intid;
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::{HCR_NPIE, HCR_TDIR, ListRegister};
 use common::{Bench, PENDING, V0, V1, config, line, only};
@@ -17,7 +18,7 @@ use common::{Bench, PENDING, V0, V1, config, line, only};
 fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_more() {
     let mut bench = Bench::started(config(1, vec![line(33, None, Trigger::Level)], 4));
     bench.enable(33);
-    bench.vgic.set_level(Intid(33), true);
+    bench.vgic.set_level(axvm_addr::Irq(33), true);
     for _ in 0..3 {
         bench.settle();
         assert!(ListRegister(bench.cpus[0].hardware[0]).eoi());
@@ -28,7 +29,7 @@ fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_
     }
     bench.settle();
     assert_eq!(bench.acknowledge(0), Some(33));
-    bench.vgic.set_level(Intid(33), false);
+    bench.vgic.set_level(axvm_addr::Irq(33), false);
     bench.end(0);
     bench.settle();
     assert_eq!(bench.listed(0), []);
@@ -38,9 +39,9 @@ fn an_emulated_level_line_is_delivered_until_its_device_is_content_and_not_once_
 fn a_level_that_goes_before_it_is_taken_is_not_delivered() {
     let mut bench = Bench::started(config(1, vec![line(33, None, Trigger::Level)], 4));
     bench.enable(33);
-    bench.vgic.set_level(Intid(33), true);
+    bench.vgic.set_level(axvm_addr::Irq(33), true);
     bench.settle();
-    bench.vgic.set_level(Intid(33), false);
+    bench.vgic.set_level(axvm_addr::Irq(33), false);
     bench.settle();
     assert_eq!(bench.listed(0), []);
 }

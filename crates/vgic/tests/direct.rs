@@ -2,11 +2,12 @@
 
 mod common;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{CommandError, ConfigError, Direct, VgicConfig};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use common::{Bench, Line, PRIORITY, TABLES, V0, V1, config, line};
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -103,13 +104,13 @@ fn an_emulated_level_is_neither_lost_nor_left_behind() {
     let bench = Bench::started(direct());
     bench.enable(41);
     assert!(spi(&bench, 41).enabled && spi(&bench, 41).edge);
-    bench.vgic.set_level(Intid(41), true);
+    bench.vgic.set_level(axvm_addr::Irq(41), true);
     assert!(spi(&bench, 41).pending);
     // The guest takes it, and accesses the device, which is still not content.
     bench.machine.spis.lock().unwrap().get_mut(&41).unwrap().pending = false;
     bench.vgic.repeat_levels();
     assert!(spi(&bench, 41).pending);
-    bench.vgic.set_level(Intid(41), false);
+    bench.vgic.set_level(axvm_addr::Irq(41), false);
     assert!(!spi(&bench, 41).pending, "content: it doesn't come again");
     bench.vgic.repeat_levels();
     assert!(!spi(&bench, 41).pending);

@@ -3,11 +3,11 @@
 
 mod common;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{HardwareLists, Message, Vgic};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use common::{Bench, PRIORITY, TABLES, V0, V1, config, line};
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -279,7 +279,7 @@ fn a_switch_goes_the_long_way_where_more_follows_from_it() {
     assert!(!bench.switch(40, false));
     // Pending, and in no list register because it is off.
     let mut bench = with_line_active();
-    axvm_axdevice::InterruptLine::set_level(&*bench.vgic, Intid(41), true);
+    axvm_axdevice::InterruptLine::set_level(&*bench.vgic, axvm_addr::Irq(41), true);
     assert!(!bench.switch(41, true));
     // Several at once, and none of which anything is known.
     assert!(!bench.write_switches(1, 1 << 10 | 1 << 11, true));

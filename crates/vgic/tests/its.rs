@@ -2,10 +2,10 @@
 
 mod common;
 
-use axvm_addr::{Intid, ItsDeviceId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::CommandError;
 use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{Intid, ItsDeviceId};
 use common::commands::{DEVICE, bench, event, mapc, mapd, mapti, refused, run};
 use common::{Bench, PRIORITY, TABLES, V0, V1, config};
 

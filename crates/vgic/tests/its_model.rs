@@ -4,9 +4,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use axvm_addr::{Gpa, ItsDeviceId, ItsEventId};
+use axvm_addr::Gpa;
 use axvm_vgic::GuestMemory;
 use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{ItsDeviceId, ItsEventId};
 use common::commands::{DEVICE, ITT, event, run};
 use common::{Bench, QUEUE, config};
 use proptest::prelude::*;

@@ -2,10 +2,11 @@
 
 mod common;
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId};
+use axvm_addr::Gpa;
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{CommandError, Violation};
+use axvm_vgic::{Intid, ItsDeviceId};
 use common::commands::{DEVICE, bench, event, mapc, mapd, mapti, refused, run};
 use common::{Bench, QUEUE, RAM, RAM_BYTES, V0, config};
 

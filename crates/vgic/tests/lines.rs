@@ -2,8 +2,9 @@
 
 mod common;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
+use axvm_vgic::Intid;
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::ListRegister;
 use common::{Bench, PENDING, V0, config, line, masked_line, only};

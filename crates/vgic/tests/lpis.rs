@@ -4,9 +4,10 @@
 
 mod common;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use common::{Bench, PENDING_TABLE, PRIORITY, TABLES, V0, config};
 use proptest::prelude::*;
 

@@ -3,10 +3,11 @@
 
 mod common;
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId};
+use axvm_addr::Gpa;
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{CommandError, Direct, GuestMemory};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use common::{Bench, PENDING_TABLE, PRIORITY, TABLES, V0, V1, config};
 use std::sync::atomic::Ordering;
 

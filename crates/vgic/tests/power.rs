@@ -3,11 +3,11 @@
 
 mod common;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::its_command::Command;
 use axvm_vgic::{HardwareInterrupts, Physical, StillOn};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use common::*;
 
 const DEVICE: ItsDeviceId = ItsDeviceId(0x10);
@@ -107,7 +107,7 @@ fn a_line_that_waits_at_a_vcpu_that_goes_off_can_be_routed_away() {
         bench.route(40, 1);
         let raise = |bench: &mut Bench, high| match line.host {
             Some(host) => bench.machine.set_line(host, high),
-            None => axvm_axdevice::InterruptLine::set_level(&*bench.vgic, Intid(40), high),
+            None => axvm_axdevice::InterruptLine::set_level(&*bench.vgic, axvm_addr::Irq(40), high),
         };
         raise(&mut bench, true);
         bench.settle();

@@ -3,8 +3,9 @@
 
 mod common;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_vgic::Intid;
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::list_register::{HCR_NPIE, ListRegister};
 use common::{Bench, V0, config, line, masked_line};
@@ -113,7 +114,7 @@ impl Run {
             }
             assert!(self.bench.vgic.inject(V0, Intid(intid)));
         } else if SOFTWARE_LEVELS.contains(&intid) {
-            self.bench.vgic.set_level(Intid(intid), true);
+            self.bench.vgic.set_level(axvm_addr::Irq(intid), true);
         } else {
             self.bench.machine.set_line(Intid(intid + 100), true);
         }
@@ -123,7 +124,7 @@ impl Run {
     fn lower(&mut self, intid: u32) {
         self.expected(intid).level = false;
         if SOFTWARE_LEVELS.contains(&intid) {
-            self.bench.vgic.set_level(Intid(intid), false);
+            self.bench.vgic.set_level(axvm_addr::Irq(intid), false);
         } else if intid >= HARDWARE_LEVELS.start {
             self.bench.machine.set_line(Intid(intid + 100), false);
         }
@@ -292,7 +293,7 @@ proptest! {
     ) {
         let mut bench = Bench::started(config(1, vec![], list_registers));
         bench.start_its();
-        use axvm_addr::{ItsDeviceId, ItsEventId};
+        use axvm_vgic::{ItsDeviceId, ItsEventId};
         use axvm_vgic::spec::its_command::Command;
         let device = ItsDeviceId(8);
         bench.command(Command::Mapc { collection: 0, target: 0, valid: true }.encode());

@@ -141,7 +141,7 @@ fn sgis_are_edges_and_ppis_levels() {
 
 #[test]
 fn a_configuration_that_contradicts_itself_is_refused() {
-    use axvm_addr::Intid;
+    use axvm_vgic::Intid;
     use axvm_vgic::{ConfigError, Vgic, VgicConfig};
     let good = config(2, vec![line(40, Some(50), Trigger::Level), line(41, None, Trigger::Edge)], 4);
     let machine = bench().machine;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, PciWindow, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, PciBuses, PciWindow, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::{Function, ResetError};
 use spin::Mutex;
@@ -18,7 +18,7 @@ pub struct BridgeConfig {
     /// Its segment: that of its functions.
     pub segment: u16,
     /// The bus at the start of the ECAM region, and the last one.
-    pub buses: (u8, u8),
+    pub buses: PciBuses,
     /// Where BARs may be.
     pub windows: Vec<PciWindow<Gpa>>,
     /// The VM's functions.
@@ -76,7 +76,7 @@ pub enum BridgeError {
 /// A virtual host bridge. Its [`MmioDevice`] is the ECAM region.
 pub struct HostBridge<B> {
     segment: u16,
-    buses: (u8, u8),
+    buses: PciBuses,
     shared: Shared<B>,
     /// Sorted by where the guest sees them.
     functions: Vec<VirtualFunction>,
@@ -112,12 +112,12 @@ impl<B: Backend> HostBridge<B> {
             if function.bridge {
                 return Err(BridgeError::IsBridge(address));
             }
-            if shown.segment != segment || !(buses.0..=buses.1).contains(&shown.bus) {
+            if shown.segment != segment || !buses.contains(shown.bus) {
                 return Err(BridgeError::OutOfRange {
                     function: shown,
                     segment,
-                    first: buses.0,
-                    last: buses.1,
+                    first: buses.first,
+                    last: buses.last,
                 });
             }
             if new.functions.iter().any(|other| other.address() == address || other.shown() == shown) {
@@ -146,7 +146,7 @@ impl<B: Backend> HostBridge<B> {
 
     /// The bytes of its ECAM region.
     pub fn ecam_size(&self) -> u64 {
-        (u64::from(self.buses.1.saturating_sub(self.buses.0)) + 1) << 20
+        (u64::from(self.buses.last.saturating_sub(self.buses.first)) + 1) << 20
     }
 
     /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is
@@ -206,7 +206,7 @@ impl<B: Backend> HostBridge<B> {
     /// The function and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in
     /// 19:15, function in 14:12).
     fn decode(&self, offset: u64) -> Option<(&VirtualFunction, u16)> {
-        let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.0)?;
+        let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.first)?;
         let id = u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff;
         Some((self.at(PciAddress::from_requester_id(self.segment, id))?, offset as u16 & 0xfff))
     }

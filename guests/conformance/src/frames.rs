@@ -83,7 +83,7 @@ impl Frames {
         const VIRTUAL: usize = 2;
         let gic = Gic::find(&board.platform)?;
         let own = mpidr();
-        let other = board.platform.cpus.iter().find(|cpu| cpu.mpidr != own && cpu.usable)?.mpidr;
+        let other = board.platform.cpus.iter().find(|cpu| cpu.hardware_id != own && cpu.usable)?.hardware_id;
         let mut private = [0; 2];
         for (frame, mpidr) in private.iter_mut().zip([own, other]) {
             let redistributor = gic.redistributor(mpidr).ok()?;
@@ -91,7 +91,7 @@ impl Frames {
             *frame = redistributor.own_interrupts();
         }
         gic.start().ok()?;
-        let line = |compatible| Some(device(board, compatible)?.interrupts.first()?.intid.0);
+        let line = |compatible| Some(device(board, compatible)?.interrupts.first()?.irq.0);
         let pins = device(board, "arm,pl061")?;
         let registers = pins.registers.first()?.start().get();
         store32(registers + PL061_MASK, 0).ok()?;
@@ -104,9 +104,9 @@ impl Frames {
             distributor: gic.distributor,
             private,
             mpidrs: [own, other],
-            pins: Pins { registers, intid: pins.interrupts.first()?.intid.0 },
-            quiet: [line("arm,pl031")?, console.interrupts.first()?.intid.0],
-            timer: board.platform.timer.get(VIRTUAL)?.intid.0,
+            pins: Pins { registers, intid: pins.interrupts.first()?.irq.0 },
+            quiet: [line("arm,pl031")?, console.interrupts.first()?.irq.0],
+            timer: board.platform.timer.get(VIRTUAL)?.irq.0,
         })
     }
 

@@ -140,8 +140,7 @@ fn target(mpidr: u64) -> u64 {
 
 /// The switch of the PL031's line by the second register, after it was turned by the first.
 fn switch(probe: &Probe<'_>, other: u64, register: u64) -> Figure {
-    let intid =
-        probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let intid = probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.irq.0;
     let [other, register] =
         [other, register].map(|bank| probe.gic.distributor + bank + u64::from(intid / 32) * 4);
     let bit = 1 << (intid % 32);
@@ -152,7 +151,7 @@ fn switch(probe: &Probe<'_>, other: u64, register: u64) -> Figure {
 fn line(probe: &Probe<'_>, first: impl FnMut() -> Option<()>) -> Figure {
     let device = probe.device("arm,pl031")?;
     let registers = probe.registers("arm,pl031")?;
-    let intid = device.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let intid = device.interrupts.first().ok_or("skipped: the PL031 has no line")?.irq.0;
     let broken = |_| String::from("skipped: the PL031 doesn't answer");
     store32(registers + PL031_MASK, 0).map_err(broken)?;
     let start = machine::now();
@@ -173,8 +172,7 @@ fn line(probe: &Probe<'_>, first: impl FnMut() -> Option<()>) -> Figure {
 /// The same line, made pending by a write of GICD_ISPENDR while its device doesn't raise it.
 fn pended(probe: &Probe<'_>) -> Figure {
     let registers = probe.registers("arm,pl031")?;
-    let intid =
-        probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.intid.0;
+    let intid = probe.device("arm,pl031")?.interrupts.first().ok_or("skipped: the PL031 has no line")?.irq.0;
     let broken = |_| String::from("skipped: the GIC doesn't answer");
     store32(registers + PL031_MASK, 0).map_err(broken)?;
     probe.gic.enable_line(intid, machine::mpidr()).map_err(broken)?;
@@ -187,7 +185,7 @@ fn pended(probe: &Probe<'_>) -> Figure {
 fn timer(probe: &Probe<'_>, first: impl FnMut() -> Option<()>) -> Figure {
     /// The virtual timer's place in the device tree's list.
     const VIRTUAL: usize = 2;
-    let intid = probe.board.platform.timer.get(VIRTUAL).ok_or("skipped: no timer")?.intid.0;
+    let intid = probe.board.platform.timer.get(VIRTUAL).ok_or("skipped: no timer")?.irq.0;
     let own = probe.own_redistributor()?;
     own.enable(intid).map_err(|_| "skipped: the GIC doesn't answer")?;
     measured(measure::timer(intid.into(), first))
@@ -243,8 +241,8 @@ static STACK: Stack = Stack(UnsafeCell::new([0; 16 << 10]));
 
 fn ipi(probe: &Probe<'_>) -> Figure {
     let own = machine::mpidr();
-    let other = probe.board.platform.cpus.iter().find(|cpu| cpu.mpidr != own && cpu.usable);
-    let other = other.ok_or("skipped: one CPU only")?.mpidr;
+    let other = probe.board.platform.cpus.iter().find(|cpu| cpu.hardware_id != own && cpu.usable);
+    let other = other.ok_or("skipped: one CPU only")?.hardware_id;
     let redistributor = probe.gic.redistributor(other).map_err(|_| "skipped: no second redistributor")?;
     redistributor
         .start()

@@ -41,7 +41,7 @@ impl Board {
             scratch = (device_tree + size).next_multiple_of(0x1000);
         }
         Some(Self {
-            conduit: platform.psci,
+            conduit: platform.psci(),
             cmdline: fdt::bootargs(&blob).ok()?.unwrap_or_default(),
             platform,
             console,

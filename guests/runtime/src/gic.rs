@@ -61,7 +61,7 @@ pub struct Redistributor {
 impl Gic {
     /// As the device tree says.
     pub fn find(platform: &Platform) -> Option<Self> {
-        let gic = platform.gic.as_ref()?;
+        let gic = platform.gic()?;
         Some(Self {
             distributor: gic.distributor.start().get(),
             redistributors: gic.redistributors.first()?.start().get(),

@@ -77,7 +77,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     let mut platform = fdt::read_in(&tree).unwrap_or_else(|error| last_words(&error));
     if !has_firmware {
         // What the tree tells EL1 of it isn't for EL2.
-        platform.psci = None;
+        platform.firmware = None;
     }
     let initrd = fdt::initrd_in(&tree).ok().flatten();
     drop(tree);
@@ -97,7 +97,7 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
         last_words(&error)
     }
     cpus::init(
-        platform.cpus.iter().zip(&stacks).map(|(cpu, &stack)| (cpu.mpidr, Hpa(stack.0 + STACK_BYTES))),
+        platform.cpus.iter().zip(&stacks).map(|(cpu, &stack)| (cpu.hardware_id, Hpa(stack.0 + STACK_BYTES))),
         &boot,
     );
 
@@ -287,12 +287,12 @@ fn map(platform: &Platform, memory: &Memory, stacks: &[Hpa]) -> Option<Secondary
 /// when a plan says so.
 fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
     let mut spans = Vec::new();
-    if let Some(gic) = &platform.gic {
+    if let Some(gic) = platform.gic() {
         spans.push(gic.distributor);
         spans.extend(&gic.redistributors);
         spans.extend(gic.its.iter().map(|its| its.registers));
     }
-    spans.extend(platform.smmus.iter().map(|smmu| smmu.registers));
+    spans.extend(platform.iommus.iter().map(|smmu| smmu.registers));
     spans.retain(|span| !span.is_empty() && !platform.memory.iter().any(|memory| memory.overlaps(span)));
     spans
 }

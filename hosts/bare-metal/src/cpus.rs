@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_addr::{CpuId, Hpa, Intid, VcpuId};
+use axvm_addr::{CpuId, Hpa, VcpuId};
+use axvm_vgic::Intid;
 use spin::{Mutex, Once};
 
 use crate::arch::direct::Direct;

@@ -7,10 +7,10 @@ use axvm::events::Violation;
 use axvm::hal::{AxVMHal, DmaMap};
 use axvm::ownership::DeviceOps;
 use axvm::space::Materialise;
-use axvm_addr::{Gpa, Hpa, Intid, Iova, Span, VcpuId, VmId};
+use axvm_addr::{Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
 use axvm_axdevice::{InterruptLine, Width};
 use axvm_plan::config::MappingFlags;
-use axvm_plan::{DevicePlan, Doorbell, LineRoute, VmPlan};
+use axvm_plan::{DevicePlan, Doorbell, LineRoute, RamPiece, VmPlan};
 use axvm_platform::model::Trigger;
 use spin::Mutex;
 
@@ -128,8 +128,8 @@ const CLOSE_PAUSE_US: u64 = 10_000;
 /// Closes a device's streams, confirmed by the SMMU.
 fn block_streams(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
     let mut result = Ok(());
-    for &(smmu, stream) in &device.streams {
-        result = result.and(host.iommus.block(smmu, stream).map_err(HalError::from));
+    for &source in &device.sources {
+        result = result.and(host.iommus.block(source).map_err(HalError::from));
     }
     result
 }
@@ -195,9 +195,9 @@ impl DeviceOps for Hal {
 
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
         let host = self.host;
-        for &(smmu, stream) in &device.streams {
-            let domain = host.domain(vm, smmu).ok_or(HalError::Unknown)?;
-            host.iommus.attach(smmu, stream, &domain)?;
+        for &source in &device.sources {
+            let domain = host.domain(vm, source.iommu).ok_or(HalError::Unknown)?;
+            host.iommus.attach(source, &domain)?;
         }
         if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
             host.forwarding.lock().open(&host.config, function.function.address, &function.bridges);
@@ -208,9 +208,9 @@ impl DeviceOps for Hal {
     fn detach(&self, _: VmId, device: &DevicePlan) -> Result<(), HalError> {
         let host = self.host;
         if let Some(msi) = device.msi
-            && let Some(its) = host.its.get(msi.its)
+            && let Some(its) = host.its.get(usize::from(msi.source.controller.0))
         {
-            its.unmap_device(&host.lpis, msi.device)?;
+            its.unmap_device(&host.lpis, msi.source.into())?;
         }
         Ok(())
     }
@@ -255,7 +255,7 @@ impl AxVMHal for Hal {
             })?;
         }
         let mut maps: Vec<DmaSpace> = Vec::new();
-        for &(smmu, _) in plan.devices.iter().flat_map(|device| &device.streams) {
+        for smmu in plan.devices.iter().flat_map(|device| &device.sources).map(|source| source.iommu) {
             if !maps.iter().any(|map| map.smmu() == smmu) {
                 let mut map =
                     DmaSpace::new(smmu, plan.address_bits, host.iommus.output_bits(), vmid(plan.id))?;
@@ -308,7 +308,9 @@ impl AxVMHal for Hal {
     fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, HalError> {
         let span = Span::new(Gpa(hpa.0), bytes).map_err(|_| HalError::Unknown)?;
         // SAFETY: the plan takes RAM of VMs, in whole blocks, from what is free: not the hypervisor's, and nobody else's.
-        unsafe { GuestRam::new(alloc::vec![(span, hpa)]) }.clear().map_err(|_| HalError::Unknown)?;
+        unsafe { GuestRam::new(alloc::vec![RamPiece { gpa: span, hpa }]) }
+            .clear()
+            .map_err(|_| HalError::Unknown)?;
         Ok(hpa)
     }
 
@@ -329,23 +331,23 @@ impl AxVMHal for Hal {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), HalError> {
         // To nobody yet: the guest's distributor enables it and says to which vCPU.
-        self.host.gic.disable_line(route.intid, route.trigger == Trigger::Edge);
+        self.host.gic.disable_line(route.irq.into(), route.trigger == Trigger::Edge);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
         let gic = &self.host.gic;
-        gic.disable_line(route.intid, route.trigger == Trigger::Edge);
-        gic.set_pending(route.intid, false);
-        gic.set_active(route.intid, false);
+        gic.disable_line(route.irq.into(), route.trigger == Trigger::Edge);
+        gic.set_pending(route.irq.into(), false);
+        gic.set_active(route.irq.into(), false);
     }
 
-    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), HalError> {
+    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), HalError> {
         let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
-        if vm.vgic().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
+        if vm.vgic().inject(vcpu, irq.into()) { Ok(()) } else { Err(HalError::Unknown) }
     }
 
-    fn set_irq_level(&self, vm: VmId, irq: Intid, high: bool) -> Result<(), HalError> {
+    fn set_irq_level(&self, vm: VmId, irq: Irq, high: bool) -> Result<(), HalError> {
         let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
         vm.vgic().set_level(irq, high);
         Ok(())

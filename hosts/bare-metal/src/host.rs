@@ -8,16 +8,17 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axvm::events::{Action, Kind, Violation};
 use axvm::ownership::Registry;
 use axvm::report::{HypervisorReport, Report, Verdict};
-use axvm_addr::{CpuId, Intid, PciAddress, VcpuId, VmId};
+use axvm_addr::{CpuId, IommuId, PciAddress, VcpuId, VmId};
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::{Forwarding, Function, HostBridge};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, VmPlan, own_tree, plan};
 use axvm_platform::limits::Limits;
-use axvm_platform::model::{Interrupt, PciDevice, Platform};
+use axvm_platform::model::{Interrupt, IommuKind, PciDevice, Platform};
 use axvm_smmuv3::Domain;
 use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
+use axvm_vgic::Intid;
 use spin::{Mutex, Once};
 
 use crate::arch::gic::{self, GicError, PhysicalGic};
@@ -68,7 +69,7 @@ pub struct Host {
     /// What the VMs were planned to be: it outlives them.
     pub plans: Vec<Arc<VmPlan>>,
     /// What each SMMU's streams of a VM are attached to.
-    domains: Mutex<Vec<(VmId, usize, Domain)>>,
+    domains: Mutex<Vec<(VmId, IommuId, Domain)>>,
     vms: Mutex<Vec<Arc<Vm>>>,
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
@@ -131,7 +132,7 @@ pub fn run(start: Start) -> ! {
         Ok(iommus) => iommus,
         Err(error) => fail(&error),
     };
-    if let Some(gic) = &mut platform.gic {
+    if let Some(gic) = platform.gic_mut() {
         // SAFETY: boot has mapped the GIC.
         gic.virtual_lpis = Some(unsafe { vpe::offered(gic) });
     }
@@ -209,9 +210,9 @@ fn enumerate(platform: &mut Platform, config: &Config) {
 
 /// Marks the CPUs that can't be used because the GIC doesn't serve them: a VM that names one is refused.
 fn leave_out_cpus(platform: &mut Platform) {
-    let Some(gic) = &platform.gic else { return };
+    let Some(gic) = platform.gic() else { return };
     // SAFETY: boot has mapped the GIC.
-    let without = unsafe { gic::without_redistributor(gic, platform.cpus.iter().map(|cpu| cpu.mpidr)) };
+    let without = unsafe { gic::without_redistributor(gic, platform.cpus.iter().map(|cpu| cpu.hardware_id)) };
     for (cpu, _) in platform.cpus.iter_mut().zip(without).filter(|it| it.1) {
         log::warn!("{}: it has no redistributor in the GIC's regions, and can't be used", cpu.path);
         cpu.usable = false;
@@ -220,15 +221,15 @@ fn leave_out_cpus(platform: &mut Platform) {
 
 /// Fills in what the machine can't go beyond, as far as its registers and the memory left say it.
 fn limits(platform: &mut Platform, iommus: &Iommus) {
-    let mut found = Limits { stream_bits: iommus.stream_bits().to_vec(), ..Limits::default() };
+    let mut found = Limits { source_bits: iommus.stream_bits().to_vec(), ..Limits::default() };
     let mut its = 0;
-    if let Some(gic) = &platform.gic {
+    if let Some(gic) = platform.gic() {
         let doorbells = if gic.virtual_lpis == Some(true) { platform.cpus.len() } else { 0 };
         // SAFETY: boot has mapped the GIC and its ITSs.
         let of_gic = unsafe { arch::limits::of(gic, doorbells) };
         its = gic.its.len();
-        found.lines = found.lines.min(of_gic.lines);
-        (found.lpis, found.its) = (of_gic.lpis, of_gic.its);
+        found.lines.end = found.lines.end.min(of_gic.lines.into());
+        (found.messages, found.msi) = (of_gic.lpis, of_gic.its);
     }
     found.list_registers = arch::list_registers() as u8;
     let later = arch::limits::bytes_at_take_over(platform.cpus.len(), its) + OBJECTS;
@@ -277,8 +278,8 @@ fn take_over(
     start: u64,
     held: u64,
 ) -> Result<Host, TakeOverError> {
-    let described = platform.gic.as_ref().ok_or(TakeOverError::NoGic)?;
-    let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.mpidr).collect();
+    let described = platform.gic().ok_or(TakeOverError::NoGic)?;
+    let cpus: Vec<u64> = platform.cpus.iter().map(|cpu| cpu.hardware_id).collect();
     // SAFETY: boot has mapped the GIC and its ITSs; nothing else drives them.
     let gic = unsafe { PhysicalGic::new(described, &platform.compatible, &cpus)? };
     let doorbells = if described.virtual_lpis == Some(true) { cpus.len() } else { 0 };
@@ -323,8 +324,8 @@ impl Host {
     /// Makes a CPU's own interrupts ready for a VM, which it has until [`Host::leave_cpu`]. `injected`: by list registers.
     pub fn prepare_cpu(&self, cpu: CpuId, injected: bool) {
         // It brings a vCPU out of its guest when a level is to be looked at again, or when list registers are free for what waits.
-        if let Some(maintenance) = self.platform.gic.as_ref().and_then(|gic| gic.maintenance) {
-            self.gic.enable_private(cpu, maintenance.intid, injected);
+        if let Some(maintenance) = self.platform.gic().and_then(|gic| gic.maintenance) {
+            self.gic.enable_private(cpu, maintenance.irq.into(), injected);
         }
         // A guest that takes physical LPIs finds them disabled. Nothing of an earlier one's is pending: its events were unmapped.
         if !injected
@@ -362,13 +363,14 @@ impl Host {
         // For what has to be looked at by the clock.
         let timer = self.platform.timer.get(HYPERVISOR_TIMER);
         if let Some(timer) = timer {
-            self.gic.enable_private(cpu.id, timer.intid, true);
+            self.gic.enable_private(cpu.id, timer.irq.into(), true);
         }
-        for smmu in &self.platform.smmus {
+        for smmu in &self.platform.iommus {
+            let IommuKind::SmmuV3 { event_queue, global_error } = smmu.kind;
             let heard =
                 |line: Option<Interrupt>| line.is_some_and(|line| self.gic.enable_line(line, cpu.mpidr));
             // Both, also if the first one isn't heard.
-            if !(heard(smmu.event_queue) & heard(smmu.global_error)) {
+            if !(heard(event_queue) & heard(global_error)) {
                 let pause = SMMU_POLL_US / 1000;
                 log::warn!(
                     "{}: not all of its lines reach the GIC: it is looked at every {pause} ms",
@@ -409,7 +411,7 @@ impl Host {
 
     /// The timers that a guest gets: the EL1 physical and virtual one (the binding's second and third).
     pub fn guest_timers(&self) -> Vec<Intid> {
-        self.platform.timer.iter().skip(1).take(2).map(|timer| timer.intid).collect()
+        self.platform.timer.iter().skip(1).take(2).map(|timer| timer.irq.into()).collect()
     }
 
     /// The PCI function at an address, with what the platform adds to it.
@@ -439,7 +441,7 @@ impl Host {
     }
 
     fn start_vms(&'static self, files: &[Option<VmFiles<'static>>]) {
-        let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|&(cpu, _)| cpu).collect();
+        let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|vcpu| vcpu.cpu).collect();
         used.sort_unstable();
         used.dedup();
         for id in used {
@@ -513,11 +515,11 @@ impl Host {
 
     /// The physical CPU of a vCPU.
     pub fn cpu_of(&self, vm: VmId, vcpu: VcpuId) -> Option<CpuId> {
-        self.plan(vm)?.cpus.get(usize::from(vcpu.0)).map(|&(cpu, _)| cpu)
+        self.plan(vm)?.cpus.get(usize::from(vcpu.0)).map(|vcpu| vcpu.cpu)
     }
 
     /// Remembers what the streams of a VM at an SMMU are attached to.
-    pub fn add_domain(&self, vm: VmId, smmu: usize, domain: Domain) {
+    pub fn add_domain(&self, vm: VmId, smmu: IommuId, domain: Domain) {
         self.domains.lock().push((vm, smmu, domain));
     }
 
@@ -527,7 +529,7 @@ impl Host {
     }
 
     /// What the streams of a VM at an SMMU are attached to.
-    pub fn domain(&self, vm: VmId, smmu: usize) -> Option<Domain> {
+    pub fn domain(&self, vm: VmId, smmu: IommuId) -> Option<Domain> {
         let domains = self.domains.lock();
         domains.iter().find(|&&(it, at, _)| (it, at) == (vm, smmu)).map(|&(.., domain)| domain)
     }

@@ -2,10 +2,11 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Iova, Span, StreamId};
+use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Span};
 use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
 use axvm_plan::config::MappingFlags;
 use axvm_platform::model::Platform;
+use axvm_smmuv3::StreamId;
 use axvm_smmuv3::{Domain, Drained, Error, Event, Features, Memory, Options, Registers, Smmu};
 
 use crate::lock::Held;
@@ -75,16 +76,16 @@ pub struct Iommus {
 /// Bits of the streams that an SMMU's table gets entries for. With two levels the first one is cheap, so that streams have room that
 /// only the system file names; what the platform names counts as far as the memory for it stays small. Streams above can't be given
 /// to a VM, and abort.
-fn stream_table_bits(features: &Features, platform: &Platform, smmu: usize) -> u32 {
+fn stream_table_bits(features: &Features, platform: &Platform, smmu: IommuId) -> u32 {
     /// A first level of 2 KiB, and of 128 KiB.
     const TWO_LEVELS: (u32, u32) = (16, 22);
     /// Entries of 64 bytes: 16 KiB, and 256 KiB.
     const ONE_LEVEL: (u32, u32) = (8, 12);
-    let functions = platform.functions.iter().flatten().flat_map(|it| &it.streams);
-    let devices = platform.devices.iter().flat_map(|it| &it.streams);
+    let functions = platform.functions.iter().flatten().flat_map(|it| &it.sources);
+    let devices = platform.devices.iter().flat_map(|it| &it.sources);
     let (least, most) = if features.two_level { TWO_LEVELS } else { ONE_LEVEL };
     let bits_of =
-        |&(at, stream): &(usize, StreamId)| (at == smmu).then(|| u32::BITS - stream.0.leading_zeros());
+        |source: &DmaSource| (source.iommu == smmu).then(|| u32::BITS - source.id.0.leading_zeros());
     let named = functions.chain(devices).filter_map(bits_of).filter(|&bits| bits <= most).max().unwrap_or(0);
     named.max(least).min(features.stream_bits).max(1)
 }
@@ -96,7 +97,7 @@ fn stream_table_bits(features: &Features, platform: &Platform, smmu: usize) -> u
 /// They must be mapped as the platform describes them, and driven by nobody else.
 unsafe fn registers(platform: &Platform) -> impl Iterator<Item = Mmio> {
     // SAFETY: by the caller's promise.
-    platform.smmus.iter().map(|smmu| unsafe { Mmio::new(smmu.registers) })
+    platform.iommus.iter().map(|smmu| unsafe { Mmio::new(smmu.registers) })
 }
 
 /// Makes every SMMU abort whatever comes, before anything else is done.
@@ -122,8 +123,8 @@ impl Iommus {
         let (mut smmus, mut stream_bits) = (Vec::new(), Vec::new());
         // SAFETY: by the caller's promise.
         let found = unsafe { registers(platform) };
-        for (position, (registers, described)) in found.zip(&platform.smmus).enumerate() {
-            let bits = stream_table_bits(&Features::read(&registers), platform, position);
+        for (position, (registers, described)) in (0..).zip(found.zip(&platform.iommus)) {
+            let bits = stream_table_bits(&Features::read(&registers), platform, IommuId(position));
             let highest = StreamId(u32::MAX >> (u32::BITS - bits));
             let options = Options { coherent: described.coherent, ..Options::new(highest) };
             smmus.push(Held::for_hardware("an SMMU", Smmu::new(registers, Shared, options)?));
@@ -142,60 +143,66 @@ impl Iommus {
         self.smmus.iter().map(|smmu| smmu.lock().features().output_bits).min().unwrap_or(48)
     }
 
+    fn get(&self, id: IommuId) -> Option<&Held<Smmu<Mmio, Shared>>> {
+        self.smmus.get(usize::from(id.0))
+    }
+
     /// Lets a stream reach what is in a domain.
-    pub fn attach(&self, smmu: usize, stream: StreamId, domain: &Domain) -> Result<(), Error> {
-        let smmu = self.smmus.get(smmu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
+    pub fn attach(&self, source: DmaSource, domain: &Domain) -> Result<(), Error> {
+        let stream = source.id.into();
+        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().attach(stream, domain)
     }
 
     /// Closes a stream.
-    pub fn block(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
-        let smmu = self.smmus.get(smmu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
+    pub fn block(&self, source: DmaSource) -> Result<(), Error> {
+        let stream = source.id.into();
+        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().block(stream)
     }
 
     /// Has a stream that nobody has leave no more records.
-    pub fn silence(&self, smmu: usize, stream: StreamId) -> Result<(), Error> {
-        let Some(smmu) = self.smmus.get(smmu) else { return Ok(()) };
-        smmu.lock().silence(stream)
+    pub fn silence(&self, source: DmaSource) -> Result<(), Error> {
+        let Some(smmu) = self.get(source.iommu) else { return Ok(()) };
+        smmu.lock().silence(source.id.into())
     }
 
-    /// Hands over what SMMU `smmu` has blocked, at most `limit` records.
-    pub fn drain(&self, smmu: usize, limit: usize, f: impl FnMut(Event)) -> Option<Drained> {
-        Some(self.smmus.get(smmu)?.lock().drain_events(limit, f))
+    /// Hands over what an SMMU has blocked, at most `limit` records.
+    pub fn drain(&self, smmu: IommuId, limit: usize, f: impl FnMut(Event)) -> Option<Drained> {
+        Some(self.get(smmu)?.lock().drain_events(limit, f))
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.smmus.len()
+    /// All of them.
+    pub fn ids(&self) -> impl Iterator<Item = IommuId> {
+        (0..).map(IommuId).take(self.smmus.len())
     }
 
-    /// Acknowledges global errors of SMMU `smmu`, and says what they were.
-    pub fn take_global_errors(&self, smmu: usize) -> Option<axvm_smmuv3::GlobalErrors> {
-        Some(self.smmus.get(smmu)?.lock().take_gerror())
+    /// Acknowledges global errors of an SMMU, and says what they were.
+    pub fn take_global_errors(&self, smmu: IommuId) -> Option<axvm_smmuv3::GlobalErrors> {
+        Some(self.get(smmu)?.lock().take_gerror())
     }
 }
 
 /// What a VM's devices reach through one SMMU.
 pub struct DmaSpace {
-    smmu: usize,
+    smmu: IommuId,
     mapper: Mapper<Tables>,
     domain: Domain,
 }
 
 /// Forgets translations of one VMID at one SMMU.
-struct SmmuTlb<'a>(&'a Iommus, usize, u16);
+struct SmmuTlb<'a>(&'a Iommus, IommuId, u16);
 
 impl Invalidate for SmmuTlb<'_> {
     fn invalidate(&self, span: Span<Gpa>) -> Result<(), NotInvalidated> {
-        let Some(smmu) = self.0.smmus.get(self.1) else { return Ok(()) };
+        let Some(smmu) = self.0.get(self.1) else { return Ok(()) };
         smmu.lock().invalidate_range(self.2, span).map_err(|_| NotInvalidated)
     }
 }
 
 impl DmaSpace {
     /// An empty map.
-    pub fn new(smmu: usize, address_bits: u8, output_bits: u32, vmid: u16) -> Result<Self, SpaceError> {
+    pub fn new(smmu: IommuId, address_bits: u8, output_bits: u32, vmid: u16) -> Result<Self, SpaceError> {
         let bits = u32::from(address_bits).min(output_bits).clamp(32, 48);
         let mapper = Mapper::new(Tables, Stage2Format::new(bits)?)?;
         let domain = Domain { vmid, root: mapper.root(), ipa_bits: bits, output_bits: output_bits.min(48) };
@@ -203,7 +210,7 @@ impl DmaSpace {
     }
 
     /// The SMMU.
-    pub fn smmu(&self) -> usize {
+    pub fn smmu(&self) -> IommuId {
         self.smmu
     }
 

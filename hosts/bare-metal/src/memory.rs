@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::alloc::{alloc, dealloc};
 use axvm_addr::{Address, Gpa, Hpa, Span};
+use axvm_plan::RamPiece;
 use buddy_system_allocator::LockedHeap;
 
 use crate::arch::window::{self, Window};
@@ -97,7 +98,7 @@ pub fn write_entry<const WORDS: usize>(address: Hpa, entry: &[u64; WORDS]) {
 /// Where a VM's RAM is. Rust holds no reference into it: guest and devices change it at any time.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
-    chunks: alloc::vec::Vec<(Span<Gpa>, Hpa)>,
+    chunks: alloc::vec::Vec<RamPiece>,
 }
 
 /// An address that isn't RAM of the guest.
@@ -108,7 +109,7 @@ impl GuestRam {
     /// # Safety
     ///
     /// Each chunk must be RAM, in whole blocks of [`window::BYTES`], that nothing of the hypervisor's lies in.
-    pub unsafe fn new(chunks: alloc::vec::Vec<(Span<Gpa>, Hpa)>) -> Self {
+    pub unsafe fn new(chunks: alloc::vec::Vec<RamPiece>) -> Self {
         Self { chunks }
     }
 
@@ -118,8 +119,8 @@ impl GuestRam {
         let mut done = 0;
         while done < length {
             let at = gpa.checked_add(done).ok_or(NotGuestRam(gpa))?;
-            let (span, hpa) =
-                self.chunks.iter().find(|(span, _)| span.contains(at)).ok_or(NotGuestRam(at))?;
+            let chunk = self.chunks.iter().find(|chunk| chunk.gpa.contains(at)).ok_or(NotGuestRam(at))?;
+            let RamPiece { gpa: span, hpa } = chunk;
             let offset = at.0 - span.start().0;
             let start = Hpa(hpa.0 + offset);
             let seen = window::BYTES - start.0 % window::BYTES;
@@ -171,7 +172,7 @@ impl GuestRam {
     /// trace of the last owner.
     pub fn clear(&self) -> Result<(), NotGuestRam> {
         let _counted = Filling::start();
-        self.chunks.iter().try_for_each(|(span, _)| {
+        self.chunks.iter().map(|chunk| chunk.gpa).try_for_each(|span| {
             self.pieces(span.start(), span.size(), |hpa, _, bytes| {
                 // SAFETY: as in `read`.
                 unsafe { crate::arch::zero(hpa, bytes as u64) };

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_addr::{Hpa, PciAddress, PciBuses, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
 use axvm_platform::model::Platform;
@@ -27,7 +27,7 @@ impl Clock for Ticks {
 #[derive(Clone, Copy, Debug)]
 struct Ecam {
     segment: u16,
-    buses: (u8, u8),
+    buses: PciBuses,
     span: Span<Hpa>,
 }
 
@@ -60,10 +60,11 @@ impl Config {
         if offset >= 4096 || u64::from(offset) % width.bytes() != 0 {
             return None;
         }
-        let ecam = self.ecams.iter().find(|ecam| {
-            ecam.segment == function.segment && (ecam.buses.0..=ecam.buses.1).contains(&function.bus)
-        })?;
-        let bus = u64::from(function.bus - ecam.buses.0);
+        let ecam = self
+            .ecams
+            .iter()
+            .find(|ecam| ecam.segment == function.segment && ecam.buses.contains(function.bus))?;
+        let bus = u64::from(function.bus - ecam.buses.first);
         let place = bus << 20
             | u64::from(function.device()) << 15
             | u64::from(function.function()) << 12

@@ -8,9 +8,9 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm::hal::AxVMHal;
-use axvm_addr::{Address, Gpa, Hpa, Intid, Span, VcpuId, VmId};
-use axvm_plan::PciPlan;
+use axvm_addr::{Address, Gpa, Hpa, Irq, Span, VcpuId, VmId};
 use axvm_plan::problem::{Problem, Rule};
+use axvm_plan::{PciPlan, RamPiece};
 use axvm_platform::model::Platform;
 use axvm_system::model::Item;
 use axvm_system::protection::NAMES;
@@ -73,7 +73,7 @@ pub fn test_own_mappings(host: &Host) {
         host.platform.memory.iter().for_each(|&bank| crate::arch::stage1::add_memory(bank));
     }
     if is_off(OwnMap) || is_off(OwnRam) {
-        let guests = host.plans.iter().flat_map(|vm| &vm.ram).map(|&(_, hpa)| ("guest's RAM", hpa));
+        let guests = host.plans.iter().flat_map(|vm| &vm.ram).map(|piece| ("guest's RAM", piece.hpa));
         let kept = host.platform.reserved.iter().filter(|it| it.no_map);
         for (what, at) in guests.chain(kept.map(|it| ("no-map memory", it.span.start()))) {
             // SAFETY: reading memory changes nothing; that it isn't mapped is survived, and is what is asked.
@@ -106,7 +106,7 @@ pub fn test_own_mappings(host: &Host) {
 pub fn test_injection(host: &'static Host) {
     const AT: (VmId, VcpuId) = (VmId(0), VcpuId(1));
     if is_off(Inject) {
-        for irq in [Intid(3), Intid(8192)] {
+        for irq in [Irq(3), Irq(8192)] {
             // The VM or the LPI may not be there yet, or any more.
             let _ = Hal::new(host).inject_irq_to_vcpu(AT.0, AT.1, irq);
         }
@@ -132,12 +132,12 @@ fn use_up_stack(depth: u64) -> u64 {
 /// The machine's memory outside a VM's RAM, each address at itself: what a VM reaches without [`Smmu`] or [`Stage2`].
 pub fn open_memory<E>(
     memory: &[Span<Hpa>],
-    ram: &[(Span<Gpa>, Hpa)],
+    ram: &[RamPiece],
     mut map: impl FnMut(Span<Gpa>, Hpa) -> Result<(), E>,
 ) -> Result<(), E> {
     for bank in memory {
         let mut at = bank.start().0;
-        let mut own: alloc::vec::Vec<Span<Gpa>> = ram.iter().map(|&(span, _)| span).collect();
+        let mut own: alloc::vec::Vec<Span<Gpa>> = ram.iter().map(|piece| piece.gpa).collect();
         own.sort_unstable_by_key(|span| span.start());
         for span in own {
             open_span(at, span.start().0.min(bank.end().0), &mut map)?;
@@ -170,14 +170,14 @@ pub fn forwarded_block(gpa: Span<Gpa>, hpa: Hpa) -> (Span<Gpa>, Hpa) {
 
 /// The machine's distributor, where it is what a guest gets.
 pub fn real_distributor(platform: &Platform) -> Option<Hpa> {
-    let gic = platform.gic.as_ref().filter(|_| is_off(Gicd))?;
+    let gic = platform.gic().filter(|_| is_off(Gicd))?;
     Some(gic.distributor.start())
 }
 
 /// The machine's config space, where it is what a guest gets.
 pub fn real_config_space(platform: &Platform, pci: &PciPlan) -> Option<Hpa> {
     let host = platform.pci_hosts.get(pci.host).filter(|_| is_off(Config))?;
-    let buses = u64::from(pci.buses.0.checked_sub(host.buses.0)?);
+    let buses = u64::from(pci.buses.first.checked_sub(host.buses.first)?);
     Some(Hpa(host.ecam.start().0 + (buses << 20)))
 }
 

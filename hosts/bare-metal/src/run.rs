@@ -3,7 +3,8 @@
 use axvm::events::Kind;
 use axvm::stats::ExitReason;
 use axvm::vm::Turn;
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
+use axvm_vgic::Intid;
 
 use crate::arch::gic;
 use crate::arch::{self, Left, Next, Running};

@@ -10,7 +10,7 @@ use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
 use axvm::ownership::DeviceOps;
 use axvm::quarantine::{Outcome, Quarantine};
 use axvm::report::EventReport;
-use axvm_addr::{StreamId, VmId};
+use axvm_addr::{DmaSource, VmId};
 use axvm_plan::{DevicePlan, VmPlan};
 use axvm_smmuv3::{Event, GlobalErrors};
 use axvm_system::model::ViolationPolicy;
@@ -176,7 +176,7 @@ fn quarantine(
     let device = plan.devices.get(usize::from(position))?;
     // Behind a bridge to conventional PCI a stream is all functions': which of them it was, nobody can tell.
     let shares = |other: &DevicePlan| {
-        other.name == device.name || other.streams.iter().any(|stream| device.streams.contains(stream))
+        other.name == device.name || other.sources.iter().any(|source| device.sources.contains(source))
     };
     let now = host.now_ns();
     let mut asked = host.security.quarantine.lock();
@@ -244,21 +244,20 @@ pub fn forget(host: &'static Host, vm: VmId) {
 }
 
 /// A device that nobody has masters the bus: it reaches nothing, and leaves no more records. Whether that is confirmed.
-fn silence_stranger(host: &'static Host, smmu: usize, stream: StreamId) -> bool {
+fn silence_stranger(host: &'static Host, source: DmaSource) -> bool {
     if protection::is_off(Protection::Quarantine) {
         return false;
     }
-    for function in host.platform.functions.iter().flatten().filter(|it| it.streams.contains(&(smmu, stream)))
-    {
+    for function in host.platform.functions.iter().flatten().filter(|it| it.sources.contains(&source)) {
         if let Err(error) = axvm_pci::stop_mastering(&host.config, function.function.address) {
             log::warn!("{error}");
         }
     }
-    match host.iommus.silence(smmu, stream) {
+    match host.iommus.silence(source) {
         // Out of range for the table: such streams make no records.
         Ok(()) | Err(axvm_smmuv3::Error::StreamOutOfRange { .. }) => true,
         Err(error) => {
-            log::warn!("SMMU {smmu}: stream {:#x} can't be silenced: {error}", stream.0);
+            log::warn!("SMMU {}: stream {:#x} can't be silenced: {error}", source.iommu, source.id.0);
             false
         }
     }
@@ -268,13 +267,14 @@ fn silence_stranger(host: &'static Host, smmu: usize, stream: StreamId) -> bool 
 fn take_iommu_events(host: &'static Host) {
     /// So many records in a row, then the consoles get their turn. A stray page makes a thousand.
     const AT_ONCE: usize = 256;
-    for smmu in 0..host.iommus.count() {
+    for smmu in host.iommus.ids() {
         let mut pending: Vec<Violation> = Vec::new();
-        let mut strangers: Vec<StreamId> = Vec::new();
+        let mut strangers: Vec<DmaSource> = Vec::new();
         let drained = host.iommus.drain(smmu, AT_ONCE, |event| {
-            let violation = violation(host, smmu, &event);
-            if violation.vm.is_none() && !strangers.contains(&event.stream) {
-                strangers.push(event.stream);
+            let source = DmaSource { iommu: smmu, id: event.stream.into() };
+            let violation = violation(host, source, &event);
+            if violation.vm.is_none() && !strangers.contains(&source) {
+                strangers.push(source);
             }
             match pending.last_mut() {
                 Some(last)
@@ -287,7 +287,7 @@ fn take_iommu_events(host: &'static Host) {
             }
         });
         // Before they are recorded as such.
-        let silent = strangers.iter().filter(|&&stream| silence_stranger(host, smmu, stream)).count();
+        let silent = strangers.iter().filter(|&&source| silence_stranger(host, source)).count();
         for mut violation in pending {
             if violation.vm.is_none() && silent == strangers.len() {
                 violation.action = Action::Blocked;
@@ -319,9 +319,9 @@ fn take_iommu_events(host: &'static Host) {
 }
 
 /// Whose it was, and what it was.
-fn violation(host: &'static Host, smmu: usize, event: &Event) -> Violation {
+fn violation(host: &'static Host, source: DmaSource, event: &Event) -> Violation {
     let owner = host.plans.iter().find_map(|plan| {
-        let device = plan.devices.iter().position(|device| device.streams.contains(&(smmu, event.stream)))?;
+        let device = plan.devices.iter().position(|device| device.sources.contains(&source))?;
         Some((plan.id, device as u16))
     });
     let kind = match (owner, event.write) {
@@ -332,7 +332,7 @@ fn violation(host: &'static Host, smmu: usize, event: &Event) -> Violation {
     };
     let stranger = || {
         let functions = host.platform.functions.as_deref().unwrap_or_default();
-        functions.iter().position(|it| it.streams.contains(&(smmu, event.stream))).map(|it| it as u16)
+        functions.iter().position(|it| it.sources.contains(&source)).map(|it| it as u16)
     };
     Violation {
         time_ns: host.now_ns(),

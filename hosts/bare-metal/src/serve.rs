@@ -103,7 +103,7 @@ impl Ends {
         for vm in core::mem::take(&mut self.held) {
             // Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's does it, so that others' events are
             // answered.
-            let cpu = vm.plan().cpus.first().and_then(|&(cpu, _)| cpus::get(cpu));
+            let cpu = vm.plan().cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu));
             match (Arc::try_unwrap(vm), cpu) {
                 (Ok(vm), Some(cpu)) => cpu.give_to_take_apart(vm),
                 (Ok(vm), None) => take_apart(vm),

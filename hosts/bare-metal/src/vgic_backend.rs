@@ -4,14 +4,14 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 
 use axvm::events::Kind;
-use axvm_addr::{CpuId, Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId, VmId};
+use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_plan::VmPlan;
 use axvm_plan::config::VMInterruptMode;
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::redistributor::LpiProperty;
 use axvm_vgic::{
-    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, LPI_PIECE,
-    NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
+    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, Intid, ItsDeviceId,
+    ItsEventId, LPI_PIECE, NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
 };
 use spin::Mutex;
 
@@ -60,7 +60,7 @@ impl GicBackend {
         ram: GuestRam,
         its: Option<usize>,
     ) -> Result<Self, ItsError> {
-        let cpus: Vec<CpuId> = plan.cpus.iter().map(|&(cpu, _)| cpu).collect();
+        let cpus: Vec<CpuId> = plan.cpus.iter().map(|vcpu| vcpu.cpu).collect();
         let delivery = match its.and_then(|its| host.its.get(its)) {
             _ if plan.mode == VMInterruptMode::Passthrough => Delivery::Direct,
             Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
@@ -222,7 +222,7 @@ impl HardwareIts for GicBackend {
             Delivery::Direct => its.map_device_for_guest(all, device, event_bits).map_err(error),
             Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, event_bits).map_err(error),
             Delivery::Injected => {
-                let first = its.map_device(all, plan.lpis.clone(), device, event_bits).map_err(error)?;
+                let first = its.map_device(all, plan.messages.clone(), device, event_bits).map_err(error)?;
                 lpis.push((first, 1 << event_bits, device));
                 Ok(())
             }

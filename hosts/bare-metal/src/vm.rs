@@ -160,7 +160,7 @@ impl Vm {
 
     /// Whether a vCPU could execute there.
     pub fn is_ram(&self, address: u64) -> bool {
-        self.core.plan().ram.iter().any(|(span, _)| span.contains(Gpa(address)))
+        self.core.plan().ram.iter().any(|piece| piece.gpa.contains(Gpa(address)))
     }
 
     /// Has a vCPU start on its CPU.

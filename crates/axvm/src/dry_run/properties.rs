@@ -1,7 +1,7 @@
 //! Whatever system is planned on whatever functions: what no plan may ever say. Held against the platform itself, not
 //! against the planner's own tables.
 
-use axvm_addr::Intid;
+use axvm_addr::Irq;
 use proptest::prelude::*;
 
 use alloc::vec;
@@ -58,7 +58,7 @@ fn device() -> impl Strategy<Value = Device> {
                 base_gpa: Gpa(gpa & mask),
                 base_hpa: Hpa(hpa & mask),
                 length: (length & mask).max(1),
-                irq: irq.map(Intid),
+                irq: irq.map(Irq),
                 access,
                 dma,
                 accept,
@@ -125,7 +125,7 @@ fn any_platform() -> impl Strategy<Value = Platform> {
         let mut platform = with_functions(functions.iter().map(|(f, _)| f.clone()).collect(), &groups);
         for (device, (_, behind)) in platform.functions.iter_mut().flatten().zip(functions) {
             if !behind {
-                device.streams.clear();
+                device.sources.clear();
             }
         }
         if high {
@@ -137,7 +137,7 @@ fn any_platform() -> impl Strategy<Value = Platform> {
 
 /// Everything of the host that this VM's CPUs or devices reach.
 fn reach(vm: &VmPlan) -> Vec<Span<Hpa>> {
-    let ram = vm.ram.iter().map(|&(gpa, hpa)| Span::new(hpa, gpa.size()).unwrap());
+    let ram = vm.ram.iter().map(|piece| Span::new(piece.hpa, piece.gpa.size()).unwrap());
     let registers = vm.registers.iter().map(|block| {
         let span = Span::new(block.hpa, block.gpa.size()).unwrap();
         if block.direct { span.to_pages() } else { span }
@@ -146,15 +146,15 @@ fn reach(vm: &VmPlan) -> Vec<Span<Hpa>> {
 }
 
 fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
-    let gic = platform.gic.as_ref().unwrap();
+    let gic = platform.gic().unwrap();
     let mut kept: Vec<Span<Hpa>> = vec![gic.distributor];
     kept.extend(&gic.redistributors);
     kept.extend(gic.its.iter().map(|its| its.registers));
-    kept.extend(platform.smmus.iter().map(|smmu| smmu.registers));
+    kept.extend(platform.iommus.iter().map(|smmu| smmu.registers));
     kept.extend(platform.pci_hosts.iter().map(|host| host.ecam));
     kept.extend(platform.pci_hosts.iter().flat_map(|host| host.windows.iter().map(|window| window.cpu)));
     kept.extend(platform.reserved.iter().map(|reserved| reserved.span));
-    let masters = platform.devices.iter().filter(|d| d.bus_master == Some(true) && d.streams.is_empty());
+    let masters = platform.devices.iter().filter(|d| d.bus_master == Some(true) && d.sources.is_empty());
     kept.extend(masters.flat_map(|d| d.registers.iter().copied()));
     let console = platform.console.as_deref();
     kept.extend(
@@ -174,17 +174,17 @@ fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
             }
         }
         for other in plan.vms.iter().skip(index + 1) {
-            prop_assert!(vm.cpus.iter().all(|(cpu, _)| other.cpus.iter().all(|(theirs, _)| cpu != theirs)));
-            prop_assert!(vm.lines.iter().all(|line| other.lines.iter().all(|l| l.intid != line.intid)));
+            prop_assert!(vm.cpus.iter().all(|mine| other.cpus.iter().all(|theirs| mine.cpu != theirs.cpu)));
+            prop_assert!(vm.lines.iter().all(|line| other.lines.iter().all(|l| l.irq != line.irq)));
             for (mine, theirs) in vm.devices.iter().flat_map(|d| other.devices.iter().map(move |o| (d, o))) {
                 prop_assert!(mine.pci.is_none() || mine.pci != theirs.pci);
                 prop_assert!(mine.group.is_none() || mine.group != theirs.group);
-                prop_assert!(mine.streams.iter().all(|stream| !theirs.streams.contains(stream)));
+                prop_assert!(mine.sources.iter().all(|source| !theirs.sources.contains(source)));
             }
         }
-        prop_assert!(vm.cpus.iter().all(|(cpu, _)| *cpu != plan.hypervisor_cpu));
+        prop_assert!(vm.cpus.iter().all(|vcpu| vcpu.cpu != plan.hypervisor_cpu));
         for device in vm.devices.iter().filter(|device| device.pci.is_some()) {
-            prop_assert!(!device.streams.is_empty(), "a function without a stream was given");
+            prop_assert!(!device.sources.is_empty(), "a function without a stream was given");
         }
         check_guest_map(vm, platform)?;
     }
@@ -192,12 +192,12 @@ fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
 }
 
 fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError> {
-    let mut map: Vec<Span<Gpa>> = vm.ram.iter().map(|&(span, _)| span).collect();
+    let mut map: Vec<Span<Gpa>> = vm.ram.iter().map(|piece| piece.gpa).collect();
     map.extend(vm.registers.iter().map(|block| block.gpa));
     map.extend(vm.console.iter().map(|console| console.registers));
     if let Some(gic) = &vm.gic {
         map.extend([gic.distributor, gic.redistributors]);
-        map.extend(gic.its.map(|(span, _)| span));
+        map.extend(gic.its.map(|its| its.registers));
     }
     for host in &platform.pci_hosts {
         map.push(Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
@@ -205,7 +205,7 @@ fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError
     map.extend(vm.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.cpu)));
     let all = platform.pci_hosts.iter().flat_map(|host| &host.windows);
     for window in all.map(|window| Span::new(Gpa(window.cpu.start().0), window.cpu.size()).unwrap()) {
-        for (ram, _) in &vm.ram {
+        for ram in vm.ram.iter().map(|piece| &piece.gpa) {
             prop_assert!(!ram.overlaps(&window), "RAM {ram} in a window {window}");
         }
     }

@@ -35,20 +35,20 @@ fn a_plan_is_built_and_taken_apart_and_built_again() {
 fn what_one_vm_has_no_other_gets() {
     let (plan, platform) = two();
     let mut ram = plan.clone();
-    ram.vms[1].ram[0].1 = ram.vms[0].ram[0].1;
+    ram.vms[1].ram[0].hpa = ram.vms[0].ram[0].hpa;
     assert!(refused(&ram, &platform).contains("is VM 0's already"));
     let mut stream = plan.clone();
-    stream.vms[1].devices[0].streams = stream.vms[0].devices[0].streams.clone();
-    assert!(refused(&stream, &platform).contains("of SMMU 0 is VM 0's already"));
+    stream.vms[1].devices[0].sources = stream.vms[0].devices[0].sources.clone();
+    assert!(refused(&stream, &platform).contains("of IOMMU 0 is VM 0's already"));
     let mut line = plan.clone();
     line.vms[1].lines = line.vms[0].lines.clone();
     assert!(refused(&line, &platform).contains("is routed already"));
     let mut lpis = plan.clone();
-    (lpis.vms[0].lpis, lpis.vms[1].lpis) = (0..8, 8..16);
+    (lpis.vms[0].messages, lpis.vms[1].messages) = (0..8, 8..16);
     dry_run(&lpis, &platform).unwrap();
-    lpis.vms[1].lpis = 7..16;
+    lpis.vms[1].messages = 7..16;
     assert!(refused(&lpis, &platform).contains("are kept for another VM"));
-    lpis.vms[1].lpis = 8..platform.limits.lpis + 1;
+    lpis.vms[1].messages = 8..platform.limits.messages + 1;
     assert!(refused(&lpis, &platform).contains("aren't there"));
     let mut device = plan.clone();
     device.vms[1].devices[0].id = DeviceId::Function(axvm_plan::fixtures::address(2, 0));
@@ -60,16 +60,16 @@ fn what_one_vm_has_no_other_gets() {
 fn nobody_gets_what_is_not_there() {
     let (plan, mut platform) = two();
     let mut reserved = plan.clone();
-    reserved.vms[1].ram[0].1 = platform.memory[0].start();
+    reserved.vms[1].ram[0].hpa = platform.memory[0].start();
     assert!(refused(&reserved, &platform).contains("isn't free memory"));
     let mut doorbell = plan.clone();
     doorbell.vms[1].doorbells[0].hpa = Hpa(0x1000);
-    assert!(refused(&doorbell, &platform).contains("isn't the page of an ITS"));
-    platform.limits.stream_bits = vec![4];
+    assert!(refused(&doorbell, &platform).contains("isn't a page to which MSIs"));
+    platform.limits.source_bits = vec![4];
     let problems = dry_run(&plan, &platform).unwrap_err();
-    assert!(problems[0].message.contains("above those of SMMU 0"), "{problems:?}");
+    assert!(problems[0].message.contains("above those of IOMMU 0"), "{problems:?}");
     platform.limits = Limits { vms: 1, ..Limits::default() };
-    assert!(refused(&plan, &platform).contains("more VMs than VMIDs: 1"));
+    assert!(refused(&plan, &platform).contains("more VMs than tags for their translations: 1"));
     platform.limits = Limits { table_bytes: 16 << 10, ..Limits::default() };
     assert!(dry_run(&plan, &platform).is_err());
 }

@@ -88,7 +88,7 @@ fn device(name: &str, group: Option<u32>) -> DevicePlan {
         shown: None,
         group,
         reset: None,
-        streams: vec![],
+        sources: vec![],
         msi: None,
         intx: false,
     }

@@ -1,6 +1,6 @@
 //! Lines of a VM's emulated devices.
 
-use axvm_addr::Intid;
+use axvm_addr::Irq;
 use axvm_axdevice::InterruptLine;
 
 use super::{AxVM, HostError};
@@ -12,7 +12,7 @@ impl<H: AxVMHal> AxVM<H> {
     /// # Errors
     ///
     /// The host's.
-    pub fn set_irq_level(&self, irq: Intid, high: bool) -> Result<(), HostError<H>> {
+    pub fn set_irq_level(&self, irq: Irq, high: bool) -> Result<(), HostError<H>> {
         self.hal.set_irq_level(self.plan.id, irq, high)
     }
 }
@@ -22,7 +22,7 @@ impl<H: AxVMHal> InterruptLine for AxVM<H>
 where
     Self: Send + Sync,
 {
-    fn set_level(&self, irq: Intid, high: bool) {
+    fn set_level(&self, irq: Irq, high: bool) {
         // A device of the VM's own plan, so that there is such a line; a VM that is being taken apart has none any more.
         let _ = self.set_irq_level(irq, high);
     }

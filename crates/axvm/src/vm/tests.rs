@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::string::{String, ToString};
 use std::vec;
 
-use axvm_addr::{CpuId, PAGE_SIZE, StreamId};
+use axvm_addr::{CpuId, DmaSource, PAGE_SIZE};
 use axvm_axdevice::Width;
 use axvm_platform::model::Trigger;
 use axvm_system::model::ViolationPolicy;
@@ -24,7 +24,7 @@ use crate::events::Violation;
 use crate::ownership::{Registry, Slot};
 use crate::space::{Backing, Materialise};
 use axvm_plan::config::VMInterruptMode;
-use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan};
+use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan, VcpuPlan};
 
 use bare_metal::BareMetal;
 use kvm::Kvm;
@@ -93,7 +93,7 @@ const CLOCK: u64 = 0x0901_0000;
 const DOORBELL: u64 = 0x0809_0000;
 const BAR: u64 = 0x1000_0000;
 
-fn device(name: &str, streams: Vec<(usize, StreamId)>) -> DevicePlan {
+fn device(name: &str, sources: Vec<DmaSource>) -> DevicePlan {
     DevicePlan {
         id: DeviceId::Node(name.into()),
         name: name.into(),
@@ -101,7 +101,7 @@ fn device(name: &str, streams: Vec<(usize, StreamId)>) -> DevicePlan {
         shown: None,
         group: None,
         reset: None,
-        streams,
+        sources,
         msi: None,
         intx: false,
     }
@@ -124,17 +124,20 @@ fn vm_plan() -> VmPlan {
         on_violation: ViolationPolicy::QuarantineDevice,
         mode: VMInterruptMode::Emulated,
         virtual_lpis: false,
-        lpis: 0..0,
+        messages: 0..0,
         table_bytes: 0,
-        cpus: vec![(CpuId(1), 0), (CpuId(2), 1)],
+        cpus: [1, 2].map(|cpu| VcpuPlan { cpu: CpuId(cpu), hardware_id: u64::from(cpu) - 1 }).into(),
         address_bits: 40,
-        ram: vec![(gpa(RAM, 2 << 20), Hpa(0x8000_0000)), (gpa(RAM + (2 << 20), 2 << 20), Hpa(0x9000_0000))],
+        ram: vec![
+            RamPiece { gpa: gpa(RAM, 2 << 20), hpa: Hpa(0x8000_0000) },
+            RamPiece { gpa: gpa(RAM + (2 << 20), 2 << 20), hpa: Hpa(0x9000_0000) },
+        ],
         registers: vec![registers(1, CLOCK, true), registers(1, CLOCK + 0x1000, false)],
-        devices: vec![device("disk", vec![(0, StreamId(0x10))]), device("clock", vec![])],
+        devices: vec![device("disk", vec![DmaSource::new(0, 0x10)]), device("clock", vec![])],
         doorbells: vec![Doorbell { iova: Iova(DOORBELL), hpa: Hpa(DOORBELL) }],
         lines: vec![LineRoute {
             device: 1,
-            intid: Intid(34),
+            irq: Irq(34),
             trigger: Trigger::Level,
             vcpu: VcpuId(0),
             masked: false,
@@ -309,12 +312,12 @@ fn a_vm_whose_last_vcpu_goes_off_ends<H: Fake>() {
 
 fn interrupts_are_asked_for<H: Fake>() {
     let (vm, hal, _registry) = created::<H>();
-    vm.inject(VcpuId(1), Intid(34)).unwrap();
+    vm.inject(VcpuId(1), Irq(34)).unwrap();
     assert_eq!(hal.injected(), [(1, 34)]);
-    vm.set_irq_level(Intid(35), true).unwrap();
-    vm.set_irq_level(Intid(35), false).unwrap();
+    vm.set_irq_level(Irq(35), true).unwrap();
+    vm.set_irq_level(Irq(35), false).unwrap();
     assert_eq!(hal.levels(), [(35, true), (35, false)]);
-    assert!(vm.inject(VcpuId(2), Intid(34)).is_err(), "there is no such vCPU");
+    assert!(vm.inject(VcpuId(2), Irq(34)).is_err(), "there is no such vCPU");
 }
 
 macro_rules! on_both_hosts {
@@ -377,5 +380,5 @@ fn a_vms_configuration_lists_its_regions_with_both_addresses() {
     assert_eq!(config.cpus, [CpuId(1), CpuId(2)]);
     let clock = &config.pass_through_devices[0];
     assert_eq!((clock.name.as_str(), clock.base_gpa, clock.base_hpa), ("clock", Gpa(CLOCK), Hpa(CLOCK)));
-    assert_eq!((clock.length, clock.irq), (PAGE_SIZE, Some(Intid(34))));
+    assert_eq!((clock.length, clock.irq), (PAGE_SIZE, Some(Irq(34))));
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use axvm_addr::{Address, PciSpace};
 
 use super::{FdtWriteError, Tree, halves};
-use crate::description::{GicDescription, PciDescription};
+use crate::description::{GicDescription, MsiSender, PciDescription, PinDescription};
 
 /// phys.hi is npt000ss bbbbbbbb dddddfff rrrrrrrr.
 const SPACE_IO: u32 = 1 << 24;
@@ -31,7 +31,7 @@ pub(super) fn host(tree: &mut Tree, host: &PciDescription, gic: Option<&GicDescr
     tree.cells("#address-cells", &[3]);
     tree.cells("#size-cells", &[2]);
     tree.registers(&[host.ecam]);
-    tree.cells("bus-range", &[host.buses.0.into(), host.buses.1.into()]);
+    tree.cells("bus-range", &[host.buses.first.into(), host.buses.last.into()]);
     tree.cells("linux,pci-domain", &[host.segment.into()]);
     let mut ranges = Vec::new();
     for window in &host.windows {
@@ -54,10 +54,10 @@ pub(super) fn host(tree: &mut Tree, host: &PciDescription, gic: Option<&GicDescr
         tree.cells("#interrupt-cells", &[1]);
         tree.cells("interrupt-map-mask", &[WHOLE_FUNCTION, 0, 0, PINS]);
         let mut map = Vec::new();
-        for &(function, pin, intid, edge) in &host.lines {
+        for &PinDescription { function, pin, line } in &host.lines {
             // The GIC has two address cells, which mean nothing to it.
             map.extend([u32::from(function.requester_id()) << 8, 0, 0, pin.into(), tree.phandles.gic, 0, 0]);
-            map.extend(tree.specifier(intid, edge));
+            map.extend(tree.specifier(line));
         }
         tree.cells("interrupt-map", &map);
     }
@@ -65,9 +65,9 @@ pub(super) fn host(tree: &mut Tree, host: &PciDescription, gic: Option<&GicDescr
 }
 
 /// (requester id, the ITS, device id, count), with neighbours in one entry.
-fn msi_map(ids: &[(u16, u32)], its: u32) -> Vec<u32> {
+fn msi_map(senders: &[MsiSender], its: u32) -> Vec<u32> {
     let mut ids: Vec<(u32, u32)> =
-        ids.iter().map(|&(requester, device)| (requester.into(), device)).collect();
+        senders.iter().map(|sender| (sender.requester.into(), sender.id.0)).collect();
     ids.sort_unstable();
     ids.dedup();
     let mut runs: Vec<(u32, u32, u32)> = Vec::new();

@@ -2,7 +2,7 @@
 
 use alloc::string::ToString;
 
-use axvm_addr::{Intid, ItsDeviceId, StreamId, VcpuId};
+use axvm_addr::{DmaSource, Irq, MsiSource, VcpuId};
 use axvm_platform::model::Trigger;
 
 use super::*;
@@ -16,8 +16,10 @@ fn the_demos_vm_gets_its_cpus_its_ram_at_the_boards_address_and_the_first_memory
     let vm = &plan.vms[0];
     assert_eq!(plan.hypervisor_cpu, CpuId(0));
     assert_eq!(plan.console.as_deref(), Some("/pl011@9000000"));
-    assert_eq!(vm.cpus, [(CpuId(1), 0), (CpuId(2), 1)]);
-    assert_eq!(vm.ram, [(Span::new(Gpa(0x4000_0000), 512 << 20).unwrap(), Hpa(0x4100_0000))]);
+    let vcpu = |cpu, hardware_id| VcpuPlan { cpu: CpuId(cpu), hardware_id };
+    assert_eq!(vm.cpus, [vcpu(1, 0), vcpu(2, 1)]);
+    let gpa = Span::new(Gpa(0x4000_0000), 512 << 20).unwrap();
+    assert_eq!(vm.ram, [RamPiece { gpa, hpa: Hpa(0x4100_0000) }]);
     assert_eq!(vm.mode, VMInterruptMode::Emulated);
     assert!(!plan.incomplete);
 }
@@ -26,13 +28,13 @@ fn the_demos_vm_gets_its_cpus_its_ram_at_the_boards_address_and_the_first_memory
 fn the_demos_functions_have_their_streams_their_msis_and_their_resets() {
     let plan = planned(&demo(), &board());
     let [disk, card, clock] = &plan.vms[0].devices[..] else { panic!() };
-    assert_eq!(disk.streams, [(0, StreamId(0x10))]);
-    assert_eq!(disk.msi.map(|msi| (msi.its, msi.device, msi.events)), Some((0, ItsDeviceId(0x10), 65)));
+    assert_eq!(disk.sources, [DmaSource::new(0, 0x10)]);
+    assert_eq!(disk.msi, Some(MsiPlan { source: MsiSource::new(0, 0x10), messages: 65 }));
     assert_eq!(reset_name(disk.reset), "flr");
-    assert_eq!(card.msi.map(|msi| msi.events), Some(5));
+    assert_eq!(card.msi.map(|msi| msi.messages), Some(5));
     assert_eq!(reset_name(card.reset), "d3hot");
     assert_eq!((clock.name.as_str(), clock.pci, clock.msi), ("/pl031@9010000", None, None));
-    assert!(clock.streams.is_empty());
+    assert!(clock.sources.is_empty());
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn the_clock_is_mapped_where_the_board_has_it_and_its_line_is_routed() {
     let [clock] = &vm.registers[..] else { panic!() };
     assert_eq!((clock.device, clock.hpa, clock.direct), (2, Hpa(0x0901_0000), true));
     assert_eq!(clock.gpa, Span::new(Gpa(0x0901_0000), 0x1000).unwrap());
-    let line = vm.lines.iter().find(|line| line.intid == Intid(34)).unwrap();
+    let line = vm.lines.iter().find(|line| line.irq == Irq(34)).unwrap();
     assert_eq!((line.device, line.trigger, line.vcpu), (2, Trigger::Level, VcpuId(0)));
 }
 
@@ -66,10 +68,10 @@ fn the_emulated_gic_and_console_are_where_the_board_has_its_own() {
     let gic = vm.gic.unwrap();
     assert_eq!(gic.distributor.start(), Gpa(0x0800_0000));
     assert_eq!(gic.redistributors, Span::new(Gpa(0x080a_0000), 2 * 0x2_0000).unwrap());
-    assert_eq!(gic.its.map(|(span, its)| (span.start(), its)), Some((Gpa(0x0808_0000), 0)));
+    assert_eq!(gic.its.map(|its| (its.registers.start(), its.host.0)), Some((Gpa(0x0808_0000), 0)));
     assert_eq!(gic.spis, 32, "lines up to INTID 38");
     let console = vm.console.unwrap();
-    assert_eq!((console.registers.start(), console.intid), (Gpa(0x0900_0000), Intid(33)));
+    assert_eq!((console.registers.start(), console.irq), (Gpa(0x0900_0000), Irq(33)));
     assert_eq!(vm.address_bits, 40, "the high PCI window ends at 1 TiB");
 }
 
@@ -82,14 +84,15 @@ fn the_device_tree_says_what_the_plan_says() {
     assert_eq!(description.timer, [29, 30, 27, 26]);
     assert_eq!(description.cmdline, "console=ttyAMA0");
     let [bridge] = &description.pci[..] else { panic!() };
-    assert_eq!(bridge.msi, [(0x10, 0x10), (0x18, 0x18)]);
+    let senders: Vec<_> = bridge.msi.iter().map(|sender| (sender.requester, sender.id.0)).collect();
+    assert_eq!(senders, [(0x10, 0x10), (0x18, 0x18)]);
     assert!(bridge.coherent);
     assert_eq!(bridge.windows.len(), 2, "memory windows, no ports");
     assert_eq!(bridge.lines.len(), 2);
     let [clock] = &description.devices[..] else { panic!() };
     assert_eq!(clock.name, "pl031@9010000");
-    assert_eq!(clock.interrupts, [(Intid(34), false)]);
-    assert_eq!(clock.clocks.iter().map(|(hz, _)| *hz).collect::<Vec<_>>(), [24_000_000]);
+    assert_eq!(clock.interrupts, [Interrupt { irq: Irq(34), trigger: Trigger::Level }]);
+    assert_eq!(clock.clocks.iter().map(|clock| clock.frequency).collect::<Vec<_>>(), [24_000_000]);
     assert!(
         clock.properties.iter().any(|(name, value)| name == "compatible" && value.starts_with(b"arm,pl031"))
     );
@@ -132,8 +135,8 @@ fn ram_may_be_elsewhere_for_the_guest_than_for_the_host() {
     let mut system = demo();
     system.vms[0].memory_base = Some(Gpa(0x1_0000_0000));
     let vm = &planned(&system, &board()).vms[0];
-    assert_eq!(vm.ram[0].0.start(), Gpa(0x1_0000_0000));
-    assert_eq!(vm.ram[0].1, Hpa(0x4100_0000));
+    assert_eq!(vm.ram[0].gpa.start(), Gpa(0x1_0000_0000));
+    assert_eq!(vm.ram[0].hpa, Hpa(0x4100_0000));
     assert_eq!(vm.load.kernel, Gpa(0x1_0000_0000));
 }
 
@@ -141,8 +144,8 @@ fn ram_may_be_elsewhere_for_the_guest_than_for_the_host() {
 fn two_vms_have_ram_of_their_own_at_the_same_guest_address() {
     let system = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
     let plan = planned(&system, &board());
-    assert_eq!(plan.vms[0].ram[0].0, plan.vms[1].ram[0].0);
-    assert_eq!(plan.vms[1].ram[0].1, Hpa(0x4100_0000 + (512 << 20)));
+    assert_eq!(plan.vms[0].ram[0].gpa, plan.vms[1].ram[0].gpa);
+    assert_eq!(plan.vms[1].ram[0].hpa, Hpa(0x4100_0000 + (512 << 20)));
 }
 
 #[test]
@@ -217,7 +220,7 @@ fn a_function_that_cannot_be_reset_is_given_where_the_file_says_so() {
 #[test]
 fn an_its_behind_something_that_forges_its_senders_is_not_used_and_that_is_said() {
     let mut platform = board();
-    let its = &mut platform.gic.as_mut().unwrap().its[0];
+    let its = &mut platform.gic_mut().unwrap().its[0];
     assert!(!planned(&demo(), &board()).notes.iter().any(|note| note.contains("pre-its")));
     its.pre_its = Some(Span::new(Hpa(0x5800_0000), 0x20_0000).unwrap());
     let path = its.path.clone();
@@ -240,7 +243,7 @@ fn without_a_list_of_functions_the_plan_says_that_it_is_incomplete() {
     let plan = planned(&demo(), &platform);
     assert!(plan.incomplete);
     assert!(plan.notes.iter().any(|note| note.contains("incomplete")));
-    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(0x10))]);
+    assert_eq!(plan.vms[0].devices[0].sources, [DmaSource::new(0, 0x10)]);
 }
 
 #[test]
@@ -252,7 +255,7 @@ fn a_board_whose_console_is_no_pl011_gets_an_emulated_one_on_a_free_page() {
     let console = plan.vms[0].console.unwrap();
     assert!(console.registers.is_aligned(4096));
     assert!(plan.vms[0].registers.iter().all(|block| !block.gpa.overlaps(&console.registers)));
-    assert!(plan.vms[0].lines.iter().all(|line| line.intid != console.intid));
+    assert!(plan.vms[0].lines.iter().all(|line| line.irq != console.irq));
     assert!(!plan.vms[0].gic.unwrap().distributor.overlaps(&console.registers));
 }
 
@@ -263,7 +266,7 @@ fn seventeen_vcpus_have_affinities_that_an_sgi_can_name() {
     platform.cpus.resize(20, cpu);
     let cpus: Vec<u16> = (1..18).collect();
     let plan = planned(&system(vec![vm("a", &cpus, vec![])]), &platform);
-    assert_eq!(plan.vms[0].cpus[16].1, 0x100);
+    assert_eq!(plan.vms[0].cpus[16].hardware_id, 0x100);
     assert_eq!(plan.vms[0].gic.unwrap().redistributors.size(), 17 * 0x2_0000);
 }
 
@@ -301,8 +304,13 @@ fn a_function_behind_a_port_is_seen_in_the_ports_place() {
     let shown: Vec<_> = plan.vms[0].devices.iter().map(|device| device.shown.unwrap()).collect();
     assert_eq!(shown, [address(3, 0), address(2, 0), address(1, 0)]);
     let bridge = &plan.vms[0].description.pci[0];
-    assert!(bridge.msi.contains(&(0x08, 0x100)) && bridge.msi.contains(&(0x10, 0x200)), "{:?}", bridge.msi);
-    assert!(bridge.lines.iter().any(|line| line.0 == address(1, 0)));
+    let sender = |requester, id| axvm_guest::MsiSender { requester, id: SourceId(id) };
+    assert!(
+        bridge.msi.contains(&sender(0x08, 0x100)) && bridge.msi.contains(&sender(0x10, 0x200)),
+        "{:?}",
+        bridge.msi
+    );
+    assert!(bridge.lines.iter().any(|pin| pin.function == address(1, 0)));
     assert!(plan.to_string().contains("0000:01:00.0, seen at 0000:00:01.0"), "{plan}");
 }
 
@@ -317,8 +325,8 @@ fn functions_of_a_conventional_bus_get_slots_of_their_own_and_one_device_id() {
     assert_eq!(shown, [address(2, 0), address(1, 0), address(4, 0), address(5, 0)]);
     for device in &devices[..3] {
         let msi = device.msi.unwrap();
-        assert_eq!((msi.device.0, msi.events), (0x100, 3 * 65));
-        assert!(device.streams.contains(&(0, StreamId(0x100))));
+        assert_eq!((msi.source.id.0, msi.messages), (0x100, 3 * 65));
+        assert!(device.sources.contains(&DmaSource::new(0, 0x100)));
     }
 }
 
@@ -337,8 +345,8 @@ fn a_function_that_sends_as_another_has_that_ones_stream_too_and_nobody_else_has
     let alone = system(vec![vm("a", &[1], vec![pci(4, 0)])]);
     // A function 1 that isn't there is nobody's.
     let plan = planned(&alone, &with_functions(vec![disk.clone()], &[0]));
-    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(0x20)), (0, StreamId(0x21))]);
-    assert_eq!(plan.vms[0].devices[0].msi.unwrap().device.0, 0x20);
+    assert_eq!(plan.vms[0].devices[0].sources, [DmaSource::new(0, 0x20), DmaSource::new(0, 0x21)]);
+    assert_eq!(plan.vms[0].devices[0].msi.unwrap().source.id.0, 0x20);
     assert!(plan.notes.iter().any(|note| note.contains("other requester ids") && note.contains("Marvell")));
     // One that is goes to the same VM, whatever the two do with each other.
     let platform = with_functions(vec![disk, twin.clone()], &[0, 1]);

@@ -12,7 +12,7 @@ fn high_board() -> Platform {
 }
 
 fn start(system: &System, platform: &Platform) -> Gpa {
-    planned(system, platform).vms[0].ram[0].0.start()
+    planned(system, platform).vms[0].ram[0].gpa.start()
 }
 
 fn notes(system: &System, platform: &Platform) -> Vec<String> {
@@ -26,7 +26,7 @@ fn ram_begins_below_4g_where_the_map_has_room_for_it() {
     let mut file = demo();
     file.vms[0].memory = 3 << 30;
     let plan = planned(&file, &platform);
-    let (gpa, hpa) = plan.vms[0].ram[0];
+    let RamPiece { gpa, hpa } = plan.vms[0].ram[0];
     assert_eq!(gpa, Span::new(Gpa(0x4000_0000), 3 << 30).unwrap());
     assert_eq!(hpa, Hpa(HIGH + (16 << 20)));
     assert_eq!(plan.vms[0].load.kernel, Gpa(0x4000_0000));

@@ -1,6 +1,6 @@
 //! Devices judged for what they are, and for what lies in their registers.
 
-use axvm_addr::StreamId;
+use axvm_addr::DmaSource;
 use axvm_platform::model::{ChildNode, IdMapping, PlatformDevice, Provider};
 
 use super::*;
@@ -59,10 +59,10 @@ fn what_lies_in_a_nodes_registers_must_be_givable_and_goes_to_the_same_vm() {
     let said = lines(&accepting(CLOCK, &[]), &changed(wide, Some(master.clone())));
     assert!(said[0].contains("/dma@b004000, which lies in its registers, masters the bus"), "{said:?}");
     // With a stream it is confined, and the stream is the VM's; but not if the file says that there is no DMA.
-    master.streams = vec![(0, StreamId(0x99))];
+    master.sources = vec![DmaSource::new(0, 0x99)];
     let platform = changed(wide, Some(master.clone()));
     let plan = planned(&system(vec![vm("a", &[1], vec![node(CLOCK)])]), &platform);
-    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(0x99))]);
+    assert_eq!(plan.vms[0].devices[0].sources, [DmaSource::new(0, 0x99)]);
     assert_eq!(rules(&platform, &[]), [Rule::Dma]);
     let mut off = dma();
     off.enabled = false;
@@ -193,18 +193,18 @@ fn the_nodes_below_a_device_go_to_its_guest_with_it() {
 
 #[test]
 fn a_stream_that_somebody_else_masters_the_bus_with_too_is_not_given_alone() {
-    let stream = vec![(0, StreamId(0x99))];
+    let stream = vec![DmaSource::new(0, 0x99)];
     let mut twin = other("/twin@b004000", span(0x0b00_4000, 0x1000));
-    (twin.streams, twin.bus_master) = (stream.clone(), Some(true));
+    (twin.sources, twin.bus_master) = (stream.clone(), Some(true));
     let platform =
-        changed(|clock| (clock.streams, clock.bus_master) = (stream.clone(), Some(true)), Some(twin));
+        changed(|clock| (clock.sources, clock.bus_master) = (stream.clone(), Some(true)), Some(twin));
     let alone = system(vec![vm("a", &[1], vec![node(CLOCK)])]);
     assert_eq!(refusals(&alone, &platform), [(Rule::Group, Item::Device(0, 0, String::new()))]);
     assert!(lines(&alone, &platform)[0].contains("/twin@b004000"));
     planned(&system(vec![vm("a", &[1], vec![node(CLOCK), node("/twin@b004000")])]), &platform);
     // A PCI function that nobody is given.
     let mut platform = board();
-    platform.functions.as_mut().unwrap()[2].streams = vec![(0, StreamId(0x10))];
+    platform.functions.as_mut().unwrap()[2].sources = vec![DmaSource::new(0, 0x10)];
     let disk = system(vec![vm("a", &[1], vec![pci(2, 0)])]);
     assert_eq!(refusals(&disk, &platform), [(Rule::Group, Item::Device(0, 0, String::new()))]);
     assert!(lines(&disk, &platform)[0].contains("0000:00:03.0"));
@@ -218,7 +218,7 @@ fn functions_that_nobody_has_seen_are_behind_an_iommu_or_refused() {
     assert!(planned(&disk, &platform).incomplete);
     let whole = platform.pci_hosts[0].iommu_map[0];
     // Without a map, with one to an IOMMU that is off or another's, and with one that says so first.
-    let nowhere = IdMapping { target: IdMapping::NOWHERE, ..whole };
+    let nowhere = IdMapping { target: None, ..whole };
     for map in [vec![], vec![nowhere], vec![nowhere, whole]] {
         platform.pci_hosts[0].iommu_map = map;
         assert_eq!(refusals(&disk, &platform), [(Rule::Dma, Item::Device(0, 0, "pci".into()))]);

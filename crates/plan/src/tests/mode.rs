@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use axvm_addr::Intid;
+use axvm_addr::Irq;
 use axvm_system::model::{Device, InterruptChoice};
 
 use super::{board, node, pci, planned, refusals, region, system, vm};
@@ -31,8 +31,8 @@ fn says(plan: &Plan, words: &[&str]) -> bool {
     plan.notes.iter().any(|note| words.iter().all(|word| note.contains(word)))
 }
 
-fn console_line(vm: &VmPlan) -> Intid {
-    vm.console.unwrap().intid
+fn console_line(vm: &VmPlan) -> Irq {
+    vm.console.unwrap().irq
 }
 
 #[test]
@@ -42,9 +42,9 @@ fn a_vm_alone_is_passthrough_with_a_console_line_that_no_device_has() {
     assert!(says(&plan, &["linux", "passthrough"]));
     let line = console_line(&plan.vms[0]);
     let board = board();
-    assert!(board.devices.iter().flat_map(|it| &it.interrupts).all(|used| used.intid != line), "{line}");
-    assert!(board.functions.iter().flatten().all(|it| it.line.is_none_or(|used| used.intid != line)));
-    assert!(plan.vms[0].lines.iter().all(|route| route.intid != line && !route.masked));
+    assert!(board.devices.iter().flat_map(|it| &it.interrupts).all(|used| used.irq != line), "{line}");
+    assert!(board.functions.iter().flatten().all(|it| it.line.is_none_or(|used| used.irq != line)));
+    assert!(plan.vms[0].lines.iter().all(|route| route.irq != line && !route.masked));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn who_has_no_lpis_of_its_own_in_hardware_has_virtual_ones_where_there_are_any()
         (None, "unless the GIC has virtual LPIs"),
     ] {
         let mut board = board();
-        if let Some(gic) = &mut board.gic {
+        if let Some(gic) = board.gic_mut() {
             gic.virtual_lpis = hardware;
         }
         let plan = planned(&system(vms.clone()), &board);
@@ -88,14 +88,14 @@ fn without_a_maintenance_interrupt_only_passthrough_is_served() {
     use axvm_platform::model::Interrupt;
     let with = |maintenance: Option<Interrupt>| {
         let mut board = board();
-        if let Some(gic) = &mut board.gic {
+        if let Some(gic) = board.gic_mut() {
             gic.maintenance = maintenance;
         }
         board
     };
-    let own = board().gic.unwrap().maintenance;
+    let own = board().gic().unwrap().maintenance;
     // None, and one that isn't each CPU's own.
-    for maintenance in [None, own.map(|it| Interrupt { intid: Intid(40), ..it })] {
+    for maintenance in [None, own.map(|it| Interrupt { irq: Irq(40), ..it })] {
         let board = with(maintenance);
         let alone = planned(&system(vec![vm("a", &[1], nvme())]), &board);
         assert_eq!(modes(&alone), [Passthrough]);

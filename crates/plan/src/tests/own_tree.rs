@@ -102,17 +102,18 @@ fn what_cannot_be_followed_is_a_note() {
 #[test]
 fn ram_in_two_pieces_side_by_side_is_one_memory() {
     let mut own = Own::new();
-    let (whole, at) = own.plan.vms[0].ram[0];
+    let RamPiece { gpa: whole, hpa } = own.plan.vms[0].ram[0];
     let half = whole.size() / 2;
-    let first = (gpa(whole.start().0, half), at);
-    own.plan.vms[0].ram = vec![first, (gpa(whole.start().0 + half, half), Hpa(at.0 + (1 << 30)))];
+    let first = RamPiece { gpa: gpa(whole.start().0, half), hpa };
+    let second = RamPiece { gpa: gpa(whole.start().0 + half, half), hpa: Hpa(hpa.0 + (1 << 30)) };
+    own.plan.vms[0].ram = vec![first, second];
     assert_eq!(own.changed(|_| {}), (vec![], vec![]));
 }
 
 #[test]
 fn memory_that_the_vm_does_not_have_is_a_problem_and_less_is_a_note() {
     let own = Own::new();
-    let ram = own.plan.vms[0].ram[0].0;
+    let ram = own.plan.vms[0].ram[0].gpa;
     let more = gpa(ram.start().0, ram.size() + 0x1000);
     assert!(own.problem(|it| it.memory = vec![more]).contains("memory at"));
     assert!(own.problem(|it| it.memory.push(gpa(0x20_0000_0000, 0x1000))).contains("0x2000000000"));
@@ -209,8 +210,7 @@ fn devices_that_the_vm_does_not_have_are_a_problem_where_linux_looks() {
 #[test]
 fn a_console_that_is_not_told_is_a_note() {
     let own = Own::new();
-    let (registers, intid) = own.plan.vms[0].description.console.unwrap();
-    let other = own.note(|it| it.console = Some((registers, Intid(intid.0 + 1))));
+    let other = own.note(|it| it.console.as_mut().unwrap().irq.0 += 1);
     assert!(other.contains("the console's line"), "{other}");
     let (problems, notes) = own.changed(|it| it.console = None);
     assert!(problems.is_empty() && notes.iter().any(|note| note.contains("name the console")), "{notes:?}");

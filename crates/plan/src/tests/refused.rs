@@ -1,6 +1,6 @@
 //! What is refused, and how it is said: one line a fault.
 
-use axvm_addr::{Intid, StreamId};
+use axvm_addr::{DmaSource, Irq, SourceId};
 use axvm_guest::image::ImageError;
 use axvm_pci::{Lack, Reach};
 use axvm_platform::model::{Kept, Provider};
@@ -118,8 +118,8 @@ fn a_cpu_that_cannot_be_started_is_refused() {
 #[test]
 fn a_board_that_lacks_what_axvm_needs_is_refused_naming_each() {
     let mut platform = board();
-    platform.gic = None;
-    platform.psci = None;
+    platform.irqchip = None;
+    platform.firmware = None;
     platform.timer.clear();
     let rules = refusals(&system(vec![vm("a", &[1], vec![])]), &platform);
     assert_eq!(rules.iter().filter(|(rule, _)| *rule == Rule::Platform).count(), 3);
@@ -194,8 +194,8 @@ fn a_device_that_does_not_exist_is_refused_with_the_nearest() {
 #[test]
 fn the_hypervisors_own_devices_are_refused_by_name() {
     let platform = board();
-    let gic = platform.gic.clone().unwrap();
-    let mut paths = vec![gic.path.clone(), gic.its[0].path.clone(), platform.smmus[0].path.clone()];
+    let gic = platform.gic().cloned().unwrap();
+    let mut paths = vec![gic.path.clone(), gic.its[0].path.clone(), platform.iommus[0].path.clone()];
     paths.extend(platform.console.clone());
     paths.push(platform.pci_hosts[0].path.clone());
     paths.push(platform.cpus[1].path.clone());
@@ -214,7 +214,7 @@ fn masters_of_the_bus_outside_every_iommu_are_refused_whatever_the_file_says() {
     let platform = board();
     let fw_cfg = platform.devices.iter().find(|device| device.path.contains("fw")).unwrap().path.clone();
     for path in ["/virtio_mmio@a000000", &fw_cfg] {
-        for dma in [Dma::Unstated, Dma::None, Dma::Streams(vec![StreamId(3)])] {
+        for dma in [Dma::Unstated, Dma::None, Dma::Streams(vec![SourceId(3)])] {
             let device =
                 Device::Node { path: path.into(), access: RegisterAccess::Trap, dma, accept: vec![] };
             assert_eq!(refusals(&given(device), &platform), [(Rule::Dma, of_device(""))], "{path}");
@@ -238,14 +238,14 @@ fn a_device_that_may_master_the_bus_needs_the_authors_word() {
         accept: vec![],
     };
     planned(&given(said(Dma::None)), &platform);
-    let plan = planned(&given(said(Dma::Streams(vec![StreamId(7)]))), &platform);
-    assert_eq!(plan.vms[0].devices[0].streams, [(0, StreamId(7))]);
+    let plan = planned(&given(said(Dma::Streams(vec![SourceId(7)]))), &platform);
+    assert_eq!(plan.vms[0].devices[0].sources, [DmaSource::new(0, 7)]);
 }
 
 #[test]
 fn a_function_outside_the_iommu_is_refused() {
     let mut platform = board();
-    platform.functions.as_mut().unwrap()[1].streams.clear();
+    platform.functions.as_mut().unwrap()[1].sources.clear();
     assert_eq!(refusals(&given(pci(2, 0)), &platform), [(Rule::Dma, of_device("pci"))]);
 }
 
@@ -375,7 +375,7 @@ fn two_vms_cannot_share_a_line_a_stream_or_a_device_id() {
         function.line = None;
     }
     planned(&two, &platform);
-    platform.functions.as_mut().unwrap()[1].streams = vec![(0, StreamId(0x10))];
+    platform.functions.as_mut().unwrap()[1].sources = vec![DmaSource::new(0, 0x10)];
     assert_eq!(refusals(&two, &platform), [(Rule::Group, Item::Device(1, 0, String::new()))]);
 }
 
@@ -413,21 +413,21 @@ fn a_line_that_a_function_does_without_may_have_another_owner() {
 
 #[test]
 fn a_line_of_the_hypervisors_or_of_a_device_that_is_not_given_is_refused() {
-    let with_line = |intid| {
+    let with_line = |line| {
         let mut device = region("raw", 0x0a10_0000, 0x0a10_0000, 0x1000);
         if let Device::Region { irq, .. } = &mut device {
-            *irq = Some(Intid(intid));
+            *irq = Some(Irq(line));
         }
         given(device)
     };
-    for (intid, holder) in [(33, "console"), (74 + 32, "SMMU"), (34, "/pl031@9010000")] {
-        let smmu = board().smmus[0].event_queue.unwrap().intid.0;
-        let intid = if holder == "SMMU" { smmu } else { intid };
-        assert_eq!(refusals(&with_line(intid), &board()), [(Rule::InterruptShared, of_device("irq"))]);
-        assert!(lines(&with_line(intid), &board())[0].contains(holder));
+    for (irq, holder) in [(33, "console"), (74 + 32, "SMMU"), (34, "/pl031@9010000")] {
+        let smmu = board().iommus[0].lines().next().unwrap().irq.0;
+        let irq = if holder == "SMMU" { smmu } else { irq };
+        assert_eq!(refusals(&with_line(irq), &board()), [(Rule::InterruptShared, of_device("irq"))]);
+        assert!(lines(&with_line(irq), &board())[0].contains(holder));
     }
-    for intid in [0, 27, 1020, 8192] {
-        assert_eq!(refusals(&with_line(intid), &board()), [(Rule::Interrupt, of_device("irq"))]);
+    for irq in [0, 27, 1020, 8192] {
+        assert_eq!(refusals(&with_line(irq), &board()), [(Rule::Interrupt, of_device("irq"))]);
     }
     planned(&with_line(200), &board());
 }
@@ -462,7 +462,7 @@ fn a_page_with_something_of_another_owner_is_not_mapped() {
 #[test]
 fn raw_regions_over_what_is_not_a_device_are_refused() {
     let platform = board();
-    let gic = platform.gic.clone().unwrap();
+    let gic = platform.gic().cloned().unwrap();
     for (hpa, what) in [
         (0x4800_0000, "RAM"),
         (platform.pci_hosts[0].ecam.start().0, "config space"),
@@ -470,7 +470,7 @@ fn raw_regions_over_what_is_not_a_device_are_refused() {
         (gic.distributor.start().0, "distributor"),
         (gic.redistributors[0].start().0, "redistributors"),
         (gic.its[0].registers.start().0, "ITS"),
-        (platform.smmus[0].registers.start().0, "SMMU"),
+        (platform.iommus[0].registers.start().0, "SMMU"),
     ] {
         let system = given(region("raw", 0x0a10_0000, hpa, 0x1000));
         assert_eq!(refusals(&system, &platform), [(Rule::RegisterPlace, of_device("base_hpa"))], "{what}");
@@ -602,7 +602,7 @@ fn a_region_has_no_other_devices_name_in_its_vm() {
 
 #[test]
 fn what_its_executors_cannot_hold_is_refused_before() {
-    use axvm_platform::limits::{ItsLimits, Limits};
+    use axvm_platform::limits::{Limits, MsiLimits};
     let file = given(pci(2, 0));
     let with = |limits: Limits| {
         let mut platform = board();
@@ -613,21 +613,26 @@ fn what_its_executors_cannot_hold_is_refused_before() {
         let said = with(limits);
         assert!(said.len() == 1 && said[0].contains(says) && said[0].ends_with("[limit]"), "{said:#?}");
     };
-    let least = |device_bits, event_bits| vec![ItsLimits { device_bits, event_bits }];
+    let least = |source_bits, message_bits| vec![MsiLimits { source_bits, message_bits }];
     // The disk is stream and device 0x10, sends 65 MSIs by a block of 128, and has a line.
     one(
-        Limits { stream_bits: vec![4], ..Limits::default() },
+        Limits { source_bits: vec![4], ..Limits::default() },
         "stream 0x10 is above those that SMMU 0 can serve",
     );
-    one(Limits { its: least(4, 16), ..Limits::default() }, "device id 0x10 is above those that ITS 0");
-    one(Limits { its: least(16, 6), ..Limits::default() }, "can send 65, but ITS 0 tells 64 apart");
-    one(Limits { lines: 37, ..Limits::default() }, "its interrupt 37 is above the lines");
-    one(Limits { guest_lpis: 127, ..Limits::default() }, "can send 128 MSIs");
+    one(Limits { msi: least(4, 16), ..Limits::default() }, "device id 0x10 is above those that ITS 0");
+    one(Limits { msi: least(16, 6), ..Limits::default() }, "can send 65, but ITS 0 tells 64 apart");
+    one(Limits { lines: 32..37, ..Limits::default() }, "its interrupt 37 is above the lines");
+    one(Limits { guest_messages: 127, ..Limits::default() }, "can send 128 MSIs");
     one(Limits { table_bytes: 128 << 10, ..Limits::default() }, "the hypervisor has 128K for them");
     one(Limits { vcpus: 0, ..Limits::default() }, "a virtual interrupt controller serves 0");
     let mut platform = board();
-    platform.limits =
-        Limits { stream_bits: vec![5], its: least(5, 7), lines: 38, guest_lpis: 128, ..Limits::default() };
+    platform.limits = Limits {
+        source_bits: vec![5],
+        msi: least(5, 7),
+        lines: 32..38,
+        guest_messages: 128,
+        ..Limits::default()
+    };
     planned(&file, &platform);
 }
 
@@ -639,15 +644,15 @@ fn what_vms_share_is_held_against_their_sum() {
         vm.interrupts = InterruptChoice::Emulated;
     }
     // 128 of the disk's, 8 of the network card's.
-    platform.limits.lpis = 135;
+    platform.limits.messages = 135;
     let said = &lines(&file, &platform)[0];
     assert!(
         said.contains("vm \"b\"") && said.contains("can send 8 MSIs and those of the VMs before it 128"),
         "{said}"
     );
-    platform.limits.lpis = 136;
+    platform.limits.messages = 136;
     let plan = planned(&file, &platform);
-    assert_eq!([&plan.vms[0].lpis, &plan.vms[1].lpis], [&(0..128), &(128..136)], "each has its own");
+    assert_eq!([&plan.vms[0].messages, &plan.vms[1].messages], [&(0..128), &(128..136)], "each has its own");
 }
 
 #[test]
@@ -687,11 +692,11 @@ fn what_cannot_be_emulated_at_the_boards_places_is_refused() {
     let span = |start: u64, size: u64| Span::new(Hpa(start), size).unwrap();
     // The ITS in the distributor, no distributor, a timer by SPIs.
     refused(|platform| {
-        let gic = platform.gic.as_mut().unwrap();
+        let gic = platform.gic_mut().unwrap();
         gic.its[0].registers = Span::new(gic.distributor.start(), 0x2_0000).unwrap();
     });
-    refused(|platform| platform.gic.as_mut().unwrap().distributor = Span::new(Hpa(0x0800_0000), 0).unwrap());
-    refused(|platform| platform.timer[1].intid.0 = 40);
+    refused(|platform| platform.gic_mut().unwrap().distributor = Span::new(Hpa(0x0800_0000), 0).unwrap());
+    refused(|platform| platform.timer[1].irq.0 = 40);
     // Windows askew, and two for one place.
     let window = |at: u64, pci: u64, size: u64| {
         let mut platform = board();

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::StreamId;
+use axvm_addr::DmaSource;
 
 use super::address::{Cells, Places};
 use super::blob::{NodeId, Property, Tree};
@@ -13,7 +13,7 @@ use super::interrupts::Line;
 use super::kinds::Kind;
 use super::memory::is_memory;
 use super::references::{self, Meaning, Reference};
-use super::{FdtError, kinds};
+use super::{FdtError, kinds, position};
 use crate::model::{ChildNode, FixedClock, PlatformDevice, Provider};
 
 /// Buses of which the specification, or their binding, says that what is on them doesn't depend on them but for what
@@ -85,7 +85,7 @@ fn device(
         }
     }
     let own = tree.subtree(id);
-    let mut reader = Reader { tree, smmus, own, providers: Vec::new(), streams: Vec::new(), masters: false };
+    let mut reader = Reader { tree, smmus, own, providers: Vec::new(), sources: Vec::new(), masters: false };
     let properties = reader.node(id);
     let children = reader.children(id)?;
     reader.buses(id)?;
@@ -98,7 +98,7 @@ fn device(
     {
         reader.need("dma-ranges".into(), tree.path(bus), None);
     }
-    let Reader { providers, streams, .. } = reader;
+    let Reader { providers, sources, .. } = reader;
     Ok(PlatformDevice {
         path: tree.path(id),
         enabled: tree.is_enabled(id),
@@ -106,7 +106,7 @@ fn device(
         lost: places.lost,
         interrupts,
         foreign_interrupts,
-        streams,
+        sources,
         bus_master,
         coherent: tree.is_coherent(id),
         providers,
@@ -125,7 +125,7 @@ struct Reader<'t, 'b> {
     /// The nodes that are the device's: what leads from one of them to another one leads nowhere else.
     own: Range<usize>,
     providers: Vec<Provider>,
-    streams: Vec<(usize, StreamId)>,
+    sources: Vec<DmaSource>,
     masters: bool,
 }
 
@@ -231,7 +231,7 @@ impl Reader<'_, '_> {
         false
     }
 
-    /// Whether a node says that it masters the bus, and the streams with which it does so behind SMMUv3s. Other IOMMUs are
+    /// Whether a node says that it masters the bus, and the sources with which it does so behind SMMUv3s. Other IOMMUs are
     /// providers that the hypervisor can't stand in for.
     fn dma(&mut self, id: NodeId) {
         let tree = self.tree;
@@ -252,12 +252,12 @@ impl Reader<'_, '_> {
         let Some(mut cells) = tree.cells(id, "iommus") else { return };
         while let Some(phandle) = cells.next() {
             let node = tree.by_phandle(phandle);
-            let smmu = node.and_then(|node| self.smmus.iter().position(|&smmu| smmu == node));
+            let smmu = node.and_then(|node| position(self.smmus, node));
             let count = node.and_then(|node| tree.u32(node, "#iommu-cells"));
             if let (Some(smmu), Some(1)) = (smmu, count)
                 && let Some(stream) = cells.next()
             {
-                self.streams.push((smmu, StreamId(stream)));
+                self.sources.push(DmaSource::new(smmu, stream));
                 continue;
             }
             let absent = || format!("(no node has phandle {phandle:#x})");

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::Intid;
+use axvm_addr::Irq;
 
 use super::address::Cells;
 use super::blob::{NodeId, Tree};
@@ -34,11 +34,11 @@ fn gic_interrupt(mut specifier: Cells<'_>) -> Option<Interrupt> {
         3 => (1056, 64),
         _ => return None,
     };
-    let intid = if number < count { u32::checked_add(first, number)? } else { return None };
+    let irq = if number < count { u32::checked_add(first, number)? } else { return None };
     // IRQ_TYPE_EDGE_RISING and _FALLING are 1 and 2, levels 4 and 8; bits above (PPI affinity of older
     // bindings) say nothing of the trigger.
     let trigger = if flags & 3 != 0 { Trigger::Edge } else { Trigger::Level };
-    Some(Interrupt { intid: Intid(intid), trigger })
+    Some(Interrupt { irq: Irq(irq), trigger })
 }
 
 impl Tree<'_> {

@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, PciSpace, PciWindow, Span};
+use axvm_addr::{Hpa, PciBuses, PciSpace, PciWindow, Span};
 
-use super::FdtError;
 use super::address::Cells;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
-use crate::model::{BusSpan, IdMapping, Kept, PciHost};
+use super::{FdtError, position};
+use crate::model::{BusSpan, IdMapping, Kept, PciHost, PinRoute};
 
 /// ECAM takes 1 MiB for a bus.
 const BUS_SHIFT: u32 = 20;
@@ -41,25 +41,25 @@ pub(super) fn host(
         iommu_map_mask: tree.u32(id, "iommu-map-mask").unwrap_or(u32::MAX),
         iommu_map: if tree.shifts_dma(id) {
             // Its guests would program addresses that the SMMU never sees: no function there is given.
-            Vec::from([IdMapping { first: 0, count: 0x1_0000, target: IdMapping::NOWHERE, base: 0 }])
+            Vec::from([IdMapping { first: 0, count: 0x1_0000, target: None, base: 0 }])
         } else {
             id_map(tree, id, "iommu-map", smmus)?
         },
         msi_map_mask: tree.u32(id, "msi-map-mask").unwrap_or(u32::MAX),
         msi_map,
-        lines: lines(tree, id, buses.0),
+        lines: lines(tree, id, buses.first),
     })
 }
 
 /// `bus-range`, no more than the config space has room for.
-fn buses(tree: &Tree<'_>, id: NodeId, ecam: &Span<Hpa>) -> Option<(u8, u8)> {
+fn buses(tree: &Tree<'_>, id: NodeId, ecam: &Span<Hpa>) -> Option<PciBuses> {
     let (first, last) = match tree.cells(id, "bus-range") {
         Some(mut cells) => (u8::try_from(cells.next()?).ok()?, u8::try_from(cells.next()?).ok()?),
         None => (0, u8::MAX),
     };
     let room = (ecam.size() >> BUS_SHIFT).checked_sub(1)?;
     let most = u64::from(first).saturating_add(room).min(u64::from(last));
-    (first <= last).then_some((first, u8::try_from(most).ok()?))
+    (first <= last).then_some(PciBuses::new(first, u8::try_from(most).ok()?))
 }
 
 /// An entry of a host bridge's `ranges`.
@@ -154,9 +154,8 @@ fn id_map(
         let (Some(first), Some(phandle), Some(base), Some(count)) = entry else {
             return Err(FdtError::property(tree, id, property));
         };
-        let target =
-            tree.by_phandle(phandle).and_then(|node| targets.iter().position(|&target| target == node));
-        map.push(IdMapping { first, count, target: target.unwrap_or(IdMapping::NOWHERE), base });
+        let target = tree.by_phandle(phandle).and_then(|node| position(targets, node));
+        map.push(IdMapping { first, count, target, base });
     }
     Ok(map)
 }
@@ -164,22 +163,23 @@ fn id_map(
 /// Without `msi-map`, `msi-parent` says that requester ids are device ids (Linux binding pci-msi.txt).
 fn msi_parent(tree: &Tree<'_>, id: NodeId, its: &[NodeId]) -> Vec<IdMapping> {
     let node = tree.u32(id, "msi-parent").and_then(|phandle| tree.by_phandle(phandle));
-    let target = node.and_then(|node| its.iter().position(|&target| target == node));
-    target.map(|target| IdMapping { first: 0, count: 0x1_0000, target, base: 0 }).into_iter().collect()
+    let target = node.and_then(|node| position(its, node));
+    let entry = target.map(|_| IdMapping { first: 0, count: 0x1_0000, target, base: 0 });
+    entry.into_iter().collect()
 }
 
 /// What `interrupt-map` says for every slot of the root bus and every pin. Where it tells functions of a
 /// slot apart, which the PCI specifications have no use for, no line is known.
-fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Interrupt)> {
+fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<PinRoute> {
     const FUNCTION: u32 = 7 << 8;
     let mask = tree.cells(id, "interrupt-map-mask").and_then(|mut cells| cells.next()).unwrap_or(u32::MAX);
     let unit = |device: u8| u32::from(bus) << 16 | u32::from(device) << 11;
-    let mut lines: Vec<(u8, u8, crate::model::Interrupt)> = Vec::new();
+    let mut lines: Vec<PinRoute> = Vec::new();
     for device in 0..32u8 {
         // Slots that the mask doesn't tell apart have the same lines: mostly all but the first four.
         if let Some(like) = (0..device).find(|&other| (unit(other) ^ unit(device)) & mask == 0) {
-            let same = lines.iter().filter(|(other, ..)| *other == like).copied();
-            let same: Vec<_> = same.map(|(_, pin, interrupt)| (device, pin, interrupt)).collect();
+            let same = lines.iter().filter(|route| route.device == like).copied();
+            let same: Vec<_> = same.map(|route| PinRoute { device, ..route }).collect();
             lines.extend(same);
             continue;
         }
@@ -193,9 +193,9 @@ fn lines(tree: &Tree<'_>, id: NodeId, bus: u8) -> Vec<(u8, u8, crate::model::Int
                     Line::Foreign(_) => None,
                 }
             };
-            let Some(interrupt) = line(0) else { continue };
-            if mask & FUNCTION == 0 || (1..8).all(|function| line(function << 8) == Some(interrupt)) {
-                lines.push((device, pin, interrupt));
+            let Some(first) = line(0) else { continue };
+            if mask & FUNCTION == 0 || (1..8).all(|function| line(function << 8) == Some(first)) {
+                lines.push(PinRoute { device, pin, line: first });
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Event records (7.3): four words each.
 
-use axvm_addr::{Gpa, Iova, StreamId};
+use axvm_addr::{Gpa, Iova};
 
 use super::Field;
+use crate::id::StreamId;
 
 /// Bytes of a record.
 pub const BYTES: u64 = 32;

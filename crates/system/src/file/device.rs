@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Intid, StreamId};
+use axvm_addr::{Gpa, Hpa, Irq, SourceId};
 use toml::de::DeTable;
 
 use super::Reader;
@@ -116,7 +116,7 @@ fn region<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option
     let name = section.string("name");
     let (gpa, hpa) = (section.address("base_gpa"), section.address("base_hpa"));
     let length = section.size("length");
-    let irq = section.number("irq").map(Intid);
+    let irq = section.number("irq").map(Irq);
     let (name, gpa, hpa, length) = (name?, gpa?, hpa?, length?);
     if length == 0 {
         section.wrong("length", "`length` can't be 0".to_string());
@@ -137,7 +137,7 @@ fn ports<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>, arch: Opti
         section.missing("name", "what the ports are called");
     }
     let name = section.string("name");
-    let irq = section.number("irq").map(Intid);
+    let irq = section.number("irq").map(Irq);
     let numbers = section.numbers::<u16>("ports")?;
     let [(base, _), (count, _)] = numbers.as_slice() else {
         section.wrong("ports", "`ports` must be the first port and how many, as [0x2f8, 8]".to_string());
@@ -161,7 +161,7 @@ fn dma<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Dma {
         section.wrong("streams", "`streams` contradicts `dma = \"none\"`".to_string());
     }
     match streams {
-        Some(streams) => Dma::Streams(streams.into_iter().map(|(stream, _)| StreamId(stream)).collect()),
+        Some(streams) => Dma::Streams(streams.into_iter().map(|(stream, _)| SourceId(stream)).collect()),
         None if none => Dma::None,
         None => Dma::Unstated,
     }

@@ -1,6 +1,6 @@
 use alloc::string::String;
 
-use axvm_addr::{Gpa, Hpa, Intid, PciAddress, StreamId};
+use axvm_addr::{Gpa, Hpa, Irq, PciAddress, SourceId};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,7 +65,7 @@ fn the_documented_example_is_read_with_its_defaults() {
         base_gpa: Gpa(0x1000_0000),
         base_hpa: Hpa(0x0903_0000),
         length: 4096,
-        irq: Some(Intid(39)),
+        irq: Some(Irq(39)),
         access: RegisterAccess::Trap,
         dma: Dma::None,
         accept: vec![],
@@ -238,7 +238,7 @@ fn write(system: &System) -> String {
 }
 
 fn write_device(device: &Device) -> String {
-    let irq = |irq: &Option<Intid>| irq.map_or(String::new(), |irq| format!("irq = {irq}\n"));
+    let irq = |irq: &Option<Irq>| irq.map_or(String::new(), |irq| format!("irq = {irq}\n"));
     let common = |access: &RegisterAccess, dma: &Dma, accept: &[Hazard]| {
         let words = accept.iter().map(|hazard| {
             let (word, _) = Hazard::ALL.iter().find(|(_, other)| other == hazard).unwrap();
@@ -281,13 +281,13 @@ fn write_device(device: &Device) -> String {
 }
 
 fn dma() -> impl Strategy<Value = Dma> {
-    let streams = prop::collection::vec(any::<u32>().prop_map(StreamId), 0..3).prop_map(Dma::Streams);
+    let streams = prop::collection::vec(any::<u32>().prop_map(SourceId), 0..3).prop_map(Dma::Streams);
     prop_oneof![Just(Dma::Unstated), Just(Dma::None), streams]
 }
 
 fn device() -> impl Strategy<Value = Device> {
     let access = || prop_oneof![Just(RegisterAccess::Direct), Just(RegisterAccess::Trap)];
-    let irq = || prop::option::of(any::<u32>().prop_map(Intid));
+    let irq = || prop::option::of(any::<u32>().prop_map(Irq));
     let accept = || prop::sample::subsequence(Hazard::ALL.map(|(_, hazard)| hazard).to_vec(), 0..3);
     prop_oneof![
         (any::<u16>(), any::<u16>(), any::<bool>(), any::<bool>()).prop_map(

@@ -1,9 +1,8 @@
 //! An interrupt that comes again after the guest has ended the last one.
 
-use axvm_addr::Intid;
-
 use super::Local;
 use crate::Vgic;
+use crate::id::Intid;
 use crate::its::Message;
 use crate::lists::{HardwareLists, ListRegisters};
 

@@ -1,9 +1,10 @@
 //! The command by which software makes an LPI pending, INT, where it is the only one that waits: carried out without the run loop.
 
-use axvm_addr::{Gpa, ItsDeviceId, ItsEventId};
+use axvm_addr::Gpa;
 
 use super::Local;
 use crate::Vgic;
+use crate::id::{ItsDeviceId, ItsEventId};
 use crate::its::{Event, ItsState, command_words};
 use crate::lists::{HardwareLists, ListRegisters};
 use crate::shared::Shared;

@@ -2,10 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::Intid;
-
 use super::Local;
 use crate::Vgic;
+use crate::id::Intid;
 use crate::interrupts::{Handle, Interrupts};
 use crate::irq::Irq;
 use crate::lists::{HardwareLists, ListRegisters};

@@ -2,10 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use super::Local;
 use crate::Vgic;
+use crate::id::Intid;
 use crate::lists::{HardwareLists, ListRegisters};
 use crate::spec::Group;
 use crate::spec::sgi::SgiRequest;

@@ -5,10 +5,9 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::Intid;
-
 use super::Local;
 use crate::Vgic;
+use crate::id::Intid;
 use crate::interrupts::Interrupts;
 use crate::irq::{Delivery, Hold, Irq, Raised};
 use crate::lists::{HardwareLists, ListRegisters};

@@ -2,11 +2,12 @@
 
 use alloc::sync::Arc;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
 
 use crate::Vgic;
 use crate::access::{Wide, is_bytes, is_word};
+use crate::id::Intid;
 use crate::interrupts::Interrupts;
 use crate::spec::distributor::{
     Bank, CTLR, CTLR_ARE, CTLR_DS, CTLR_ENABLE_GROUP0, CTLR_ENABLE_GROUP1, ICFGR, ICFGR_END, IIDR,

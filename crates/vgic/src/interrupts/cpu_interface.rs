@@ -7,9 +7,10 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use super::{Handle, Interrupts};
+use crate::id::Intid;
 use crate::irq::{End, Held, Irq, Waiting};
 use crate::lists::ListRegisters;
 use crate::spec::list_register::{

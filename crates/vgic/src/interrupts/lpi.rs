@@ -1,9 +1,10 @@
 //! LPIs: which exist, and what ITS commands do to them.
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use super::{Handle, Interrupts};
 use crate::backend::LPI_PIECE;
+use crate::id::Intid;
 use crate::irq::{Irq, Kind, Mapped};
 use crate::spec::redistributor::LpiProperty;
 

@@ -15,11 +15,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 use litemap::LiteMap;
 
 use crate::backend::HardwareInterrupts;
 use crate::config::{Direct, LineConfig, VgicConfig};
+use crate::id::Intid;
 use crate::irq::{Delivery, Irq, Kind, Raised};
 use crate::signal::Signal;
 use crate::spec::list_register::LIST_REGISTERS_MAX;

@@ -3,9 +3,10 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use super::{Handle, Interrupts};
+use crate::id::Intid;
 use crate::irq::{Held, Kind};
 use crate::spec::distributor::Bank;
 use crate::spec::{AFFINITY_MASK, Group, Trigger};

@@ -2,10 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
 
 use super::{Handle, Interrupts};
 use crate::config::{Direct, LineConfig, LineDelivery};
+use crate::id::Intid;
 use crate::irq::{Delivery, Hold, Host, Irq, Kind, Raised};
 use crate::signal::ALL_SGIS;
 use crate::spec::{PPI_FIRST, SPI_FIRST};

@@ -5,12 +5,13 @@
 //! architecture allows on a command error (ignore, or stall and set GITS_CREADR.Stalled) that is the choice
 //! that leaves the guest its other devices.
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 
 use super::ItsState;
 use super::tables::Event;
 use crate::backend::{EventChange, Violation};
 use crate::command_error::CommandError;
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 use crate::interrupts::Interrupts;
 use crate::shared::Shared;
 use crate::spec::LPI_FIRST;

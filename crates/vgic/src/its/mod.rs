@@ -8,10 +8,11 @@ mod tables;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 
 use crate::command_error::CommandError;
 use crate::config::ItsConfig;
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 use crate::interrupts::Handle;
 use crate::shared::Shared;
 use crate::spec::its_command::{COMMAND_BYTES, Command};

@@ -11,12 +11,13 @@
 //!
 //! Where the hardware delivers LPIs it alone knows which are pending, until it is stopped ([`stop_lpis`](crate::HardwareIts::stop_lpis)): then it tells.
 
-use axvm_addr::{Gpa, Intid, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 
 use super::ItsState;
 use super::commands::read_property;
 use crate::backend::LPI_PIECE;
 use crate::command_error::CommandError;
+use crate::id::Intid;
 use crate::shared::Shared;
 use crate::spec::LPI_FIRST;
 

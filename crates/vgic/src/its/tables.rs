@@ -6,10 +6,11 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::VcpuId;
 
 use crate::command_error::CommandError;
 use crate::config::ItsConfig;
+use crate::id::{Intid, ItsDeviceId, ItsEventId};
 use crate::interrupts::Handle;
 use crate::spec::redistributor::LpiProperty;
 

@@ -1,6 +1,6 @@
 //! The ITS commands of GICv3 (IHI 0069, 5.3): four doublewords each.
 
-use axvm_addr::{ItsDeviceId, ItsEventId};
+use crate::id::{ItsDeviceId, ItsEventId};
 
 /// The size of a command in bytes.
 pub const COMMAND_BYTES: u64 = 32;

@@ -1,8 +1,7 @@
 //! ICH_LR\<n\>_EL2 and ICH_HCR_EL2 (IHI 0069, 12.4).
 
-use axvm_addr::Intid;
-
 use super::Group;
+use crate::id::Intid;
 
 /// The most list registers that an implementation has.
 pub const LIST_REGISTERS_MAX: usize = 16;

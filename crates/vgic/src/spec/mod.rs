@@ -8,13 +8,7 @@ pub mod redistributor;
 pub mod sgi;
 
 /// What makes a line pending (IHI 0069, 1.2.1; GICD_ICFGR).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// It is pending as long as the line is high.
-    Level,
-    /// It is pending from when the line goes up until it is taken.
-    Edge,
-}
+pub use axvm_addr::Trigger;
 
 /// The group of an interrupt (IHI 0069, 4.6; GICD_IGROUPR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

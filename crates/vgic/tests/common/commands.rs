@@ -1,8 +1,8 @@
 //! Commands of the guest's to its ITS.
 
-use axvm_addr::{ItsDeviceId, ItsEventId};
 use axvm_vgic::CommandError;
 use axvm_vgic::spec::its_command::Command;
+use axvm_vgic::{ItsDeviceId, ItsEventId};
 
 use super::{Bench, PRIORITY, TABLES, config};
 

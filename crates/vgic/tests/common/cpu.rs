@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use axvm_addr::{Intid, VcpuId};
+use axvm_addr::VcpuId;
+use axvm_vgic::Intid;
 use axvm_vgic::spec::list_register::{HCR_LRENPIE, HCR_NPIE, HCR_TDIR, ListRegister};
 use axvm_vgic::spec::{Group, LPI_FIRST};
 use axvm_vgic::{HardwareLists, ListRegisters, Vgic};

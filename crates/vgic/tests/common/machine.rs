@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_addr::{Gpa, Intid, ItsDeviceId, ItsEventId, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 use axvm_vgic::spec::{LPI_FIRST, Trigger};
 use axvm_vgic::{
     Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, LPI_PIECE,
     NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
 };
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 
 use super::RAM;
 

@@ -9,10 +9,11 @@ mod machine;
 
 use std::sync::{Arc, Mutex};
 
-use axvm_addr::{Intid, ItsDeviceId, VcpuId};
+use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
+use axvm_vgic::{Intid, ItsDeviceId};
 
 pub use cpu::{Cpu, Hardware};
 pub use machine::{Line, Machine, MappedEvent};

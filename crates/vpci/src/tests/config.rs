@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use axvm_addr::{PciAddress, VcpuId};
+use axvm_addr::{PciAddress, PciBuses, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::fake::Away;
 use axvm_pci::spec::{capability, express, extended, header, msi, power};
@@ -249,7 +249,8 @@ fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
             intx: true,
         };
         let functions = functions.into_iter().map(assign).collect();
-        let mut config = BridgeConfig { segment: 0, buses: (0, 0), windows: windows(), functions };
+        let mut config =
+            BridgeConfig { segment: 0, buses: PciBuses::new(0, 0), windows: windows(), functions };
         change(&mut config);
         let backend = Fake::new(bus);
         HostBridge::new(config, backend).map(|_| ())

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 use std::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciBuses, PciSpace, PciWindow, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::fake::{FakeBus, FakeFunction};
 use axvm_pci::{BarKind, ConfigSpace, Function, enumerate};
@@ -164,7 +164,7 @@ fn machine() -> (FakeBus, Vec<Function>) {
     };
     let host = axvm_pci::HostBridge {
         segment: 0,
-        buses: (0, 0),
+        buses: PciBuses::new(0, 0),
         windows: vec![
             window(PciSpace::Io, 0, 0x1_0000),
             window(PciSpace::Memory32, LOW_PCI, LOW_SIZE),
@@ -205,7 +205,8 @@ impl Guest {
                 }
             })
             .collect();
-        let config = BridgeConfig { segment: 0, buses: (0, 1), windows: windows(), functions: assigned };
+        let config =
+            BridgeConfig { segment: 0, buses: PciBuses::new(0, 1), windows: windows(), functions: assigned };
         Self { bridge: HostBridge::new(config, backend).unwrap(), functions }
     }
 

@@ -12,13 +12,13 @@ fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
         pci: LOW_PCI,
         cpu: Span::new(Hpa(LOW_PCI), LOW_SIZE).unwrap(),
     };
-    let host = axvm_pci::HostBridge { segment: 0, buses: (0, 1), windows: vec![window] };
+    let host = axvm_pci::HostBridge { segment: 0, buses: PciBuses::new(0, 1), windows: vec![window] };
     let function = enumerate(&bus, &host, &bus).pop().unwrap();
     assert_eq!(function.address, BEHIND);
     let bars = vec![(0, Hpa(function.bars[0].address.unwrap() + HPA_OFFSET))];
     let functions = vec![AssignedFunction { function, shown, bars, intx: true }];
     let backend = Fake::new(bus);
-    let config = BridgeConfig { segment: 0, buses: (0, 1), windows: windows(), functions };
+    let config = BridgeConfig { segment: 0, buses: PciBuses::new(0, 1), windows: windows(), functions };
     HostBridge::new(config, backend).unwrap()
 }
 
@@ -69,7 +69,8 @@ fn what_is_alone_in_its_slot_does_not_say_otherwise() {
         bars: vec![],
     };
     let together = vec![take(0, 0x08), take(1, 0x09)];
-    let config = BridgeConfig { segment: 0, buses: (0, 0), windows: windows(), functions: together };
+    let config =
+        BridgeConfig { segment: 0, buses: PciBuses::new(0, 0), windows: windows(), functions: together };
     let bridge = HostBridge::new(config, backend).unwrap();
     assert_eq!(read(&bridge, NIC, 0x0c) >> 16 & 0x80, 0x80);
 }

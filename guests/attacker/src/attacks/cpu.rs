@@ -72,7 +72,7 @@ pub fn unknown_calls(_: &Board) -> String {
 
 /// PSCI calls about CPUs that aren't the VM's.
 pub fn calls_for_others(board: &Board) -> String {
-    let own = |mpidr: u64| board.platform.cpus.iter().any(|cpu| cpu.mpidr == mpidr);
+    let own = |mpidr: u64| board.platform.cpus.iter().any(|cpu| cpu.hardware_id == mpidr);
     let mut tried = 0;
     for conduit in [PsciConduit::Hvc, PsciConduit::Smc] {
         for mpidr in (0..16).chain([0x100, 0x1_0000, 0x1_0000_0000, u64::MAX]).filter(|&mpidr| !own(mpidr)) {

@@ -18,9 +18,8 @@ const SGI_FRAME: u64 = 0x1_0000;
 
 /// Whether the device tree, or the command line, gives this line to the guest.
 fn is_own(board: &Board, intid: u32) -> bool {
-    let devices =
-        board.platform.devices.iter().flat_map(|device| &device.interrupts).map(|line| line.intid.0);
-    let slots = board.platform.pci_hosts.iter().flat_map(|host| &host.lines).map(|line| line.2.intid.0);
+    let devices = board.platform.devices.iter().flat_map(|device| &device.interrupts).map(|line| line.irq.0);
+    let slots = board.platform.pci_hosts.iter().flat_map(|host| &host.lines).map(|route| route.line.irq.0);
     // A map of lines that tells functions of a slot apart, as a guest's does, isn't read.
     let said = board.number("axvm.line") == Some(intid.into());
     said || devices.chain(slots).any(|own| own == intid)
@@ -28,7 +27,7 @@ fn is_own(board: &Board, intid: u32) -> bool {
 
 /// Enables and raises every SPI; only the guest's own may take it.
 pub fn distributor(board: &Board) -> String {
-    let Some(gic) = &board.platform.gic else { return "skipped: no GIC".into() };
+    let Some(gic) = board.platform.gic() else { return "skipped: no GIC".into() };
     let base = gic.distributor.start().get();
     let mut taken = String::new();
     let mut own = 0;
@@ -69,7 +68,7 @@ pub fn software_interrupts(_: &Board) -> String {
 /// A neighbour: its RAM keeps what it wrote, and no software interrupt comes.
 pub fn victim(board: &Board) -> String {
     const MARK: u64 = 0x7365_6372_6574_2121;
-    let Some(gic) = &board.platform.gic else { return "skipped: no GIC".into() };
+    let Some(gic) = board.platform.gic() else { return "skipped: no GIC".into() };
     let Some(redistributor) = gic.redistributors.first() else { return "skipped: no redistributor".into() };
     let frame = redistributor.start().get() + SGI_FRAME;
     let _ = store32(frame + ICPENDR, 0xffff);

@@ -28,8 +28,7 @@ fn set_up(board: &Board) -> Result<u64, Fault> {
     gic.start()?;
     gic.redistributor(mpidr())?.start()?;
     // The first of the VM's.
-    let frame =
-        board.platform.gic.as_ref().and_then(|gic| gic.redistributors.first()).ok_or(Fault)?.start().0;
+    let frame = board.platform.gic().and_then(|gic| gic.redistributors.first()).ok_or(Fault)?.start().0;
     let frame = frame + SGI_FRAME;
     store32(frame + IPRIORITYR, PRIORITY * 0x0101_0101)?;
     store32(frame + IGROUPR, load32(frame + IGROUPR)? | 1 << SGI)?;
@@ -108,7 +107,7 @@ fn on_other_cpu(board: &Board, function: extern "C" fn() -> !) -> bool {
     let stack = Box::leak(alloc::vec![0u128; STACK / 16].into_boxed_slice());
     let start = Box::leak(Box::new(Start { stack_top: stack.as_ptr() as u64 + STACK as u64, function }));
     // SAFETY: the stack was allocated for it just now, and nothing else knows of it.
-    unsafe { start_cpu(conduit, other.mpidr, start) }
+    unsafe { start_cpu(conduit, other.hardware_id, start) }
 }
 
 /// Forges the highest active priority, which keeps every interrupt from this CPU: those of the hypervisor as well.

@@ -110,7 +110,7 @@ fn raise(board: &Board, id: u64) -> Result<bool, Fault> {
     const GICR_WAKER: u64 = 0x14;
     const GICR_PROPBASER: u64 = 0x70;
     const GICR_PENDBASER: u64 = 0x78;
-    let gic = board.platform.gic.as_ref().ok_or(Fault)?;
+    let gic = board.platform.gic().ok_or(Fault)?;
     let its = gic.its.first().ok_or(Fault)?.registers.start().get();
     let redistributor = gic.redistributors.first().ok_or(Fault)?.start().get();
     let distributor = gic.distributor.start().get();
@@ -150,7 +150,7 @@ fn raise(board: &Board, id: u64) -> Result<bool, Fault> {
 
 /// All of them must be refused; and the queue must still work after them.
 pub fn bad_commands(board: &Board) -> String {
-    let its = board.platform.gic.as_ref().and_then(|gic| gic.its.first());
+    let its = board.platform.gic().and_then(|gic| gic.its.first());
     let Some(its) = its.map(|its| its.registers.start().get()) else { return "skipped: no ITS".into() };
     attack(board, its).unwrap_or_else(|Fault| "broken: the ITS doesn't answer".into())
 }

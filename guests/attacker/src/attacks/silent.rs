@@ -36,7 +36,7 @@ pub fn silent(board: &Board) -> String {
         let software = comes();
         icc::end(software);
         // The third of the binding is the virtual timer's.
-        let timer = board.platform.timer.get(2).ok_or(Fault)?.intid.0;
+        let timer = board.platform.timer.get(2).ok_or(Fault)?.irq.0;
         own.enable(timer)?;
         start_timer(frequency() / 1000);
         let ticked = comes();

@@ -28,13 +28,13 @@ pub fn suspended(board: &Board) -> String {
         gic.map_msi(id, &own, board.scratch.next_multiple_of(0x1_0000))?;
         edu.enable_msi(gic.doorbell().ok_or(Fault)?)?;
         // The third of the binding is the virtual timer's.
-        own.enable(board.platform.timer.get(2).ok_or(Fault)?.intid.0)?;
+        own.enable(board.platform.timer.get(2).ok_or(Fault)?.irq.0)?;
         for _ in 0..TIMES {
             let start = now();
             start_timer(frequency() * 2);
             edu.read_and_tell(board.scratch)?;
             let answer =
-                call(board.platform.psci.unwrap_or(PsciConduit::Hvc), PSCI_CPU_SUSPEND_64, [0, 0, 0]);
+                call(board.platform.psci().unwrap_or(PsciConduit::Hvc), PSCI_CPU_SUSPEND_64, [0, 0, 0]);
             let woken_by = icc::acknowledge();
             stop_timer();
             store32(edu.registers + ACKNOWLEDGE, DMA_DONE)?;

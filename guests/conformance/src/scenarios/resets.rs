@@ -65,7 +65,8 @@ fn play(board: &Board) -> Result<(), Fault> {
     }
     words("IROUTER", gic.distributor + 0x6100, 988 * 2)?;
     let own = mpidr();
-    let other = board.platform.cpus.iter().find(|cpu| cpu.mpidr != own && cpu.usable).ok_or(Fault)?.mpidr;
+    let other =
+        board.platform.cpus.iter().find(|cpu| cpu.hardware_id != own && cpu.usable).ok_or(Fault)?.hardware_id;
     for mpidr in [own, other] {
         let redistributor = gic.redistributor(mpidr)?;
         let frame = redistributor.control_frame();

@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 
 use axvm::devices::AxVmDevices;
 use axvm::vm::{AxVM, CreateError};
-use axvm_addr::{Address, CpuId, Gpa, ItsDeviceId, Span};
+use axvm_addr::{Address, Gpa, Span};
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_plan::config::VMInterruptMode;
-use axvm_plan::{GicPlan, VmPlan};
-use axvm_vgic::spec::Trigger;
+use axvm_plan::{GicPlan, VcpuPlan, VmPlan};
+use axvm_vgic::ItsDeviceId;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 
 use super::{Vcpu, Vm};
@@ -92,7 +92,8 @@ impl Vm {
         load(plan, files, &ram)?;
 
         let gic = plan.gic.ok_or(BuildError::NoGic)?;
-        let backend = Arc::new(GicBackend::new(host, plan, ram.clone(), gic.its.map(|(_, its)| its))?);
+        let backend =
+            Arc::new(GicBackend::new(host, plan, ram.clone(), gic.its.map(|its| usize::from(its.host.0)))?);
         let vgic = Vgic::new(vgic_config(host, plan, &gic), backend.clone())?;
         let mut devices = AxVmDevices::builder();
         devices = match protection::real_distributor(&host.platform) {
@@ -100,13 +101,13 @@ impl Vm {
             None => devices.mmio(gic.distributor, Arc::new(Distributor::new(vgic.clone()))),
         };
         devices = devices.mmio(gic.redistributors, Arc::new(Redistributors::new(vgic.clone())));
-        if let (Some((span, _)), Some(its)) = (gic.its, Its::new(vgic.clone())) {
-            devices = devices.mmio(span, Arc::new(its));
+        if let (Some(planned), Some(its)) = (gic.its, Its::new(vgic.clone())) {
+            devices = devices.mmio(planned.registers, Arc::new(its));
         }
         let output = Arc::new(Ring::new(host));
         let mut console = None;
         if let Some(at) = plan.console {
-            let uart = Arc::new(Pl011::new(output.clone(), core.clone(), at.intid));
+            let uart = Arc::new(Pl011::new(output.clone(), core.clone(), at.irq));
             devices = devices.mmio(at.registers, uart.clone());
             console = Some(uart);
         }
@@ -127,7 +128,7 @@ impl Vm {
             devices = devices.forwarded(gpa, hpa, block.device, name);
         }
         let devices = devices.build()?;
-        let vcpu = |&(cpu, mpidr): &(CpuId, u64)| Vcpu { cpu, mpidr };
+        let vcpu = |planned: &VcpuPlan| Vcpu { cpu: planned.cpu, mpidr: planned.hardware_id };
         let vcpus: Vec<Vcpu> = plan.cpus.iter().map(vcpu).collect();
         let direct = core.plan().mode == VMInterruptMode::Passthrough;
         let (vttbr, vtcr) = core.with_maps(|space, _| (space.0.vttbr(), space.0.vtcr()));
@@ -158,12 +159,9 @@ fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         .lines
         .iter()
         .map(|line| LineConfig {
-            guest: line.intid,
-            host: Some(line.intid),
-            trigger: match line.trigger {
-                axvm_platform::model::Trigger::Edge => Trigger::Edge,
-                axvm_platform::model::Trigger::Level => Trigger::Level,
-            },
+            guest: line.irq.into(),
+            host: Some(line.irq.into()),
+            trigger: line.trigger,
             delivery: match line.masked && !protection::is_off(Protection::LineEnd) {
                 true => LineDelivery::MaskUntilEnd,
                 false => LineDelivery::Hardware,
@@ -172,20 +170,20 @@ fn vgic_config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
         .collect();
     if let Some(console) = plan.console {
         lines.push(LineConfig {
-            guest: console.intid,
+            guest: console.irq.into(),
             host: None,
-            trigger: Trigger::Level,
+            trigger: axvm_addr::Trigger::Level,
             delivery: LineDelivery::default(),
         });
     }
     let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
-    let most = devices.iter().map(|msi| msi.events).max().unwrap_or(1);
+    let most = devices.iter().map(|msi| msi.messages).max().unwrap_or(1);
     // Functions behind a bridge to conventional PCI have one id together.
-    let mut ids: Vec<ItsDeviceId> = devices.iter().map(|msi| msi.device).collect();
+    let mut ids: Vec<ItsDeviceId> = devices.iter().map(|msi| msi.source.into()).collect();
     ids.sort_unstable();
     ids.dedup();
     VgicConfig {
-        vcpus: plan.cpus.iter().map(|&(_, mpidr)| mpidr).collect(),
+        vcpus: plan.cpus.iter().map(|vcpu| vcpu.hardware_id).collect(),
         spis: u32::from(shown.spis),
         lines,
         hardware_ppis: host.guest_timers(),

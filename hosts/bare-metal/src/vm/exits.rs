@@ -4,9 +4,10 @@ use axvm::devices::{AtOnce, Forward, Handled, Hint};
 use axvm::events::Kind;
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
-use axvm_addr::{Gpa, Hpa, Intid, ItsDeviceId, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, Span, VcpuId};
 use axvm_axdevice::Width;
 use axvm_vgic::{HardwareLists, ListRegisters, Local, Message};
+use axvm_vgic::{Intid, ItsDeviceId};
 
 use super::{NoDevice, Vm};
 use crate::arch::gic;
@@ -185,7 +186,7 @@ impl Vm {
 
     /// Where the guest sees the ITS that is emulated for it.
     pub fn emulated_its(&self) -> Option<Gpa> {
-        self.core.plan().gic?.its.map(|(registers, _)| registers.start())
+        self.core.plan().gic?.its.map(|its| its.registers.start())
     }
 
     /// A write to ICC_SGI1R_EL1.
@@ -227,7 +228,7 @@ impl Vm {
 
     /// The counters of the device that has this line.
     pub fn device_of_line(&self, id: Intid) -> Option<&DeviceCounters> {
-        let line = self.core.plan().lines.iter().find(|line| line.intid == id)?;
+        let line = self.core.plan().lines.iter().find(|line| line.irq == id.into())?;
         self.core.device(line.device)
     }
 
@@ -235,7 +236,7 @@ impl Vm {
     fn sender(&self, device: ItsDeviceId) -> Option<u16> {
         let mut devices = (0..).zip(&self.core.plan().devices);
         devices
-            .find(|(_, plan)| plan.msi.is_some_and(|msi| msi.device == device))
+            .find(|(_, plan)| plan.msi.is_some_and(|msi| ItsDeviceId::from(msi.source) == device))
             .map(|(position, _)| position)
     }
 
@@ -251,7 +252,7 @@ impl Vm {
             }
             32..1020 => {
                 let mut lines = self.core.plan().lines.iter();
-                let Some(line) = lines.find(|line| line.intid == id) else { return Delivered::Foreign };
+                let Some(line) = lines.find(|line| line.irq == id.into()) else { return Delivered::Foreign };
                 (self.vgic.hardware_spi_here(vcpu, id), self.core.device(line.device))
             }
             8192.. => {

@@ -171,16 +171,16 @@ impl AxVMHal for BareMetal {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), &'static str> {
         self.faults.step("route")?;
-        self.routed.borrow_mut().push(route.intid.0);
+        self.routed.borrow_mut().push(route.irq.0);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
         self.faults.lends("unroute_line");
-        self.routed.borrow_mut().retain(|intid| *intid != route.intid.0);
+        self.routed.borrow_mut().retain(|irq| *irq != route.irq.0);
     }
 
-    fn inject_irq_to_vcpu(&self, _: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), &'static str> {
+    fn inject_irq_to_vcpu(&self, _: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), &'static str> {
         if vcpu.0 > 1 {
             return Err("no such vCPU");
         }
@@ -188,7 +188,7 @@ impl AxVMHal for BareMetal {
         Ok(())
     }
 
-    fn set_irq_level(&self, _: VmId, irq: Intid, high: bool) -> Result<(), &'static str> {
+    fn set_irq_level(&self, _: VmId, irq: Irq, high: bool) -> Result<(), &'static str> {
         self.levels.borrow_mut().push((irq.0, high));
         Ok(())
     }

@@ -191,16 +191,16 @@ impl AxVMHal for Kvm {
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), &'static str> {
         self.faults.step("irqfd")?;
-        self.irqfds.borrow_mut().insert(route.intid.0, 100);
+        self.irqfds.borrow_mut().insert(route.irq.0, 100);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
         self.faults.lends("unroute_line");
-        self.irqfds.borrow_mut().remove(&route.intid.0);
+        self.irqfds.borrow_mut().remove(&route.irq.0);
     }
 
-    fn inject_irq_to_vcpu(&self, _: VmId, vcpu: VcpuId, irq: Intid) -> Result<(), &'static str> {
+    fn inject_irq_to_vcpu(&self, _: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), &'static str> {
         if vcpu.0 > 1 {
             return Err("no such vCPU");
         }
@@ -208,7 +208,7 @@ impl AxVMHal for Kvm {
         Ok(())
     }
 
-    fn set_irq_level(&self, _: VmId, irq: Intid, high: bool) -> Result<(), &'static str> {
+    fn set_irq_level(&self, _: VmId, irq: Irq, high: bool) -> Result<(), &'static str> {
         self.levels.borrow_mut().push((irq.0, high));
         Ok(())
     }

@@ -19,7 +19,8 @@
 //! guest could still sleep where no Group 1 interrupt wakes it: with ICC_IGRPEN1_EL1 off, or in a handler at a binary point that
 //! makes all its priorities one. So WFI traps there too.
 
-use axvm_addr::{CpuId, Intid};
+use axvm_addr::CpuId;
+use axvm_vgic::Intid;
 
 use super::gic::{self, GicError, PhysicalGic};
 use super::idregs::Encoding;

@@ -2,11 +2,12 @@
 
 use axvm::events::Kind;
 use axvm::stats::ExitReason;
-use axvm_addr::{Gpa, Intid, VcpuId};
+use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 use axvm_syndrome::{
     Cause, DataAbort, Deadline, Kind as Fault, Syndrome, SystemAccess, Wait, WaitFor, class, fault_address,
 };
+use axvm_vgic::Intid;
 
 use super::emulate::Refused;
 use super::guest_psci::{self, After};

@@ -13,10 +13,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-use axvm_addr::{CpuId, Hpa, Intid, Span};
+use axvm_addr::{CpuId, Hpa, Span};
 use axvm_gicv3::resident::{self, VirtualTables};
 use axvm_gicv3::{Access, Field, Quirks, Redistributor, Refused, install, quirks};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
+use axvm_vgic::Intid;
 use spin::Mutex;
 
 use super::lpis::Properties;
@@ -453,7 +454,7 @@ impl PhysicalGic {
     /// Routes a line to a CPU, sets how it triggers, and enables it. Answers whether the distributor has such a line, and has enabled
     /// it: where there is a secure world, that may keep it.
     pub fn enable_line(&self, interrupt: Interrupt, mpidr: u64) -> bool {
-        let line = interrupt.intid;
+        let line = interrupt.irq.into();
         self.configure_line(line, interrupt.trigger == Trigger::Edge, PRIORITY, Some(mpidr), true);
         let id = u64::from(line.0);
         (32..u64::from(self.lines)).contains(&id)

@@ -3,7 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
-use axvm_addr::{CpuId, Hpa, Intid};
+use axvm_addr::{CpuId, Hpa};
+use axvm_vgic::Intid;
 use axvm_vgic::LPI_PIECE;
 
 use super::gic::{GicError, PhysicalGic, gicr, wait};

@@ -4,10 +4,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId, Span};
+use axvm_addr::{CpuId, Hpa, Span};
 use axvm_gicv3::{Contents, Field, Probed, Quirks, Refused, Table, install, quirks};
-use axvm_platform::limits::ItsLimits;
+use axvm_platform::limits::MsiLimits;
 use axvm_platform::model::Its;
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 
 use super::gic::{MOST_US, PRIORITY, PhysicalGic};
 use super::its_command::{self as command, Command};
@@ -199,10 +200,10 @@ impl PhysicalIts {
     /// # Safety
     ///
     /// As for [`PhysicalIts::new`]; it is turned off.
-    pub unsafe fn limits_of(span: Span<Hpa>) -> ItsLimits {
+    pub unsafe fn limits_of(span: Span<Hpa>) -> MsiLimits {
         // SAFETY: by the caller's promise.
         let registers = unsafe { Mmio::new(span) };
-        let none = ItsLimits { device_bits: 0, event_bits: 0 };
+        let none = MsiLimits { source_bits: 0, message_bits: 0 };
         if turn_off(&registers).is_err() {
             return none;
         }
@@ -210,9 +211,9 @@ impl PhysicalIts {
         let tables = (gits::BASER..).step_by(8).take(8).filter_map(|at| Probed::read(&registers, at));
         let devices = tables.filter(|probed| probed.contents == Contents::Devices);
         let ids = devices.map(|probed| probed.shape(device_ids(typer)).ids).max().unwrap_or_default();
-        ids.checked_ilog2().map_or(none, |bits| ItsLimits {
-            device_bits: bits as u8,
-            event_bits: (typer >> 8 & 0x1f) as u8 + 1,
+        ids.checked_ilog2().map_or(none, |bits| MsiLimits {
+            source_bits: bits as u8,
+            message_bits: (typer >> 8 & 0x1f) as u8 + 1,
         })
     }
 

@@ -1,7 +1,8 @@
 //! The commands of a physical ITS: four doublewords each (Arm IHI 0069, 5.3). A virtual processor (vPE) has its CPU's number, as a
 //! collection has.
 
-use axvm_addr::{CpuId, Hpa, Intid, ItsDeviceId, ItsEventId};
+use axvm_addr::{CpuId, Hpa};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 
 /// A command.
 pub type Command = [u64; 4];

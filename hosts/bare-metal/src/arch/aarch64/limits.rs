@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use axvm_platform::limits::ItsLimits;
+use axvm_platform::limits::MsiLimits;
 use axvm_platform::model::Gic;
 
 use super::gic::PhysicalGic;
@@ -16,7 +16,7 @@ pub struct GicLimits {
     /// Physical LPIs of the hypervisor's own choice.
     pub lpis: u32,
     /// Of each ITS.
-    pub its: Vec<ItsLimits>,
+    pub its: Vec<MsiLimits>,
 }
 
 /// Asks the GIC. `doorbells`: LPIs that it needs itself.

@@ -6,8 +6,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{CpuId, Hpa, Intid};
-use axvm_vgic::LPI_PIECE;
+use axvm_addr::{CpuId, Hpa};
+use axvm_vgic::{Intid, LPI_PIECE};
 use spin::Mutex;
 
 use super::gic::PRIORITY;

@@ -12,9 +12,10 @@
 use axvm::devices::AtOnce;
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
-use axvm_addr::{Gpa, Hpa, Intid, VcpuId};
+use axvm_addr::{Gpa, Hpa, VcpuId};
 use axvm_axdevice::Width;
 use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address};
+use axvm_vgic::Intid;
 use axvm_vgic::{HardwareLists, Local, Message, Vgic};
 
 use super::sysreg::{mrs, msr};

@@ -9,8 +9,9 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Hpa, Intid, VcpuId};
+use axvm_addr::{CpuId, Hpa, VcpuId};
 use axvm_platform::model::Gic;
+use axvm_vgic::Intid;
 use axvm_vgic::LPI_PIECE;
 use spin::Mutex;
 
