@@ -196,6 +196,17 @@ impl DataAbort {
         bit(self.0, 24)
     }
 
+    /// What a load leaves in its register, of the `bytes()` that were read: sign-extended if it asks so, to 32 or 64 bits (ESR_EL2,
+    /// SSE and SF).
+    #[must_use]
+    pub const fn loaded(self, value: u64) -> u64 {
+        let unused = 64 - 8 * self.bytes() as u32;
+        let value = value << unused;
+        let value =
+            if self.is_signed() { (value.cast_signed() >> unused).cast_unsigned() } else { value >> unused };
+        if self.is_wide() { value } else { value & u32::MAX as u64 }
+    }
+
     /// Whether it is a load or store that the syndrome describes and that nothing translates: not signed, no walk, no maintenance.
     #[inline(always)]
     pub const fn is_plain(self) -> bool {

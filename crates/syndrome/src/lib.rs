@@ -3,11 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod abort;
+mod given;
 mod state;
 mod wait;
 
 pub use abort::{DataAbort, InstructionAbort, Kind, Status, fault_address};
-pub use state::{Condition, past};
+pub use state::{Condition, is_aarch32, is_el0, past};
 pub use wait::{Deadline, Wait, WaitFor};
 
 /// The bits `high` to `low` of a register.
@@ -33,8 +34,12 @@ pub mod class {
     pub const SVE: u8 = 0x19;
     /// An instruction abort from a lower level.
     pub const INSTRUCTION_ABORT: u8 = 0x20;
+    /// An instruction abort from the level that takes it.
+    pub const INSTRUCTION_ABORT_SAME: u8 = 0x21;
     /// A data abort from a lower level.
     pub const DATA_ABORT: u8 = 0x24;
+    /// A data abort from the level that takes it.
+    pub const DATA_ABORT_SAME: u8 = 0x25;
 }
 
 /// How long the instruction is that was trapped (ESR_EL2.IL).

@@ -13,6 +13,18 @@ const BRANCH_TYPE: u64 = 3 << 10;
 /// The places of IT\[1:0\] and IT\[7:2\], of AArch32.
 const IT_FIELDS: u64 = 3 << 25 | 0x3f << 10;
 
+/// Whether the processor executes AArch32 (SPSR_EL2.M\[4\]).
+#[inline(always)]
+pub const fn is_aarch32(state: u64) -> bool {
+    bit(state, AARCH32)
+}
+
+/// Whether the processor is at EL0 (SPSR_EL2.M\[3:0\]).
+#[inline(always)]
+pub const fn is_el0(state: u64) -> bool {
+    bits(state, 3, 0) == 0
+}
+
 /// A condition of AArch32 (DDI 0487, C1.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition(pub u8);

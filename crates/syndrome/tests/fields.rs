@@ -2,7 +2,7 @@
 
 use axvm_syndrome::{
     Cause, Condition, DataAbort, Deadline, InstructionAbort, Kind, Length, Status, Syndrome, SystemAccess,
-    Wait, WaitFor, fault_address, past,
+    Wait, WaitFor, fault_address, is_aarch32, is_el0, past,
 };
 
 /// A field: its name, its highest and lowest bit, and what is decoded of it.
@@ -36,6 +36,31 @@ fn class_and_length() {
         field("IL", 25, 25, |esr| u64::from(Syndrome(esr).length() == Length::Four)),
     ]);
     assert_eq!((Length::Two.bytes(), Length::Four.bytes()), (2, 4));
+}
+
+#[test]
+fn what_a_load_leaves() {
+    /// A read of `1 << size` bytes.
+    fn load(size: u64, signed: bool, wide: bool) -> DataAbort {
+        DataAbort(size << 22 | u64::from(signed) << 21 | u64::from(wide) << 15)
+    }
+    // ldrb, ldrsb w, ldrsb x, ldrh, ldrsh w, ldrsw, ldr w, ldr x: what is read beyond the width counts for nothing.
+    assert_eq!(load(0, false, false).loaded(0xfff0), 0xf0);
+    assert_eq!(load(0, true, false).loaded(0x80), 0xffff_ff80);
+    assert_eq!(load(0, true, true).loaded(0x80), 0xffff_ffff_ffff_ff80);
+    assert_eq!(load(0, true, true).loaded(0x7f), 0x7f);
+    assert_eq!(load(1, false, false).loaded(0x1_8000), 0x8000);
+    assert_eq!(load(1, true, false).loaded(0x8000), 0xffff_8000);
+    assert_eq!(load(2, true, true).loaded(0x8000_0000), 0xffff_ffff_8000_0000);
+    assert_eq!(load(2, false, false).loaded(u64::MAX), 0xffff_ffff);
+    assert_eq!(load(3, false, true).loaded(u64::MAX), u64::MAX);
+}
+
+#[test]
+fn the_level_and_its_state() {
+    // EL0t of AArch64, User of AArch32; EL1t, EL1h; Supervisor.
+    assert_eq!([0, 0x10, 0b0100, 0b0101, 0x13].map(is_el0), [true, true, false, false, false]);
+    assert_eq!([0, 0x10, 0b0100, 0b0101, 0x13].map(is_aarch32), [false, true, false, false, true]);
 }
 
 #[test]
