@@ -3,7 +3,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{board, cpu, gic, payload, psci};
+use crate::{board, cpu, gic, payload, states};
 
 /// What [`READY`] says once the first CPU has set up what all share.
 const IS_READY: u64 = 0x6178_766d_2065_6c33;
@@ -97,7 +97,7 @@ extern "C" fn main(cpu: usize) -> ! {
             crate::console::say(format_args!("firmware: {why}\n"));
             board::power_off()
         });
-        psci::first_is_on();
+        states::first_is_on();
         enter(kernel, device_tree, 0)
     }
     wait_for_call(cpu)
@@ -105,7 +105,7 @@ extern "C" fn main(cpu: usize) -> ! {
 
 /// Waits, off as far as PSCI goes, for CPU_ON.
 pub fn wait_for_call(cpu: usize) -> ! {
-    let (entry, argument) = psci::called(cpu);
+    let (entry, argument) = states::called(cpu);
     enter(entry, argument, cpu)
 }
 

@@ -24,6 +24,7 @@ mod gic;
 mod heap;
 mod payload;
 mod psci;
+mod states;
 mod vectors;
 
 #[panic_handler]

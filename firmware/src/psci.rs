@@ -1,17 +1,16 @@
 //! PSCI 1.1 (Arm DEN 0022) by SMC: CPUs on and off, the machine off and reset.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use smccc::arch::SMCCC_VERSION;
 use smccc::psci::error::{
     ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
 };
 use smccc::psci::{
-    AffinityState, MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32,
-    PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
+    MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32, PSCI_FEATURES,
+    PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
 };
 
-use crate::board::{self, CPUS, RAM};
+use crate::board::{self, RAM};
+use crate::states::{OFF, ON, PENDING, of};
 use crate::{boot, cpu};
 
 /// Functions with arguments of 64 bits have this bit set, and are otherwise numbered as those of 32 bits.
@@ -19,52 +18,6 @@ const SMC64: u32 = 1 << 30;
 
 /// PSCI 1.1, and SMCCC 1.1.
 const VERSION_1_1: i32 = 1 << 16 | 1;
-
-/// States, as AFFINITY_INFO says them.
-const ON: u64 = AffinityState::On as u64;
-const OFF: u64 = AffinityState::Off as u64;
-const PENDING: u64 = AffinityState::OnPending as u64;
-
-/// What is known of a CPU. Its caller writes `entry` and `argument` before it makes it pending, itself only `state` after
-/// that.
-struct Cpu {
-    /// [`OFF`] shifted by one, so that cleared memory says that it is off: see [`Cpu::state`].
-    state: AtomicU64,
-    entry: AtomicU64,
-    argument: AtomicU64,
-}
-
-impl Cpu {
-    const fn new() -> Self {
-        Self { state: AtomicU64::new(0), entry: AtomicU64::new(0), argument: AtomicU64::new(0) }
-    }
-
-    fn state(&self) -> u64 {
-        self.state.load(Ordering::Acquire) ^ OFF
-    }
-
-    fn set_state(&self, state: u64) {
-        self.state.store(state ^ OFF, Ordering::Release);
-    }
-}
-
-static STATES: [Cpu; CPUS] = [const { Cpu::new() }; CPUS];
-
-/// The first CPU was never off.
-pub fn first_is_on() {
-    STATES[0].set_state(ON);
-}
-
-/// Waits until the CPU is called; where it goes, with what.
-pub fn called(number: usize) -> (u64, u64) {
-    let this = &STATES[number];
-    while this.state() != PENDING {
-        cpu::wait_for_event();
-    }
-    let call = (this.entry.load(Ordering::Relaxed), this.argument.load(Ordering::Relaxed));
-    this.set_state(ON);
-    call
-}
 
 /// Answers a call of non-secure software.
 pub fn call(id: u32, arguments: [u64; 3]) -> i32 {
@@ -82,7 +35,7 @@ pub fn call(id: u32, arguments: [u64; 3]) -> i32 {
         PSCI_CPU_OFF if !wide => off(),
         PSCI_CPU_ON_32 => on(first, second, third),
         PSCI_AFFINITY_INFO_32 if second == 0 => match board::cpu_number(first) {
-            Some(number) => STATES[number].state() as i32,
+            Some(number) => of(number).state() as i32,
             None => INVALID_PARAMETERS,
         },
         PSCI_AFFINITY_INFO_32 => INVALID_PARAMETERS,
@@ -112,7 +65,7 @@ fn features(id: u32) -> i32 {
 }
 
 fn on(affinity: u64, entry: u64, argument: u64) -> i32 {
-    let Some(target) = board::cpu_number(affinity).map(|number| &STATES[number]) else {
+    let Some(target) = board::cpu_number(affinity).map(of) else {
         return INVALID_PARAMETERS;
     };
     if entry < RAM as u64 {
@@ -122,9 +75,7 @@ fn on(affinity: u64, entry: u64, argument: u64) -> i32 {
         ON => ALREADY_ON,
         PENDING => ON_PENDING,
         _ => {
-            target.entry.store(entry, Ordering::Relaxed);
-            target.argument.store(argument, Ordering::Relaxed);
-            target.set_state(PENDING);
+            target.send(entry, argument);
             cpu::send_event();
             SUCCESS
         }
@@ -133,6 +84,6 @@ fn on(affinity: u64, entry: u64, argument: u64) -> i32 {
 
 fn off() -> ! {
     let Some(number) = board::cpu_number(cpu::affinity()) else { board::power_off() };
-    STATES[number].set_state(OFF);
+    of(number).set_state(OFF);
     boot::wait_for_call(number)
 }

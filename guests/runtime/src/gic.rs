@@ -4,7 +4,6 @@
 use axvm_addr::Address;
 use axvm_platform::model::Platform;
 
-use crate::its::{Its, TRANSLATER};
 use crate::machine::{Fault, SURELY_S, load32, load64, store32, store64, within};
 
 const GICD_CTLR: u64 = 0x0000;
@@ -32,8 +31,11 @@ const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
 const IPRIORITYR: u64 = 0x400;
 
+/// GITS_TRANSLATER, in the page above an ITS's control frame.
+const TRANSLATER: u64 = 0x1_0040;
+
 /// In the middle of all priorities.
-const PRIORITY: u32 = 0xa0;
+pub(crate) const PRIORITY: u8 = 0xa0;
 
 /// GICR_PENDBASER.PTZ.
 pub const PENDING_IS_ZERO: u64 = 1 << 62;
@@ -107,14 +109,6 @@ impl Gic {
         Some(self.its? + TRANSLATER)
     }
 
-    /// Makes event 0 of a device the first LPI, at the CPU with this redistributor. Takes 1 MiB of memory at a multiple
-    /// of 64 KiB.
-    pub fn map_msi(&self, device: u64, target: &Redistributor, memory: u64) -> Result<(), Fault> {
-        let mut its = Its::start(self, device, 1, core::slice::from_ref(target), memory)?;
-        its.set(0, PRIORITY as u8, true)?;
-        its.map(0, 0)
-    }
-
     /// The ITS's registers.
     pub fn its(&self) -> Option<u64> {
         self.its
@@ -173,6 +167,6 @@ fn enable(frame: u64, intid: u32) -> Result<(), Fault> {
     let (word, bit) = (u64::from(intid / 32) * 4, 1u32 << (intid % 32));
     store32(frame + IGROUPR + word, load32(frame + IGROUPR + word)? | bit)?;
     let (place, shift) = (frame + IPRIORITYR + u64::from(intid & !3), intid % 4 * 8);
-    store32(place, load32(place)? & !(0xff << shift) | PRIORITY << shift)?;
+    store32(place, load32(place)? & !(0xff << shift) | u32::from(PRIORITY) << shift)?;
     store32(frame + ISENABLER + word, bit)
 }

@@ -1,7 +1,7 @@
 //! A driver of the ITS (Arm IHI 0069, chapter 5) for a device, whose event N is the N-th LPI, or two that have the same LPIs by turns.
 //! Each command has been carried out when its function returns.
 
-use crate::gic::{Gic, LPI, Redistributor};
+use crate::gic::{Gic, LPI, PRIORITY, Redistributor};
 use crate::machine::{self, Fault, load8, load64, store8, store32, store64};
 
 const CTLR: u64 = 0x00;
@@ -9,8 +9,6 @@ const CBASER: u64 = 0x80;
 const CWRITER: u64 = 0x88;
 const CREADR: u64 = 0x90;
 const BASER: u64 = 0x100;
-/// In the page above the control frame.
-pub(crate) const TRANSLATER: u64 = 0x1_0040;
 const VALID: u64 = 1 << 63;
 /// One page of 4 KiB holds 128 commands.
 const QUEUE: u64 = 0x1000;
@@ -25,6 +23,16 @@ const MAPC: u64 = 0x09;
 const MAPTI: u64 = 0x0a;
 const INV: u64 = 0x0c;
 const DISCARD: u64 = 0x0f;
+
+impl Gic {
+    /// Makes event 0 of a device the first LPI, at the CPU with this redistributor. Takes 1 MiB of memory at a multiple
+    /// of 64 KiB.
+    pub fn map_msi(&self, device: u64, target: &Redistributor, memory: u64) -> Result<(), Fault> {
+        let mut its = Its::start(self, device, 1, core::slice::from_ref(target), memory)?;
+        its.set(0, PRIORITY, true)?;
+        its.map(0, 0)
+    }
+}
 
 /// An ITS with a device.
 pub struct Its<'a> {

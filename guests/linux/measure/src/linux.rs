@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::ffi::CStr;
 
-use crate::start::Arguments;
+use crate::arguments::Arguments;
 
 const OPENAT: usize = 56;
 const WRITE: usize = 64;

@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod arguments;
 mod linux;
 mod mark;
 mod ping;

@@ -2,8 +2,8 @@
 
 use core::ffi::CStr;
 
+use crate::arguments::Arguments;
 use crate::linux::{self, Failed, File};
-use crate::start::Arguments;
 use crate::{mark, ping};
 
 /// What a reading task needs: a block, aligned as direct I/O wants it.
