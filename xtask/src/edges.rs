@@ -1,11 +1,12 @@
-//! The house's arrows: which crate may know which. One list (`xtask/edges.txt`), held against `cargo metadata`.
+//! The house's arrows: which crate may know which. One list (`xtask/edges.txt`), held against `cargo metadata`. And what no room but one
+//! may name (`neutral.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, paths};
+use crate::{build, neutral, paths};
 
 /// Package -> packages of the workspace that it names or may name.
 type Edges = BTreeMap<String, BTreeSet<String>>;
@@ -19,6 +20,7 @@ pub fn check() -> Result<Vec<String>> {
     let document = std::fs::read_to_string(paths::root().join(DRAWN_IN))
         .with_context(|| format!("cannot read {DRAWN_IN}"))?;
     found.extend(misdrawn(&allowed, &document));
+    found.extend(neutral::named()?);
     Ok(found)
 }
 

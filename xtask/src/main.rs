@@ -16,6 +16,7 @@ mod host;
 mod image;
 mod links;
 mod native;
+mod neutral;
 mod package;
 mod paths;
 mod process;

@@ -8,16 +8,14 @@ use core::fmt::{Display, Write as _};
 use axvm::report::Report;
 use axvm_addr::{Hpa, Span};
 use axvm_plan::problem::Problem;
-use axvm_platform::fdt;
-use axvm_platform::fdt::outline::Outline;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_system::bundle::Bundle;
 
-use crate::arch::stage1::{Builder, Rights};
-use crate::arch::{self, SecondaryBoot};
+use crate::arch::{self, Builder, Rights, SecondaryBoot};
+use crate::boot_info::BootInfo;
 use crate::cpus::{self, STACK_BYTES};
 use crate::log;
-use crate::{console, host, memory, report};
+use crate::{console, memory, report, start};
 
 /// The version, where the tool can find it in the image.
 // SAFETY: the section holds constants, as this is one; the linker script keeps it though nothing refers to it.
@@ -36,34 +34,25 @@ static IMAGE_MARK: [u8; axvm_system::IMAGE_MARK.len()] = {
 /// What the hypervisor keeps for its heap, beside its image, its stacks, and what the device tree takes.
 const POOL_BYTES: u64 = 8 << 20;
 
-/// Bytes of heap for each byte of the device tree's structure. Reading one takes 3 to 9 in real trees, 25 in one made to be the worst
-/// (thousands of nodes with a `reg` and two empty properties).
-const HEAP_PER_TREE_BYTE: u64 = 32;
-
 /// The smallest piece of memory that a VM gets: the pool starts and ends on a multiple of it, so that no VM's memory is cut into
 /// smaller pages because of it.
 const BLOCK: u64 = 2 << 20;
 
-/// Boots, runs the VMs, reports, and switches the machine off. `start`: the counter at the first instruction.
+/// Boots, runs the VMs, reports, and switches the machine off.
 ///
-/// First comes what needs no memory: the outline of the device tree, by which the console is found that can say what goes wrong
-/// with all the rest, and a place for the heap, as large as the tree asks for.
-pub fn main(device_tree: Hpa, start: u64) -> ! {
-    // SAFETY: the boot protocol: x0 is the device tree's address, and nothing else is at it.
-    let blob = unsafe { map_tree(device_tree) };
-    let outline = Outline::open(blob).unwrap_or_else(|error| last_words(&error));
-    let has_firmware = arch::psci::find(outline.psci);
-    let console = outline.console();
-    if let Some(console) = &console {
+/// First comes what needs no memory: the console, that can say what goes wrong with all the rest, and a place for the heap, as large as
+/// reading the platform takes.
+pub fn main(info: BootInfo<'_>) -> ! {
+    if let Some(console) = &info.console {
         let pages = console.registers.to_pages();
-        // SAFETY: the device tree says that these are the registers of such a UART. No VM gets it (the plan keeps it).
+        // SAFETY: boot's description says that these are the registers of such a UART. No VM gets it (the plan keeps it).
         unsafe {
             early_map(pages, Rights::Device);
             console::init(console.uart, console.registers.start(), console.clock_hz);
         }
     }
-    let pool = find_pool(&outline, device_tree, blob.len() as u64);
-    let stacks_end = pool.start().0 + outline.cpus as u64 * 2 * STACK_BYTES;
+    let pool = find_pool(&info);
+    let stacks_end = pool.start().0 + info.platform.cpus() as u64 * 2 * STACK_BYTES;
     // SAFETY: the pool is free RAM; the stacks are at its start.
     unsafe {
         early_map(pool, Rights::Data);
@@ -73,17 +62,12 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     }
     console::take_messages();
 
-    let tree = fdt::blob::Tree::parse(blob).unwrap_or_else(|error| last_words(&error));
-    let mut platform = fdt::read_in(&tree).unwrap_or_else(|error| last_words(&error));
-    if !has_firmware {
-        // What the tree tells EL1 of it isn't for EL2.
-        platform.firmware = None;
-    }
-    let initrd = fdt::initrd_in(&tree).ok().flatten();
-    drop(tree);
-    reserve(&mut platform, device_tree, blob.len() as u64, initrd);
+    let mut platform = info.platform.read().unwrap_or_else(|error| last_words(&error));
+    arch::correct_platform(&mut platform);
+    let BootInfo { initrd, console, start, .. } = info;
+    reserve(&mut platform, info.platform.span(), initrd);
     let agree = platform.free_memory().iter().any(|free| free.encloses(&pool));
-    if !agree || platform.cpus.len() > outline.cpus {
+    if !agree || platform.cpus.len() > info.platform.cpus() {
         last_words(&"the device tree's outline and its reading don't agree on memory and CPUs")
     }
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
@@ -93,7 +77,8 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
         last_words(&"the hypervisor's own address space can't be mapped")
     };
     // Before anything else: what no one has opened is closed.
-    if let Err(error) = host::close_iommus(&platform) {
+    // SAFETY: they have been mapped just now, and nothing else drives them.
+    if let Err(error) = unsafe { arch::close_iommus(&platform) } {
         last_words(&error)
     }
     cpus::init(
@@ -122,57 +107,17 @@ pub fn main(device_tree: Hpa, start: u64) -> ! {
     {
         fail(&format!("the bundle can't be used: {error}"))
     }
-    host::run(host::Start { platform, bundle, start, pool: pool.size() })
-}
-
-/// Maps the device tree: as much of it as its header says.
-///
-/// # Safety
-///
-/// There must be a device tree or other memory at the address.
-unsafe fn map_tree(at: Hpa) -> &'static [u8] {
-    let tree =
-        |bytes| Span::new(at, bytes).unwrap_or_else(|_| last_words(&"the device tree's address isn't one"));
-    // SAFETY: by the caller's promise; the pages are the tree's. Its size is big-endian, at offset 4 (Devicetree Specification 0.4,
-    // 5.2). It is memory that nobody writes.
-    unsafe {
-        early_map(tree(8), Rights::Data);
-        let size = u32::from_be(((at.0 + 4) as *const u32).read_unaligned());
-        let bytes = u64::from(size).clamp(8, arch::DEVICE_TREE_MAX);
-        early_map(tree(bytes), Rights::Data);
-        core::slice::from_raw_parts(at.0 as *const u8, bytes as usize)
-    }
+    start::run(start::Start { platform, bundle, start, pool: pool.size() })
 }
 
 /// # Safety
 ///
-/// As [`crate::arch::stage1::early_map`].
-unsafe fn early_map(span: Span<Hpa>, rights: Rights) {
+/// As [`crate::arch::early_map`].
+pub unsafe fn early_map(span: Span<Hpa>, rights: Rights) {
     // SAFETY: by the caller's promise.
-    if unsafe { arch::stage1::early_map(span.start().0, span.end().0, rights) }.is_err() {
+    if unsafe { arch::early_map(span.start().0, span.end().0, rights) }.is_err() {
         last_words(&"there are too few tables for the first map")
     }
-}
-
-/// Says, with the MMU off, why this machine can't be booted, and stays: nothing has been taken over.
-///
-/// # Safety
-///
-/// The MMU is off, and at `device_tree` is a device tree or other memory.
-pub unsafe fn refuse_early(device_tree: Hpa, why: &str) -> ! {
-    // SAFETY: by the caller's promise: without translation everything is where it is.
-    let blob = unsafe {
-        let size = u32::from_be(((device_tree.0 + 4) as *const u32).read_volatile());
-        core::slice::from_raw_parts(
-            device_tree.0 as *const u8,
-            u64::from(size).clamp(8, arch::DEVICE_TREE_MAX) as usize,
-        )
-    };
-    let uart = Outline::open(blob).ok().and_then(|outline| outline.console());
-    // SAFETY: the device tree says so.
-    let mut out = unsafe { console::early_emergency(uart.map(|it| (it.uart, it.registers.start()))) };
-    let _ = writeln!(out, "axvm: error: {why}\r");
-    arch::halt()
 }
 
 /// Ends the run with one line that says why. Nothing has to be there for it: no heap, no lock; without a console it is in the record.
@@ -194,20 +139,17 @@ pub fn refuse(problems: Vec<Problem>) -> ! {
         log::error!("{problem}");
     }
     report::send(&Report::bad_input(problems));
-    arch::psci::system_off()
+    arch::system_off()
 }
 
 fn name(platform: &Platform) -> &str {
     if platform.model.is_empty() { "a board without a name" } else { &platform.model }
 }
 
-/// Marks what the boot loader and the hypervisor's image take of RAM.
-fn reserve(platform: &mut Platform, device_tree: Hpa, bytes: u64, initrd: Option<Span<Hpa>>) {
-    let layout = arch::image_layout();
-    let image = Span::new(Hpa(arch::image_start()), layout.end.0 - arch::image_start());
-    let tree = Span::new(device_tree, bytes);
+/// Marks what the boot loader and the hypervisor's image take of RAM. `tree`: where the board's description is.
+fn reserve(platform: &mut Platform, tree: Option<Span<Hpa>>, initrd: Option<Span<Hpa>>) {
     for (span, owner) in
-        [(image.ok(), "the hypervisor"), (tree.ok(), "the board's device tree"), (initrd, "the bundle")]
+        [(image(), "the hypervisor"), (tree, "the board's device tree"), (initrd, "the bundle")]
     {
         if let Some(span) = span {
             platform.reserved.push(Reserved {
@@ -219,17 +161,20 @@ fn reserve(platform: &mut Platform, device_tree: Hpa, bytes: u64, initrd: Option
     }
 }
 
+/// Where the hypervisor's image is.
+fn image() -> Option<Span<Hpa>> {
+    Span::new(Hpa(arch::image_start()), arch::image_layout().end.0 - arch::image_start()).ok()
+}
+
 /// The place for heap and stacks: at the top of memory, out of the way of VMs.
-fn find_pool(outline: &Outline<'_>, device_tree: Hpa, bytes: u64) -> Span<Hpa> {
-    let heap = POOL_BYTES + outline.size() as u64 * HEAP_PER_TREE_BYTE;
-    let size = (heap + outline.cpus as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
-    let image = Span::new(Hpa(arch::image_start()), arch::image_layout().end.0 - arch::image_start());
-    // The interrupt controllers' tables are to lie in it.
-    let low = outline.compatible().any(axvm_gicv3::may_need_low_memory);
-    let high = if low { Span::new(Hpa(1 << 32), (1 << 48) - (1 << 32)).ok() } else { None };
-    let taken = [image.ok(), Span::new(device_tree, bytes).ok(), outline.initrd(), high]
-        .map(Option::unwrap_or_default);
-    match outline.free(size, BLOCK, &taken) {
+fn find_pool(info: &BootInfo<'_>) -> Span<Hpa> {
+    let heap = POOL_BYTES + info.platform.heap();
+    let size = (heap + info.platform.cpus() as u64 * 2 * STACK_BYTES).next_multiple_of(BLOCK);
+    // Tables are to lie in it that hardware walks.
+    let limit = info.platform.memory_limit();
+    let high = limit.and_then(|limit| Span::new(limit, (1 << 48) - limit.0).ok());
+    let taken = [image(), info.platform.span(), info.initrd, high].map(Option::unwrap_or_default);
+    match info.memory.free(size, BLOCK, &taken) {
         Ok(Some(pool)) => pool,
         Ok(None) => last_words(&format_args!(
             "the device tree has no {} MiB of free memory for the hypervisor",
@@ -268,7 +213,7 @@ fn map(platform: &Platform, memory: &Memory, stacks: &[Hpa]) -> Option<Secondary
     for stack in stacks {
         map.map(stack.0 - STACK_BYTES, stack.0, Rights::None).ok()?;
     }
-    for span in registers(platform).into_iter().chain(memory.console) {
+    for span in driven(platform).chain(memory.console) {
         let pages = span.to_pages();
         map.map(pages.start().0, pages.end().0, Rights::Device).ok()?;
     }
@@ -283,18 +228,11 @@ fn map(platform: &Platform, memory: &Memory, stacks: &[Hpa]) -> Option<Secondary
     unsafe { map.activate(platform.cpus.len()) }
 }
 
-/// The registers that the hypervisor itself drives, but for its console's. Those that it forwards guests' accesses to are added
-/// when a plan says so.
-fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
-    let mut spans = Vec::new();
-    if let Some(gic) = platform.gic() {
-        spans.push(gic.distributor);
-        spans.extend(&gic.redistributors);
-        spans.extend(gic.its.iter().map(|its| its.registers));
-    }
-    spans.extend(platform.iommus.iter().map(|smmu| smmu.registers));
-    spans.retain(|span| !span.is_empty() && !platform.memory.iter().any(|memory| memory.overlaps(span)));
-    spans
+/// The registers that the hypervisor drives, but for its console's. Those that it forwards guests' accesses to are added when a plan
+/// says so.
+fn driven(platform: &Platform) -> impl Iterator<Item = Span<Hpa>> {
+    let is_memory = |span: &Span<Hpa>| platform.memory.iter().any(|memory| memory.overlaps(span));
+    arch::driven_registers(platform).into_iter().filter(move |span| !span.is_empty() && !is_memory(span))
 }
 
 /// Takes over the console at a device-tree path, which the plan has found to be one that can be driven. `false` if it can't after
@@ -303,7 +241,7 @@ pub fn start_console(platform: &Platform, path: &str) -> bool {
     let device = platform.devices.iter().find(|device| device.path == path);
     let Some((device, uart)) = device.and_then(|device| Some((device, device.uart()?))) else { return false };
     let Some(&registers) = device.registers.first() else { return false };
-    if arch::stage1::add_device(registers).is_err() {
+    if arch::add_device(registers).is_err() {
         return false;
     }
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);

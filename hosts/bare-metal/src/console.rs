@@ -14,7 +14,7 @@ use axvm_system::wire::{self, Channel, Nonce};
 use axvm_uart::{Description, Received, Registers, Uart, Width};
 use spin::mutex::TicketMutex;
 
-use crate::protection::{self, Protection};
+use crate::protection;
 use crate::{arch, record};
 
 /// How long a UART may have no room before it is taken for one that never will: a byte at 9,600 baud takes 1 ms, and a FIFO has
@@ -286,17 +286,12 @@ impl Emergency {
     /// Ends the run, without its last report, which makes the verdict `hypervisor-failed`. Where nobody could be told, the machine
     /// isn't switched off, so that the record stays.
     pub fn end(self) -> ! {
-        let Some(uart) = &self.0.uart else {
-            if protection::is_off(Protection::Restart) {
-                arch::psci::system_reset()
-            }
-            arch::halt()
-        };
+        let Some(uart) = &self.0.uart else { protection::restart_or(arch::halt) };
         let end = arch::ticks() + arch::tick_hz();
         while !uart.is_idle() && arch::ticks() < end {
             core::hint::spin_loop();
         }
-        arch::psci::system_off()
+        arch::system_off()
     }
 }
 

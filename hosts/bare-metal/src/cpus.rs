@@ -6,12 +6,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::{CpuId, Hpa, VcpuId};
-use axvm_vgic::Intid;
 use spin::{Mutex, Once};
 
-use crate::arch::direct::Direct;
-use crate::arch::gic::{GicError, PhysicalGic};
-use crate::arch::{self, EntryWork, SecondaryBoot};
+use crate::arch::{self, Caller, EntryWork, Irqchip, SecondaryBoot};
 use crate::host::{self, Host};
 use crate::log;
 use crate::vm::Vm;
@@ -24,13 +21,11 @@ pub const STACK_BYTES: u64 = 0x1_0000;
 pub struct Cpu {
     /// Its position among the device tree's CPUs.
     pub id: CpuId,
-    /// Its affinity.
-    pub mpidr: u64,
-    /// What names it when it is called.
-    call_target: u64,
+    /// What the platform calls it.
+    pub hardware_id: u64,
+    /// How it is called.
+    caller: Caller,
     online: AtomicBool,
-    /// Its interrupt interface is a guest's: calls have to be let through first.
-    given_away: AtomicBool,
     /// What it does at each way in from a guest.
     entry_work: AtomicU64,
     /// The vCPU whose CPU it is.
@@ -53,17 +48,16 @@ enum Estate {
 
 static CPUS: Once<Vec<Cpu>> = Once::new();
 
-/// Lists the CPUs: affinity and the top of the stack of each. `common`: how their MMUs are set.
+/// Lists the CPUs: what the platform calls each, and the top of its stack. `common`: how their MMUs are set.
 pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
     CPUS.call_once(|| {
         (0u16..)
             .zip(cpus)
-            .map(|(id, (mpidr, stack))| Cpu {
+            .map(|(id, (hardware_id, stack))| Cpu {
                 id: CpuId(id),
-                call_target: arch::gic::sgi_target(mpidr),
-                mpidr,
+                caller: Caller::new(hardware_id),
+                hardware_id,
                 online: AtomicBool::new(false),
-                given_away: AtomicBool::new(false),
                 entry_work: AtomicU64::new(0),
                 vcpu: Mutex::new(None),
                 estate: Mutex::new(Estate::None),
@@ -86,25 +80,21 @@ pub fn any_takes_apart() -> bool {
 
 /// The CPU that runs this.
 pub fn current() -> Option<&'static Cpu> {
-    of(arch::mpidr())
+    of(arch::own_hardware_id())
 }
 
-/// The CPU with this affinity.
-pub fn of(mpidr: u64) -> Option<&'static Cpu> {
-    CPUS.get()?.iter().find(|cpu| cpu.mpidr == mpidr)
+/// The CPU that the platform calls so.
+pub fn of(hardware_id: u64) -> Option<&'static Cpu> {
+    CPUS.get()?.iter().find(|cpu| cpu.hardware_id == hardware_id)
 }
 
 impl Cpu {
     /// Starts it, and waits (bounded) until it says that it runs.
-    pub fn start(&self) -> Result<(), &'static str> {
+    pub fn start(&'static self) -> Result<(), &'static str> {
         if self.online.load(Ordering::Acquire) {
             return Ok(());
         }
-        let boot = &raw const self.boot as u64;
-        // It reads this with its caches off.
-        arch::clean_to_memory(Hpa(boot), size_of::<SecondaryBoot>() as u64);
-        arch::psci::cpu_on(self.mpidr, arch::secondary_entry().0, boot)
-            .map_err(|_| "the firmware refused to start it")?;
+        arch::start_cpu(self.hardware_id, &self.boot).map_err(|_| "the firmware refused to start it")?;
         let end = arch::ticks() + arch::tick_hz() * 5;
         while !self.online.load(Ordering::Acquire) {
             if arch::ticks() > end {
@@ -124,14 +114,14 @@ impl Cpu {
     pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
         let host = vm.host();
         *self.vcpu.lock() = Some((vm, vcpu));
-        self.kick(&host.gic);
+        self.kick(&host.irqchip);
     }
 
     /// Gives it a VM to take apart that all CPUs have left, this one among them.
     pub fn give_to_take_apart(&self, vm: Vm) {
         let host = vm.host();
         *self.estate.lock() = Estate::Waiting(Box::new(vm));
-        self.kick(&host.gic);
+        self.kick(&host.irqchip);
     }
 
     /// Takes the VM apart that it was given, if any.
@@ -156,29 +146,13 @@ impl Cpu {
     }
 
     /// Makes it leave its guest or its sleep, and look around.
-    pub fn kick(&self, gic: &PhysicalGic) {
-        if self.given_away.load(Ordering::SeqCst) {
-            gic.let_calls_through(self.id);
-        }
-        arch::gic::kick(self.call_target);
+    pub fn kick(&self, irqchip: &Irqchip) {
+        self.caller.call(irqchip, self.id);
     }
 
-    /// Raises a software interrupt of Group 1 there.
-    pub fn raise_sgi(&self, sgi: Intid) {
-        arch::gic::raise_sgi(self.call_target, sgi);
-    }
-
-    /// Gives the calling CPU's interrupt interface to a guest. Whoever stops the VM sets its flag first and calls then, so that a
-    /// call that comes too early for [`Cpu::kick`] to know of this is one whose flag is seen before the guest is entered.
-    pub fn give_interrupts(&self, gic: &PhysicalGic) -> Result<Direct, GicError> {
-        self.given_away.store(true, Ordering::SeqCst);
-        Direct::give(gic, self.id)
-    }
-
-    /// Takes it back.
-    pub fn take_interrupts_back(&self, gic: &PhysicalGic) {
-        self.given_away.store(false, Ordering::SeqCst);
-        Direct::take_back(gic, self.id);
+    /// How it is called.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 }
 
@@ -197,7 +171,7 @@ impl Cpu {
     /// Sets up what the calling CPU has for itself, and says that it runs.
     pub fn bring_up(&self, host: &Host) {
         self.entry_work.store(arch::establish(self.id).bits(), Ordering::Relaxed);
-        if let Err(error) = host.init_cpu(self.id) {
+        if let Err(error) = host.irqchip.init_cpu(self.id) {
             crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }
         self.online.store(true, Ordering::Release);
@@ -210,36 +184,21 @@ impl Cpu {
             let Some((vm, vcpu)) = work else {
                 self.take_apart(host);
                 arch::wait_for_interrupt();
-                crate::run::take_interrupts(None);
+                arch::take_interrupts(None);
                 continue;
             };
             if crate::run::run(&vm, vcpu) {
                 continue;
             }
             if vm.is_stopping() {
-                if let Err(error) = host.leave_cpu(self.id) {
+                if let Err(error) = host.irqchip.leave_cpu(self.id) {
                     log::error!("CPU {}: {error}", self.id);
                 }
                 *self.vcpu.lock() = None;
                 vm.parked(vcpu);
                 continue;
             }
-            wait_for_start(&vm, vcpu);
+            arch::wait_while_off(&vm, vcpu);
         }
-    }
-}
-
-/// Sleeps while a vCPU is off. What comes for it waits until it is on again, or until the guest sends it elsewhere.
-fn wait_for_start(vm: &Vm, vcpu: VcpuId) {
-    if vm.takes_interrupts() {
-        // In the physical GIC, which knows what the guest makes of it.
-        arch::gic::close_interface();
-        arch::wait_for_interrupt();
-        crate::run::take_interrupts(None);
-    } else {
-        // In the virtual one.
-        arch::wait_for_interrupt();
-        crate::run::take_interrupts(Some((vm, vcpu)));
-        vm.vgic().take_mail(vcpu);
     }
 }

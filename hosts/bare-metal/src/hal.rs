@@ -1,4 +1,4 @@
-//! The bare-metal host of the core's VMs: what `axvm::AxVMHal` asks for, done with page tables, SMMUs and the GIC.
+//! The bare-metal host of the core's VMs: what `axvm::AxVMHal` asks for, done with page tables, IOMMUs and the interrupt controller.
 
 use alloc::vec::Vec;
 
@@ -8,19 +8,17 @@ use axvm::hal::{AxVMHal, DmaMap};
 use axvm::ownership::DeviceOps;
 use axvm::space::Materialise;
 use axvm_addr::{Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
-use axvm_axdevice::{InterruptLine, Width};
+use axvm_axdevice::Width;
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, Doorbell, LineRoute, RamPiece, VmPlan};
-use axvm_platform::model::Trigger;
 use spin::Mutex;
 
+use crate::arch::{DmaSpace, GuestSpace, IommuError, Iommus, IrqchipError, SpaceError};
 use crate::host::Host;
-use crate::iommu::{DmaSpace, Iommus};
 use crate::log;
 use crate::memory::GuestRam;
 use crate::pci::Ticks;
 use crate::protection::{self, Protection};
-use crate::tables::{GuestSpace, SpaceError};
 use crate::{arch, cpus};
 
 /// Why the machine couldn't do something.
@@ -35,18 +33,18 @@ pub enum HalError {
     /// A mapping can't be taken away.
     #[error(transparent)]
     Unmap(#[from] axvm_paging::UnmapError),
-    /// The SMMU.
+    /// An IOMMU.
     #[error("SMMU: {0}")]
-    Iommu(#[from] axvm_smmuv3::Error),
+    Iommu(#[from] IommuError),
     /// A device, or a bridge above it, masters the bus still.
     #[error(transparent)]
     NotSilent(#[from] axvm_pci::NotSilent),
     /// A device doesn't come back from its reset.
     #[error(transparent)]
     Reset(#[from] axvm_pci::ResetError),
-    /// The ITS.
+    /// The interrupt controller.
     #[error(transparent)]
-    Its(#[from] crate::arch::its::ItsError),
+    Irqchip(#[from] IrqchipError),
     /// More VMs than there are tags for their translations.
     #[error("there are more VMs than VMIDs: 255")]
     TooManyVms,
@@ -89,7 +87,7 @@ impl Materialise for Space {
     }
 }
 
-/// What a VM's devices reach: a map for each SMMU that one of them is behind.
+/// What a VM's devices reach: a map for each IOMMU that one of them is behind.
 pub struct Dma {
     maps: Mutex<Vec<DmaSpace>>,
     iommus: &'static Iommus,
@@ -125,7 +123,7 @@ impl DmaMap for Dma {
 /// How long is waited after a closing that couldn't be confirmed.
 const CLOSE_PAUSE_US: u64 = 10_000;
 
-/// Closes a device's streams, confirmed by the SMMU.
+/// Closes a device's streams, confirmed by the IOMMU.
 fn block_streams(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
     let mut result = Ok(());
     for &source in &device.sources {
@@ -206,13 +204,10 @@ impl DeviceOps for Hal {
     }
 
     fn detach(&self, _: VmId, device: &DevicePlan) -> Result<(), HalError> {
-        let host = self.host;
-        if let Some(msi) = device.msi
-            && let Some(its) = host.its.get(usize::from(msi.source.controller.0))
-        {
-            its.unmap_device(&host.lpis, msi.source.into())?;
+        match &device.msi {
+            Some(messages) => Ok(self.host.irqchip.forget_messages(messages)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -231,8 +226,8 @@ impl Forward for Hal {
     }
 }
 
-/// VMID of a VM, for CPUs and SMMUs alike; 0 is nobody's.
-fn vmid(vm: VmId) -> u16 {
+/// What tags a VM's translations, for CPUs and IOMMUs alike (a VMID); 0 is nobody's.
+fn tag(vm: VmId) -> u16 {
     vm.0 + 1
 }
 
@@ -243,32 +238,28 @@ impl AxVMHal for Hal {
 
     fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
         let host = self.host;
-        // VMIDs have 8 bits here (VTCR_EL2.VS, and SMMUs without VMID16).
-        if vmid(plan.id) > 0xff {
+        // They have 8 bits here: more aren't there on every CPU and IOMMU.
+        if tag(plan.id) > 0xff {
             return Err(HalError::TooManyVms);
         }
-        let space = GuestSpace::new(plan.address_bits, vmid(plan.id))?;
-        if protection::is_off(Protection::Stage2) {
-            let flags = MappingFlags::READ | MappingFlags::WRITE;
-            protection::open_memory(&host.platform.memory, &plan.ram, |span, hpa| {
-                space.map(span, hpa, flags)
-            })?;
-        }
+        let space = GuestSpace::new(plan.address_bits, tag(plan.id))?;
+        let flags = MappingFlags::READ | MappingFlags::WRITE;
+        let memory = &host.platform.memory;
+        protection::open_memory(Protection::Stage2, memory, &plan.ram, |span, hpa| {
+            space.map(span, hpa, flags)
+        })?;
         let mut maps: Vec<DmaSpace> = Vec::new();
-        for smmu in plan.devices.iter().flat_map(|device| &device.sources).map(|source| source.iommu) {
-            if !maps.iter().any(|map| map.smmu() == smmu) {
+        for iommu in plan.devices.iter().flat_map(|device| &device.sources).map(|source| source.iommu) {
+            if !maps.iter().any(|map| map.iommu() == iommu) {
                 let mut map =
-                    DmaSpace::new(smmu, plan.address_bits, host.iommus.output_bits(), vmid(plan.id))?;
-                host.add_domain(plan.id, smmu, map.domain());
-                if protection::is_off(Protection::Smmu) {
-                    let flags = MappingFlags::READ | MappingFlags::WRITE;
-                    protection::open_memory(&host.platform.memory, &plan.ram, |span, hpa| {
-                        match Span::new(Iova(span.start().0), span.size()) {
-                            Ok(span) => map.map(span, hpa, flags),
-                            Err(_) => Ok(()),
-                        }
-                    })?;
-                }
+                    DmaSpace::new(iommu, plan.address_bits, host.iommus.output_bits(), tag(plan.id))?;
+                host.add_domain(plan.id, iommu, map.domain());
+                protection::open_memory(Protection::Smmu, memory, &plan.ram, |span, hpa| {
+                    match Span::new(Iova(span.start().0), span.size()) {
+                        Ok(span) => map.map(span, hpa, flags),
+                        Err(_) => Ok(()),
+                    }
+                })?;
                 maps.push(map);
             }
         }
@@ -276,10 +267,7 @@ impl AxVMHal for Hal {
     }
 
     fn revoke(&self, vm: VmId, space: &Space) {
-        if protection::is_off(Protection::Revoke) {
-            return;
-        }
-        if let Err(error) = space.0.revoke() {
+        if let Some(Err(error)) = protection::with(Protection::Revoke, || space.0.revoke()) {
             log::error!("VM {vm}: its second stage couldn't be revoked: {error}");
         }
     }
@@ -330,35 +318,31 @@ impl AxVMHal for Hal {
     }
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), HalError> {
-        // To nobody yet: the guest's distributor enables it and says to which vCPU.
-        self.host.gic.disable_line(route.irq.into(), route.trigger == Trigger::Edge);
+        self.host.irqchip.route_line(route);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
-        let gic = &self.host.gic;
-        gic.disable_line(route.irq.into(), route.trigger == Trigger::Edge);
-        gic.set_pending(route.irq.into(), false);
-        gic.set_active(route.irq.into(), false);
+        self.host.irqchip.unroute_line(route);
     }
 
     fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), HalError> {
         let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
-        if vm.vgic().inject(vcpu, irq.into()) { Ok(()) } else { Err(HalError::Unknown) }
+        if vm.irqchip().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
     }
 
     fn set_irq_level(&self, vm: VmId, irq: Irq, high: bool) -> Result<(), HalError> {
         let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
-        vm.vgic().set_level(irq, high);
+        vm.irqchip().set_level(irq, high);
         Ok(())
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {
-        if protection::is_off(Protection::Call) && self.host.vm(vm).is_some_and(|vm| vm.is_stopping()) {
+        if protection::lets_be(Protection::Call, || self.host.vm(vm).is_some_and(|vm| vm.is_stopping())) {
             return;
         }
         if let Some(cpu) = self.host.cpu_of(vm, vcpu).and_then(cpus::get) {
-            cpu.kick(&self.host.gic);
+            cpu.kick(&self.host.irqchip);
         }
         // It may sleep until an event comes.
         arch::send_event();

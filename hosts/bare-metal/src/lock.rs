@@ -31,8 +31,8 @@ impl<T> Held<T> {
 
     /// Waits for it. Ends the run at the deadline.
     pub fn lock(&self) -> Guard<'_, T> {
-        // By its affinity, which takes no looking for: the CPU's number is asked for when one is lost.
-        self.lock.lock(arch::mpidr(), self.most_us, arch::now_us).unwrap_or_else(|held| {
+        // By what the platform calls it, which takes no looking for: the CPU's number is asked for when one is lost.
+        self.lock.lock(arch::own_hardware_id(), self.most_us, arch::now_us).unwrap_or_else(|held| {
             let seconds = self.most_us / 1_000_000;
             match cpus::of(held.by) {
                 Some(cpu) => boot::last_words(&format_args!(

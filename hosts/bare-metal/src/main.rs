@@ -6,13 +6,12 @@ extern crate alloc;
 
 mod arch;
 mod boot;
+mod boot_info;
 mod console;
-#[cfg(feature = "protection-off")]
-mod contract;
 mod cpus;
+mod entry;
 mod hal;
 mod host;
-mod iommu;
 mod lock;
 mod log;
 mod memory;
@@ -21,15 +20,11 @@ mod pci;
 mod protection;
 mod record;
 mod report;
-mod resident;
 mod ring;
 mod run;
 mod security;
 mod serve;
-mod tables;
+mod start;
 mod typed;
-mod vgic_backend;
 mod vm;
 mod vpci_backend;
-
-pub use boot::main;

@@ -10,7 +10,7 @@ use axvm_addr::{Address, Gpa, Hpa, Span};
 use axvm_plan::RamPiece;
 use buddy_system_allocator::LockedHeap;
 
-use crate::arch::window::{self, Window};
+use crate::arch::{WINDOW_BYTES, Window};
 
 /// Blocks of up to 2^30 bytes; every block is aligned to its size.
 #[global_allocator]
@@ -108,7 +108,7 @@ pub struct NotGuestRam(pub Gpa);
 impl GuestRam {
     /// # Safety
     ///
-    /// Each chunk must be RAM, in whole blocks of [`window::BYTES`], that nothing of the hypervisor's lies in.
+    /// Each chunk must be RAM, in whole blocks of [`WINDOW_BYTES`], that nothing of the hypervisor's lies in.
     pub unsafe fn new(chunks: alloc::vec::Vec<RamPiece>) -> Self {
         Self { chunks }
     }
@@ -123,7 +123,7 @@ impl GuestRam {
             let RamPiece { gpa: span, hpa } = chunk;
             let offset = at.0 - span.start().0;
             let start = Hpa(hpa.0 + offset);
-            let seen = window::BYTES - start.0 % window::BYTES;
+            let seen = WINDOW_BYTES - start.0 % WINDOW_BYTES;
             let bytes = (span.size() - offset).min(length - done).min(seen);
             // SAFETY: the block is this guest's (`new`).
             let window = unsafe { Window::open(start) }.ok_or(NotGuestRam(at))?;

@@ -4,16 +4,6 @@ use axvm_addr::{Hpa, Span};
 
 use crate::log;
 
-impl axvm_gicv3::Registers for Mmio {
-    fn read64(&self, offset: u64) -> u64 {
-        Mmio::read64(self, offset)
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        Mmio::write64(self, offset, value);
-    }
-}
-
 /// A block of registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Mmio {

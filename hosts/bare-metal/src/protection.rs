@@ -7,8 +7,9 @@
 use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use axvm::events::Action;
 use axvm::hal::AxVMHal;
-use axvm_addr::{Address, Gpa, Hpa, Irq, Span, VcpuId, VmId};
+use axvm_addr::{Address, Gpa, Hpa, Span, VcpuId, VmId};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{PciPlan, RamPiece};
 use axvm_platform::model::Platform;
@@ -20,10 +21,7 @@ use crate::hal::Hal;
 use crate::host::Host;
 use crate::log;
 
-use Protection::{
-    Block, Config, DebugRegisters, Gicd, Inject, Interface, OwnCode, OwnError, OwnMap, OwnRam, OwnStack,
-    Restart, Smc, Wfi,
-};
+use Protection::{Block, Config, Inject, OwnCode, OwnMap, OwnRam, OwnStack, Rate, Restart};
 
 #[cfg(all(feature = "protection-off", not(debug_assertions)))]
 compile_error!("an image in which a protection can be left out is for tests: build it with debug assertions");
@@ -67,10 +65,15 @@ pub fn test_restart() {
     }
 }
 
+/// The end of a start that can tell nobody why: where the bundle asks for it, a reset.
+pub fn restart_or(end: fn() -> !) -> ! {
+    if is_off(Restart) { crate::arch::system_reset() } else { end() }
+}
+
 /// Where the bundle asks for it, has the hypervisor do what its own mappings forbid, to show that it ends with a fault.
 pub fn test_own_mappings(host: &Host) {
     if is_off(OwnMap) {
-        host.platform.memory.iter().for_each(|&bank| crate::arch::stage1::add_memory(bank));
+        host.platform.memory.iter().for_each(|&bank| crate::arch::add_memory(bank));
     }
     if is_off(OwnMap) || is_off(OwnRam) {
         let guests = host.plans.iter().flat_map(|vm| &vm.ram).map(|piece| ("guest's RAM", piece.hpa));
@@ -86,7 +89,7 @@ pub fn test_own_mappings(host: &Host) {
     }
     #[cfg(feature = "protection-off")]
     if is_off(Protection::OwnMemory) {
-        match crate::contract::check() {
+        match crate::arch::check_memory() {
             Ok(()) => log::info!("own-memory: what drivers are promised of memory holds"),
             Err(promise) => log::error!("own-memory: this doesn't hold: {promise}"),
         }
@@ -106,20 +109,11 @@ pub fn test_own_mappings(host: &Host) {
 pub fn test_injection(host: &'static Host) {
     const AT: (VmId, VcpuId) = (VmId(0), VcpuId(1));
     if is_off(Inject) {
-        for irq in [Irq(3), Irq(8192)] {
+        for irq in crate::arch::INJECTED {
             // The VM or the LPI may not be there yet, or any more.
             let _ = Hal::new(host).inject_irq_to_vcpu(AT.0, AT.1, irq);
         }
     }
-}
-
-/// Where the bundle asks for it, the first time: the call by which the tests' firmware answers an access of the hypervisor's by an error
-/// (`firmware/src/vectors.rs`). QEMU has no other way to have one come late.
-#[inline(always)]
-pub fn error_by_firmware() -> Option<u64> {
-    const SYSTEM_ERROR: u64 = 0x8300_0001;
-    static DONE: AtomicU8 = AtomicU8::new(0);
-    (is_off(OwnError) && DONE.swap(1, Ordering::Relaxed) == 0).then_some(SYSTEM_ERROR)
 }
 
 /// Recursion that the compiler can't turn into a loop.
@@ -129,13 +123,32 @@ fn use_up_stack(depth: u64) -> u64 {
     if depth == u64::MAX { 0 } else { use_up_stack(depth + 1).wrapping_add(core::hint::black_box(block)[0]) }
 }
 
-/// The machine's memory outside a VM's RAM, each address at itself: what a VM reaches without [`Smmu`] or [`Stage2`].
+/// Does what a protection consists of. Nothing, and `None`, where that is off.
+#[inline(always)]
+pub fn with<T>(protection: Protection, f: impl FnOnce() -> T) -> Option<T> {
+    if is_off(protection) { None } else { Some(f()) }
+}
+
+/// Whether something is let be that a protection would have done: where that is off, and `wanted` says so.
+#[inline(always)]
+pub fn lets_be(protection: Protection, wanted: impl FnOnce() -> bool) -> bool {
+    is_off(protection) && wanted()
+}
+
+/// What a violation leads to, by what was judged.
+pub fn judged(action: Action) -> Action {
+    if is_off(Protection::Quarantine) || is_off(Rate) { Action::Reported } else { action }
+}
+
+/// What a VM reaches without a protection: the machine's memory outside the VM's RAM, each address at itself. Nothing, where that is
+/// on.
 pub fn open_memory<E>(
+    protection: Protection,
     memory: &[Span<Hpa>],
     ram: &[RamPiece],
     mut map: impl FnMut(Span<Gpa>, Hpa) -> Result<(), E>,
 ) -> Result<(), E> {
-    for bank in memory {
+    for bank in memory.iter().filter(|_| is_off(protection)) {
         let mut at = bank.start().0;
         let mut own: alloc::vec::Vec<Span<Gpa>> = ram.iter().map(|piece| piece.gpa).collect();
         own.sort_unstable_by_key(|span| span.start());
@@ -168,38 +181,9 @@ pub fn forwarded_block(gpa: Span<Gpa>, hpa: Hpa) -> (Span<Gpa>, Hpa) {
     }
 }
 
-/// The machine's distributor, where it is what a guest gets.
-pub fn real_distributor(platform: &Platform) -> Option<Hpa> {
-    let gic = platform.gic().filter(|_| is_off(Gicd))?;
-    Some(gic.distributor.start())
-}
-
 /// The machine's config space, where it is what a guest gets.
 pub fn real_config_space(platform: &Platform, pci: &PciPlan) -> Option<Hpa> {
     let host = platform.pci_hosts.get(pci.host).filter(|_| is_off(Config))?;
     let buses = u64::from(pci.buses.first.checked_sub(host.buses.first)?);
     Some(Hpa(host.ecam.start().0 + (buses << 20)))
-}
-
-/// HCR_EL2 as the table of control registers has it, without what is off.
-#[inline(always)]
-pub fn hcr(value: u64) -> u64 {
-    const TSC: u64 = 1 << 19;
-    const TWI: u64 = 1 << 13;
-    match value {
-        value if is_off(Smc) => value & !TSC,
-        value if is_off(Wfi) => value & !TWI,
-        value => value,
-    }
-}
-
-/// MDCR_EL2 as the table has it, without what is off.
-pub fn mdcr(value: u64) -> u64 {
-    if is_off(DebugRegisters) { 0 } else { value }
-}
-
-/// ICH_HCR_EL2 as the table has it for a guest that takes interrupts itself, without what is off.
-pub fn ich_hcr(value: u64) -> u64 {
-    const TC: u64 = 1 << 10;
-    if is_off(Interface) { value & !TC } else { value }
 }

@@ -12,11 +12,11 @@ use axvm::quarantine::{Outcome, Quarantine};
 use axvm::report::EventReport;
 use axvm_addr::{DmaSource, VmId};
 use axvm_plan::{DevicePlan, VmPlan};
-use axvm_smmuv3::{Event, GlobalErrors};
 use axvm_system::model::ViolationPolicy;
 use axvm_system::wire::Channel;
 use spin::Mutex;
 
+use crate::arch::DmaFault;
 use crate::hal::Hal;
 use crate::host::Host;
 use crate::log;
@@ -66,22 +66,19 @@ impl Security {
     }
 
     fn judge(&self, violation: &Violation, policy: ViolationPolicy) -> Action {
-        if protection::is_off(Protection::Quarantine) || protection::is_off(Protection::Rate) {
-            return Action::Reported;
-        }
         let mut governors = self.governors.lock();
         let judges = violation.vm.and_then(|vm| governors.get_mut(usize::from(vm.0)));
         let governor = judges.and_then(|(cpus, devices)| match violation.device {
             Some(device) => devices.get_mut(usize::from(device)),
             None => Some(cpus),
         });
-        governor.map_or(Action::Reported, |it| {
+        protection::judged(governor.map_or(Action::Reported, |it| {
             it.judge(policy, violation.kind, violation.time_ns, violation.count)
-        })
+        }))
     }
 }
 
-/// On the hypervisor's CPU: takes what the SMMUs have blocked and what the CPUs have recorded, and acts on it. Whether something
+/// On the hypervisor's CPU: takes what the IOMMUs have blocked and what the CPUs have recorded, and acts on it. Whether something
 /// is to be tried again soon.
 pub fn attend(host: &'static Host) -> bool {
     enforce(host);
@@ -206,7 +203,7 @@ fn enforce(host: &'static Host) {
             forget(host, id);
             continue;
         };
-        // Without the lock: it may take as long as an SMMU is waited for.
+        // Without the lock: it may take as long as an IOMMU is waited for.
         let done = Hal::new(host).keep_off_bus(id, device);
         if let Err(error) = &done {
             log::warn!("{}: it can't be taken off the bus: {error}", device.name);
@@ -245,17 +242,14 @@ pub fn forget(host: &'static Host, vm: VmId) {
 
 /// A device that nobody has masters the bus: it reaches nothing, and leaves no more records. Whether that is confirmed.
 fn silence_stranger(host: &'static Host, source: DmaSource) -> bool {
-    if protection::is_off(Protection::Quarantine) {
-        return false;
-    }
-    for function in host.platform.functions.iter().flatten().filter(|it| it.sources.contains(&source)) {
+    let functions = host.platform.functions.iter().flatten();
+    for function in functions.filter(|it| it.sources.contains(&source)) {
         if let Err(error) = axvm_pci::stop_mastering(&host.config, function.function.address) {
             log::warn!("{error}");
         }
     }
     match host.iommus.silence(source) {
-        // Out of range for the table: such streams make no records.
-        Ok(()) | Err(axvm_smmuv3::Error::StreamOutOfRange { .. }) => true,
+        Ok(()) => true,
         Err(error) => {
             log::warn!("SMMU {}: stream {:#x} can't be silenced: {error}", source.iommu, source.id.0);
             false
@@ -263,18 +257,17 @@ fn silence_stranger(host: &'static Host, source: DmaSource) -> bool {
     }
 }
 
-/// Takes the records of what the SMMUs have blocked.
+/// Takes the records of what the IOMMUs have blocked.
 fn take_iommu_events(host: &'static Host) {
     /// So many records in a row, then the consoles get their turn. A stray page makes a thousand.
     const AT_ONCE: usize = 256;
-    for smmu in host.iommus.ids() {
+    for iommu in host.iommus.ids() {
         let mut pending: Vec<Violation> = Vec::new();
         let mut strangers: Vec<DmaSource> = Vec::new();
-        let drained = host.iommus.drain(smmu, AT_ONCE, |event| {
-            let source = DmaSource { iommu: smmu, id: event.stream.into() };
-            let violation = violation(host, source, &event);
-            if violation.vm.is_none() && !strangers.contains(&source) {
-                strangers.push(source);
+        let drained = host.iommus.drain(iommu, AT_ONCE, |fault| {
+            let violation = violation(host, &fault);
+            if violation.vm.is_none() && !strangers.contains(&fault.source) {
+                strangers.push(fault.source);
             }
             match pending.last_mut() {
                 Some(last)
@@ -287,15 +280,18 @@ fn take_iommu_events(host: &'static Host) {
             }
         });
         // Before they are recorded as such.
-        let silent = strangers.iter().filter(|&&source| silence_stranger(host, source)).count();
+        let silence = |&&source: &&DmaSource| {
+            protection::with(Protection::Quarantine, || silence_stranger(host, source)) == Some(true)
+        };
+        let silent = strangers.iter().filter(silence).count();
         for mut violation in pending {
             if violation.vm.is_none() && silent == strangers.len() {
                 violation.action = Action::Blocked;
             }
             settle(host, violation);
         }
-        let errors = host.iommus.take_global_errors(smmu).unwrap_or_else(GlobalErrors::empty);
-        if drained.is_some_and(|drained| drained.overflowed) || errors.contains(GlobalErrors::EVENTS_LOST) {
+        let health = host.iommus.take_health(iommu);
+        if drained.is_some_and(|drained| drained.overflowed) || health.lost_faults {
             settle(
                 host,
                 Violation {
@@ -309,8 +305,8 @@ fn take_iommu_events(host: &'static Host) {
                 },
             );
         }
-        if errors.contains(GlobalErrors::SERVICE_FAILURE) {
-            log::error!("SMMU {smmu}: it has failed and aborts everything until the machine is reset");
+        if health.failed {
+            log::error!("SMMU {iommu}: it has failed and aborts everything until the machine is reset");
         }
         if drained.is_some_and(|drained| drained.more) {
             host.call_hypervisor_cpu();
@@ -319,12 +315,12 @@ fn take_iommu_events(host: &'static Host) {
 }
 
 /// Whose it was, and what it was.
-fn violation(host: &'static Host, source: DmaSource, event: &Event) -> Violation {
+fn violation(host: &'static Host, fault: &DmaFault) -> Violation {
     let owner = host.plans.iter().find_map(|plan| {
-        let device = plan.devices.iter().position(|device| device.sources.contains(&source))?;
+        let device = plan.devices.iter().position(|device| device.sources.contains(&fault.source))?;
         Some((plan.id, device as u16))
     });
-    let kind = match (owner, event.write) {
+    let kind = match (owner, fault.write) {
         (None, _) => Kind::DmaUnassigned,
         (_, Some(true)) => Kind::DmaWrite,
         (_, Some(false)) => Kind::DmaRead,
@@ -332,14 +328,14 @@ fn violation(host: &'static Host, source: DmaSource, event: &Event) -> Violation
     };
     let stranger = || {
         let functions = host.platform.functions.as_deref().unwrap_or_default();
-        functions.iter().position(|it| it.sources.contains(&source)).map(|it| it as u16)
+        functions.iter().position(|it| it.sources.contains(&fault.source)).map(|it| it as u16)
     };
     Violation {
         time_ns: host.now_ns(),
         vm: owner.map(|(vm, _)| vm),
         device: owner.map_or_else(stranger, |(_, device)| Some(device)),
         kind,
-        address: event.iova.map(|iova| iova.0),
+        address: fault.address,
         action: Action::Reported,
         count: 1,
     }

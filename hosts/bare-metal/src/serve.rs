@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::log;
 use crate::typed::Typed;
 use crate::vm::{LEAVE_WITHIN_S, Vm};
-use crate::{arch, console, cpus, protection, report, run, security};
+use crate::{arch, console, cpus, protection, report, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
@@ -32,7 +32,7 @@ pub fn serve(host: &'static Host) -> ! {
     let mut ends = Ends { reports: host.plans.iter().map(|_| None).collect(), held: Vec::new() };
     protection::test_own_mappings(host);
     loop {
-        run::take_interrupts(None);
+        arch::take_interrupts(None);
         protection::test_injection(host);
         let mut busy = security::attend(host);
         let vms = host.vms();
@@ -160,5 +160,5 @@ fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     };
     last.verdict = last.judge();
     report::send(&last);
-    arch::psci::system_off()
+    arch::system_off()
 }

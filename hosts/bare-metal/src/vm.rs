@@ -7,26 +7,22 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::devices::AxVmDevices;
-use axvm::report::{IrqchipReport, VmReport};
+use axvm::report::VmReport;
 pub use axvm::vm::StopReason;
 use axvm::vm::{AxVM, Departure, Disposed, NotOff, Power, Start, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
-use axvm_vgic::Vgic;
 
-use crate::arch::direct::Direct;
-use crate::arch::gic::GicError;
+use crate::arch::{GuestIrqchip, SpaceRoot};
 use crate::cpus;
 use crate::hal::Hal;
 use crate::host::Host;
 use crate::memory::GuestRam;
 use crate::ring::Ring;
-use crate::vgic_backend::GicBackend;
 use crate::vpci_backend::Bridge;
 
 pub use build::VmFiles;
-pub use exits::Delivered;
 
 /// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short: the longest wait on hardware
 /// for a guest is a reset, 1.3 s. Of those that vCPUs queue for at one function only the one that is under way is waited for
@@ -41,8 +37,8 @@ pub struct NoDevice;
 struct Vcpu {
     /// Its CPU.
     cpu: CpuId,
-    /// Its affinity, for the guest.
-    mpidr: u64,
+    /// What the guest calls it.
+    hardware_id: u64,
 }
 
 /// A VM.
@@ -50,16 +46,13 @@ pub struct Vm {
     core: Arc<AxVM<Hal>>,
     devices: AxVmDevices,
     bridges: Vec<Arc<Bridge>>,
-    vgic: Arc<Vgic>,
-    backend: Arc<GicBackend>,
+    irqchip: GuestIrqchip,
     console: Option<Arc<Pl011>>,
     output: Arc<Ring>,
     ram: GuestRam,
     vcpus: Vec<Vcpu>,
-    vttbr: u64,
-    vtcr: u64,
-    /// Its CPUs take physical interrupts themselves.
-    direct: bool,
+    /// Its second stage.
+    space: SpaceRoot,
 }
 
 impl Vm {
@@ -70,7 +63,7 @@ impl Vm {
         }
         // All before the first runs: what it does with the redistributors of the others comes after.
         for vcpu in &self.vcpus {
-            self.host().prepare_cpu(vcpu.cpu, !self.direct);
+            self.host().irqchip.prepare_cpu(vcpu.cpu, !self.irqchip.takes_interrupts());
         }
         for (id, vcpu) in (0..).zip(&self.vcpus) {
             if let Some(cpu) = cpus::get(vcpu.cpu) {
@@ -99,9 +92,10 @@ impl Vm {
         &self.core.plan().name
     }
 
-    /// Its virtual GIC.
-    pub fn vgic(&self) -> &Vgic {
-        &self.vgic
+    /// Its interrupt controller.
+    #[inline(always)]
+    pub fn irqchip(&self) -> &GuestIrqchip {
+        &self.irqchip
     }
 
     /// Its emulated console.
@@ -124,38 +118,28 @@ impl Vm {
         &self.ram
     }
 
-    /// VTTBR_EL2.
-    pub fn vttbr(&self) -> u64 {
-        self.vttbr
-    }
-
-    /// VTCR_EL2.
-    pub fn vtcr(&self) -> u64 {
-        self.vtcr
+    /// By what a CPU finds its second stage.
+    pub fn space_root(&self) -> SpaceRoot {
+        self.space
     }
 
     fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus.get(usize::from(id.0))
     }
 
-    /// The affinity that a vCPU sees.
-    pub fn mpidr(&self, id: VcpuId) -> u64 {
-        self.vcpu(id).map_or(0, |vcpu| vcpu.mpidr)
+    /// What the guest calls a vCPU.
+    pub fn hardware_id(&self, id: VcpuId) -> u64 {
+        self.vcpu(id).map_or(0, |vcpu| vcpu.hardware_id)
     }
 
-    /// The vCPU with this affinity.
-    pub fn vcpu_by_mpidr(&self, mpidr: u64) -> Option<VcpuId> {
-        (0..).zip(&self.vcpus).find(|(_, vcpu)| vcpu.mpidr == mpidr).map(|(id, _)| VcpuId(id))
+    /// The vCPU that the guest calls so.
+    pub fn vcpu_by_hardware_id(&self, hardware_id: u64) -> Option<VcpuId> {
+        (0..).zip(&self.vcpus).find(|(_, vcpu)| vcpu.hardware_id == hardware_id).map(|(id, _)| VcpuId(id))
     }
 
     /// What a vCPU is now.
     pub fn power(&self, id: VcpuId) -> Power {
         self.core.power(id)
-    }
-
-    /// Whether it takes its CPUs' interrupts itself.
-    pub fn takes_interrupts(&self) -> bool {
-        self.direct
     }
 
     /// Whether a vCPU could execute there.
@@ -171,27 +155,6 @@ impl Vm {
     /// On the vCPU's own CPU: has it run until it is off, if it is to start now.
     pub fn run_vcpu<E>(&self, id: VcpuId, run: impl FnOnce(Start) -> Result<(), E>) -> Result<Turn, E> {
         self.core.run_vcpu(id, run)
-    }
-
-    /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
-    pub fn give_interrupts(&self, id: VcpuId) -> Result<Option<Direct>, GicError> {
-        match self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu)) {
-            Some(cpu) if self.direct => {
-                let direct = cpu.give_interrupts(&self.host().gic)?;
-                self.vgic.restore_private(id);
-                Ok(Some(direct))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// On the vCPU's own CPU, when it has left the guest for good: the other way round.
-    pub fn take_interrupts_back(&self, id: VcpuId) {
-        if let Some(cpu) = self.vcpu(id).and_then(|vcpu| cpus::get(vcpu.cpu))
-            && self.direct
-        {
-            cpu.take_interrupts_back(&self.host().gic);
-        }
     }
 
     /// Stops it: every CPU leaves it soon. The first reason counts.
@@ -221,26 +184,11 @@ impl Vm {
         self.host().call_hypervisor_cpu();
     }
 
-    /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.
-    pub fn enter_messages(&self, id: VcpuId) {
-        self.backend.enter_messages(id);
-    }
-
-    /// On the vCPU's own CPU, which has left the guest: such MSIs wait from now on, and call the CPU. Answers whether one waits.
-    pub fn leave_messages(&self, id: VcpuId) -> bool {
-        self.backend.leave_messages(id)
-    }
-
     /// What the report says of it.
     pub fn report(&self) -> VmReport {
         let mut report = self.core.report();
         report.refused.config = self.bridges.iter().map(|bridge| bridge.refused()).sum();
-        let gic = self.vgic.statistics();
-        report.irqchip = IrqchipReport {
-            refused: gic.command_errors,
-            failed: gic.failed_commands,
-            messages: gic.translater_writes,
-        };
+        report.irqchip = self.irqchip.report();
         for (device, plan) in report.devices.iter_mut().zip(&self.core.plan().devices) {
             if let Some(function) = plan.pci {
                 device.exits.config =
@@ -253,12 +201,11 @@ impl Vm {
     /// Takes everything back: only for a VM that every CPU has left. `None`: something still refers to it.
     pub fn dispose(self) -> Option<Disposed> {
         let host = self.host();
-        let Self { core, devices, bridges, vgic, backend, console, .. } = self;
-        // What the guest has enabled in hardware: lines that stand for no device, LPIs.
-        vgic.reset();
-        // The bridges and the console refer to the core, the virtual GIC to the backend.
-        drop((devices, bridges, console, vgic));
-        Arc::into_inner(backend)?.release();
+        let Self { core, devices, bridges, irqchip, console, .. } = self;
+        irqchip.reset();
+        // The bridges and the console refer to the core, the devices to the interrupt controller.
+        drop((devices, bridges, console));
+        irqchip.release()?;
         Arc::into_inner(core)?.dispose(&host.registry).ok()
     }
 }

@@ -6,22 +6,8 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, Span, VcpuId};
 use axvm_axdevice::Width;
-use axvm_vgic::{HardwareLists, ListRegisters, Local, Message};
-use axvm_vgic::{Intid, ItsDeviceId};
 
 use super::{NoDevice, Vm};
-use crate::arch::gic;
-use crate::protection::{self, Protection};
-
-/// What became of a physical interrupt.
-pub enum Delivered<'a> {
-    /// It isn't the VM's.
-    Foreign,
-    /// It is: what is left to do about it is the guest's.
-    Own,
-    /// The same, of a message: what it stands for until the guest says otherwise, and the counters of the device that sends it.
-    Message(Message, &'a DeviceCounters),
-}
 
 impl Vm {
     /// A vCPU's counters.
@@ -144,17 +130,10 @@ impl Vm {
         }
     }
 
-    /// A guest that takes interrupts itself has just accessed a device: if a line of the emulated ones is still high, it comes again.
-    fn repeat_levels(&self) {
-        if self.direct {
-            self.vgic.repeat_levels();
-        }
-    }
-
     fn note_handled(&self, gpa: Gpa, handled: Handled) -> ExitReason {
         match handled {
             Handled::Emulated => {
-                self.repeat_levels();
+                self.irqchip.after_access();
                 ExitReason::MmioEmulated
             }
             Handled::Forwarded { device, aborted } => self.note_forwarded(gpa, device, aborted),
@@ -177,110 +156,9 @@ impl Vm {
         self.host().violated(self.id(), Some(device), Kind::RegisterAbort, Some(gpa.0));
     }
 
-    /// Where the guest sees the distributor that is emulated for it.
-    pub fn emulated_distributor(&self) -> Option<Gpa> {
-        let gic =
-            self.core.plan().gic.filter(|_| protection::real_distributor(&self.host().platform).is_none())?;
-        Some(gic.distributor.start())
-    }
-
-    /// Where the guest sees the ITS that is emulated for it.
-    pub fn emulated_its(&self) -> Option<Gpa> {
-        self.core.plan().gic?.its.map(|its| its.registers.start())
-    }
-
-    /// A write to ICC_SGI1R_EL1.
-    pub fn send_sgi(&self, from: VcpuId, value: u64) {
-        if protection::is_off(Protection::Sgi) {
-            for vm in self.host().vms().iter().filter(|vm| vm.id() != self.id()) {
-                vm.receive_foreign_sgi(value);
-            }
-        }
-        self.vgic.send_sgi(from, value);
-    }
-
-    /// A write to ICC_SGI1R_EL1, as [`Vm::send_sgi`], if it takes no lock that is held. Whether it was done.
-    #[inline(always)]
-    pub fn fast_send_sgi(
-        &self,
-        from: Local<'_>,
-        value: u64,
-        lists: &mut ListRegisters,
-        hardware: &impl HardwareLists,
-    ) -> bool {
-        !protection::is_off(Protection::Sgi) && self.vgic.fast_send_sgi(from, value, lists, hardware)
-    }
-
-    /// The same of a VM that takes physical interrupts itself.
-    pub fn fast_raise_sgi(&self, value: u64) -> bool {
-        !protection::is_off(Protection::Sgi) && self.vgic.fast_raise_sgi(value)
-    }
-
-    /// A software interrupt of another VM's, which gets here only without [`Protection::Sgi`].
-    fn receive_foreign_sgi(&self, value: u64) {
-        let all_others = value & 1 << 40 != 0;
-        for (id, vcpu) in (0..).zip(&self.vcpus) {
-            if all_others || value & 1 << (vcpu.mpidr & 0xf) != 0 {
-                self.vgic.inject(VcpuId(id), Intid((value >> 24 & 0xf) as u32));
-            }
-        }
-    }
-
-    /// The counters of the device that has this line.
-    pub fn device_of_line(&self, id: Intid) -> Option<&DeviceCounters> {
-        let line = self.core.plan().lines.iter().find(|line| line.irq == id.into())?;
-        self.core.device(line.device)
-    }
-
-    /// The position of the device that sends messages with this id.
-    fn sender(&self, device: ItsDeviceId) -> Option<u16> {
-        let mut devices = (0..).zip(&self.core.plan().devices);
-        devices
-            .find(|(_, plan)| plan.msi.is_some_and(|msi| ItsDeviceId::from(msi.source) == device))
-            .map(|(position, _)| position)
-    }
-
-    /// A physical interrupt was taken on the vCPU's CPU: what it is to this VM.
-    pub fn deliver(&self, vcpu: VcpuId, id: Intid) -> Delivered<'_> {
-        let mut known = None;
-        let (injected, counters) = match id.0 {
-            16..32 => {
-                if !self.vgic.config().hardware_ppis.contains(&id) {
-                    return Delivered::Foreign;
-                }
-                (self.vgic.hardware_ppi_here(vcpu, id), None)
-            }
-            32..1020 => {
-                let mut lines = self.core.plan().lines.iter();
-                let Some(line) = lines.find(|line| line.irq == id.into()) else { return Delivered::Foreign };
-                (self.vgic.hardware_spi_here(vcpu, id), self.core.device(line.device))
-            }
-            8192.. => {
-                let mut sender = None;
-                let message = self.vgic.hardware_lpi_here(vcpu, || {
-                    let event = self.backend.event_of(id)?;
-                    sender = Some(event.0);
-                    Some(event)
-                });
-                let Some(sender) = sender else { return Delivered::Foreign };
-                let counters = self.sender(sender).and_then(|device| self.core.device(device));
-                known = message.zip(counters);
-                (message.is_some(), counters)
-            }
-            _ => return Delivered::Foreign,
-        };
-        if injected {
-            if let Some(exits) = self.core.exits(vcpu) {
-                exits.count_injected();
-            }
-            if let Some(counters) = counters {
-                counters.interrupts.count();
-            }
-        } else if id.0 < 8192 {
-            // The guest has no use for it now: it doesn't stay active.
-            gic::deactivate(id);
-        }
-        known.map_or(Delivered::Own, |(message, counters)| Delivered::Message(message, counters))
+    /// The counters of a device, by its position in the plan.
+    pub fn device_counters(&self, position: u16) -> Option<&DeviceCounters> {
+        self.core.device(position)
     }
 
     /// The bus aborted an access of a vCPU to what is mapped for it, at `gpa` if that is known.

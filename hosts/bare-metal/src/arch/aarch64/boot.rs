@@ -5,27 +5,64 @@
 
 use core::arch::global_asm;
 
-/// What a CPU needs before it can run Rust with the MMU on. The first CPU fills it in, [`_secondary_start`] reads it with the
-/// MMU off; so it is cleaned to the point of coherency in between.
-#[repr(C)]
-pub struct SecondaryBoot {
-    /// MAIR_EL2.
-    pub mair: u64,
-    /// TCR_EL2.
-    pub tcr: u64,
-    /// TTBR0_EL2.
-    pub ttbr: u64,
-    /// SCTLR_EL2.
-    pub sctlr: u64,
-    /// The top of its stack.
-    pub stack: u64,
-    /// Passed to [`super::secondary_main`].
-    pub argument: u64,
-}
+use axvm_addr::Hpa;
+
+use super::cpu::{clean_to_memory, halt, needs_host_extensions};
+use super::image::{address_of, image_layout, image_start};
+use super::secondary::SecondaryBoot;
+use super::{firmware, own_map};
 
 unsafe extern "C" {
     /// Where PSCI CPU_ON sends a CPU, with the address of a [`SecondaryBoot`] in x0. Not to be called.
-    pub fn _secondary_start();
+    fn _secondary_start();
+}
+
+/// The first Rust code, on the first CPU, at EL2 with the MMU off and all interrupts masked.
+extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
+    if needs_host_extensions() {
+        // SAFETY: the MMU is off.
+        unsafe {
+            crate::entry::refuse_early(
+                Hpa(device_tree),
+                "this CPU has HCR_EL2.E2H fixed to one, which AxVM doesn't serve yet",
+            )
+        }
+    }
+    // SAFETY: nothing else runs yet; the span holds the image with its stack.
+    if unsafe { own_map::early_enable(image_start(), image_layout().end.0) }.is_ok() {
+        crate::entry::with_device_tree(Hpa(device_tree), start)
+    }
+    halt()
+}
+
+/// The first Rust code where the boot loader started the image at another level than EL2: the MMU may be on or off.
+extern "C" fn wrong_level(device_tree: u64) -> ! {
+    // SAFETY: the boot protocol has the MMU off, at whichever level.
+    unsafe {
+        crate::entry::refuse_early(
+            Hpa(device_tree),
+            "not started at EL2: this board's firmware, or its settings, keep hypervisors out (QEMU: -M virt,virtualization=on)",
+        )
+    }
+}
+
+/// The first Rust code of any other CPU: the MMU is on, all interrupts are masked. `argument` is its position in
+/// [`crate::cpus`].
+extern "C" fn secondary_main(argument: u64) -> ! {
+    crate::cpus::secondary_main(argument as u16)
+}
+
+/// The firmware didn't start a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStarted;
+
+/// Has the firmware start the CPU that the board calls `hardware_id`: it comes to `crate::cpus::secondary_main`. `boot` stays in place
+/// until it has.
+pub fn start_cpu(hardware_id: u64, boot: &'static SecondaryBoot) -> Result<(), NotStarted> {
+    let at = &raw const *boot as u64;
+    // It reads this with its caches off.
+    clean_to_memory(Hpa(at), size_of::<SecondaryBoot>() as u64);
+    firmware::cpu_on(hardware_id, address_of!(_secondary_start), at).map_err(|_| NotStarted)
 }
 
 global_asm!(
@@ -158,7 +195,7 @@ _secondary_start:
 8:  wfe
     b       8b
     "#,
-    early_main = sym super::early_main,
-    wrong_level = sym super::wrong_level,
-    secondary_main = sym super::secondary_main,
+    early_main = sym early_main,
+    wrong_level = sym wrong_level,
+    secondary_main = sym secondary_main,
 );

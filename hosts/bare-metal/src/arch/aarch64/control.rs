@@ -3,6 +3,7 @@
 use axvm_cpu::control::{Interrupts, Register, STEPS, State, When, value};
 use axvm_cpu::features::{Feature, Features, IdRegisters};
 
+use super::protection;
 use super::sysreg::{isb, mrs, msr};
 
 /// What the calling CPU has.
@@ -54,9 +55,9 @@ pub fn apply(guest_mpidr: u64, interrupts: Interrupts) {
     let hpmn = if features.has(Feature::Counters) { mrs!("pmcr_el0") >> 11 & 0x1f } else { 0 };
     // SAFETY: these registers bound EL1 and EL0; the hypervisor's own execution depends on none of them.
     unsafe {
-        msr!("hcr_el2", crate::protection::hcr(value(Register::Hcr)));
+        msr!("hcr_el2", protection::hcr(value(Register::Hcr)));
         msr!("cptr_el2", value(Register::Cptr));
-        msr!("mdcr_el2", crate::protection::mdcr(value(Register::Mdcr)) | hpmn);
+        msr!("mdcr_el2", protection::mdcr(value(Register::Mdcr)) | hpmn);
         msr!("hstr_el2", value(Register::Hstr));
         msr!("cnthctl_el2", value(Register::Cnthctl));
         // One clock for all: what a vCPU reads is what the hypervisor's records say.
@@ -87,7 +88,7 @@ pub fn apply(guest_mpidr: u64, interrupts: Interrupts) {
             msr!("s3_4_c10_c5_0", value(Register::Mpam2));
         }
         if interrupts == Interrupts::Direct {
-            msr!("ich_hcr_el2", crate::protection::ich_hcr(value(Register::IchHcr)));
+            msr!("ich_hcr_el2", protection::ich_hcr(value(Register::IchHcr)));
         }
     }
     isb!();

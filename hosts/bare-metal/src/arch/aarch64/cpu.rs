@@ -166,12 +166,30 @@ pub fn send_event() {
     unsafe { core::arch::asm!("sev", options(nostack)) }
 }
 
-/// The affinity fields of this CPU's MPIDR.
-pub fn mpidr() -> u64 {
+/// What the board calls this CPU: the affinity fields of its MPIDR.
+pub fn own_hardware_id() -> u64 {
     mrs!("mpidr_el1") & 0xff_00ff_ffff
 }
 
 /// Orders all earlier accesses before all later ones, for every observer.
 pub fn memory_barrier() {
     dsb!("sy");
+}
+
+/// The smaller of what the CPU and 48 bits can address (ID_AA64MMFR0_EL1.PARange).
+pub fn physical_address_bits() -> u8 {
+    match mrs!("id_aa64mmfr0_el1") & 0xf {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
+/// Whether HCR_EL2.E2H is fixed to one on this CPU (ID_AA64MMFR4_EL1.E2H0 negative): then the hypervisor's register layouts are
+/// wrong for it.
+pub fn needs_host_extensions() -> bool {
+    mrs!("s3_0_c0_c7_4") >> 24 & 0xf >= 0xe
 }

@@ -11,10 +11,11 @@ use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, PAGE_SIZE, VcpuId};
 use axvm_axdevice::Width;
 use axvm_loadstore::{Bank, Direction, LoadStore, Mismatch};
+use axvm_syndrome::{is_aarch32, is_el0};
 
+use super::guarded::probe_translation;
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
-use super::vectors;
 use crate::vm::Vm;
 
 /// A stage-2 fault on a load or store.
@@ -98,7 +99,7 @@ pub fn access(vm: &Vm, vcpu: VcpuId, context: &mut Context, fault: &Fault) -> Re
 fn decode(vm: &Vm, context: &Context) -> Option<LoadStore> {
     let pstate = context.frame.pstate;
     // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
-    if pstate & 1 << 4 != 0 || is_big_endian(pstate) {
+    if is_aarch32(pstate) || is_big_endian(pstate) {
         return None;
     }
     let it = LoadStore::decode(fetch(vm, context.frame.pc)?)?;
@@ -107,7 +108,7 @@ fn decode(vm: &Vm, context: &Context) -> Option<LoadStore> {
 
 /// The instruction of AArch64 at the guest's PC.
 pub fn instruction(vm: &Vm, context: &Context) -> Option<u32> {
-    fetch(vm, context.frame.pc).filter(|_| context.frame.pstate & 1 << 4 == 0)
+    fetch(vm, context.frame.pc).filter(|_| !is_aarch32(context.frame.pstate))
 }
 
 /// Reads an instruction as the guest would: its first stage translates, and what it translates to is RAM of the VM.
@@ -123,7 +124,7 @@ pub fn translate(address: u64) -> Option<Gpa> {
     /// PAR_EL1.F: no translation; PA, bits 51:12 (Arm ARM, D24.2.133).
     const F: u64 = 1;
     const PA: u64 = 0x000f_ffff_ffff_f000;
-    let par = vectors::probe_translation(address).ok().filter(|par| par & F == 0)?;
+    let par = probe_translation(address).ok().filter(|par| par & F == 0)?;
     Some(Gpa(par & PA | address & (PAGE_SIZE - 1)))
 }
 
@@ -131,10 +132,6 @@ pub fn translate(address: u64) -> Option<Gpa> {
 fn is_big_endian(pstate: u64) -> bool {
     let bit = if is_el0(pstate) { 24 } else { 25 };
     mrs!("sctlr_el1") >> bit & 1 != 0
-}
-
-fn is_el0(pstate: u64) -> bool {
-    pstate & 0xf == 0
 }
 
 /// Whether vector registers are there and the level that was left may use them (CPACR_EL1.FPEN).

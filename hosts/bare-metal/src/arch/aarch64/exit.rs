@@ -4,18 +4,23 @@ use axvm::events::Kind;
 use axvm::stats::ExitReason;
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
+use axvm_cpu::Encoding;
 use axvm_syndrome::{
     Cause, DataAbort, Deadline, Kind as Fault, Syndrome, SystemAccess, Wait, WaitFor, class, fault_address,
+    is_aarch32,
 };
 use axvm_vgic::Intid;
 
 use super::emulate::Refused;
+use super::guarded::take_late_error;
 use super::guest_psci::{self, After};
-use super::lists::ends_in_two_steps;
+use super::irqchip::lists::ends_in_two_steps;
+use super::names::status_name;
+use super::registers::{ACTLR, ICC_ASGI1R, ICC_DIR, ICC_SGI0R, ICC_SGI1R, INTID};
 use super::sysreg::mrs;
 use super::vcpu::{Context, has_deadlines, write_debug};
-use super::vectors::{Left, take_late_error};
-use super::{emulate, fault, idregs};
+use super::vectors::Left;
+use super::{emulate, idregs, protection};
 use crate::log;
 use crate::vm::{StopReason, Vm};
 
@@ -85,7 +90,7 @@ fn synchronous(
                 Fault::Permission => vm.violated(Kind::CpuExecute, None),
                 _ => vm.violated(Kind::RegisterAbort, None),
             }
-            context.inject_abort(far, true, false);
+            context.inject_fetch_abort(far);
             Next::Resume
         }
         Cause::System(access) => {
@@ -166,7 +171,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, fa
             // The bus aborted an access to something that is mapped, or found it damaged: FIPA isn't valid.
             vm.count_exit(vcpu, ExitReason::Other);
             vm.aborted(if abort.without_address() { None } else { emulate::translate(far) });
-            context.inject_abort(far, false, write);
+            context.inject_abort(far, write);
             return Next::Resume;
         }
     }
@@ -177,7 +182,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, fa
         return Next::Resume;
     }
     // A 32-bit program at EL0 may be in the middle of an IT block, whose state would have to be moved on: not served.
-    let narrow = context.frame.pstate & 1 << 4 != 0;
+    let narrow = is_aarch32(context.frame.pstate);
     let walk = abort.in_walk();
     let described = abort.is_described() && !walk && !narrow;
     let width = Width::from_bytes(abort.bytes());
@@ -189,8 +194,7 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, fa
         } else {
             match vm.mmio_read(vcpu, gpa, width, &mut context.hint) {
                 Ok(value) => {
-                    let value = extend(value & width.mask(), width, abort.is_signed(), abort.is_wide());
-                    context.set_x(register, value);
+                    context.set_x(register, abort.loaded(value));
                     Ok(())
                 }
                 Err(why) => Err(why),
@@ -217,9 +221,9 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, fa
                 "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated ({}) on a device register at {gpa}",
                 vm.name(),
                 context.frame.pc,
-                fault::status_name(abort.status()),
+                status_name(abort.status()),
             );
-            context.inject_abort(far, false, write);
+            context.inject_abort(far, write);
         }
     }
     vm.count_exit(vcpu, ExitReason::Other);
@@ -231,40 +235,29 @@ fn data_abort(vm: &Vm, vcpu: VcpuId, context: &mut Context, abort: DataAbort, fa
 fn no_device(vm: &Vm, vcpu: VcpuId, context: &mut Context, far: u64, gpa: Gpa, write: bool) -> Next {
     vm.count_exit(vcpu, ExitReason::Stage2Fault);
     vm.violated(if write { Kind::CpuWrite } else { Kind::CpuRead }, Some(gpa.0));
-    context.inject_abort(far, false, write);
+    context.inject_abort(far, write);
     Next::Resume
 }
-
-/// What a load leaves in its register: sign-extended if it asks so, to 32 or 64 bits.
-fn extend(value: u64, width: Width, signed: bool, wide: bool) -> u64 {
-    let bits = width.bytes() * 8;
-    let value =
-        if signed && bits < 64 { ((value << (64 - bits)) as i64 >> (64 - bits)) as u64 } else { value };
-    if wide { value } else { value & 0xffff_ffff }
-}
-
-/// ICC_SGI1R_EL1.
-pub const SGI1R: idregs::Encoding = (3, 0, 12, 11, 5);
 
 /// A trapped MSR, MRS or system instruction.
 fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, access: SystemAccess) {
     let register = access.encoding();
     let (target, read) = (access.register(), access.is_read());
-    if access.writes(SGI1R) {
+    if access.writes(ICC_SGI1R) {
         vm.count_exit(vcpu, ExitReason::Sgi);
         context.skip();
         let value = context.x(target);
-        vm.send_sgi(vcpu, value);
+        protection::send_sgi_to_others(vm, value);
+        vm.irqchip().vgic().send_sgi(vcpu, value);
         return;
     }
     vm.count_exit(vcpu, ExitReason::Sysreg);
     let written = context.x(target);
-    /// ICC_DIR_EL1, which is trapped now and then where it is virtual.
-    const DIR: idregs::Encoding = (3, 0, 12, 11, 1);
-    if register == DIR && !read && context.direct.is_none() {
+    // Where it is virtual it is trapped now and then.
+    if register == ICC_DIR && !read && context.direct.is_none() {
         // Otherwise the register does nothing.
         if ends_in_two_steps() {
-            vm.vgic().deactivate(vcpu, Intid(written as u32 & 0xff_ffff));
+            vm.irqchip().vgic().deactivate(vcpu, Intid(written as u32 & INTID));
         }
         context.skip();
         return;
@@ -273,7 +266,10 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, access: SystemA
         if read {
             direct.read(register).ok()
         } else {
-            direct.write(register, written, |id| vm.vgic().may_deactivate(vcpu, id)).ok().map(|()| 0)
+            direct
+                .write(register, written, |id| vm.irqchip().vgic().may_deactivate(vcpu, id))
+                .ok()
+                .map(|()| 0)
         }
     });
     let answer = if direct.is_some() {
@@ -300,12 +296,7 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, access: SystemA
 }
 
 /// A debug register (op0 is 2): what a read gives, or that a write was taken.
-fn debug_register(
-    context: &mut Context,
-    register: idregs::Encoding,
-    written: u64,
-    read: bool,
-) -> Option<u64> {
+fn debug_register(context: &mut Context, register: Encoding, written: u64, read: bool) -> Option<u64> {
     if read {
         return context.debug.read(register).ok();
     }
@@ -316,19 +307,16 @@ fn debug_register(
 }
 
 /// Registers that read as something though they are trapped.
-fn read_register(register: idregs::Encoding) -> Option<u64> {
+fn read_register(register: Encoding) -> Option<u64> {
     match register {
-        // ACTLR_EL1: implementation defined, nothing in it is the guest's.
-        (3, 0, 1, 0, 1) => Some(0),
+        // Implementation defined: nothing in it is the guest's.
+        ACTLR => Some(0),
         other => idregs::read(other),
     }
 }
 
 /// Registers whose writes are taken and do nothing.
-fn write_register(register: idregs::Encoding) -> bool {
-    matches!(
-        register,
-        // ACTLR_EL1; SGI0R and ASGI1R: no interrupt of the guest is in Group 0.
-        (3, 0, 1, 0, 1) | (3, 0, 12, 11, 6 | 7)
-    )
+fn write_register(register: Encoding) -> bool {
+    // No interrupt of the guest is in Group 0, which the last two are about.
+    matches!(register, ACTLR | ICC_ASGI1R | ICC_SGI0R)
 }

@@ -3,61 +3,24 @@
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use axvm_syndrome::{DataAbort, Kind, Status, Syndrome};
+use axvm_syndrome::{DataAbort, Status, Syndrome, class};
 
+use super::cpu::halt;
+use super::frame::Frame;
+use super::guarded::{fixup, is_expected_error};
+use super::image::image_start;
+use super::names::{class_name, status_name};
 use super::sysreg::mrs;
-use super::vectors::{Frame, fixup, is_expected_error};
 use crate::console;
-
-/// What an exception class says, in words (Arm ARM, ESR_EL2.EC).
-pub fn class_name(class: u8) -> &'static str {
-    match class {
-        0x00 => "unknown reason",
-        0x01 => "WFI or WFE",
-        0x07 => "access to SIMD or floating point",
-        0x0e => "illegal execution state",
-        0x15 => "SVC",
-        0x16 => "HVC",
-        0x17 => "SMC",
-        0x18 => "MSR, MRS or system instruction",
-        0x19 => "access to SVE",
-        0x1a => "ERET",
-        0x20 => "instruction abort from a lower level",
-        0x21 => "instruction abort",
-        0x22 => "PC alignment fault",
-        0x24 => "data abort from a lower level",
-        0x25 => "data abort",
-        0x26 => "SP alignment fault",
-        0x2f => "SError",
-        0x30 | 0x31 => "breakpoint",
-        0x3c => "BRK",
-        _ => "other",
-    }
-}
-
-/// What a fault status says, in words.
-pub fn status_name(status: Status) -> &'static str {
-    match status.kind() {
-        Kind::AddressSize => "address size fault",
-        Kind::Translation => "translation fault",
-        Kind::AccessFlag => "access flag fault",
-        Kind::Permission => "permission fault",
-        Kind::External => "synchronous external abort",
-        Kind::ExternalInWalk => "external abort on a table walk",
-        Kind::Parity | Kind::ParityInWalk => "damaged memory",
-        Kind::Alignment => "alignment fault",
-        Kind::Other => "other fault",
-    }
-}
 
 /// An exception taken from EL2. Called by the vectors with the interrupted registers; returns only to the place where a
 /// guarded access goes on after an abort.
 pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
     let esr = mrs!("esr_el2");
-    let class = Syndrome(esr).class();
-    // Vector 4: synchronous, on the stack that the hypervisor uses. 0x25: a data abort of its own.
+    let found = Syndrome(esr).class();
+    // Vector 4: synchronous, on the stack that the hypervisor uses; a data abort of its own.
     if vector == 4
-        && class == 0x25
+        && found == class::DATA_ABORT_SAME
         && let Some(place) = fixup(frame.pc)
     {
         frame.pc = place;
@@ -73,9 +36,12 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
     let _ = writeln!(
         out,
         "hypervisor fault: {} (vector {vector}, esr {esr:#x}{}), at {:#x}, address {:#x}",
-        class_name(class),
-        Said(matches!(class, 0x21 | 0x25).then(|| DataAbort(esr).status())),
-        frame.pc.wrapping_sub(super::image_start()),
+        class_name(found),
+        Said(
+            matches!(found, class::INSTRUCTION_ABORT_SAME | class::DATA_ABORT_SAME)
+                .then(|| DataAbort(esr).status())
+        ),
+        frame.pc.wrapping_sub(image_start()),
         mrs!("far_el2"),
     );
     for (index, chunk) in frame.x.chunks(4).enumerate() {
@@ -85,7 +51,7 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
         }
         let _ = writeln!(out);
     }
-    let _ = writeln!(out, "  pstate {:#x}, image at {:#x}", frame.pstate, super::image_start());
+    let _ = writeln!(out, "  pstate {:#x}, image at {:#x}", frame.pstate, image_start());
     out.end()
 }
 
@@ -101,7 +67,7 @@ impl core::fmt::Display for Said {
 /// The stack pointer ran into the guard below the stack.
 pub extern "C" fn stack_overflow() -> ! {
     let mut out = Report::begin();
-    let pc = mrs!("elr_el2").wrapping_sub(super::image_start());
+    let pc = mrs!("elr_el2").wrapping_sub(image_start());
     let _ = writeln!(out, "hypervisor fault: stack overflow, at {pc:#x}");
     out.end()
 }
@@ -121,7 +87,7 @@ static SPEAKING: AtomicBool = AtomicBool::new(false);
 impl Report {
     fn begin() -> console::Emergency {
         if SPEAKING.swap(true, Ordering::AcqRel) {
-            super::halt()
+            halt()
         }
         console::emergency()
     }

@@ -14,7 +14,7 @@ use smccc::psci::{
     PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
 };
 
-use super::psci;
+use super::firmware;
 use super::vcpu::Context;
 use crate::vm::{StopReason, Vm};
 
@@ -95,7 +95,7 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
         },
         // What the firmware would do on a core's behalf: it has been done on the way in here, or isn't needed.
         SMCCC_ARCH_WORKAROUND_1 | SMCCC_ARCH_WORKAROUND_3 if workaround(id) >= 0 => {
-            psci::smccc_query(id, 0);
+            firmware::smccc_query(id, 0);
             SUCCESS
         }
         // On for good, or not needed: a guest that asks for less gets no less.
@@ -107,7 +107,7 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
             }
             PSCI_CPU_ON_32 => cpu_on(vm, first, second, third),
             // Affinity level 0 only.
-            PSCI_AFFINITY_INFO_32 if second == 0 => match vm.vcpu_by_mpidr(first) {
+            PSCI_AFFINITY_INFO_32 if second == 0 => match vm.vcpu_by_hardware_id(first) {
                 Some(target) => affinity_info(vm.power(target)),
                 None => INVALID_PARAMETERS,
             },
@@ -133,7 +133,7 @@ fn affinity_info(power: Power) -> i32 {
 }
 
 fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i32 {
-    let Some(target) = vm.vcpu_by_mpidr(mpidr) else { return INVALID_PARAMETERS };
+    let Some(target) = vm.vcpu_by_hardware_id(mpidr) else { return INVALID_PARAMETERS };
     if !vm.is_ram(entry) {
         return INVALID_ADDRESS;
     }
@@ -144,11 +144,11 @@ fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i32 {
     }
 }
 
-/// What a guest is told of a workaround, as [`psci::workaround`] has it. The one against loads that pass stores is on for good
+/// What a guest is told of a workaround, as [`firmware::workaround`] has it. The one against loads that pass stores is on for good
 /// where it is needed ([`super::speculation`]): the guest has nothing to do.
 fn workaround(function: u32) -> i32 {
     const NOT_NEEDED: i32 = 1;
-    match psci::workaround(function) {
+    match firmware::workaround(function) {
         0 if function == SMCCC_ARCH_WORKAROUND_2 => NOT_NEEDED,
         answer => answer,
     }

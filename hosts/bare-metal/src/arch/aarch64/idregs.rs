@@ -5,7 +5,7 @@
 
 use super::sysreg::mrs;
 
-pub use axvm_cpu::Encoding;
+use axvm_cpu::Encoding;
 
 /// A mask of the four-bit fields whose lowest bits are given.
 const fn fields(shifts: &[u32]) -> u64 {

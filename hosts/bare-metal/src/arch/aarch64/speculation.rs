@@ -8,8 +8,9 @@ use axvm_cpu::firmware::{Firmware, WORKAROUND_2, answers};
 use axvm_cpu::speculation::{Core, Entry, Said, StoreBypass, plan};
 use spin::Mutex;
 
-use super::sysreg::{isb, mrs};
-use super::{psci, vectors};
+use super::firmware;
+use super::frame::EntryWork;
+use super::sysreg::mrs;
 use crate::log;
 
 /// Whether some CPU is one that has to be told twice to forget translations. Never unset: whoever invalidates may be another CPU.
@@ -18,8 +19,8 @@ static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);
 /// The kinds of core that were said, by MIDR_EL1.
 static SAID: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
-/// Sets the calling CPU up.
-pub fn set_up(cpu: CpuId) -> vectors::EntryWork {
+/// Sets the calling CPU up, but for what it does at each way in from a guest: which is said, for `vectors::install`.
+pub fn set_up(cpu: CpuId) -> EntryWork {
     let field = |register: u64, shift: u32| (register >> shift & 0xf) as u8;
     let core = Core {
         midr: mrs!("midr_el1"),
@@ -28,22 +29,20 @@ pub fn set_up(cpu: CpuId) -> vectors::EntryWork {
         clears_at_exceptions: field(mrs!("id_aa64mmfr1_el1"), 60) != 0,
         ssbs: field(mrs!("id_aa64pfr1_el1"), 4) != 0,
     };
-    let firmware = if psci::is_reached() { answers(psci::smccc_query) } else { Firmware::default() };
-    let plan = plan(&core, &firmware);
+    let said = if firmware::is_reached() { answers(firmware::smccc_query) } else { Firmware::default() };
+    let plan = plan(&core, &said);
     if plan.store_bypass == StoreBypass::Firmware {
-        psci::smccc_query(WORKAROUND_2, 1);
+        firmware::smccc_query(WORKAROUND_2, 1);
     }
     if plan.repeat_tlbi {
         INVALIDATE_TWICE.store(true, Ordering::SeqCst);
     }
     let work = match plan.entry {
-        Entry::Nothing => vectors::EntryWork::NONE,
-        Entry::ClearInstruction => vectors::EntryWork::clear_instruction(),
-        Entry::Loop(rounds) => vectors::EntryWork::rounds(rounds),
-        Entry::Firmware(call) => vectors::EntryWork::firmware(call as u32),
+        Entry::Nothing => EntryWork::NONE,
+        Entry::ClearInstruction => EntryWork::clear_instruction(),
+        Entry::Loop(rounds) => EntryWork::rounds(rounds),
+        Entry::Firmware(call) => EntryWork::firmware(call as u32),
     };
-    vectors::install(work);
-    isb!();
     let mut said = SAID.lock();
     if !said.contains(&core.midr) {
         said.push(core.midr);

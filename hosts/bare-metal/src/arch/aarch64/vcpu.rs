@@ -5,14 +5,17 @@ use axvm::vm::Start;
 use axvm_cpu::control::{Interrupts, Register, When, value};
 use axvm_cpu::debug::{self, Debug};
 use axvm_cpu::walks::FirstStage;
-use axvm_syndrome::{Length, past};
+use axvm_syndrome::{Length, Syndrome, past};
 use axvm_vgic::ListRegisters;
 
-use super::direct::Direct;
+use super::frame::{EntryWork, Frame};
+use super::guarded::take_late_error;
 use super::indexed::by_number;
+use super::irqchip::direct::Direct;
+use super::irqchip::lists;
+use super::stage2::SpaceRoot;
 use super::sysreg::{isb, mrs, msr};
-use super::vectors::{EntryWork, Frame, take_late_error};
-use super::{control, lists, reset, tlb};
+use super::{control, reset, tlb};
 use crate::log;
 
 /// The state of a vCPU that isn't in hardware registers while it runs: nothing else is ever saved, since a vCPU has a CPU
@@ -40,8 +43,7 @@ impl Context {
     pub fn reset(
         start: Start,
         guest_mpidr: u64,
-        vttbr: u64,
-        vtcr: u64,
+        space: SpaceRoot,
         lists: ListRegisters,
         direct: Option<Direct>,
     ) -> Self {
@@ -56,7 +58,7 @@ impl Context {
             reset::registers();
             lists::reset();
         };
-        tlb::enter(vttbr, vtcr, bound, reset, FirstStage { tcr: 0, sctlr: reset::SCTLR });
+        tlb::enter(space.vttbr, space.vtcr, bound, reset, FirstStage { tcr: 0, sctlr: reset::SCTLR });
         // The window in which errors of whatever ran here before could still come: they are not this guest's.
         if take_late_error() {
             log::warn!("an access before vCPU {guest_mpidr:#x} of a VM started was answered by an error");
@@ -92,7 +94,7 @@ impl Context {
     }
 
     /// Makes the guest take a synchronous exception to its EL1 (Arm ARM, AArch64.TakeException).
-    fn inject(&mut self, esr: u64, far: Option<u64>) {
+    fn inject(&mut self, syndrome: Syndrome, far: Option<u64>) {
         let pstate = self.frame.pstate;
         // From the same level with SP_EL0, with SP_EL1; from EL0 in AArch64, in AArch32.
         let offset = match (pstate >> 4 & 1, pstate & 0xf) {
@@ -105,7 +107,7 @@ impl Context {
         unsafe {
             msr!("elr_el1", self.frame.pc);
             msr!("spsr_el1", pstate);
-            msr!("esr_el1", esr);
+            msr!("esr_el1", syndrome.0);
             if let Some(far) = far {
                 msr!("far_el1", far);
             }
@@ -125,27 +127,22 @@ impl Context {
 
     /// The guest's instruction doesn't exist.
     pub fn inject_undefined(&mut self) {
-        // EC 0 (unknown), IL.
-        self.inject(1 << 25, None);
+        self.inject(Syndrome::UNDEFINED, None);
     }
 
-    /// The guest's access got no answer: a synchronous external abort at its own address `far`.
-    pub fn inject_abort(&mut self, far: u64, instruction: bool, write: bool) {
-        let from_el0 = self.frame.pstate & 0xf == 0;
-        let class: u64 = match (instruction, from_el0) {
-            (true, true) => 0x20,
-            (true, false) => 0x21,
-            (false, true) => 0x24,
-            (false, false) => 0x25,
-        };
-        let wnr = u64::from(write && !instruction) << 6;
-        self.inject(class << 26 | 1 << 25 | wnr | 0x10, Some(far));
+    /// The guest's fetch of an instruction got no answer: a synchronous external abort at its own address `far`.
+    pub fn inject_fetch_abort(&mut self, far: u64) {
+        self.inject(Syndrome::fetch_aborted(self.frame.pstate), Some(far));
     }
 
-    /// The guest's access to device memory isn't aligned: what its own first stage would say (DFSC 0x21).
+    /// The guest's access got no answer: the same.
+    pub fn inject_abort(&mut self, far: u64, write: bool) {
+        self.inject(Syndrome::access_aborted(self.frame.pstate, write), Some(far));
+    }
+
+    /// The guest's access to device memory isn't aligned.
     pub fn inject_alignment_fault(&mut self, far: u64, write: bool) {
-        let class: u64 = if self.frame.pstate & 0xf == 0 { 0x24 } else { 0x25 };
-        self.inject(class << 26 | 1 << 25 | u64::from(write) << 6 | 0x21, Some(far));
+        self.inject(Syndrome::misaligned(self.frame.pstate, write), Some(far));
     }
 
     /// Makes the guest take an SError when it unmasks them.

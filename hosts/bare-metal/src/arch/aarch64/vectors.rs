@@ -1,62 +1,14 @@
-//! The exception vectors of EL2, the way into a guest and back, and accesses that survive an abort.
+//! The exception vectors of EL2, and the way into a guest and back.
 //!
 //! The hypervisor runs with its interrupts masked and takes them by asking (`ICC_IAR1_EL1`), so an exception from EL2
-//! itself is either the abort of a guarded access ([`probe_read`]) or a fault of the hypervisor.
+//! itself is either the abort of a guarded access (`guarded.rs`) or a fault of the hypervisor (`fault.rs`).
 
 use core::arch::global_asm;
 
-use super::address_of;
-use super::quick::{Running, quick_exit};
-
-/// The registers of a vCPU that the hypervisor's own code would overwrite. Layout known to the assembly below.
-#[repr(C)]
-#[derive(Default)]
-pub struct Frame {
-    /// x0 to x30.
-    pub x: [u64; 31],
-    /// Where the guest goes on (ELR_EL2).
-    pub pc: u64,
-    /// Its processor state (SPSR_EL2).
-    pub pstate: u64,
-    /// What its CPU does first when it is left.
-    pub entry: EntryWork,
-}
-
-/// What a CPU does at each way in from a guest before anything that predicted branches could steer: rounds of a loop in bits 7:0, or
-/// bit 8 for CLRBHB, or a call of the firmware in the upper half. Layout known to the assembly below.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EntryWork(u64);
-
-impl EntryWork {
-    /// Nothing.
-    pub const NONE: Self = Self(0);
-
-    /// CLRBHB.
-    pub const fn clear_instruction() -> Self {
-        Self(1 << 8)
-    }
-
-    /// So many rounds of the loop.
-    pub const fn rounds(rounds: u8) -> Self {
-        Self(rounds as u64)
-    }
-
-    /// An SMC.
-    pub const fn firmware(function: u32) -> Self {
-        Self((function as u64) << 32)
-    }
-
-    /// As it is kept beside the CPU.
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// The other way round.
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-}
+use super::fast::{Running, fast_exit};
+use super::frame::{EntryWork, Frame};
+use super::image::address_of;
+use super::sysreg::msr;
 
 /// Has the calling CPU take exceptions by the vectors that do this first, or by those without.
 pub fn install(work: EntryWork) {
@@ -65,7 +17,7 @@ pub fn install(work: EntryWork) {
         _ => address_of!(working_vectors),
     };
     // SAFETY: both tables do the same otherwise, for exceptions of the hypervisor's own and of a guest's.
-    unsafe { super::sysreg::msr!("vbar_el2", vectors) };
+    unsafe { msr!("vbar_el2", vectors) };
 }
 
 /// Why a guest was left: the vector that was taken.
@@ -83,25 +35,15 @@ pub enum Left {
 
 unsafe extern "C" {
     fn enter_guest(frame: *mut Frame) -> u64;
-    fn guarded_read(address: u64, bytes: u64, value: *mut u64) -> u64;
-    fn guarded_write(address: u64, bytes: u64, value: u64) -> u64;
-    fn guarded_translation(address: u64, par: *mut u64) -> u64;
-    fn late_error() -> u64;
-    fn late_error_by_firmware(function: u64) -> u64;
     static hypervisor_vectors: u8;
     static working_vectors: u8;
-    static late_error_start: u8;
-    static late_error_end: u8;
-    static guarded_start: u8;
-    static guarded_end: u8;
-    static guarded_fixup: u8;
 }
 
-/// Runs the guest until its next exit that [`super::quick`] doesn't answer.
+/// Runs the guest until its next exit that [`super::fast`] doesn't answer.
 ///
 /// `tpidr_el2` is this function's own between entry and exit: it holds the frame, which is the first that there is of the vCPU.
 pub fn enter(running: &mut Running<'_>) -> Left {
-    // SAFETY: the vCPU is exclusively borrowed and stays in place for the whole call; the exclusive borrow that `quick_exit` gets
+    // SAFETY: the vCPU is exclusively borrowed and stays in place for the whole call; the exclusive borrow that `fast_exit` gets
     // is of this one, and ends before this returns. The assembly keeps Rust's calling convention. What the guest can reach is bounded by stage 2 and the control registers, not by this call.
     match unsafe { enter_guest((&raw mut *running).cast::<Frame>()) } {
         0 => Left::Synchronous,
@@ -109,77 +51,6 @@ pub fn enter(running: &mut Running<'_>) -> Left {
         3 => Left::SystemError,
         _ => Left::Other,
     }
-}
-
-/// The bus did not answer an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Aborted;
-
-/// Reads 1, 2, 4 or 8 bytes of a device; an abort is an error and not a fault.
-///
-/// # Safety
-///
-/// `address` must be mapped for the hypervisor as device memory, aligned to `bytes`, and reading it must not change
-/// what Rust relies on.
-#[inline(always)]
-pub unsafe fn probe_read(address: u64, bytes: u64) -> Result<u64, Aborted> {
-    let mut value = 0;
-    // SAFETY: by the caller's promise; the pointer is to a live local.
-    match unsafe { guarded_read(address, bytes, &mut value) } {
-        0 => Ok(value),
-        _ => Err(Aborted),
-    }
-}
-
-/// Writes 1, 2, 4 or 8 bytes of a device; an abort is an error and not a fault.
-///
-/// # Safety
-///
-/// As [`probe_read`], of writing.
-#[inline(always)]
-pub unsafe fn probe_write(address: u64, bytes: u64, value: u64) -> Result<(), Aborted> {
-    // SAFETY: by the caller's promise.
-    match unsafe { guarded_write(address, bytes, value) } {
-        0 => Ok(()),
-        _ => Err(Aborted),
-    }
-}
-
-/// What the first stage of the guest that was left makes of a virtual address, for a read at EL1, as PAR_EL1 says it; the
-/// guest's own PAR_EL1 stays. That the walk is aborted is an error and not a fault: the guest chooses where its tables are.
-pub fn probe_translation(address: u64) -> Result<u64, Aborted> {
-    let mut par = 0;
-    // SAFETY: translating changes nothing but PAR_EL1, which is put back; the pointer is to a live local.
-    match unsafe { guarded_translation(address, &mut par) } {
-        0 => Ok(par),
-        _ => Err(Aborted),
-    }
-}
-
-/// Takes an SError that is pending for this CPU, if there is one: of an access whose answer came late. They are masked otherwise while
-/// the hypervisor runs. The barrier waits for the answers to all accesses so far. When an answer that is an error makes an SError pending
-/// is the implementation's (Arm ARM, D1.3.4, asynchronous external aborts); with the answer, on those that are known.
-pub fn take_late_error() -> bool {
-    /// ISR_EL1.A: an SError is pending.
-    const PENDING: u64 = 1 << 8;
-    super::sysreg::dsb!("sy");
-    if let Some(function) = crate::protection::error_by_firmware() {
-        // SAFETY: the tests' firmware answers by an SError, which the vectors expect there and which changes no register.
-        return unsafe { late_error_by_firmware(function) } == function;
-    }
-    // SAFETY: SErrors are unmasked for as long as it takes to take one, which the vectors expect there.
-    super::sysreg::mrs!("isr_el1") & PENDING != 0 && unsafe { late_error() } != 0
-}
-
-/// Whether an SError at `pc` is one that [`take_late_error`], or a guarded access, takes on purpose.
-pub fn is_expected_error(pc: u64) -> bool {
-    (address_of!(late_error_start)..=address_of!(late_error_end)).contains(&pc)
-}
-
-/// Where to go on after an abort at `pc`, if it was that of a guarded access.
-pub fn fixup(pc: u64) -> Option<u64> {
-    let (start, end) = (address_of!(guarded_start), address_of!(guarded_end));
-    (start..end).contains(&pc).then_some(address_of!(guarded_fixup))
 }
 
 global_asm!(
@@ -248,6 +119,7 @@ hypervisor_vectors:
 
     // From the hypervisor itself nothing has to be forgotten.
     .balign 2048
+    .global working_vectors
 working_vectors:
     from_self 0
     from_self 1
@@ -309,7 +181,7 @@ leave_guest:
     str     x5, [x0, #256]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    bl      {quick_exit}
+    bl      {fast_exit}
     cbnz    x0, 2f
     mrs     x0, tpidr_el2
     b       resume_guest
@@ -341,7 +213,7 @@ leave_guest_for_interrupt:
     str     x5, [x0, #256]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    bl      {quick_exit}
+    bl      {fast_exit}
     mrs     x1, tpidr_el2
     cbnz    x0, 2f
     ldp     x30, x3, [x1, #240]
@@ -451,77 +323,6 @@ self_exception:
     dsb     nsh
     isb
 
-    // guarded_read(x0: address, x1: bytes, x2: where the value goes) -> x0: 0, or 1 if the access aborted.
-    .global guarded_start, guarded_end, guarded_fixup, guarded_read, guarded_write, guarded_translation
-guarded_start:
-guarded_read:
-    cmp     x1, #4
-    b.eq    4f
-    b.hi    8f
-    cmp     x1, #2
-    b.eq    2f
-    ldrb    w3, [x0]
-    b       9f
-2:  ldrh    w3, [x0]
-    b       9f
-4:  ldr     w3, [x0]
-    b       9f
-8:  ldr     x3, [x0]
-9:  dsb     sy
-    mrs     x4, isr_el1
-    tbnz    x4, #8, late_error
-    str     x3, [x2]
-    mov     x0, #0
-    ret
-guarded_write:
-    cmp     x1, #4
-    b.eq    4f
-    b.hi    8f
-    cmp     x1, #2
-    b.eq    2f
-    strb    w2, [x0]
-    b       9f
-2:  strh    w2, [x0]
-    b       9f
-4:  str     w2, [x0]
-    b       9f
-8:  str     x2, [x0]
-    // A write's error is its answer, and comes with that, as an SError: it is this access's.
-9:  dsb     sy
-    mrs     x4, isr_el1
-    tbnz    x4, #8, late_error
-    mov     x0, #0
-    ret
-    // guarded_translation(x0: address, x1: where PAR_EL1 goes) -> x0: 0, or 1 if a table couldn't be read.
-guarded_translation:
-    mrs     x2, par_el1
-    at      s1e1r, x0
-    isb
-    mrs     x3, par_el1
-    msr     par_el1, x2
-    str     x3, [x1]
-    mov     x0, #0
-    ret
-guarded_end:
-    // late_error() -> x0: 1. Takes the SError that is pending.
-    .global late_error, late_error_start, late_error_end, working_vectors
-late_error:
-    mov     x0, #1
-late_error_start:
-    msr     daifclr, #4
-    isb
-    msr     daifset, #4
-    ret
-    // late_error_by_firmware(x0: function) -> x0: the same. The firmware passes an SError on, as if it had come here.
-    .global late_error_by_firmware
-late_error_by_firmware:
-    smc     #0
-late_error_end:
-    ret
-guarded_fixup:
-    mov     x0, #1
-    ret
-
     .section .bss
     .balign 16
     .space 8192
@@ -529,5 +330,5 @@ emergency_stack_top:
     "#,
     stack_overflow = sym super::fault::stack_overflow,
     self_exception = sym super::fault::self_exception,
-    quick_exit = sym quick_exit,
+    fast_exit = sym fast_exit,
 );

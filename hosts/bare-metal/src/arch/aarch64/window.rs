@@ -4,8 +4,9 @@
 use axvm_addr::{CpuId, Hpa};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::stage1::{MEMORY_BLOCK, TABLE};
+use super::descriptor::{MEMORY_BLOCK, TABLE};
 use super::sysreg::{dsb, isb};
+use super::tlb;
 use crate::{cpus, memory};
 
 /// The bytes of a window. Guests' RAM comes in such blocks, so that none holds another's.
@@ -79,6 +80,6 @@ impl Drop for Window {
     fn drop(&mut self) {
         memory::write64(self.entry, 0);
         // SAFETY: of this CPU's window, which nobody uses any more. Of all CPUs: another may have walked there by speculation.
-        unsafe { super::tlb::forget_own(self.address) }
+        unsafe { tlb::forget_own(self.address) }
     }
 }

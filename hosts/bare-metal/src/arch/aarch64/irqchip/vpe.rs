@@ -15,10 +15,12 @@ use axvm_vgic::Intid;
 use axvm_vgic::LPI_PIECE;
 use spin::Mutex;
 
-use super::gic::{self, GicError, PhysicalGic};
-use super::its::{ItsError, PhysicalIts};
+use super::error::{GicError, ItsError};
+use super::gic::{self, PhysicalGic};
+use super::its::PhysicalIts;
 use super::lpis::{self, GUEST_LPI_ID_BITS, Properties};
-use super::sysreg::mrs;
+use crate::arch::aarch64::cpu::clean_to_memory;
+use crate::arch::aarch64::sysreg::mrs;
 use crate::log;
 use crate::memory;
 
@@ -100,7 +102,7 @@ impl VirtualProcessors {
 
     fn map(&self, its: &PhysicalIts, cpu: CpuId) -> Result<Hpa, ItsError> {
         let pending = memory::allocate(PENDING_BYTES, PENDING_ALIGN).ok_or(ItsError::NoMemory)?;
-        super::clean_to_memory(pending, PENDING_BYTES as u64);
+        clean_to_memory(pending, PENDING_BYTES as u64);
         // What the ITS may hold after an error stays allocated.
         its.map_virtual_processor(cpu, pending, GUEST_LPI_ID_BITS).map(|()| pending)
     }

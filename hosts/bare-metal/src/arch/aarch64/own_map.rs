@@ -11,8 +11,10 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
 
-use super::boot::SecondaryBoot;
+use super::descriptor::{EARLY_DEVICE, EARLY_MEMORY};
+use super::secondary::SecondaryBoot;
 use super::sysreg::{dsb, isb, mrs, msr};
+use super::window;
 use crate::log;
 
 /// MAIR_EL2: 0 Device-nGnRE, 1 Normal write-back, 2 Normal non-cacheable, 3
@@ -88,7 +90,7 @@ impl Builder {
         map.mark_active();
         let root = map.root_address().0 as u64;
         // SAFETY: the root is this map's, which nobody walks yet.
-        unsafe { super::window::install(Hpa(root), cpus)? };
+        unsafe { window::install(Hpa(root), cpus)? };
         let boot =
             SecondaryBoot { mair: MAIR, tcr: tcr(), ttbr: root, sctlr: sctlr(), stack: 0, argument: 0 };
         dsb!("ish");
@@ -186,17 +188,6 @@ fn sctlr() -> u64 {
     const WXN: u64 = 1 << 19;
     RES1 | SCTLR_M | SCTLR_C | SA | I | WXN
 }
-
-/// Table descriptor, valid (Arm ARM, D8.3); at the last level the same bits are a page's.
-pub(super) const TABLE: u64 = 3;
-/// Block descriptor, valid.
-const BLOCK: u64 = 1;
-/// Attribute index 1, inner shareable, accessed.
-const EARLY_MEMORY: u64 = 1 << 2 | 3 << 8 | 1 << 10;
-/// Attribute index 0, outer shareable, accessed, never executed.
-const EARLY_DEVICE: u64 = 2 << 8 | 1 << 10 | 1 << 54;
-/// Normal memory that isn't executed, as one block.
-pub(super) const MEMORY_BLOCK: u64 = BLOCK | EARLY_MEMORY | 1 << 54;
 
 /// A table of the time between the first instruction and the first look at the device tree.
 #[repr(C, align(4096))]

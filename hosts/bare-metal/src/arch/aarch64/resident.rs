@@ -4,8 +4,10 @@ use axvm::vm::Start;
 use axvm_addr::VcpuId;
 use axvm_vgic::StillOn;
 
-use crate::arch::gic::GicError;
-use crate::arch::{self, Context, Running};
+use super::fast::Running;
+use super::irqchip::IrqchipError;
+use super::vcpu::{Context, park};
+use crate::cpus;
 use crate::vm::Vm;
 
 /// Why a vCPU can't have its CPU.
@@ -13,7 +15,7 @@ use crate::vm::Vm;
 pub enum NotResident {
     /// The CPU's interrupt interface can't be given away.
     #[error(transparent)]
-    Interrupts(#[from] GicError),
+    Interrupts(#[from] IrqchipError),
     /// It is there already.
     #[error(transparent)]
     StillOn(#[from] StillOn),
@@ -52,19 +54,21 @@ impl<'a> Resident<'a> {
     }
 
     fn enter(vm: &'a Vm, vcpu: VcpuId, start: Start) -> Result<Self, NotResident> {
-        let lists = vm.vgic().switch_on(vcpu)?;
-        let direct = match vm.give_interrupts(vcpu) {
+        let (irqchip, machine) = (vm.irqchip(), &vm.host().irqchip);
+        let cpu = vm.cpu_of(vcpu).and_then(cpus::get);
+        let lists = irqchip.vgic().switch_on(vcpu)?;
+        let direct = match irqchip.give_interrupts(machine, cpu, vcpu) {
             Ok(direct) => direct,
             Err(error) => {
-                vm.take_interrupts_back(vcpu);
-                vm.vgic().switch_off(vcpu, lists);
-                return Err(error.into());
+                irqchip.take_interrupts_back(machine, cpu);
+                irqchip.vgic().switch_off(vcpu, lists);
+                return Err(IrqchipError::from(error).into());
             }
         };
         let interrupts = if direct.is_some() { Interrupts::Taken } else { Interrupts::Injected };
-        let context = Context::reset(start, vm.mpidr(vcpu), vm.vttbr(), vm.vtcr(), lists, direct);
+        let context = Context::reset(start, vm.hardware_id(vcpu), vm.space_root(), lists, direct);
         if let Interrupts::Injected = interrupts {
-            vm.enter_messages(vcpu);
+            irqchip.enter_messages(vcpu);
         }
         Ok(Self { running: Running::new(vm, vcpu, context), interrupts })
     }
@@ -73,13 +77,16 @@ impl<'a> Resident<'a> {
     /// which wait where the guest has set them up.
     fn leave(self) {
         let Running { vm, vcpu, context, .. } = self.running;
-        arch::park();
+        let irqchip = vm.irqchip();
+        park();
         match self.interrupts {
-            Interrupts::Taken => vm.take_interrupts_back(vcpu),
+            Interrupts::Taken => {
+                irqchip.take_interrupts_back(&vm.host().irqchip, vm.cpu_of(vcpu).and_then(cpus::get));
+            }
             Interrupts::Injected => {
-                vm.leave_messages(vcpu);
+                irqchip.leave_messages(vcpu);
             }
         }
-        vm.vgic().switch_off(vcpu, context.lists);
+        irqchip.vgic().switch_off(vcpu, context.lists);
     }
 }

@@ -1,4 +1,4 @@
-//! Memory for second-stage tables, and the two trees of a VM: what its CPUs reach, and what its devices reach.
+//! Second-stage tables: memory for them, what the core's flags mean in them, and what a VM's CPUs reach by them.
 
 use axvm_addr::{Gpa, Hpa, Span};
 use axvm_paging::{
@@ -8,7 +8,9 @@ use axvm_paging::{
 use axvm_plan::config::MappingFlags;
 use spin::Mutex;
 
-use crate::{arch, memory};
+use super::cpu::{clean_to_memory, memory_barrier};
+use super::{physical_address_bits, tlb};
+use crate::memory;
 
 /// Tables in the hypervisor's heap.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,7 @@ impl TableMemory for Tables {
     fn allocate(&self, pages: usize) -> Option<Hpa> {
         let bytes = pages.checked_mul(4096)?;
         let table = memory::allocate(bytes, bytes)?;
-        arch::clean_to_memory(table, bytes as u64);
+        clean_to_memory(table, bytes as u64);
         Some(table)
     }
 
@@ -34,11 +36,11 @@ impl TableMemory for Tables {
     fn write(&self, entry: Hpa, value: u64) {
         memory::write64(entry, value);
         // For an SMMU whose walks aren't coherent; a CPU's always are.
-        arch::clean_to_memory(entry, 8);
+        clean_to_memory(entry, 8);
     }
 
     fn barrier(&self) {
-        arch::memory_barrier();
+        memory_barrier();
     }
 }
 
@@ -73,8 +75,16 @@ pub enum SpaceError {
 /// What a VM's CPUs reach.
 pub struct GuestSpace {
     mapper: Mutex<Mapper<Tables>>,
-    vttbr: u64,
-    vtcr: u64,
+    root: SpaceRoot,
+}
+
+/// By what a CPU finds a [`GuestSpace`].
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceRoot {
+    /// VTTBR_EL2: the VMID, and the root of the tables.
+    pub(super) vttbr: u64,
+    /// VTCR_EL2: their shape.
+    pub(super) vtcr: u64,
 }
 
 /// Forgets translations of one VMID on all CPUs.
@@ -83,7 +93,7 @@ struct CpuTlbs(u64);
 impl Invalidate for CpuTlbs {
     fn invalidate(&self, _: Span<Gpa>) -> Result<(), NotInvalidated> {
         // The whole VMID: what is unmapped at run time are BARs, which are moved seldom.
-        arch::forget_vm(self.0);
+        tlb::forget_vm(self.0);
         Ok(())
     }
 }
@@ -93,22 +103,17 @@ impl GuestSpace {
     pub fn new(address_bits: u8, vmid: u16) -> Result<Self, SpaceError> {
         let bits = u32::from(address_bits).clamp(32, 48);
         let format = Stage2Format::new(bits)?;
-        let vtcr = format.vtcr_el2(u32::from(arch::physical_address_bits()), false).unwrap_or_default();
+        let vtcr = format.vtcr_el2(u32::from(physical_address_bits()), false).unwrap_or_default();
         let mapper = Mapper::new(Tables, format)?;
         let vttbr = u64::from(vmid) << 48 | mapper.root().0;
-        let space = Self { mapper: Mutex::new(mapper), vttbr, vtcr };
-        arch::forget_vm(vttbr);
+        let space = Self { mapper: Mutex::new(mapper), root: SpaceRoot { vttbr, vtcr } };
+        tlb::forget_vm(vttbr);
         Ok(space)
     }
 
-    /// VTTBR_EL2.
-    pub fn vttbr(&self) -> u64 {
-        self.vttbr
-    }
-
-    /// VTCR_EL2.
-    pub fn vtcr(&self) -> u64 {
-        self.vtcr
+    /// By what a CPU finds it.
+    pub fn root(&self) -> SpaceRoot {
+        self.root
     }
 
     /// Maps a span.
@@ -118,7 +123,7 @@ impl GuestSpace {
 
     /// Unmaps a span; when this returns no CPU uses it any more.
     pub fn unmap(&self, span: Span<Gpa>) -> Result<(), UnmapError> {
-        match self.mapper.lock().unmap(span, &CpuTlbs(self.vttbr)) {
+        match self.mapper.lock().unmap(span, &CpuTlbs(self.root.vttbr)) {
             // Nothing is mapped any more.
             Ok(_) | Err(UnmapError::Revoked) => Ok(()),
             Err(error) => Err(error),
@@ -127,12 +132,12 @@ impl GuestSpace {
 
     /// Takes everything away at once: a CPU that is in the guest faults at its next instruction. For good.
     pub fn revoke(&self) -> Result<(), NotInvalidated> {
-        self.mapper.lock().clear_root(&CpuTlbs(self.vttbr))
+        self.mapper.lock().clear_root(&CpuTlbs(self.root.vttbr))
     }
 
     /// Frees the tables. No CPU uses them any more.
     pub fn destroy(self) -> Result<(), NotInvalidated> {
-        let invalidate = CpuTlbs(self.vttbr);
+        let invalidate = CpuTlbs(self.root.vttbr);
         self.mapper.into_inner().destroy(&invalidate).map_err(|(_, error)| error)
     }
 }

@@ -5,15 +5,18 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use axvm_addr::{CpuId, Hpa, Span};
-use axvm_gicv3::{Contents, Field, Probed, Quirks, Refused, Table, install, quirks};
+use axvm_gicv3::{Contents, Field, Probed, Quirks, Table, install, quirks};
 use axvm_platform::limits::MsiLimits;
 use axvm_platform::model::Its;
 use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 
-use super::gic::{MOST_US, PRIORITY, PhysicalGic};
+use super::error::{FRAME, ItsError, MOST_US};
+use super::gic::PhysicalGic;
+use super::groups::PRIORITY;
 use super::its_command::{self as command, Command};
 use super::lpis::{self, Lpis, Properties};
-use super::sysreg::dsb;
+use crate::arch::aarch64::cpu;
+use crate::arch::aarch64::sysreg::dsb;
 use crate::lock::Held;
 use crate::memory;
 use crate::mmio::Mmio;
@@ -27,8 +30,6 @@ mod gits {
     pub const CWRITER: u64 = 0x0088;
     pub const CREADR: u64 = 0x0090;
     pub const BASER: u64 = 0x0100;
-    /// Bytes of the control frame.
-    pub const FRAME: u64 = 0x1_0000;
     /// The queue has stopped at a command (CREADR).
     pub const STALLED: u64 = 1;
     /// Valid (CBASER).
@@ -47,48 +48,6 @@ const MOST_DEVICE_BITS: u32 = 22;
 
 /// GITS_TYPER.Virtual.
 const TYPER_VIRTUAL: u64 = 1 << 1;
-
-/// What went wrong at an ITS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ItsError {
-    /// It has stopped reading its commands.
-    #[error("the ITS does not finish its commands")]
-    Stuck,
-    /// No memory for a table.
-    #[error("no memory for the ITS's tables")]
-    NoMemory,
-    /// A register block without a control frame.
-    #[error("the ITS's registers are {0:#x} bytes: its control frame has {frame:#x}", frame = gits::FRAME)]
-    TooSmall(u64),
-    /// A table where it can't reach it.
-    #[error(
-        "the ITS has addresses of {bits} bits, and there is no memory for its tables below that: {table:#x}"
-    )]
-    OutOfReach {
-        /// Where the memory is that there is.
-        table: Hpa,
-        /// The address bits.
-        bits: u32,
-    },
-    /// A register doesn't keep what it must.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// More devices' events than there are LPIs.
-    #[error("no LPIs are left")]
-    NoLpis,
-    /// Not one of those that a guest may have under its own number.
-    #[error("LPI {0} isn't one that a guest may have under its own number")]
-    NotForGuests(Intid),
-    /// A CPU that hasn't been made known to it.
-    #[error("CPU {0} is not mapped at the ITS")]
-    NoSuchCpu(CpuId),
-    /// A device or event that isn't mapped.
-    #[error("device {0} is not mapped at the ITS")]
-    NotMapped(ItsDeviceId),
-    /// The device id is beyond what the ITS has, or has a table for.
-    #[error("device id {0} is beyond what the ITS serves")]
-    DeviceId(ItsDeviceId),
-}
 
 /// What the LPIs of a device's events are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -225,7 +184,7 @@ impl PhysicalIts {
     pub unsafe fn maps_virtual_lpis(span: Span<Hpa>) -> bool {
         // SAFETY: by the caller's promise.
         let registers = unsafe { Mmio::new(span) };
-        registers.size() >= gits::FRAME && registers.read64(gits::TYPER) & TYPER_VIRTUAL != 0
+        registers.size() >= FRAME && registers.read64(gits::TYPER) & TYPER_VIRTUAL != 0
     }
 
     /// Makes a CPU known. The number of its collection, and of the virtual processor that runs there, is its own.
@@ -429,7 +388,7 @@ fn table(quirks: &Quirks, bytes: usize, align: usize) -> Result<Hpa, ItsError> {
         unsafe { memory::free(table, bytes, align) };
         return Err(ItsError::OutOfReach { table, bits: quirks.address_bits });
     }
-    super::clean_to_memory(table, bytes as u64);
+    cpu::clean_to_memory(table, bytes as u64);
     Ok(table)
 }
 
@@ -443,7 +402,7 @@ impl State {
         if !Table::has_level2(memory::read64(entry)) {
             let bytes = devices.level2_bytes() as usize;
             memory::write64(entry, Table::level1_value(table(quirks, bytes, bytes)?));
-            super::clean_to_memory(entry, 8);
+            cpu::clean_to_memory(entry, 8);
         }
         Ok(())
     }
@@ -519,11 +478,11 @@ impl State {
             self.write = (self.write + 32) % QUEUE_BYTES;
         }
         if start < self.write {
-            super::clean_to_memory(Hpa(self.queue.0 + start), self.write - start);
+            cpu::clean_to_memory(Hpa(self.queue.0 + start), self.write - start);
         } else {
             // Beyond the queue's end it goes on at its beginning.
-            super::clean_to_memory(Hpa(self.queue.0 + start), QUEUE_BYTES - start);
-            super::clean_to_memory(self.queue, self.write);
+            cpu::clean_to_memory(Hpa(self.queue.0 + start), QUEUE_BYTES - start);
+            cpu::clean_to_memory(self.queue, self.write);
         }
         dsb!("sy");
         self.registers.write64(gits::CWRITER, self.write);
@@ -542,7 +501,7 @@ impl State {
 
 /// Turns an ITS off, and waits until it is quiescent (CTLR, bit 31).
 fn turn_off(registers: &Mmio) -> Result<(), ItsError> {
-    if registers.size() < gits::FRAME {
+    if registers.size() < FRAME {
         return Err(ItsError::TooSmall(registers.size()));
     }
     registers.write32(gits::CTLR, 0);
@@ -555,5 +514,5 @@ fn device_ids(typer: u64) -> u64 {
 }
 
 fn wait(mut done: impl FnMut() -> bool) -> Result<(), ItsError> {
-    if super::wait_us(MOST_US, &mut done) { Ok(()) } else { Err(ItsError::Stuck) }
+    if cpu::wait_us(MOST_US, &mut done) { Ok(()) } else { Err(ItsError::Stuck) }
 }

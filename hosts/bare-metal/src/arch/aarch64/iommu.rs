@@ -5,14 +5,15 @@ use alloc::vec::Vec;
 use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Span};
 use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
 use axvm_plan::config::MappingFlags;
-use axvm_platform::model::Platform;
-use axvm_smmuv3::StreamId;
-use axvm_smmuv3::{Domain, Drained, Error, Event, Features, Memory, Options, Registers, Smmu};
+use axvm_platform::model::{Interrupt, Iommu as Described, IommuKind, Platform};
+pub use axvm_smmuv3::{Domain, Drained, Error as IommuError};
+use axvm_smmuv3::{Error, Features, GlobalErrors, Memory, Options, Registers, Smmu, StreamId};
 
+use super::cpu::{clean_to_memory, memory_barrier, now_us};
+use super::stage2::{SpaceError, Tables, attributes};
 use crate::lock::Held;
+use crate::memory;
 use crate::mmio::Mmio;
-use crate::tables::{SpaceError, Tables, attributes};
-use crate::{arch, memory};
 
 impl Registers for Mmio {
     fn size(&self) -> u64 {
@@ -20,7 +21,7 @@ impl Registers for Mmio {
     }
 
     fn now_us(&self) -> u64 {
-        arch::now_us()
+        now_us()
     }
 
     fn read32(&self, offset: usize) -> u32 {
@@ -59,11 +60,11 @@ impl Memory for Shared {
     }
 
     fn clean(&self, address: Hpa, bytes: u64) {
-        arch::clean_to_memory(address, bytes);
+        clean_to_memory(address, bytes);
     }
 
     fn barrier(&self) {
-        arch::memory_barrier();
+        memory_barrier();
     }
 }
 
@@ -90,12 +91,48 @@ fn stream_table_bits(features: &Features, platform: &Platform, smmu: IommuId) ->
     named.max(least).min(features.stream_bits).max(1)
 }
 
+/// The registers that the hypervisor drives.
+pub fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
+    platform.iommus.iter().map(|smmu| smmu.registers).collect()
+}
+
+/// Has the lines of all of them heard, by `hear`, which says whether it could. The names of those that can't call.
+pub fn listen(platform: &Platform, hear: impl Fn(Interrupt) -> bool) -> Vec<&str> {
+    let heard = |line: Option<Interrupt>| line.is_some_and(&hear);
+    // Both lines, also if the first one isn't heard.
+    let calls = |smmu: &&Described| {
+        let IommuKind::SmmuV3 { event_queue, global_error } = smmu.kind;
+        heard(event_queue) & heard(global_error)
+    };
+    platform.iommus.iter().filter(|smmu| !calls(smmu)).map(|smmu| smmu.path.as_str()).collect()
+}
+
+/// What a device tried that nobody lets it.
+#[derive(Clone, Copy, Debug)]
+pub struct DmaFault {
+    /// Whose requests they are.
+    pub source: DmaSource,
+    /// Whether it was a write, where that is known.
+    pub write: Option<bool>,
+    /// Where it went, where that is known.
+    pub address: Option<u64>,
+}
+
+/// What an IOMMU says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Health {
+    /// It had more faults to tell than room for them.
+    pub lost_faults: bool,
+    /// It has failed, and aborts everything until the machine is reset.
+    pub failed: bool,
+}
+
 /// The registers of each SMMU.
 ///
 /// # Safety
 ///
 /// They must be mapped as the platform describes them, and driven by nobody else.
-unsafe fn registers(platform: &Platform) -> impl Iterator<Item = Mmio> {
+unsafe fn blocks(platform: &Platform) -> impl Iterator<Item = Mmio> {
     // SAFETY: by the caller's promise.
     platform.iommus.iter().map(|smmu| unsafe { Mmio::new(smmu.registers) })
 }
@@ -107,7 +144,7 @@ unsafe fn registers(platform: &Platform) -> impl Iterator<Item = Mmio> {
 /// The SMMUs must be mapped as the platform describes them, and driven by nobody else.
 pub unsafe fn close(platform: &Platform) -> Result<(), Error> {
     // SAFETY: by the caller's promise.
-    for smmu in unsafe { registers(platform) } {
+    for smmu in unsafe { blocks(platform) } {
         axvm_smmuv3::close(&smmu)?;
     }
     Ok(())
@@ -122,7 +159,7 @@ impl Iommus {
     pub unsafe fn new(platform: &Platform) -> Result<Self, Error> {
         let (mut smmus, mut stream_bits) = (Vec::new(), Vec::new());
         // SAFETY: by the caller's promise.
-        let found = unsafe { registers(platform) };
+        let found = unsafe { blocks(platform) };
         for (position, (registers, described)) in (0..).zip(found.zip(&platform.iommus)) {
             let bits = stream_table_bits(&Features::read(&registers), platform, IommuId(position));
             let highest = StreamId(u32::MAX >> (u32::BITS - bits));
@@ -147,29 +184,37 @@ impl Iommus {
         self.smmus.get(usize::from(id.0))
     }
 
-    /// Lets a stream reach what is in a domain.
+    /// Lets a device reach what is in a domain.
     pub fn attach(&self, source: DmaSource, domain: &Domain) -> Result<(), Error> {
         let stream = source.id.into();
         let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().attach(stream, domain)
     }
 
-    /// Closes a stream.
+    /// Closes its stream.
     pub fn block(&self, source: DmaSource) -> Result<(), Error> {
         let stream = source.id.into();
         let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
         smmu.lock().block(stream)
     }
 
-    /// Has a stream that nobody has leave no more records.
+    /// Has a stream that nobody has leave no more records. One that is out of the table's range leaves none.
     pub fn silence(&self, source: DmaSource) -> Result<(), Error> {
         let Some(smmu) = self.get(source.iommu) else { return Ok(()) };
-        smmu.lock().silence(source.id.into())
+        match smmu.lock().silence(source.id.into()) {
+            Err(Error::StreamOutOfRange { .. }) => Ok(()),
+            done => done,
+        }
     }
 
     /// Hands over what an SMMU has blocked, at most `limit` records.
-    pub fn drain(&self, smmu: IommuId, limit: usize, f: impl FnMut(Event)) -> Option<Drained> {
-        Some(self.get(smmu)?.lock().drain_events(limit, f))
+    pub fn drain(&self, smmu: IommuId, limit: usize, mut f: impl FnMut(DmaFault)) -> Option<Drained> {
+        let drained = self.get(smmu)?.lock().drain_events(limit, |event| {
+            let address = event.iova.map(|iova| iova.0);
+            let source = DmaSource { iommu: smmu, id: event.stream.into() };
+            f(DmaFault { source, write: event.write, address });
+        });
+        Some(drained)
     }
 
     /// All of them.
@@ -177,9 +222,14 @@ impl Iommus {
         (0..).map(IommuId).take(self.smmus.len())
     }
 
-    /// Acknowledges global errors of an SMMU, and says what they were.
-    pub fn take_global_errors(&self, smmu: IommuId) -> Option<axvm_smmuv3::GlobalErrors> {
-        Some(self.get(smmu)?.lock().take_gerror())
+    /// What went wrong with an SMMU since this was asked last.
+    pub fn take_health(&self, smmu: IommuId) -> Health {
+        let smmu = self.get(smmu);
+        let errors = smmu.map_or_else(GlobalErrors::empty, |smmu| smmu.lock().take_gerror());
+        Health {
+            lost_faults: errors.contains(GlobalErrors::EVENTS_LOST),
+            failed: errors.contains(GlobalErrors::SERVICE_FAILURE),
+        }
     }
 }
 
@@ -210,7 +260,7 @@ impl DmaSpace {
     }
 
     /// The SMMU.
-    pub fn smmu(&self) -> IommuId {
+    pub fn iommu(&self) -> IommuId {
         self.smmu
     }
 

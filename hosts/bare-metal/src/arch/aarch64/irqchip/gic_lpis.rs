@@ -7,9 +7,11 @@ use axvm_addr::{CpuId, Hpa};
 use axvm_vgic::Intid;
 use axvm_vgic::LPI_PIECE;
 
-use super::gic::{GicError, PhysicalGic, gicr, wait};
+use super::error::GicError;
+use super::gic::{PhysicalGic, gicr, wait};
 use super::lpis::{self, Properties};
-use super::sysreg::dsb;
+use crate::arch::aarch64::cpu::clean_to_memory;
+use crate::arch::aarch64::sysreg::dsb;
 use crate::mmio::Mmio;
 
 impl PhysicalGic {
@@ -27,7 +29,7 @@ impl PhysicalGic {
         let bytes = (1usize << properties.id_bits()) / 8;
         let bytes = bytes.max(0x1_0000);
         let pending = crate::memory::allocate(bytes, 0x1_0000).ok_or(GicError::NoMemory)?;
-        super::clean_to_memory(pending, bytes as u64);
+        clean_to_memory(pending, bytes as u64);
         for (table, bytes) in [(pending, bytes), (properties.at(), properties.bytes())] {
             self.reaches(table, bytes)?;
         }

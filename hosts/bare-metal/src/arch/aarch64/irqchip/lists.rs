@@ -3,8 +3,8 @@
 use axvm_cpu::control::{Interrupts, Register, widest};
 use axvm_vgic::ListRegisters;
 
-use super::indexed::by_number;
-use super::sysreg::{isb, mrs, msr};
+use crate::arch::aarch64::indexed::by_number;
+use crate::arch::aarch64::sysreg::{isb, mrs, msr};
 
 /// ICH_HCR_EL2.EOIcount, which hardware counts up from what is written.
 const EOI_COUNT: u64 = 0x1f << 27;

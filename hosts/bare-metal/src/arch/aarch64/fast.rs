@@ -1,4 +1,4 @@
-//! The exits that happen most, answered right where the guest was left: the vector calls [`quick_exit`] with the guest's
+//! The exits that happen most, answered right where the guest was left: the vector calls [`fast_exit`] with the guest's
 //! registers saved and nothing else done, and goes back into the guest if that answers them.
 //!
 //! Meanwhile the list registers stay as the guest left them and the virtual interface stays on. That is sound for what is
@@ -14,13 +14,16 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, VcpuId};
 use axvm_axdevice::Width;
-use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address};
+use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address, is_aarch32};
 use axvm_vgic::Intid;
 use axvm_vgic::{HardwareLists, Local, Message, Vgic};
 
+use super::irqchip::deliver::device_of_line;
+use super::irqchip::{cpu_interface, groups};
+use super::registers::ICC_SGI1R;
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
-use super::{exit, gic, guest_psci};
+use super::{cpu, guest_psci, protection};
 use crate::vm::Vm;
 
 /// A vCPU in its run loop. The vectors know that its registers come first.
@@ -62,23 +65,24 @@ const MESSAGES: usize = 8;
 impl<'a> Running<'a> {
     /// A vCPU that is about to be entered.
     pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context) -> Self {
-        let interrupts = context.direct.is_none();
+        let (interrupts, irqchip) = (context.direct.is_none(), vm.irqchip());
+        let vgic = irqchip.vgic();
         Self {
             context,
             vm,
             vcpu,
-            local: vm.vgic().local(vcpu),
-            switches: vm
-                .emulated_distributor()
+            local: protection::answered_at_once(vgic.local(vcpu)),
+            switches: irqchip
+                .emulated_distributor(&vm.host().platform)
                 .map_or(Gpa(!0x1ff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
-            commands: vm.emulated_its().map_or(Gpa(!0), |its| Gpa(its.0.wrapping_add(CWRITER))),
+            commands: irqchip.emulated_its().map_or(Gpa(!0), |its| Gpa(its.0.wrapping_add(CWRITER))),
             exits: vm.exits(vcpu),
             line: None,
             messages: [None; MESSAGES],
             taken: None,
-            here: gic::sgi_target(super::mpidr()),
-            call: gic::call_sgi(),
-            reserved: gic::reserved_sgis(),
+            here: cpu_interface::sgi_target(cpu::own_hardware_id()),
+            call: groups::call_sgi(),
+            reserved: groups::reserved_sgis(),
             interrupts,
         }
     }
@@ -100,7 +104,7 @@ impl<'a> Running<'a> {
         match self.line {
             Some((line, counters)) if line == id => counters.interrupts.count(),
             _ => {
-                self.line = self.vm.device_of_line(id).map(|counters| (id, counters));
+                self.line = device_of_line(self.vm, id).map(|counters| (id, counters));
                 if let Some((_, counters)) = self.line {
                     counters.interrupts.count();
                 }
@@ -154,7 +158,7 @@ impl HardwareLists for Lists {
 /// Of an interrupt the frame has the guest's x19 to x29 only once the guest is not entered again from here.
 ///
 /// Each way is a function of its own that is not inlined, so that each saves no more registers than it needs itself.
-pub extern "C" fn quick_exit(running: &mut Running<'_>, number: u64) -> u64 {
+pub extern "C" fn fast_exit(running: &mut Running<'_>, number: u64) -> u64 {
     match number {
         0 => {
             let esr = mrs!("esr_el2");
@@ -203,7 +207,7 @@ fn rarer(running: &mut Running<'_>, class: u8) -> u64 {
 #[inline(never)]
 fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
     // From AArch64 only.
-    if !abort.is_plain() || running.context.frame.pstate & 1 << 4 != 0 {
+    if !abort.is_plain() || is_aarch32(running.context.frame.pstate) {
         return OPEN;
     }
     let gpa = Gpa(fault_address(mrs!("hpfar_el2"), mrs!("far_el2")));
@@ -267,12 +271,12 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     let (word, register) = ((offset >> 2 & 0x1f) as u32, abort.register());
     if abort.is_write() {
         let enable = offset < SWITCHES / 2;
-        let turned = vm.vgic().fast_turned(word, context.x(register) as u32, enable);
+        let turned = vm.irqchip().vgic().fast_turned(word, context.x(register) as u32, enable);
         if turned != 0 {
             return switch(running, word, turned, enable);
         }
     } else {
-        context.set_x(register, vm.vgic().fast_switches(word).into());
+        context.set_x(register, vm.irqchip().vgic().fast_switches(word).into());
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -284,7 +288,7 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
 fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u64 {
     let Some(local) = running.local else { return OPEN };
     let Running { context, vm, .. } = running;
-    if !vm.vgic().fast_switch(local, word, turned, enable, &context.lists, &Lists) {
+    if !vm.irqchip().vgic().fast_switch(local, word, turned, enable, &context.lists, &Lists) {
         return OPEN;
     }
     context.skip();
@@ -300,13 +304,13 @@ fn raise(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     let value = context.x(abort.register());
     let offset = gpa.0.wrapping_sub(running.switches.0).wrapping_sub(SWITCHES);
     let done = if gpa == running.commands {
-        abort.size() >= 2 && vm.vgic().fast_command(local, value, &mut context.lists, &Lists)
+        abort.size() >= 2 && vm.irqchip().vgic().fast_command(local, value, &mut context.lists, &Lists)
     } else {
         let word = (offset >> 2) as u32;
         offset < PENDING
             && offset & 3 == 0
             && abort.size() == 2
-            && vm.vgic().fast_pend(local, word, value as u32, &mut context.lists, &Lists)
+            && vm.irqchip().vgic().fast_pend(local, word, value as u32, &mut context.lists, &Lists)
     };
     if !done {
         return OPEN;
@@ -343,7 +347,7 @@ fn forward(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa, device: u16, h
 /// A write to ICC_SGI1R_EL1.
 #[inline(never)]
 fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
-    if !access.writes(exit::SGI1R) {
+    if !access.writes(ICC_SGI1R) {
         return OPEN;
     }
     let value = running.context.x(access.register());
@@ -351,7 +355,7 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
     if !running.interrupts {
         return software_interrupt_directly(running, local, value);
     }
-    if !running.vm.fast_send_sgi(local, value, &mut running.context.lists, &Lists) {
+    if !running.vm.irqchip().vgic().fast_send_sgi(local, value, &mut running.context.lists, &Lists) {
         return OPEN;
     }
     running.context.skip();
@@ -364,7 +368,7 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
 fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, value: u64) -> u64 {
     match Vgic::sgi_to_itself(local, value) {
         Some(intid) if running.reserved >> (intid.0 & 0xf) & 1 == 0 => {
-            gic::raise_sgi_here(running.here, intid)
+            cpu_interface::raise_sgi_here(running.here, intid)
         }
         _ => return software_interrupt_to_another(running, value),
     }
@@ -375,7 +379,7 @@ fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, valu
 
 #[inline(never)]
 fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
-    if !running.vm.fast_raise_sgi(value) {
+    if !running.vm.irqchip().vgic().fast_raise_sgi(value) {
         return OPEN;
     }
     running.context.skip();
@@ -390,7 +394,7 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
         return OPEN_INTERRUPT;
     }
     running.count(ExitReason::Interrupt);
-    let id = if number == 1 { gic::acknowledge() } else { gic::acknowledge_group0() };
+    let id = if number == 1 { cpu_interface::acknowledge() } else { cpu_interface::acknowledge_group0() };
     let Some(id) = id else { return ANSWERED };
     let call = running.call;
     let Some(local) = running.local else { return message(running, id) };
@@ -414,8 +418,8 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
 #[inline(never)]
 fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
     let Running { context, vm, .. } = running;
-    gic::deactivate(id);
-    let nothing_else = vm.vgic().fast_take_sgis(local, &mut context.lists, &Lists);
+    cpu_interface::deactivate(id);
+    let nothing_else = vm.irqchip().vgic().fast_take_sgis(local, &mut context.lists, &Lists);
     if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
@@ -425,7 +429,7 @@ fn message(running: &mut Running<'_>, id: Intid) -> u64 {
     if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
         && lpi == id
         && let Some(local) = running.local
-        && running.vm.vgic().fast_message(local, message, &mut running.context.lists, &Lists)
+        && running.vm.irqchip().vgic().fast_message(local, message, &mut running.context.lists, &Lists)
     {
         if let Some(exits) = running.exits {
             exits.count_injected();

@@ -10,8 +10,9 @@ use axvm_addr::{CpuId, Hpa};
 use axvm_vgic::{Intid, LPI_PIECE};
 use spin::Mutex;
 
-use super::gic::PRIORITY;
-use super::its::ItsError;
+use super::error::ItsError;
+use super::groups::PRIORITY;
+use crate::arch::aarch64::cpu;
 use crate::memory;
 
 /// INTID bits of all physical LPIs, where the hardware has as many: 24,576 of them.
@@ -56,13 +57,13 @@ pub unsafe fn take_pending(table: Hpa, mut taken: impl FnMut(Intid, &[u8; LPI_PI
         let at = Hpa(table.0 + u64::from(first / 8));
         let piece = at.0 as *mut [u8; LPI_PIECE / 8];
         // What the CPU has cached of it is from before.
-        super::clean_to_memory(at, LPI_PIECE as u64 / 8);
+        cpu::clean_to_memory(at, LPI_PIECE as u64 / 8);
         // SAFETY: by the caller's promise; the piece ends before the table does.
         let bits = unsafe { piece.read() };
         if bits != [0; LPI_PIECE / 8] {
             // SAFETY: the same.
             unsafe { piece.write([0; LPI_PIECE / 8]) };
-            super::clean_to_memory(at, LPI_PIECE as u64 / 8);
+            cpu::clean_to_memory(at, LPI_PIECE as u64 / 8);
             taken(Intid(first), &bits);
         }
     }
@@ -80,7 +81,7 @@ impl Properties {
     pub fn new(id_bits: u32) -> Result<Self, ItsError> {
         let new = Self { at: Hpa(0), id_bits };
         let at = memory::allocate(new.bytes(), 0x1000).ok_or(ItsError::NoMemory)?;
-        super::clean_to_memory(at, new.bytes() as u64);
+        cpu::clean_to_memory(at, new.bytes() as u64);
         Ok(Self { at, ..new })
     }
 
@@ -107,7 +108,7 @@ impl Properties {
         let at = Hpa(self.at.0 + u64::from(index));
         // SAFETY: inside the table, which is the hypervisor's; only the GIC reads it besides.
         unsafe { (at.0 as *mut u8).write_volatile(priority & !3 | u8::from(enable)) };
-        super::clean_to_memory(at, 1);
+        cpu::clean_to_memory(at, 1);
     }
 
     /// Gives the memory back.

@@ -10,15 +10,17 @@ use axvm_plan::config::VMInterruptMode;
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::spec::redistributor::LpiProperty;
 use axvm_vgic::{
-    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, Intid, ItsDeviceId,
-    ItsEventId, LPI_PIECE, NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
+    Backend, BackendError, EventChange, GuestMemory, HardwareInterrupts, HardwareIts, LPI_PIECE,
+    NotGuestMemory, Physical, PhysicalState, PrivateSettings, SpiSettings, Violation,
 };
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 use spin::Mutex;
 
-use crate::arch::gic;
-use crate::arch::its::ItsError;
-use crate::arch::lpis::Properties;
-use crate::arch::vpe::VirtualProcessors;
+use super::error::ItsError;
+use super::groups;
+use super::its::PhysicalIts;
+use super::lpis::Properties;
+use super::vpe::VirtualProcessors;
 use crate::cpus;
 use crate::host::Host;
 use crate::log;
@@ -61,7 +63,7 @@ impl GicBackend {
         its: Option<usize>,
     ) -> Result<Self, ItsError> {
         let cpus: Vec<CpuId> = plan.cpus.iter().map(|vcpu| vcpu.cpu).collect();
-        let delivery = match its.and_then(|its| host.its.get(its)) {
+        let delivery = match its.and_then(|its| host.irqchip.its.get(its)) {
             _ if plan.mode == VMInterruptMode::Passthrough => Delivery::Direct,
             Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
             _ => Delivery::Injected,
@@ -72,7 +74,7 @@ impl GicBackend {
     /// Gives back what the hardware holds for it: every vCPU has left, and the virtual GIC has been reset.
     pub fn release(self) {
         if let (Delivery::VirtualLpis(processors), Some(its)) =
-            (self.delivery, self.its.and_then(|its| self.host.its.get(its)))
+            (self.delivery, self.its.and_then(|its| self.host.irqchip.its.get(its)))
         {
             processors.release(its);
         }
@@ -81,7 +83,7 @@ impl GicBackend {
     /// On the vCPU's own CPU: virtual LPIs, if it has any, reach it from now on.
     pub fn enter_messages(&self, vcpu: VcpuId) {
         if let Delivery::VirtualLpis(processors) = &self.delivery
-            && let Err(error) = processors.enter(&self.host.gic, vcpu)
+            && let Err(error) = processors.enter(&self.host.irqchip.gic, vcpu)
         {
             log::error!("VM {}: vCPU {vcpu} gets no MSIs: {error}", self.vm);
         }
@@ -91,7 +93,7 @@ impl GicBackend {
     /// one waits already.
     pub fn leave_messages(&self, vcpu: VcpuId) -> bool {
         let Delivery::VirtualLpis(processors) = &self.delivery else { return false };
-        processors.leave(&self.host.gic, vcpu).unwrap_or_else(|error| {
+        processors.leave(&self.host.irqchip.gic, vcpu).unwrap_or_else(|error| {
             log::error!("VM {}: vCPU {vcpu}: {error}", self.vm);
             // Better woken for nothing than never.
             true
@@ -112,14 +114,18 @@ impl GicBackend {
 
     /// The physical priority of an interrupt of the guest's.
     fn priority(&self, asked: u8) -> u8 {
-        if matches!(self.delivery, Delivery::Direct) { gic::guest_priority(asked) } else { gic::PRIORITY }
+        if matches!(self.delivery, Delivery::Direct) {
+            groups::guest_priority(asked)
+        } else {
+            groups::PRIORITY
+        }
     }
 
     /// Where its LPIs are configured.
     fn properties(&self) -> &Properties {
         match &self.delivery {
             Delivery::VirtualLpis(processors) => processors.properties(),
-            Delivery::Injected | Delivery::Direct => self.host.lpis.properties(),
+            Delivery::Injected | Delivery::Direct => self.host.irqchip.lpis.properties(),
         }
     }
 
@@ -129,8 +135,8 @@ impl GicBackend {
         BackendError::Timeout
     }
 
-    fn its(&self) -> Result<&'static crate::arch::its::PhysicalIts, BackendError> {
-        self.its.and_then(|its| self.host.its.get(its)).ok_or(BackendError::Unknown)
+    fn its(&self) -> Result<&'static PhysicalIts, BackendError> {
+        self.its.and_then(|its| self.host.irqchip.its.get(its)).ok_or(BackendError::Unknown)
     }
 }
 
@@ -150,30 +156,37 @@ fn error(error: ItsError) -> BackendError {
 
 impl HardwareInterrupts for GicBackend {
     fn configure_spi(&self, line: Intid, settings: &SpiSettings) {
-        let mpidr = settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.mpidr);
+        let mpidr =
+            settings.target.and_then(|vcpu| self.cpu(vcpu)).and_then(cpus::get).map(|cpu| cpu.hardware_id);
         // A line that goes nowhere is off.
         let (priority, enabled) = (self.priority(settings.priority), settings.enabled && mpidr.is_some());
-        self.host.gic.configure_line(line, settings.trigger == Trigger::Edge, priority, mpidr, enabled);
+        self.host.irqchip.gic.configure_line(
+            line,
+            settings.trigger == Trigger::Edge,
+            priority,
+            mpidr,
+            enabled,
+        );
     }
 
     fn configure_private(&self, vcpu: VcpuId, line: Intid, settings: PrivateSettings) {
         if let Some(cpu) = self.cpu(vcpu) {
-            let gic = &self.host.gic;
+            let gic = &self.host.irqchip.gic;
             gic.set_private_priority(cpu, line, self.priority(settings.priority));
             gic.enable_private(cpu, line, settings.enabled);
         }
     }
 
     fn set_spi_enabled(&self, line: Intid, enabled: bool) {
-        self.host.gic.set_enabled(line, enabled);
+        self.host.irqchip.gic.set_enabled(line, enabled);
     }
 
     fn set_pending(&self, interrupt: Physical, pending: bool) {
         match interrupt {
-            Physical::Spi(line) => self.host.gic.set_pending(line, pending),
+            Physical::Spi(line) => self.host.irqchip.gic.set_pending(line, pending),
             Physical::Private(vcpu, line) => {
                 if let Some(cpu) = self.cpu(vcpu) {
-                    self.host.gic.set_private_pending(cpu, line, pending);
+                    self.host.irqchip.gic.set_private_pending(cpu, line, pending);
                 }
             }
         }
@@ -181,10 +194,10 @@ impl HardwareInterrupts for GicBackend {
 
     fn set_active(&self, interrupt: Physical, active: bool) {
         match interrupt {
-            Physical::Spi(line) => self.host.gic.set_active(line, active),
+            Physical::Spi(line) => self.host.irqchip.gic.set_active(line, active),
             Physical::Private(vcpu, line) => {
                 if let Some(cpu) = self.cpu(vcpu) {
-                    self.host.gic.set_private_active(cpu, line, active);
+                    self.host.irqchip.gic.set_private_active(cpu, line, active);
                 }
             }
         }
@@ -192,9 +205,9 @@ impl HardwareInterrupts for GicBackend {
 
     fn state(&self, interrupt: Physical) -> PhysicalState {
         let (pending, active) = match interrupt {
-            Physical::Spi(line) => self.host.gic.line_state(line),
+            Physical::Spi(line) => self.host.irqchip.gic.line_state(line),
             Physical::Private(vcpu, line) => match self.cpu(vcpu) {
-                Some(cpu) => self.host.gic.private_state(cpu, line),
+                Some(cpu) => self.host.irqchip.gic.private_state(cpu, line),
                 None => return PhysicalState::default(),
             },
         };
@@ -203,9 +216,9 @@ impl HardwareInterrupts for GicBackend {
 
     fn raise_sgi(&self, vcpu: VcpuId, sgi: Intid) {
         if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get)
-            && gic::reserved_sgis() >> (sgi.0 & 0xf) & 1 == 0
+            && groups::reserved_sgis() >> (sgi.0 & 0xf) & 1 == 0
         {
-            cpu.raise_sgi(sgi);
+            cpu.caller().raise_sgi(sgi);
         }
     }
 }
@@ -216,7 +229,7 @@ impl HardwareIts for GicBackend {
         let plan = self.host.plan(self.vm).ok_or(BackendError::Unknown)?;
         let mut lpis = self.lpis.lock();
         lpis.retain(|&(_, _, it)| it != device);
-        let all = &self.host.lpis;
+        let all = &self.host.irqchip.lpis;
         // All that the guest asks for, which the virtual ITS has bounded: the plan counts so many for each of its devices.
         match self.delivery {
             Delivery::Direct => its.map_device_for_guest(all, device, event_bits).map_err(error),
@@ -231,7 +244,7 @@ impl HardwareIts for GicBackend {
 
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
         self.lpis.lock().retain(|&(_, _, it)| it != device);
-        self.its()?.unmap_device(&self.host.lpis, device).map_err(error)
+        self.its()?.unmap_device(&self.host.irqchip.lpis, device).map_err(error)
     }
 
     fn change_event(
@@ -242,7 +255,7 @@ impl HardwareIts for GicBackend {
     ) -> Result<(), BackendError> {
         let its = self.its()?;
         let cpu = |vcpu| self.cpu(vcpu).ok_or(BackendError::Unknown);
-        let (lpis, properties) = (&self.host.lpis, self.properties());
+        let (lpis, properties) = (&self.host.irqchip.lpis, self.properties());
         match change {
             EventChange::Map { lpi, vcpu } => {
                 its.map_event(lpis, properties, (device, event), lpi, cpu(vcpu)?)
@@ -270,9 +283,11 @@ impl HardwareIts for GicBackend {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
         match &self.delivery {
             Delivery::VirtualLpis(processors) => processors
-                .start(self.its()?, &self.host.gic, vcpu)
+                .start(self.its()?, &self.host.irqchip.gic, vcpu)
                 .map_err(|error| self.unswitched(vcpu, &error)),
-            Delivery::Direct => self.host.gic.start_lpis(cpu).map_err(|error| self.unswitched(vcpu, &error)),
+            Delivery::Direct => {
+                self.host.irqchip.gic.start_lpis(cpu).map_err(|error| self.unswitched(vcpu, &error))
+            }
             Delivery::Injected => Err(BackendError::Unknown),
         }
     }
@@ -285,10 +300,10 @@ impl HardwareIts for GicBackend {
         let cpu = self.cpu(vcpu).ok_or(BackendError::Unknown)?;
         match &self.delivery {
             Delivery::VirtualLpis(processors) => processors
-                .stop(self.its()?, &self.host.gic, vcpu, pending)
+                .stop(self.its()?, &self.host.irqchip.gic, vcpu, pending)
                 .map_err(|error| self.unswitched(vcpu, &error)),
             Delivery::Direct => {
-                self.host.gic.stop_lpis(cpu, pending).map_err(|error| self.unswitched(vcpu, &error))
+                self.host.irqchip.gic.stop_lpis(cpu, pending).map_err(|error| self.unswitched(vcpu, &error))
             }
             Delivery::Injected => Err(BackendError::Unknown),
         }
@@ -308,7 +323,7 @@ impl GuestMemory for GicBackend {
 impl Backend for GicBackend {
     fn kick(&self, vcpu: VcpuId) {
         if let Some(cpu) = self.cpu(vcpu).and_then(cpus::get) {
-            cpu.kick(&self.host.gic);
+            cpu.kick(&self.host.irqchip);
         }
     }
 

@@ -1,27 +1,28 @@
-//! The physical GICv3 (Arm IHI 0069): what the hypervisor itself does with it.
+//! The physical GICv3's distributor and redistributors (Arm IHI 0069): what the hypervisor itself does with them.
 //!
-//! Every interrupt but one is Group 1. On a CPU of the hypervisor, and of a VM in emulated mode, it is taken at EL2 with
-//! end-of-interrupt split in two (EOImode=1): the hypervisor drops the priority, and the interrupt stays active until the guest
-//! deactivates it (list registers with the hardware bit) or the hypervisor does. On a CPU of a VM in passthrough mode Group 1 is the
-//! guest's (`direct.rs`).
-//!
-//! The one is [`call_sgi`], by which CPUs call each other. Where there is a single security state (GICD_CTLR.DS=1: no EL3, or one that
-//! gave Group 0 away) it is Group 0, which is taken at EL2 whatever the guest has set up, and of the highest priority. Otherwise
-//! Group 0 is the secure world's, and the call is Group 1 like the rest.
+//! Every interrupt but one is Group 1; which that is and why, is in `groups.rs`. On a CPU of the hypervisor, and of a VM in emulated
+//! mode, Group 1 is taken at EL2 with end-of-interrupt split in two (EOImode=1): the hypervisor drops the priority, and the interrupt
+//! stays active until the guest deactivates it (list registers with the hardware bit) or the hypervisor does. On a CPU of a VM in
+//! passthrough mode Group 1 is the guest's (`direct.rs`).
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Span};
 use axvm_gicv3::resident::{self, VirtualTables};
-use axvm_gicv3::{Access, Field, Quirks, Redistributor, Refused, install, quirks};
+use axvm_gicv3::{Access, Field, Quirks, Redistributor, install, quirks};
 use axvm_platform::model::{Gic, Interrupt, Trigger};
 use axvm_vgic::Intid;
 use spin::Mutex;
 
+use super::cpu_interface;
+use super::error::{FRAME, GicError, MOST_US};
+use super::groups;
+use super::groups::{CALL_PRIORITY, PRIORITY, call_sgi, single_security};
 use super::lpis::Properties;
-use super::sysreg::{dsb, isb, mrs, msr};
+use crate::arch::aarch64::cpu;
+use crate::arch::aarch64::sysreg::dsb;
 use crate::log;
 use crate::mmio::{Mmio, Row};
 
@@ -30,8 +31,6 @@ mod gicd {
     pub const CTLR: u64 = 0x0000;
     pub const TYPER: u64 = 0x0004;
     pub const IIDR: u64 = 0x0008;
-    /// Bytes of the frame.
-    pub const FRAME: u64 = 0x1_0000;
     pub const IGROUPR: u64 = 0x0080;
     pub const ISENABLER: u64 = 0x0100;
     pub const ICENABLER: u64 = 0x0180;
@@ -72,93 +71,6 @@ pub(super) mod gicr {
     pub const PROPERTIES: u64 = 0x000f_ffff_ffff_f000;
     /// Bits 51:16 of the pending table's address, in place (PENDBASER).
     pub const PENDING: u64 = 0x000f_ffff_ffff_0000;
-}
-
-/// The priority of everything that the hypervisor takes: the middle, so that a virtual priority needs no physical one.
-pub const PRIORITY: u8 = 0xa0;
-
-/// How long is waited for what hardware does within microseconds.
-pub const MOST_US: u64 = 1_000_000;
-
-/// The priority of [`call_sgi`]: the highest.
-const CALL_PRIORITY: u8 = 0;
-
-/// Whether Group 0 is the hypervisor's. Set once, before other CPUs start.
-static SINGLE_SECURITY: AtomicBool = AtomicBool::new(false);
-
-/// Whether there is a single security state, so that Group 0 is the hypervisor's.
-pub fn single_security() -> bool {
-    SINGLE_SECURITY.load(Ordering::Relaxed)
-}
-
-/// The SGIs that the secure world, if there is one, leaves to others: a bit each. Set once, before other CPUs start.
-static OWN_SGIS: AtomicU16 = AtomicU16::new(u16::MAX);
-
-/// The SGI by which CPUs call each other: the last one that is not the secure world's. Firmware commonly keeps 8 to 15, as Arm
-/// recommends (IHI 0069, 2.2.1).
-pub fn call_sgi() -> Intid {
-    Intid(OWN_SGIS.load(Ordering::Relaxed).checked_ilog2().unwrap_or_default())
-}
-
-/// The SGIs that are no guest's, a bit each: [`call_sgi`], and those that the secure world keeps.
-pub fn reserved_sgis() -> u16 {
-    !OWN_SGIS.load(Ordering::Relaxed) | 1 << call_sgi().0
-}
-
-/// The physical priority of what a guest takes itself, for the priority that it asked for.
-///
-/// With two security states the hardware shifts what non-secure software writes into the lower half (IHI 0069, 4.8.6). With one the
-/// same is done here, so that nothing of the guest's, by whatever binary point, runs at a priority that keeps [`call_sgi`] out. Where
-/// the call is of Group 1 like the rest, its priority is its own, so that a mask can tell it from all else ([`close_interface`]).
-pub fn guest_priority(asked: u8) -> u8 {
-    if single_security() { 0x80 | asked >> 1 } else { asked.max(CALL_ALONE) }
-}
-
-/// A mask that the call's priority passes and no other: the second of the 16 priorities that non-secure software has at least.
-pub const CALL_ALONE: u8 = 0x10;
-
-/// The priority in the guest's terms: the inverse of [`guest_priority`]. Idle stays idle.
-pub fn shown_priority(physical: u8) -> u8 {
-    if single_security() && physical != 0xff { physical << 1 } else { physical }
-}
-
-/// Hardware that isn't as it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GicError {
-    /// The distributor or a redistributor did not finish a write.
-    #[error("the GIC did not finish a register write")]
-    Stuck,
-    /// A CPU has no redistributor.
-    #[error("CPU {0} has no redistributor in the GIC's regions")]
-    NoRedistributor(CpuId),
-    /// LPIs were left on by firmware, and the GIC doesn't let them be turned off.
-    #[error("LPIs were left enabled by firmware on CPU {0}, and this GIC can't turn them off")]
-    LpisLeftOn(CpuId),
-    /// The secure world keeps the SGI by which CPUs call each other.
-    #[error("the firmware leaves CPU {0} no interrupt by which other CPUs can call it")]
-    NoCall(CpuId),
-    /// No memory for a table.
-    #[error("no memory for the GIC's tables")]
-    NoMemory,
-    /// A register block that isn't a distributor.
-    #[error("the distributor's registers are {0:#x} bytes: it has {frame:#x}", frame = gicd::FRAME)]
-    TooSmall(u64),
-    /// A table where it can't reach it.
-    #[error(
-        "the GIC has addresses of {bits} bits, and there is no memory for its tables below that: {table:#x}"
-    )]
-    OutOfReach {
-        /// Where the memory is that there is.
-        table: Hpa,
-        /// The address bits.
-        bits: u32,
-    },
-    /// A register doesn't keep what it must.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// A vCPU without a virtual processor, or a redistributor that serves none.
-    #[error("the vCPU has no virtual processor in the GIC")]
-    NoVirtualProcessor,
 }
 
 /// The GIC: distributor, and each CPU's redistributor.
@@ -230,7 +142,7 @@ impl PhysicalGic {
     pub unsafe fn new(gic: &Gic, board: &[String], cpus: &[u64]) -> Result<Self, GicError> {
         // SAFETY: by the caller's promise.
         let distributor = unsafe { Mmio::new(gic.distributor) };
-        if distributor.size() < gicd::FRAME {
+        if distributor.size() < FRAME {
             return Err(GicError::TooSmall(distributor.size()));
         }
         let quirks = quirks(distributor.read32(gicd::IIDR), board);
@@ -252,7 +164,7 @@ impl PhysicalGic {
         // security states bit 4 is ARE_NS, bit 1 EnableGrp1A; with one (DS=1) bit 1 is EnableGrp1.
         distributor.write32(gicd::CTLR, gicd::ARE);
         let single = distributor.read32(gicd::CTLR) & gicd::DS != 0;
-        SINGLE_SECURITY.store(single, Ordering::Relaxed);
+        groups::set_single_security(single);
         // With one, EnableGrp0 too (bit 0).
         distributor.write32(gicd::CTLR, gicd::ARE | 1 << 1 | u32::from(single));
         wait(|| distributor.read32(gicd::CTLR) & gicd::RWP == 0)?;
@@ -279,7 +191,7 @@ impl PhysicalGic {
             lpis_stay_enabled: AtomicBool::new(false),
         };
         if !single {
-            let booted = cpus.iter().position(|&mpidr| mpidr == super::mpidr()).unwrap_or_default();
+            let booted = cpus.iter().position(|&mpidr| mpidr == cpu::own_hardware_id()).unwrap_or_default();
             this.reserve_sgis(CpuId(booted as u16))?;
         }
         Ok(this)
@@ -296,7 +208,7 @@ impl PhysicalGic {
         if own == 0 {
             return Err(GicError::NoCall(cpu));
         }
-        OWN_SGIS.store(own, Ordering::Relaxed);
+        groups::set_own_sgis(own);
         log::info!("Group 0 is the secure world's: CPUs call each other by SGI {}", call_sgi());
         Ok(())
     }
@@ -306,7 +218,7 @@ impl PhysicalGic {
     /// # Safety
     ///
     /// The distributor must be mapped there; it is only read.
-    pub unsafe fn size_of(distributor: axvm_addr::Span<Hpa>) -> (u16, u32) {
+    pub unsafe fn size_of(distributor: Span<Hpa>) -> (u16, u32) {
         // SAFETY: by the caller's promise.
         let typer = unsafe { Mmio::new(distributor) }.read32(gicd::TYPER);
         (((typer & 0x1f) as u16 + 1) * 32, (typer >> 19 & 0x1f) + 1)
@@ -339,13 +251,7 @@ impl PhysicalGic {
         if let Some(properties) = lpis {
             self.enable_lpis(cpu, frame, properties)?;
         }
-        // SAFETY: the interrupt controller's CPU interface at EL2; the hypervisor's own interrupts stay masked by PSTATE.
-        unsafe {
-            // System registers for EL2 and below, no bypass.
-            msr!("icc_sre_el2", 0xf);
-            isb!();
-        }
-        take_interface();
+        cpu_interface::enable();
         Ok(())
     }
 
@@ -577,119 +483,15 @@ impl PhysicalGic {
 }
 
 pub(super) fn wait(done: impl Fn() -> bool) -> Result<(), GicError> {
-    if super::wait_us(MOST_US, done) { Ok(()) } else { Err(GicError::Stuck) }
+    if cpu::wait_us(MOST_US, done) { Ok(()) } else { Err(GicError::Stuck) }
 }
 
-/// Sets up the calling CPU's interface for the hypervisor: everything passes, priority drop and deactivation apart, nothing active.
-pub fn take_interface() {
-    // SAFETY: the interrupt controller's CPU interface at EL2; the hypervisor's own interrupts stay masked by PSTATE.
-    unsafe {
-        msr!("icc_pmr_el1", 0xff);
-        msr!("icc_bpr1_el1", 0);
-        // EOImode.
-        msr!("icc_ctlr_el1", 2);
-        msr!("icc_igrpen1_el1", 1);
-        if single_security() {
-            msr!("icc_bpr0_el1", 0);
-            msr!("icc_igrpen0_el1", 1);
-        }
+impl axvm_gicv3::Registers for Mmio {
+    fn read64(&self, offset: u64) -> u64 {
+        Mmio::read64(self, offset)
     }
-    isb!();
-}
 
-/// Has nothing but [`call_sgi`] signalled to the calling CPU, until [`take_interface`]: what else is pending stays so, where
-/// it is, and can be moved to other CPUs.
-pub fn close_interface() {
-    // SAFETY: the interface is the hypervisor's, which waits for nothing but calls here.
-    unsafe {
-        if single_security() {
-            msr!("icc_igrpen1_el1", 0);
-        } else {
-            msr!("icc_pmr_el1", u64::from(CALL_ALONE));
-        }
+    fn write64(&self, offset: u64, value: u64) {
+        Mmio::write64(self, offset, value);
     }
-    isb!();
-}
-
-/// Whether an INTID stands for "none".
-fn is_special(id: u32) -> bool {
-    (1020..1024).contains(&id)
-}
-
-/// Takes the most urgent pending interrupt, and drops the running priority again at once: from then on it is active
-/// only. `None` if there is none.
-#[inline(always)]
-pub fn acknowledge() -> Option<Intid> {
-    let id = mrs!("icc_iar1_el1") as u32 & 0xff_ffff;
-    dsb!("sy");
-    if is_special(id) {
-        return acknowledge_group0();
-    }
-    // SAFETY: ends what was just acknowledged.
-    unsafe { msr!("icc_eoir1_el1", u64::from(id)) };
-    isb!();
-    Some(Intid(id))
-}
-
-/// As [`acknowledge`], of Group 0 only: the one thing that the hypervisor takes on a CPU whose Group 1 is a guest's.
-pub fn acknowledge_group0() -> Option<Intid> {
-    if !single_security() {
-        return None;
-    }
-    let id = mrs!("icc_iar0_el1") as u32 & 0xff_ffff;
-    dsb!("sy");
-    if is_special(id) {
-        return None;
-    }
-    // SAFETY: ends what was just acknowledged.
-    unsafe { msr!("icc_eoir0_el1", u64::from(id)) };
-    isb!();
-    Some(Intid(id))
-}
-
-/// Ends the active state of what [`acknowledge`] gave. LPIs have none.
-pub fn deactivate(id: Intid) {
-    // SAFETY: ends an interrupt that this CPU has taken.
-    unsafe { msr!("icc_dir_el1", u64::from(id.0)) };
-    isb!();
-}
-
-/// Calls the CPU that [`sgi_target`] names so.
-pub fn kick(target: u64) {
-    send(target, call_sgi(), single_security());
-}
-
-/// Raises a Group 1 SGI at the calling CPU, whose [`sgi_target`] is `own`.
-#[inline(always)]
-pub fn raise_sgi_here(own: u64, sgi: Intid) {
-    // SAFETY: an interrupt to this CPU.
-    unsafe { msr!("icc_sgi1r_el1", own | u64::from(sgi.0 & 0xf) << 24) };
-    isb!();
-}
-
-/// What names the CPU with this MPIDR in ICC_SGI1R_EL1.
-#[inline(always)]
-pub fn sgi_target(mpidr: u64) -> u64 {
-    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
-    aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf)
-}
-
-/// Raises a Group 1 SGI at the CPU that [`sgi_target`] names so.
-pub fn raise_sgi(target: u64, sgi: Intid) {
-    send(target, sgi, false);
-}
-
-/// Writes ICC_SGI0R_EL1 or ICC_SGI1R_EL1 (IHI 0069, 12.2.21 and 12.2.22).
-fn send(target: u64, sgi: Intid, group0: bool) {
-    let value = target | u64::from(sgi.0 & 0xf) << 24;
-    dsb!("ish");
-    // SAFETY: an interrupt to another CPU, which takes it when it asks.
-    unsafe {
-        if group0 {
-            msr!("icc_sgi0r_el1", value);
-        } else {
-            msr!("icc_sgi1r_el1", value);
-        }
-    }
-    isb!();
 }

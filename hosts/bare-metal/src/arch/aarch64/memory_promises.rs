@@ -8,9 +8,10 @@ use axvm_addr::Hpa;
 use axvm_paging::TableMemory;
 use axvm_smmuv3::Memory;
 
-use crate::iommu::Shared;
-use crate::tables::Tables;
-use crate::{arch, memory};
+use super::cpu::{clean_to_memory, zero};
+use super::iommu::Shared;
+use super::stage2::Tables;
+use crate::memory;
 
 const PATTERN: u64 = 0x4158_564d_5041_5454;
 
@@ -83,8 +84,8 @@ fn blocks() -> Result<(), &'static str> {
         words(area, AREA).for_each(|at| memory::write64(at, PATTERN));
         let span = area.0 + FROM..area.0 + FROM + bytes;
         // SAFETY: inside the area, which is nobody else's.
-        unsafe { arch::zero(Hpa(span.start), bytes) };
-        arch::clean_to_memory(Hpa(span.start), bytes);
+        unsafe { zero(Hpa(span.start), bytes) };
+        clean_to_memory(Hpa(span.start), bytes);
         let exact =
             words(area, AREA).all(|at| memory::read64(at) == if span.contains(&at.0) { 0 } else { PATTERN });
         must(exact, "all of a span is zeroed, and nothing beside it")?;

@@ -7,8 +7,8 @@
 //!
 //! **How the hypervisor gets its CPU back.** Three ways together, none of which asks the guest:
 //!
-//! - the call ([`gic::call_sgi`]) is of Group 0 where there is one, which IMO=0 doesn't give away. It is of the highest priority, and
-//!   nothing of the guest's reaches the upper half of priorities ([`gic::guest_priority`]);
+//! - the call ([`groups::call_sgi`]) is of Group 0 where there is one, which IMO=0 doesn't give away. It is of the highest priority, and
+//!   nothing of the guest's reaches the upper half of priorities ([`groups::guest_priority`]);
 //! - a guest can still forge an active priority of that half, by a write to ICC_AP1R0_EL1, which nothing traps but TALL1, and that
 //!   traps the acknowledgement of every interrupt as well. So whoever stops a VM also revokes its second stage
 //!   (`GuestSpace::revoke`): a guest that runs faults at its next instruction;
@@ -20,20 +20,15 @@
 //! makes all its priorities one. So WFI traps there too.
 
 use axvm_addr::CpuId;
+use axvm_cpu::Encoding;
 use axvm_vgic::Intid;
 
-use super::gic::{self, GicError, PhysicalGic};
-use super::idregs::Encoding;
-use super::sysreg::{dsb, isb, mrs, msr};
-
-/// ICC_PMR_EL1.
-const PMR: Encoding = (3, 0, 4, 6, 0);
-/// ICC_CTLR_EL1.
-const CTLR: Encoding = (3, 0, 12, 12, 4);
-/// ICC_RPR_EL1.
-const RPR: Encoding = (3, 0, 12, 11, 3);
-/// ICC_DIR_EL1.
-const DIR: Encoding = (3, 0, 12, 11, 1);
+use super::error::GicError;
+use super::gic::PhysicalGic;
+use super::{cpu_interface, groups};
+use crate::arch::aarch64::cpu;
+use crate::arch::aarch64::registers::{ICC_CTLR, ICC_DIR, ICC_PMR, ICC_RPR, INTID};
+use crate::arch::aarch64::sysreg::{dsb, isb, mrs, msr};
 
 /// ICC_CTLR_EL1.EOImode.
 const EOI_MODE: u64 = 1 << 1;
@@ -67,7 +62,7 @@ impl Direct {
     /// ([`PhysicalGic::let_calls_through`]).
     pub fn give(gic: &PhysicalGic, cpu: CpuId) -> Result<Self, GicError> {
         // Where the call is of Group 1 the guest would take it: it is off until the guest is left for good.
-        if !gic::single_security() {
+        if !groups::single_security() {
             gic.keep_calls_out(cpu)?;
         }
         let new = Self::default();
@@ -86,7 +81,7 @@ impl Direct {
     pub fn take_back(gic: &PhysicalGic, cpu: CpuId) {
         /// More than there are priorities.
         const MOST: usize = 256;
-        gic::take_interface();
+        cpu_interface::take();
         clear_active_priorities(true);
         // Non-secure writes to the active priorities are ignored where there are two security states. There each end of interrupt
         // drops one (which INTID is written matters to the active state only, which ends by ICC_DIR_EL1 in the hypervisor's setting).
@@ -105,7 +100,7 @@ impl Direct {
     fn apply(self) {
         // SAFETY: masks and ends interrupts of the guest; calls pass any mask, as Group 0 by priority, else by revocation.
         unsafe {
-            msr!("icc_pmr_el1", u64::from(gic::guest_priority(self.mask)));
+            msr!("icc_pmr_el1", u64::from(groups::guest_priority(self.mask)));
             msr!("icc_ctlr_el1", if self.split { EOI_MODE } else { 0 });
         }
         isb!();
@@ -114,13 +109,13 @@ impl Direct {
     /// What a trapped read gives.
     pub fn read(&self, register: Encoding) -> Result<u64, NotMine> {
         match register {
-            PMR => Ok(self.mask.into()),
-            CTLR => {
+            ICC_PMR => Ok(self.mask.into()),
+            ICC_CTLR => {
                 let fixed = mrs!("icc_ctlr_el1") & !(EOI_MODE | PRI_BITS | 1);
                 let bits = u64::from(priority_bits().saturating_sub(1));
                 Ok(fixed | bits << 8 | u64::from(self.split) << 1)
             }
-            RPR => Ok(gic::shown_priority(mrs!("icc_rpr_el1") as u8).into()),
+            ICC_RPR => Ok(groups::shown_priority(mrs!("icc_rpr_el1") as u8).into()),
             _ => Err(NotMine),
         }
     }
@@ -133,18 +128,18 @@ impl Direct {
         may_end: impl FnOnce(Intid) -> bool,
     ) -> Result<(), NotMine> {
         match register {
-            PMR => self.mask = value as u8 & !(0xff_u32 >> priority_bits()) as u8,
-            CTLR => self.split = value & EOI_MODE != 0,
-            DIR => {
-                let id = Intid(value as u32 & 0xff_ffff);
+            ICC_PMR => self.mask = value as u8 & !(0xff_u32 >> priority_bits()) as u8,
+            ICC_CTLR => self.split = value & EOI_MODE != 0,
+            ICC_DIR => {
+                let id = Intid(value as u32 & INTID);
                 // Without the split the end of interrupt has done it, and DIR does nothing predictable.
                 if self.split && may_end(id) {
-                    gic::deactivate(id);
+                    cpu_interface::deactivate(id);
                 }
                 return Ok(());
             }
             // Read only.
-            RPR => return Ok(()),
+            ICC_RPR => return Ok(()),
             _ => return Err(NotMine),
         }
         self.apply();
@@ -153,10 +148,10 @@ impl Direct {
 
     /// Takes the hypervisor's call, if that is what the guest was left for.
     pub fn take_call(&self) {
-        while let Some(id) = gic::acknowledge_group0() {
+        while let Some(id) = cpu_interface::acknowledge_group0() {
             // What ends an interrupt in one step in the guest's setting did so just now.
             if self.split {
-                gic::deactivate(id);
+                cpu_interface::deactivate(id);
             }
         }
     }
@@ -165,10 +160,10 @@ impl Direct {
     /// may come back early, as WFI may. Answers whether the guest had forged an active priority, which is gone then.
     pub fn wait(&self, deadline: Option<u64>) -> bool {
         let sleep = || match deadline {
-            Some(deadline) => super::wait_for_interrupt_until(deadline),
-            None => super::wait_for_interrupt(),
+            Some(deadline) => cpu::wait_for_interrupt_until(deadline),
+            None => cpu::wait_for_interrupt(),
         };
-        if gic::single_security() {
+        if groups::single_security() {
             // No interrupt of the guest has such a priority.
             let forged = mrs!("icc_rpr_el1") & 0xff < 0x80;
             if forged {
@@ -177,7 +172,7 @@ impl Direct {
             sleep();
             return forged;
         }
-        const ALMOST_ALL: u64 = gic::CALL_ALONE as u64;
+        const ALMOST_ALL: u64 = groups::CALL_ALONE as u64;
         // In a handler that nothing can interrupt, the call couldn't either: then don't sleep at all.
         if mrs!("icc_rpr_el1") & 0xff < ALMOST_ALL {
             return false;

@@ -1,0 +1,241 @@
+//! The interrupt controller of a VM: a virtual GIC, and what it has done in hardware.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm::report::IrqchipReport;
+use axvm_addr::{Gpa, Irq, VcpuId};
+use axvm_axdevice::InterruptLine;
+use axvm_plan::config::VMInterruptMode;
+use axvm_plan::{GicPlan, VmPlan};
+use axvm_platform::model::{Platform, Trigger};
+use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
+use axvm_vgic::{Intid, ItsDeviceId};
+
+use super::backend::GicBackend;
+use super::direct::{self, Direct};
+use super::error::{GicError, ItsError};
+use super::groups;
+use super::lists;
+use super::lpis::GUEST_LPI_ID_BITS;
+use super::machine::Irqchip;
+use crate::arch::aarch64::protection;
+use crate::cpus::Cpu;
+use crate::host::Host;
+use crate::memory::GuestRam;
+
+/// Why a VM has no interrupt controller.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestIrqchipError {
+    /// The virtual GIC.
+    #[error("virtual GIC: {0}")]
+    Gic(#[from] axvm_vgic::ConfigError),
+    /// The ITS.
+    #[error(transparent)]
+    Its(#[from] ItsError),
+    /// The plan has no GIC for it.
+    #[error("the plan has no GIC")]
+    None,
+}
+
+/// The interrupt controller of a VM.
+pub struct GuestIrqchip {
+    vgic: Arc<Vgic>,
+    backend: Arc<GicBackend>,
+    shown: GicPlan,
+    /// The VM's CPUs take physical interrupts themselves.
+    direct: bool,
+}
+
+impl GuestIrqchip {
+    /// That of a plan, whose RAM is `ram`.
+    pub fn new(host: &'static Host, plan: &VmPlan, ram: &GuestRam) -> Result<Self, GuestIrqchipError> {
+        let shown = plan.gic.ok_or(GuestIrqchipError::None)?;
+        let backend =
+            Arc::new(GicBackend::new(host, plan, ram.clone(), shown.its.map(|its| usize::from(its.host.0)))?);
+        let vgic = Vgic::new(config(host, plan, &shown), backend.clone())?;
+        Ok(Self { vgic, backend, shown, direct: plan.mode == VMInterruptMode::Passthrough })
+    }
+
+    /// Adds its register frames to the VM's devices.
+    pub fn add_to(&self, mut devices: AxVmDevicesBuilder, platform: &Platform) -> AxVmDevicesBuilder {
+        devices = match protection::real_distributor(platform) {
+            Some(real) => devices.forwarded(self.shown.distributor, real, 0, "the machine's distributor"),
+            None => devices.mmio(self.shown.distributor, Arc::new(Distributor::new(self.vgic.clone()))),
+        };
+        devices = devices.mmio(self.shown.redistributors, Arc::new(Redistributors::new(self.vgic.clone())));
+        if let (Some(planned), Some(its)) = (self.shown.its, Its::new(self.vgic.clone())) {
+            devices = devices.mmio(planned.registers, Arc::new(its));
+        }
+        devices
+    }
+
+    /// The virtual GIC.
+    #[inline(always)]
+    pub(in crate::arch::aarch64) fn vgic(&self) -> &Vgic {
+        &self.vgic
+    }
+
+    /// What it has done in hardware.
+    pub(super) fn backend(&self) -> &GicBackend {
+        &self.backend
+    }
+
+    /// Where the guest sees the distributor that is emulated for it.
+    pub(in crate::arch::aarch64) fn emulated_distributor(&self, platform: &Platform) -> Option<Gpa> {
+        protection::real_distributor(platform).is_none().then_some(self.shown.distributor.start())
+    }
+
+    /// Where the guest sees the ITS that is emulated for it.
+    pub(in crate::arch::aarch64) fn emulated_its(&self) -> Option<Gpa> {
+        self.shown.its.map(|its| its.registers.start())
+    }
+
+    /// Whether the VM's CPUs take physical interrupts themselves.
+    #[inline(always)]
+    pub fn takes_interrupts(&self) -> bool {
+        self.direct
+    }
+
+    /// Has an edge or a message come. Whether there is such an interrupt.
+    pub fn inject(&self, vcpu: VcpuId, irq: Irq) -> bool {
+        self.vgic.inject(vcpu, irq.into())
+    }
+
+    /// Sets the level of an emulated device's line.
+    pub fn set_level(&self, irq: Irq, high: bool) {
+        self.vgic.set_level(irq, high);
+    }
+
+    /// A vCPU has just accessed a device. If it takes interrupts itself, a line of the emulated ones that is still high comes again.
+    #[inline(always)]
+    pub fn after_access(&self) {
+        if self.direct {
+            self.vgic.repeat_levels();
+        }
+    }
+
+    /// On the vCPU's own CPU, which has woken while the vCPU was off: what was sent to it waits where it belongs.
+    pub fn take_mail(&self, vcpu: VcpuId) {
+        self.vgic.take_mail(vcpu);
+    }
+
+    /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
+    pub(in crate::arch::aarch64) fn give_interrupts(
+        &self,
+        irqchip: &Irqchip,
+        cpu: Option<&Cpu>,
+        vcpu: VcpuId,
+    ) -> Result<Option<Direct>, GicError> {
+        match cpu {
+            Some(cpu) if self.direct => {
+                let direct = cpu.caller().give_interrupts(irqchip, cpu.id)?;
+                self.vgic.restore_private(vcpu);
+                Ok(Some(direct))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// On the vCPU's own CPU, when it has left the guest for good: the other way round.
+    pub(in crate::arch::aarch64) fn take_interrupts_back(&self, irqchip: &Irqchip, cpu: Option<&Cpu>) {
+        if let Some(cpu) = cpu.filter(|_| self.direct) {
+            cpu.caller().take_interrupts_back(irqchip, cpu.id);
+        }
+    }
+
+    /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.
+    pub fn enter_messages(&self, vcpu: VcpuId) {
+        self.backend.enter_messages(vcpu);
+    }
+
+    /// On the vCPU's own CPU, which has left the guest: such MSIs wait from now on, and call the CPU. Answers whether one waits.
+    pub fn leave_messages(&self, vcpu: VcpuId) -> bool {
+        self.backend.leave_messages(vcpu)
+    }
+
+    /// What the report says of it.
+    pub fn report(&self) -> IrqchipReport {
+        let said = self.vgic.statistics();
+        IrqchipReport {
+            refused: said.command_errors,
+            failed: said.failed_commands,
+            messages: said.translater_writes,
+        }
+    }
+
+    /// Turns off what the guest has enabled in hardware: lines that stand for no device, messages. Every vCPU has left.
+    pub fn reset(&self) {
+        self.vgic.reset();
+    }
+
+    /// Gives back what the hardware holds for it, after [`GuestIrqchip::reset`]. `None`: something still refers to it.
+    pub fn release(self) -> Option<()> {
+        let Self { vgic, backend, .. } = self;
+        // It refers to the backend.
+        drop(vgic);
+        Arc::into_inner(backend)?.release();
+        Some(())
+    }
+}
+
+/// The timers that a guest gets: the EL1 physical and virtual one (the binding's second and third).
+fn guest_timers(platform: &Platform) -> Vec<Intid> {
+    platform.timer.iter().skip(1).take(2).map(|timer| timer.irq.into()).collect()
+}
+
+fn trigger(planned: Trigger) -> axvm_vgic::spec::Trigger {
+    match planned {
+        Trigger::Edge => axvm_vgic::spec::Trigger::Edge,
+        Trigger::Level => axvm_vgic::spec::Trigger::Level,
+    }
+}
+
+fn config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
+    let direct = plan.mode == VMInterruptMode::Passthrough;
+    let mut lines: Vec<LineConfig> = plan
+        .lines
+        .iter()
+        .map(|line| LineConfig {
+            guest: line.irq.into(),
+            host: Some(line.irq.into()),
+            trigger: trigger(line.trigger),
+            delivery: match protection::masks_until_end(line.masked) {
+                true => LineDelivery::MaskUntilEnd,
+                false => LineDelivery::Hardware,
+            },
+        })
+        .collect();
+    if let Some(console) = plan.console {
+        lines.push(LineConfig {
+            guest: console.irq.into(),
+            host: None,
+            trigger: axvm_vgic::spec::Trigger::Level,
+            delivery: LineDelivery::default(),
+        });
+    }
+    let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
+    let most = devices.iter().map(|msi| msi.messages).max().unwrap_or(1);
+    // Functions behind a bridge to conventional PCI have one id together.
+    let mut ids: Vec<ItsDeviceId> = devices.iter().map(|msi| msi.source.into()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    VgicConfig {
+        vcpus: plan.cpus.iter().map(|vcpu| vcpu.hardware_id).collect(),
+        spis: u32::from(shown.spis),
+        lines,
+        hardware_ppis: guest_timers(&host.platform),
+        list_registers: lists::list_registers(),
+        priority_bits: if direct { direct::priority_bits().max(4) } else { lists::priority_bits() },
+        its: shown.its.map(|_| ItsConfig {
+            devices: protection::its_devices(ids),
+            event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
+            // LPIs delivered by the hardware have the guest's numbers there, and these are set apart for them.
+            lpi_id_bits: if direct || plan.virtual_lpis { GUEST_LPI_ID_BITS } else { 16 },
+            virtual_lpis: plan.virtual_lpis,
+            lpis_stay_enabled: direct && host.irqchip.gic.lpis_stay_enabled(),
+        }),
+        direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: groups::reserved_sgis() }),
+    }
+}
