@@ -5,10 +5,12 @@
 mod abort;
 mod given;
 mod state;
+mod taken;
 mod wait;
 
 pub use abort::{DataAbort, InstructionAbort, Kind, Status, fault_address};
-pub use state::{Condition, is_aarch32, is_el0, past};
+pub use state::{Condition, is_aarch32, is_el0, past, past_aarch64};
+pub use taken::Taken;
 pub use wait::{Deadline, Wait, WaitFor};
 
 /// The bits `high` to `low` of a register.

@@ -67,8 +67,17 @@ pub(crate) const fn holds(condition: Option<Condition>, state: u64) -> bool {
 /// AArch32 its place in an IT block (ITAdvance, DDI 0487, E1.2.4), and it is a step that was made.
 #[inline(always)]
 pub const fn past(pc: u64, state: u64, length: Length) -> (u64, u64) {
-    let pc = pc.wrapping_add(length.bytes());
-    if bit(state, AARCH32) { (pc, past_aarch32(state)) } else { (pc, state & !(BRANCH_TYPE | STEP)) }
+    if is_aarch32(state) {
+        (pc.wrapping_add(length.bytes()), past_aarch32(state))
+    } else {
+        (pc.wrapping_add(length.bytes()), past_aarch64(pc, state).1)
+    }
+}
+
+/// The same where it is known to be an instruction of AArch64.
+#[inline(always)]
+pub const fn past_aarch64(pc: u64, state: u64) -> (u64, u64) {
+    (pc.wrapping_add(Length::Four.bytes()), state & !(BRANCH_TYPE | STEP))
 }
 
 #[inline(never)]

@@ -5,7 +5,7 @@ use axvm::vm::Start;
 use axvm_cpu::control::{Interrupts, Register, When, value};
 use axvm_cpu::debug::{self, Debug};
 use axvm_cpu::walks::FirstStage;
-use axvm_syndrome::{Length, Syndrome, past};
+use axvm_syndrome::{Length, Syndrome, Taken, past, past_aarch64};
 use axvm_vgic::ListRegisters;
 
 use super::frame::{EntryWork, Frame};
@@ -83,9 +83,8 @@ impl Context {
 
     /// Goes past the instruction of AArch64 that was trapped.
     pub fn skip(&mut self) {
-        self.frame.pc = self.frame.pc.wrapping_add(4);
-        // What `past` does, without a question: these are the exits that happen most.
-        self.frame.pstate &= !(3 << 10 | 1 << 21);
+        // Not `past`, which has to ask: these are the exits that happen most.
+        (self.frame.pc, self.frame.pstate) = past_aarch64(self.frame.pc, self.frame.pstate);
     }
 
     /// Goes past an instruction that may be one of AArch32, at EL0.
@@ -95,34 +94,20 @@ impl Context {
 
     /// Makes the guest take a synchronous exception to its EL1 (Arm ARM, AArch64.TakeException).
     fn inject(&mut self, syndrome: Syndrome, far: Option<u64>) {
-        let pstate = self.frame.pstate;
-        // From the same level with SP_EL0, with SP_EL1; from EL0 in AArch64, in AArch32.
-        let offset = match (pstate >> 4 & 1, pstate & 0xf) {
-            (0, 0b0100) => 0x000,
-            (0, 0b0101) => 0x200,
-            (0, _) => 0x400,
-            _ => 0x600,
-        };
         // SAFETY: the guest's own exception registers; its processor isn't running.
         unsafe {
             msr!("elr_el1", self.frame.pc);
-            msr!("spsr_el1", pstate);
+            msr!("spsr_el1", self.frame.pstate);
             msr!("esr_el1", syndrome.0);
             if let Some(far) = far {
                 msr!("far_el1", far);
             }
         }
-        // PAN is set unless SCTLR_EL1.SPAN (bit 23) says to leave it; both exist together (FEAT_PAN).
-        let sctlr = mrs!("sctlr_el1");
-        let pan = if mrs!("id_aa64mmfr1_el1") >> 20 & 0xf == 0 {
-            0
-        } else if sctlr & 1 << 23 == 0 {
-            1 << 22
-        } else {
-            pstate & 1 << 22
-        };
-        self.frame.pstate = START_PSTATE | pan;
-        self.frame.pc = mrs!("vbar_el1").wrapping_add(offset);
+        // ID_AA64MMFR1_EL1.PAN.
+        let has_pan = mrs!("id_aa64mmfr1_el1") >> 20 & 0xf != 0;
+        let taken = Taken::synchronous(self.frame.pstate, mrs!("sctlr_el1"), has_pan);
+        self.frame.pstate = taken.state;
+        self.frame.pc = mrs!("vbar_el1").wrapping_add(taken.offset);
     }
 
     /// The guest's instruction doesn't exist.

@@ -25,7 +25,7 @@ use axvm_vgic::Intid;
 
 use super::error::GicError;
 use super::gic::PhysicalGic;
-use super::{cpu_interface, groups};
+use super::{cpu_interface, groups, lists};
 use crate::arch::aarch64::cpu;
 use crate::arch::aarch64::registers::{ICC_CTLR, ICC_DIR, ICC_PMR, ICC_RPR, INTID};
 use crate::arch::aarch64::sysreg::{dsb, isb, mrs, msr};
@@ -195,8 +195,7 @@ impl Direct {
 /// Clears the active priorities of Group 1: all, or those of the upper half, which no interrupt of a guest's has. Bit n of
 /// ICC_AP1R is group priority n (IHI 0069, 12.2.4); how many registers there are goes with the bits of preemption.
 fn clear_active_priorities(all: bool) {
-    // ICH_VTR_EL2.PREbits is the virtual interface's, which has as many as the physical one.
-    let preemption = (mrs!("ich_vtr_el2") >> 26 & 7) + 1;
+    let preemption = lists::preemption_bits();
     let upper_of_32 = if all { 0 } else { mrs!("icc_ap1r0_el1") & !0xffff };
     dsb!("sy");
     // SAFETY: states of the guest's interrupts on its own CPU.

@@ -27,6 +27,11 @@ pub fn priority_bits() -> u32 {
     (mrs!("ich_vtr_el2") >> 29) as u32 + 1
 }
 
+/// How many bits of preemption there are (ICH_VTR_EL2.PREbits): the physical interface has as many as the virtual one.
+pub fn preemption_bits() -> u64 {
+    (mrs!("ich_vtr_el2") >> 26 & 7) + 1
+}
+
 fn write_lr(index: usize, value: u64) {
     by_number!(index, write_named!("ich_lr", "_el2", value), ())
 }
@@ -77,8 +82,8 @@ pub fn reset() {
         msr!("ich_vmcr_el2", 0);
         msr!("ich_ap0r0_el2", 0);
         msr!("ich_ap1r0_el2", 0);
-        // PREbits (28:26) + 1 bits of preemption: more than 5 bring a second register, more than 6 four.
-        let preemption = (mrs!("ich_vtr_el2") >> 26 & 7) + 1;
+        // More than 5 bits of preemption bring a second register, more than 6 four.
+        let preemption = preemption_bits();
         if preemption >= 6 {
             msr!("ich_ap0r1_el2", 0);
             msr!("ich_ap1r1_el2", 0);
