@@ -1,6 +1,8 @@
 //! Where BARs go. The biggest first, so the same functions always get the same places and little room is
 //! lost.
 
+use core::cmp::Reverse;
+
 use alloc::vec::Vec;
 
 use axvm_addr::{Hpa, PAGE_SIZE, PciAddress, PciSpace, PciWindow};
@@ -49,9 +51,8 @@ pub(crate) fn assign<C: ConfigSpace + ?Sized>(config: &C, host: &HostBridge, fun
     let mut assignment = Assignment { config, functions, prefetch_wide: Vec::new() };
     assignment.close_bridges();
     let mut items: Vec<Item> = LANES.iter().flat_map(|&lane| assignment.items(None, lane)).collect();
-    sort(&mut items);
     // What has the least choice goes first: only then does "the biggest first" hold across all of it.
-    items.sort_by_key(|item| item.kind.is_wide());
+    sort(&mut items, |item| item.kind.is_wide());
     let mut next: Vec<u64> = host.windows.iter().map(first_usable).collect();
     for item in items {
         for position in candidates(&host.windows, item.kind) {
@@ -101,9 +102,10 @@ fn candidates(windows: &[PciWindow<Hpa>], kind: BarKind) -> impl Iterator<Item =
     })
 }
 
-fn sort(items: &mut [Item]) {
+/// The biggest first, but for those that have to wait for the others.
+fn sort(items: &mut [Item], waits: fn(&Item) -> bool) {
     // Stable: equals stay in the order of addresses and BAR numbers.
-    items.sort_by(|a, b| b.alignment.cmp(&a.alignment).then(b.size.cmp(&a.size)));
+    items.sort_by_key(|item| (waits(item), Reverse(item.alignment), Reverse(item.size)));
 }
 
 struct Assignment<'a, C: ?Sized> {
@@ -142,7 +144,7 @@ impl<C: ConfigSpace + ?Sized> Assignment<'_, C> {
                 items.push(Item { what: What::Bridge { function, lane }, size, alignment, kind });
             }
         }
-        sort(&mut items);
+        sort(&mut items, |_| false);
         items
     }
 

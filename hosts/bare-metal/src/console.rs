@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axvm_addr::{Hpa, VmId};
 use axvm_system::wire::{self, Channel, Nonce};
 use axvm_uart::{Description, Received, Registers, Uart, Width};
+use spin::Once;
 use spin::mutex::TicketMutex;
 
 use crate::protection;
@@ -21,7 +22,12 @@ use crate::{arch, record};
 /// 256 of them at the most.
 const PATIENCE_MS: u64 = 300;
 
-static OUTPUT: TicketMutex<Output> = TicketMutex::new(Output::new(None, None));
+/// There from its first use on, so that the image has no part for it.
+static OUTPUT: Once<TicketMutex<Output>> = Once::new();
+
+fn output() -> &'static TicketMutex<Output> {
+    OUTPUT.call_once(|| TicketMutex::new(Output::new(None, None)))
+}
 
 /// The frames' number, for the last words of a fault: 0 if there are no frames.
 static NONCE: AtomicU64 = AtomicU64::new(0);
@@ -156,11 +162,11 @@ impl Output {
 pub unsafe fn init(description: Description, base: Hpa, clock_hz: Option<u32>) {
     let uart = Uart::new(description, Place(base.0));
     uart.set_up(clock_hz);
-    let mut output = OUTPUT.lock();
-    if let Some(before) = &output.uart {
+    let mut now = output().lock();
+    if let Some(before) = &now.uart {
         before.listen(false);
     }
-    *output = Output::new(Some(uart), output.nonce);
+    *now = Output::new(Some(uart), now.nonce);
 }
 
 /// Whether messages can be said: there is a heap.
@@ -176,7 +182,7 @@ pub fn say_last_start() {
 
 /// Says at a console that has come late what was said before it was there.
 pub fn catch_up() {
-    let mut output = OUTPUT.lock();
+    let mut output = output().lock();
     if output.is_heard() {
         output.say(Channel::Log, &record::untold());
     }
@@ -184,7 +190,7 @@ pub fn catch_up() {
 
 /// Takes the console away: what is said from here on is kept in memory only.
 pub fn take_away() {
-    OUTPUT.lock().uart = None;
+    output().lock().uart = None;
 }
 
 /// Has messages (`log`) come here. From then on there must be a heap.
@@ -194,19 +200,19 @@ pub fn take_messages() {
 
 /// Has the UART interrupt when something is typed. `false`: it can't, and has to be asked now and then.
 pub fn listen(on: bool) -> bool {
-    OUTPUT.lock().uart.as_ref().is_some_and(|uart| uart.listen(on))
+    output().lock().uart.as_ref().is_some_and(|uart| uart.listen(on))
 }
 
 /// Whether there is one.
 pub fn is_there() -> bool {
-    OUTPUT.lock().uart.is_some()
+    output().lock().uart.is_some()
 }
 
 /// From here on in frames with this number.
 pub fn use_frames(nonce: [u8; 16]) {
     let nonce = wire::frame_nonce(&nonce);
     NONCE.store(u64::from_ne_bytes(nonce), Ordering::Relaxed);
-    OUTPUT.lock().nonce = Some(nonce);
+    output().lock().nonce = Some(nonce);
 }
 
 /// Whether a tool listens, which has the last word on the verdict.
@@ -216,17 +222,17 @@ pub fn has_frames() -> bool {
 
 /// Names for the lines of guests, by VM id.
 pub fn set_names(names: Vec<String>) {
-    OUTPUT.lock().names = names;
+    output().lock().names = names;
 }
 
 /// Sends a payload.
 pub fn send(channel: Channel, payload: &[u8]) {
-    OUTPUT.lock().send(channel, payload);
+    output().lock().send(channel, payload);
 }
 
 /// What was typed next.
 pub fn receive() -> Received {
-    OUTPUT.lock().uart.as_ref().map_or(Received::Nothing, Uart::read)
+    output().lock().uart.as_ref().map_or(Received::Nothing, Uart::read)
 }
 
 /// The most messages in a second: a guest that provokes them can't keep the line busy for all others.
@@ -265,7 +271,7 @@ pub fn emergency() -> Emergency {
     };
     // SAFETY: a second handle on the UART, for the time that is left: other CPUs' lines may be mixed up with this one's, and
     // nothing else is at stake, since the run ends. What is read here changes only while the boot sets the console up.
-    let uart = unsafe { (*OUTPUT.as_mut_ptr()).uart.clone() };
+    let uart = OUTPUT.get().and_then(|output| unsafe { (*output.as_mut_ptr()).uart.clone() });
     Emergency(Output::new(uart, nonce))
 }
 

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use alloc::vec::Vec;
 use axvm_addr::CpuId;
 use axvm_cpu::firmware::{Firmware, WORKAROUND_2, answers};
 use axvm_cpu::speculation::{Core, Entry, Said, StoreBypass, plan};
@@ -16,8 +15,8 @@ use crate::log;
 /// Whether some CPU is one that has to be told twice to forget translations. Never unset: whoever invalidates may be another CPU.
 static INVALIDATE_TWICE: AtomicBool = AtomicBool::new(false);
 
-/// The kinds of core that were said, by MIDR_EL1.
-static SAID: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// The kinds of core that were said, by MIDR_EL1; the rest is zero, which no core has. A board with more kinds says some not at all.
+static SAID: Mutex<[u64; 16]> = Mutex::new([0; 16]);
 
 /// Sets the calling CPU up, but for what it does at each way in from a guest: which is said, for `vectors::install`.
 pub fn set_up(cpu: CpuId) -> EntryWork {
@@ -44,8 +43,10 @@ pub fn set_up(cpu: CpuId) -> EntryWork {
         Entry::Firmware(call) => EntryWork::firmware(call as u32),
     };
     let mut said = SAID.lock();
-    if !said.contains(&core.midr) {
-        said.push(core.midr);
+    if !said.contains(&core.midr)
+        && let Some(free) = said.iter_mut().find(|midr| **midr == 0)
+    {
+        *free = core.midr;
         drop(said);
         log::info!("CPU {cpu}: {}", Said(&core, &plan));
     }

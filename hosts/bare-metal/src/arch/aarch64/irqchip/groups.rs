@@ -27,23 +27,23 @@ pub fn single_security() -> bool {
     SINGLE_SECURITY.load(Ordering::Relaxed)
 }
 
-/// The SGIs that the secure world, if there is one, leaves to others: a bit each. Set once, before other CPUs start.
-static OWN_SGIS: AtomicU16 = AtomicU16::new(u16::MAX);
+/// The SGIs that the secure world, if there is one, keeps: a bit each. Set once, before other CPUs start.
+static KEPT_SGIS: AtomicU16 = AtomicU16::new(0);
 
 /// Says which, once a redistributor has been asked.
 pub fn set_own_sgis(own: u16) {
-    OWN_SGIS.store(own, Ordering::Relaxed);
+    KEPT_SGIS.store(!own, Ordering::Relaxed);
 }
 
 /// The SGI by which CPUs call each other: the last one that is not the secure world's. Firmware commonly keeps 8 to 15, as Arm
 /// recommends (IHI 0069, 2.2.1).
 pub fn call_sgi() -> Intid {
-    Intid(OWN_SGIS.load(Ordering::Relaxed).checked_ilog2().unwrap_or_default())
+    Intid((!KEPT_SGIS.load(Ordering::Relaxed)).checked_ilog2().unwrap_or_default())
 }
 
 /// The SGIs that are no guest's, a bit each: [`call_sgi`], and those that the secure world keeps.
 pub fn reserved_sgis() -> u16 {
-    !OWN_SGIS.load(Ordering::Relaxed) | 1 << call_sgi().0
+    KEPT_SGIS.load(Ordering::Relaxed) | 1 << call_sgi().0
 }
 
 /// The physical priority of what a guest takes itself, for the priority that it asked for.
