@@ -225,8 +225,7 @@ impl Run {
         }
         let system =
             variant::of(&paths::root().join("systems").join(&self.system), &self.change, &self.name)?;
-        let timeout =
-            self.timeout.map_or(if self.demo { demo::TIMEOUT } else { DEFAULT }, Duration::from_secs);
+        let timeout = self.most();
         let mut qemu = self.qemu.clone();
         if self.loopback {
             qemu.extend(loopback(&self.name)?);
@@ -267,8 +266,17 @@ impl Run {
         Ok((problems, outcome))
     }
 
+    /// How long it may take.
+    fn most(&self) -> Duration {
+        self.timeout.map_or(if self.demo { demo::TIMEOUT } else { DEFAULT }, Duration::from_secs)
+    }
+
     fn differences(&self, outcome: &Outcome) -> Vec<String> {
         let mut problems = Vec::new();
+        // Who ends a run wakes the hypervisor with that: what it then finds is no sign that it would have found it by itself.
+        if outcome.time >= self.most() && self.verdict() != "timeout" {
+            problems.push(format!("it went on until its timeout, {} s", self.most().as_secs()));
+        }
         let expected = status_of(self.verdict());
         if outcome.status != expected {
             problems.push(format!(
@@ -374,6 +382,16 @@ mod tests {
         assert_eq!(none.differences(&outcome(4, "violation", &[])).len(), 1);
         let other = run("verdict = \"violation\"\nevents = [\"dma-read\"]");
         assert_eq!(other.differences(&outcome(4, "violation", &[])).len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_its_timeout_ends_fails_whatever_comes_of_it() {
+        let expected = run("timeout = 60");
+        let taking = |seconds| Outcome { time: Duration::from_secs(seconds), ..outcome(0, "ok", &[]) };
+        assert!(expected.differences(&taking(59)).is_empty());
+        assert_eq!(expected.differences(&taking(60)).len(), 1);
+        let timeout = Outcome { time: Duration::from_secs(60), ..outcome(6, "timeout", &[]) };
+        assert!(run("timeout = 60\nverdict = \"timeout\"").differences(&timeout).is_empty());
     }
 
     #[test]

@@ -35,6 +35,9 @@ fn nothing_of_a_port_goes_on_telling_errors_to_firmware() {
     escalate(&bus, address, &off);
     escalate(&bus, address, &controls);
     bus.write(address, aer + extended::AER_SEVERITY, Width::B4, 0xf);
+    for effect in extended::CONTAINMENT_PIO_EFFECTS {
+        bus.write(address, containment + effect, Width::B4, 0x0007_000f);
+    }
     bus.write(address, header::COMMAND, Width::B2, 0x147);
     let functions = enumerate(&bus, &board(), &bus);
     assert_eq!(functions[0].stuck, None);
