@@ -10,17 +10,45 @@ use crate::paths;
 struct Room {
     /// Its folder.
     folder: &'static str,
-    /// The folder in it that is for one architecture.
+    /// The folder in it that is for one architecture, or empty.
     except: &'static str,
+    /// What else isn't looked at: tests, which need a board.
+    tests: &'static [&'static str],
+    /// Whether what it says to people is looked at, too.
+    messages: bool,
     /// Names that are known elsewhere by such a word: what they are, and so why they may be there.
     allowed: &'static [(&'static str, &'static str)],
 }
 
-const ROOMS: &[Room] = &[Room {
-    folder: "hosts/bare-metal/src",
-    except: "arch",
-    allowed: &[("Smmu", "the name of a protection that a test image leaves out")],
-}];
+const ROOMS: &[Room] = &[
+    Room {
+        folder: "hosts/bare-metal/src",
+        except: "arch",
+        tests: &[],
+        messages: false,
+        allowed: &[("Smmu", "the name of a protection that a test image leaves out")],
+    },
+    Room {
+        folder: "crates/plan/src",
+        except: "machine",
+        tests: &["tests", "fixtures.rs"],
+        messages: true,
+        allowed: &[("GicPlan", "exported"), ("ItsPlan", "exported")],
+    },
+    Room {
+        folder: "crates/axvm/src",
+        except: "",
+        tests: &["dry_run/properties.rs", "dry_run/tests.rs", "vm/tests.rs", "vm/tests"],
+        messages: true,
+        allowed: &[("sgi", "a name in the report")],
+    },
+];
+
+/// What such hardware is called in what is said to people.
+const ACRONYMS: &[&str] = &[
+    "GIC", "GICv2", "GICv3", "GICv4", "INTID", "ITS", "LPI", "LPIs", "MPIDR", "PL011", "PPI", "PPIs", "PSCI",
+    "SGI", "SGIs", "SMMU", "SMMUs", "SMMUv3", "SPI", "SPIs", "VMID", "VMIDs",
+];
 
 /// Words of which a name may not consist, even in part: registers, states and controllers of AArch64.
 const WORDS: &[&str] = &[
@@ -75,19 +103,33 @@ const WORDS: &[&str] = &[
     "vttbr",
 ];
 
+/// A name of more words is a sentence.
+const SENTENCE: usize = 5;
+
 /// Every name in a room that has such a word in it, with its place.
 pub fn named() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for room in ROOMS {
         let folder = paths::root().join(room.folder);
-        for file in sources(&folder, &folder.join(room.except))? {
+        let except: Vec<PathBuf> = room
+            .tests
+            .iter()
+            .chain([&room.except])
+            .filter(|it| !it.is_empty())
+            .map(|it| folder.join(it))
+            .collect();
+        for file in sources(&folder, &except)? {
             let text = std::fs::read_to_string(&file)?;
             let allowed: Vec<&str> = room.allowed.iter().map(|(name, _)| *name).collect();
-            for (line, name) in foreign(&text, &allowed) {
+            let mut found_here = foreign(&text, &allowed);
+            if room.messages {
+                found_here.extend(said(&text));
+            }
+            for (line, name) in found_here {
                 found.push(format!(
-                    "{}:{line} names {name}: that is for {}/",
+                    "{}:{line} names {name}: that is for {}",
                     paths::shown(&file),
-                    room.except
+                    if room.except.is_empty() { "others".to_owned() } else { format!("{}/", room.except) }
                 ));
             }
         }
@@ -95,12 +137,15 @@ pub fn named() -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The Rust files below a folder, but for those of another.
-fn sources(folder: &Path, except: &Path) -> Result<Vec<PathBuf>> {
+/// The Rust files below a folder, but for some, and those of some folders.
+fn sources(folder: &Path, except: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        if path.is_dir() && path != except {
+        if except.contains(&path) {
+            continue;
+        }
+        if path.is_dir() {
             found.extend(sources(&path, except)?);
         } else if path.extension().is_some_and(|it| it == "rs") {
             found.push(path);
@@ -113,15 +158,35 @@ fn sources(folder: &Path, except: &Path) -> Result<Vec<PathBuf>> {
 /// Names of such hardware in code, with the line of each; `allowed` are none.
 fn foreign(text: &str, allowed: &[&str]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (number, line) in code(text).lines().enumerate() {
+    for (number, line) in code(text, Strings::Skipped).lines().enumerate() {
         for name in line.split(|c: char| !c.is_alphanumeric() && c != '_') {
-            let has_word = words(name).iter().any(|word| WORDS.contains(&word.as_str()));
+            let words = words(name);
+            // The names of tests are sentences, where "its" is a pronoun.
+            let is_sentence = words.len() > SENTENCE;
+            let has_word = !is_sentence && words.iter().any(|word| WORDS.contains(&word.as_str()));
             if has_word && !allowed.contains(&name) {
                 found.push((number + 1, name.to_owned()));
             }
         }
     }
     found
+}
+
+/// Such hardware in what is said to people, with the line of each.
+fn said(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (number, line) in code(text, Strings::Kept).lines().enumerate() {
+        let names = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        found.extend(names.filter(|name| ACRONYMS.contains(name)).map(|name| (number + 1, name.to_owned())));
+    }
+    found
+}
+
+/// Whether strings are left where they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strings {
+    Kept,
+    Skipped,
 }
 
 /// The words of a name, in small letters: `GicBackend` and `GIC_BACKEND` have two.
@@ -143,8 +208,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// The text without what is in comments, strings and characters; its lines are where they were.
-fn code(text: &str) -> String {
+/// The text without what is in comments and characters, and in strings unless they are kept; its lines are where they were.
+fn code(text: &str, strings: Strings) -> String {
     let mut code = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -161,7 +226,11 @@ fn code(text: &str) -> String {
         } else {
             0
         };
-        if skipped > 0 {
+        let is_string = first == '"' || first == 'r' || first == 'b';
+        if skipped > 0 && is_string && strings == Strings::Kept {
+            code.push_str(&rest[..skipped]);
+            rest = &rest[skipped..];
+        } else if skipped > 0 {
             code.push(' ');
             code.extend(rest[..skipped].chars().filter(|&c| c == '\n'));
             rest = &rest[skipped..];
@@ -255,11 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_to_people_is_looked_at_where_that_is_asked() {
+        let text = "// the GIC\nsay(\"the GIC has\nits SPIs\", 'G')";
+        let found: Vec<_> = said(text);
+        assert_eq!(found, [(2, "GIC".to_owned()), (3, "SPIs".to_owned())]);
+        assert!(foreign(text, &[]).is_empty());
+    }
+
+    #[test]
     fn comments_strings_and_characters_are_no_code() {
         let text = "a // gic\n/* gic /* its */ gic\n*/ b \"gic \\\" gic\" c r#\"gic \" gic\"# d 'g' '\\'' e<'its> b\"gic\"";
-        let left: Vec<String> = code(text).split_whitespace().map(str::to_owned).collect();
+        let left: Vec<String> = code(text, Strings::Skipped).split_whitespace().map(str::to_owned).collect();
         assert_eq!(left, ["a", "b", "c", "d", "e<'its>", "b"]);
-        assert_eq!(code(text).lines().count(), text.lines().count());
+        assert_eq!(code(text, Strings::Skipped).lines().count(), text.lines().count());
         assert_eq!(foreign("/*\n*/ gic", &[]), [(2, "gic".to_owned())]);
     }
 

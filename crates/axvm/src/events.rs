@@ -25,10 +25,9 @@ macro_rules! names {
     ($(#[$top:meta])* $type:ident { $($(#[$doc:meta])* $name:ident = $text:literal,)* }) => {
         $(#[$top])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
         #[non_exhaustive]
         pub enum $type {
-            $($(#[$doc])* $name,)*
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
 
         impl $type {
@@ -70,12 +69,12 @@ names! {
         CpuWrite = "cpu-write",
         /// A CPU fetched an instruction from what isn't listed.
         CpuExecute = "cpu-execute",
-        /// A command of the virtual ITS on another's id.
-        ItsCommand = "its-command",
-        /// An interrupt of another's, at the virtual distributor.
+        /// A command to the virtual controller of message interrupts on another's id.
+        MsiCommand = "its-command",
+        /// An interrupt of another's, at the virtual interrupt controller.
         Interrupt = "interrupt",
         /// An interrupt sent to another's CPU.
-        Sgi = "sgi",
+        Ipi = "sgi",
         /// Passthrough registers answered with a bus error.
         RegisterAbort = "register-abort",
         /// Records that found no room: `count` of them are missing.

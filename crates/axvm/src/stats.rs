@@ -84,7 +84,7 @@ reasons! {
     /// A system register.
     Sysreg sysreg,
     /// An interrupt that the guest sends to its own CPUs.
-    Sgi sgi,
+    Ipi sgi,
     /// A call of firmware or hypervisor.
     Hypercall hypercall,
     /// A physical interrupt.

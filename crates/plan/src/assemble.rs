@@ -11,7 +11,7 @@ use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
 use super::layout::{Layout, same};
 use super::load;
-use super::mode::Mode;
+use super::machine::Mode;
 use super::model::{
     DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, RamPiece, RegisterPlan, VcpuPlan, VmPlan,
 };
@@ -46,12 +46,11 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         autostart: config.autostart,
         on_violation: config.on_violation,
         mode: mode.mode,
-        virtual_lpis: mode.virtual_lpis,
         messages: 0..0,
         table_bytes: 0,
         cpus: (0..)
             .zip(&config.cpus)
-            .map(|(vcpu, &cpu)| VcpuPlan { cpu, hardware_id: affinity(vcpu) })
+            .map(|(vcpu, &cpu)| VcpuPlan { cpu, hardware_id: board.machine.vcpu_id(vcpu) })
             .collect(),
         address_bits: layout.address_bits,
         ram,
@@ -59,7 +58,7 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         devices: given.iter().map(|device| device_plan(device, given, silent, findings)).collect(),
         doorbells: if silent { Vec::new() } else { doorbells(given, board) },
         lines: if silent { Vec::new() } else { lines(given, mode) },
-        gic: layout.gic,
+        machine: layout.machine.clone(),
         console: layout.console,
         pci: bridges(given, board, layout),
         load,
@@ -102,12 +101,6 @@ fn tree(vm: VmRef<'_>, config: &Vm, plan: &VmPlan, findings: &mut Findings) -> V
         );
     }
     tree
-}
-
-/// The affinity of a vCPU in MPIDR_EL1: sixteen to a cluster, because an SGI's target list names sixteen values of Aff0
-/// (Arm IHI 0069, 12.2.23, ICC_SGI1R_EL1).
-fn affinity(vcpu: u16) -> u64 {
-    u64::from(vcpu % 16) | u64::from(vcpu / 16) << 8
 }
 
 fn registers(given: &[&Given<'_>], findings: &mut Findings) -> Vec<RegisterPlan> {
@@ -167,18 +160,14 @@ fn with_alike(msi: MsiPlan, given: &[&Given<'_>]) -> MsiPlan {
     MsiPlan { messages: alike.fold(0, |sum: u16, other| sum.saturating_add(other.messages)), ..msi }
 }
 
-/// The doorbell page of every ITS that a device's MSIs go to.
+/// The doorbell page of every controller that a device's MSIs go to.
 fn doorbells(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Doorbell> {
-    let mut its: Vec<MsiControllerId> =
+    let mut controllers: Vec<MsiControllerId> =
         given.iter().filter_map(|device| Some(device.hardware.msi?.source.controller)).collect();
-    its.sort_unstable();
-    its.dedup();
-    its.into_iter()
-        .filter_map(|its| {
-            let page = board.gic?.its.get(usize::from(its.0))?.doorbell()?;
-            Some(Doorbell { iova: Iova(page.0), hpa: page })
-        })
-        .collect()
+    controllers.sort_unstable();
+    controllers.dedup();
+    let page = |controller| board.machine.doorbell(board.platform, controller);
+    controllers.into_iter().filter_map(page).map(|page| Doorbell { iova: Iova(page.0), hpa: page }).collect()
 }
 
 /// Every line once: functions of one VM may share theirs.

@@ -4,26 +4,21 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Hpa, Irq, Span};
-use axvm_platform::model::{Gic, Interrupt, Platform, PlatformDevice};
+use axvm_addr::{CpuId, Hpa, Interrupt, Span};
+use axvm_platform::model::{Platform, PlatformDevice};
 use axvm_system::model::{Arch, Item, System};
 
 use super::console::{Console, shown};
 use super::findings::Findings;
+use super::machine::{Driven, Held, Machine};
 use super::suggest::nearest;
 use crate::problem::Rule;
-
-/// SPIs (Arm IHI 0069, 2.2): what a device's line can be.
-pub(super) const SPIS: core::ops::Range<u32> = 32..1020;
-
-/// PPIs: a CPU's own interrupts.
-const PPIS: core::ops::Range<u32> = 16..32;
 
 /// Who holds a span of the host's address space that no guest may be given as registers.
 #[derive(Clone, Debug)]
 pub(super) struct Taken {
     pub(super) span: Span<Hpa>,
-    /// With its article: `the GIC's distributor`.
+    /// With its article.
     pub(super) what: String,
     /// Whether it is a device that the hypervisor drives as its console: a device like others, but in use.
     pub(super) reserved: bool,
@@ -32,37 +27,31 @@ pub(super) struct Taken {
 /// The board as the plan of every VM sees it.
 pub(super) struct Board<'a> {
     pub(super) platform: &'a Platform,
-    pub(super) gic: Option<&'a Gic>,
+    pub(super) machine: Machine,
     pub(super) hypervisor_cpu: CpuId,
     /// The hypervisor's console: its path, and the device if the platform lists it.
     pub(super) console: Option<String>,
     pub(super) console_device: Option<&'a PlatformDevice>,
-    /// The timer's interrupts in the binding's order.
-    pub(super) timer: [u32; 4],
     /// What no guest is given as registers.
     pub(super) taken: Vec<Taken>,
-    /// The hypervisor's own lines, and whose they are.
-    pub(super) lines: Vec<(Irq, String)>,
+    /// The hypervisor's own lines.
+    pub(super) lines: Vec<Held>,
 }
 
 impl<'a> Board<'a> {
     pub(super) fn new(system: &System, platform: &'a Platform, findings: &mut Findings) -> Self {
-        check_architecture(system, findings);
-        check_platform(platform, findings);
+        let machine = Machine::of(platform);
+        check_architecture(system, machine, findings);
+        check_platform(platform, machine, findings);
         let console_device = console(system, platform, findings);
-        let mut timer = [0; 4];
-        for (slot, interrupt) in timer.iter_mut().zip(&platform.timer) {
-            *slot = interrupt.irq.0;
-        }
         Self {
             platform,
-            gic: platform.gic(),
+            machine,
             hypervisor_cpu: hypervisor_cpu(system, platform, findings),
             console: console_device.map(|device| device.path.clone()),
             console_device,
-            timer,
-            taken: taken(platform, console_device),
-            lines: lines(platform, console_device),
+            taken: taken(platform, machine, console_device),
+            lines: lines(platform, machine, console_device),
         }
     }
 
@@ -87,22 +76,26 @@ pub(super) fn find<'a>(platform: &'a Platform, path: &str) -> Option<&'a Platfor
     platform.devices.iter().find(|device| device.path == path)
 }
 
-fn check_architecture(system: &System, findings: &mut Findings) {
-    let arch = match system.board.arch {
-        Arch::Aarch64 => return,
+fn check_architecture(system: &System, machine: Machine, findings: &mut Findings) {
+    let name = |arch| match arch {
+        Arch::Aarch64 => "aarch64",
         Arch::X86_64 => "x86_64",
         Arch::Riscv64 => "riscv64",
     };
+    if system.board.arch == machine.arch() {
+        return;
+    }
+    let (said, served) = (name(system.board.arch), name(machine.arch()));
     findings.general(
         Item::Board("arch".into()),
         Rule::Architecture,
         format_args!(
-            "the board is {arch} in the file, but this platform and this hypervisor are aarch64: the only architecture so far"
+            "the board is {said} in the file, but this platform and this hypervisor are {served}: the only architecture so far"
         ),
     );
 }
 
-fn check_platform(platform: &Platform, findings: &mut Findings) {
+fn check_platform(platform: &Platform, machine: Machine, findings: &mut Findings) {
     let mut lacks = |what: &str| {
         findings.general(Item::Board(String::new()), Rule::Platform, format_args!("the board has no {what}"));
     };
@@ -112,22 +105,7 @@ fn check_platform(platform: &Platform, findings: &mut Findings) {
     if platform.memory.is_empty() {
         lacks("memory in its device tree");
     }
-    if platform.gic().is_none() {
-        lacks("GICv3 (QEMU: -M virt,gic-version=3): AxVM serves no other interrupt controller");
-    }
-    if platform.timer.len() < 4 {
-        lacks("generic timer with its four interrupts");
-    }
-    if platform.timer.iter().any(|line| !PPIS.contains(&line.irq.0)) {
-        lacks("generic timer whose four interrupts are a CPU's own (PPIs): those of its device tree aren't");
-    }
-    // With one, the interrupt that asks for more would never go away.
-    if platform.limits.list_registers < 2 {
-        lacks("second list register for virtual interrupts: every known CPU has four at least");
-    }
-    if platform.psci().is_none() {
-        lacks("PSCI: without it no CPU can be started or the board powered off");
-    }
+    machine.lacks(platform).into_iter().for_each(lacks);
 }
 
 fn hypervisor_cpu(system: &System, platform: &Platform, findings: &mut Findings) -> CpuId {
@@ -194,27 +172,18 @@ fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {
     );
 }
 
-fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
+fn taken(platform: &Platform, machine: Machine, console: Option<&PlatformDevice>) -> Vec<Taken> {
     let mut taken = Vec::new();
     if let Some(device) = console {
         let what = format!("the hypervisor's console ({})", device.path);
         taken.extend(device.registers.iter().map(|&span| Taken { span, what: what.clone(), reserved: true }));
     }
     let mut take = |span: Span<Hpa>, what: String| taken.push(Taken { span, what, reserved: false });
-    if let Some(gic) = platform.gic() {
-        take(gic.distributor, format!("the GIC's distributor ({})", gic.path));
-        for &span in &gic.redistributors {
-            take(span, format!("the GIC's redistributors ({})", gic.path));
-        }
-        for &span in &gic.legacy {
-            take(span, format!("the GIC's CPU interface ({})", gic.path));
-        }
-        for its in &gic.its {
-            take(its.registers, format!("the ITS ({})", its.path));
-        }
+    for Driven { span, what } in machine.irqchip(platform) {
+        take(span, what);
     }
-    for smmu in &platform.iommus {
-        take(smmu.registers, format!("the SMMU ({})", smmu.path));
+    for iommu in &platform.iommus {
+        take(iommu.registers, format!("the {} ({})", iommu.name(), iommu.path));
     }
     for host in &platform.pci_hosts {
         take(host.ecam, format!("the PCI config space of {}", host.path));
@@ -234,24 +203,22 @@ fn taken(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<Taken> {
     taken
 }
 
-fn lines(platform: &Platform, console: Option<&PlatformDevice>) -> Vec<(Irq, String)> {
+fn lines(platform: &Platform, machine: Machine, console: Option<&PlatformDevice>) -> Vec<Held> {
     let mut lines = Vec::new();
-    let mut hold = |interrupt: &Interrupt, what: String| lines.push((interrupt.irq, what));
+    let mut hold = |line: Interrupt, whose: String| lines.push(Held::new(line, whose));
     if let Some(device) = console {
-        for interrupt in &device.interrupts {
+        for &interrupt in &device.interrupts {
             hold(interrupt, format!("the hypervisor's console ({})", device.path));
         }
     }
-    for smmu in &platform.iommus {
-        for interrupt in smmu.lines() {
-            hold(&interrupt, format!("the SMMU ({})", smmu.path));
+    for iommu in &platform.iommus {
+        for interrupt in iommu.lines() {
+            hold(interrupt, format!("the {} ({})", iommu.name(), iommu.path));
         }
     }
-    for interrupt in platform.gic().into_iter().filter_map(|gic| gic.maintenance.as_ref()) {
-        hold(interrupt, "the GIC's maintenance interrupt".into());
-    }
-    for interrupt in &platform.timer {
+    for &interrupt in &platform.timer {
         hold(interrupt, "the timer".into());
     }
+    lines.extend(machine.irqchip_lines(platform));
     lines
 }

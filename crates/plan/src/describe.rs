@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use axvm_addr::Span;
 use axvm_guest::{
-    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
-    NodeDescription, PciDescription, PinDescription,
+    ClockDescription, ConsoleDescription, Description, DeviceDescription, MsiSender, NodeDescription,
+    PciDescription, PinDescription,
 };
 use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 
@@ -18,17 +18,11 @@ use crate::config::VMInterruptMode;
 
 /// The device tree of a VM that is planned but for it.
 pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board: &Board<'_>) -> Description {
-    Description {
+    let mut description = Description {
         cpus: plan.cpus.iter().map(|vcpu| vcpu.hardware_id).collect(),
         memory: memory(plan),
         cmdline: cmdline.to_string(),
         initrd: plan.load.initrd,
-        gic: plan.gic.map(|gic| GicDescription {
-            distributor: gic.distributor,
-            redistributors: gic.redistributors,
-            its: gic.its.map(|its| its.registers),
-        }),
-        timer: board.timer,
         console: plan
             .console
             .map(|console| ConsoleDescription { registers: console.registers, irq: console.irq }),
@@ -40,7 +34,10 @@ pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board
                 _ => None,
             })
             .collect(),
-    }
+        ..Description::default()
+    };
+    board.machine.describe(&plan.machine, board.platform, &mut description);
+    description
 }
 
 /// RAM is one piece for the guest, whatever it is made of.
@@ -68,7 +65,7 @@ fn pci(
     let mut lines = Vec::new();
     for device in given.iter().filter(|device| bridge.functions.contains(&device.index)) {
         let Kind::Pci { shown, function, .. } = device.hardware.kind else { continue };
-        if let (Some(plan), true) = (device.hardware.msi, plan.gic.is_some_and(|gic| gic.its.is_some())) {
+        if let (Some(plan), true) = (device.hardware.msi, plan.machine.takes_messages()) {
             msi.push(MsiSender { requester: shown.requester_id(), id: plan.source.id });
         }
         let pin = function.map_or(0, |function| function.function.interrupt_pin);

@@ -13,12 +13,8 @@ use crate::problem::Rule;
 
 /// Checks a VM that is planned.
 pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
-    let mut spans: Vec<(Span<Gpa>, String)> = Vec::new();
-    if let Some(gic) = &plan.gic {
-        spans.push((gic.distributor, "the GIC's distributor".into()));
-        spans.push((gic.redistributors, "the GIC's redistributors".into()));
-        spans.extend(gic.its.map(|its| (its.registers, "the ITS".into())));
-    }
+    let own = plan.machine.registers().into_iter();
+    let mut spans: Vec<(Span<Gpa>, String)> = own.map(|one| (one.span, one.what.into())).collect();
     spans.extend(plan.console.map(|console| (console.registers, "the console".into())));
     spans.extend(plan.pci.iter().map(|bridge| (bridge.ecam, format!("config space {}", bridge.host))));
     for (position, (span, what)) in spans.iter().enumerate() {

@@ -12,9 +12,10 @@ use axvm_platform::model::{
 };
 use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
 
-use super::board::{Board, SPIS};
+use super::board::Board;
 use super::findings::{DeviceRef, Findings, VmRef};
 use super::judge::{self, Said};
+use super::machine::Machine;
 use super::model::{DeviceId, MsiPlan};
 use super::pci;
 use super::suggest::nearest;
@@ -224,19 +225,25 @@ fn node<'a>(
     if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {
         return None;
     }
+    let irqchip = board.machine.words().irqchip;
     for foreign in &device.foreign_interrupts {
         let why = match foreign {
             ForeignInterrupt::Elsewhere(controller) => {
-                format!("its interrupt goes to {controller}, which isn't a GICv3")
+                format!("its interrupt goes to {controller}, which isn't {irqchip}")
             }
-            ForeignInterrupt::NoSuchLine => "its device tree gives it an interrupt that no GICv3 has".into(),
+            ForeignInterrupt::NoSuchLine => {
+                format!("its device tree gives it an interrupt that {irqchip} doesn't have")
+            }
             ForeignInterrupt::Unclear(why) => format!("where its interrupt goes can't be read ({why})"),
         };
         findings.device(reference, "node", Rule::Interrupt, format_args!("{why}: it can't be routed"));
     }
     let reached = judge::reached(platform, Some((position, device)), &device.registers);
     let sources = judge::judge(reference, &reached, true, said, platform, findings);
-    let lines = device.interrupts.iter().filter(|line| check_spi(reference, line.irq, "node", findings));
+    let lines = device
+        .interrupts
+        .iter()
+        .filter(|line| check_line(reference, line.irq, "node", board.machine, findings));
     let blocks = device.registers.iter().map(|&hpa| {
         let gpa = Span::new(Gpa(hpa.start().0), hpa.size()).unwrap_or_default();
         Block { gpa, hpa, direct: access == RegisterAccess::Direct }
@@ -253,30 +260,18 @@ fn node<'a>(
 }
 
 /// What of the hypervisor's own is at this path.
-fn reserved_node(board: &Board<'_>, path: &str) -> Option<&'static str> {
+fn reserved_node(board: &Board<'_>, path: &str) -> Option<String> {
     let platform = board.platform;
     if board.is_console(path) {
-        return Some("the console");
+        return Some("the console".into());
     }
-    if let Some(gic) = platform.gic() {
-        if gic.path == path {
-            return Some("the GIC");
-        }
-        if gic.its.iter().any(|its| its.path == path) {
-            return Some("the ITS");
-        }
-    }
-    if platform.iommus.iter().any(|smmu| smmu.path == path) {
-        return Some("the SMMU");
+    if let Some(iommu) = platform.iommus.iter().find(|iommu| iommu.path == path) {
+        return Some(format!("the {}", iommu.name()));
     }
     if platform.cpus.iter().any(|cpu| cpu.path == path) {
-        return Some("a CPU (give it by its number in `cpus`)");
+        return Some("a CPU (give it by its number in `cpus`)".into());
     }
-    match path {
-        "/timer" => Some("the timer"),
-        "/psci" => Some("the firmware's interface"),
-        _ => None,
-    }
+    board.machine.reserved_node(platform, path).map(String::from)
 }
 
 fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &mut Findings) {
@@ -293,17 +288,23 @@ fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &
 }
 
 /// Whether a line is one that can be routed to a guest.
-pub(super) fn check_spi(reference: DeviceRef<'_>, irq: Irq, key: &str, findings: &mut Findings) -> bool {
-    let is_spi = SPIS.contains(&irq.0);
-    if !is_spi {
+pub(super) fn check_line(
+    reference: DeviceRef<'_>,
+    irq: Irq,
+    key: &str,
+    machine: Machine,
+    findings: &mut Findings,
+) -> bool {
+    let is_routable = machine.lines().contains(&irq.0);
+    if !is_routable {
         findings.device(
             reference,
             key,
             Rule::Interrupt,
-            format_args!("its interrupt {irq} isn't a shared one (an SPI is 32 to 1019): it can't be routed"),
+            format_args!("its interrupt {irq} isn't {}: it can't be routed", machine.words().routable),
         );
     }
-    is_spi
+    is_routable
 }
 
 /// Whether registers lie where a guest may be given any.
@@ -377,7 +378,7 @@ fn region<'a>(
     let said = Said { key: "base_hpa", dma, accept };
     let sources = judge::judge(reference, &reached, false, &said, platform, findings);
     let lines = irq
-        .filter(|&irq| check_spi(reference, irq, "irq", findings))
+        .filter(|&irq| check_line(reference, irq, "irq", board.machine, findings))
         .map(|irq| Interrupt { irq, trigger: trigger_of(platform, irq).unwrap_or(Trigger::Level) });
     Some(Hardware {
         kind: Kind::Region,

@@ -11,6 +11,7 @@ use axvm_platform::roles::Role;
 use axvm_system::model::{Dma, Hazard};
 
 use super::findings::{DeviceRef, Findings};
+use super::machine::{Machine, Words};
 use crate::problem::Rule;
 
 /// What the file says of a device, and the key that it is named by.
@@ -165,6 +166,7 @@ fn streams(
     platform: &Platform,
     findings: &mut Findings,
 ) -> Vec<DmaSource> {
+    let words = Machine::of(platform).words();
     let mut known: Vec<DmaSource> =
         reached.iter().flat_map(|(_, device)| device.sources.iter().copied()).collect();
     known.sort_unstable();
@@ -201,7 +203,7 @@ fn streams(
             reference,
             if matches!(said, Dma::None) { "dma" } else { "streams" },
             Rule::Dma,
-            format_args!("the device tree says otherwise: it masters the bus as {}", Streams(&known)),
+            format_args!("the device tree says otherwise: it masters the bus as {}", Sources(&known, words)),
         );
         return known;
     }
@@ -217,8 +219,10 @@ fn streams(
             "streams",
             Rule::Dma,
             format_args!(
-                "the board has {} SMMUs, so stream ids alone don't say where the device is: its device tree must",
-                platform.iommus.len()
+                "the board has {} {}s, so {} ids alone don't say where the device is: its device tree must",
+                platform.iommus.len(),
+                words.iommu,
+                words.source
             ),
         ),
         Dma::Streams(ids) if unknown || known.is_empty() => {
@@ -231,13 +235,17 @@ fn streams(
     known
 }
 
-struct Streams<'a>(&'a [DmaSource]);
+struct Sources<'a>(&'a [DmaSource], &'a Words);
 
-impl fmt::Display for Streams<'_> {
+impl fmt::Display for Sources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, source) in self.0.iter().enumerate() {
             let separator = if position == 0 { "" } else { ", " };
-            write!(f, "{separator}stream {:#x} of SMMU {}", source.id.0, source.iommu)?;
+            write!(
+                f,
+                "{separator}{} {:#x} of {} {}",
+                self.1.source, source.id.0, self.1.iommu, source.iommu
+            )?;
         }
         Ok(())
     }

@@ -5,21 +5,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{Address, Gpa, Hpa, Irq, PAGE_SIZE, Span};
-use axvm_system::model::{InterruptChoice, Vm};
+use axvm_system::model::Vm;
 
-use super::board::{Board, SPIS};
+use super::board::Board;
 use super::findings::{Findings, VmRef};
 use super::given::{Given, Kind};
-use super::mode::Mode;
-use super::model::{ConsolePlan, GicPlan, ItsPlan};
+use super::machine::{Emulated, MachinePlan, Mode};
+use super::model::ConsolePlan;
 use super::windows;
 use crate::problem::Rule;
-
-/// A redistributor's two frames (Arm IHI 0069, 12.10).
-const REDISTRIBUTOR: u64 = 128 << 10;
-
-/// The `compatible` of the console that guests are given.
-const PL011: &str = "arm,pl011";
 
 /// Whose a span of the guest's address space is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +42,8 @@ pub(super) struct Claim {
 
 /// What of a VM's map is emulated.
 pub(super) struct Layout {
-    pub(super) gic: Option<GicPlan>,
+    /// What only this machine has.
+    pub(super) machine: MachinePlan,
     pub(super) console: Option<ConsolePlan>,
     /// Of each host bridge's windows, in their order, what raw regions leave.
     pub(super) windows: Vec<Vec<Span<Gpa>>>,
@@ -77,7 +72,7 @@ pub(super) fn lay_out(
         }
     }
     claims.extend(fixed(board));
-    let gic = gic(vm, config, given, board, findings);
+    let mut machine = board.machine.plan(vm, config, mode, given, board, findings);
     let console = console(vm, mode, given, board, &claims, findings);
     if let Some(console) = console {
         claims.push(Claim {
@@ -89,24 +84,18 @@ pub(super) fn lay_out(
     let windows = windows(given, board, findings);
     report_overlaps(vm, config, &claims, given, findings);
     let address_bits = report_reach(vm, config, &claims, given, board, findings);
-    let gic = gic.map(|gic| GicPlan { spis: spis(given, console), ..gic });
-    Layout { gic, console, windows, address_bits }
+    board.machine.set_lines(&mut machine, given, console);
+    Layout { machine, console, windows, address_bits }
 }
 
 /// What the board's addresses prescribe, and no RAM may lie over.
 pub(super) fn fixed(board: &Board<'_>) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut claim = |span: Span<Gpa>, owner, what: String| claims.push(Claim { span, owner, what });
-    // The GIC and the windows of all host bridges are kept free of RAM whether or not the VM has functions: a device's DMA to
-    // a window's address doesn't reach the IOMMU, and the ITS's page is where MSIs go. Registers are only the CPUs' business.
-    if let Some(gic) = board.gic {
-        claim(same(gic.distributor), Owner::Board, "the emulated GIC's distributor".into());
-        for &span in gic.redistributors.iter() {
-            claim(same(span), Owner::Board, "the emulated GIC's redistributors".into());
-        }
-        for its in &gic.its {
-            claim(same(its.registers), Owner::Board, "the ITS with the page that MSIs are sent to".into());
-        }
+    // The interrupt controller and the windows of all host bridges are kept free of RAM whether or not the VM has functions: a
+    // device's DMA to a window's address doesn't reach the IOMMU, nor where MSIs go. Registers are only the CPUs' business.
+    for Emulated { span, what } in board.machine.fixed(board.platform) {
+        claim(span, Owner::Board, what.into());
     }
     for host in &board.platform.pci_hosts {
         claim(same(host.ecam), Owner::Board, format!("the PCI config space of {}", host.path));
@@ -164,56 +153,8 @@ pub(super) fn same(span: Span<Hpa>) -> Span<Gpa> {
     Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
 }
 
-fn gic(
-    vm: VmRef<'_>,
-    config: &Vm,
-    given: &[&Given<'_>],
-    board: &Board<'_>,
-    findings: &mut Findings,
-) -> Option<GicPlan> {
-    let gic = board.gic?;
-    let size = (config.cpus.len() as u64).checked_mul(REDISTRIBUTOR)?;
-    let Some(region) = gic.redistributors.iter().find(|region| region.size() >= size) else {
-        findings.vm(
-            vm,
-            "cpus",
-            Rule::NoRoom,
-            format_args!(
-                "no redistributor region of the GIC holds {} vCPUs: give it fewer",
-                config.cpus.len()
-            ),
-        );
-        return None;
-    };
-    Some(GicPlan {
-        distributor: same(gic.distributor),
-        redistributors: Span::new(Gpa(region.start().0), size).ok()?,
-        its: if config.interrupts == InterruptChoice::None { None } else { its(given, board, findings) },
-        spis: 0,
-    })
-}
-
-/// The ITS that the VM's devices send their MSIs to: one for all.
-fn its(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> Option<ItsPlan> {
-    let gic = board.gic?;
-    let senders = || given.iter().filter_map(|device| Some((device, device.hardware.msi?)));
-    let (first, host) = senders().next().map(|(device, msi)| (device, msi.source.controller))?;
-    for (device, msi) in senders().filter(|(_, msi)| msi.source.controller != host) {
-        findings.device(
-            device.reference(),
-            "",
-            Rule::Interrupt,
-            format_args!(
-                "its MSIs go to ITS {} and those of {} to ITS {host}: a VM has one, so give them to two VMs",
-                msi.source.controller, first.name
-            ),
-        );
-    }
-    Some(ItsPlan { registers: same(gic.its.get(usize::from(host.0))?.registers), host })
-}
-
 /// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
-/// page where that isn't a PL011.
+/// page where that is of another kind.
 fn console(
     vm: VmRef<'_>,
     mode: Mode,
@@ -222,8 +163,8 @@ fn console(
     claims: &[Claim],
     findings: &mut Findings,
 ) -> Option<ConsolePlan> {
-    let like_boards =
-        board.console_device.filter(|device| device.compatible.iter().any(|kind| kind == PL011));
+    let kind = board.machine.words().console_compatible;
+    let like_boards = board.console_device.filter(|device| device.compatible.iter().any(|it| it == kind));
     let at_boards = like_boards.and_then(|device| {
         let start = device.registers.first()?.start().page();
         let lines = &board.platform.limits.lines;
@@ -242,9 +183,9 @@ fn console(
         .filter_map(|step| page(step << 16))
         .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
     let free = || {
-        (SPIS).rev().map(Irq).take(988).find(|irq| {
+        board.machine.lines().rev().map(Irq).find(|irq| {
             irq.0 < 256
-                && !board.lines.iter().any(|(line, _)| line == irq)
+                && !board.lines.iter().any(|held| held.irq == *irq)
                 && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.irq == *irq))
         })
     };
@@ -254,14 +195,6 @@ fn console(
         findings.vm(vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");
     }
     plan
-}
-
-/// SPI lines: as many groups of 32 as it takes to include the highest.
-fn spis(given: &[&Given<'_>], console: Option<ConsolePlan>) -> u16 {
-    let lines = given.iter().flat_map(|device| device.hardware.lines.iter().map(|line| line.irq));
-    let highest = lines.chain(console.map(|console| console.irq)).map(|line| line.0).max().unwrap_or(0);
-    let groups = (highest.saturating_sub(SPIS.start) / 32 + 1).min(31);
-    (groups * 32) as u16
 }
 
 fn report_overlaps(

@@ -24,8 +24,8 @@ mod judge;
 mod layout;
 mod limits;
 mod load;
+pub mod machine;
 mod memory;
-mod mode;
 mod model;
 mod pci;
 mod sharing;
@@ -46,6 +46,8 @@ use axvm_platform::model::Platform;
 use axvm_system::model::{Item, System, Vm};
 
 pub use console::Console;
+pub use machine::MachinePlan;
+pub use machine::aarch64::{Aarch64Plan, GicPlan, ItsPlan};
 pub use model::*;
 pub use problem::{Problem, Rule};
 pub use show::reset_name;
@@ -72,7 +74,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     slots::place(&mut given, platform, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
-    let modes = mode::choose(system, &kept, &board, &mut findings);
+    let modes = board.machine.modes(system, &kept, &board, &mut findings);
     let mut pool = Pool::new(platform);
     let mut vms = Vec::new();
     for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(platform.limits.vms.into()) {
@@ -96,13 +98,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         }
     }
     limits::check_sums(&mut vms, &kept, &platform.limits, &mut findings);
-    for its in platform.gic().into_iter().flat_map(|gic| &gic.its).filter(|its| its.pre_its.is_some()) {
-        findings.note(format_args!(
-            "{} isn't used: what stands before it (socionext,synquacer-pre-its) would let each device interrupt in the name of \
-             any other; devices have no MSIs by it",
-            its.path
-        ));
-    }
+    board.machine.note_unused(platform, &mut findings);
     let Findings { mut problems, mut notes } = findings;
     if problems.is_empty() {
         let incomplete = platform.functions.is_none() && given.iter().any(|device| device.is_pci());
@@ -136,7 +132,8 @@ fn check_vms(system: &System, board: &Board<'_>, findings: &mut Findings) {
             "",
             Rule::Limit,
             format_args!(
-                "it is one too many: at most {most} VMs are served, since each has a VMID of its own"
+                "it is one too many: at most {most} VMs are served, since each has a {} of its own",
+                board.machine.words().tag
             ),
         );
     }
@@ -231,8 +228,10 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             position,
             Rule::CpuAbsent,
             format_args!(
-                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no PSCI, or the GIC doesn't serve it",
-                found.path
+                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no {}, or {} doesn't serve it",
+                found.path,
+                board.machine.words().firmware,
+                board.machine.words().controller
             ),
         ),
         Some(_) => {}

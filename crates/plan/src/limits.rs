@@ -1,5 +1,5 @@
-//! What whoever carries the plan out can't go beyond ([`Limits`]): tags for VMs, stream and device ids, LPIs, memory for tables. What
-//! several VMs have a share of is checked in sum.
+//! What whoever carries the plan out can't go beyond ([`Limits`]): tags for VMs, ids of DMA masters and senders of MSIs, message
+//! interrupts, memory for tables. What several VMs have a share of is checked in sum.
 
 use alloc::vec::Vec;
 
@@ -10,6 +10,7 @@ use axvm_platform::limits::Limits;
 use super::board::Board;
 use super::findings::{Bytes, Findings, VmRef};
 use super::given::{Given, Kind};
+use super::machine::Tables;
 use super::model::VmPlan;
 use crate::config::VMInterruptMode;
 use crate::problem::Rule;
@@ -17,29 +18,13 @@ use crate::problem::Rule;
 /// Events that a device can have: MSI-X's vectors (PCIe 7.7.2.2).
 const EVENTS: u32 = 2048;
 
-/// A translation table (Arm DDI 0487, D8.2: granule of 4 KiB).
-const TABLE: u64 = 4096;
-
-/// A root of concatenated tables is at most 16 of them (D8.2.8), and aligned to its size.
-const ROOT: u64 = 16 * TABLE;
-
-/// A second-level table of stream table entries: 256 of 64 bytes (Arm IHI 0070, 3.3.1).
-const STREAMS: u64 = 16 << 10;
-
-/// An ITS's entry for an event has at most 16 bytes (Arm IHI 0069, GITS_TYPER.ITT_entry_size), and its table 256 bytes at least.
-const EVENT: u64 = 16;
-const EVENT_TABLE: u64 = 256;
-
-/// A virtual processor's pending table is aligned to 64 KiB (IHI 0069, 5.3.13), and as good as that large.
-const PENDING: u64 = 64 << 10;
-
 /// What else a host holds for a VM, its emulated devices for instance, and for each vCPU of it.
 const PER_VM: u64 = 64 << 10;
 const PER_VCPU: u64 = 16 << 10;
 
 /// Whether each device's ids are such that IOMMU and interrupt controller can tell it apart.
 pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &mut Findings) {
-    let limits = &board.platform.limits;
+    let (limits, words) = (&board.platform.limits, board.machine.words());
     for device in given.iter().filter(|device| !device.refused) {
         for source in &device.hardware.sources {
             if let Some(&bits) = limits.source_bits.get(usize::from(source.iommu.0))
@@ -50,8 +35,8 @@ pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &m
                     "",
                     Rule::Limit,
                     format_args!(
-                        "its stream {:#x} is above those that SMMU {} can serve: its ids have {bits} bits",
-                        source.id.0, source.iommu
+                        "its {} {:#x} is above those that {} {} can serve: its ids have {bits} bits",
+                        words.source, source.id.0, words.iommu, source.iommu
                     ),
                 );
             }
@@ -62,36 +47,36 @@ pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &m
                 "",
                 Rule::Limit,
                 format_args!(
-                    "its interrupt {} is above the lines that can be served: they end before INTID {}",
-                    line.irq, limits.lines.end
+                    "its interrupt {} is above the lines that can be served: they end before {} {}",
+                    line.irq, words.irq, limits.lines.end
                 ),
             );
         }
         let Some(msi) = device.hardware.msi else { continue };
         let MsiSource { controller, id } = msi.source;
-        let its = limits.msi.get(usize::from(controller.0));
-        if let Some(its) = its.filter(|its| u64::from(id.0) >> its.source_bits != 0) {
+        let found = limits.msi.get(usize::from(controller.0));
+        if let Some(found) = found.filter(|found| u64::from(id.0) >> found.source_bits != 0) {
             findings.device(
                 device.reference(),
                 "",
                 Rule::Limit,
                 format_args!(
-                    "its device id {:#x} is above those that ITS {controller} can serve: its ids have {} bits",
-                    id.0, its.source_bits
+                    "its {} id {:#x} is above those that {} {controller} can serve: its ids have {} bits",
+                    words.sender, id.0, words.msi, found.source_bits
                 ),
             );
         }
         let events = events(device, given);
-        let most = its.map_or(EVENTS, |its| EVENTS.min(1 << its.message_bits.min(31)));
+        let most = found.map_or(EVENTS, |found| EVENTS.min(1 << found.message_bits.min(31)));
         if events > most {
             findings.device(
                 device.reference(),
                 "",
                 Rule::Limit,
                 format_args!(
-                    "what sends MSIs with its device id ({:#x}) can send {events}, but ITS {controller} tells {most} apart: give it \
+                    "what sends MSIs with its {} id ({:#x}) can send {events}, but {} {controller} tells {most} apart: give it \
                      fewer of them",
-                    id.0
+                    words.sender, id.0, words.msi
                 ),
             );
         }
@@ -110,8 +95,8 @@ fn events(device: &Given<'_>, given: &[Given<'_>]) -> u32 {
 /// What a VM takes of what there is one store of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Physical LPIs of the host's choice.
-    pub(super) lpis: u64,
+    /// Message interrupts of the host's choice.
+    pub(super) messages: u64,
     /// Bytes of tables, at most.
     pub(super) tables: u64,
 }
@@ -122,22 +107,22 @@ pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limi
     for plan in vms {
         let share = share(plan, given);
         let vm = VmRef { index: plan.id.0, name: &plan.name };
-        if plan.mode == VMInterruptMode::Passthrough || plan.virtual_lpis {
-            let own = lpis(plan);
+        if plan.machine.delivers_messages(plan.mode) {
+            let own = messages(plan);
             if own > u64::from(limits.guest_messages) {
                 over(vm, "MSIs", own, 0, u64::from(limits.guest_messages), findings);
             }
         }
         let before = sum;
         plan.table_bytes = share.tables;
-        if let (Ok(first), Ok(count)) = (u32::try_from(before.lpis), u32::try_from(share.lpis)) {
+        if let (Ok(first), Ok(count)) = (u32::try_from(before.messages), u32::try_from(share.messages)) {
             plan.messages = first..first.saturating_add(count);
         }
-        sum.lpis = sum.lpis.saturating_add(share.lpis);
+        sum.messages = sum.messages.saturating_add(share.messages);
         sum.tables = sum.tables.saturating_add(share.tables);
         // Said once, at the VM that is too much.
-        if sum.lpis > limits.messages.into() && before.lpis <= limits.messages.into() {
-            over(vm, "MSIs", share.lpis, before.lpis, limits.messages.into(), findings);
+        if sum.messages > limits.messages.into() && before.messages <= limits.messages.into() {
+            over(vm, "MSIs", share.messages, before.messages, limits.messages.into(), findings);
         }
         if sum.tables > limits.table_bytes && before.tables <= limits.table_bytes {
             findings.vm(
@@ -185,55 +170,60 @@ fn events_each(plan: &VmPlan) -> u64 {
     u64::from(most.max(2)).next_power_of_two()
 }
 
-fn lpis(plan: &VmPlan) -> u64 {
+/// The message interrupts of all its devices.
+fn messages(plan: &VmPlan) -> u64 {
     (senders(plan).len() as u64).saturating_mul(events_each(plan))
 }
 
 /// What a VM takes.
 pub(super) fn share(plan: &VmPlan, given: &[&Given<'_>]) -> Share {
-    let injected = plan.mode == VMInterruptMode::Emulated && !plan.virtual_lpis;
+    let emulated = plan.mode == VMInterruptMode::Emulated;
+    let by_hardware = plan.machine.delivers_messages(plan.mode);
+    let sizes = plan.machine.machine().tables();
     let vcpus = plan.cpus.len() as u64;
     let mut tables = PER_VM.saturating_add(vcpus.saturating_mul(PER_VCPU));
     let mut add = |bytes: u64| tables = tables.saturating_add(bytes);
 
-    let ram = plan.ram.iter().fold(0u64, |sum, piece| sum.saturating_add(above_blocks(piece.gpa)));
-    add(ROOT.saturating_add(ram));
+    let ram = plan.ram.iter().fold(0u64, |sum, piece| sum.saturating_add(above_blocks(piece.gpa, sizes)));
+    add(sizes.root.saturating_add(ram));
     for block in plan.registers.iter().filter(|block| block.direct) {
-        add(by_pages(block.gpa.size()));
+        add(by_pages(block.gpa.size(), sizes));
     }
     for device in given.iter().filter(|device| device.vm.index == plan.id.0) {
         let Kind::Pci { function: Some(function), .. } = device.hardware.kind else { continue };
         for bar in function.function.bars.iter().filter(|bar| bar.kind != BarKind::Io) {
-            add(by_pages(bar.size.min(2 << 20)).saturating_add((bar.size >> 30).saturating_mul(TABLE)));
+            add(by_pages(bar.size.min(2 << 20), sizes)
+                .saturating_add((bar.size >> 30).saturating_mul(sizes.table)));
         }
     }
 
     let sources = plan.devices.iter().flat_map(|device| &device.sources);
-    let mut blocks: Vec<(IommuId, u32)> = sources.map(|source| (source.iommu, source.id.0 >> 8)).collect();
+    let mut blocks: Vec<(IommuId, u32)> =
+        sources.map(|source| (source.iommu, source.id.0 >> sizes.source_bits)).collect();
     blocks.sort_unstable();
     blocks.dedup();
-    add((blocks.len() as u64).saturating_mul(STREAMS));
+    add((blocks.len() as u64).saturating_mul(sizes.sources));
     blocks.dedup_by_key(|(iommu, _)| *iommu);
     for _ in &blocks {
-        add(ROOT.saturating_add(ram).saturating_add(by_pages(0)));
+        add(sizes.root.saturating_add(ram).saturating_add(by_pages(0, sizes)));
     }
 
-    let table = events_each(plan).saturating_mul(EVENT).max(EVENT_TABLE);
+    let table = events_each(plan).saturating_mul(sizes.message).max(sizes.messages);
     add((senders(plan).len() as u64).saturating_mul(table));
-    if plan.virtual_lpis {
-        add(vcpus.saturating_add(1).saturating_mul(PENDING));
+    if emulated && by_hardware {
+        add(vcpus.saturating_add(1).saturating_mul(sizes.receiver));
     }
-    Share { lpis: if injected { lpis(plan) } else { 0 }, tables }
+    Share { messages: if emulated && !by_hardware { messages(plan) } else { 0 }, tables }
 }
 
 /// The tables above blocks of 2 MiB that map a span: one for each GiB that it touches, and the one above them.
-fn above_blocks<A: axvm_addr::Address>(span: Span<A>) -> u64 {
+fn above_blocks<A: axvm_addr::Address>(span: Span<A>, sizes: &Tables) -> u64 {
     let gib = |at: u64| at >> 30;
     let touched = gib(span.end().get().saturating_sub(1)).saturating_sub(gib(span.start().get()));
-    touched.saturating_add(2).saturating_mul(TABLE)
+    touched.saturating_add(2).saturating_mul(sizes.table)
 }
 
 /// The tables that map a span by pages, wherever it lies: those of its pages, and one on each level above.
-fn by_pages(bytes: u64) -> u64 {
-    (bytes >> 21).saturating_add(2 + 2).saturating_mul(TABLE)
+fn by_pages(bytes: u64, sizes: &Tables) -> u64 {
+    (bytes >> 21).saturating_add(2 + 2).saturating_mul(sizes.table)
 }

@@ -5,8 +5,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use axvm_addr::{
-    CpuId, DmaSource, Gpa, Hpa, Iova, Irq, MsiControllerId, MsiSource, PciAddress, PciBuses, PciWindow, Span,
-    VcpuId, VmId,
+    CpuId, DmaSource, Gpa, Hpa, Iova, Irq, MsiSource, PciAddress, PciBuses, PciWindow, Span, VcpuId, VmId,
 };
 use axvm_guest::Description;
 use axvm_pci::ResetMethod;
@@ -15,6 +14,8 @@ use axvm_system::model::ViolationPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};
+use crate::machine::MachinePlan;
+use crate::machine::aarch64::Aarch64Plan;
 
 /// The whole plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +46,6 @@ pub struct VmPlan {
     pub on_violation: ViolationPolicy,
     /// How interrupts reach it.
     pub mode: VMInterruptMode,
-    /// In emulated mode: its MSIs become virtual LPIs that the hardware delivers to its vCPUs (GICv4).
-    pub virtual_lpis: bool,
     /// The message interrupts of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on.
     /// None where the hypervisor doesn't deliver them.
     pub messages: Range<u32>,
@@ -67,8 +66,8 @@ pub struct VmPlan {
     pub doorbells: Vec<Doorbell>,
     /// Wired interrupts.
     pub lines: Vec<LineRoute>,
-    /// The emulated GIC, as the guest sees it.
-    pub gic: Option<GicPlan>,
+    /// What only machines of this architecture have.
+    pub machine: MachinePlan,
     /// The emulated console.
     pub console: Option<ConsolePlan>,
     /// The virtual host bridges.
@@ -83,6 +82,20 @@ pub struct VmPlan {
 }
 
 impl VmPlan {
+    /// What only aarch64 has.
+    pub fn aarch64(&self) -> Option<&Aarch64Plan> {
+        let MachinePlan::Aarch64(plan) = &self.machine;
+        Some(plan)
+    }
+
+    /// All registers that the hypervisor emulates for it, but for those of its devices.
+    pub fn emulated(&self) -> Vec<Span<Gpa>> {
+        let mut spans: Vec<Span<Gpa>> = self.machine.registers().into_iter().map(|one| one.span).collect();
+        spans.extend(self.console.map(|console| console.registers));
+        spans.extend(self.pci.iter().map(|bridge| bridge.ecam));
+        spans
+    }
+
     /// The part that the core carries out, in the vocabulary of the AxVM family.
     pub fn config(&self) -> AxVMConfig {
         let line = |device| self.lines.iter().find(|line| line.device == device).map(|line| line.irq);
@@ -110,7 +123,7 @@ impl VmPlan {
 pub struct VcpuPlan {
     /// The physical CPU that it has for itself.
     pub cpu: CpuId,
-    /// What the guest knows it by. aarch64: MPIDR_EL1's affinity fields.
+    /// What the guest knows it by.
     pub hardware_id: u64,
 }
 
@@ -186,7 +199,7 @@ pub struct MsiPlan {
 pub struct Doorbell {
     /// The page where the guest's MSIs are sent.
     pub iova: Iova,
-    /// The page of the host's GITS_TRANSLATER.
+    /// The page of the host's that they reach there.
     pub hpa: Hpa,
 }
 
@@ -203,28 +216,6 @@ pub struct LineRoute {
     pub vcpu: VcpuId,
     /// Whether it is masked while the guest serves it, in place of physically active: another VM could end an active state.
     pub masked: bool,
-}
-
-/// The emulated GIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GicPlan {
-    /// The distributor.
-    pub distributor: Span<Gpa>,
-    /// The redistributors, 128 KiB for each vCPU.
-    pub redistributors: Span<Gpa>,
-    /// The virtual ITS.
-    pub its: Option<ItsPlan>,
-    /// SPI lines implemented: a multiple of 32.
-    pub spis: u16,
-}
-
-/// A virtual ITS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItsPlan {
-    /// Its registers.
-    pub registers: Span<Gpa>,
-    /// The host's behind it.
-    pub host: MsiControllerId,
 }
 
 /// The emulated console.

@@ -11,7 +11,7 @@ use core::fmt;
 use axvm_addr::{Gpa, Hpa, PciSpace, Span};
 use axvm_guest::image::{ImageKind, Images};
 use axvm_platform::fdt::{self, FdtError, blob::Tree};
-use axvm_platform::model::{Platform, PsciConduit};
+use axvm_platform::model::Platform;
 use axvm_system::model::{System, Vm};
 
 use super::findings::{Findings, VmRef};
@@ -77,17 +77,17 @@ pub fn check_memory(system: &System, plan: &mut Plan, trees: &[(u16, &[u8])]) ->
 struct Unusable;
 
 /// One VM's tree while it is looked at.
-struct Look<'a> {
+pub(crate) struct Look<'a> {
     vm: VmRef<'a>,
     config: &'a Vm,
-    plan: &'a VmPlan,
+    pub(crate) plan: &'a VmPlan,
     linux: bool,
     kernel: Span<Gpa>,
     findings: &'a mut Findings,
 }
 
 impl Look<'_> {
-    fn note(&mut self, what: impl fmt::Display) {
+    pub(crate) fn note(&mut self, what: impl fmt::Display) {
         self.findings.note(format_args!("{}: its own device tree {what}", self.vm));
     }
 
@@ -97,7 +97,7 @@ impl Look<'_> {
     }
 
     /// Something with which Linux can't run; another kernel may not look.
-    fn wrong(&mut self, what: impl fmt::Display) {
+    pub(crate) fn wrong(&mut self, what: impl fmt::Display) {
         if self.linux { self.problem(what) } else { self.note(what) }
     }
 
@@ -106,7 +106,7 @@ impl Look<'_> {
         if let Some(tree) = tree {
             self.memory(&tree);
             self.processors(&tree);
-            self.interrupts(&tree);
+            self.plan.machine.machine().look(self, &tree);
             self.registers(&tree);
             self.bridges(&tree);
         }
@@ -162,7 +162,7 @@ impl Look<'_> {
     }
 
     fn processors(&mut self, tree: &Platform) {
-        let known = |mpidr: u64| self.plan.cpus.iter().any(|vcpu| vcpu.hardware_id == mpidr);
+        let known = |id: u64| self.plan.cpus.iter().any(|vcpu| vcpu.hardware_id == id);
         let strange: Vec<&str> =
             tree.cpus.iter().filter(|cpu| !known(cpu.hardware_id)).map(|cpu| cpu.path.as_str()).collect();
         let (named, strange) = (tree.cpus.len() - strange.len(), strange.join(", "));
@@ -177,78 +177,13 @@ impl Look<'_> {
         if named < has {
             self.note(format_args!("names {named} of the VM's {has} CPUs"));
         }
-        let started =
-            tree.cpus.iter().filter(|cpu| cpu.usable && known_in(self.plan, cpu.hardware_id)).count();
-        match tree.psci() {
-            None => self.note("has no PSCI: the guest can neither start CPUs nor end its VM"),
-            Some(PsciConduit::Smc | PsciConduit::Hvc) if started < named => {
-                self.note("has CPUs that aren't started by PSCI, the only way here");
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn interrupts(&mut self, tree: &Platform) {
-        let Some(planned) = self.plan.gic else { return };
-        let Some(gic) = tree.gic() else {
-            return self.wrong("has no GICv3, which is the VM's interrupt controller");
-        };
-        if here(gic.distributor).start() != planned.distributor.start() {
-            self.wrong(format_args!(
-                "has the GIC's distributor at {}; the VM's is at {}",
-                gic.distributor.start(),
-                planned.distributor.start()
-            ));
-        }
-        let redistributors = gic.redistributors.first().map(|&span| here(span));
-        if redistributors.map(|span| span.start()) != Some(planned.redistributors.start()) {
-            self.wrong(format_args!(
-                "doesn't have the GIC's redistributors where the VM's are, at {}",
-                planned.redistributors.start()
-            ));
-        } else if redistributors.is_some_and(|span| span.size() < planned.redistributors.size()) {
-            self.wrong(format_args!(
-                "has redistributors for fewer CPUs than the VM's: they take {}",
-                planned.redistributors
-            ));
-        }
-        match (gic.its.as_slice(), planned.its) {
-            ([], Some(planned)) => {
-                self.note(format_args!("has no ITS: no MSIs; the VM's is at {}", planned.registers.start()))
-            }
-            (its, planned) => {
-                for its in its.iter().map(|its| here(its.registers)) {
-                    if planned.is_none_or(|planned| planned.registers.start() != its.start()) {
-                        self.wrong(format_args!("has an ITS at {}, where the VM has none", its.start()));
-                    }
-                }
-            }
-        }
-        let ours = self.plan.description.timer;
-        // Of the four the guest has the non-secure physical one and the virtual one.
-        for (position, name) in [(1, "physical"), (2, "virtual")] {
-            let said = tree.timer.get(position).map(|line| line.irq.0);
-            if let (Some(said), Some(&planned)) = (said, ours.get(position))
-                && said != planned
-            {
-                self.wrong(format_args!("has the {name} timer at INTID {said}; it is at {planned}"));
-            }
-        }
-        if tree.timer.is_empty() {
-            self.note("has no timer");
-        }
     }
 
     /// All that the VM may touch beside RAM.
     fn places(&self) -> Vec<Span<Gpa>> {
         let plan = self.plan;
         let mut places: Vec<Span<Gpa>> = plan.registers.iter().map(|block| block.gpa).collect();
-        places.extend(plan.console.map(|console| console.registers));
-        if let Some(gic) = plan.gic {
-            places.extend([gic.distributor, gic.redistributors]);
-            places.extend(gic.its.map(|its| its.registers));
-        }
-        places.extend(plan.pci.iter().map(|bridge| bridge.ecam));
+        places.extend(plan.emulated());
         places
     }
 
@@ -264,24 +199,27 @@ impl Look<'_> {
                 ));
             }
         }
-        for smmu in &tree.iommus {
-            self.wrong(format_args!("has an SMMU in use ({}): a VM has none", smmu.path));
+        for iommu in &tree.iommus {
+            self.wrong(format_args!("has an {} in use ({}): a VM has none", iommu.name(), iommu.path));
         }
         let Some(console) = self.plan.console else { return };
+        let words = self.plan.machine.words();
         let here = tree.devices.iter().find(|device| {
             device.enabled
                 && device.registers.iter().any(|&span| here(span).start() == console.registers.start())
         });
         match here {
             None => self.note(format_args!(
-                "doesn't name the console, a PL011 at {}, INTID {}",
+                "doesn't name the console, {} at {}, {} {}",
+                words.console,
                 console.registers.start(),
+                words.irq,
                 console.irq
             )),
             Some(device) if !device.interrupts.iter().any(|line| line.irq == console.irq) => {
                 self.note(format_args!(
-                    "doesn't give {} the console's line, INTID {}",
-                    device.path, console.irq
+                    "doesn't give {} the console's line, {} {}",
+                    device.path, words.irq, console.irq
                 ));
             }
             Some(_) => {}
@@ -351,12 +289,8 @@ impl Look<'_> {
     }
 }
 
-fn known_in(plan: &VmPlan, mpidr: u64) -> bool {
-    plan.cpus.iter().any(|vcpu| vcpu.hardware_id == mpidr)
-}
-
 /// What the tree calls the CPU's addresses are the guest's.
-fn here(span: Span<Hpa>) -> Span<Gpa> {
+pub(crate) fn here(span: Span<Hpa>) -> Span<Gpa> {
     Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
 }
 

@@ -13,7 +13,8 @@ use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 
 use super::board::Board;
 use super::findings::{Bytes, DeviceRef, Findings};
-use super::given::{Hardware, Kind, Thing, check_spi};
+use super::given::{Hardware, Kind, Thing, check_line};
+use super::machine::{Machine, Words};
 use super::model::MsiPlan;
 use crate::problem::Rule;
 
@@ -40,7 +41,7 @@ pub(super) fn resolve<'a>(
     board: &Board<'a>,
     findings: &mut Findings,
 ) -> Option<Hardware<'a>> {
-    let platform = board.platform;
+    let (platform, words) = (board.platform, board.machine.words());
     let host = platform.pci_host_of(address);
     let Some((position, host)) = host.and_then(|at| Some((at, platform.pci_hosts.get(at)?))) else {
         let what = if platform.pci_hosts.is_empty() {
@@ -55,7 +56,7 @@ pub(super) fn resolve<'a>(
         return None;
     };
     let Some(functions) = &platform.functions else {
-        return Some(unseen(reference, address, position, host, findings));
+        return Some(unseen(reference, address, position, host, words, findings));
     };
     let Some(device) = functions.iter().find(|device| device.function.address == address) else {
         findings.device(reference, "pci", Rule::DeviceAbsent, absent(address, functions));
@@ -86,7 +87,7 @@ pub(super) fn resolve<'a>(
     check_bars(reference, function, findings);
     if device.sources.is_empty() || device.sources.iter().any(|source| platform.iommu(source.iommu).is_none())
     {
-        outside(reference, findings);
+        outside(reference, words, findings);
     }
     check_ports(reference, device, functions, findings);
     note_quirks(reference, device, functions, findings);
@@ -99,7 +100,7 @@ pub(super) fn resolve<'a>(
              say `reset = \"none\"` to give it all the same",
         );
     }
-    let line = line(reference, device, intx, findings);
+    let line = line(reference, device, intx, board.machine, findings);
     let msi = messages(reference, device, board, line.is_some(), findings);
     Some(Hardware {
         kind,
@@ -118,12 +119,13 @@ fn unseen<'a>(
     address: PciAddress,
     position: usize,
     host: &PciHost,
+    words: &Words,
     findings: &mut Findings,
 ) -> Hardware<'a> {
     let requester = u32::from(address.requester_id());
     let source = host.dma_source(requester);
     if source.is_none() {
-        outside(reference, findings);
+        outside(reference, words, findings);
     }
     Hardware {
         kind: Kind::Pci { address, host: position, shown: address, function: None, reset: None },
@@ -136,12 +138,15 @@ fn unseen<'a>(
     }
 }
 
-fn outside(reference: DeviceRef<'_>, findings: &mut Findings) {
+fn outside(reference: DeviceRef<'_>, words: &Words, findings: &mut Findings) {
     findings.device(
         reference,
         "pci",
         Rule::Dma,
-        "it masters the bus outside every IOMMU: its DMA can't be confined (QEMU: -M virt,iommu=smmuv3)",
+        format_args!(
+            "it masters the bus outside every IOMMU: its DMA can't be confined (QEMU: {})",
+            words.qemu_iommu
+        ),
     );
 }
 
@@ -278,10 +283,11 @@ fn line(
     reference: DeviceRef<'_>,
     device: &PciDevice,
     intx: Intx,
+    machine: Machine,
     findings: &mut Findings,
 ) -> Option<Interrupt> {
     if intx == Intx::Wanted {
-        return device.line.filter(|line| check_spi(reference, line.irq, "pci", findings));
+        return device.line.filter(|line| check_line(reference, line.irq, "pci", machine, findings));
     }
     if device.function.intx_disable {
         return None;
@@ -308,13 +314,14 @@ fn messages(
 ) -> Option<MsiPlan> {
     let msix = device.function.msix.map(|msix| msix.vectors);
     let messages = msix.max(device.function.msi_vectors.map(u16::from))?.max(1);
-    let known = board.gic.map_or(0, |gic| gic.its.len());
+    let known = board.machine.msi_controllers(board.platform);
+    let words = board.machine.words();
     match device.msi.filter(|source| usize::from(source.controller.0) < known) {
         Some(source) => Some(MsiPlan { source, messages }),
         None if has_line => {
             findings.note(format_args!(
-                "{}: {}: no ITS takes its MSIs: it has its interrupt line only",
-                reference.vm, reference.name
+                "{}: {}: no {} takes its MSIs: it has its interrupt line only",
+                reference.vm, reference.name, words.msi
             ));
             None
         }
@@ -323,7 +330,10 @@ fn messages(
                 reference,
                 "pci",
                 Rule::Interrupt,
-                "no ITS takes its MSIs and it has no interrupt line (QEMU: -M virt,gic-version=3,its=on)",
+                format_args!(
+                    "no {} takes its MSIs and it has no interrupt line (QEMU: {})",
+                    words.msi, words.qemu_msi
+                ),
             );
             None
         }

@@ -11,6 +11,7 @@ use axvm_platform::model::{PciDevice, Platform};
 use super::board::Board;
 use super::findings::{And, Findings};
 use super::given::{Given, Hardware, Kind, Thing};
+use super::machine::Words;
 use super::pci;
 use crate::problem::Rule;
 
@@ -27,8 +28,8 @@ pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut F
         let before = given.get(..position).unwrap_or(&[]);
         group(device, before, given, board.platform, findings);
         bus(device, given, board.platform, findings);
-        ids(device, before, findings);
-        sources_of_nobody(device, given, board.platform, findings);
+        ids(device, before, board.machine.words(), findings);
+        sources_of_nobody(device, given, board, findings);
         lines(device, before, given, board, findings);
         pages(device, before, given, board, findings);
     }
@@ -152,14 +153,14 @@ fn is_stranger(device: &Given<'_>, other: &Given<'_>) -> bool {
     other.vm.index != device.vm.index && !other.refused && !same_group
 }
 
-/// Two devices that the IOMMU or the ITS can't tell apart.
-fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
+/// Two devices that the IOMMU, or the controller of message interrupts, can't tell apart.
+fn ids(device: &Given<'_>, before: &[Given<'_>], words: &Words, findings: &mut Findings) {
     for other in before.iter().filter(|other| is_stranger(device, other)) {
         let (mine, theirs) = (&device.hardware, &other.hardware);
         let what = if mine.sources.iter().any(|source| theirs.sources.contains(source)) {
-            "DMA stream: the SMMU"
+            alloc::format!("DMA {}: the {}", words.source, words.iommu)
         } else if mine.msi.zip(theirs.msi).is_some_and(|(a, b)| a.source == b.source) {
-            "device id for MSIs: the ITS"
+            alloc::format!("{} id for MSIs: the {}", words.sender, words.msi)
         } else {
             continue;
         };
@@ -175,9 +176,10 @@ fn ids(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) {
     }
 }
 
-/// A stream that is also that of a device which nobody is given, so that the SMMU can't tell the two apart: a group that isn't
+/// An id that is also that of a device which nobody is given, so that the IOMMU can't tell the two apart: a group that isn't
 /// whole. One of another VM's is found by comparing the two, one in the same isolation group is named with that.
-fn sources_of_nobody(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &mut Findings) {
+fn sources_of_nobody(device: &Given<'_>, given: &[Given<'_>], board: &Board<'_>, findings: &mut Findings) {
+    let (platform, words) = (board.platform, board.machine.words());
     let Hardware { sources, group, .. } = &device.hardware;
     let shares = |theirs: &[DmaSource]| theirs.iter().any(|source| sources.contains(source));
     let is_given = |thing: Thing| given.iter().any(|owner| owner.hardware.things.contains(&thing));
@@ -198,9 +200,11 @@ fn sources_of_nobody(device: &Given<'_>, given: &[Given<'_>], platform: &Platfor
             "",
             Rule::Group,
             format_args!(
-                "its DMA arrives with the same stream as that of {}, so the SMMU can't tell them apart: give all of them to \
+                "its DMA arrives with the same {} as that of {}, so the {} can't tell them apart: give all of them to \
                  this VM or none",
-                And(&others)
+                words.source,
+                And(&others),
+                words.iommu
             ),
         );
     }
@@ -217,12 +221,12 @@ fn lines(
 ) {
     let key = if matches!(device.hardware.kind, Kind::Region) { "irq" } else { "" };
     for line in &device.hardware.lines {
-        if let Some((_, holder)) = board.lines.iter().find(|(irq, _)| *irq == line.irq) {
+        if let Some(held) = board.lines.iter().find(|held| held.irq == line.irq) {
             findings.device(
                 device.reference(),
                 key,
                 Rule::InterruptShared,
-                format_args!("its interrupt {} is that of {holder}: the hypervisor's own", line.irq),
+                format_args!("its interrupt {} is that of {}: the hypervisor's own", line.irq, held.whose),
             );
         }
         let has_line = |other: &&Given<'_>| {

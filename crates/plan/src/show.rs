@@ -5,6 +5,7 @@ use core::fmt;
 use axvm_pci::ResetMethod;
 
 use super::findings::Bytes;
+use super::machine::Words;
 use super::model::{DevicePlan, Plan, RamPiece, VmPlan};
 
 impl fmt::Display for Plan {
@@ -26,6 +27,7 @@ impl fmt::Display for Plan {
 
 impl fmt::Display for VmPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.machine.words();
         write!(f, "vm \"{}\": {} vCPUs on CPUs", self.name, self.cpus.len())?;
         for vcpu in &self.cpus {
             write!(f, " {}", vcpu.cpu)?;
@@ -43,7 +45,7 @@ impl fmt::Display for VmPlan {
             writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.irq)?;
         }
         for (index, device) in (0u16..).zip(&self.devices) {
-            writeln!(f, "  {device}")?;
+            writeln!(f, "  {}", Shown(device, words))?;
             for block in self.registers.iter().filter(|block| block.device == index) {
                 let how = if block.direct { "mapped" } else { "trapped" };
                 writeln!(f, "    registers {} at {}, {how}", block.gpa, block.hpa)?;
@@ -56,28 +58,33 @@ impl fmt::Display for VmPlan {
     }
 }
 
-impl fmt::Display for DevicePlan {
+/// A device in the words of its machine.
+struct Shown<'a>(&'a DevicePlan, &'a Words);
+
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        if let Some(shown) = self.shown
-            && self.pci != self.shown
+        let Self(device, words) = self;
+        f.write_str(&device.name)?;
+        if let Some(shown) = device.shown
+            && device.pci != device.shown
         {
             write!(f, ", seen at {shown}")?;
         }
-        if let Some(group) = self.group {
+        if let Some(group) = device.group {
             write!(f, ", group {group}")?;
         }
-        if self.pci.is_some() {
-            write!(f, ", reset {}", reset_name(self.reset))?;
+        if device.pci.is_some() {
+            write!(f, ", reset {}", reset_name(device.reset))?;
         }
-        for source in &self.sources {
-            write!(f, ", stream {:#x} of SMMU {}", source.id.0, source.iommu)?;
+        for source in &device.sources {
+            write!(f, ", {} {:#x} of {} {}", words.source, source.id.0, words.iommu, source.iommu)?;
         }
-        if let Some(msi) = &self.msi {
+        if let Some(msi) = &device.msi {
+            let (sender, controller) = (msi.source.id.0, msi.source.controller);
             write!(
                 f,
-                ", {} MSIs as device {:#x} of ITS {}",
-                msi.messages, msi.source.id.0, msi.source.controller
+                ", {} MSIs as {} {sender:#x} of {} {controller}",
+                msi.messages, words.sender, words.msi
             )?;
         }
         Ok(())

@@ -194,14 +194,12 @@ fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
 fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError> {
     let mut map: Vec<Span<Gpa>> = vm.ram.iter().map(|piece| piece.gpa).collect();
     map.extend(vm.registers.iter().map(|block| block.gpa));
-    map.extend(vm.console.iter().map(|console| console.registers));
-    if let Some(gic) = &vm.gic {
-        map.extend([gic.distributor, gic.redistributors]);
-        map.extend(gic.its.map(|its| its.registers));
-    }
-    for host in &platform.pci_hosts {
-        map.push(Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
-    }
+    map.extend(vm.emulated());
+    // Config space counts whether or not the VM has functions there.
+    let planned = |ecam: &Span<Gpa>| vm.pci.iter().any(|bridge| bridge.ecam == *ecam);
+    let ecams =
+        platform.pci_hosts.iter().map(|host| Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
+    map.extend(ecams.filter(|ecam| !planned(ecam)));
     map.extend(vm.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.cpu)));
     let all = platform.pci_hosts.iter().flat_map(|host| &host.windows);
     for window in all.map(|window| Span::new(Gpa(window.cpu.start().0), window.cpu.size()).unwrap()) {

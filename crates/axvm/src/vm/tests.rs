@@ -24,7 +24,7 @@ use crate::events::Violation;
 use crate::ownership::{Registry, Slot};
 use crate::space::{Backing, Materialise};
 use axvm_plan::config::VMInterruptMode;
-use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, RegisterPlan, VcpuPlan};
+use axvm_plan::{DeviceId, DevicePlan, Doorbell, LoadPlan, MachinePlan, RegisterPlan, VcpuPlan};
 
 use bare_metal::BareMetal;
 use kvm::Kvm;
@@ -123,7 +123,6 @@ fn vm_plan() -> VmPlan {
         autostart: true,
         on_violation: ViolationPolicy::QuarantineDevice,
         mode: VMInterruptMode::Emulated,
-        virtual_lpis: false,
         messages: 0..0,
         table_bytes: 0,
         cpus: [1, 2].map(|cpu| VcpuPlan { cpu: CpuId(cpu), hardware_id: u64::from(cpu) - 1 }).into(),
@@ -142,7 +141,7 @@ fn vm_plan() -> VmPlan {
             vcpu: VcpuId(0),
             masked: false,
         }],
-        gic: None,
+        machine: MachinePlan::default(),
         console: None,
         pci: vec![],
         load: LoadPlan { kernel: Gpa(RAM), entry: Gpa(RAM), initrd: None, device_tree: gpa(RAM, 8) },

@@ -65,7 +65,7 @@ fn the_emulated_gic_and_console_are_where_the_board_has_its_own() {
     demo.vms[0].interrupts = InterruptChoice::Emulated;
     let plan = planned(&demo, &board());
     let vm = &plan.vms[0];
-    let gic = vm.gic.unwrap();
+    let gic = vm.aarch64().unwrap().gic.unwrap();
     assert_eq!(gic.distributor.start(), Gpa(0x0800_0000));
     assert_eq!(gic.redistributors, Span::new(Gpa(0x080a_0000), 2 * 0x2_0000).unwrap());
     assert_eq!(gic.its.map(|its| (its.registers.start(), its.host.0)), Some((Gpa(0x0808_0000), 0)));
@@ -154,7 +154,7 @@ fn a_raw_region_is_mapped_from_its_host_address_to_its_guest_address() {
         system(vec![vm("a", &[1], vec![region("gpio", 0x1800_0000_0000 >> 8, 0x0903_0000, 0x1000)])]);
     let vm = &planned(&system, &board()).vms[0];
     assert_eq!((vm.registers[0].gpa.start(), vm.registers[0].hpa), (Gpa(0x18_0000_0000), Hpa(0x0903_0000)));
-    assert!(vm.gic.unwrap().its.is_none(), "nothing sends messages");
+    assert!(vm.aarch64().unwrap().gic.unwrap().its.is_none(), "nothing sends messages");
     assert!(vm.doorbells.is_empty());
 }
 
@@ -256,7 +256,7 @@ fn a_board_whose_console_is_no_pl011_gets_an_emulated_one_on_a_free_page() {
     assert!(console.registers.is_aligned(4096));
     assert!(plan.vms[0].registers.iter().all(|block| !block.gpa.overlaps(&console.registers)));
     assert!(plan.vms[0].lines.iter().all(|line| line.irq != console.irq));
-    assert!(!plan.vms[0].gic.unwrap().distributor.overlaps(&console.registers));
+    assert!(!plan.vms[0].aarch64().unwrap().gic.unwrap().distributor.overlaps(&console.registers));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn seventeen_vcpus_have_affinities_that_an_sgi_can_name() {
     let cpus: Vec<u16> = (1..18).collect();
     let plan = planned(&system(vec![vm("a", &cpus, vec![])]), &platform);
     assert_eq!(plan.vms[0].cpus[16].hardware_id, 0x100);
-    assert_eq!(plan.vms[0].gic.unwrap().redistributors.size(), 17 * 0x2_0000);
+    assert_eq!(plan.vms[0].aarch64().unwrap().gic.unwrap().redistributors.size(), 17 * 0x2_0000);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn who_has_no_lpis_of_its_own_in_hardware_has_virtual_ones_where_there_are_any()
         }
         let plan = planned(&system(vms.clone()), &board);
         assert_eq!(modes(&plan), [Passthrough, Emulated, Emulated]);
-        let chosen: Vec<bool> = plan.vms.iter().map(|vm| vm.virtual_lpis).collect();
+        let chosen: Vec<bool> = plan.vms.iter().map(|vm| vm.aarch64().unwrap().virtual_lpis).collect();
         assert_eq!(chosen, [false, hardware == Some(true), false], "the last has no MSIs");
         assert!(says(&plan, &["\"b\"", word]), "{:?}", plan.notes);
         assert!(says(&plan, &["\"c\": its timer, SGIs and lines are injected"]));

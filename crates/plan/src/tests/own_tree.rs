@@ -166,7 +166,7 @@ fn interrupt_controllers_elsewhere_are_a_problem() {
     let redistributors =
         own.problem(|it| it.gic.as_mut().unwrap().redistributors = gpa(0x0b00_0000, 0x4_0000));
     assert!(redistributors.contains("redistributors"), "{redistributors}");
-    let small = gpa(own.plan.vms[0].gic.unwrap().redistributors.start().0, 0x2_0000);
+    let small = gpa(own.plan.vms[0].aarch64().unwrap().gic.unwrap().redistributors.start().0, 0x2_0000);
     assert!(own.problem(|it| it.gic.as_mut().unwrap().redistributors = small).contains("fewer CPUs"));
     let its = own.problem(|it| it.gic.as_mut().unwrap().its = Some(gpa(0x0b00_0000, 0x2_0000)));
     assert!(its.contains("an ITS at 0xb000000"), "{its}");

@@ -244,7 +244,7 @@ fn system_register(vm: &Vm, vcpu: VcpuId, context: &mut Context, access: SystemA
     let register = access.encoding();
     let (target, read) = (access.register(), access.is_read());
     if access.writes(ICC_SGI1R) {
-        vm.count_exit(vcpu, ExitReason::Sgi);
+        vm.count_exit(vcpu, ExitReason::Ipi);
         context.skip();
         let value = context.x(target);
         protection::send_sgi_to_others(vm, value);

@@ -359,7 +359,7 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
         return OPEN;
     }
     running.context.skip();
-    running.count(ExitReason::Sgi);
+    running.count(ExitReason::Ipi);
     ANSWERED
 }
 
@@ -373,7 +373,7 @@ fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, valu
         _ => return software_interrupt_to_another(running, value),
     }
     running.context.skip();
-    running.count(ExitReason::Sgi);
+    running.count(ExitReason::Ipi);
     ANSWERED
 }
 
@@ -383,7 +383,7 @@ fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
         return OPEN;
     }
     running.context.skip();
-    running.count(ExitReason::Sgi);
+    running.count(ExitReason::Ipi);
     ANSWERED
 }
 

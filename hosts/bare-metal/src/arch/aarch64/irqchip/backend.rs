@@ -65,7 +65,9 @@ impl GicBackend {
         let cpus: Vec<CpuId> = plan.cpus.iter().map(|vcpu| vcpu.cpu).collect();
         let delivery = match its.and_then(|its| host.irqchip.its.get(its)) {
             _ if plan.mode == VMInterruptMode::Passthrough => Delivery::Direct,
-            Some(its) if plan.virtual_lpis => Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?),
+            Some(its) if plan.aarch64().is_some_and(|own| own.virtual_lpis) => {
+                Delivery::VirtualLpis(VirtualProcessors::new(its, &cpus)?)
+            }
             _ => Delivery::Injected,
         };
         Ok(Self { vm: plan.id, host, cpus, ram, its, delivery, lpis: Mutex::new(Vec::new()) })
@@ -329,6 +331,6 @@ impl Backend for GicBackend {
 
     fn violation(&self, kind: Violation) {
         let Violation::ForeignItsDevice(device) = kind;
-        self.host.violated(self.vm, None, Kind::ItsCommand, Some(u64::from(device.0)));
+        self.host.violated(self.vm, None, Kind::MsiCommand, Some(u64::from(device.0)));
     }
 }

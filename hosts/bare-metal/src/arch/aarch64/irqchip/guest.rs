@@ -51,7 +51,7 @@ pub struct GuestIrqchip {
 impl GuestIrqchip {
     /// That of a plan, whose RAM is `ram`.
     pub fn new(host: &'static Host, plan: &VmPlan, ram: &GuestRam) -> Result<Self, GuestIrqchipError> {
-        let shown = plan.gic.ok_or(GuestIrqchipError::None)?;
+        let shown = plan.aarch64().and_then(|own| own.gic).ok_or(GuestIrqchipError::None)?;
         let backend =
             Arc::new(GicBackend::new(host, plan, ram.clone(), shown.its.map(|its| usize::from(its.host.0)))?);
         let vgic = Vgic::new(config(host, plan, &shown), backend.clone())?;
@@ -194,13 +194,14 @@ fn trigger(planned: Trigger) -> axvm_vgic::spec::Trigger {
 
 fn config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
     let direct = plan.mode == VMInterruptMode::Passthrough;
+    let virtual_lpis = plan.aarch64().is_some_and(|own| own.virtual_lpis);
     let mut lines: Vec<LineConfig> = plan
         .lines
         .iter()
         .map(|line| LineConfig {
             guest: line.irq.into(),
             host: Some(line.irq.into()),
-            trigger: trigger(line.trigger),
+            trigger: line.trigger,
             delivery: match protection::masks_until_end(line.masked) {
                 true => LineDelivery::MaskUntilEnd,
                 false => LineDelivery::Hardware,
@@ -232,8 +233,8 @@ fn config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
             devices: protection::its_devices(ids),
             event_bits: u32::from(most.max(2)).next_power_of_two().trailing_zeros(),
             // LPIs delivered by the hardware have the guest's numbers there, and these are set apart for them.
-            lpi_id_bits: if direct || plan.virtual_lpis { GUEST_LPI_ID_BITS } else { 16 },
-            virtual_lpis: plan.virtual_lpis,
+            lpi_id_bits: if direct || virtual_lpis { GUEST_LPI_ID_BITS } else { 16 },
+            virtual_lpis,
             lpis_stay_enabled: direct && host.irqchip.gic.lpis_stay_enabled(),
         }),
         direct: direct.then_some(axvm_vgic::Direct { reserved_sgis: groups::reserved_sgis() }),

@@ -20,23 +20,13 @@ use alloc::vec::Vec;
 use axvm_addr::Irq;
 use axvm_system::model::{InterruptChoice, System, Vm};
 
-use super::board::{Board, SPIS};
-use super::findings::{Findings, VmRef};
-use super::given::Given;
+use super::{PPIS, SPIS};
+use crate::board::Board;
 use crate::config::VMInterruptMode;
+use crate::findings::{Findings, VmRef};
+use crate::given::Given;
+use crate::machine::Mode;
 use crate::problem::Rule;
-
-/// What was decided for a VM.
-#[derive(Clone, Copy)]
-pub(super) struct Mode {
-    pub(super) mode: VMInterruptMode,
-    /// The physical SPI that stands for the emulated console's line, in passthrough mode.
-    pub(super) console_line: Option<Irq>,
-    /// Its MSIs are delivered as virtual LPIs.
-    pub(super) virtual_lpis: bool,
-    /// Another VM, which isn't trusted, could end the active state of this one's lines.
-    pub(super) lines_exposed: bool,
-}
 
 /// What a VM has that the rules are about.
 struct Wants<'a> {
@@ -58,7 +48,7 @@ impl Wants<'_> {
 }
 
 /// Decides for all VMs of the system.
-pub(super) fn choose(
+pub(crate) fn choose(
     system: &System,
     given: &[&Given<'_>],
     board: &Board<'_>,
@@ -149,7 +139,7 @@ pub(super) fn choose(
         .map(|(position, (wants, console_line))| Mode {
             mode: wants.mode(),
             console_line,
-            virtual_lpis: wants.mode() == VMInterruptMode::Emulated
+            messages_by_hardware: wants.mode() == VMInterruptMode::Emulated
                 && wants.messages
                 && hardware == Some(true),
             lines_exposed: all
@@ -163,9 +153,9 @@ pub(super) fn choose(
 /// Whether the GIC has a maintenance interrupt, without which nobody hears of the end of an interrupt whose line is masked or whose level
 /// is looked at again, nor of list registers that are free (IHI 0069, 6.5). It is each CPU's own.
 fn says_when_more_is_wanted(board: &Board<'_>) -> bool {
-    const PPIS: core::ops::Range<u32> = 16..32;
-    let maintenance = board.gic.and_then(|gic| gic.maintenance);
-    board.gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.irq.0))
+    let gic = board.platform.gic();
+    let maintenance = gic.and_then(|gic| gic.maintenance);
+    gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.irq.0))
 }
 
 /// Says what of an emulated VM's interrupts costs exits.
@@ -227,7 +217,7 @@ fn spare_lines(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Irq> {
             highest = highest.max(position);
         }
     };
-    board.lines.iter().for_each(|(line, _)| take(*line));
+    board.lines.iter().for_each(|held| take(held.irq));
     platform.devices.iter().flat_map(|device| &device.interrupts).for_each(|line| take(line.irq));
     let functions = platform.functions.iter().flatten();
     functions.filter_map(|device| device.line.as_ref()).for_each(|line| take(line.irq));
