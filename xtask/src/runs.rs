@@ -87,6 +87,9 @@ pub struct Run {
     qemu: Vec<String>,
     /// Seconds that it may take.
     timeout: Option<u64>,
+    /// Whether only its timeout ends it: the board stays where it is.
+    #[serde(default)]
+    stays: bool,
     /// Whether it is too long for every change: `cargo xtask test --all` makes it.
     #[serde(default)]
     pub all: bool,
@@ -274,8 +277,12 @@ impl Run {
     fn differences(&self, outcome: &Outcome) -> Vec<String> {
         let mut problems = Vec::new();
         // Who ends a run wakes the hypervisor with that: what it then finds is no sign that it would have found it by itself.
-        if outcome.time >= self.most() && self.verdict() != "timeout" {
+        let until_timeout = outcome.time >= self.most();
+        if until_timeout && !self.stays && self.verdict() != "timeout" {
             problems.push(format!("it went on until its timeout, {} s", self.most().as_secs()));
+        }
+        if self.stays && !until_timeout {
+            problems.push("it ended by itself".into());
         }
         let expected = status_of(self.verdict());
         if outcome.status != expected {
@@ -390,6 +397,9 @@ mod tests {
         let taking = |seconds| Outcome { time: Duration::from_secs(seconds), ..outcome(0, "ok", &[]) };
         assert!(expected.differences(&taking(59)).is_empty());
         assert_eq!(expected.differences(&taking(60)).len(), 1);
+        let stays = run("timeout = 60\nstays = true");
+        assert!(stays.differences(&taking(60)).is_empty());
+        assert_eq!(stays.differences(&taking(59)), ["it ended by itself"]);
         let timeout = Outcome { time: Duration::from_secs(60), ..outcome(6, "timeout", &[]) };
         assert!(run("timeout = 60\nverdict = \"timeout\"").differences(&timeout).is_empty());
     }

@@ -9,7 +9,7 @@ use axvm_addr::{Gpa, Irq, VcpuId};
 use axvm_axdevice::InterruptLine;
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{GicPlan, VmPlan};
-use axvm_platform::model::{Platform, Trigger};
+use axvm_platform::model::Platform;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
 use axvm_vgic::{Intid, ItsDeviceId};
 
@@ -183,13 +183,6 @@ impl GuestIrqchip {
 /// The timers that a guest gets: the EL1 physical and virtual one (the binding's second and third).
 fn guest_timers(platform: &Platform) -> Vec<Intid> {
     platform.timer.iter().skip(1).take(2).map(|timer| timer.irq.into()).collect()
-}
-
-fn trigger(planned: Trigger) -> axvm_vgic::spec::Trigger {
-    match planned {
-        Trigger::Edge => axvm_vgic::spec::Trigger::Edge,
-        Trigger::Level => axvm_vgic::spec::Trigger::Level,
-    }
 }
 
 fn config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
