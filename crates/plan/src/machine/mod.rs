@@ -1,7 +1,7 @@
 //! What one architecture adds to the rules: what a board must have, where its interrupt controller is and how interrupts reach VMs, what
 //! its tables take, and its words.
 //!
-//! It is data and rules, without `cfg`: a desk plans for any board. What is common asks [`Machine`], and names none of it.
+//! It is data and rules, without `cfg`: a desk plans for any board. What is common asks `Machine`, and names none of it.
 
 pub(crate) mod aarch64;
 
