@@ -1,6 +1,6 @@
 //! What depends on the instruction set. One architecture is compiled in, and gives the rest of the hypervisor what is listed here: no
 //! more, and nothing outside this folder names a register, a range of interrupt numbers or a controller
-//! (`xtask/src/edges.rs` holds that).
+//! (`xtask/src/neutral.rs`, of the stage `edges`, holds that).
 //!
 //! Whoever writes another architecture gives these items from a folder of its own; those that `checked` lists have these types.
 //! Unless it says otherwise an item is for any CPU and any time after boot has switched to the real map, interrupts masked. The
