@@ -71,8 +71,12 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Those of a CPU's power and sleep, which ends what its timer and its interface were in the middle of: by name only.
-const POWER: &[Scenario] =
-    &[("deadline", deadline::deadline), ("off", off::interrupts), ("off-message", off::message)];
+const POWER: &[Scenario] = &[
+    ("deadline", deadline::deadline),
+    ("off", off::interrupts),
+    ("off-message", off::message),
+    ("off-device", off::device_message),
+];
 
 /// Those that take somebody who types or injects, and so are asked for by name only.
 const IN_A_VM: &[Scenario] =

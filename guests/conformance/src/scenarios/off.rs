@@ -1,9 +1,12 @@
 //! The other CPU goes off and on again. Its interface is reset by that, and nothing else: what was pending at it, comes in the
 //! meantime or was active is known to redistributor and distributor (Arm IHI 0069, 11.1), and can be sent elsewhere.
 
+use axvm_guest_runtime::edu::{self, Edu};
 use axvm_guest_runtime::gic::{Gic, LPI};
+use axvm_guest_runtime::icc;
 use axvm_guest_runtime::its::Its;
-use axvm_guest_runtime::{edu, icc};
+use axvm_guest_runtime::machine::{Fault, store32};
+use axvm_platform::model::Platform;
 
 use super::Scene;
 use crate::cpu::{send, settle};
@@ -105,14 +108,53 @@ pub fn interrupts(scene: &Scene<'_>) {
     scene.show_other("at last", &lines);
 }
 
+/// Who makes a message.
+enum Sender {
+    /// The guest itself, by a command of the ITS.
+    Command,
+    /// The device, by a write to the doorbell.
+    Device(Edu),
+}
+
+impl Sender {
+    /// The guest's `edu`, which may write to the doorbell from here on.
+    fn device(platform: &Platform) -> Result<Self, &'static str> {
+        let doorbell = Gic::find(platform).and_then(|gic| gic.doorbell()).ok_or("no doorbell")?;
+        let edu = Edu::find(platform).ok_or("no edu")?;
+        edu.enable_msi(doorbell).map_err(|_| "edu has no MSI")?;
+        Ok(Self::Device(edu))
+    }
+
+    fn send(&self, its: &mut Its<'_>) -> Result<(), Fault> {
+        match self {
+            Self::Command => its.raise(0),
+            Self::Device(edu) => {
+                store32(edu.registers + edu::RAISE, 1)?;
+                // It has sent it, and would send no other for the same reason.
+                store32(edu.registers + edu::ACKNOWLEDGE, 1)
+            }
+        }
+    }
+}
+
 /// A line that waits at a CPU that is off is routed to the first one; a message for it is moved there, or waits for it.
 pub fn message(scene: &Scene<'_>) {
-    if let Err(why) = play_message(scene) {
+    if let Err(why) = play_message(scene, |_| Ok(Sender::Command)) {
         scene.say(format_args!("broken: {why}"));
     }
 }
 
-fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
+/// As [`message`], of messages that the device itself sends.
+pub fn device_message(scene: &Scene<'_>) {
+    if let Err(why) = play_message(scene, Sender::device) {
+        scene.say(format_args!("broken: {why}"));
+    }
+}
+
+fn play_message(
+    scene: &Scene<'_>,
+    sender: impl FnOnce(&Platform) -> Result<Sender, &'static str>,
+) -> Result<(), &'static str> {
     let frames = &scene.frames;
     let platform = &scene.board.platform;
     let gic = Gic::find(platform).ok_or("no GIC")?;
@@ -120,9 +162,10 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
     let [here, there] = frames.mpidrs.map(|mpidr| gic.redistributor(mpidr));
     let targets = [there.map_err(|_| "no redistributor")?, here.map_err(|_| "no redistributor")?];
     let memory = scene.board.scratch.next_multiple_of(0x1_0000);
-    let stuck = |_| "the ITS doesn't answer";
+    let stuck = |_| "the ITS or the device doesn't answer";
     let mut its = Its::start(&gic, device, 1, &targets, memory).map_err(stuck)?;
     its.set(0, 0xa0, true).and_then(|()| its.map(0, THERE)).map_err(stuck)?;
+    let sender = sender(platform)?;
     let take_here = || {
         let mut taken = icc::NONE;
         within(|| {
@@ -135,12 +178,12 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
         taken
     };
 
-    its.raise(0).map_err(stuck)?;
+    sender.send(&mut its).map_err(stuck)?;
     scene.say(format_args!("on: there {}", scene.taken_by_other().is_some_and(|it| u64::from(it) == LPI)));
     second::do_it(Ask::End);
 
     scene.say(format_args!("off: {}", second::off(frames)));
-    its.raise(0).map_err(stuck)?;
+    sender.send(&mut its).map_err(stuck)?;
     settle();
     scene.say(format_args!("raised for it: here {}", scene.take()));
     its.move_to(0, HERE).map_err(stuck)?;
@@ -148,7 +191,7 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
 
     // The other way round: it comes while the CPU is off, and waits there.
     its.move_to(0, THERE).map_err(stuck)?;
-    its.raise(0).map_err(stuck)?;
+    sender.send(&mut its).map_err(stuck)?;
     settle();
     scene.say(format_args!("moved back and raised: here {}", scene.take()));
     let line = frames.quiet[0];
@@ -166,6 +209,15 @@ fn play_message(scene: &Scene<'_>) -> Result<(), &'static str> {
     scene.say(format_args!("on again: {}", second::on(frames)));
     scene.say(format_args!("there {}", scene.taken_by_other().is_some_and(|it| u64::from(it) == LPI)));
     second::do_it(Ask::End);
+    scene.say(format_args!("then {:?}", scene.taken_by_other()));
+
+    // It has come before the CPU goes off, which hasn't taken it.
+    sender.send(&mut its).map_err(stuck)?;
+    settle();
+    scene.say(format_args!("raised before, off: {}", second::off(frames)));
+    its.move_to(0, HERE).map_err(stuck)?;
+    scene.say(format_args!("moved: here {}", take_here() == LPI));
+    scene.say(format_args!("on again: {}", second::on(frames)));
     scene.say(format_args!("then {:?}", scene.taken_by_other()));
     Ok(())
 }
