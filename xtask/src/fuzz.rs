@@ -103,6 +103,13 @@ const TARGETS: &[Target] = &[
         test: None,
         filter: "mapper::",
     },
+    Target {
+        name: "shell",
+        what: "what is typed at the shell",
+        package: "axvm-shell",
+        test: None,
+        filter: "",
+    },
 ];
 
 /// So many cases for a property that doesn't say how many it takes.
