@@ -8,6 +8,7 @@ use axvm_addr::PciAddress;
 use core::ops::RangeInclusive;
 
 use crate::function::Function;
+use crate::ids::{BROADCOM, INTEL, Ids};
 
 /// Whose id it sends with, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,8 @@ pub enum As {
 /// An entry of the list.
 #[derive(Clone, Debug)]
 pub struct Alias {
-    /// The vendor's number.
-    pub vendor: u16,
-    /// The functions' numbers, first and last.
-    pub devices: RangeInclusive<u16>,
+    /// Which functions.
+    pub ids: Ids,
     /// Whose id they send with.
     pub sends_as: As,
     /// What they are, and where it was reported.
@@ -37,7 +36,7 @@ pub struct Alias {
 }
 
 const fn alias(vendor: u16, devices: RangeInclusive<u16>, sends_as: As, source: &'static str) -> Alias {
-    Alias { vendor, devices, sends_as, source }
+    Alias { ids: Ids { vendor, devices }, sends_as, source }
 }
 
 const fn one(device: u8, function: u8) -> As {
@@ -51,7 +50,6 @@ const HIGHPOINT: u16 = 0x1103;
 const JMICRON: u16 = 0x197b;
 const LITE_ON: u16 = 0x1c28;
 const ADAPTEC: u16 = 0x9005;
-const INTEL: u16 = 0x8086;
 
 const SATA: &str = "Marvell 88SE91xx, 88SE92xx: bugzilla.kernel.org 42679";
 const READER: &str = "Ricoh card readers: bugzilla.redhat.com 605888";
@@ -101,7 +99,7 @@ pub const ALIASES: &[Alias] = &[
 /// The entries that hold for a function.
 pub fn of(function: &Function) -> impl Iterator<Item = &'static Alias> {
     let (vendor, device) = (function.vendor, function.device);
-    ALIASES.iter().filter(move |alias| alias.vendor == vendor && alias.devices.contains(&device))
+    ALIASES.iter().filter(move |alias| alias.ids.contain(vendor, device))
 }
 
 /// Calls `f` with each requester id that a function itself sends with beside its own.
@@ -135,13 +133,12 @@ pub(crate) enum Forwards {
 }
 
 struct Odd {
-    vendor: u16,
-    devices: RangeInclusive<u16>,
+    ids: Ids,
     forwards: Forwards,
 }
 
 const fn odd(vendor: u16, devices: RangeInclusive<u16>, forwards: Forwards) -> Odd {
-    Odd { vendor, devices, forwards }
+    Odd { ids: Ids { vendor, devices }, forwards }
 }
 
 const ODD: &[Odd] = &[
@@ -155,12 +152,11 @@ const ODD: &[Odd] = &[
     // Aspeed AST1150: Aspeed's change to Linux.
     odd(0x1a03, 0x1150..=0x1150, Forwards::Unchanged),
     // Broadcom Vulcan and Cavium ThunderX2: Cavium's change to Linux.
-    odd(0x14e4, 0x9000..=0x9000, Forwards::ToIommu),
-    odd(0x14e4, 0x9084..=0x9084, Forwards::ToIommu),
+    odd(BROADCOM, 0x9000..=0x9000, Forwards::ToIommu),
+    odd(BROADCOM, 0x9084..=0x9084, Forwards::ToIommu),
 ];
 
 /// What is odd about a bridge.
 pub(crate) fn forwards(bridge: &Function) -> Option<Forwards> {
-    let is_it = |odd: &&Odd| odd.vendor == bridge.vendor && odd.devices.contains(&bridge.device);
-    ODD.iter().find(is_it).map(|odd| odd.forwards)
+    ODD.iter().find(|odd| odd.ids.contain(bridge.vendor, bridge.device)).map(|odd| odd.forwards)
 }

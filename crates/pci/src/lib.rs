@@ -28,6 +28,7 @@ pub mod fake;
 mod function;
 mod group;
 mod host_bridge;
+pub mod ids;
 mod path;
 pub mod quirks;
 mod reach;

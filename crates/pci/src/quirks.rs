@@ -4,9 +4,8 @@
 //! functions (drivers/pci/quirks.c, `pci_dev_acs_enabled`), which [`Quirk::source`] names. What isn't here is as its capability
 //! says.
 
-use core::ops::RangeInclusive;
-
 use crate::function::Function;
+use crate::ids::{BROADCOM, CAVIUM, INTEL, Ids};
 use crate::spec::express::PortType;
 
 /// What a maker says of its functions.
@@ -23,10 +22,8 @@ pub enum Word {
 /// An entry of the list.
 #[derive(Clone, Debug)]
 pub struct Quirk {
-    /// The vendor's number.
-    pub vendor: u16,
-    /// The functions' numbers, first and last.
-    pub devices: RangeInclusive<u16>,
+    /// Which functions.
+    pub ids: Ids,
     /// What is said of them.
     pub word: Word,
     /// What they are, and who says it.
@@ -34,21 +31,18 @@ pub struct Quirk {
 }
 
 const fn quirk(vendor: u16, first: u16, last: u16, word: Word, source: &'static str) -> Quirk {
-    Quirk { vendor, devices: first..=last, word, source }
+    Quirk { ids: Ids { vendor, devices: first..=last }, word, source }
 }
 
 use Word::{FunctionIsolates, PortIsolates, Wrong};
 
 const QUALCOMM: u16 = 0x17cb;
 const HXT: u16 = 0x1dbf;
-const CAVIUM: u16 = 0x177d;
 const APPLIED_MICRO: u16 = 0x10e8;
 const AMPERE: u16 = 0x1def;
-const BROADCOM: u16 = 0x14e4;
 const ANNAPURNA: u16 = 0x1c36;
 const NXP: u16 = 0x1957;
 const SOLARFLARE: u16 = 0x1924;
-const INTEL: u16 = 0x8086;
 const SERVER_ENGINES: u16 = 0x19a2;
 const EMULEX: u16 = 0x10df;
 const WANGXUN: u16 = 0x8088;
@@ -117,6 +111,6 @@ pub fn of(function: &Function) -> Option<&'static Quirk> {
             Word::PortIsolates | Word::Wrong => is_root_port,
             Word::FunctionIsolates => !function.bridge,
         };
-        here && quirk.vendor == function.vendor && quirk.devices.contains(&function.device)
+        here && quirk.ids.contain(function.vendor, function.device)
     })
 }

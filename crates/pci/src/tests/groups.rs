@@ -171,12 +171,14 @@ fn functions_of_one_device_whose_maker_says_so_are_apart() {
 fn the_list_says_one_thing_of_each_function() {
     use crate::quirks::QUIRKS;
     for (position, quirk) in QUIRKS.iter().enumerate() {
-        assert!(!quirk.devices.is_empty() && !quirk.source.is_empty());
-        for other in
-            QUIRKS.iter().take(position).filter(|it| it.vendor == quirk.vendor && it.word == quirk.word)
+        assert!(!quirk.ids.devices.is_empty() && !quirk.source.is_empty());
+        for other in QUIRKS
+            .iter()
+            .take(position)
+            .filter(|it| it.ids.vendor == quirk.ids.vendor && it.word == quirk.word)
         {
             assert!(
-                !quirk.devices.clone().any(|device| other.devices.contains(&device)),
+                !quirk.ids.devices.clone().any(|device| other.ids.devices.contains(&device)),
                 "{quirk:?}, {other:?}"
             );
         }
