@@ -8,8 +8,8 @@ use axvm_system::model::Vm;
 use super::board::Board;
 use super::describe;
 use super::findings::{Findings, VmRef};
-use super::given::{Given, Kind};
-use super::layout::{Layout, same};
+use super::hardware::{Given, Kind};
+use super::layout::Layout;
 use super::load;
 use super::machine::Mode;
 use super::model::{
@@ -56,7 +56,7 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         ram,
         registers: registers(given, findings),
         devices: given.iter().map(|device| device_plan(device, given, silent, findings)).collect(),
-        doorbells: if silent { Vec::new() } else { doorbells(given, board) },
+        doorbells: if silent { Vec::new() } else { doorbells(given, layout, board) },
         lines: if silent { Vec::new() } else { lines(given, mode) },
         machine: layout.machine.clone(),
         console: layout.console,
@@ -161,13 +161,16 @@ fn with_alike(msi: MsiPlan, given: &[&Given<'_>]) -> MsiPlan {
 }
 
 /// The doorbell page of every controller that a device's MSIs go to.
-fn doorbells(given: &[&Given<'_>], board: &Board<'_>) -> Vec<Doorbell> {
+fn doorbells(given: &[&Given<'_>], layout: &Layout, board: &Board<'_>) -> Vec<Doorbell> {
     let mut controllers: Vec<MsiControllerId> =
         given.iter().filter_map(|device| Some(device.hardware.msi?.source.controller)).collect();
     controllers.sort_unstable();
     controllers.dedup();
-    let page = |controller| board.machine.doorbell(board.platform, controller);
-    controllers.into_iter().filter_map(page).map(|page| Doorbell { iova: Iova(page.0), hpa: page }).collect()
+    let page = |controller| {
+        let iova = Iova(layout.machine.doorbell(controller)?.0);
+        Some(Doorbell { iova, hpa: board.machine.doorbell(board.platform, controller)? })
+    };
+    controllers.into_iter().filter_map(page).collect()
 }
 
 /// Every line once: functions of one VM may share theirs.
@@ -201,15 +204,14 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciP
         functions.collect::<Vec<u16>>()
     };
     board
-        .platform
-        .pci_hosts
+        .bridges
         .iter()
         .enumerate()
         .map(|(host, bridge)| (host, bridge, of_host(host)))
         .filter(|(_, _, functions)| !functions.is_empty())
         .map(|(host, bridge, functions)| PciPlan {
             host,
-            ecam: same(bridge.ecam),
+            ecam: bridge.ecam,
             buses: bridge.buses,
             windows: bridge
                 .windows

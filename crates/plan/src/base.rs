@@ -3,18 +3,22 @@
 //! Where the board's begins, unless that is above 4 GiB: what a device with 32 address bits could reach would then be nothing, and
 //! its driver fails. Since the second stage and the IOMMU translate, the guest's RAM may begin below all the same, wherever the VM's
 //! map has room.
+//!
+//! In a guest machine of its own RAM is where that one's layout has it, unless the board's host bridges keep devices' DMA from there.
 
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use axvm_addr::{Gpa, Span};
+use axvm_platform::limits::GuestMachine;
 use axvm_system::model::{Device, Vm};
 
 use super::board::Board;
 use super::findings::{Bytes, Findings, VmRef};
-use super::given::Given;
+use super::hardware::Given;
 use super::layout;
 use super::memory::BLOCK;
+use super::places::same;
 
 /// The end of what 32 bits address.
 const LOW_END: u64 = 1 << 32;
@@ -35,6 +39,9 @@ struct Place {
 /// Where the VM sees the start of its RAM.
 pub(super) fn of(config: &Vm, board: &Board<'_>) -> Option<Gpa> {
     config.memory_base.or_else(|| {
+        if board.platform.limits.guest_machine == GuestMachine::Own {
+            return Some(own(config, board));
+        }
         let boards = board.platform.memory.first()?.start().0.checked_next_multiple_of(BLOCK).map(Gpa)?;
         if boards.0 < LOW_END {
             return Some(boards);
@@ -42,6 +49,21 @@ pub(super) fn of(config: &Vm, board: &Board<'_>) -> Option<Gpa> {
         let place = low(config, board).filter(|place| place.room >= config.memory);
         Some(place.map_or(boards, |place| place.base))
     })
+}
+
+/// Where RAM is in a guest machine of its own: at its place, else at the first above that has room for it.
+fn own(config: &Vm, board: &Board<'_>) -> Gpa {
+    let usual = board.machine.own_layout().ram;
+    let has_room = |place: &Place, from: Gpa| {
+        let end = place.base.0.saturating_add(place.room);
+        from >= place.base && from.0.checked_add(config.memory).is_some_and(|needed| needed <= end)
+    };
+    let places = places(config, board);
+    if places.iter().any(|place| has_room(place, usual)) {
+        return usual;
+    }
+    let above = places.iter().filter(|place| place.base > usual && has_room(place, place.base));
+    above.map(|place| place.base).min().unwrap_or(usual)
 }
 
 /// Says where a VM with devices that master the bus has no RAM that 32 bits address, and what would help.
@@ -104,8 +126,17 @@ fn taken(config: &Vm, board: &Board<'_>) -> Vec<Span<Gpa>> {
         Device::Region { base_gpa, length, .. } => Span::new(*base_gpa, *length).ok(),
         _ => None,
     });
-    let registers = board.platform.devices.iter().flat_map(|device| &device.registers);
     let fixed = layout::fixed(board).into_iter().map(|claim| claim.span);
-    let taken = fixed.chain(registers.map(|&span| layout::same(span))).chain(regions);
+    let registers: Vec<Span<Gpa>> = match board.platform.limits.guest_machine {
+        GuestMachine::MirrorsBoard => {
+            let devices = board.platform.devices.iter().flat_map(|device| &device.registers);
+            devices.map(|&span| same(span)).collect()
+        }
+        GuestMachine::Own => {
+            let area = &board.machine.own_layout().devices;
+            Span::new(Gpa(area.start), area.end - area.start).into_iter().collect()
+        }
+    };
+    let taken = fixed.chain(registers).chain(regions);
     taken.filter(|span| !span.is_empty()).collect()
 }

@@ -11,6 +11,7 @@ use axvm_system::model::{Arch, Item, System};
 use super::console::{Console, shown};
 use super::findings::Findings;
 use super::machine::{Driven, Held, Machine};
+use super::places::{self, Bridge};
 use super::suggest::nearest;
 use crate::problem::Rule;
 
@@ -36,6 +37,8 @@ pub(super) struct Board<'a> {
     pub(super) taken: Vec<Taken>,
     /// The hypervisor's own lines.
     pub(super) lines: Vec<Held>,
+    /// The host bridges that guests see, one for each of the platform's.
+    pub(super) bridges: Vec<Bridge>,
 }
 
 impl<'a> Board<'a> {
@@ -52,22 +55,28 @@ impl<'a> Board<'a> {
             console_device,
             taken: taken(platform, machine, console_device),
             lines: lines(platform, machine, console_device),
+            bridges: places::bridges(platform, machine.own_layout(), address_bits(platform)),
         }
     }
 
-    /// The address bits that every CPU and IOMMU reaches; where the platform doesn't say, the 48 that a page table of 4 KiB
-    /// pages has without extensions.
+    /// The address bits that every CPU and IOMMU reaches.
     pub(super) fn address_bits(&self) -> u8 {
-        match self.platform.address_bits {
-            0 => 48,
-            // No CPU has fewer than 32 (Arm DDI 0487, ID_AA64MMFR0_EL1.PARange).
-            bits => bits.clamp(32, 48),
-        }
+        address_bits(self.platform)
     }
 
     /// Whether this is the hypervisor's console.
     pub(super) fn is_console(&self, path: &str) -> bool {
         self.console.as_deref() == Some(path)
+    }
+}
+
+/// The address bits that every CPU and IOMMU reaches; where the platform doesn't say, the 48 that a page table of 4 KiB
+/// pages has without extensions.
+fn address_bits(platform: &Platform) -> u8 {
+    match platform.address_bits {
+        0 => 48,
+        // No CPU has fewer than 32 (Arm DDI 0487, ID_AA64MMFR0_EL1.PARange).
+        bits => bits.clamp(32, 48),
     }
 }
 

@@ -12,7 +12,7 @@ use axvm_guest::{
 use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 
 use super::board::Board;
-use super::given::{Given, Kind};
+use super::hardware::{Given, Kind};
 use super::model::VmPlan;
 use crate::config::VMInterruptMode;
 
@@ -76,7 +76,7 @@ fn pci(
         }
     }
     Some(PciDescription {
-        segment: host.segment,
+        segment: board.bridges.get(bridge.host)?.segment,
         ecam: bridge.ecam,
         buses: bridge.buses,
         windows: bridge.windows.clone(),

@@ -4,14 +4,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Gpa, Hpa, Irq, PAGE_SIZE, Span};
+use axvm_addr::{Address, Gpa, Irq, PAGE_SIZE, Span};
+use axvm_platform::limits::GuestMachine;
 use axvm_system::model::Vm;
 
 use super::board::Board;
 use super::findings::{Findings, VmRef};
-use super::given::{Given, Kind};
+use super::hardware::{Given, Kind};
 use super::machine::{Emulated, MachinePlan, Mode};
 use super::model::ConsolePlan;
+use super::places::{self, kept_from_dma};
 use super::windows;
 use crate::problem::Rule;
 
@@ -21,15 +23,17 @@ enum Owner {
     Ram,
     /// The position among the VM's devices as resolved.
     Device(usize),
-    /// What the board's addresses prescribe.
-    Board,
+    /// What the machine that guests see has at a fixed place.
+    Machine,
     /// A window of a host bridge, which a raw region may lie in.
     Window,
+    /// Nobody's, but the board's host bridges take it for theirs: a device's DMA doesn't come through.
+    Bus,
 }
 
 impl Owner {
-    fn is_board(self) -> bool {
-        matches!(self, Self::Board | Self::Window)
+    fn is_fixed(self) -> bool {
+        matches!(self, Self::Machine | Self::Window | Self::Bus)
     }
 }
 
@@ -77,39 +81,69 @@ pub(super) fn lay_out(
     if let Some(console) = console {
         claims.push(Claim {
             span: console.registers,
-            owner: Owner::Board,
+            owner: Owner::Machine,
             what: "the emulated console".into(),
         });
     }
     let windows = windows(given, board, findings);
+    places::check_bars(given, board, findings);
+    check_doorbells(vm, &machine, given, board, findings);
     report_overlaps(vm, config, &claims, given, findings);
     let address_bits = report_reach(vm, config, &claims, given, board, findings);
     board.machine.set_lines(&mut machine, given, console);
     Layout { machine, console, windows, address_bits }
 }
 
-/// What the board's addresses prescribe, and no RAM may lie over.
+/// What no RAM may lie over: what guests see at a fixed place, and where a device's DMA doesn't come through.
 pub(super) fn fixed(board: &Board<'_>) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut claim = |span: Span<Gpa>, owner, what: String| claims.push(Claim { span, owner, what });
     // The interrupt controller and the windows of all host bridges are kept free of RAM whether or not the VM has functions: a
     // device's DMA to a window's address doesn't reach the IOMMU, nor where MSIs go. Registers are only the CPUs' business.
     for Emulated { span, what } in board.machine.fixed(board.platform) {
-        claim(span, Owner::Board, what.into());
+        claim(span, Owner::Machine, what.into());
     }
-    for host in &board.platform.pci_hosts {
-        claim(same(host.ecam), Owner::Board, format!("the PCI config space of {}", host.path));
-        for window in &host.windows {
-            claim(same(window.cpu), Owner::Window, format!("a PCI window of {}", host.path));
-            if let Ok(span) = Span::new(Gpa(window.pci), window.cpu.size())
-                && span != same(window.cpu)
-                && window.space != axvm_addr::PciSpace::Io
-            {
-                claim(span, Owner::Window, format!("a PCI window of {} as devices see it", host.path));
-            }
+    for (host, bridge) in board.platform.pci_hosts.iter().zip(&board.bridges) {
+        claim(bridge.ecam, Owner::Machine, format!("the PCI config space of {}", host.path));
+        for window in &bridge.windows {
+            claim(window.cpu, Owner::Window, format!("a PCI window of {}", host.path));
+        }
+    }
+    let own = board.platform.limits.guest_machine == GuestMachine::Own;
+    for (span, path) in kept_from_dma(board.platform) {
+        let shown = |bridge: &places::Bridge| bridge.windows.iter().any(|window| window.cpu == span);
+        if own || !board.bridges.iter().any(shown) {
+            let owner = if own { Owner::Bus } else { Owner::Window };
+            claim(span, owner, format!("a PCI window of {path} as devices see it"));
         }
     }
     claims
+}
+
+/// Whether the pages that a VM's devices send MSIs to are such as their writes come through to. In the board's mirror they are the
+/// board's own.
+fn check_doorbells(
+    vm: VmRef<'_>,
+    machine: &MachinePlan,
+    given: &[&Given<'_>],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) {
+    if board.platform.limits.guest_machine == GuestMachine::MirrorsBoard {
+        return;
+    }
+    let pages = given.iter().filter_map(|device| machine.doorbell(device.hardware.msi?.source.controller));
+    let Some(page) = pages.max() else { return };
+    if let Some((span, path)) = kept_from_dma(board.platform).find(|(span, _)| span.contains(page)) {
+        findings.vm(
+            vm,
+            "",
+            Rule::Platform,
+            format_args!(
+                "its devices would send their MSIs to {page}, which lies in a PCI window of {path} as devices see it ({span})"
+            ),
+        );
+    }
 }
 
 /// What raw regions leave of the windows; a problem where that isn't enough for a VM with functions there.
@@ -137,24 +171,16 @@ fn windows(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> 
         }
         rest
     };
-    board
-        .platform
-        .pci_hosts
-        .iter()
-        .enumerate()
-        .map(|(position, host)| {
-            host.windows.iter().map(|window| rest(position, &host.path, same(window.cpu))).collect()
+    let hosts = board.platform.pci_hosts.iter().zip(&board.bridges).enumerate();
+    hosts
+        .map(|(position, (host, bridge))| {
+            bridge.windows.iter().map(|window| rest(position, &host.path, window.cpu)).collect()
         })
         .collect()
 }
 
-/// The same place in the guest's terms: what is emulated or given by name keeps the board's addresses.
-pub(super) fn same(span: Span<Hpa>) -> Span<Gpa> {
-    Span::new(Gpa(span.start().0), span.size()).unwrap_or_default()
-}
-
 /// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
-/// page where that is of another kind.
+/// page where that is of another kind. In a guest machine of its own it is where that one's layout has it.
 fn console(
     vm: VmRef<'_>,
     mode: Mode,
@@ -164,7 +190,9 @@ fn console(
     findings: &mut Findings,
 ) -> Option<ConsolePlan> {
     let kind = board.machine.words().console_compatible;
-    let like_boards = board.console_device.filter(|device| device.compatible.iter().any(|it| it == kind));
+    let own = board.platform.limits.guest_machine == GuestMachine::Own;
+    let like_boards =
+        board.console_device.filter(|_| !own).filter(|device| device.compatible.iter().any(|it| it == kind));
     let at_boards = like_boards.and_then(|device| {
         let start = device.registers.first()?.start().page();
         let lines = &board.platform.limits.lines;
@@ -179,7 +207,8 @@ fn console(
     }
     let page = |start: u64| Span::new(Gpa(start), PAGE_SIZE).ok();
     // 64 KiB apart, so that a guest of any page size can map it alone.
-    let registers = (0x100..0x1_0000u64)
+    let first = if own { board.machine.own_layout().console.0 >> 16 } else { 0x100 };
+    let registers = (first..0x1_0000u64)
         .filter_map(|step| page(step << 16))
         .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
     let free = || {
@@ -207,11 +236,13 @@ fn report_overlaps(
     for (position, later) in claims.iter().enumerate() {
         for earlier in claims.iter().take(position).filter(|earlier| earlier.span.overlaps(&later.span)) {
             match (earlier.owner, later.owner) {
-                // Two spans of the board that overlap are the board's business.
-                (earlier, later) if earlier.is_board() && later.is_board() => {}
+                // Two spans of the machine that overlap are the board's business.
+                (earlier, later) if earlier.is_fixed() && later.is_fixed() => {}
+                // What only CPUs reach may lie there.
+                (Owner::Device(_), Owner::Bus) => {}
                 // What it leaves of the window is looked at elsewhere.
                 (Owner::Device(device), Owner::Window) if given.get(device).is_some_and(|it| is_raw(it)) => {}
-                (Owner::Ram, Owner::Board | Owner::Window) => findings.vm(
+                (Owner::Ram, Owner::Machine | Owner::Window | Owner::Bus) => findings.vm(
                     vm,
                     if config.memory_base.is_some() { "memory_base" } else { "memory" },
                     Rule::MemoryPlace,
@@ -221,7 +252,7 @@ fn report_overlaps(
                     ),
                 ),
                 (Owner::Device(a), Owner::Device(b)) if a == b => {}
-                (_, Owner::Device(device)) | (Owner::Device(device), Owner::Board | Owner::Window) => {
+                (_, Owner::Device(device)) | (Owner::Device(device), Owner::Machine | Owner::Window) => {
                     let (mine, other) = match later.owner {
                         Owner::Device(_) => (later, earlier),
                         _ => (earlier, later),
@@ -230,7 +261,7 @@ fn report_overlaps(
                         overlap(device, mine, other, findings);
                     }
                 }
-                (_, Owner::Ram | Owner::Board | Owner::Window) => {}
+                (_, Owner::Ram | Owner::Machine | Owner::Window | Owner::Bus) => {}
             }
         }
     }
@@ -274,7 +305,7 @@ fn report_reach(
     let limit = 1u64 << bits;
     for claim in claims.iter().filter(|claim| claim.span.end().0 > limit) {
         match claim.owner {
-            Owner::Board | Owner::Window => {}
+            Owner::Machine | Owner::Window | Owner::Bus => {}
             Owner::Ram => findings.vm(
                 vm,
                 if config.memory_base.is_some() { "memory_base" } else { "memory" },
@@ -299,8 +330,8 @@ fn report_reach(
             }
         }
     }
-    let highest =
-        claims.iter().map(|claim| claim.span.end().0).filter(|&end| end <= limit).max().unwrap_or(0);
+    let there = claims.iter().filter(|claim| claim.owner != Owner::Bus);
+    let highest = there.map(|claim| claim.span.end().0).filter(|&end| end <= limit).max().unwrap_or(0);
     let needed = u64::BITS - highest.saturating_sub(1).leading_zeros();
     needed.clamp(32, u32::from(bits)) as u8
 }

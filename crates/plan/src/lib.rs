@@ -20,6 +20,7 @@ mod describe;
 mod emulated;
 mod findings;
 mod given;
+mod hardware;
 mod judge;
 mod layout;
 mod limits;
@@ -28,6 +29,7 @@ pub mod machine;
 mod memory;
 mod model;
 mod pci;
+mod places;
 mod sharing;
 mod show;
 mod slots;
@@ -55,7 +57,7 @@ pub use show::reset_name;
 use assemble::Parts;
 use board::Board;
 use findings::{Bytes, Findings, VmRef};
-use given::Given;
+use hardware::Given;
 use memory::{BLOCK, Pool};
 
 /// Plans all VMs of a system at once.
@@ -71,7 +73,8 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, &board, &mut findings);
     limits::check_devices(&given, &board, &mut findings);
-    slots::place(&mut given, platform, &mut findings);
+    slots::place(&mut given, &board, &mut findings);
+    places::place_devices(&mut given, &board, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
     let modes = board.machine.modes(system, &kept, &board, &mut findings);

@@ -9,7 +9,7 @@ use axvm_platform::limits::Limits;
 
 use super::board::Board;
 use super::findings::{Bytes, Findings, VmRef};
-use super::given::{Given, Kind};
+use super::hardware::{Given, Kind};
 use super::machine::Tables;
 use super::model::VmPlan;
 use crate::config::VMInterruptMode;

@@ -13,7 +13,7 @@ use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 
 use super::board::Board;
 use super::findings::{Bytes, DeviceRef, Findings};
-use super::given::{Hardware, Kind, Thing, check_line};
+use super::hardware::{Hardware, Kind, Thing, check_line};
 use super::machine::{Machine, Words};
 use super::model::MsiPlan;
 use crate::problem::Rule;

@@ -10,7 +10,7 @@ use axvm_platform::model::{PciDevice, Platform};
 
 use super::board::Board;
 use super::findings::{And, Findings};
-use super::given::{Given, Hardware, Kind, Thing};
+use super::hardware::{Given, Hardware, Kind, Thing};
 use super::machine::Words;
 use super::pci;
 use crate::problem::Rule;

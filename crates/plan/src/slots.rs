@@ -5,14 +5,17 @@
 //! So an address depends on the machine and on what the VM is given, and on nothing else. Functions of one device stay
 //! together and keep their function numbers, but for the lowest, which is shown as function 0: software looks for others only
 //! behind that one (PCI 3.2.2.3.4).
+//!
+//! In a guest machine of its own they lie one after the other, in the order of the file, wherever they are on the board.
 
 use alloc::vec::Vec;
 
 use axvm_addr::PciAddress;
-use axvm_platform::model::Platform;
+use axvm_platform::limits::GuestMachine;
 
+use super::board::Board;
 use super::findings::Findings;
-use super::given::{Given, Kind};
+use super::hardware::{Given, Kind};
 use crate::problem::Rule;
 
 /// Device numbers of a bus.
@@ -24,22 +27,27 @@ struct Unit {
     host: usize,
     /// The slot: the address of its function 0.
     slot: PciAddress,
-    /// The device number that it should have, and whether it is its own.
-    wanted: (u8, bool),
+    /// The device number that it has on the root bus, or that the bridge above it has there.
+    own: u8,
+    on_root: bool,
     /// Positions in `given`, by address.
     members: Vec<(PciAddress, usize)>,
 }
 
 /// Gives every function an address for its VM.
-pub(super) fn place(given: &mut [Given<'_>], platform: &Platform, findings: &mut Findings) {
+pub(super) fn place(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut Findings) {
     let mut units = units(given);
-    // What is on the root bus keeps its place, so it comes first.
-    units.sort_unstable_by_key(|unit| (unit.vm, unit.host, !unit.wanted.1, unit.slot));
+    let mirrors = board.platform.limits.guest_machine == GuestMachine::MirrorsBoard;
+    if mirrors {
+        // What is on the root bus keeps its place, so it comes first.
+        units.sort_unstable_by_key(|unit| (unit.vm, unit.host, !unit.on_root, unit.slot));
+    }
     let mut taken: Vec<(u16, usize, u8)> = Vec::new();
     for mut unit in units {
         let free = |device: &u8| !taken.contains(&(unit.vm, unit.host, *device));
         // Number 0 is left for what is there anyway: some guests take it for the host bridge.
-        let Some(device) = Some(unit.wanted.0).filter(free).or_else(|| (1..DEVICES).find(free)) else {
+        let wanted = Some(unit.own).filter(|own| mirrors && free(own));
+        let Some(device) = wanted.or_else(|| (1..DEVICES).find(free)) else {
             if let Some(device) = unit.members.first().and_then(|&(_, position)| given.get(position)) {
                 findings.device(
                     device.reference(),
@@ -53,7 +61,7 @@ pub(super) fn place(given: &mut [Given<'_>], platform: &Platform, findings: &mut
         taken.push((unit.vm, unit.host, device));
         unit.members.sort_unstable();
         let (segment, root) =
-            platform.pci_hosts.get(unit.host).map_or((0, 0), |host| (host.segment, host.buses.first));
+            board.bridges.get(unit.host).map_or((0, 0), |bridge| (bridge.segment, bridge.buses.first));
         for (order, &(address, position)) in unit.members.iter().enumerate() {
             let number = if order == 0 { 0 } else { address.function() };
             if let (Some(place), Some(Given { hardware, .. })) =
@@ -80,7 +88,8 @@ fn units(given: &[Given<'_>]) -> Vec<Unit> {
                 vm,
                 host,
                 slot,
-                wanted: (top.unwrap_or(&address).device(), top.is_none()),
+                own: top.unwrap_or(&address).device(),
+                on_root: top.is_none(),
                 members: alloc::vec![(address, position)],
             }),
         }

@@ -14,7 +14,19 @@ pub struct MsiLimits {
     pub message_bits: u8,
 }
 
-/// The limits of a host. A host that runs fills them in from its hardware ([`Platform`](crate::model::Platform) then says what it
+/// Where the machine that a guest sees has its RAM, its registers and its devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestMachine {
+    /// Where the board has its own: a guest that is told the board's addresses, or that was built for the board, finds them. It is how
+    /// a host shows the board that it runs on.
+    #[default]
+    MirrorsBoard,
+    /// Where the architecture's own layout has them, whatever the board is. It is how a host shows a machine that isn't the one it runs
+    /// on.
+    Own,
+}
+
+/// The limits of a host, and what it makes of them. A host that runs fills them in from its hardware ([`Platform`](crate::model::Platform) then says what it
 /// found); on a desk they are [`Limits::default`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -36,6 +48,8 @@ pub struct Limits {
     pub source_bits: Vec<u8>,
     /// Of each controller of message interrupts, by position. Where one is missing, it isn't known.
     pub msi: Vec<MsiLimits>,
+    /// The machine that its guests see.
+    pub guest_machine: GuestMachine,
 }
 
 impl Default for Limits {
@@ -51,6 +65,7 @@ impl Default for Limits {
             table_bytes: 5 << 20,
             source_bits: Vec::new(),
             msi: Vec::new(),
+            guest_machine: GuestMachine::MirrorsBoard,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::dry_run;
 use axvm_addr::*;
 use axvm_plan::fixtures::*;
 use axvm_plan::*;
+use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::*;
 use axvm_system::model::*;
 
@@ -109,7 +110,8 @@ fn any_platform() -> impl Strategy<Value = Platform> {
     let mostly = || prop::bool::weighted(0.9);
     let slot = (mostly(), 0u32..8, mostly(), mostly());
     let high = prop::bool::weighted(0.2);
-    (high, proptest::collection::vec(slot, 8)).prop_map(|(high, slots)| {
+    let own = prop::bool::weighted(0.3);
+    (high, own, proptest::collection::vec(slot, 8)).prop_map(|(high, own, slots)| {
         let mut functions = Vec::new();
         let mut groups = Vec::new();
         for (device, (there, group, resets, behind_iommu)) in (0..).zip(slots) {
@@ -130,6 +132,9 @@ fn any_platform() -> impl Strategy<Value = Platform> {
         }
         if high {
             raise(&mut platform);
+        }
+        if own {
+            platform.limits.guest_machine = GuestMachine::Own;
         }
         platform
     })
@@ -197,12 +202,15 @@ fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError
     map.extend(vm.emulated());
     // Config space counts whether or not the VM has functions there.
     let planned = |ecam: &Span<Gpa>| vm.pci.iter().any(|bridge| bridge.ecam == *ecam);
-    let ecams =
-        platform.pci_hosts.iter().map(|host| Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
+    let mirrored = platform.limits.guest_machine == GuestMachine::MirrorsBoard;
+    let hosts = || platform.pci_hosts.iter().filter(|_| mirrored);
+    let ecams = hosts().map(|host| Span::new(Gpa(host.ecam.start().0), host.ecam.size()).unwrap());
     map.extend(ecams.filter(|ecam| !planned(ecam)));
     map.extend(vm.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.cpu)));
+    // Whatever machine the guest sees, a device's DMA to these doesn't come to the IOMMU.
     let all = platform.pci_hosts.iter().flat_map(|host| &host.windows);
-    for window in all.map(|window| Span::new(Gpa(window.cpu.start().0), window.cpu.size()).unwrap()) {
+    let all = all.filter(|window| mirrored || window.space != PciSpace::Io);
+    for window in all.map(|window| Span::new(Gpa(window.pci), window.cpu.size()).unwrap()) {
         for ram in vm.ram.iter().map(|piece| &piece.gpa) {
             prop_assert!(!ram.overlaps(&window), "RAM {ram} in a window {window}");
         }

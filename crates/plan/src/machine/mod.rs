@@ -9,7 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Gpa, Hpa, Interrupt, Irq, MsiControllerId, Span};
+use axvm_addr::{Address, Gpa, Hpa, Interrupt, Irq, MsiControllerId, Span};
 use axvm_guest::Description;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Arch, System, Vm};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
-use crate::given::Given;
+use crate::hardware::Given;
 use crate::model::ConsolePlan;
 use crate::own_tree::Look;
 
@@ -62,6 +62,13 @@ impl MachinePlan {
     pub(crate) fn takes_messages(&self) -> bool {
         let Self::Aarch64(plan) = self;
         plan.gic.is_some_and(|gic| gic.its.is_some())
+    }
+
+    /// The page that the guest has its devices send their message interrupts to, of the controller with the host's behind it.
+    pub(crate) fn doorbell(&self, controller: MsiControllerId) -> Option<Gpa> {
+        let Self::Aarch64(plan) = self;
+        let its = plan.gic?.its.filter(|its| its.host == controller)?;
+        its.registers.start().checked_add(aarch64::DOORBELL)
     }
 
     /// Whether the hardware delivers the message interrupts of a VM in this mode, by the numbers that its guest gives them.
@@ -141,6 +148,22 @@ pub(crate) struct Words {
     pub(crate) qemu_iommu: &'static str,
 }
 
+/// Where a guest machine that isn't the board's mirror has what is common to all machines.
+pub(crate) struct OwnLayout {
+    /// Where its RAM begins, where nothing speaks against it.
+    pub(crate) ram: Gpa,
+    /// The page of the emulated console.
+    pub(crate) console: Gpa,
+    /// Where platform devices' registers are.
+    pub(crate) devices: Range<u64>,
+    /// The config spaces of its host bridges.
+    pub(crate) config_spaces: Range<u64>,
+    /// Where 32-bit BARs are.
+    pub(crate) low_window: Range<u64>,
+    /// 64-bit BARs are in the last quarter of what so many bits address, or of what the CPUs reach if that is less.
+    pub(crate) high_bits: u8,
+}
+
 /// Bytes that tables take.
 pub(crate) struct Tables {
     /// A translation table.
@@ -218,7 +241,14 @@ impl Machine {
         }
     }
 
-    /// The page that devices send their message interrupts to.
+    /// Where a guest machine of its own has what all have.
+    pub(crate) fn own_layout(self) -> &'static OwnLayout {
+        match self {
+            Self::Aarch64 => &aarch64::layout::OWN,
+        }
+    }
+
+    /// The page of the board's that devices' message interrupts reach.
     pub(crate) fn doorbell(self, platform: &Platform, controller: MsiControllerId) -> Option<Hpa> {
         match self {
             Self::Aarch64 => platform.gic()?.its.get(usize::from(controller.0))?.doorbell(),
@@ -269,7 +299,7 @@ impl Machine {
         }
     }
 
-    /// Where a guest's interrupt controller may lie on this board, whatever the VM has of it.
+    /// Where a guest's interrupt controller may lie, whatever the VM has of it.
     pub(crate) fn fixed(self, platform: &Platform) -> Vec<Emulated> {
         match self {
             Self::Aarch64 => aarch64::layout::fixed(platform),

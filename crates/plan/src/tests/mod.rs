@@ -5,6 +5,7 @@ mod base;
 mod console;
 mod judged;
 mod mode;
+mod own_machine;
 mod own_tree;
 mod refused;
 

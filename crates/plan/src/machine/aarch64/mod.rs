@@ -2,6 +2,7 @@
 
 pub(crate) mod layout;
 pub(crate) mod mode;
+mod mode_words;
 pub(crate) mod own_tree;
 
 use alloc::format;
@@ -22,6 +23,9 @@ pub(crate) const SPIS: Range<u32> = 32..1020;
 
 /// PPIs: a CPU's own interrupts.
 const PPIS: Range<u32> = 16..32;
+
+/// Where the page to which MSIs are sent is in an ITS: its second frame (Arm IHI 0069, 12.18).
+pub(crate) const DOORBELL: u64 = 64 << 10;
 
 pub(crate) const WORDS: Words = Words {
     iommu: "SMMU",

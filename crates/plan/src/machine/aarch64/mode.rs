@@ -14,19 +14,17 @@
 //! In emulated mode the hypervisor takes timers and lines and injects them, and MSIs too where the GIC can't deliver them to a
 //! virtual processor itself. GICv4.0 can: each vCPU has its own CPU, so that its virtual processor is always the one that runs there.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::Irq;
 use axvm_system::model::{InterruptChoice, System, Vm};
 
-use super::{PPIS, SPIS};
+use super::{PPIS, SPIS, mode_words as words};
 use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
-use crate::given::Given;
+use crate::hardware::Given;
 use crate::machine::Mode;
-use crate::problem::Rule;
 
 /// What a VM has that the rules are about.
 struct Wants<'a> {
@@ -34,27 +32,59 @@ struct Wants<'a> {
     config: &'a Vm,
     lines: bool,
     messages: bool,
-    passthrough: bool,
 }
 
-impl Wants<'_> {
-    fn mode(&self) -> VMInterruptMode {
-        match (self.passthrough, self.config.interrupts) {
-            (true, _) => VMInterruptMode::Passthrough,
-            (false, InterruptChoice::None) => VMInterruptMode::NoIrq,
-            (false, _) => VMInterruptMode::Emulated,
-        }
+/// How interrupts reach a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Passthrough, with this line for its console.
+    Passthrough(Irq),
+    /// Emulated, or none: passthrough wasn't asked for, or this is in the way.
+    Injected(Option<Obstacle>),
+}
+
+impl Decision {
+    fn is_passthrough(self) -> bool {
+        matches!(self, Self::Passthrough(_))
     }
 }
 
-/// Decides for all VMs of the system.
+/// Why a VM can't be in passthrough mode. Others are named by their positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Its own device tree says where the console's line is.
+    OwnTree,
+    /// The other one has its LPIs in hardware.
+    SameNumbers(usize),
+    /// The other one could end its lines' interrupts.
+    LinesExposed(usize),
+    /// It could end those of the other one.
+    ExposesLines(usize),
+    /// No SPI is left for the console.
+    NoConsoleLine,
+}
+
+/// Who delivers the MSIs of a VM in emulated mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Messages {
+    /// It has none.
+    None,
+    /// The hardware (GICv4).
+    Hardware,
+    /// The hypervisor.
+    Injected,
+    /// The one or the other: the platform doesn't know the GIC's registers.
+    Unknown,
+}
+
+/// Decides for all VMs of the system, and says it.
 pub(crate) fn choose(
     system: &System,
     given: &[&Given<'_>],
     board: &Board<'_>,
     findings: &mut Findings,
 ) -> Vec<Mode> {
-    let mut all: Vec<Wants<'_>> = (0..)
+    let all: Vec<Wants<'_>> = (0..)
         .zip(&system.vms)
         .map(|(index, config)| {
             let own = || given.iter().filter(move |device| device.vm.index == index);
@@ -63,144 +93,124 @@ pub(crate) fn choose(
                 config,
                 lines: own().any(|device| !device.hardware.lines.is_empty()),
                 messages: own().any(|device| device.hardware.msi.is_some()),
-                passthrough: false,
             }
         })
         .collect();
-    let mut spare = spare_lines(given, board);
-    let mut console_lines: Vec<Option<Irq>> = system.vms.iter().map(|_| None).collect();
-    // What the file asks for comes before what is left to the plan.
-    for asked in [InterruptChoice::Passthrough, InterruptChoice::Auto] {
-        for position in 0..all.len() {
-            let Some(wants) = all.get(position).filter(|wants| wants.config.interrupts == asked) else {
-                continue;
-            };
-            let why_not = obstacle(wants, &all).or_else(|| {
-                spare.is_empty().then(|| "the board has no SPI left for its console's line".into())
-            });
-            match (&why_not, asked) {
-                (None, _) => {
-                    let line = spare.pop();
-                    findings.note(format_args!(
-                        "{}: interrupts are passthrough: timers, SGIs, MSIs and lines reach it without the hypervisor",
-                        wants.vm
-                    ));
-                    if wants.config.dtb.is_some()
-                        && let Some(line) = line
-                    {
-                        findings.note(format_args!(
-                            "{}: its own device tree must give the console INTID {line} (SPI {}), edge",
-                            wants.vm,
-                            line.0 - SPIS.start
-                        ));
-                    }
-                    if let Some(slot) = console_lines.get_mut(position) {
-                        *slot = line;
-                    }
-                    if let Some(wants) = all.get_mut(position) {
-                        wants.passthrough = true;
-                    }
-                }
-                (Some(why), InterruptChoice::Auto) => {
-                    findings.note(format_args!("{}: interrupts are emulated: {why}", wants.vm));
-                }
-                (Some(why), _) => findings.vm(
-                    wants.vm,
-                    "interrupts",
-                    Rule::InterruptMode,
-                    format_args!(
-                        "interrupts = \"passthrough\" isn't closed: {why}: use \"auto\" or \"emulated\""
-                    ),
-                ),
-            }
+    let order = order(&all);
+    let decided = decide(&all, &order, spare_lines(given, board));
+    let name = |position: usize| VmRef::of(system, position as u16);
+    for &position in &order {
+        if let (Some(wants), Some(&decision)) = (all.get(position), decided.get(position)) {
+            words::say_decision(wants.vm, wants.config, decision, name, findings);
         }
     }
-    if !says_when_more_is_wanted(board) {
-        for wants in all.iter().filter(|wants| !wants.passthrough) {
-            findings.vm(
-                wants.vm,
-                "interrupts",
-                Rule::InterruptMode,
-                format_args!(
-                    "its interrupts would be injected, but the board's device tree gives the GIC no maintenance interrupt (a PPI): \
-                     nothing would tell that a line can be unmasked or that list registers are free, and interrupts would be lost: \
-                     use \"passthrough\", which needs none"
-                ),
-            );
-        }
-    }
+    let hears_of_ends = hears_of_ends(board);
     let hardware = board.platform.gic().and_then(|gic| gic.virtual_lpis);
-    for wants in all.iter().filter(|wants| wants.mode() == VMInterruptMode::Emulated) {
-        note_injected(wants, hardware, findings);
+    let mut modes = Vec::new();
+    for (position, (wants, &decision)) in all.iter().zip(&decided).enumerate() {
+        if !hears_of_ends && !decision.is_passthrough() {
+            words::say_no_maintenance(wants.vm, findings);
+        }
+        let mode = mode(wants, decision);
+        let messages = messages(wants, hardware);
+        if mode == VMInterruptMode::Emulated {
+            words::say_injected(wants.vm, messages, findings);
+        }
+        modes.push(Mode {
+            mode,
+            console_line: match decision {
+                Decision::Passthrough(line) => Some(line),
+                Decision::Injected(_) => None,
+            },
+            messages_by_hardware: mode == VMInterruptMode::Emulated && messages == Messages::Hardware,
+            lines_exposed: passthrough(&all, &decided)
+                .any(|(other, it)| other != position && !it.config.trusted),
+        });
     }
-    all.iter()
-        .zip(console_lines)
-        .enumerate()
-        .map(|(position, (wants, console_line))| Mode {
-            mode: wants.mode(),
-            console_line,
-            messages_by_hardware: wants.mode() == VMInterruptMode::Emulated
-                && wants.messages
-                && hardware == Some(true),
-            lines_exposed: all
-                .iter()
-                .enumerate()
-                .any(|(other, it)| other != position && it.passthrough && !it.config.trusted),
-        })
-        .collect()
+    modes
+}
+
+/// The VMs that may be in passthrough mode: what the file asks for comes before what is left to the plan.
+fn order(all: &[Wants<'_>]) -> Vec<usize> {
+    let asking = |asked| {
+        let all = all.iter().enumerate();
+        all.filter(move |(_, wants)| wants.config.interrupts == asked).map(|(position, _)| position)
+    };
+    asking(InterruptChoice::Passthrough).chain(asking(InterruptChoice::Auto)).collect()
+}
+
+/// One decision for each VM: those of `order` one after the other, each beside those that are in passthrough mode already.
+fn decide(all: &[Wants<'_>], order: &[usize], mut spare: Vec<Irq>) -> Vec<Decision> {
+    let mut decided: Vec<Decision> = all.iter().map(|_| Decision::Injected(None)).collect();
+    for &position in order {
+        let Some(wants) = all.get(position) else { continue };
+        let decision = match obstacle(position, wants, all, &decided) {
+            Some(obstacle) => Decision::Injected(Some(obstacle)),
+            None => match spare.pop() {
+                Some(line) => Decision::Passthrough(line),
+                None => Decision::Injected(Some(Obstacle::NoConsoleLine)),
+            },
+        };
+        if let Some(slot) = decided.get_mut(position) {
+            *slot = decision;
+        }
+    }
+    decided
+}
+
+/// The VMs that are in passthrough mode so far.
+fn passthrough<'w, 'a>(
+    all: &'w [Wants<'a>],
+    decided: &'w [Decision],
+) -> impl Iterator<Item = (usize, &'w Wants<'a>)> + Clone {
+    let all = all.iter().zip(decided).enumerate();
+    all.filter(|(_, (_, decision))| decision.is_passthrough()).map(|(position, (wants, _))| (position, wants))
+}
+
+/// What keeps a VM from passthrough mode beside those that are in it.
+fn obstacle(position: usize, wants: &Wants<'_>, all: &[Wants<'_>], decided: &[Decision]) -> Option<Obstacle> {
+    if wants.config.interrupts == InterruptChoice::Auto && wants.config.dtb.is_some() {
+        return Some(Obstacle::OwnTree);
+    }
+    let mut others = passthrough(all, decided).filter(|(other, _)| *other != position);
+    if wants.messages
+        && let Some((other, _)) = others.clone().find(|(_, other)| other.messages)
+    {
+        return Some(Obstacle::SameNumbers(other));
+    }
+    others.find_map(|(other, it)| {
+        match (wants.lines && !it.config.trusted, it.lines && !wants.config.trusted) {
+            (true, _) => Some(Obstacle::LinesExposed(other)),
+            (false, true) => Some(Obstacle::ExposesLines(other)),
+            (false, false) => None,
+        }
+    })
+}
+
+fn mode(wants: &Wants<'_>, decision: Decision) -> VMInterruptMode {
+    match (decision, wants.config.interrupts) {
+        (Decision::Passthrough(_), _) => VMInterruptMode::Passthrough,
+        (Decision::Injected(_), InterruptChoice::None) => VMInterruptMode::NoIrq,
+        (Decision::Injected(_), _) => VMInterruptMode::Emulated,
+    }
+}
+
+/// `hardware`: whether the GIC delivers to virtual processors, if that is known.
+fn messages(wants: &Wants<'_>, hardware: Option<bool>) -> Messages {
+    match hardware.filter(|_| wants.messages) {
+        Some(true) => Messages::Hardware,
+        Some(false) => Messages::Injected,
+        None if wants.messages => Messages::Unknown,
+        None => Messages::None,
+    }
 }
 
 /// Whether the GIC has a maintenance interrupt, without which nobody hears of the end of an interrupt whose line is masked or whose level
 /// is looked at again, nor of list registers that are free (IHI 0069, 6.5). It is each CPU's own.
-fn says_when_more_is_wanted(board: &Board<'_>) -> bool {
+fn hears_of_ends(board: &Board<'_>) -> bool {
     let gic = board.platform.gic();
     let maintenance = gic.and_then(|gic| gic.maintenance);
     gic.is_none() || maintenance.is_some_and(|interrupt| PPIS.contains(&interrupt.irq.0))
-}
-
-/// Says what of an emulated VM's interrupts costs exits.
-fn note_injected(wants: &Wants<'_>, hardware: Option<bool>, findings: &mut Findings) {
-    let vm = wants.vm;
-    match hardware.filter(|_| wants.messages) {
-        Some(true) => findings.note(format_args!(
-            "{vm}: its MSIs reach it without the hypervisor (GICv4); its timer, SGIs and lines are injected"
-        )),
-        Some(false) => findings.note(format_args!(
-            "{vm}: its timer, SGIs, lines and MSIs are injected: the GIC has no virtual LPIs (GICv4.0)"
-        )),
-        None if wants.messages => findings.note(format_args!(
-            "{vm}: its timer, SGIs and lines are injected, and its MSIs unless the GIC has virtual LPIs (GICv4.0), which its \
-             registers say"
-        )),
-        None => findings.note(format_args!("{vm}: its timer, SGIs and lines are injected")),
-    }
-}
-
-/// Why a VM can't be in passthrough mode beside those that are.
-fn obstacle(wants: &Wants<'_>, all: &[Wants<'_>]) -> Option<String> {
-    let mut others = all.iter().filter(|other| other.passthrough && other.vm.index != wants.vm.index);
-    if wants.config.interrupts == InterruptChoice::Auto && wants.config.dtb.is_some() {
-        return Some(
-            "its own device tree says where the console's line is, which is another one in passthrough mode"
-                .into(),
-        );
-    }
-    if wants.messages
-        && let Some(other) = others.clone().find(|other| other.messages)
-    {
-        return Some(alloc::format!(
-            "its MSIs would have the numbers of those of {}, which has them in hardware",
-            other.vm
-        ));
-    }
-    let met = others
-        .find(|other| (wants.lines && !other.config.trusted) || (other.lines && !wants.config.trusted))?;
-    Some(match wants.lines && !met.config.trusted {
-        true => {
-            alloc::format!("{} could end its lines' interrupts: it is passthrough and not `trusted`", met.vm)
-        }
-        false => alloc::format!("it could end the interrupts of {}'s lines, and isn't `trusted`", met.vm),
-    })
 }
 
 /// SPIs that nothing on the board or in the file has, the best last: below the highest that something has, so that the
