@@ -200,6 +200,9 @@ fn system(devices: Vec<Device>) -> System {
         interrupts: InterruptChoice::Emulated,
         trusted: false,
         on_violation: Default::default(),
+        on_reset: Default::default(),
+        on_crash: Default::default(),
+        watchdog: None,
         autostart: true,
         devices,
     };

@@ -14,7 +14,7 @@ use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod};
 use axvm_platform::model::{Platform, Reserved};
 use axvm_platform::{fake, fdt};
 use axvm_system::model::{
-    Arch, Board, Device, Dma, Hazard, Hypervisor, InterruptChoice, Item, RegisterAccess, System,
+    AfterEnd, Arch, Board, Device, Dma, Hazard, Hypervisor, InterruptChoice, Item, RegisterAccess, System,
     ViolationPolicy, Vm,
 };
 
@@ -124,6 +124,9 @@ pub fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
         interrupts: InterruptChoice::Auto,
         trusted: false,
         on_violation: ViolationPolicy::QuarantineDevice,
+        on_reset: AfterEnd::Restart,
+        on_crash: AfterEnd::Stop,
+        watchdog: None,
         autostart: true,
         devices,
     }

@@ -69,6 +69,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let mut findings = Findings::default();
     let board = Board::new(system, platform, &mut findings);
     check_vms(system, &board, &mut findings);
+    limits::check_life(system, &platform.limits, &mut findings);
     check_cpus(system, &board, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, &board, &mut findings);

@@ -1,14 +1,17 @@
 //! What whoever carries the plan out can't go beyond ([`Limits`]): tags for VMs, ids of DMA masters and senders of MSIs, message
 //! interrupts, memory for tables. What several VMs have a share of is checked in sum.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{IommuId, MsiSource, Span};
 use axvm_pci::BarKind;
-use axvm_platform::limits::Limits;
+use axvm_platform::limits::{Limits, Serves};
+use axvm_system::model::{AfterEnd, System};
 
 use super::board::Board;
-use super::findings::{Bytes, Findings, VmRef};
+use super::findings::{And, Bytes, Findings, VmRef};
 use super::hardware::{Given, Kind};
 use super::machine::Tables;
 use super::model::VmPlan;
@@ -80,6 +83,45 @@ pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &m
                 ),
             );
         }
+    }
+}
+
+/// Whether what is to follow a VM's end, and its watchdog, are such as the host has. That a guest which resets itself starts again is so
+/// unless the file says otherwise: that it doesn't here is no reason not to run it.
+pub(super) fn check_life(system: &System, limits: &Limits, findings: &mut Findings) {
+    let mut stay: Vec<String> = Vec::new();
+    for (index, config) in (0..).zip(&system.vms) {
+        let vm = VmRef::of(system, index);
+        if limits.restarts == Serves::No {
+            if config.on_reset == AfterEnd::Restart {
+                stay.push(format!("{vm}"));
+            }
+            if config.on_crash == AfterEnd::Restart {
+                findings.vm(
+                    vm,
+                    "on_crash",
+                    Rule::Limit,
+                    "on_crash = \"restart\" isn't served yet: a VM that has ended stays stopped; say \"stop\"",
+                );
+            }
+        }
+        if config.watchdog.is_some() && limits.watchdogs == Serves::No {
+            findings.vm(
+                vm,
+                "watchdog",
+                Rule::Limit,
+                "an emulated watchdog isn't served yet: leave `watchdog` out",
+            );
+        }
+    }
+    if !stay.is_empty() {
+        let what =
+            if stay.len() == 1 { "a guest that resets itself" } else { "guests that reset themselves" };
+        findings.note(format_args!(
+            "{}: on_reset = \"restart\", the default, isn't served yet: {what} stay{} stopped",
+            And(&stay),
+            if stay.len() == 1 { "s" } else { "" }
+        ));
     }
 }
 

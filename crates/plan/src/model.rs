@@ -10,7 +10,7 @@ use axvm_addr::{
 use axvm_guest::Description;
 use axvm_pci::ResetMethod;
 use axvm_platform::model::Trigger;
-use axvm_system::model::ViolationPolicy;
+use axvm_system::model::{AfterEnd, ViolationPolicy};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};
@@ -44,6 +44,12 @@ pub struct VmPlan {
     pub autostart: bool,
     /// What a violation leads to.
     pub on_violation: ViolationPolicy,
+    /// What follows when its guest resets itself.
+    pub on_reset: AfterEnd,
+    /// What follows when it ends otherwise than by powering itself off.
+    pub on_crash: AfterEnd,
+    /// Its watchdog, if it has one: what follows when its guest lets it expire.
+    pub watchdog: Option<AfterEnd>,
     /// How interrupts reach it.
     pub mode: VMInterruptMode,
     /// The message interrupts of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on.

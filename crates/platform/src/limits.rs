@@ -26,6 +26,16 @@ pub enum GuestMachine {
     Own,
 }
 
+/// Whether a host does by itself what a system file may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Serves {
+    /// It doesn't.
+    #[default]
+    No,
+    /// It does.
+    Yes,
+}
+
 /// The limits of a host, and what it makes of them. A host that runs fills them in from its hardware ([`Platform`](crate::model::Platform) then says what it
 /// found); on a desk they are [`Limits::default`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +60,10 @@ pub struct Limits {
     pub msi: Vec<MsiLimits>,
     /// The machine that its guests see.
     pub guest_machine: GuestMachine,
+    /// Starting a VM again that has ended (`on_reset`, `on_crash`).
+    pub restarts: Serves,
+    /// An emulated watchdog (`watchdog`).
+    pub watchdogs: Serves,
 }
 
 impl Default for Limits {
@@ -66,6 +80,8 @@ impl Default for Limits {
             source_bits: Vec::new(),
             msi: Vec::new(),
             guest_machine: GuestMachine::MirrorsBoard,
+            restarts: Serves::No,
+            watchdogs: Serves::No,
         }
     }
 }

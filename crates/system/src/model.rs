@@ -81,6 +81,16 @@ pub enum ViolationPolicy {
     StopVm,
 }
 
+/// What follows when a VM has ended without anybody having asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterEnd {
+    /// It stays stopped.
+    #[default]
+    Stop,
+    /// It starts again, from its images and with its devices reset.
+    Restart,
+}
+
 /// One `[[vm]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Vm {
@@ -112,6 +122,12 @@ pub struct Vm {
     pub trusted: bool,
     /// `on_violation`.
     pub on_violation: ViolationPolicy,
+    /// `on_reset`: its guest has reset itself. In a file that doesn't say it: [`AfterEnd::Restart`].
+    pub on_reset: AfterEnd,
+    /// `on_crash`: it has ended otherwise than by powering itself off. In a file that doesn't say it: [`AfterEnd::Stop`].
+    pub on_crash: AfterEnd,
+    /// `watchdog`: it has one, and its guest has let it expire.
+    pub watchdog: Option<AfterEnd>,
     /// `autostart`.
     pub autostart: bool,
     /// `[[vm.device]]`, in the file's order.
@@ -133,6 +149,9 @@ deserialize_in_order!(Vm {
     interrupts,
     trusted,
     on_violation,
+    on_reset,
+    on_crash,
+    watchdog,
     autostart,
     devices,
 });

@@ -16,7 +16,7 @@ use std::vec;
 use axvm_addr::{CpuId, DmaSource, PAGE_SIZE};
 use axvm_axdevice::Width;
 use axvm_platform::model::Trigger;
-use axvm_system::model::ViolationPolicy;
+use axvm_system::model::{AfterEnd, ViolationPolicy};
 
 use super::*;
 use crate::devices::{Aborted, Forward};
@@ -122,6 +122,9 @@ fn vm_plan() -> VmPlan {
         name: "linux".into(),
         autostart: true,
         on_violation: ViolationPolicy::QuarantineDevice,
+        on_reset: AfterEnd::Restart,
+        on_crash: AfterEnd::Stop,
+        watchdog: None,
         mode: VMInterruptMode::Emulated,
         messages: 0..0,
         table_bytes: 0,

@@ -22,6 +22,9 @@ fn vm(name: &str) -> Vm {
         interrupts: Default::default(),
         trusted: false,
         on_violation: Default::default(),
+        on_reset: Default::default(),
+        on_crash: Default::default(),
+        watchdog: None,
         autostart: true,
         devices: vec![],
     }

@@ -4,7 +4,7 @@ use axvm_addr::{Gpa, Hpa, Irq, PciAddress, SourceId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Device, Dma, Hazard, InterruptChoice, RegisterAccess, ViolationPolicy};
+use crate::model::{AfterEnd, Device, Dma, Hazard, InterruptChoice, RegisterAccess, ViolationPolicy};
 
 const GOOD: &str = r#"
 [board]
@@ -58,6 +58,7 @@ fn the_documented_example_is_read_with_its_defaults() {
     let vm = &system.vms[0];
     assert_eq!((vm.memory, vm.cpus.as_slice()), (512 << 20, &[CpuId(1), CpuId(2)][..]));
     assert_eq!((vm.trusted, vm.autostart, vm.interrupts), (false, true, InterruptChoice::Auto));
+    assert_eq!((vm.on_reset, vm.on_crash, vm.watchdog), (AfterEnd::Restart, AfterEnd::Stop, None));
     let address = PciAddress::new(0, 0, 2, 0).unwrap();
     assert_eq!(vm.devices[0], Device::Pci { address, without_reset: false, without_intx: false });
     let region = Device::Region {
@@ -180,6 +181,24 @@ fn text_that_is_not_toml_gives_the_line_and_no_system() {
 }
 
 #[test]
+fn what_follows_an_end_is_one_of_two_words_and_a_slip_is_found_at_its_line() {
+    let with = |text: &str| problems(&GOOD.replace("cmdline = \"console=ttyAMA0\"\n", &format!("{text}\n")));
+    for key in ["on_reset", "on_crash", "watchdog"] {
+        line(
+            16,
+            &format!("`{key}` can't be \"reboot\": it is one of \"restart\", \"stop\""),
+            &with(&format!("{key} = \"reboot\"")),
+        );
+        line(16, &format!("`{key}` must be a string, not a boolean"), &with(&format!("{key} = true")));
+    }
+    line(
+        16,
+        "unknown key `on_rest` in [[vm]]: the nearest known one is `on_reset`",
+        &with("on_rest = \"stop\""),
+    );
+}
+
+#[test]
 fn an_empty_file_lacks_a_board_and_a_vm() {
     let messages = problems("");
     assert_eq!(messages.len(), 1, "{messages:?}");
@@ -229,6 +248,12 @@ fn write(system: &System) -> String {
             ViolationPolicy::Report => "on_violation = \"report\"\n",
             ViolationPolicy::StopVm => "on_violation = \"stop-vm\"\n",
         };
+        let word = |after| if after == AfterEnd::Restart { "restart" } else { "stop" };
+        for (key, after) in
+            [("on_reset", Some(vm.on_reset)), ("on_crash", Some(vm.on_crash)), ("watchdog", vm.watchdog)]
+        {
+            text += &after.map_or(String::new(), |after| format!("{key} = \"{}\"\n", word(after)));
+        }
         for device in &vm.devices {
             text += "[[vm.device]]\n";
             text += &write_device(device);
@@ -340,11 +365,13 @@ fn vm() -> impl Strategy<Value = Vm> {
         Just(ViolationPolicy::Report),
         Just(ViolationPolicy::StopVm)
     ];
-    let second = (interrupts, any::<bool>(), policies, any::<bool>(), prop::collection::vec(device(), 0..5));
+    let after = || prop_oneof![Just(AfterEnd::Stop), Just(AfterEnd::Restart)];
+    let life = (after(), after(), prop::option::of(after()), any::<bool>());
+    let second = (interrupts, any::<bool>(), policies, life, prop::collection::vec(device(), 0..5));
     (first, second).prop_map(
         |(
             (cpus, pages, memory_base, load, device_tree, initrd, cmdline),
-            (interrupts, trusted, policy, autostart, devices),
+            (interrupts, trusted, policy, (on_reset, on_crash, watchdog, autostart), devices),
         )| Vm {
             name: String::new(),
             cpus,
@@ -360,6 +387,9 @@ fn vm() -> impl Strategy<Value = Vm> {
             interrupts,
             trusted,
             on_violation: policy,
+            on_reset,
+            on_crash,
+            watchdog,
             autostart,
             devices,
         },

@@ -8,9 +8,9 @@ use toml::de::DeTable;
 
 use super::section::Section;
 use super::{Reader, text};
-use crate::model::{Arch, InterruptChoice, Item, ViolationPolicy, Vm};
+use crate::model::{AfterEnd, Arch, InterruptChoice, Item, ViolationPolicy, Vm};
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "name",
     "cpus",
     "memory",
@@ -25,9 +25,14 @@ const KEYS: [&str; 16] = [
     "interrupts",
     "trusted",
     "on_violation",
+    "on_reset",
+    "on_crash",
+    "watchdog",
     "autostart",
     "device",
 ];
+
+const AFTER_END: [(&str, AfterEnd); 2] = [("restart", AfterEnd::Restart), ("stop", AfterEnd::Stop)];
 
 /// What stands in for a size that couldn't be read.
 const SOME_MEMORY: u64 = 64 << 20;
@@ -103,6 +108,9 @@ impl Reader {
             interrupts: interrupts.unwrap_or_default(),
             trusted: section.boolean("trusted").unwrap_or(false),
             on_violation: on_violation.unwrap_or_default(),
+            on_reset: section.choice("on_reset", &AFTER_END).unwrap_or(AfterEnd::Restart),
+            on_crash: section.choice("on_crash", &AFTER_END).unwrap_or(AfterEnd::Stop),
+            watchdog: section.choice("watchdog", &AFTER_END),
             autostart: section.boolean("autostart").unwrap_or(true),
             devices: Default::default(),
         };

@@ -68,3 +68,33 @@ fn there_are_as_many_vms_as_vmids() {
     assert_eq!(limits(&many(255)), []);
     assert_eq!(limits(&many(256)), [Item::Vm(255, "".into())]);
 }
+
+#[test]
+fn what_follows_an_end_is_said_where_the_host_does_not_do_it() {
+    use axvm_platform::limits::Serves;
+    let mut file = system(vec![vm("a", &[1], vec![]), vm("b", &[2], vec![])]);
+    let says = |file: &System, platform: &Platform| {
+        let notes = planned(file, platform).notes.into_iter();
+        notes.filter(|note| note.contains("on_reset")).collect::<Vec<_>>()
+    };
+    let [note] = &says(&file, &board())[..] else { panic!() };
+    assert!(note.starts_with("vm \"a\" and vm \"b\": on_reset = \"restart\""), "{note}");
+    for vm in &mut file.vms {
+        vm.on_reset = AfterEnd::Stop;
+    }
+    assert!(says(&file, &board()).is_empty(), "nothing is promised");
+    file.vms[1].on_crash = AfterEnd::Restart;
+    file.vms[1].watchdog = Some(AfterEnd::Stop);
+    let of_second = |key: &str| (Rule::Limit, Item::Vm(1, key.into()));
+    assert_eq!(refusals(&file, &board()), [of_second("on_crash"), of_second("watchdog")]);
+    let mut platform = board();
+    platform.limits.restarts = Serves::Yes;
+    assert_eq!(refusals(&file, &platform), [of_second("watchdog")]);
+    platform.limits.watchdogs = Serves::Yes;
+    file.vms[1].on_reset = AfterEnd::Restart;
+    assert!(says(&file, &platform).is_empty());
+    let plan = planned(&file, &platform);
+    let life = |vm: &VmPlan| (vm.on_reset, vm.on_crash, vm.watchdog);
+    assert_eq!(life(&plan.vms[0]), (AfterEnd::Stop, AfterEnd::Stop, None));
+    assert_eq!(life(&plan.vms[1]), (AfterEnd::Restart, AfterEnd::Restart, Some(AfterEnd::Stop)));
+}
