@@ -140,16 +140,16 @@ impl Vgic {
 
     /// Takes the physical LPI that stands for this event. Answers whether the event is mapped.
     pub fn hardware_lpi(&self, device: ItsDeviceId, event: ItsEventId) -> bool {
-        self.message_arrives(None, || Some((device, event))).is_some()
+        self.message_arrives(None, || Some((device, event)))
     }
 
     /// As [`Vgic::hardware_lpi`], on the CPU of `vcpu`: see [`Vgic::hardware_spi_here`]. `sender` says which event it is, as for
-    /// [`Vgic::message`]. Answers what that stands for, for [`Vgic::fast_message`] when it comes again.
+    /// [`Vgic::message`].
     pub fn hardware_lpi_here(
         &self,
         vcpu: VcpuId,
         sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>,
-    ) -> Option<Message> {
+    ) -> bool {
         self.message_arrives(Some(vcpu), sender)
     }
 
@@ -164,12 +164,12 @@ impl Vgic {
         &self,
         current: Option<VcpuId>,
         sender: impl FnOnce() -> Option<(ItsDeviceId, ItsEventId)>,
-    ) -> Option<Message> {
-        let its = self.its.as_ref()?.lock();
-        let (handle, message) = its.translate(&self.shared, sender)?;
+    ) -> bool {
+        let Some(its) = self.its.as_ref().map(|its| its.lock()) else { return false };
+        let Some((handle, _)) = its.translate(&self.shared, sender) else { return false };
         // With the lock of the tables held, so that the handle stays the event's.
         self.shared.with(current, |state| state.message(handle));
-        Some(message)
+        true
     }
 
     /// Makes an LPI pending, if any event is mapped to it.

@@ -123,6 +123,61 @@ fn a_message_that_the_guest_has_disabled_is_not_made_pending() {
     assert_eq!(bench.acknowledge(0), None);
 }
 
+fn first_message(bench: &mut Bench, event: ItsEventId) -> Option<Message> {
+    bench.on(0, |vgic, lists, hardware| {
+        vgic.fast_first_message(vgic.local(V0).unwrap(), || Some((DEVICE, event)), lists, hardware)
+    })
+}
+
+#[test]
+fn a_message_that_is_not_known_is_listed_and_known_from_then_on() {
+    let (mut bench, _) = with_message();
+    emptied(&mut bench);
+    let message = first_message(&mut bench, EVENT).unwrap();
+    assert_eq!(Some(message), bench.vgic.message(|| Some((DEVICE, EVENT))));
+    serve(&mut bench);
+    assert!(message_again(&mut bench, message));
+    serve(&mut bench);
+    bench.cycle(0);
+    assert_eq!(bench.acknowledge(0), None, "nothing is left of it");
+    assert_eq!(bench.vgic.statistics().interrupts_taken, 3);
+}
+
+#[test]
+fn a_message_that_is_not_known_goes_the_long_way_where_it_is_not_this_vcpus_or_there_is_no_room() {
+    let (mut bench, _) = with_message();
+    emptied(&mut bench);
+    assert_eq!(first_message(&mut bench, ItsEventId(1)), None, "no such event");
+    // Four others wait.
+    for event in 1..=4 {
+        let lpi = LPI + event;
+        bench.set_property(lpi, PRIORITY | 1);
+        bench.command(
+            Command::Mapti { device: DEVICE, event: ItsEventId(event), lpi, collection: 0 }.encode(),
+        );
+    }
+    emptied(&mut bench);
+    for event in 1..=4 {
+        assert!(first_message(&mut bench, ItsEventId(event)).is_some());
+    }
+    assert_eq!(first_message(&mut bench, EVENT), None, "no room");
+    // Listed already.
+    assert_eq!(first_message(&mut bench, ItsEventId(2)), None);
+    for event in 1..=4 {
+        assert_eq!(bench.acknowledge(0), Some(LPI + event));
+        bench.end(0);
+    }
+    emptied(&mut bench);
+    bench.command(Command::Movi { device: DEVICE, event: EVENT, collection: 1 }.encode());
+    emptied(&mut bench);
+    assert_eq!(first_message(&mut bench, EVENT), None, "the other vCPU's");
+    bench.set_property(LPI + 1, PRIORITY);
+    bench.command(Command::Inv { device: DEVICE, event: ItsEventId(1) }.encode());
+    emptied(&mut bench);
+    assert_eq!(first_message(&mut bench, ItsEventId(1)), None, "disabled");
+    assert_eq!(bench.acknowledge(0), None);
+}
+
 #[test]
 fn a_line_comes_again_until_something_changes() {
     let mut bench = Bench::started(config(1, vec![line(40, Some(50), Trigger::Edge)], 4));

@@ -8,10 +8,11 @@
 //! | an interrupt that comes again after the guest has ended the last one | without a lock, into the same list register | `again` |
 //! | a software interrupt | the same, or a bit in another vCPU's mailbox and a kick | `sgis` |
 //! | GICD_ISENABLER and GICD_ICENABLER | with the lock, if nothing else follows from it | `switches` |
-//! | GICD_ISPENDR, and the ITS's command INT | with the lock, into a free list register | `pend`, `command` |
+//! | GICD_ISPENDR, the ITS's command INT, and a message that isn't known | with the lock, into a free list register | `pend`, `command`, `message` |
 
 mod again;
 mod command;
+mod message;
 mod pend;
 mod sgis;
 mod switches;

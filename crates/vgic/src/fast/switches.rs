@@ -31,6 +31,7 @@ impl Vgic {
 
     /// Turns a switch of GICD_ISENABLER\<word\>, on (`enable`) or off, on the vCPU's own CPU: the one that a write turns, if it is
     /// one ([`Self::fast_turned`]). Whether it was done; if not, nothing has changed.
+    #[inline(always)]
     pub fn fast_switch(
         &self,
         local: Local<'_>,

@@ -18,7 +18,7 @@ use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address, is_
 use axvm_vgic::Intid;
 use axvm_vgic::{HardwareLists, Local, Message, Vgic};
 
-use super::irqchip::deliver::device_of_line;
+use super::irqchip::deliver::{device_of_line, list_message};
 use super::irqchip::{cpu_interface, groups};
 use super::registers::ICC_SGI1R;
 use super::sysreg::{mrs, msr};
@@ -93,7 +93,7 @@ impl<'a> Running<'a> {
     }
 
     /// Remembers what an LPI stands for that was dealt with, so that it is known when it comes again.
-    pub fn remember(&mut self, id: Intid, message: Message, counters: &'a DeviceCounters) {
+    fn remember(&mut self, id: Intid, message: Message, counters: &'a DeviceCounters) {
         if let Some(slot) = self.messages.get_mut(id.0 as usize % MESSAGES) {
             *slot = Some((id, message, counters));
         }
@@ -284,7 +284,7 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
 }
 
 /// A write that turns switches of a word of GICD_ISENABLER, on (`enable`) or off.
-#[inline(never)]
+#[inline(always)]
 fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u64 {
     let Some(local) = running.local else { return OPEN };
     let Running { context, vm, .. } = running;
@@ -423,7 +423,7 @@ fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
     if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
-/// A message that has come before, or what is left to the run loop.
+/// A message, or what is left to the run loop.
 #[inline(never)]
 fn message(running: &mut Running<'_>, id: Intid) -> u64 {
     if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
@@ -435,6 +435,23 @@ fn message(running: &mut Running<'_>, id: Intid) -> u64 {
             exits.count_injected();
         }
         counters.interrupts.count();
+        return ANSWERED;
+    }
+    first_message(running, id)
+}
+
+/// A message that hasn't come before, or what is left to the run loop.
+#[inline(never)]
+fn first_message(running: &mut Running<'_>, id: Intid) -> u64 {
+    if let Some(local) = running.local
+        && let Some((message, counters)) =
+            list_message(running.vm, local, id, &mut running.context.lists, &Lists)
+    {
+        if let Some(exits) = running.exits {
+            exits.count_injected();
+        }
+        counters.interrupts.count();
+        running.remember(id, message, counters);
         return ANSWERED;
     }
     running.taken = Some(id);

@@ -6,7 +6,7 @@ use axvm_addr::VcpuId;
 use super::cpu;
 use super::exit::{Next, handle};
 use super::fast::Running;
-use super::irqchip::deliver::{Delivered, dispatch, take_interrupts};
+use super::irqchip::deliver::{dispatch, take_interrupts};
 use super::vectors::{Left, enter};
 use crate::vm::Vm;
 
@@ -40,10 +40,8 @@ impl Running<'_> {
         self.context.save_lists();
         vgic.sync(vcpu, &mut self.context.lists);
         if left == Left::Interrupt {
-            if let Some(id) = self.take_interrupt()
-                && let Delivered::Message(message, counters) = dispatch(Some((vm, vcpu)), id)
-            {
-                self.remember(id, message, counters);
+            if let Some(id) = self.take_interrupt() {
+                dispatch(Some((vm, vcpu)), id);
             }
             take_interrupts(Some((vm, vcpu)));
             return Next::Resume;

@@ -36,8 +36,23 @@ pub struct GicBackend {
     /// The ITS behind the virtual one.
     its: Option<usize>,
     delivery: Delivery,
-    /// Physical LPIs of the hypervisor's choice: the first, how many, whose.
-    lpis: Mutex<Vec<(Intid, u32, ItsDeviceId)>>,
+    /// Physical LPIs of the hypervisor's choice.
+    lpis: Mutex<Vec<DeviceLpis>>,
+}
+
+/// Physical LPIs of a device: one for each of its events.
+struct DeviceLpis {
+    first: Intid,
+    count: u32,
+    device: ItsDeviceId,
+}
+
+/// The device and event behind a physical LPI.
+fn find_event(lpis: &[DeviceLpis], lpi: Intid) -> Option<(ItsDeviceId, ItsEventId)> {
+    lpis.iter().find_map(|of| {
+        let event = lpi.0.checked_sub(of.first.0).filter(|&event| event < of.count)?;
+        Some((of.device, ItsEventId(event)))
+    })
 }
 
 /// Who delivers a VM's interrupts.
@@ -104,10 +119,12 @@ impl GicBackend {
 
     /// The device and event behind a physical LPI.
     pub fn event_of(&self, lpi: Intid) -> Option<(ItsDeviceId, ItsEventId)> {
-        self.lpis.lock().iter().find_map(|&(first, count, device)| {
-            let event = lpi.0.checked_sub(first.0).filter(|&event| event < count)?;
-            Some((device, ItsEventId(event)))
-        })
+        find_event(&self.lpis.lock(), lpi)
+    }
+
+    /// As [`GicBackend::event_of`], if nobody else is at it.
+    pub fn try_event_of(&self, lpi: Intid) -> Option<(ItsDeviceId, ItsEventId)> {
+        find_event(&self.lpis.try_lock()?, lpi)
     }
 
     fn cpu(&self, vcpu: VcpuId) -> Option<CpuId> {
@@ -230,7 +247,7 @@ impl HardwareIts for GicBackend {
         let its = self.its()?;
         let plan = self.host.plan(self.vm).ok_or(BackendError::Unknown)?;
         let mut lpis = self.lpis.lock();
-        lpis.retain(|&(_, _, it)| it != device);
+        lpis.retain(|of| of.device != device);
         let all = &self.host.irqchip.lpis;
         // All that the guest asks for, which the virtual ITS has bounded: the plan counts so many for each of its devices.
         match self.delivery {
@@ -238,14 +255,14 @@ impl HardwareIts for GicBackend {
             Delivery::VirtualLpis(_) => its.map_device_to_virtual(all, device, event_bits).map_err(error),
             Delivery::Injected => {
                 let first = its.map_device(all, plan.messages.clone(), device, event_bits).map_err(error)?;
-                lpis.push((first, 1 << event_bits, device));
+                lpis.push(DeviceLpis { first, count: 1 << event_bits, device });
                 Ok(())
             }
         }
     }
 
     fn unmap_device(&self, device: ItsDeviceId) -> Result<(), BackendError> {
-        self.lpis.lock().retain(|&(_, _, it)| it != device);
+        self.lpis.lock().retain(|of| of.device != device);
         self.its()?.unmap_device(&self.host.irqchip.lpis, device).map_err(error)
     }
 

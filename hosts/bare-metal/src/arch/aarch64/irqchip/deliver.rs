@@ -2,20 +2,18 @@
 
 use axvm::vm::DeviceCounters;
 use axvm_addr::VcpuId;
-use axvm_vgic::Message;
-use axvm_vgic::{Intid, ItsDeviceId};
+use axvm_vgic::{HardwareLists, Intid, ItsDeviceId, ListRegisters, Local, Message};
 
 use super::cpu_interface;
 use crate::vm::Vm;
 
-/// What became of a physical interrupt.
-pub enum Delivered<'a> {
-    /// It isn't the VM's.
-    Foreign,
-    /// It is: what is left to do about it is the guest's.
-    Own,
-    /// The same, of a message: what it stands for until the guest says otherwise, and the counters of the device that sends it.
-    Message(Message, &'a DeviceCounters),
+/// Whose a physical interrupt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The VM's: what is left to do about it is the guest's.
+    Guest,
+    /// Not the VM's.
+    Other,
 }
 
 /// LPIs have INTIDs from here on, and no active state (Arm IHI 0069, 2.2).
@@ -32,45 +30,41 @@ pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
 }
 
 /// Passes on an interrupt that was acknowledged.
-pub fn dispatch<'a>(running: Option<(&'a Vm, VcpuId)>, id: Intid) -> Delivered<'a> {
-    let delivered = running.map_or(Delivered::Foreign, |(vm, vcpu)| deliver(vm, vcpu, id));
+pub fn dispatch(running: Option<(&Vm, VcpuId)>, id: Intid) {
+    let owner = running.map_or(Owner::Other, |(vm, vcpu)| deliver(vm, vcpu, id));
     // The guest deactivates what is a line. Of the others: whoever waits for it (the hypervisor's CPU for its SMMU and its console)
     // looks around after every interrupt.
-    if matches!(delivered, Delivered::Foreign) && id.0 < FIRST_LPI {
+    if owner == Owner::Other && id.0 < FIRST_LPI {
         cpu_interface::deactivate(id);
     }
-    delivered
 }
 
 /// A physical interrupt was taken on the vCPU's CPU: what it is to this VM.
-fn deliver(vm: &Vm, vcpu: VcpuId, id: Intid) -> Delivered<'_> {
+fn deliver(vm: &Vm, vcpu: VcpuId, id: Intid) -> Owner {
     let vgic = vm.irqchip().vgic();
-    let mut known = None;
     let (injected, counters) = match id.0 {
         16..32 => {
             if !vgic.config().hardware_ppis.contains(&id) {
-                return Delivered::Foreign;
+                return Owner::Other;
             }
             (vgic.hardware_ppi_here(vcpu, id), None)
         }
         32..1020 => {
             let mut lines = vm.plan().lines.iter();
-            let Some(line) = lines.find(|line| line.irq == id.into()) else { return Delivered::Foreign };
+            let Some(line) = lines.find(|line| line.irq == id.into()) else { return Owner::Other };
             (vgic.hardware_spi_here(vcpu, id), vm.device_counters(line.device))
         }
         FIRST_LPI.. => {
             let mut sender = None;
-            let message = vgic.hardware_lpi_here(vcpu, || {
+            let mapped = vgic.hardware_lpi_here(vcpu, || {
                 let event = vm.irqchip().backend().event_of(id)?;
                 sender = Some(event.0);
                 Some(event)
             });
-            let Some(device) = sender else { return Delivered::Foreign };
-            let counters = self::sender(vm, device).and_then(|device| vm.device_counters(device));
-            known = message.zip(counters);
-            (message.is_some(), counters)
+            let Some(device) = sender else { return Owner::Other };
+            (mapped, counters_of_sender(vm, device))
         }
-        _ => return Delivered::Foreign,
+        _ => return Owner::Other,
     };
     if injected {
         if let Some(exits) = vm.exits(vcpu) {
@@ -83,7 +77,26 @@ fn deliver(vm: &Vm, vcpu: VcpuId, id: Intid) -> Delivered<'_> {
         // The guest has no use for it now: it doesn't stay active.
         cpu_interface::deactivate(id);
     }
-    known.map_or(Delivered::Own, |(message, counters)| Delivered::Message(message, counters))
+    Owner::Guest
+}
+
+/// As [`dispatch`], of an LPI that the fast path doesn't know: straight into a list register. What it stands for until the guest says
+/// otherwise, and the counters of the device that sends it; `None` if nothing was done.
+pub fn list_message<'a>(
+    vm: &'a Vm,
+    local: Local<'_>,
+    id: Intid,
+    lists: &mut ListRegisters,
+    hardware: &impl HardwareLists,
+) -> Option<(Message, &'a DeviceCounters)> {
+    let irqchip = vm.irqchip();
+    let mut counters = None;
+    let sender = || {
+        let event = irqchip.backend().try_event_of(id)?;
+        counters = Some(counters_of_sender(vm, event.0)?);
+        Some(event)
+    };
+    irqchip.vgic().fast_first_message(local, sender, lists, hardware).zip(counters)
 }
 
 /// The counters of the device that has this line.
@@ -92,10 +105,10 @@ pub fn device_of_line(vm: &Vm, id: Intid) -> Option<&DeviceCounters> {
     vm.device_counters(line.device)
 }
 
-/// The position of the device that sends messages with this id.
-fn sender(vm: &Vm, device: ItsDeviceId) -> Option<u16> {
+/// The counters of the device that sends messages with this id.
+fn counters_of_sender(vm: &Vm, id: ItsDeviceId) -> Option<&DeviceCounters> {
     let mut devices = (0..).zip(&vm.plan().devices);
-    devices
-        .find(|(_, plan)| plan.msi.is_some_and(|msi| ItsDeviceId::from(msi.source) == device))
-        .map(|(position, _)| position)
+    let (position, _) =
+        devices.find(|(_, plan)| plan.msi.is_some_and(|msi| ItsDeviceId::from(msi.source) == id))?;
+    vm.device_counters(position)
 }
