@@ -89,6 +89,9 @@ pub fn list_message<'a>(
     lists: &mut ListRegisters,
     hardware: &impl HardwareLists,
 ) -> Option<(Message, &'a DeviceCounters)> {
+    if id.0 < FIRST_LPI {
+        return None;
+    }
     let irqchip = vm.irqchip();
     let mut counters = None;
     let sender = || {
