@@ -2,7 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-use axvm_addr::{Irq, VcpuId};
+use axvm_addr::{Gpa, Irq, VcpuId};
 
 /// The width of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,12 @@ pub trait MmioDevice: Send + Sync {
 
     /// A write of `width` at `offset`, by `vcpu`. Bits of `value` above the width are zero.
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
+
+    /// Whether a place outside of its registers, where nothing is mapped, is one of its bus's: there nobody answers, which isn't an
+    /// offence.
+    fn claims(&self, _gpa: Gpa) -> bool {
+        false
+    }
 
     /// Whether [`Self::read_at_once`] and [`Self::write_at_once`] are worth asking.
     fn has_at_once(&self) -> bool {

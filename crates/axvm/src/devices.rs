@@ -9,8 +9,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{Address, Gpa, Hpa, Span, VcpuId};
+use axvm_addr::{Address, Gpa, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, PortDevice, SysReg, SysRegDevice, Width};
+
+use crate::space::Backing;
 
 #[cfg(test)]
 mod tests;
@@ -21,19 +23,23 @@ pub struct Aborted;
 
 /// Who performs a guest's access on physical registers. It survives an abort.
 pub trait Forward {
-    /// A read of `width` at `hpa`.
-    ///
-    /// # Errors
-    ///
-    /// [`Aborted`] if the bus answered with an error.
-    fn forward_read(&self, hpa: Hpa, width: Width) -> Result<u64, Aborted>;
+    /// What backs registers, and memory.
+    type Backing: Backing;
 
-    /// A write of `width` at `hpa`.
+    /// A read of `width`, `offset` bytes behind `at`.
     ///
     /// # Errors
     ///
     /// [`Aborted`] if the bus answered with an error.
-    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted>;
+    fn forward_read(&self, at: &Self::Backing, offset: u64, width: Width) -> Result<u64, Aborted>;
+
+    /// A write of `width`, `offset` bytes behind `at`.
+    ///
+    /// # Errors
+    ///
+    /// [`Aborted`] if the bus answered with an error.
+    fn forward_write(&self, at: &Self::Backing, offset: u64, width: Width, value: u64)
+    -> Result<(), Aborted>;
 }
 
 /// Who answered, for statistics.
@@ -41,6 +47,8 @@ pub trait Forward {
 pub enum Handled {
     /// An emulated device.
     Emulated,
+    /// Nobody, at a place of an emulated device's bus: all ones, and what is written is lost.
+    Silent,
     /// The physical registers of a passthrough device: its position in the plan.
     Forwarded {
         /// The position in `VmPlan::devices`.
@@ -52,17 +60,19 @@ pub enum Handled {
 
 /// What an access comes to that neither device nor table have to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtOnce {
+pub enum AtOnce<'a, B> {
     /// A read of a register that never changes: its value.
     Constant(u32),
     /// Registers of an emulated device that may take it as it is: [`AxVmDevices::read_at_once`], [`AxVmDevices::write_at_once`].
     Emulated,
-    /// Registers of a passthrough device, by its position in `VmPlan::devices`, that are at `hpa`.
+    /// Registers of a passthrough device, by its position in `VmPlan::devices`.
     Forwarded {
         /// The device.
         device: u16,
-        /// Where the access goes.
-        hpa: Hpa,
+        /// Its block of registers.
+        at: &'a B,
+        /// Where in it the access goes.
+        offset: u64,
     },
 }
 
@@ -70,14 +80,14 @@ pub enum AtOnce {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(usize);
 
-enum Target {
+enum Target<B> {
     Emulated(Arc<dyn MmioDevice>),
-    Forwarded { device: u16, hpa: Hpa },
+    Forwarded { device: u16, at: B },
 }
 
-struct Mmio {
+struct Mmio<B> {
     span: Span<Gpa>,
-    target: Target,
+    target: Target<B>,
     /// Registers of an emulated device that never change.
     constants: Box<[(u64, u32)]>,
     /// An emulated device is to be asked what it can do at once.
@@ -119,22 +129,32 @@ pub enum BuildError {
 }
 
 /// The devices of a VM.
-#[derive(Default)]
-pub struct AxVmDevices {
-    mmio: Box<[Mmio]>,
+pub struct AxVmDevices<B> {
+    mmio: Box<[Mmio<B>]>,
     ports: Box<[Ports]>,
     sysregs: Box<[SysRegs]>,
 }
 
+impl<B> Default for AxVmDevices<B> {
+    fn default() -> Self {
+        Self { mmio: Box::default(), ports: Box::default(), sysregs: Box::default() }
+    }
+}
+
 /// Builds an [`AxVmDevices`].
-#[derive(Default)]
-pub struct AxVmDevicesBuilder {
-    mmio: Vec<(Mmio, Box<str>)>,
+pub struct AxVmDevicesBuilder<B> {
+    mmio: Vec<(Mmio<B>, Box<str>)>,
     ports: Vec<Ports>,
     sysregs: Vec<SysRegs>,
 }
 
-impl AxVmDevicesBuilder {
+impl<B> Default for AxVmDevicesBuilder<B> {
+    fn default() -> Self {
+        Self { mmio: Vec::new(), ports: Vec::new(), sysregs: Vec::new() }
+    }
+}
+
+impl<B> AxVmDevicesBuilder<B> {
     /// Adds an emulated device.
     #[must_use]
     pub fn mmio(mut self, span: Span<Gpa>, device: Arc<dyn MmioDevice>) -> Self {
@@ -144,10 +164,10 @@ impl AxVmDevicesBuilder {
         self
     }
 
-    /// Adds trapped registers of a passthrough device: `span` is forwarded to `hpa` and what follows.
+    /// Adds trapped registers of a passthrough device: `span` is forwarded to `at` and what follows.
     #[must_use]
-    pub fn forwarded(mut self, span: Span<Gpa>, hpa: Hpa, device: u16, name: &str) -> Self {
-        let target = Target::Forwarded { device, hpa };
+    pub fn forwarded(mut self, span: Span<Gpa>, at: B, device: u16, name: &str) -> Self {
+        let target = Target::Forwarded { device, at };
         let entry = Mmio { span, target, constants: Box::default(), has_at_once: false };
         self.mmio.push((entry, name.into()));
         self
@@ -175,7 +195,7 @@ impl AxVmDevicesBuilder {
     /// # Errors
     ///
     /// [`BuildError`] names the devices whose ranges overlap or are empty.
-    pub fn build(self) -> Result<AxVmDevices, BuildError> {
+    pub fn build(self) -> Result<AxVmDevices<B>, BuildError> {
         let Self { mut mmio, mut ports, mut sysregs } = self;
         mmio.sort_unstable_by_key(|(entry, _)| entry.span);
         ports.sort_unstable_by_key(|entry| entry.base);
@@ -231,16 +251,16 @@ fn check<'a>(
     Ok(())
 }
 
-impl AxVmDevices {
+impl<B: Backing> AxVmDevices<B> {
     /// A builder without devices.
-    pub fn builder() -> AxVmDevicesBuilder {
+    pub fn builder() -> AxVmDevicesBuilder<B> {
         AxVmDevicesBuilder::default()
     }
 
     /// The entry that holds all `width` bytes at `gpa`, and the offset in it. An access across a region's end is no access
     /// to it.
-    fn find(&self, gpa: Gpa, width: Width, hint: &mut Hint) -> Option<(&Mmio, u64)> {
-        let holds = |entry: &Mmio| {
+    fn find(&self, gpa: Gpa, width: Width, hint: &mut Hint) -> Option<(&Mmio<B>, u64)> {
+        let holds = |entry: &Mmio<B>| {
             let offset = entry.span.offset_of(gpa)?;
             (entry.span.size() - offset >= width.bytes()).then_some(offset)
         };
@@ -258,7 +278,16 @@ impl AxVmDevices {
 
     /// Whether all `width` bytes at `gpa` are one device's.
     pub fn answers(&self, gpa: Gpa, width: Width) -> bool {
-        self.find(gpa, width, &mut Hint::default()).is_some()
+        self.find(gpa, width, &mut Hint::default()).is_some() || self.is_silent(gpa)
+    }
+
+    /// Whether a device's bus has this place, where nothing is now.
+    #[cold]
+    fn is_silent(&self, gpa: Gpa) -> bool {
+        self.mmio.iter().any(|entry| match &entry.target {
+            Target::Emulated(device) => device.claims(gpa),
+            Target::Forwarded { .. } => false,
+        })
     }
 
     /// A read by `vcpu`, and who answered it; `None`: no device is there.
@@ -268,15 +297,17 @@ impl AxVmDevices {
         gpa: Gpa,
         width: Width,
         hint: &mut Hint,
-        forward: &impl Forward,
+        forward: &impl Forward<Backing = B>,
     ) -> Option<(u64, Handled)> {
-        let (entry, offset) = self.find(gpa, width, hint)?;
+        let Some((entry, offset)) = self.find(gpa, width, hint) else {
+            return self.is_silent(gpa).then_some((width.mask(), Handled::Silent));
+        };
         match &entry.target {
             Target::Emulated(device) => {
                 Some((device.read(vcpu, offset, width) & width.mask(), Handled::Emulated))
             }
-            Target::Forwarded { device, hpa } => {
-                let read = forward.forward_read(hpa.checked_add(offset)?, width);
+            Target::Forwarded { device, at } => {
+                let read = forward.forward_read(at, offset, width);
                 let value = read.unwrap_or(u64::MAX) & width.mask();
                 Some((value, Handled::Forwarded { device: *device, aborted: read.is_err() }))
             }
@@ -291,17 +322,19 @@ impl AxVmDevices {
         width: Width,
         value: u64,
         hint: &mut Hint,
-        forward: &impl Forward,
+        forward: &impl Forward<Backing = B>,
     ) -> Option<Handled> {
-        let (entry, offset) = self.find(gpa, width, hint)?;
+        let Some((entry, offset)) = self.find(gpa, width, hint) else {
+            return self.is_silent(gpa).then_some(Handled::Silent);
+        };
         let value = value & width.mask();
         match &entry.target {
             Target::Emulated(device) => {
                 device.write(vcpu, offset, width, value);
                 Some(Handled::Emulated)
             }
-            Target::Forwarded { device, hpa } => {
-                let written = forward.forward_write(hpa.checked_add(offset)?, width, value);
+            Target::Forwarded { device, at } => {
+                let written = forward.forward_write(at, offset, width, value);
                 Some(Handled::Forwarded { device: *device, aborted: written.is_err() })
             }
         }
@@ -309,16 +342,14 @@ impl AxVmDevices {
 
     /// An access of `bytes` at `gpa` to the device that was accessed last, if that takes nothing but what is said here.
     #[inline]
-    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce> {
+    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce<'_, B>> {
         let entry = self.mmio.get(hint.0)?;
         let offset = gpa.0.wrapping_sub(entry.span.start().0);
         if offset > entry.span.size().checked_sub(bytes)? {
             return None;
         }
         match &entry.target {
-            Target::Forwarded { device, hpa } => {
-                Some(AtOnce::Forwarded { device: *device, hpa: Hpa(hpa.0.wrapping_add(offset)) })
-            }
+            Target::Forwarded { device, at } => Some(AtOnce::Forwarded { device: *device, at, offset }),
             Target::Emulated(_) if entry.has_at_once => (bytes <= 4).then_some(AtOnce::Emulated),
             Target::Emulated(_) if write || bytes != 4 => None,
             Target::Emulated(_) => {
@@ -385,9 +416,14 @@ impl AxVmDevices {
     pub fn overlaps(&self, span: Span<Gpa>) -> bool {
         self.mmio.iter().any(|entry| entry.span.overlaps(&span))
     }
+
+    /// Whether a device answers at `gpa`, whatever the width.
+    pub fn is_device(&self, gpa: Gpa) -> bool {
+        Span::new(gpa, 1).is_ok_and(|byte| self.overlaps(byte)) || self.is_silent(gpa)
+    }
 }
 
-impl fmt::Debug for AxVmDevices {
+impl<B> fmt::Debug for AxVmDevices<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
         for entry in &self.mmio {

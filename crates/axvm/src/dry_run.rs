@@ -10,21 +10,25 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{DmaSource, Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
+use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Irq, MsiSource, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_platform::limits::Limits;
 use axvm_platform::model::Platform;
 use spin::Mutex;
 
-use crate::devices::{Aborted, Forward};
+use crate::devices::{Aborted, AxVmDevices, Forward, Hint};
 use crate::events::Violation;
-use crate::hal::{AxVMHal, DmaMap};
+use crate::hal::{AxVMHal, DmaMap, Equipment, Resided, Resource};
+use crate::iommu::{Abilities, DmaFault, Drained, Iommu};
+use crate::irqchip::Irqchip;
+use crate::msi::{InFunctions, MsiMessage};
 use crate::ownership::{DeviceOps, Registry};
 use crate::space::Materialise;
-use crate::vm::AxVM;
+use crate::vcpu::{Answer, Exit, IpiRequest, Slept, Vcpu};
+use crate::vm::{AxVM, Ground, Start};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, VmPlan};
+use axvm_plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, RamPiece, VmPlan};
 
 #[cfg(test)]
 mod properties;
@@ -207,7 +211,12 @@ impl Materialise for Tables {
 
 impl DmaMap for Tables {
     type Backing = Hpa;
+    type Domain = VmId;
     type Error = DryRunError;
+
+    fn domain(&self, _: IommuId) -> Result<VmId, DryRunError> {
+        Ok(self.vm)
+    }
 
     fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, _: MappingFlags) -> Result<(), DryRunError> {
         self.map(iova.start().0, iova.size(), *backing)
@@ -234,17 +243,13 @@ impl DeviceOps for Counting {
         Ok(())
     }
 
-    fn keep_off_bus(&self, _: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
-        self.close(device)
+    fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), DryRunError> {
+        Ok(())
     }
 
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), DryRunError> {
         let mut state = self.counts.state.lock();
         for &source in &device.sources {
-            let bits = self.counts.limits.source_bits.get(usize::from(source.iommu.0)).copied();
-            if u64::from(source.id.0) >> bits.unwrap_or(32) != 0 {
-                return Err(DryRunError::SourceOutOfRange(source));
-            }
             let theirs = |it: &&Attached| it.source == source && it.vm != vm;
             if let Some(attached) = state.attached.iter().find(theirs) {
                 return Err(DryRunError::SourceTaken(source, attached.vm));
@@ -259,20 +264,114 @@ impl DeviceOps for Counting {
     }
 }
 
+impl Iommu for Counting {
+    type Domain = VmId;
+    type Error = DryRunError;
+
+    fn attach(&self, source: DmaSource, _: &VmId) -> Result<(), DryRunError> {
+        let bits = self.counts.limits.source_bits.get(usize::from(source.iommu.0)).copied();
+        if u64::from(source.id.0) >> bits.unwrap_or(32) != 0 {
+            return Err(DryRunError::SourceOutOfRange(source));
+        }
+        Ok(())
+    }
+
+    fn block(&self, _: DmaSource) -> Result<(), DryRunError> {
+        Ok(())
+    }
+
+    fn silence(&self, _: DmaSource) -> Result<(), DryRunError> {
+        Ok(())
+    }
+
+    fn drain(&self, _: IommuId, _: usize, _: impl FnMut(DmaFault)) -> Drained {
+        Drained::default()
+    }
+
+    fn abilities(&self, _: IommuId) -> Abilities {
+        Abilities { reports_faults: false, cuts_mappings: false }
+    }
+}
+
 impl Forward for Counting {
-    fn forward_read(&self, _: Hpa, _: Width) -> Result<u64, Aborted> {
+    type Backing = Hpa;
+
+    fn forward_read(&self, _: &Hpa, _: u64, _: Width) -> Result<u64, Aborted> {
         Err(Aborted)
     }
 
-    fn forward_write(&self, _: Hpa, _: Width, _: u64) -> Result<(), Aborted> {
+    fn forward_write(&self, _: &Hpa, _: u64, _: Width, _: u64) -> Result<(), Aborted> {
         Err(Aborted)
     }
 }
 
+/// The vCPU of a VM that never runs.
+enum Never {}
+
+impl Vcpu for Never {
+    fn run(&mut self) -> Exit {
+        match *self {}
+    }
+
+    fn complete(&mut self, _: Answer) {
+        match *self {}
+    }
+
+    fn sleep(&mut self, _: Option<u64>) -> Slept {
+        match *self {}
+    }
+
+    fn hint(&mut self) -> &mut Hint {
+        match *self {}
+    }
+
+    fn pc(&self) -> u64 {
+        match *self {}
+    }
+}
+
+/// The interrupt controller of a VM that never runs: without interrupts.
+struct Silent;
+
+impl Irqchip for Silent {
+    type Error = DryRunError;
+    type Seat = ();
+
+    fn enter(&self, _: VcpuId) -> Result<(), DryRunError> {
+        Ok(())
+    }
+
+    fn leave(&self, _: VcpuId, (): ()) {}
+
+    fn set_level(&self, irq: Irq, _: bool) -> Result<(), DryRunError> {
+        Err(DryRunError::Line(irq))
+    }
+
+    fn inject_irq_to_vcpu(&self, _: VcpuId, irq: Irq) -> Result<(), DryRunError> {
+        Err(DryRunError::Line(irq))
+    }
+
+    fn send_msi(&self, _: Option<MsiSource>, message: MsiMessage) -> Result<(), DryRunError> {
+        Err(DryRunError::Line(Irq(message.data)))
+    }
+
+    fn send_ipi(&self, _: VcpuId, _: IpiRequest) {}
+
+    fn reset(&self) {}
+
+    fn release(self) -> bool {
+        true
+    }
+}
+
 impl AxVMHal for Counting {
-    type Backing = Hpa;
     type Space = Tables;
     type Dma = Tables;
+    type Iommu = Self;
+    type Messages = InFunctions<DryRunError>;
+    type Irqchip = Silent;
+    type Vcpu<'a> = Never;
+    type Ends = ();
 
     fn create(&self, plan: &VmPlan) -> Result<(Tables, Tables), DryRunError> {
         // One tag is nobody's.
@@ -298,22 +397,24 @@ impl AxVMHal for Counting {
 
     fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}
 
-    fn ram(&self, vm: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, DryRunError> {
-        let span = Span::new(hpa, bytes).map_err(|_| DryRunError::NotFree(Span::default()))?;
+    fn ram(&self, vm: VmId, piece: &RamPiece) -> Result<Hpa, DryRunError> {
+        let span =
+            Span::new(piece.hpa, piece.gpa.size()).map_err(|_| DryRunError::NotFree(Span::default()))?;
         if !self.free.iter().any(|free| free.encloses(&span)) {
             return Err(DryRunError::NotFree(span));
         }
-        self.counts.own(span, vm).map(|()| hpa)
+        self.counts.own(span, vm).map(|()| piece.hpa)
     }
 
     fn release_ram(&self, _: VmId, _: Hpa, _: u64) {}
 
-    fn registers(&self, _: &DevicePlan, hpa: Hpa, bytes: u64) -> Result<Hpa, DryRunError> {
-        let span = Span::new(hpa, bytes).map_err(|_| DryRunError::NotFree(Span::default()))?;
+    fn registers(&self, plan: &VmPlan, resource: &Resource<'_>) -> Result<Hpa, DryRunError> {
+        let at = resource.planned(plan).ok_or(DryRunError::NotFree(Span::default()))?;
+        let span = Span::new(at, resource.length).map_err(|_| DryRunError::NotFree(Span::default()))?;
         let state = self.counts.state.lock();
         match state.owned.iter().find(|(theirs, _)| theirs.overlaps(&span)) {
             Some((_, owner)) => Err(DryRunError::Taken(span, *owner)),
-            None => Ok(hpa),
+            None => Ok(at),
         }
     }
 
@@ -323,6 +424,10 @@ impl AxVMHal for Counting {
         } else {
             Err(DryRunError::NoDoorbell(doorbell.hpa))
         }
+    }
+
+    fn iommu(&self) -> &Self {
+        self
     }
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), DryRunError> {
@@ -338,12 +443,23 @@ impl AxVMHal for Counting {
         self.counts.state.lock().lines.retain(|line| *line != route.irq);
     }
 
-    fn inject_irq_to_vcpu(&self, _: VmId, _: VcpuId, irq: Irq) -> Result<(), DryRunError> {
-        Err(DryRunError::Line(irq))
+    fn messages(&self) -> &InFunctions<DryRunError> {
+        &const { InFunctions::new() }
     }
 
-    fn set_irq_level(&self, _: VmId, irq: Irq, _: bool) -> Result<(), DryRunError> {
-        Err(DryRunError::Line(irq))
+    fn equip(&self, _: &Arc<Ground<Self>>) -> Result<Equipment<Self>, DryRunError> {
+        Ok(Equipment { irqchip: Arc::new(Silent), devices: AxVmDevices::default(), ends: () })
+    }
+
+    fn reside<'a>(
+        &'a self,
+        _: &'a AxVM<Self>,
+        _: VcpuId,
+        _: Start,
+        (): (),
+        _: impl FnOnce(&mut Self::Vcpu<'a>),
+    ) -> Resided<Self> {
+        Resided { seat: (), result: Ok(()) }
     }
 
     fn kick(&self, _: VmId, _: VcpuId) {}

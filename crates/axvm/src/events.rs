@@ -123,6 +123,11 @@ pub struct Violation {
 }
 
 impl Violation {
+    /// One that a VM's CPU, or a device of it, has tried once, and that is refused.
+    pub const fn of(vm: VmId, device: Option<u16>, kind: Kind, address: Option<u64>, time_ns: u64) -> Self {
+        Self { time_ns, vm: Some(vm), device, kind, address, action: Action::Reported, count: 1 }
+    }
+
     /// Whether both are of the same VM, device, kind and action.
     fn is_like(&self, other: &Self) -> bool {
         let key = |v: &Self| (v.vm, v.device, v.kind, v.action);

@@ -7,6 +7,9 @@
 //! | [`dry_run`] | can a plan be carried out? On a host that only counts |
 //! | [`vm`] | a VM's life: created all or nothing, running, stopped, disposed of |
 //! | [`hal`] | what the core asks of its host, bare metal or not |
+//! | [`vcpu`] | what a vCPU is left for, and what it is answered |
+//! | [`irqchip`], [`msi`] | the interrupt controller that a guest sees; where messages lead |
+//! | [`iommu`] | what keeps devices to their VM's memory |
 //! | [`space`] | what is mapped where: the ledger that the host materialises |
 //! | [`devices`] | which device answers an exit |
 //! | [`ownership`] | who owns a device: the host, nobody, a VM |
@@ -23,11 +26,15 @@ pub mod devices;
 pub mod dry_run;
 pub mod events;
 pub mod hal;
+pub mod iommu;
+pub mod irqchip;
+pub mod msi;
 pub mod ownership;
 pub mod quarantine;
 pub mod report;
 pub mod space;
 pub mod stats;
+pub mod vcpu;
 pub mod vm;
 
 pub use axvm_plan::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};

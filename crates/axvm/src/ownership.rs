@@ -35,13 +35,17 @@ pub trait DeviceOps {
     /// The driver can't let go.
     fn unbind(&self, device: &DevicePlan) -> Result<(), Self::Error>;
 
-    /// Closes the device: bus mastering off, its streams blocked, its interrupts masked, each confirmed. Whatever of that can be
-    /// done is done, also on failure. Doing it again does no harm, and is what happens after a failure.
+    /// Closes the device: bus mastering off, its interrupts masked, each confirmed. (Its sources are blocked by the core, at
+    /// [`crate::AxVMHal::iommu`].) Whatever of that can be done is done, also on failure. Doing it again does no harm, and is what
+    /// happens after a failure.
     ///
     /// # Errors
     ///
     /// Something of it couldn't be confirmed.
     fn close(&self, device: &DevicePlan) -> Result<(), Self::Error>;
+
+    /// Waits a moment, before a closing that couldn't be confirmed is tried again.
+    fn pause(&self) {}
 
     /// Resets the device as its plan says; nothing where it says no way.
     ///
@@ -50,20 +54,20 @@ pub trait DeviceOps {
     /// It doesn't come back in time.
     fn reset(&self, device: &DevicePlan) -> Result<(), Self::Error>;
 
-    /// Keeps the device from the bus while its VM goes on: bus mastering off, its streams blocked, each confirmed, and nothing else
-    /// changed. Doing it again does no harm.
+    /// Keeps the device from the bus while its VM goes on: bus mastering off, confirmed, and nothing else changed. Its sources are blocked
+    /// already (`axvm::vm::keep_off_bus`). Doing it again does no harm.
     ///
     /// # Errors
     ///
     /// Something of it couldn't be confirmed (yet).
     fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), Self::Error>;
 
-    /// Puts a closed device behind the VM's DMA map and its MSIs behind the VM's interrupt controller. Bus mastering stays
-    /// off. On failure some of its streams may be open: it is closed again.
+    /// Puts a closed device's MSIs behind the VM's interrupt controller; its sources are behind the VM's DMA map already. Bus mastering
+    /// stays off. On failure it is closed again.
     ///
     /// # Errors
     ///
-    /// The IOMMU or the interrupt controller can't.
+    /// The interrupt controller can't.
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), Self::Error>;
 
     /// Takes a closed device's MSIs from the VM and forgets its DMA map. The streams stay blocked.
@@ -131,6 +135,7 @@ fn close<O: DeviceOps>(ops: &O, device: &DevicePlan) -> Result<(), O::Error> {
         if ops.close(device).is_ok() {
             return Ok(());
         }
+        ops.pause();
     }
     ops.close(device)
 }

@@ -153,6 +153,12 @@ impl SystemAccess {
         bit(self.0, 0)
     }
 
+    /// The ISS of such an access without direction and Rt: which register, as one number.
+    #[inline(always)]
+    pub const fn place(self) -> u32 {
+        (self.0 & 0x3f_fc1e) as u32
+    }
+
     /// Whether it is a write of this register: one comparison.
     #[inline(always)]
     pub const fn writes(self, encoding: Encoding) -> bool {

@@ -217,6 +217,10 @@ impl<B: Backend> MmioDevice for HostBridge<B> {
         "pci-host"
     }
 
+    fn claims(&self, gpa: Gpa) -> bool {
+        Self::claims(self, gpa)
+    }
+
     fn read(&self, _vcpu: VcpuId, offset: u64, width: Width) -> u64 {
         match self.decode(offset) {
             Some((function, register)) => function.read(&self.shared, register, width),

@@ -1,17 +1,17 @@
 //! The physical CPUs: bringing them up, calling them, and what each runs.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use axvm::vm::Turn;
 use axvm_addr::{CpuId, Hpa, VcpuId};
 use spin::{Mutex, Once};
 
 use crate::arch::{self, Caller, EntryWork, Irqchip, SecondaryBoot};
 use crate::host::{self, Host};
 use crate::log;
-use crate::vm::Vm;
+use crate::vm::{Vm, VmRef};
 
 /// The bytes of a stack. Each lies at an odd multiple of its size, and nothing is mapped below it; the exception vectors rely on
 /// both.
@@ -25,25 +25,30 @@ pub struct Cpu {
     pub hardware_id: u64,
     /// How it is called.
     caller: Caller,
-    online: AtomicBool,
     /// What it does at each way in from a guest.
     entry_work: AtomicU64,
-    /// The vCPU whose CPU it is.
-    vcpu: Mutex<Option<(Arc<Vm>, VcpuId)>>,
-    /// A VM that it is to take apart, or takes apart just now.
-    estate: Mutex<Estate>,
+    duty: Mutex<Duty>,
     /// What it starts with; the address goes to the firmware.
     boot: SecondaryBoot,
 }
 
-/// What a CPU has to do for a VM that is gone.
-enum Estate {
-    /// Nothing.
+/// What a CPU is there for.
+enum Duty {
+    /// It hasn't come up.
+    Offline,
+    /// Nothing, or to be the hypervisor's own.
     None,
-    /// To take it apart.
-    Waiting(Box<Vm>),
-    /// It is at it.
-    Underway,
+    /// It is this vCPU's, as long as its VM runs.
+    Vcpu(VmRef, VcpuId),
+    /// To take apart a VM that has stopped.
+    TakeApart(Box<Vm>),
+}
+
+/// What a CPU does next.
+enum Task {
+    Wait,
+    Run(VmRef, VcpuId),
+    TakeApart(Box<Vm>),
 }
 
 static CPUS: Once<Vec<Cpu>> = Once::new();
@@ -57,10 +62,8 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
                 id: CpuId(id),
                 caller: Caller::new(hardware_id),
                 hardware_id,
-                online: AtomicBool::new(false),
                 entry_work: AtomicU64::new(0),
-                vcpu: Mutex::new(None),
-                estate: Mutex::new(Estate::None),
+                duty: Mutex::new(Duty::Offline),
                 boot: SecondaryBoot { stack: stack.0, argument: u64::from(id), ..*common },
             })
             .collect()
@@ -71,11 +74,6 @@ pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
 #[inline(always)]
 pub fn get(id: CpuId) -> Option<&'static Cpu> {
     CPUS.get()?.get(usize::from(id.0))
-}
-
-/// Whether a VM that is gone isn't taken apart yet.
-pub fn any_takes_apart() -> bool {
-    CPUS.get().is_some_and(|all| all.iter().any(|cpu| !matches!(*cpu.estate.lock(), Estate::None)))
 }
 
 /// The CPU that runs this.
@@ -91,12 +89,12 @@ pub fn of(hardware_id: u64) -> Option<&'static Cpu> {
 impl Cpu {
     /// Starts it, and waits (bounded) until it says that it runs.
     pub fn start(&'static self) -> Result<(), &'static str> {
-        if self.online.load(Ordering::Acquire) {
+        if self.is_online() {
             return Ok(());
         }
         arch::start_cpu(self.hardware_id, &self.boot).map_err(|_| "the firmware refused to start it")?;
         let end = arch::ticks() + arch::tick_hz() * 5;
-        while !self.online.load(Ordering::Acquire) {
+        while !self.is_online() {
             if arch::ticks() > end {
                 return Err("it did not come up within 5 s");
             }
@@ -105,44 +103,46 @@ impl Cpu {
         Ok(())
     }
 
+    /// Whether it has come up.
+    fn is_online(&self) -> bool {
+        !matches!(*self.duty.lock(), Duty::Offline)
+    }
+
     /// What it does at each way in from a guest.
     pub fn entry_work(&self) -> EntryWork {
         EntryWork::from_bits(self.entry_work.load(Ordering::Relaxed))
     }
 
     /// Gives it a vCPU to run; it stays with it until the VM stops.
-    pub fn give(&self, vm: Arc<Vm>, vcpu: VcpuId) {
-        let host = vm.host();
-        *self.vcpu.lock() = Some((vm, vcpu));
+    pub fn give(&self, vm: VmRef, vcpu: VcpuId) {
+        let host = vm.hal().host();
+        self.set_duty(Duty::Vcpu(vm, vcpu));
         self.kick(&host.irqchip);
     }
 
     /// Gives it a VM to take apart that all CPUs have left, this one among them.
     pub fn give_to_take_apart(&self, vm: Vm) {
-        let host = vm.host();
-        *self.estate.lock() = Estate::Waiting(Box::new(vm));
+        let host = vm.hal().host();
+        self.set_duty(Duty::TakeApart(Box::new(vm)));
         self.kick(&host.irqchip);
     }
 
-    /// Takes the VM apart that it was given, if any.
-    fn take_apart(&self, host: &'static Host) {
-        let vm = {
-            let mut estate = self.estate.lock();
-            match core::mem::replace(&mut *estate, Estate::None) {
-                Estate::Waiting(vm) => {
-                    *estate = Estate::Underway;
-                    vm
-                }
-                other => {
-                    *estate = other;
-                    return;
-                }
-            }
-        };
-        crate::serve::take_apart(*vm);
-        *self.estate.lock() = Estate::None;
-        // The run may end with it.
-        host.call_hypervisor_cpu();
+    /// The former duty ends, and with it perhaps the last hold on a VM: without the lock.
+    fn set_duty(&self, duty: Duty) {
+        drop(core::mem::replace(&mut *self.duty.lock(), duty));
+    }
+
+    /// What it is to do now. A VM that is to be taken apart is handed over.
+    fn next(&self) -> Task {
+        let mut duty = self.duty.lock();
+        match &*duty {
+            Duty::Vcpu(vm, vcpu) => Task::Run(vm.clone(), *vcpu),
+            Duty::Offline | Duty::None => Task::Wait,
+            Duty::TakeApart(_) => match core::mem::replace(&mut *duty, Duty::None) {
+                Duty::TakeApart(vm) => Task::TakeApart(vm),
+                _ => Task::Wait,
+            },
+        }
     }
 
     /// Makes it leave its guest or its sleep, and look around.
@@ -174,28 +174,39 @@ impl Cpu {
         if let Err(error) = host.irqchip.init_cpu(self.id) {
             crate::boot::last_words(&format_args!("CPU {}: {error}", self.id))
         }
-        self.online.store(true, Ordering::Release);
+        self.set_duty(Duty::None);
     }
 
-    /// Runs the vCPU that it was given, over and over.
+    /// Does what it was given to do, over and over.
     pub fn run_vcpus(&self, host: &'static Host) -> ! {
         loop {
-            let work = self.vcpu.lock().clone();
-            let Some((vm, vcpu)) = work else {
-                self.take_apart(host);
-                arch::wait_for_interrupt();
-                arch::take_interrupts(None);
-                continue;
+            let (vm, vcpu) = match self.next() {
+                Task::Run(vm, vcpu) => (vm, vcpu),
+                Task::TakeApart(vm) => {
+                    crate::serve::take_apart(*vm);
+                    continue;
+                }
+                Task::Wait => {
+                    arch::wait_for_interrupt();
+                    arch::take_interrupts(None);
+                    continue;
+                }
             };
-            if crate::run::run(&vm, vcpu) {
-                continue;
+            match vm.run_vcpu(vcpu) {
+                Ok(Turn::NotStarted) => {}
+                Ok(Turn::Over) => continue,
+                Err(error) => {
+                    log::error!("{}: vCPU {vcpu} can't run: {error}", vm.name());
+                    continue;
+                }
             }
             if vm.is_stopping() {
                 if let Err(error) = host.irqchip.leave_cpu(self.id) {
                     log::error!("CPU {}: {error}", self.id);
                 }
-                *self.vcpu.lock() = None;
-                vm.parked(vcpu);
+                self.set_duty(Duty::None);
+                vm.vcpu_gone(vcpu);
+                host.call_hypervisor_cpu();
                 continue;
             }
             arch::wait_while_off(&vm, vcpu);

@@ -1,24 +1,32 @@
 //! The bare-metal host of the core's VMs: what `axvm::AxVMHal` asks for, done with page tables, IOMMUs and the interrupt controller.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::devices::{Aborted, Forward};
 use axvm::events::Violation;
-use axvm::hal::{AxVMHal, DmaMap};
+use axvm::hal::{AxVMHal, DmaMap, Equipment, Region, Resided, Resource};
+use axvm::msi::InFunctions;
 use axvm::ownership::DeviceOps;
 use axvm::space::Materialise;
-use axvm_addr::{Gpa, Hpa, Iova, Irq, Span, VcpuId, VmId};
+use axvm::vm::{Ground, Start};
+use axvm_addr::{Address, Gpa, Hpa, IommuId, Iova, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, Doorbell, LineRoute, RamPiece, VmPlan};
 use spin::Mutex;
 
-use crate::arch::{DmaSpace, GuestSpace, IommuError, Iommus, IrqchipError, SpaceError};
+use crate::arch::{
+    DmaSpace, Domain, GuestIrqchip, GuestSpace, IommuError, Iommus, IrqchipError, NotSeated, Running, Seat,
+    SpaceError,
+};
 use crate::host::Host;
 use crate::log;
 use crate::memory::GuestRam;
 use crate::pci::Ticks;
 use crate::protection::{self, Protection};
+use crate::vm::{Ends, EquipError, Vm};
 use crate::{arch, cpus};
 
 /// Why the machine couldn't do something.
@@ -51,6 +59,12 @@ pub enum HalError {
     /// A VM, a vCPU or an interrupt that isn't there.
     #[error("there is no such VM, vCPU or interrupt")]
     Unknown,
+    /// A vCPU can't have its CPU.
+    #[error(transparent)]
+    NotSeated(#[from] NotSeated),
+    /// A VM's own devices can't be made.
+    #[error(transparent)]
+    Equip(#[from] Box<EquipError>),
 }
 
 /// The host of the core's VMs: the machine.
@@ -95,6 +109,7 @@ pub struct Dma {
 
 impl DmaMap for Dma {
     type Backing = Hpa;
+    type Domain = Domain;
     type Error = HalError;
 
     fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, flags: MappingFlags) -> Result<(), HalError> {
@@ -118,19 +133,15 @@ impl DmaMap for Dma {
         }
         Ok(())
     }
+
+    fn domain(&self, iommu: IommuId) -> Result<Domain, HalError> {
+        let maps = self.maps.lock();
+        maps.iter().find(|map| map.iommu() == iommu).map(DmaSpace::domain).ok_or(HalError::Unknown)
+    }
 }
 
 /// How long is waited after a closing that couldn't be confirmed.
 const CLOSE_PAUSE_US: u64 = 10_000;
-
-/// Closes a device's streams, confirmed by the IOMMU.
-fn block_streams(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
-    let mut result = Ok(());
-    for &source in &device.sources {
-        result = result.and(host.iommus.block(source).map_err(HalError::from));
-    }
-    result
-}
 
 /// Turns a PCI function's bus mastering off, and the bridges' above it where no other's requests pass them, and reads both back.
 fn stop_mastering(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
@@ -155,27 +166,22 @@ impl DeviceOps for Hal {
         if let Some(function) = device.pci.and_then(|address| host.function(address)) {
             axvm_pci::quarantine(host.config.shared(), function);
         }
-        // All of it is done, whatever of it fails; the first failure is told.
-        let silent = stop_mastering(host, device);
-        let done = block_streams(host, device).and(silent);
-        if done.is_err() {
-            // It is tried again; something may come of waiting.
-            arch::delay_us(CLOSE_PAUSE_US);
-        }
-        done
+        stop_mastering(host, device)
+    }
+
+    fn pause(&self) {
+        arch::delay_us(CLOSE_PAUSE_US);
     }
 
     fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
         let host = self.host;
-        let blocked = block_streams(host, device);
         if let (Some(function), Some(vm)) = (device.pci, host.vm(vm)) {
-            for bridge in vm.bridges() {
+            for bridge in &vm.ends().bridges {
                 // One of the bridges has it, and keeps its guest from turning it on again; the others say that they don't know it.
                 let _ = bridge.quarantine(function);
             }
         }
-        let silent = stop_mastering(host, device);
-        blocked.and(silent)
+        stop_mastering(host, device)
     }
 
     fn reset(&self, device: &DevicePlan) -> Result<(), HalError> {
@@ -191,12 +197,8 @@ impl DeviceOps for Hal {
         Ok(())
     }
 
-    fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), HalError> {
+    fn attach(&self, _: VmId, device: &DevicePlan) -> Result<(), HalError> {
         let host = self.host;
-        for &source in &device.sources {
-            let domain = host.domain(vm, source.iommu).ok_or(HalError::Unknown)?;
-            host.iommus.attach(source, &domain)?;
-        }
         if let Some(function) = device.pci.and_then(|address| host.pci_device(address)) {
             host.forwarding.lock().open(&host.config, function.function.address, &function.bridges);
         }
@@ -212,18 +214,27 @@ impl DeviceOps for Hal {
 }
 
 impl Forward for Hal {
+    type Backing = Hpa;
+
     #[inline(always)]
-    fn forward_read(&self, hpa: Hpa, width: Width) -> Result<u64, Aborted> {
+    fn forward_read(&self, at: &Hpa, offset: u64, width: Width) -> Result<u64, Aborted> {
         // SAFETY: registers that the plan gives to the VM; building the VM mapped them here. An abort is caught, and so is an
         // address that isn't mapped.
-        unsafe { arch::probe_read(hpa.0, width.bytes()) }.map_err(|_| Aborted)
+        unsafe { arch::probe_read(at.0.wrapping_add(offset), width.bytes()) }.map_err(|_| Aborted)
     }
 
     #[inline(always)]
-    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted> {
+    fn forward_write(&self, at: &Hpa, offset: u64, width: Width, value: u64) -> Result<(), Aborted> {
         // SAFETY: as for reads.
-        unsafe { arch::probe_write(hpa.0, width.bytes(), value) }.map_err(|_| Aborted)
+        unsafe { arch::probe_write(at.0.wrapping_add(offset), width.bytes(), value) }.map_err(|_| Aborted)
     }
+}
+
+/// Zeroes RAM that is, or was, a VM's.
+fn clear(hpa: Hpa, bytes: u64) -> Result<(), HalError> {
+    let gpa = Span::new(Gpa(hpa.0), bytes).map_err(|_| HalError::Unknown)?;
+    // SAFETY: the plan takes RAM of VMs, in whole blocks, from what is free: not the hypervisor's, and nobody else's.
+    unsafe { GuestRam::new(alloc::vec![RamPiece { gpa, hpa }]) }.clear().map_err(|_| HalError::Unknown)
 }
 
 /// What tags a VM's translations, for CPUs and IOMMUs alike (a VMID); 0 is nobody's.
@@ -232,9 +243,13 @@ fn tag(vm: VmId) -> u16 {
 }
 
 impl AxVMHal for Hal {
-    type Backing = Hpa;
     type Space = Space;
     type Dma = Dma;
+    type Iommu = Iommus;
+    type Messages = InFunctions<HalError>;
+    type Irqchip = GuestIrqchip;
+    type Vcpu<'a> = Running<'a>;
+    type Ends = Ends;
 
     fn create(&self, plan: &VmPlan) -> Result<(Space, Dma), HalError> {
         let host = self.host;
@@ -253,7 +268,6 @@ impl AxVMHal for Hal {
             if !maps.iter().any(|map| map.iommu() == iommu) {
                 let mut map =
                     DmaSpace::new(iommu, plan.address_bits, host.iommus.output_bits(), tag(plan.id))?;
-                host.add_domain(plan.id, iommu, map.domain());
                 protection::open_memory(Protection::Smmu, memory, &plan.ram, |span, hpa| {
                     match Span::new(Iova(span.start().0), span.size()) {
                         Ok(span) => map.map(span, hpa, flags),
@@ -274,7 +288,6 @@ impl AxVMHal for Hal {
 
     fn destroy(&self, vm: VmId, space: Space, dma: Dma) {
         let host = self.host;
-        host.remove_domains(vm);
         if let Err(error) = space.0.destroy() {
             log::error!("VM {vm}: the tables of its second stage stay allocated: {error}");
         }
@@ -293,24 +306,26 @@ impl AxVMHal for Hal {
         drop((space, dma, ram));
     }
 
-    fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, HalError> {
-        let span = Span::new(Gpa(hpa.0), bytes).map_err(|_| HalError::Unknown)?;
-        // SAFETY: the plan takes RAM of VMs, in whole blocks, from what is free: not the hypervisor's, and nobody else's.
-        unsafe { GuestRam::new(alloc::vec![RamPiece { gpa: span, hpa }]) }
-            .clear()
-            .map_err(|_| HalError::Unknown)?;
-        Ok(hpa)
+    fn ram(&self, _: VmId, piece: &RamPiece) -> Result<Hpa, HalError> {
+        clear(piece.hpa, piece.gpa.size())?;
+        Ok(piece.hpa)
     }
 
     fn release_ram(&self, vm: VmId, backing: Hpa, bytes: u64) {
-        // Zeroing is what taking it does, too; done here so that nothing of a VM outlives it.
-        if let Err(error) = self.ram(vm, backing, bytes) {
+        // Taking it does that, too; done here so that nothing of a VM outlives it.
+        if let Err(error) = clear(backing, bytes) {
             log::error!("VM {vm}: its RAM at {backing} isn't zeroed: {error}");
         }
     }
 
-    fn registers(&self, _: &DevicePlan, hpa: Hpa, _: u64) -> Result<Hpa, HalError> {
-        Ok(hpa)
+    fn registers(&self, plan: &VmPlan, resource: &Resource<'_>) -> Result<Hpa, HalError> {
+        let known = match resource.region {
+            Region::Registers(_) => resource.planned(plan),
+            Region::Bar(bar) => {
+                self.host.bar(plan, resource.device, bar).and_then(|bar| bar.checked_add(resource.offset))
+            }
+        };
+        known.ok_or(HalError::Unknown)
     }
 
     fn doorbell(&self, _: VmId, doorbell: &Doorbell) -> Result<Option<Hpa>, HalError> {
@@ -326,15 +341,31 @@ impl AxVMHal for Hal {
         self.host.irqchip.unroute_line(route);
     }
 
-    fn inject_irq_to_vcpu(&self, vm: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), HalError> {
-        let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
-        if vm.irqchip().inject(vcpu, irq) { Ok(()) } else { Err(HalError::Unknown) }
+    fn iommu(&self) -> &Iommus {
+        &self.host.iommus
     }
 
-    fn set_irq_level(&self, vm: VmId, irq: Irq, high: bool) -> Result<(), HalError> {
-        let vm = self.host.vm(vm).ok_or(HalError::Unknown)?;
-        vm.irqchip().set_level(irq, high);
-        Ok(())
+    fn messages(&self) -> &InFunctions<HalError> {
+        &const { InFunctions::new() }
+    }
+
+    fn equip(&self, ground: &Arc<Ground<Self>>) -> Result<Equipment<Self>, HalError> {
+        Ok(crate::vm::equip(ground).map_err(Box::new)?)
+    }
+
+    fn reside<'a>(
+        &'a self,
+        vm: &'a Vm,
+        vcpu: VcpuId,
+        start: Start,
+        seat: Seat,
+        run: impl FnOnce(&mut Running<'a>),
+    ) -> Resided<Self> {
+        let seat = arch::reside(vm, vcpu, start, seat, |running| {
+            self.host.note_first_entry();
+            run(running);
+        });
+        Resided { seat, result: Ok(()) }
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {

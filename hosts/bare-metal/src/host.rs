@@ -3,24 +3,24 @@
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use axvm::events::{Action, Kind, Violation};
+use axvm::events::Violation;
 use axvm::ownership::Registry;
 use axvm::report::HypervisorReport;
-use axvm_addr::{CpuId, IommuId, PciAddress, VcpuId, VmId};
+use axvm_addr::{CpuId, Hpa, PciAddress, VcpuId, VmId};
 use axvm_pci::{Forwarding, Function};
-use axvm_plan::{Plan, VmPlan};
+use axvm_plan::{DevicePlan, PciPlan, Plan, VmPlan};
 use axvm_platform::model::{PciDevice, Platform};
 use spin::{Mutex, Once};
 
-use crate::arch::{Domain, Iommus, Irqchip};
+use crate::arch::{Iommus, Irqchip};
 use crate::cpus::Cpu;
 use crate::lock::Held;
 use crate::log;
 use crate::pci::Config;
 use crate::security::Security;
-use crate::vm::{Vm, VmFiles};
+use crate::vm::{self, Vm, VmFiles, VmRef};
 use crate::{arch, boot, cpus, memory};
 
 /// The machine.
@@ -41,9 +41,11 @@ pub struct Host {
     pub security: Security,
     /// What the VMs were planned to be: it outlives them.
     pub plans: Vec<Arc<VmPlan>>,
-    /// What each IOMMU's streams of a VM are attached to.
-    domains: Mutex<Vec<(VmId, IommuId, Domain)>>,
-    vms: Mutex<Vec<Arc<Vm>>>,
+    vms: Mutex<Vec<VmRef>>,
+    /// VMs that nobody holds any more, and that are to be taken apart.
+    retired: Mutex<Vec<Vm>>,
+    /// VMs that have stopped and aren't taken apart yet.
+    ending: AtomicUsize,
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
     console: Option<String>,
@@ -110,8 +112,9 @@ impl Host {
             forwarding: Held::for_hardware("the bridges", Forwarding::default()),
             registry: Held::for_hand_over("the registry of devices", registry),
             security: Security::new(cpus, plan.vms.iter().map(|vm| vm.devices.len())),
-            domains: Mutex::new(Vec::new()),
             vms: Mutex::new(Vec::new()),
+            retired: Mutex::new(Vec::new()),
+            ending: AtomicUsize::new(0),
             hypervisor_cpu: plan.hypervisor_cpu,
             console: plan.console,
             polls: AtomicBool::new(false),
@@ -218,7 +221,7 @@ impl Host {
         for (plan, files) in self.plans.iter().zip(files) {
             let Some(files) = files else { continue };
             let before = memory::free_bytes();
-            match Vm::build(self, plan.clone(), files) {
+            match vm::build(self, plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
                 Err(error) => boot::last_words(&format_args!("{}: {error}", plan.name)),
             }
@@ -234,7 +237,7 @@ impl Host {
         }
         *self.vms.lock() = vms.clone();
         for vm in vms.iter().filter(|vm| vm.plan().autostart) {
-            vm.start();
+            vm::start(vm);
         }
     }
 
@@ -261,18 +264,46 @@ impl Host {
     }
 
     /// The VMs that there are now.
-    pub fn vms(&self) -> Vec<Arc<Vm>> {
+    pub fn vms(&self) -> Vec<VmRef> {
         self.vms.lock().clone()
     }
 
     /// A VM.
-    pub fn vm(&self, id: VmId) -> Option<Arc<Vm>> {
+    pub fn vm(&self, id: VmId) -> Option<VmRef> {
         self.vms.lock().iter().find(|vm| vm.id() == id).cloned()
     }
 
     /// Takes a VM out of the list, so that nothing finds it any more.
     pub fn forget_vm(&self, id: VmId) {
         self.vms.lock().retain(|vm| vm.id() != id);
+    }
+
+    /// Lets go of a VM that has stopped: whoever else was looking at it at that moment holds it a moment longer.
+    pub fn let_go(&self, vm: VmRef) {
+        self.ending.fetch_add(1, Ordering::SeqCst);
+        self.forget_vm(vm.id());
+    }
+
+    /// Nobody holds this VM any more: the hypervisor's CPU has it taken apart.
+    pub fn retire(&self, vm: Vm) {
+        self.retired.lock().push(vm);
+        self.call_hypervisor_cpu();
+    }
+
+    /// The VMs that are to be taken apart.
+    pub fn take_retired(&self) -> Vec<Vm> {
+        core::mem::take(&mut self.retired.lock())
+    }
+
+    /// A VM has been taken apart. The run may end with it.
+    pub fn note_taken_apart(&self) {
+        self.ending.fetch_sub(1, Ordering::SeqCst);
+        self.call_hypervisor_cpu();
+    }
+
+    /// Whether a VM that has stopped isn't taken apart yet.
+    pub fn any_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst) != 0
     }
 
     /// The plan of a VM.
@@ -285,20 +316,16 @@ impl Host {
         self.plan(vm)?.cpus.get(usize::from(vcpu.0)).map(|vcpu| vcpu.cpu)
     }
 
-    /// Remembers what the streams of a VM at an IOMMU are attached to.
-    pub fn add_domain(&self, vm: VmId, iommu: IommuId, domain: Domain) {
-        self.domains.lock().push((vm, iommu, domain));
-    }
-
-    /// Forgets what [`Host::add_domain`] remembered of a VM.
-    pub fn remove_domains(&self, vm: VmId) {
-        self.domains.lock().retain(|&(it, ..)| it != vm);
-    }
-
-    /// What the streams of a VM at an IOMMU are attached to.
-    pub fn domain(&self, vm: VmId, iommu: IommuId) -> Option<Domain> {
-        let domains = self.domains.lock();
-        domains.iter().find(|&&(it, at, _)| (it, at) == (vm, iommu)).map(|&(.., domain)| domain)
+    /// Where a BAR of a function is that a VM of this plan has.
+    pub fn bar(&self, plan: &VmPlan, device: &DevicePlan, bar: u8) -> Option<Hpa> {
+        let function = device.pci?;
+        let shows = |pci: &&PciPlan| {
+            let mut shown = pci.functions.iter().filter_map(|&it| plan.devices.get(usize::from(it)));
+            shown.any(|shown| shown.pci == Some(function))
+        };
+        let pci = plan.pci.iter().find(shows)?;
+        let bar = self.function(function)?.bars.iter().find(|it| it.index == bar)?;
+        self.platform.pci_to_cpu(pci.host, bar.address?, bar.size)
     }
 
     /// Whether a function is assigned to a VM, by the registry. Not for what a guest can call: the registry is locked while another
@@ -318,13 +345,6 @@ impl Host {
     /// Nanoseconds since the first instruction.
     pub fn now_ns(&self) -> u64 {
         arch::ticks_as(arch::ticks().saturating_sub(self.start), 1_000_000_000)
-    }
-
-    /// Records a violation of a VM's CPU, or of a device that is emulated or forwarded for it.
-    pub fn violated(&self, vm: VmId, device: Option<u16>, kind: Kind, address: Option<u64>) {
-        let time_ns = self.now_ns();
-        let action = Action::Reported;
-        self.record(Violation { time_ns, vm: Some(vm), device, kind, address, action, count: 1 });
     }
 
     /// Hands a violation to the hypervisor's CPU, which decides what it leads to.

@@ -21,7 +21,6 @@ mod protection;
 mod record;
 mod report;
 mod ring;
-mod run;
 mod security;
 mod serve;
 mod start;

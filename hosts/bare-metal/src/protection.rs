@@ -8,7 +8,6 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm::events::Action;
-use axvm::hal::AxVMHal;
 use axvm_addr::{Address, Gpa, Hpa, Span, VcpuId, VmId};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{PciPlan, RamPiece};
@@ -17,7 +16,6 @@ use axvm_system::model::Item;
 use axvm_system::protection::NAMES;
 pub use axvm_system::protection::Protection;
 
-use crate::hal::Hal;
 use crate::host::Host;
 use crate::log;
 
@@ -111,7 +109,9 @@ pub fn test_injection(host: &'static Host) {
     if is_off(Inject) {
         for irq in crate::arch::INJECTED {
             // The VM or the LPI may not be there yet, or any more.
-            let _ = Hal::new(host).inject_irq_to_vcpu(AT.0, AT.1, irq);
+            if let Some(vm) = host.vm(AT.0) {
+                let _ = vm.inject(AT.1, irq);
+            }
         }
     }
 }

@@ -7,16 +7,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use axvm::events::{Action, Governor, Kind, Log, Ring, Violation};
-use axvm::ownership::DeviceOps;
+use axvm::iommu::{DmaFault, Iommu};
 use axvm::quarantine::{Outcome, Quarantine};
 use axvm::report::EventReport;
+use axvm::vm::keep_off_bus;
 use axvm_addr::{DmaSource, VmId};
 use axvm_plan::{DevicePlan, VmPlan};
 use axvm_system::model::ViolationPolicy;
 use axvm_system::wire::Channel;
 use spin::Mutex;
 
-use crate::arch::DmaFault;
 use crate::hal::Hal;
 use crate::host::Host;
 use crate::log;
@@ -204,7 +204,7 @@ fn enforce(host: &'static Host) {
             continue;
         };
         // Without the lock: it may take as long as an IOMMU is waited for.
-        let done = Hal::new(host).keep_off_bus(id, device);
+        let done = keep_off_bus(&Hal::new(host), id, device);
         if let Err(error) = &done {
             log::warn!("{}: it can't be taken off the bus: {error}", device.name);
         }
@@ -291,7 +291,7 @@ fn take_iommu_events(host: &'static Host) {
             settle(host, violation);
         }
         let health = host.iommus.take_health(iommu);
-        if drained.is_some_and(|drained| drained.overflowed) || health.lost_faults {
+        if drained.lost || health.lost_faults {
             settle(
                 host,
                 Violation {
@@ -308,7 +308,7 @@ fn take_iommu_events(host: &'static Host) {
         if health.failed {
             log::error!("SMMU {iommu}: it has failed and aborts everything until the machine is reset");
         }
-        if drained.is_some_and(|drained| drained.more) {
+        if drained.more {
             host.call_hypervisor_cpu();
         }
     }

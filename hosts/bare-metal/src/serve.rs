@@ -1,6 +1,5 @@
 //! What the hypervisor's own CPU does while VMs run: consoles, security events, the end of VMs, the end of the run.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
@@ -11,25 +10,19 @@ use axvm_system::wire::Channel;
 use crate::host::Host;
 use crate::log;
 use crate::typed::Typed;
-use crate::vm::{LEAVE_WITHIN_S, Vm};
+use crate::vm::{self, LEAVE_WITHIN_S, Vm, VmRef};
 use crate::{arch, console, cpus, protection, report, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
 
-/// What the hypervisor's CPU knows of VMs that are at their end.
-struct Ends {
-    /// By VM: the report of one that is gone.
-    reports: Vec<Option<VmReport>>,
-    /// VMs that every vCPU has left, and that nothing finds any more. Whoever was looking at one at that moment holds it a moment
-    /// longer.
-    held: Vec<Arc<Vm>>,
-}
+/// By VM: the report of one that is gone.
+struct Ends(Vec<Option<VmReport>>);
 
 /// Serves until every VM that was started has stopped; then reports and switches the machine off.
 pub fn serve(host: &'static Host) -> ! {
     let mut typed = Typed::new(host);
-    let mut ends = Ends { reports: host.plans.iter().map(|_| None).collect(), held: Vec::new() };
+    let mut ends = Ends(host.plans.iter().map(|_| None).collect());
     protection::test_own_mappings(host);
     loop {
         arch::take_interrupts(None);
@@ -41,12 +34,12 @@ pub fn serve(host: &'static Host) -> ! {
         for vm in vms {
             busy |= ends.attend(host, vm);
         }
-        busy |= ends.hand_back();
+        host.take_retired().into_iter().for_each(hand_back);
         let running =
-            !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart) || cpus::any_takes_apart();
+            !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart) || host.any_ending();
         if !running && !busy {
             security::attend(host);
-            finish(host, ends.reports);
+            finish(host, ends.0);
         }
         if !busy {
             host.wait(typed.ask_again_us());
@@ -55,14 +48,14 @@ pub fn serve(host: &'static Host) -> ! {
 }
 
 /// Shows what the guests have written. Whether there was anything.
-fn show_output(vms: &[Arc<Vm>]) -> bool {
+fn show_output(vms: &[VmRef]) -> bool {
     let mut busy = false;
     for vm in vms {
-        let bytes = vm.output().take(OUTPUT_AT_ONCE);
+        let bytes = vm.ends().output.take(OUTPUT_AT_ONCE);
         if !bytes.is_empty() {
             busy = true;
             console::send(Channel::Console(vm.id()), &bytes);
-            if let Some(uart) = vm.console() {
+            if let Some(uart) = &vm.ends().console {
                 uart.pump();
             }
         }
@@ -72,64 +65,62 @@ fn show_output(vms: &[Arc<Vm>]) -> bool {
 
 impl Ends {
     /// Looks after a VM that has stopped. Whether there is still something to do for it.
-    fn attend(&mut self, host: &'static Host, vm: Arc<Vm>) -> bool {
-        let overdue = match vm.departure() {
+    fn attend(&mut self, host: &'static Host, vm: VmRef) -> bool {
+        let overdue = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
             Departure::NotAsked => return false,
             // Nothing calls when the deadline is over: look again.
             Departure::Underway => return true,
             Departure::Complete => Vec::new(),
-            Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| vm.cpu_of(vcpu)).collect(),
+            Departure::Overdue(vcpus) => {
+                vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect()
+            }
         };
-        if !vm.output().is_empty() {
+        if !vm.ends().output.is_empty() {
             // Its last words come first.
             return true;
         }
         let id = vm.id();
-        if let Some(slot) = self.reports.get_mut(usize::from(id.0)) {
-            *slot = Some(vm.report());
+        if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
+            *slot = Some(vm::report(&vm));
         }
         if !overdue.is_empty() {
             give_up(host, vm, &overdue);
             return true;
         }
-        host.forget_vm(id);
+        host.let_go(vm);
         security::forget(host, id);
-        self.held.push(vm);
         true
     }
+}
 
-    /// Has VMs that nobody holds any more taken apart. Whether there are others.
-    fn hand_back(&mut self) -> bool {
-        for vm in core::mem::take(&mut self.held) {
-            // Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's does it, so that others' events are
-            // answered.
-            let cpu = vm.plan().cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu));
-            match (Arc::try_unwrap(vm), cpu) {
-                (Ok(vm), Some(cpu)) => cpu.give_to_take_apart(vm),
-                (Ok(vm), None) => take_apart(vm),
-                (Err(vm), _) => self.held.push(vm),
-            }
-        }
-        !self.held.is_empty()
+/// Has a VM taken apart that nobody holds any more. Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's
+/// does it, so that others' events are answered.
+fn hand_back(vm: Vm) {
+    match vm.plan().cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu)) {
+        Some(cpu) => cpu.give_to_take_apart(vm),
+        None => take_apart(vm),
     }
 }
 
 /// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed.
 pub fn take_apart(vm: Vm) {
-    let id = vm.id();
-    match vm.dispose() {
-        Some(disposed) => {
+    let (id, host) = (vm.id(), vm.hal().host());
+    match vm.dispose(&host.registry) {
+        Ok(disposed) => {
             for stuck in disposed.stuck {
                 log::error!("{}: {}", stuck.device, stuck.why);
             }
         }
-        None => log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody"),
+        Err(_) => {
+            log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody")
+        }
     }
+    host.note_taken_apart();
 }
 
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
 /// now its devices lose the bus. Nobody gets any of that until the machine is reset.
-fn give_up(host: &'static Host, vm: Arc<Vm>, overdue: &[CpuId]) {
+fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
     for cpu in overdue {
         log::error!(
             "CPU {cpu} is lost: it didn't leave vm \"{}\" within {LEAVE_WITHIN_S} s; the VM's memory and devices stay with nobody",
@@ -141,14 +132,14 @@ fn give_up(host: &'static Host, vm: Arc<Vm>, overdue: &[CpuId]) {
     host.forget_vm(vm.id());
     security::forget(host, vm.id());
     // A CPU that comes back after all must not be the last to have it: freeing isn't that CPU's to do.
-    core::mem::forget(vm);
+    vm.keep();
 }
 
 /// Ends the run.
 fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     let vms = host.vms();
     let of = |(id, gone): (u16, Option<VmReport>)| {
-        gone.or_else(|| vms.iter().find(|vm| vm.id() == VmId(id)).map(|vm| vm.report()))
+        gone.or_else(|| vms.iter().find(|vm| vm.id() == VmId(id)).map(|vm| vm::report(vm)))
     };
     let mut last = Report {
         schema: SCHEMA,

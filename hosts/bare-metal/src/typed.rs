@@ -6,7 +6,6 @@
 //! commands come by it. Then it is read on, and what was for the guest is lost and said to be.
 
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm_addr::VmId;
@@ -15,7 +14,7 @@ use axvm_uart::Received;
 
 use crate::host::Host;
 use crate::log;
-use crate::vm::{StopReason, Vm};
+use crate::vm::{StopReason, VmRef};
 use crate::{arch, console};
 
 /// Bytes that wait for a guest at the most.
@@ -66,7 +65,7 @@ impl Typed {
     }
 
     /// Reads what was typed, and offers the guest in focus what waits for it.
-    pub fn take(&mut self, host: &Host, vms: &[Arc<Vm>]) {
+    pub fn take(&mut self, host: &Host, vms: &[VmRef]) {
         self.offer(host, vms);
         while self.reads(host) {
             match console::receive() {
@@ -81,7 +80,9 @@ impl Typed {
                     }
                     Some(Key::Quit) => {
                         self.say_lost(host);
-                        vms.iter().for_each(|vm| vm.stop(StopReason::RunEnded));
+                        for vm in vms {
+                            vm.stop(StopReason::RunEnded);
+                        }
                     }
                     // There is no shell yet.
                     Some(Key::Shell) | None => {}
@@ -140,9 +141,9 @@ impl Typed {
     }
 
     /// Offers the guest in focus what waits for it.
-    fn offer(&mut self, host: &Host, vms: &[Arc<Vm>]) {
+    fn offer(&mut self, host: &Host, vms: &[VmRef]) {
         let focused = vms.iter().find(|vm| vm.id() == self.focus);
-        let uart = focused.and_then(|vm| vm.console());
+        let uart = focused.and_then(|vm| vm.ends().console.as_deref());
         let Some(queue) = self.waiting.get_mut(usize::from(self.focus.0)) else { return };
         let Some(uart) = uart else {
             // It has stopped, or has a console of its own.

@@ -2,7 +2,8 @@
 
 use alloc::sync::Arc;
 
-use axvm::vm::AxVM;
+use axvm::hal::Region;
+use axvm::vm::Ground;
 use axvm_addr::{Gpa, Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
@@ -19,16 +20,16 @@ pub type Bridge = HostBridge<PciBackend>;
 
 /// The hypervisor's side of a virtual host bridge.
 pub struct PciBackend {
-    core: Arc<AxVM<Hal>>,
+    ground: Arc<Ground<Hal>>,
 }
 
 impl Backend for PciBackend {
     fn config_read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
-        self.core.hal().host().config.read(function, offset, width)
+        self.ground.hal().host().config.read(function, offset, width)
     }
 
     fn config_write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
-        self.core.hal().host().config.write(function, offset, width, value);
+        self.ground.hal().host().config.write(function, offset, width, value);
     }
 
     fn map_bar(
@@ -36,16 +37,16 @@ impl Backend for PciBackend {
         function: PciAddress,
         bar: u8,
         gpa: Gpa,
-        hpa: Hpa,
+        _: Hpa,
         size: u64,
         prefetchable: bool,
     ) -> Result<(), Refused> {
         let position = |device: &DevicePlan| device.pci == Some(function);
-        let device = self.core.plan().devices.iter().position(position).ok_or(Refused)? as u16;
+        let device = self.ground.plan().devices.iter().position(position).ok_or(Refused)? as u16;
         // What may be prefetched may be combined, but a driver of a function whose BARs don't say so relies on order.
         let kind = if prefetchable { MappingFlags::UNCACHED } else { MappingFlags::DEVICE };
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::USER | kind;
-        self.core.map_registers(device, gpa, hpa, size, flags).map_err(|error| {
+        self.ground.map_registers(device, Region::Bar(bar), gpa, size, flags).map_err(|error| {
             log::warn!("{function}: BAR {bar} can't be mapped at {gpa}: {error}");
             Refused
         })
@@ -53,17 +54,21 @@ impl Backend for PciBackend {
 
     fn unmap_bar(&self, function: PciAddress, bar: u8, gpa: Gpa, size: u64) {
         let Ok(span) = Span::new(gpa, size) else { return };
-        if let Err(error) = self.core.unmap_registers(span) {
+        if let Err(error) = self.ground.unmap_registers(span) {
             log::error!("{function}: BAR {bar} can't be unmapped at {gpa}: {error}");
         }
     }
 
     fn set_bus_master(&self, function: PciAddress, on: bool) -> Result<(), Refused> {
-        if on && !self.core.hal().host().may_master(self.core.id(), function) { Err(Refused) } else { Ok(()) }
+        if on && !self.ground.hal().host().may_master(self.ground.id(), function) {
+            Err(Refused)
+        } else {
+            Ok(())
+        }
     }
 
     fn is_stopping(&self) -> bool {
-        self.core.is_stopping()
+        self.ground.is_stopping()
     }
 
     fn now_us(&self) -> u64 {
@@ -80,9 +85,9 @@ impl Backend for PciBackend {
 /// # Errors
 ///
 /// A plan that doesn't fit the platform.
-pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, BridgeError> {
-    let host = core.hal().host();
-    let plan = core.plan();
+pub fn new_bridge(ground: &Arc<Ground<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, BridgeError> {
+    let host = ground.hal().host();
+    let plan = ground.plan();
     let functions = pci
         .functions
         .iter()
@@ -106,5 +111,5 @@ pub fn new_bridge(core: &Arc<AxVM<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge>, B
         .collect();
     let segment = host.platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
     let config = BridgeConfig { segment, buses: pci.buses, windows: pci.windows.clone(), functions };
-    Ok(Arc::new(HostBridge::new(config, PciBackend { core: core.clone() })?))
+    Ok(Arc::new(HostBridge::new(config, PciBackend { ground: ground.clone() })?))
 }

@@ -8,6 +8,7 @@ use std::string::{String, ToString};
 use std::sync::Mutex;
 use std::vec;
 
+use axvm_addr::Hpa;
 use proptest::prelude::*;
 
 use super::*;
@@ -70,11 +71,15 @@ impl SysRegDevice for Fake {
 struct Bus(RefCell<Vec<(Hpa, Width, u64)>>);
 
 impl Forward for Bus {
-    fn forward_read(&self, hpa: Hpa, _: Width) -> Result<u64, Aborted> {
+    type Backing = Hpa;
+
+    fn forward_read(&self, at: &Hpa, offset: u64, _: Width) -> Result<u64, Aborted> {
+        let hpa = Hpa(at.0 + offset);
         if hpa.page() == Hpa(0x0dea_d000) { Err(Aborted) } else { Ok(hpa.0) }
     }
 
-    fn forward_write(&self, hpa: Hpa, width: Width, value: u64) -> Result<(), Aborted> {
+    fn forward_write(&self, at: &Hpa, offset: u64, width: Width, value: u64) -> Result<(), Aborted> {
+        let hpa = Hpa(at.0 + offset);
         if hpa.page() == Hpa(0x0dea_d000) {
             return Err(Aborted);
         }
@@ -92,7 +97,7 @@ const VCPU: VcpuId = VcpuId(0);
 #[test]
 fn an_access_reaches_the_device_at_its_address_with_the_offset_in_it() {
     let (a, b) = (fake(1), fake(2));
-    let devices = AxVmDevices::builder()
+    let devices = AxVmDevices::<Hpa>::builder()
         .mmio(span(0x2000, 0x1000), b.clone())
         .mmio(span(0x1000, 0x800), a)
         .build()
@@ -111,7 +116,7 @@ fn an_access_reaches_the_device_at_its_address_with_the_offset_in_it() {
 
 #[test]
 fn trapped_registers_are_forwarded_to_where_they_are_and_an_abort_reads_all_ones() {
-    let devices = AxVmDevices::builder()
+    let devices = AxVmDevices::<Hpa>::builder()
         .forwarded(span(0x1200, 0x200), Hpa(0x0a00_0400), 3, "half a page")
         .forwarded(span(0x3000, 0x1000), Hpa(0x0dea_d000), 4, "dead")
         .build()
@@ -131,9 +136,43 @@ fn trapped_registers_are_forwarded_to_where_they_are_and_an_abort_reads_all_ones
     assert_eq!(*bus.0.borrow(), [(Hpa(0x0a00_0410), Width::B2, 0x2345)]);
 }
 
+/// A bus with places where nobody is now.
+struct BusHead;
+
+impl MmioDevice for BusHead {
+    fn name(&self) -> &str {
+        "bus"
+    }
+
+    fn read(&self, _: VcpuId, _: u64, _: Width) -> u64 {
+        7
+    }
+
+    fn write(&self, _: VcpuId, _: u64, _: Width, _: u64) {}
+
+    fn claims(&self, gpa: Gpa) -> bool {
+        (0x8000..0x9000).contains(&gpa.0)
+    }
+}
+
+#[test]
+fn where_a_devices_bus_has_nothing_now_reads_are_all_ones_and_writes_are_lost() {
+    let devices =
+        AxVmDevices::<Hpa>::builder().mmio(span(0x1000, 0x1000), Arc::new(BusHead)).build().unwrap();
+    let (bus, mut hint) = (Bus::default(), Hint::default());
+    let mut read = |gpa| devices.mmio_read(VCPU, Gpa(gpa), Width::B2, &mut hint, &bus);
+    assert_eq!(read(0x1000), Some((7, Handled::Emulated)));
+    assert_eq!(read(0x8ffe), Some((0xffff, Handled::Silent)));
+    assert_eq!(read(0x9000), None);
+    let written = devices.mmio_write(VCPU, Gpa(0x8000), Width::B2, 1, &mut hint, &bus);
+    assert_eq!(written, Some(Handled::Silent));
+    assert!(devices.answers(Gpa(0x8000), Width::B8) && devices.is_device(Gpa(0x8000)));
+    assert!(!devices.is_device(Gpa(0x7fff)) && !devices.overlaps(span(0x8000, 1)));
+}
+
 #[test]
 fn overlaps_are_refused_naming_both_and_empty_ranges_naming_one() {
-    let error = AxVmDevices::builder()
+    let error = AxVmDevices::<Hpa>::builder()
         .mmio(span(0x1000, 0x1000), fake(1))
         .forwarded(span(0x1800, 0x10), Hpa(0), 0, "clock")
         .build()
@@ -143,16 +182,16 @@ fn overlaps_are_refused_naming_both_and_empty_ranges_naming_one() {
         error.contains("device1") && error.contains("clock") && error.contains("0x1800-0x180f"),
         "{error}"
     );
-    assert!(AxVmDevices::builder().mmio(span(0x1000, 0), fake(1)).build().is_err());
-    assert!(AxVmDevices::builder().ports(0x10, 0, fake(1)).build().is_err());
-    assert!(AxVmDevices::builder().ports(0xffff, 2, fake(1)).build().is_err());
-    let ports = AxVmDevices::builder().ports(0x2f8, 8, fake(1)).ports(0x2ff, 1, fake(2)).build();
+    assert!(AxVmDevices::<Hpa>::builder().mmio(span(0x1000, 0), fake(1)).build().is_err());
+    assert!(AxVmDevices::<Hpa>::builder().ports(0x10, 0, fake(1)).build().is_err());
+    assert!(AxVmDevices::<Hpa>::builder().ports(0xffff, 2, fake(1)).build().is_err());
+    let ports = AxVmDevices::<Hpa>::builder().ports(0x2f8, 8, fake(1)).ports(0x2ff, 1, fake(2)).build();
     assert!(ports.unwrap_err().to_string().contains("ports 0x2f8-0x2ff of device1"));
 }
 
 #[test]
 fn ports_and_system_registers_reach_their_devices() {
-    let devices = AxVmDevices::builder()
+    let devices = AxVmDevices::<Hpa>::builder()
         .ports(0x2f8, 8, fake(1))
         .sysregs(SysReg(10), SysReg(20), fake(7))
         .build()
@@ -174,7 +213,7 @@ proptest! {
         sizes in proptest::collection::vec((0u64..0x40, 1u64..0x40), 0..20),
         accesses in proptest::collection::vec((0u64..0x900, 0u64..4, 0usize..40), 1..100),
     ) {
-        let mut builder = AxVmDevices::builder();
+        let mut builder = AxVmDevices::<Hpa>::builder();
         let mut list = vec![];
         let mut at = 0;
         for (number, (gap, size)) in (0u64..).zip(sizes) {

@@ -51,7 +51,7 @@
 //! | `Caller` | how a CPU is called: from any CPU, also by who holds locks |
 //! | `take_interrupts` | takes what is pending on the calling CPU, and passes it to the VM that runs there |
 //! | `close_iommus` | before anything else is done with the machine: no device reaches memory |
-//! | `Iommus`, `Domain` | streams are opened for a domain, and closed, confirmed; `drain` hands over what was blocked (`DmaFault`), `take_health` what went wrong |
+//! | `Iommus`, `Domain` | `axvm::iommu::Iommu`; `take_health` says what went wrong |
 //! | `listen_to_iommus` | has their interrupts heard, and says which have none |
 //! | `DmaSpace` | what a VM's devices reach by one of them |
 //!
@@ -60,9 +60,9 @@
 //! | item | what it does |
 //! |---|---|
 //! | `GuestSpace`, `SpaceRoot` | the second stage: `unmap` and `revoke` return when no CPU uses what is gone |
-//! | `GuestIrqchip` | the interrupt controller that the guest sees, and what it has done in hardware |
-//! | `Resident` | a vCPU on the calling CPU, which is its own: at the end nothing of it is left there |
-//! | `Running` | the same while it runs: `run` enters the guest and handles why it was left (`Next`), `sleep` sleeps in its place (`Slept`). What happens most is answered without coming back |
+//! | `GuestIrqchip`, `Seat`, `NotSeated` | the interrupt controller that the guest sees, and what it has done in hardware: `axvm::irqchip::Irqchip` |
+//! | `reside` | has a vCPU on the calling CPU, which is its own, while it is run: at the end nothing of it is left there but its `Seat` |
+//! | `Running` | the vCPU meanwhile: `axvm::vcpu::Vcpu`. What happens most is answered without coming back |
 //! | `wait_while_off` | sleeps on the CPU of a vCPU that is off |
 //!
 //! # For tests
@@ -80,12 +80,12 @@ use aarch64 as current;
 #[cfg(feature = "protection-off")]
 pub use current::check_memory;
 pub use current::{
-    Builder, Caller, DEVICE_TREE_MAX, DmaFault, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError,
-    GuestSpace, INJECTED, IommuError, Iommus, Irqchip, IrqchipError, Next, Resident, Rights, Running,
-    SecondaryBoot, Slept, SpaceError, SpaceRoot, WINDOW_BYTES, Window, add_device, add_memory,
-    clean_to_memory, close_iommus, correct_platform, delay_us, driven_registers, early_map, establish,
-    find_firmware, halt, image_layout, image_start, listen_to_iommus, memory_limit, now_us, own_hardware_id,
-    physical_address_bits, probe_read, probe_write, send_event, start_cpu, system_off, system_reset,
+    Builder, Caller, DEVICE_TREE_MAX, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError,
+    GuestSpace, INJECTED, IommuError, Iommus, Irqchip, IrqchipError, NotSeated, Rights, Running, Seat,
+    SecondaryBoot, SpaceError, SpaceRoot, WINDOW_BYTES, Window, add_device, add_memory, clean_to_memory,
+    close_iommus, correct_platform, delay_us, driven_registers, early_map, establish, find_firmware, halt,
+    image_layout, image_start, listen_to_iommus, memory_limit, now_us, own_hardware_id,
+    physical_address_bits, probe_read, probe_write, reside, send_event, start_cpu, system_off, system_reset,
     take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off,
     zero,
 };
@@ -94,8 +94,7 @@ pub use current::{
 mod checked {
     use alloc::vec::Vec;
 
-    use axvm::report::IrqchipReport;
-    use axvm_addr::{CpuId, DmaSource, Gpa, Hpa, IommuId, Irq, Span, VcpuId};
+    use axvm_addr::{CpuId, Gpa, Hpa, IommuId, Span, VcpuId};
     use axvm_paging::{MapError, NotInvalidated, UnmapError};
     use axvm_plan::config::MappingFlags;
     use axvm_plan::{LineRoute, MsiPlan, VmPlan};
@@ -176,9 +175,6 @@ mod checked {
         Iommus::new: unsafe fn(&Platform) -> Result<Iommus, IommuError>,
         Iommus::stream_bits: fn(&Iommus) -> &[u8],
         Iommus::output_bits: fn(&Iommus) -> u32,
-        Iommus::attach: fn(&Iommus, DmaSource, &Domain) -> Result<(), IommuError>,
-        Iommus::block: fn(&Iommus, DmaSource) -> Result<(), IommuError>,
-        Iommus::silence: fn(&Iommus, DmaSource) -> Result<(), IommuError>,
         Iommus::take_health: fn(&Iommus, IommuId) -> Health,
         DmaSpace::new: fn(IommuId, u8, u32, u16) -> Result<DmaSpace, SpaceError>,
         DmaSpace::iommu: fn(&DmaSpace) -> IommuId,
@@ -196,14 +192,15 @@ mod checked {
         GuestSpace::destroy: fn(GuestSpace) -> Result<(), NotInvalidated>,
         GuestIrqchip::new: fn(&'static Host, &VmPlan, &GuestRam) -> Result<GuestIrqchip, GuestIrqchipError>,
         GuestIrqchip::takes_interrupts: fn(&GuestIrqchip) -> bool,
-        GuestIrqchip::inject: fn(&GuestIrqchip, VcpuId, Irq) -> bool,
-        GuestIrqchip::set_level: fn(&GuestIrqchip, Irq, bool),
-        GuestIrqchip::after_access: fn(&GuestIrqchip),
-        GuestIrqchip::report: fn(&GuestIrqchip) -> IrqchipReport,
-        GuestIrqchip::reset: fn(&GuestIrqchip),
-        GuestIrqchip::release: fn(GuestIrqchip) -> Option<()>,
         wait_while_off: fn(&Vm, VcpuId),
     }
-    const _: fn(&mut Running<'_>) -> Next = |running| running.run();
-    const _: fn(&mut Running<'_>, Option<u64>) -> Slept = |running, deadline| running.sleep(deadline);
+
+    /// These keep the core's contracts.
+    const fn keep<
+        I: axvm::irqchip::Irqchip<Seat = Seat>,
+        M: axvm::iommu::Iommu<Domain = Domain>,
+        V: axvm::vcpu::Vcpu,
+    >() {
+    }
+    const _: () = keep::<GuestIrqchip, Iommus, Running<'static>>();
 }

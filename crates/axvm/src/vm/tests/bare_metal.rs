@@ -2,27 +2,89 @@
 
 use super::*;
 
-type Pages = Rc<RefCell<BTreeMap<u64, (u64, MappingFlags)>>>;
+type Pages = Arc<Shared<BTreeMap<u64, (u64, MappingFlags)>>>;
 
-#[derive(Default)]
 pub(super) struct BareMetal {
-    faults: Rc<Faults>,
+    lab: Arc<Lab>,
     stage2: Pages,
     dma: Pages,
     alive: Cell<i32>,
     revoked: Cell<bool>,
-    attached: RefCell<BTreeMap<String, VmId>>,
-    routed: RefCell<Vec<u32>>,
-    ram: RefCell<BTreeMap<u64, u64>>,
-    kicked: RefCell<Vec<u16>>,
-    injected: RefCell<Vec<(u16, u32)>>,
-    levels: RefCell<Vec<(u32, bool)>>,
+    attached: Shared<BTreeMap<String, VmId>>,
+    routed: Shared<Vec<u32>>,
+    ram: Shared<BTreeMap<u64, u64>>,
+    iommu: Streams,
+    messages: InFunctions<&'static str>,
+}
+
+impl Default for BareMetal {
+    fn default() -> Self {
+        let lab = Arc::new(Lab::default());
+        Self {
+            iommu: Streams { lab: lab.clone(), ..Streams::default() },
+            lab,
+            stage2: Pages::default(),
+            dma: Pages::default(),
+            alive: Cell::default(),
+            revoked: Cell::default(),
+            attached: Shared::default(),
+            routed: Shared::default(),
+            ram: Shared::default(),
+            messages: InFunctions::default(),
+        }
+    }
+}
+
+/// An IOMMU that knows each stream, and tells what it has blocked.
+#[derive(Default)]
+pub(super) struct Streams {
+    lab: Arc<Lab>,
+    open: Shared<BTreeMap<DmaSource, VmId>>,
+    silent: Shared<Vec<DmaSource>>,
+    faults: Shared<VecDeque<DmaFault>>,
+}
+
+impl Iommu for Streams {
+    type Domain = VmId;
+    type Error = &'static str;
+
+    fn attach(&self, source: DmaSource, vm: &VmId) -> Result<(), &'static str> {
+        self.lab.faults.step("open a source")?;
+        if source.id.0 > 0xff {
+            return Err("there is no such stream");
+        }
+        self.open.borrow_mut().insert(source, *vm);
+        self.silent.borrow_mut().retain(|it| *it != source);
+        Ok(())
+    }
+
+    fn block(&self, source: DmaSource) -> Result<(), &'static str> {
+        self.lab.faults.step("block a source")?;
+        self.open.borrow_mut().remove(&source);
+        Ok(())
+    }
+
+    fn silence(&self, source: DmaSource) -> Result<(), &'static str> {
+        self.silent.borrow_mut().push(source);
+        Ok(())
+    }
+
+    fn drain(&self, _: IommuId, limit: usize, mut each: impl FnMut(DmaFault)) -> Drained {
+        let mut faults = self.faults.borrow_mut();
+        let taken = faults.len().min(limit);
+        faults.drain(..taken).for_each(&mut each);
+        Drained { more: !faults.is_empty(), lost: false }
+    }
+
+    fn abilities(&self, _: IommuId) -> Abilities {
+        Abilities { reports_faults: true, cuts_mappings: true }
+    }
 }
 
 /// One set of tables.
 pub(super) struct Tables {
     pages: Pages,
-    faults: Rc<Faults>,
+    lab: Arc<Lab>,
 }
 
 impl Tables {
@@ -45,13 +107,13 @@ impl Materialise for Tables {
     type Error = &'static str;
 
     fn map(&self, gpa: Span<Gpa>, backing: &Hpa, flags: MappingFlags) -> Result<(), &'static str> {
-        self.faults.step("map")?;
+        self.lab.faults.step("map")?;
         self.insert(gpa.start().0, gpa.size(), *backing, flags);
         Ok(())
     }
 
     fn unmap(&self, gpa: Span<Gpa>) -> Result<(), &'static str> {
-        self.faults.lends("unmap");
+        self.lab.faults.lends("unmap");
         self.remove(gpa.start().0, gpa.size());
         Ok(())
     }
@@ -59,16 +121,21 @@ impl Materialise for Tables {
 
 impl DmaMap for Tables {
     type Backing = Hpa;
+    type Domain = VmId;
     type Error = &'static str;
 
+    fn domain(&self, _: IommuId) -> Result<VmId, &'static str> {
+        Ok(VmId(0))
+    }
+
     fn map_dma(&self, iova: Span<Iova>, backing: &Hpa, flags: MappingFlags) -> Result<(), &'static str> {
-        self.faults.step("map dma")?;
+        self.lab.faults.step("map dma")?;
         self.insert(iova.start().0, iova.size(), *backing, flags);
         Ok(())
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), &'static str> {
-        self.faults.lends("unmap_dma");
+        self.lab.faults.lends("unmap_dma");
         self.remove(iova.start().0, iova.size());
         Ok(())
     }
@@ -78,55 +145,63 @@ impl DeviceOps for BareMetal {
     type Error = &'static str;
 
     fn unbind(&self, _: &DevicePlan) -> Result<(), &'static str> {
-        self.faults.step("unbind")
+        self.lab.faults.step("unbind")
     }
 
     fn close(&self, device: &DevicePlan) -> Result<(), &'static str> {
-        self.faults.step("close")?;
+        self.lab.faults.step("close")?;
         self.attached.borrow_mut().remove(&device.name);
         Ok(())
     }
 
     fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
-        self.faults.step("keep off the bus")
+        self.lab.faults.step("keep off the bus")
     }
 
     fn reset(&self, device: &DevicePlan) -> Result<(), &'static str> {
         assert!(!self.attached.borrow().contains_key(&device.name), "reset while it masters the bus");
-        self.faults.step("reset")
+        self.lab.faults.step("reset")
     }
 
     fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), &'static str> {
-        self.faults.step("attach")?;
+        self.lab.faults.step("attach")?;
         self.attached.borrow_mut().insert(device.name.clone(), vm);
         Ok(())
     }
 
     fn detach(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
-        self.faults.step("detach")
+        self.lab.faults.step("detach")
     }
 }
 
 impl Forward for BareMetal {
-    fn forward_read(&self, _: Hpa, _: Width) -> Result<u64, Aborted> {
-        Err(Aborted)
+    type Backing = Hpa;
+
+    fn forward_read(&self, at: &Hpa, offset: u64, _: Width) -> Result<u64, Aborted> {
+        assert_eq!(*at, Hpa(CLOCK), "the block that is trapped");
+        super::forwarded_read(offset)
     }
 
-    fn forward_write(&self, _: Hpa, _: Width, _: u64) -> Result<(), Aborted> {
-        Err(Aborted)
+    fn forward_write(&self, _: &Hpa, offset: u64, _: Width, value: u64) -> Result<(), Aborted> {
+        self.lab.forwarded.borrow_mut().push((offset, value));
+        Ok(())
     }
 }
 
 impl AxVMHal for BareMetal {
-    type Backing = Hpa;
     type Space = Tables;
     type Dma = Tables;
+    type Iommu = Streams;
+    type Messages = InFunctions<&'static str>;
+    type Irqchip = Chip;
+    type Vcpu<'a> = Script<'a, Self>;
+    type Ends = ();
 
     fn create(&self, _: &VmPlan) -> Result<(Tables, Tables), &'static str> {
-        self.faults.step("create")?;
+        self.lab.faults.step("create")?;
         self.alive.set(self.alive.get() + 1);
         self.revoked.set(false);
-        let tables = |pages: &Pages| Tables { pages: pages.clone(), faults: self.faults.clone() };
+        let tables = |pages: &Pages| Tables { pages: pages.clone(), lab: self.lab.clone() };
         Ok((tables(&self.stage2), tables(&self.dma)))
     }
 
@@ -135,23 +210,24 @@ impl AxVMHal for BareMetal {
     }
 
     fn destroy(&self, _: VmId, space: Tables, dma: Tables) {
-        self.faults.lends("destroy");
+        self.lab.faults.lends("destroy");
         assert!(space.pages.borrow().is_empty() && dma.pages.borrow().is_empty());
         self.alive.set(self.alive.get() - 1);
     }
 
     fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {
-        self.faults.lends("withhold");
+        self.lab.faults.lends("withhold");
     }
 
-    fn ram(&self, _: VmId, hpa: Hpa, bytes: u64) -> Result<Hpa, &'static str> {
-        self.faults.step("ram")?;
+    fn ram(&self, _: VmId, piece: &RamPiece) -> Result<Hpa, &'static str> {
+        let (hpa, bytes) = (piece.hpa, piece.gpa.size());
+        self.lab.faults.step("ram")?;
         assert!(self.ram.borrow_mut().insert(hpa.0, bytes).is_none(), "given twice");
         Ok(hpa)
     }
 
     fn release_ram(&self, _: VmId, backing: Hpa, bytes: u64) {
-        self.faults.lends("release_ram");
+        self.lab.faults.lends("release_ram");
         let within = backing.0..backing.0 + bytes;
         let mapped = |pages: &Pages| pages.borrow().values().any(|(hpa, _)| within.contains(hpa));
         assert!(!mapped(&self.stage2) && !mapped(&self.dma), "released while it is mapped");
@@ -159,49 +235,69 @@ impl AxVMHal for BareMetal {
         assert_eq!(self.ram.borrow_mut().remove(&backing.0), Some(bytes));
     }
 
-    fn registers(&self, _: &DevicePlan, hpa: Hpa, _: u64) -> Result<Hpa, &'static str> {
-        self.faults.step("registers")?;
-        Ok(hpa)
+    fn registers(&self, plan: &VmPlan, resource: &Resource<'_>) -> Result<Hpa, &'static str> {
+        self.lab.faults.step("registers")?;
+        match resource.region {
+            Region::Registers(_) => resource.planned(plan).ok_or("there is no such block"),
+            Region::Bar(bar) => Ok(Hpa(0x2000_0000 + (u64::from(bar) << 16) + resource.offset)),
+        }
     }
 
     fn doorbell(&self, _: VmId, doorbell: &Doorbell) -> Result<Option<Hpa>, &'static str> {
-        self.faults.step("doorbell")?;
+        self.lab.faults.step("doorbell")?;
         Ok(Some(doorbell.hpa))
     }
 
     fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), &'static str> {
-        self.faults.step("route")?;
+        self.lab.faults.step("route")?;
         self.routed.borrow_mut().push(route.irq.0);
         Ok(())
     }
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
-        self.faults.lends("unroute_line");
+        self.lab.faults.lends("unroute_line");
         self.routed.borrow_mut().retain(|irq| *irq != route.irq.0);
     }
 
-    fn inject_irq_to_vcpu(&self, _: VmId, vcpu: VcpuId, irq: Irq) -> Result<(), &'static str> {
-        if vcpu.0 > 1 {
-            return Err("no such vCPU");
-        }
-        self.injected.borrow_mut().push((vcpu.0, irq.0));
-        Ok(())
+    fn iommu(&self) -> &Streams {
+        &self.iommu
     }
 
-    fn set_irq_level(&self, _: VmId, irq: Irq, high: bool) -> Result<(), &'static str> {
-        self.levels.borrow_mut().push((irq.0, high));
-        Ok(())
+    fn messages(&self) -> &InFunctions<&'static str> {
+        &self.messages
+    }
+
+    fn equip(&self, ground: &Arc<Ground<Self>>) -> Result<Equipment<Self>, &'static str> {
+        self.lab.faults.step("equip")?;
+        let irqchip = Arc::new(Chip::new(self.lab.clone(), ground.plan().cpus.len(), Told::BySender(SENDER)));
+        let devices = super::emulated(ground, &self.lab, &irqchip)?;
+        let devices = devices.build().map_err(|_| "they overlap")?;
+        Ok(Equipment { irqchip, devices, ends: () })
+    }
+
+    fn reside<'a>(
+        &'a self,
+        vm: &'a AxVM<Self>,
+        vcpu: VcpuId,
+        start: Start,
+        seat: VcpuId,
+        run: impl FnOnce(&mut Script<'a, Self>),
+    ) -> Resided<Self> {
+        script::reside(self, vm, vcpu, start, seat, run)
     }
 
     fn kick(&self, _: VmId, vcpu: VcpuId) {
-        self.kicked.borrow_mut().push(vcpu.0);
+        self.lab.kicked.borrow_mut().push(vcpu.0);
+        self.lab.bells.ring(vcpu);
     }
 
     fn now_ns(&self) -> u64 {
         0
     }
 
-    fn record(&self, _: Violation) {}
+    fn record(&self, violation: Violation) {
+        self.lab.violations.borrow_mut().push(violation);
+    }
 }
 
 impl BareMetal {
@@ -213,8 +309,38 @@ impl BareMetal {
 impl Fake for BareMetal {
     const NAME: &'static str = "bare metal";
 
-    fn faults(&self) -> &Faults {
-        &self.faults
+    fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    fn opened(&self) -> Vec<DmaSource> {
+        self.iommu.open.borrow().keys().copied().collect()
+    }
+
+    fn stray(&self, source: DmaSource, address: u64) {
+        if !self.iommu.silent.borrow().contains(&source) {
+            let fault = DmaFault { source, write: Some(true), address: Some(address) };
+            self.iommu.faults.borrow_mut().push_back(fault);
+        }
+    }
+
+    fn offer_table(&self, vm: &AxVM<Self>) {
+        let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
+        vm.map_registers(0, Region::Bar(0), Gpa(BAR), PAGE_SIZE, flags).unwrap();
+    }
+
+    fn fire(&self, vm: &AxVM<Self>, vector: u16) -> Result<(), &'static str> {
+        // The function has its table itself.
+        let entry = BAR + 16 * u64::from(vector);
+        let word = |offset| self.lab.memory.borrow().get(&(entry + offset)).copied().unwrap_or(0);
+        if word(0) == 0 {
+            return Err("it isn't armed");
+        }
+        vm.send_msi(Some(SENDER), MsiMessage { address: word(0), data: word(8) as u32 })
+    }
+
+    fn told_messages(&self) -> usize {
+        0
     }
 
     fn cpu_reaches(&self, gpa: u64) -> bool {
@@ -243,17 +369,5 @@ impl Fake for BareMetal {
 
     fn comes_when_called(&self) -> bool {
         false
-    }
-
-    fn kicked(&self) -> Vec<u16> {
-        self.kicked.borrow().clone()
-    }
-
-    fn levels(&self) -> Vec<(u32, bool)> {
-        self.levels.borrow().clone()
-    }
-
-    fn injected(&self) -> Vec<(u16, u32)> {
-        self.injected.borrow().clone()
     }
 }

@@ -7,10 +7,10 @@
 
 use core::arch::asm;
 
-use axvm::stats::ExitReason;
-use axvm_addr::{Gpa, PAGE_SIZE, VcpuId};
+use axvm::vcpu::MmioAccess;
+use axvm_addr::{Gpa, PAGE_SIZE};
 use axvm_axdevice::Width;
-use axvm_loadstore::{Bank, Direction, LoadStore, Mismatch};
+use axvm_loadstore::{Access, Bank, Direction, LoadStore, Mismatch};
 use axvm_syndrome::{is_aarch32, is_el0};
 
 use super::guarded::probe_translation;
@@ -28,7 +28,7 @@ pub struct Fault {
     pub gpa: Gpa,
 }
 
-/// Why an access wasn't performed. No part of it was.
+/// Why an access isn't performed. No part of it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The instruction isn't one that is served, or isn't the one that faulted any more.
@@ -42,12 +42,23 @@ pub enum Refused {
 /// An access is moved in pieces of at most eight bytes: two for each register of a pair of Q.
 const MOST_PIECES: usize = 4;
 
-/// Performs the access that faulted, and goes past its instruction.
+/// An access that is performed piece by piece: each is an exit to the VM's devices.
+pub struct Pieces {
+    it: LoadStore,
+    access: Access,
+    start: Gpa,
+    width: Width,
+    far: u64,
+    values: [u64; MOST_PIECES],
+    done: usize,
+}
+
+/// Makes out the access that faulted. Nothing of it is performed yet.
 ///
 /// # Errors
 ///
-/// [`Refused`]; then neither the guest's registers nor a device has changed.
-pub fn access(vm: &Vm, vcpu: VcpuId, context: &mut Context, fault: &Fault) -> Result<(), Refused> {
+/// [`Refused`].
+pub fn begin(vm: &Vm, context: &Context, fault: &Fault) -> Result<Pieces, Refused> {
     let it = decode(vm, context).ok_or(Refused::Instruction)?;
     let base = if it.base() == 31 { stack_pointer(context) } else { context.x(it.base().into()) };
     let index = it.index().map_or(0, |index| context.x(index.into()));
@@ -58,41 +69,65 @@ pub fn access(vm: &Vm, vcpu: VcpuId, context: &mut Context, fault: &Fault) -> Re
     })?;
     let start = Gpa(fault.gpa.0 & !(PAGE_SIZE - 1) | access.address & (PAGE_SIZE - 1));
     let width = Width::from_bytes(it.bytes().min(8)).ok_or(Refused::Instruction)?;
-    let pieces = (it.total() / width.bytes()) as usize;
-    let piece = |number: usize| Gpa(start.0 + number as u64 * width.bytes());
-    if let Some(outside) = (0..pieces).map(piece).find(|&gpa| !vm.answers(gpa, width)) {
+    let mut pieces = Pieces { it, access, start, width, far: fault.far, values: [0; MOST_PIECES], done: 0 };
+    let mut all = (0..pieces.count()).map(|number| pieces.place(number));
+    if let Some(outside) = all.find(|&gpa| !vm.devices().answers(gpa, width)) {
         return Err(Refused::NoDevice(outside));
     }
+    if pieces.is_write() {
+        gather(context, &it, &mut pieces.values);
+    }
+    Ok(pieces)
+}
 
-    let mut values = [0; MOST_PIECES];
-    if it.direction() == Direction::Store {
-        gather(context, &it, &mut values);
+impl Pieces {
+    fn count(&self) -> usize {
+        (self.it.total() / self.width.bytes()) as usize
     }
-    let mut reason = ExitReason::Other;
-    for (number, value) in values.iter_mut().enumerate().take(pieces) {
-        let gpa = piece(number);
-        let hint = &mut context.hint;
-        let done = match it.direction() {
-            Direction::Load => vm.read_device(vcpu, gpa, width, hint).map(|(read, why)| {
-                *value = read;
-                why
-            }),
-            Direction::Store => vm.write_device(vcpu, gpa, width, *value, hint),
-        };
-        // Every piece had its device a moment ago, and devices don't change while the VM runs.
-        reason = done.map_err(|_| Refused::NoDevice(gpa))?;
+
+    fn place(&self, number: usize) -> Gpa {
+        Gpa(self.start.0 + number as u64 * self.width.bytes())
     }
-    vm.count_exit(vcpu, reason);
-    if it.direction() == Direction::Load {
-        scatter(context, &it, &values);
+
+    /// Whether it is a store.
+    pub fn is_write(&self) -> bool {
+        self.it.direction() == Direction::Store
     }
-    match access.writeback {
-        Some(moved) if it.base() == 31 => set_stack_pointer(context, moved),
-        Some(moved) => context.set_x(it.base().into(), moved),
-        None => {}
+
+    /// The virtual address that faulted.
+    pub fn far(&self) -> u64 {
+        self.far
     }
-    context.skip();
-    Ok(())
+
+    /// The piece whose turn it is.
+    pub fn next(&self) -> MmioAccess {
+        let write = self.values.get(self.done).copied().filter(|_| self.is_write());
+        MmioAccess { gpa: self.place(self.done), width: self.width, write, continues: self.done != 0 }
+    }
+
+    /// That piece was performed: what a load has read. Whether it was the last.
+    pub fn take(&mut self, value: u64) -> bool {
+        if let Some(place) = self.values.get_mut(self.done).filter(|_| self.it.direction() == Direction::Load)
+        {
+            *place = value;
+        }
+        self.done += 1;
+        self.done >= self.count()
+    }
+
+    /// All were performed: the guest has what it loaded, and goes past the instruction.
+    pub fn finish(&self, context: &mut Context) {
+        let it = &self.it;
+        if !self.is_write() {
+            scatter(context, it, &self.values);
+        }
+        match self.access.writeback {
+            Some(moved) if it.base() == 31 => set_stack_pointer(context, moved),
+            Some(moved) => context.set_x(it.base().into(), moved),
+            None => {}
+        }
+        context.skip();
+    }
 }
 
 /// The instruction at the guest's PC, if it is one that is served.
@@ -115,7 +150,7 @@ pub fn instruction(vm: &Vm, context: &Context) -> Option<u32> {
 fn fetch(vm: &Vm, pc: u64) -> Option<u32> {
     let at = translate(pc).filter(|_| pc.is_multiple_of(4))?;
     let mut bytes = [0; 4];
-    vm.ram().read(at, &mut bytes).ok()?;
+    vm.ends().ram.read(at, &mut bytes).ok()?;
     Some(u32::from_le_bytes(bytes))
 }
 

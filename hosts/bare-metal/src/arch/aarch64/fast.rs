@@ -9,7 +9,7 @@
 //! Nothing here waits for a lock, allocates or says anything, but for the physical ITS, which a guest's INT command waits for where
 //! LPIs are the guest's own. What isn't answered here is the run loop's, as if this didn't exist.
 
-use axvm::devices::AtOnce;
+use axvm::devices::{AtOnce, AxVmDevices};
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, VcpuId};
@@ -20,6 +20,7 @@ use axvm_vgic::{HardwareLists, Local, Message, Vgic};
 
 use super::irqchip::deliver::{device_of_line, list_message};
 use super::irqchip::{cpu_interface, groups};
+use super::pending::Pending;
 use super::registers::ICC_SGI1R;
 use super::sysreg::{mrs, msr};
 use super::vcpu::Context;
@@ -35,6 +36,12 @@ pub struct Running<'a> {
     pub vm: &'a Vm,
     /// Which it is.
     pub vcpu: VcpuId,
+    /// What the core is to answer.
+    pub(super) pending: Pending,
+    /// Its VM's interrupt controller.
+    pub(super) vgic: &'a Vgic,
+    /// Its VM's devices.
+    devices: &'a AxVmDevices<Hpa>,
     /// What its VM's interrupt controller has of it.
     local: Option<Local<'a>>,
     /// Where its distributor's switches of interrupts begin; where no address of a guest's is, if it has none.
@@ -71,9 +78,12 @@ impl<'a> Running<'a> {
             context,
             vm,
             vcpu,
+            pending: Pending::None,
+            vgic,
+            devices: vm.devices(),
             local: protection::answered_at_once(vgic.local(vcpu)),
             switches: irqchip
-                .emulated_distributor(&vm.host().platform)
+                .emulated_distributor(&vm.hal().host().platform)
                 .map_or(Gpa(!0x1ff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
             commands: irqchip.emulated_its().map_or(Gpa(!0), |its| Gpa(its.0.wrapping_add(CWRITER))),
             exits: vm.exits(vcpu),
@@ -113,7 +123,7 @@ impl<'a> Running<'a> {
     }
 
     #[inline(always)]
-    fn count(&self, reason: ExitReason) {
+    pub(super) fn count(&self, reason: ExitReason) {
         if let Some(exits) = self.exits {
             exits.count(reason);
         }
@@ -214,14 +224,16 @@ fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
     if gpa.0.wrapping_sub(running.switches.0) < SWITCHES {
         return switches(running, abort, gpa);
     }
-    match running.vm.at_once(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
+    match running.devices.at_once(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
         Some(AtOnce::Constant(value)) => {
             running.context.set_x(abort.register(), value.into());
             running.context.skip();
             running.count(ExitReason::MmioEmulated);
             ANSWERED
         }
-        Some(AtOnce::Forwarded { device, hpa }) => forward(running, abort, gpa, device, hpa),
+        Some(AtOnce::Forwarded { device, at, offset }) => {
+            forward(running, abort, gpa, device, Hpa(at.0.wrapping_add(offset)))
+        }
         Some(AtOnce::Emulated) => emulated(running, abort, gpa),
         None => raise(running, abort, gpa),
     }
@@ -230,7 +242,7 @@ fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
 /// An access to an emulated device that may take it as it is.
 #[inline(never)]
 fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
-    let Running { context, vm, .. } = running;
+    let Running { context, devices, .. } = running;
     let mask = match abort.size() {
         0 => 0xff,
         1 => 0xffff,
@@ -238,11 +250,11 @@ fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     };
     let register = abort.register();
     if abort.is_write() {
-        if !vm.write_at_once(gpa, context.hint, (context.x(register) & mask) as u32) {
+        if !devices.write_at_once(gpa, context.hint, (context.x(register) & mask) as u32) {
             return OPEN;
         }
     } else {
-        let Some(value) = vm.read_at_once(gpa, context.hint) else { return OPEN };
+        let Some(value) = devices.read_at_once(gpa, context.hint) else { return OPEN };
         context.set_x(register, u64::from(value) & mask);
     }
     context.skip();
@@ -267,16 +279,16 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     if offset & 3 != 0 || abort.size() != 2 {
         return OPEN;
     }
-    let Running { context, vm, .. } = running;
+    let Running { context, vgic, .. } = running;
     let (word, register) = ((offset >> 2 & 0x1f) as u32, abort.register());
     if abort.is_write() {
         let enable = offset < SWITCHES / 2;
-        let turned = vm.irqchip().vgic().fast_turned(word, context.x(register) as u32, enable);
+        let turned = vgic.fast_turned(word, context.x(register) as u32, enable);
         if turned != 0 {
             return switch(running, word, turned, enable);
         }
     } else {
-        context.set_x(register, vm.irqchip().vgic().fast_switches(word).into());
+        context.set_x(register, vgic.fast_switches(word).into());
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -287,8 +299,8 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
 #[inline(always)]
 fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u64 {
     let Some(local) = running.local else { return OPEN };
-    let Running { context, vm, .. } = running;
-    if !vm.irqchip().vgic().fast_switch(local, word, turned, enable, &context.lists, &Lists) {
+    let Running { context, vgic, .. } = running;
+    if !vgic.fast_switch(local, word, turned, enable, &context.lists, &Lists) {
         return OPEN;
     }
     context.skip();
@@ -300,17 +312,17 @@ fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u6
 #[inline(never)]
 fn raise(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     let Some(local) = running.local.filter(|_| abort.is_write()) else { return OPEN };
-    let Running { context, vm, .. } = running;
+    let Running { context, vgic, .. } = running;
     let value = context.x(abort.register());
     let offset = gpa.0.wrapping_sub(running.switches.0).wrapping_sub(SWITCHES);
     let done = if gpa == running.commands {
-        abort.size() >= 2 && vm.irqchip().vgic().fast_command(local, value, &mut context.lists, &Lists)
+        abort.size() >= 2 && vgic.fast_command(local, value, &mut context.lists, &Lists)
     } else {
         let word = (offset >> 2) as u32;
         offset < PENDING
             && offset & 3 == 0
             && abort.size() == 2
-            && vm.irqchip().vgic().fast_pend(local, word, value as u32, &mut context.lists, &Lists)
+            && vgic.fast_pend(local, word, value as u32, &mut context.lists, &Lists)
     };
     if !done {
         return OPEN;
@@ -332,10 +344,10 @@ fn forward(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa, device: u16, h
     };
     let register = abort.register();
     let reason = if abort.is_write() {
-        vm.forward_write(gpa, device, hpa, width, context.x(register))
+        vm.forward_write(gpa, device, &hpa, 0, width, context.x(register))
     } else {
         // Registers of 32 bits have their upper half cleared; no device answers more than the width.
-        let (value, reason) = vm.forward_read(gpa, device, hpa, width);
+        let (value, reason) = vm.forward_read(gpa, device, &hpa, 0, width);
         context.set_x(register, value);
         reason
     };
@@ -355,7 +367,7 @@ fn software_interrupt(running: &mut Running<'_>, access: SystemAccess) -> u64 {
     if !running.interrupts {
         return software_interrupt_directly(running, local, value);
     }
-    if !running.vm.irqchip().vgic().fast_send_sgi(local, value, &mut running.context.lists, &Lists) {
+    if !running.vgic.fast_send_sgi(local, value, &mut running.context.lists, &Lists) {
         return OPEN;
     }
     running.context.skip();
@@ -379,7 +391,7 @@ fn software_interrupt_directly(running: &mut Running<'_>, local: Local<'_>, valu
 
 #[inline(never)]
 fn software_interrupt_to_another(running: &mut Running<'_>, value: u64) -> u64 {
-    if !running.vm.irqchip().vgic().fast_raise_sgi(value) {
+    if !running.vgic.fast_raise_sgi(value) {
         return OPEN;
     }
     running.context.skip();
@@ -417,10 +429,10 @@ fn interrupt(running: &mut Running<'_>, number: u64) -> u64 {
 /// Another CPU has called this one.
 #[inline(never)]
 fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
-    let Running { context, vm, .. } = running;
+    let Running { context, vgic, .. } = running;
     cpu_interface::deactivate(id);
-    let nothing_else = vm.irqchip().vgic().fast_take_sgis(local, &mut context.lists, &Lists);
-    if nothing_else && !vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
+    let nothing_else = vgic.fast_take_sgis(local, &mut context.lists, &Lists);
+    if nothing_else && !running.vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
 /// A message, or what is left to the run loop.
@@ -429,7 +441,7 @@ fn message(running: &mut Running<'_>, id: Intid) -> u64 {
     if let Some(&Some((lpi, message, counters))) = running.messages.get(id.0 as usize % MESSAGES)
         && lpi == id
         && let Some(local) = running.local
-        && running.vm.irqchip().vgic().fast_message(local, message, &mut running.context.lists, &Lists)
+        && running.vgic.fast_message(local, message, &mut running.context.lists, &Lists)
     {
         if let Some(exits) = running.exits {
             exits.count_injected();

@@ -1,7 +1,8 @@
 //! PSCI and SMCCC as the guest sees them (Arm DEN 0022, DEN 0028). HVC and SMC are alike: both are trapped, and no call goes on
 //! to the firmware but questions about its workarounds.
 
-use axvm::vm::{NotOff, Power, Start};
+use axvm::vcpu::{Answer, PowerAnswer, PowerRequest};
+use axvm::vm::{Power, Start};
 use smccc::arch::{
     SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
     SMCCC_VERSION,
@@ -16,7 +17,6 @@ use smccc::psci::{
 
 use super::firmware;
 use super::vcpu::Context;
-use crate::vm::{StopReason, Vm};
 
 /// A call by its 64-bit convention.
 const SMC64: u32 = 1 << 30;
@@ -26,17 +26,15 @@ const PSCI_1_1: i32 = 0x1_0001;
 /// SMCCC 1.1.
 const SMCCC_1_1: i32 = 0x1_0001;
 
-/// What the caller has to do next.
+/// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
-    /// Go on: the answer is in x0.
-    Resume,
-    /// Sleep until an interrupt is pending for the vCPU, then go on.
-    Suspend,
-    /// The vCPU is off.
-    Off,
-    /// The VM stops.
-    Stop(StopReason),
+pub enum Called {
+    /// It is answered in x0.
+    Answered,
+    /// The core does that.
+    Power(PowerRequest),
+    /// Nobody knows it.
+    Unknown,
 }
 
 /// The answer to a call that is always the same, does nothing, and has no arguments.
@@ -48,14 +46,13 @@ pub fn constant(id: u32) -> Option<u64> {
     }
 }
 
-/// Answers a call.
-pub fn call(vm: &Vm, context: &mut Context) -> After {
+/// Answers a call, or says what it asks of the core.
+pub fn call(context: &mut Context) -> Called {
     let id = context.x(0) as u32;
     // A 32-bit call passes 32-bit arguments.
     let narrow = id & SMC64 == 0;
     let argument = |number| if narrow { context.x(number) & 0xffff_ffff } else { context.x(number) };
     let (first, second, third) = (argument(1), argument(2), argument(3));
-    let mut after = After::Resume;
     let answer = match id {
         PSCI_VERSION => PSCI_1_1,
         PSCI_FEATURES => match first as u32 {
@@ -73,18 +70,9 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
         },
         // No trusted OS that would have to migrate.
         PSCI_MIGRATE_INFO_TYPE => MigrateType::MigrationNotRequired as i32,
-        PSCI_CPU_OFF => {
-            after = After::Off;
-            SUCCESS
-        }
-        PSCI_SYSTEM_OFF => {
-            after = After::Stop(StopReason::SystemOff);
-            SUCCESS
-        }
-        PSCI_SYSTEM_RESET => {
-            after = After::Stop(StopReason::SystemReset);
-            SUCCESS
-        }
+        PSCI_CPU_OFF => return Called::Power(PowerRequest::CpuOff),
+        PSCI_SYSTEM_OFF => return Called::Power(PowerRequest::SystemOff),
+        PSCI_SYSTEM_RESET => return Called::Power(PowerRequest::SystemReset),
         SMCCC_VERSION => SMCCC_1_1,
         SMCCC_ARCH_FEATURES => match first as u32 {
             SMCCC_VERSION | SMCCC_ARCH_FEATURES => SUCCESS,
@@ -101,47 +89,41 @@ pub fn call(vm: &Vm, context: &mut Context) -> After {
         // On for good, or not needed: a guest that asks for less gets no less.
         SMCCC_ARCH_WORKAROUND_2 if workaround(id) >= 0 => SUCCESS,
         it => match it & !SMC64 {
-            PSCI_CPU_SUSPEND_32 => {
-                after = After::Suspend;
-                SUCCESS
+            PSCI_CPU_SUSPEND_32 => return Called::Power(PowerRequest::CpuSuspend),
+            PSCI_CPU_ON_32 => {
+                let start = Start { entry: second, argument: third };
+                return Called::Power(PowerRequest::CpuOn { target: first, start });
             }
-            PSCI_CPU_ON_32 => cpu_on(vm, first, second, third),
             // Affinity level 0 only.
-            PSCI_AFFINITY_INFO_32 if second == 0 => match vm.vcpu_by_hardware_id(first) {
-                Some(target) => affinity_info(vm.power(target)),
-                None => INVALID_PARAMETERS,
-            },
-            PSCI_AFFINITY_INFO_32 => INVALID_PARAMETERS,
-            _ => {
-                vm.count_refused_hypercall();
-                NOT_SUPPORTED
+            PSCI_AFFINITY_INFO_32 if second == 0 => {
+                return Called::Power(PowerRequest::CpuState { target: first });
             }
+            PSCI_AFFINITY_INFO_32 => INVALID_PARAMETERS,
+            _ => return Called::Unknown,
         },
     };
+    set_answer(context, answer);
+    Called::Answered
+}
+
+fn set_answer(context: &mut Context, answer: i32) {
     context.set_x(0, i64::from(answer) as u64);
-    after
 }
 
-/// AFFINITY_INFO (DEN 0022, 5.7).
-fn affinity_info(power: Power) -> i32 {
-    let state = match power {
-        Power::On => AffinityState::On,
-        Power::Off => AffinityState::Off,
-        Power::Starting => AffinityState::OnPending,
+/// What the core has answered, as PSCI says it (DEN 0022, 5.2.2 and 5.7).
+pub fn answer(context: &mut Context, answer: Answer) {
+    let answer = match answer {
+        Answer::Power(PowerAnswer::Done) => SUCCESS,
+        Answer::Power(PowerAnswer::State(Power::On)) => AffinityState::On as i32,
+        Answer::Power(PowerAnswer::State(Power::Off)) => AffinityState::Off as i32,
+        Answer::Power(PowerAnswer::State(Power::Starting)) => AffinityState::OnPending as i32,
+        Answer::Power(PowerAnswer::IsOn) => ALREADY_ON,
+        Answer::Power(PowerAnswer::IsStarting) => ON_PENDING,
+        Answer::Power(PowerAnswer::NoSuchCpu) => INVALID_PARAMETERS,
+        Answer::Power(PowerAnswer::NotMemory) => INVALID_ADDRESS,
+        Answer::Nobody | Answer::Value(_) => NOT_SUPPORTED,
     };
-    state as i32
-}
-
-fn cpu_on(vm: &Vm, mpidr: u64, entry: u64, argument: u64) -> i32 {
-    let Some(target) = vm.vcpu_by_hardware_id(mpidr) else { return INVALID_PARAMETERS };
-    if !vm.is_ram(entry) {
-        return INVALID_ADDRESS;
-    }
-    match vm.start_vcpu(target, Start { entry, argument }) {
-        Ok(()) => SUCCESS,
-        Err(NotOff::On) => ALREADY_ON,
-        Err(NotOff::Starting) => ON_PENDING,
-    }
+    set_answer(context, answer);
 }
 
 /// What a guest is told of a workaround, as [`firmware::workaround`] has it. The one against loads that pass stores is on for good

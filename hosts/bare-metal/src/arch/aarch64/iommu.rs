@@ -2,15 +2,17 @@
 
 use alloc::vec::Vec;
 
+use axvm::iommu::{Abilities, DmaFault, Drained};
 use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Span};
 use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, UnmapError};
 use axvm_plan::config::MappingFlags;
 use axvm_platform::model::{Interrupt, Iommu as Described, IommuKind, Platform};
-pub use axvm_smmuv3::{Domain, Drained, Error as IommuError};
+pub use axvm_smmuv3::{Domain, Error as IommuError};
 use axvm_smmuv3::{Error, Features, GlobalErrors, Memory, Options, Registers, Smmu, StreamId};
 
 use super::cpu::{clean_to_memory, memory_barrier, now_us};
 use super::stage2::{SpaceError, Tables, attributes};
+use crate::hal::HalError;
 use crate::lock::Held;
 use crate::memory;
 use crate::mmio::Mmio;
@@ -107,17 +109,6 @@ pub fn listen(platform: &Platform, hear: impl Fn(Interrupt) -> bool) -> Vec<&str
     platform.iommus.iter().filter(|smmu| !calls(smmu)).map(|smmu| smmu.path.as_str()).collect()
 }
 
-/// What a device tried that nobody lets it.
-#[derive(Clone, Copy, Debug)]
-pub struct DmaFault {
-    /// Whose requests they are.
-    pub source: DmaSource,
-    /// Whether it was a write, where that is known.
-    pub write: Option<bool>,
-    /// Where it went, where that is known.
-    pub address: Option<u64>,
-}
-
 /// What an IOMMU says of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Health {
@@ -184,39 +175,6 @@ impl Iommus {
         self.smmus.get(usize::from(id.0))
     }
 
-    /// Lets a device reach what is in a domain.
-    pub fn attach(&self, source: DmaSource, domain: &Domain) -> Result<(), Error> {
-        let stream = source.id.into();
-        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
-        smmu.lock().attach(stream, domain)
-    }
-
-    /// Closes its stream.
-    pub fn block(&self, source: DmaSource) -> Result<(), Error> {
-        let stream = source.id.into();
-        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
-        smmu.lock().block(stream)
-    }
-
-    /// Has a stream that nobody has leave no more records. One that is out of the table's range leaves none.
-    pub fn silence(&self, source: DmaSource) -> Result<(), Error> {
-        let Some(smmu) = self.get(source.iommu) else { return Ok(()) };
-        match smmu.lock().silence(source.id.into()) {
-            Err(Error::StreamOutOfRange { .. }) => Ok(()),
-            done => done,
-        }
-    }
-
-    /// Hands over what an SMMU has blocked, at most `limit` records.
-    pub fn drain(&self, smmu: IommuId, limit: usize, mut f: impl FnMut(DmaFault)) -> Option<Drained> {
-        let drained = self.get(smmu)?.lock().drain_events(limit, |event| {
-            let address = event.iova.map(|iova| iova.0);
-            let source = DmaSource { iommu: smmu, id: event.stream.into() };
-            f(DmaFault { source, write: event.write, address });
-        });
-        Some(drained)
-    }
-
     /// All of them.
     pub fn ids(&self) -> impl Iterator<Item = IommuId> {
         (0..).map(IommuId).take(self.smmus.len())
@@ -230,6 +188,46 @@ impl Iommus {
             lost_faults: errors.contains(GlobalErrors::EVENTS_LOST),
             failed: errors.contains(GlobalErrors::SERVICE_FAILURE),
         }
+    }
+}
+
+impl axvm::iommu::Iommu for Iommus {
+    type Domain = Domain;
+    type Error = HalError;
+
+    fn attach(&self, source: DmaSource, domain: &Domain) -> Result<(), HalError> {
+        let stream = source.id.into();
+        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
+        Ok(smmu.lock().attach(stream, domain)?)
+    }
+
+    fn block(&self, source: DmaSource) -> Result<(), HalError> {
+        let stream = source.id.into();
+        let smmu = self.get(source.iommu).ok_or(Error::StreamOutOfRange { stream, bits: 0 })?;
+        Ok(smmu.lock().block(stream)?)
+    }
+
+    fn silence(&self, source: DmaSource) -> Result<(), HalError> {
+        let Some(smmu) = self.get(source.iommu) else { return Ok(()) };
+        match smmu.lock().silence(source.id.into()) {
+            // One that is out of the table's range leaves none.
+            Err(Error::StreamOutOfRange { .. }) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    fn drain(&self, smmu: IommuId, limit: usize, mut each: impl FnMut(DmaFault)) -> Drained {
+        let Some(it) = self.get(smmu) else { return Drained::default() };
+        let drained = it.lock().drain_events(limit, |event| {
+            let address = event.iova.map(|iova| iova.0);
+            let source = DmaSource { iommu: smmu, id: event.stream.into() };
+            each(DmaFault { source, write: event.write, address });
+        });
+        Drained { more: drained.more, lost: drained.overflowed }
+    }
+
+    fn abilities(&self, _: IommuId) -> Abilities {
+        Abilities { reports_faults: true, cuts_mappings: true }
     }
 }
 

@@ -25,6 +25,7 @@ mod irqchip;
 mod memory_promises;
 mod names;
 mod own_map;
+mod pending;
 mod protection;
 mod registers;
 mod reset;
@@ -49,23 +50,24 @@ pub use cpu::{
     clean_to_memory, delay_us, halt, now_us, own_hardware_id, physical_address_bits, send_event, tick_hz,
     ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, zero,
 };
-pub use exit::Next;
 pub use fast::Running;
 pub use firmware::{correct as correct_platform, find as find_firmware, system_off, system_reset};
 pub use frame::EntryWork;
 pub use guarded::{Aborted, probe_read, probe_write};
 pub use image::{ImageLayout, image_layout, image_start};
 pub use iommu::{
-    DmaFault, DmaSpace, Domain, Health, IommuError, Iommus, close as close_iommus, listen as listen_to_iommus,
+    DmaSpace, Domain, Health, IommuError, Iommus, close as close_iommus, listen as listen_to_iommus,
 };
 pub use irqchip::deliver::take_interrupts;
-pub use irqchip::{Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, memory_limit};
+pub use irqchip::{
+    Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, NotSeated, Seat, memory_limit,
+};
 #[cfg(feature = "protection-off")]
 pub use memory_promises::check as check_memory;
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use protection::INJECTED;
-pub use resident::Resident;
-pub use run::{Slept, wait_while_off};
+pub use resident::reside;
+pub use run::wait_while_off;
 pub use secondary::SecondaryBoot;
 pub use stage2::{GuestSpace, SpaceError, SpaceRoot};
 pub use window::{BYTES as WINDOW_BYTES, Window};

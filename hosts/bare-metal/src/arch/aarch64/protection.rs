@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use alloc::vec::Vec;
-use axvm_addr::{Hpa, Irq, VcpuId};
+use axvm_addr::{Hpa, Irq};
 use axvm_platform::model::Platform;
 use axvm_vgic::ItsDeviceId;
 
@@ -62,10 +62,10 @@ pub fn send_sgi_to_others(sender: &Vm, value: u64) {
     }
     let all_others = value & 1 << 40 != 0;
     let sgi = Irq((value >> 24 & 0xf) as u32);
-    for vm in sender.host().vms().iter().filter(|vm| vm.id() != sender.id()) {
-        for vcpu in (0..vm.plan().cpus.len() as u16).map(VcpuId) {
-            if all_others || value & 1 << (vm.hardware_id(vcpu) & 0xf) != 0 {
-                vm.irqchip().inject(vcpu, sgi);
+    for vm in sender.hal().host().vms().iter().filter(|vm| vm.id() != sender.id()) {
+        for (vcpu, planned) in vm.vcpus() {
+            if all_others || value & 1 << (planned.hardware_id & 0xf) != 0 {
+                let _ = vm.inject(vcpu, sgi);
             }
         }
     }

@@ -12,7 +12,7 @@ use super::frame::{EntryWork, Frame};
 use super::guarded::take_late_error;
 use super::indexed::by_number;
 use super::irqchip::direct::Direct;
-use super::irqchip::lists;
+use super::irqchip::{Seat, lists};
 use super::stage2::SpaceRoot;
 use super::sysreg::{isb, mrs, msr};
 use super::{control, reset, tlb};
@@ -39,14 +39,9 @@ const START_PSTATE: u64 = 0x3c5;
 
 impl Context {
     /// A vCPU about to execute its first instruction where `start` says, on the calling CPU: resets every register that the guest can
-    /// see, and writes those that bound it. `direct`: the CPU's physical interrupt interface, if it was given away.
-    pub fn reset(
-        start: Start,
-        guest_mpidr: u64,
-        space: SpaceRoot,
-        lists: ListRegisters,
-        direct: Option<Direct>,
-    ) -> Self {
+    /// see, and writes those that bound it. `seat`: what the interrupt controller has of it in the CPU.
+    pub fn reset(start: Start, guest_mpidr: u64, space: SpaceRoot, seat: Seat) -> Self {
+        let Seat { lists, direct } = seat;
         let interrupts = if direct.is_some() { Interrupts::Direct } else { Interrupts::Emulated };
         let debug = Debug::reset(mrs!("id_aa64dfr0_el1"));
         let bound = || {
@@ -67,6 +62,11 @@ impl Context {
         let mut frame = Frame { pc: start.entry, pstate: START_PSTATE, entry, ..Frame::default() };
         frame.x[0] = start.argument;
         Self { frame, hint: Hint::default(), lists, direct, debug }
+    }
+
+    /// What the interrupt controller gets back.
+    pub fn into_seat(self) -> Seat {
+        Seat { lists: self.lists, direct: self.direct }
     }
 
     /// Register `number` as an instruction names it: 31 is the zero register.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use axvm::events::Kind;
+use axvm::events::{Kind, Violation as Recorded};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_plan::VmPlan;
 use axvm_plan::config::VMInterruptMode;
@@ -127,7 +127,7 @@ impl GicBackend {
         find_event(&self.lpis.try_lock()?, lpi)
     }
 
-    fn cpu(&self, vcpu: VcpuId) -> Option<CpuId> {
+    pub fn cpu(&self, vcpu: VcpuId) -> Option<CpuId> {
         self.cpus.get(usize::from(vcpu.0)).copied()
     }
 
@@ -348,6 +348,7 @@ impl Backend for GicBackend {
 
     fn violation(&self, kind: Violation) {
         let Violation::ForeignItsDevice(device) = kind;
-        self.host.violated(self.vm, None, Kind::MsiCommand, Some(u64::from(device.0)));
+        let (host, address) = (self.host, Some(u64::from(device.0)));
+        host.record(Recorded::of(self.vm, None, Kind::MsiCommand, address, host.now_ns()));
     }
 }

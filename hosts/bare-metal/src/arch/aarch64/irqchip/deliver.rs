@@ -52,7 +52,7 @@ fn deliver(vm: &Vm, vcpu: VcpuId, id: Intid) -> Owner {
         32..1020 => {
             let mut lines = vm.plan().lines.iter();
             let Some(line) = lines.find(|line| line.irq == id.into()) else { return Owner::Other };
-            (vgic.hardware_spi_here(vcpu, id), vm.device_counters(line.device))
+            (vgic.hardware_spi_here(vcpu, id), vm.device(line.device))
         }
         FIRST_LPI.. => {
             let mut sender = None;
@@ -105,7 +105,7 @@ pub fn list_message<'a>(
 /// The counters of the device that has this line.
 pub fn device_of_line(vm: &Vm, id: Intid) -> Option<&DeviceCounters> {
     let line = vm.plan().lines.iter().find(|line| line.irq == id.into())?;
-    vm.device_counters(line.device)
+    vm.device(line.device)
 }
 
 /// The counters of the device that sends messages with this id.
@@ -113,5 +113,5 @@ fn counters_of_sender(vm: &Vm, id: ItsDeviceId) -> Option<&DeviceCounters> {
     let mut devices = (0..).zip(&vm.plan().devices);
     let (position, _) =
         devices.find(|(_, plan)| plan.msi.is_some_and(|msi| ItsDeviceId::from(msi.source) == id))?;
-    vm.device_counters(position)
+    vm.device(position)
 }

@@ -4,14 +4,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::devices::AxVmDevicesBuilder;
+use axvm::msi::MsiMessage;
 use axvm::report::IrqchipReport;
-use axvm_addr::{Gpa, Irq, VcpuId};
+use axvm::vcpu::IpiRequest;
+use axvm_addr::{Gpa, Hpa, Irq, MsiSource, VcpuId};
 use axvm_axdevice::InterruptLine;
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{GicPlan, VmPlan};
 use axvm_platform::model::Platform;
-use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
-use axvm_vgic::{Intid, ItsDeviceId};
+use axvm_vgic::{
+    Distributor, Its, ItsConfig, LineConfig, LineDelivery, ListRegisters, Redistributors, StillOn, Vgic,
+    VgicConfig,
+};
+use axvm_vgic::{Intid, ItsDeviceId, ItsEventId};
 
 use super::backend::GicBackend;
 use super::direct::{self, Direct};
@@ -19,9 +24,10 @@ use super::error::{GicError, ItsError};
 use super::groups;
 use super::lists;
 use super::lpis::GUEST_LPI_ID_BITS;
-use super::machine::Irqchip;
+use super::machine::IrqchipError;
 use crate::arch::aarch64::protection;
-use crate::cpus::Cpu;
+use crate::cpus::{self, Cpu};
+use crate::hal::HalError;
 use crate::host::Host;
 use crate::memory::GuestRam;
 
@@ -46,6 +52,7 @@ pub struct GuestIrqchip {
     shown: GicPlan,
     /// The VM's CPUs take physical interrupts themselves.
     direct: bool,
+    host: &'static Host,
 }
 
 impl GuestIrqchip {
@@ -55,11 +62,15 @@ impl GuestIrqchip {
         let backend =
             Arc::new(GicBackend::new(host, plan, ram.clone(), shown.its.map(|its| usize::from(its.host.0)))?);
         let vgic = Vgic::new(config(host, plan, &shown), backend.clone())?;
-        Ok(Self { vgic, backend, shown, direct: plan.mode == VMInterruptMode::Passthrough })
+        Ok(Self { vgic, backend, shown, direct: plan.mode == VMInterruptMode::Passthrough, host })
     }
 
     /// Adds its register frames to the VM's devices.
-    pub fn add_to(&self, mut devices: AxVmDevicesBuilder, platform: &Platform) -> AxVmDevicesBuilder {
+    pub fn add_to(
+        &self,
+        mut devices: AxVmDevicesBuilder<Hpa>,
+        platform: &Platform,
+    ) -> AxVmDevicesBuilder<Hpa> {
         devices = match protection::real_distributor(platform) {
             Some(real) => devices.forwarded(self.shown.distributor, real, 0, "the machine's distributor"),
             None => devices.mmio(self.shown.distributor, Arc::new(Distributor::new(self.vgic.clone()))),
@@ -98,39 +109,16 @@ impl GuestIrqchip {
         self.direct
     }
 
-    /// Has an edge or a message come. Whether there is such an interrupt.
-    pub fn inject(&self, vcpu: VcpuId, irq: Irq) -> bool {
-        self.vgic.inject(vcpu, irq.into())
-    }
-
-    /// Sets the level of an emulated device's line.
-    pub fn set_level(&self, irq: Irq, high: bool) {
-        self.vgic.set_level(irq, high);
-    }
-
-    /// A vCPU has just accessed a device. If it takes interrupts itself, a line of the emulated ones that is still high comes again.
-    #[inline(always)]
-    pub fn after_access(&self) {
-        if self.direct {
-            self.vgic.repeat_levels();
-        }
-    }
-
     /// On the vCPU's own CPU, which has woken while the vCPU was off: what was sent to it waits where it belongs.
     pub fn take_mail(&self, vcpu: VcpuId) {
         self.vgic.take_mail(vcpu);
     }
 
-    /// On the vCPU's own CPU, before it starts: gives it the CPU's interrupts, where it takes them itself.
-    pub(in crate::arch::aarch64) fn give_interrupts(
-        &self,
-        irqchip: &Irqchip,
-        cpu: Option<&Cpu>,
-        vcpu: VcpuId,
-    ) -> Result<Option<Direct>, GicError> {
+    /// On the vCPU's own CPU: gives it the CPU's interrupts, where it takes them itself.
+    fn give_interrupts(&self, cpu: Option<&Cpu>, vcpu: VcpuId) -> Result<Option<Direct>, GicError> {
         match cpu {
             Some(cpu) if self.direct => {
-                let direct = cpu.caller().give_interrupts(irqchip, cpu.id)?;
+                let direct = cpu.caller().give_interrupts(&self.host.irqchip, cpu.id)?;
                 self.vgic.restore_private(vcpu);
                 Ok(Some(direct))
             }
@@ -138,11 +126,15 @@ impl GuestIrqchip {
         }
     }
 
-    /// On the vCPU's own CPU, when it has left the guest for good: the other way round.
-    pub(in crate::arch::aarch64) fn take_interrupts_back(&self, irqchip: &Irqchip, cpu: Option<&Cpu>) {
+    /// The other way round.
+    fn take_interrupts_back(&self, cpu: Option<&Cpu>) {
         if let Some(cpu) = cpu.filter(|_| self.direct) {
-            cpu.caller().take_interrupts_back(irqchip, cpu.id);
+            cpu.caller().take_interrupts_back(&self.host.irqchip, cpu.id);
         }
+    }
+
+    fn cpu_of(&self, vcpu: VcpuId) -> Option<&'static Cpu> {
+        self.backend.cpu(vcpu).and_then(cpus::get)
     }
 
     /// On the vCPU's own CPU, before it enters the guest: MSIs that the hardware delivers reach it from now on.
@@ -154,29 +146,102 @@ impl GuestIrqchip {
     pub fn leave_messages(&self, vcpu: VcpuId) -> bool {
         self.backend.leave_messages(vcpu)
     }
+}
 
-    /// What the report says of it.
-    pub fn report(&self) -> IrqchipReport {
+/// What the interrupt controller has of a vCPU in its CPU.
+pub struct Seat {
+    /// What its list registers hold.
+    pub lists: ListRegisters,
+    /// Of a vCPU that takes physical interrupts itself: what it has set up.
+    pub direct: Option<Direct>,
+}
+
+/// Why a vCPU can't have its CPU's interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSeated {
+    /// The CPU's interrupt interface can't be given away.
+    #[error(transparent)]
+    Interrupts(#[from] IrqchipError),
+    /// It is there already.
+    #[error(transparent)]
+    StillOn(#[from] StillOn),
+}
+
+impl axvm::irqchip::Irqchip for GuestIrqchip {
+    type Error = HalError;
+    type Seat = Seat;
+
+    fn enter(&self, vcpu: VcpuId) -> Result<Seat, HalError> {
+        let cpu = self.cpu_of(vcpu);
+        let lists = self.vgic.switch_on(vcpu).map_err(NotSeated::from)?;
+        let direct = match self.give_interrupts(cpu, vcpu) {
+            Ok(direct) => direct,
+            Err(error) => {
+                self.take_interrupts_back(cpu);
+                self.vgic.switch_off(vcpu, lists);
+                return Err(NotSeated::from(IrqchipError::from(error)).into());
+            }
+        };
+        if direct.is_none() {
+            self.enter_messages(vcpu);
+        }
+        Ok(Seat { lists, direct })
+    }
+
+    fn leave(&self, vcpu: VcpuId, seat: Seat) {
+        if seat.direct.is_some() {
+            self.take_interrupts_back(self.cpu_of(vcpu));
+        } else {
+            self.leave_messages(vcpu);
+        }
+        self.vgic.switch_off(vcpu, seat.lists);
+    }
+
+    fn set_level(&self, irq: Irq, high: bool) -> Result<(), HalError> {
+        self.vgic.set_level(irq, high);
+        Ok(())
+    }
+
+    fn inject_irq_to_vcpu(&self, vcpu: VcpuId, irq: Irq) -> Result<(), HalError> {
+        if self.vgic.inject(vcpu, irq.into()) { Ok(()) } else { Err(HalError::Unknown) }
+    }
+
+    fn send_msi(&self, source: Option<MsiSource>, message: MsiMessage) -> Result<(), HalError> {
+        // What is written to the doorbell is the event; the device's id goes with it.
+        let device = source.ok_or(HalError::Unknown)?.into();
+        let known = self.vgic.hardware_lpi(device, ItsEventId(message.data));
+        if known { Ok(()) } else { Err(HalError::Unknown) }
+    }
+
+    fn send_ipi(&self, from: VcpuId, request: IpiRequest) {
+        self.vgic.send_sgi(from, request.0);
+    }
+
+    #[inline(always)]
+    fn after_access(&self) {
+        if self.direct {
+            self.vgic.repeat_levels();
+        }
+    }
+
+    fn reset(&self) {
+        self.vgic.reset();
+    }
+
+    fn release(self) -> bool {
+        let Self { vgic, backend, .. } = self;
+        // It refers to the backend.
+        drop(vgic);
+        Arc::into_inner(backend).map(GicBackend::release).is_some()
+    }
+
+    fn report(&self) -> IrqchipReport {
         let said = self.vgic.statistics();
         IrqchipReport {
             refused: said.command_errors,
             failed: said.failed_commands,
             messages: said.translater_writes,
         }
-    }
-
-    /// Turns off what the guest has enabled in hardware: lines that stand for no device, messages. Every vCPU has left.
-    pub fn reset(&self) {
-        self.vgic.reset();
-    }
-
-    /// Gives back what the hardware holds for it, after [`GuestIrqchip::reset`]. `None`: something still refers to it.
-    pub fn release(self) -> Option<()> {
-        let Self { vgic, backend, .. } = self;
-        // It refers to the backend.
-        drop(vgic);
-        Arc::into_inner(backend)?.release();
-        Some(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The machine's interrupt controller, as the rest of the hypervisor knows it.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm_addr::{CpuId, Hpa, Span};
 use axvm_plan::{LineRoute, MsiPlan};
@@ -205,22 +205,39 @@ fn doorbells(platform: &Platform) -> usize {
 pub struct Caller {
     /// What names it when it is.
     target: u64,
-    /// Its interrupt interface is a guest's: calls have to be let through first.
-    given_away: AtomicBool,
+    /// Whose its interrupt interface is: an [`Interface`].
+    interface: AtomicU8,
+}
+
+/// Whose a CPU's interrupt interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Interface {
+    /// The hypervisor's: a call comes through.
+    Hypervisors,
+    /// That of a guest which takes interrupts itself: calls have to be let through first.
+    Guests,
 }
 
 impl Caller {
     /// Of the CPU that the board calls so.
     pub fn new(hardware_id: u64) -> Self {
-        Self { target: cpu_interface::sgi_target(hardware_id), given_away: AtomicBool::new(false) }
+        Self {
+            target: cpu_interface::sgi_target(hardware_id),
+            interface: AtomicU8::new(Interface::Hypervisors as u8),
+        }
     }
 
     /// Makes it leave its guest or its sleep, and look around. `cpu`: which it is.
     pub fn call(&self, irqchip: &Irqchip, cpu: CpuId) {
-        if self.given_away.load(Ordering::SeqCst) {
+        if self.interface.load(Ordering::SeqCst) == Interface::Guests as u8 {
             irqchip.gic.let_calls_through(cpu);
         }
         cpu_interface::kick(self.target);
+    }
+
+    fn belongs_to(&self, whose: Interface) {
+        self.interface.store(whose as u8, Ordering::SeqCst);
     }
 
     /// Raises a software interrupt of Group 1 there.
@@ -231,13 +248,13 @@ impl Caller {
     /// Gives the calling CPU's interrupt interface to a guest. Whoever stops the VM sets its flag first and calls then, so that a
     /// call that comes too early for [`Caller::call`] to know of this is one whose flag is seen before the guest is entered.
     pub(super) fn give_interrupts(&self, irqchip: &Irqchip, cpu: CpuId) -> Result<Direct, GicError> {
-        self.given_away.store(true, Ordering::SeqCst);
+        self.belongs_to(Interface::Guests);
         Direct::give(&irqchip.gic, cpu)
     }
 
     /// Takes it back.
     pub(super) fn take_interrupts_back(&self, irqchip: &Irqchip, cpu: CpuId) {
-        self.given_away.store(false, Ordering::SeqCst);
+        self.belongs_to(Interface::Hypervisors);
         Direct::take_back(&irqchip.gic, cpu);
     }
 }

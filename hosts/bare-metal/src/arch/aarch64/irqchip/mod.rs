@@ -22,5 +22,5 @@ mod lpis;
 mod machine;
 mod vpe;
 
-pub use guest::{GuestIrqchip, GuestIrqchipError};
+pub use guest::{GuestIrqchip, GuestIrqchipError, NotSeated, Seat};
 pub use machine::{Caller, Irqchip, IrqchipError, memory_limit, registers};

@@ -1,0 +1,195 @@
+//! A small VM runs to its end on each host: its vCPUs are threads, the test is the hypervisor's CPU.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::events::Kind;
+use crate::vcpu::{Answer, PowerAnswer, PowerRequest};
+use script::Step;
+
+const VALUE: fn(u64) -> Answer = Answer::Value;
+const TAKEN: Answer = Answer::Value(0);
+const SECOND: u64 = RAM + 0x1000;
+const UNLISTED: u64 = 0x0666_0000;
+const START_SECOND: PowerRequest =
+    PowerRequest::CpuOn { target: 1, start: Start { entry: SECOND, argument: 0x5ec } };
+
+/// Runs every vCPU on a thread of its own until the VM has stopped, and meanwhile does what else there is.
+fn run<H: Fake>(vm: &AxVM<H>, meanwhile: impl FnOnce()) {
+    thread::scope(|scope| {
+        for (vcpu, _) in vm.vcpus() {
+            scope.spawn(move || {
+                loop {
+                    match vm.run_vcpu(vcpu) {
+                        Ok(Turn::NotStarted) if vm.is_stopping() => break,
+                        Ok(Turn::NotStarted) => vm.hal().lab().bells.wait(vcpu),
+                        Ok(Turn::Over) => {}
+                        Err(error) => vm.hal().lab().complaints.borrow_mut().push(error.to_string()),
+                    }
+                }
+                vm.vcpu_gone(vcpu);
+            });
+        }
+        meanwhile();
+    });
+}
+
+/// Waits until something is so. If it never is the VM is stopped, so that the test ends and says why.
+fn until<H: Fake>(vm: &AxVM<H>, what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        if Instant::now() > end {
+            vm.stop(StopReason::RunEnded);
+            panic!("{}: {what} never comes: {:?}", H::NAME, vm.hal().lab().complaints.borrow());
+        }
+        thread::yield_now();
+    }
+}
+
+fn say(text: &str) -> impl Iterator<Item = Step> {
+    text.bytes().map(|byte| Step::Store(CONSOLE, byte.into(), TAKEN))
+}
+
+/// What the first vCPU does.
+fn first() -> Vec<Step> {
+    let mut program: Vec<Step> = say("hi").collect();
+    program.extend([
+        // Registers: emulated, trapped and forwarded, mapped, not there, not listed.
+        Step::Load(CONSOLE + 8, VALUE(0xf08)),
+        Step::Load(TRAPPED + 4, VALUE(0xc10c_0004)),
+        Step::Store(TRAPPED + 8, 0x77, TAKEN),
+        Step::StoreTwo(TRAPPED + 0x10, [1, 2]),
+        Step::Load(TRAPPED + 0xffc, VALUE(0xffff_ffff)),
+        Step::Load(CLOCK, VALUE(0x600d)),
+        Step::Load(UNLISTED, Answer::Nobody),
+        Step::Store(UNLISTED, 1, Answer::Nobody),
+        Step::Fetch(UNLISTED),
+        // What there isn't.
+        Step::Unknown,
+        Step::Register(1, Answer::Nobody),
+        Step::Port(0x70, Answer::Nobody),
+        // A vector of the disk's.
+        Step::Store(BAR + 16, MSI_ADDRESS, TAKEN),
+        Step::Store(BAR + 24, 2, TAKEN),
+        Step::Store(BAR + 28, 0, TAKEN),
+        // The other vCPU.
+        Step::Power(PowerRequest::CpuState { target: 1 }, &[Answer::Power(PowerAnswer::State(Power::Off))]),
+        Step::Power(
+            PowerRequest::CpuOn { target: 9, start: Start { entry: SECOND, argument: 0 } },
+            &[Answer::Power(PowerAnswer::NoSuchCpu)],
+        ),
+        Step::Power(
+            PowerRequest::CpuOn { target: 1, start: Start { entry: CLOCK, argument: 0 } },
+            &[Answer::Power(PowerAnswer::NotMemory)],
+        ),
+        Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)]),
+        Step::Power(
+            START_SECOND,
+            &[Answer::Power(PowerAnswer::IsOn), Answer::Power(PowerAnswer::IsStarting)],
+        ),
+        // It has greeted.
+        Step::Await(TIMER),
+        Step::Store(CONSOLE, b'!'.into(), TAKEN),
+        Step::Await(CONSOLE_IRQ),
+        Step::Store(CONSOLE + 4, 1, TAKEN),
+        Step::Await(Irq(34)),
+        Step::Await(Irq(FIRST_MESSAGE + 2)),
+        Step::Ipi(1),
+        Step::Await(TIMER),
+        Step::Power(PowerRequest::SystemOff, &[]),
+    ]);
+    program
+}
+
+/// What the second does.
+fn second() -> Vec<Step> {
+    let mut program = vec![Step::Argument(0x5ec)];
+    program.extend(say("2"));
+    program.extend([Step::Ipi(0), Step::Await(TIMER), Step::Ipi(0)]);
+    // And it is off.
+    program
+}
+
+fn a_small_vm_runs_to_its_end<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    let lab = hal.lab();
+    lab.programs.borrow_mut().extend([(RAM, first()), (SECOND, second())]);
+    lab.memory.borrow_mut().insert(CLOCK, 0x600d);
+    hal.offer_table(&vm);
+    vm.start().unwrap();
+    run(&vm, || {
+        until(&vm, "its greeting", || lab.console.borrow().ends_with('!'));
+        vm.set_irq_level(CONSOLE_IRQ, true).unwrap();
+        vm.inject(VcpuId(0), Irq(34)).unwrap();
+        hal.fire(&vm, 1).unwrap();
+    });
+    assert_eq!(*lab.complaints.borrow(), Vec::<String>::new(), "{}", H::NAME);
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
+    assert_eq!(*lab.console.borrow(), "hi2!");
+    assert_eq!(*lab.forwarded.borrow(), [(8, 0x77), (0x10, 1), (0x14, 2)]);
+
+    let report = vm.report();
+    let by = &report.exits.by_reason;
+    // Where each vector has to be known the table is emulated.
+    let table = if hal.told_messages() > 0 { 3 } else { 0 };
+    assert_eq!(by.mmio_emulated, 6 + table, "{}: {by:?}", H::NAME);
+    assert_eq!((by.mmio_forwarded, by.stage2_fault), (4, 3), "{}: {by:?}", H::NAME);
+    assert_eq!((by.sysreg, by.port), (1, 1), "{}: {by:?}", H::NAME);
+    // The second one's way off may come when the first has switched all off.
+    assert!(matches!(by.hypercall, 7 | 8), "{}: {by:?}", H::NAME);
+    assert_eq!(by.sgi, 3);
+    assert_eq!((report.refused.hypercall, report.refused.sysreg, report.refused.port), (1, 1, 1));
+    assert_eq!(report.devices[1].exits.registers, 5, "each access to them");
+    let tried: Vec<_> = lab.violations.borrow().iter().map(|it| (it.kind, it.device, it.address)).collect();
+    let of_cpu = |kind| (kind, None, Some(UNLISTED));
+    assert_eq!(
+        tried,
+        [
+            (Kind::RegisterAbort, Some(1), Some(TRAPPED + 0xffc)),
+            of_cpu(Kind::CpuRead),
+            of_cpu(Kind::CpuWrite),
+            of_cpu(Kind::CpuExecute)
+        ]
+    );
+    let left = vm.dispose(&registry).unwrap();
+    assert!(left.stuck.is_empty() && !left.ram_withheld);
+    is_clean(&*hal);
+    assert!(registry.registry.borrow().iter().all(|(_, slot)| matches!(slot, Slot::Quarantined { .. })));
+    assert_eq!(hal.ram_out(), 0);
+}
+
+fn a_guest_that_never_leaves_is_stopped<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    hal.lab().programs.borrow_mut().insert(RAM, vec![Step::Spin]);
+    // Where a guest can keep calls out it does: without its memory it leaves all the same.
+    hal.lab().bells.deaf.set(!hal.comes_when_called());
+    vm.start().unwrap();
+    run(&vm, || {
+        until(&vm, "its start", || !hal.lab().resident.borrow().is_empty());
+        vm.stop(StopReason::RunEnded);
+    });
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::RunEnded });
+    assert!(hal.lab().violations.borrow().is_empty(), "{}: what it left for is no fault of its own", H::NAME);
+    vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+}
+
+fn a_guest_that_sleeps_is_stopped<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    hal.lab().programs.borrow_mut().insert(RAM, vec![Step::Await(Irq(34))]);
+    vm.start().unwrap();
+    run(&vm, || {
+        until(&vm, "its start", || !hal.lab().resident.borrow().is_empty());
+        vm.stop(StopReason::Violation);
+    });
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::Violation });
+    vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+}
+
+on_both_hosts! {
+    a_small_vm_runs_to_its_end,
+    a_guest_that_never_leaves_is_stopped,
+    a_guest_that_sleeps_is_stopped,
+}
