@@ -12,7 +12,7 @@ use core::ops::Range;
 
 use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Irq, MsiSource, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
-use axvm_platform::limits::Limits;
+use axvm_platform::limits::{Claims, Limits};
 use axvm_platform::model::Platform;
 use spin::Mutex;
 
@@ -28,7 +28,7 @@ use crate::vcpu::{Answer, Exit, IpiRequest, Slept, Vcpu};
 use crate::vm::{AxVM, Ground, Start};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{DeviceId, DevicePlan, Doorbell, LineRoute, Plan, RamPiece, VmPlan};
+use axvm_plan::{Change, DeviceId, DevicePlan, Doorbell, LineRoute, Plan, RamPiece, Running, VmPlan, replan};
 
 #[cfg(test)]
 mod properties;
@@ -471,7 +471,8 @@ impl AxVMHal for Counting {
     fn record(&self, _: Violation) {}
 }
 
-/// Builds every VM of a plan on a host with this platform's limits, all at a time, and takes them apart again.
+/// Builds every VM of a plan on a host with this platform's limits, all at a time, and takes them apart again. VMs that can't run
+/// together are built in turns, each beside all that it can run with.
 ///
 /// # Errors
 ///
@@ -483,21 +484,47 @@ pub fn dry_run(plan: &Plan, platform: &Platform) -> Result<(), Vec<Problem>> {
         free: platform.free_memory(),
         doorbells: platform.doorbells().collect(),
     });
-    let registry = Mutex::new(Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices)));
-    let (mut problems, mut built) = (Vec::new(), Vec::new());
-    for vm in &plan.vms {
-        match AxVM::new(vm.clone(), hal.clone(), &registry) {
-            Ok(vm) => built.push(vm),
-            Err(error) => {
-                let item = axvm_system::model::Item::Vm(vm.id.0, "".into());
-                let message = alloc::format!("vm \"{}\": it can't be built: {error}", vm.name);
-                problems.push(Problem::new(item, Rule::Limit, message));
+    let mut problems: Vec<Problem> = Vec::new();
+    for turn in turns(plan, platform) {
+        let registry = Mutex::new(Registry::new(turn.iter().flat_map(|vm| &vm.devices)));
+        let mut built = Vec::new();
+        for vm in turn {
+            match AxVM::new(vm.clone(), hal.clone(), &registry) {
+                Ok(vm) => built.push(vm),
+                Err(error) => {
+                    let item = axvm_system::model::Item::Vm(vm.id.0, "".into());
+                    let message = alloc::format!("vm \"{}\": it can't be built: {error}", vm.name);
+                    problems.push(Problem::new(item, Rule::Limit, message));
+                }
             }
         }
+        for vm in built {
+            // None of them runs.
+            let _ = vm.dispose(&registry);
+        }
     }
-    for vm in built {
-        // None of them runs.
-        let _ = vm.dispose(&registry);
-    }
+    problems.dedup();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// The VMs that are built at one time: all of them, where each has what it names for the whole run.
+fn turns<'a>(plan: &'a Plan, platform: &Platform) -> Vec<Vec<&'a VmPlan>> {
+    if platform.limits.claims == Claims::Once {
+        return alloc::vec![plan.vms.iter().collect()];
+    }
+    let mut turns: Vec<Vec<&VmPlan>> = Vec::new();
+    for first in &plan.vms {
+        if turns.iter().flatten().any(|vm| vm.id == first.id) {
+            continue;
+        }
+        let (mut running, mut turn) = (Running::default(), Vec::new());
+        for vm in core::iter::once(first).chain(plan.vms.iter().filter(|vm| vm.id != first.id)) {
+            if let Ok(replanned) = replan(plan, &running, &Change::Start(vm.id)) {
+                running = replanned.running;
+                turn.push(vm);
+            }
+        }
+        turns.push(turn);
+    }
+    turns
 }

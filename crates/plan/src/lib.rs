@@ -12,6 +12,7 @@ pub mod fixtures;
 pub mod own_tree;
 pub mod problem;
 
+mod apart;
 mod assemble;
 mod base;
 mod board;
@@ -30,6 +31,7 @@ mod memory;
 mod model;
 mod pci;
 mod places;
+mod replan;
 mod sharing;
 mod show;
 mod slots;
@@ -52,13 +54,15 @@ pub use machine::MachinePlan;
 pub use machine::aarch64::{Aarch64Plan, GicPlan, ItsPlan};
 pub use model::*;
 pub use problem::{Problem, Rule};
+pub use replan::{Change, Holder, Refusal, Replanned, Running, Thing, in_force, replan};
 pub use show::reset_name;
 
+use apart::{Apart, Bond};
 use assemble::Parts;
 use board::Board;
 use findings::{Bytes, Findings, VmRef};
 use hardware::Given;
-use memory::{BLOCK, Pool};
+use memory::{BLOCK, Memory};
 
 /// Plans all VMs of a system at once.
 ///
@@ -70,20 +74,22 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let board = Board::new(system, platform, &mut findings);
     check_vms(system, &board, &mut findings);
     limits::check_life(system, &platform.limits, &mut findings);
-    check_cpus(system, &board, &mut findings);
+    let mut apart = Apart::new(&board);
+    check_cpus(system, &board, &mut apart, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
-    sharing::check(&mut given, &board, &mut findings);
+    sharing::check(&mut given, system, &board, &mut apart, &mut findings);
+    apart.say(system, &mut findings);
     limits::check_devices(&given, &board, &mut findings);
     slots::place(&mut given, &board, &mut findings);
     places::place_devices(&mut given, &board, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
-    let modes = board.machine.modes(system, &kept, &board, &mut findings);
-    let mut pool = Pool::new(platform);
+    let modes = board.machine.modes(system, &kept, &board, &apart, &mut findings);
+    let mut memory = Memory::new(platform);
     let mut vms = Vec::new();
     for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(platform.limits.vms.into()) {
         let vm = VmRef::of(system, index);
-        let ram = ram(vm, config, &board, &mut pool, &mut findings);
+        let ram = ram(vm, config, &board, &apart, &mut memory, &mut findings);
         let devices: Vec<&Given<'_>> =
             given.iter().filter(|device| device.vm.index == index && !device.refused).collect();
         // Where RAM is short the rest is checked with the RAM that was asked for.
@@ -101,7 +107,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
             vms.push(plan);
         }
     }
-    limits::check_sums(&mut vms, &kept, &platform.limits, &mut findings);
+    limits::check_sums(&mut vms, &kept, &apart, &platform.limits, &mut findings);
     board.machine.note_unused(platform, &mut findings);
     let Findings { mut problems, mut notes } = findings;
     if problems.is_empty() {
@@ -162,7 +168,7 @@ fn check_vms(system: &System, board: &Board<'_>, findings: &mut Findings) {
     }
 }
 
-fn check_cpus(system: &System, board: &Board<'_>, findings: &mut Findings) {
+fn check_cpus(system: &System, board: &Board<'_>, apart: &mut Apart, findings: &mut Findings) {
     let mut owners: Vec<(CpuId, u16)> = Vec::new();
     for (index, config) in (0..).zip(&system.vms) {
         let vm = VmRef::of(system, index);
@@ -188,8 +194,15 @@ fn check_cpus(system: &System, board: &Board<'_>, findings: &mut Findings) {
         }
         for (position, &cpu) in (0..).zip(&config.cpus) {
             check_cpu(vm, position, cpu, board, findings);
-            if let Some(&(_, owner)) = owners.iter().find(|(taken, _)| *taken == cpu) {
-                let owner = VmRef::of(system, owner);
+            let before: Vec<u16> =
+                owners.iter().filter(|(taken, _)| *taken == cpu).map(|&(_, owner)| owner).collect();
+            if apart.allows_sharing() && !before.contains(&index) {
+                for &owner in &before {
+                    apart.note(system, (owner, index), Bond::Lasting, format_args!("CPU {cpu}"), findings);
+                }
+            } else if let Some(&owner) = before.first() {
+                // Where VMs may share, it is its own.
+                let owner = VmRef::of(system, if apart.allows_sharing() { index } else { owner });
                 if owner.index == index {
                     findings.cpu(
                         vm,
@@ -256,7 +269,8 @@ fn ram(
     vm: VmRef<'_>,
     config: &Vm,
     board: &Board<'_>,
-    pool: &mut Pool,
+    apart: &Apart,
+    memory: &mut Memory,
     findings: &mut Findings,
 ) -> Option<Vec<RamPiece>> {
     let mut sound = true;
@@ -286,8 +300,11 @@ fn ram(
     if !sound {
         return None;
     }
-    let available = pool.available();
-    let Some(pieces) = pool.take(config.memory) else {
+    // Of VMs that never run together one may have what the other has, if there isn't enough for both.
+    let own = memory.left(|_| true).take(config.memory);
+    let mut left = memory.left(|other| apart.may_meet(vm.index, other));
+    let available = left.available();
+    let Some(pieces) = own.or_else(|| left.take(config.memory)) else {
         findings.vm(
             vm,
             "memory",
@@ -302,6 +319,7 @@ fn ram(
         );
         return None;
     };
+    memory.give(vm.index, &pieces);
     let ram = memory::lay_out(base, &pieces);
     if ram.is_none() {
         let what = String::from("its RAM passes the end of the address space: choose another `memory_base`");

@@ -10,6 +10,7 @@ use axvm_pci::BarKind;
 use axvm_platform::limits::{Limits, Serves};
 use axvm_system::model::{AfterEnd, System};
 
+use super::apart::Apart;
 use super::board::Board;
 use super::findings::{And, Bytes, Findings, VmRef};
 use super::hardware::{Given, Kind};
@@ -143,10 +144,20 @@ pub(super) struct Share {
     pub(super) tables: u64,
 }
 
-/// Whether the VMs together find what they need; each is given its share.
-pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limits, findings: &mut Findings) {
-    let mut sum = Share::default();
-    for plan in vms {
+/// Whether the VMs together find what they need; each is given its share. Of VMs that take turns the most that one needs counts.
+pub(super) fn check_sums(
+    vms: &mut [VmPlan],
+    given: &[&Given<'_>],
+    apart: &Apart,
+    limits: &Limits,
+    findings: &mut Findings,
+) {
+    let last = vms.iter().map(|plan| plan.id.0.saturating_add(1)).max().unwrap_or(0);
+    let turns = apart.turns(last);
+    let turn_of = |vm: u16| turns.iter().position(|turn| turn.contains(&vm));
+    // Of each turn, the most that one of its VMs needs so far.
+    let mut most: Vec<Share> = turns.iter().map(|_| Share::default()).collect();
+    for plan in vms.iter_mut() {
         let share = share(plan, given);
         let vm = VmRef { index: plan.id.0, name: &plan.name };
         if plan.machine.delivers_messages(plan.mode) {
@@ -155,18 +166,19 @@ pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limi
                 over(vm, "MSIs", own, 0, u64::from(limits.guest_messages), findings);
             }
         }
-        let before = sum;
         plan.table_bytes = share.tables;
-        if let (Ok(first), Ok(count)) = (u32::try_from(before.messages), u32::try_from(share.messages)) {
-            plan.messages = first..first.saturating_add(count);
-        }
-        sum.messages = sum.messages.saturating_add(share.messages);
-        sum.tables = sum.tables.saturating_add(share.tables);
+        let before = sum(&most);
+        let Some(turn) = turn_of(plan.id.0).and_then(|turn| most.get_mut(turn)) else { continue };
+        let theirs = *turn;
+        *turn =
+            Share { messages: theirs.messages.max(share.messages), tables: theirs.tables.max(share.tables) };
+        let after = sum(&most);
         // Said once, at the VM that is too much.
-        if sum.messages > limits.messages.into() && before.messages <= limits.messages.into() {
-            over(vm, "MSIs", share.messages, before.messages, limits.messages.into(), findings);
+        if after.messages > limits.messages.into() && before.messages <= limits.messages.into() {
+            let others = before.messages.saturating_sub(theirs.messages);
+            over(vm, "MSIs", share.messages, others, limits.messages.into(), findings);
         }
-        if sum.tables > limits.table_bytes && before.tables <= limits.table_bytes {
+        if after.tables > limits.table_bytes && before.tables <= limits.table_bytes {
             findings.vm(
                 vm,
                 "memory",
@@ -174,12 +186,28 @@ pub(super) fn check_sums(vms: &mut [VmPlan], given: &[&Given<'_>], limits: &Limi
                 format_args!(
                     "its tables take up to {}, and those of the VMs before it {}: the hypervisor has {} for them",
                     Bytes(kib(share.tables)),
-                    Bytes(kib(before.tables)),
+                    Bytes(kib(before.tables.saturating_sub(theirs.tables))),
                     Bytes(kib(limits.table_bytes))
                 ),
             );
         }
     }
+    for plan in vms {
+        let Some(turn) = turn_of(plan.id.0) else { continue };
+        let first = sum(most.get(..turn).unwrap_or_default()).messages;
+        let own = share(plan, given).messages;
+        if let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(own)) {
+            plan.messages = first..first.saturating_add(count);
+        }
+    }
+}
+
+/// What all of them take together.
+fn sum(shares: &[Share]) -> Share {
+    shares.iter().fold(Share::default(), |sum, share| Share {
+        messages: sum.messages.saturating_add(share.messages),
+        tables: sum.tables.saturating_add(share.tables),
+    })
 }
 
 fn kib(bytes: u64) -> u64 {

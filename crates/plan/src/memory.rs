@@ -11,7 +11,34 @@ use super::model::RamPiece;
 /// The unit of RAM: what a second stage maps by one entry above its last level.
 pub(super) const BLOCK: u64 = 2 << 20;
 
+/// The platform's memory, and what of it which VM has.
+pub(super) struct Memory {
+    whole: Pool,
+    given: Vec<(u16, u64, u64)>,
+}
+
+impl Memory {
+    pub(super) fn new(platform: &Platform) -> Self {
+        Self { whole: Pool::new(platform), given: Vec::new() }
+    }
+
+    /// What these VMs leave.
+    pub(super) fn left(&self, counts: impl Fn(u16) -> bool) -> Pool {
+        let mut left = self.whole.clone();
+        for &(_, start, end) in self.given.iter().filter(|(vm, ..)| counts(*vm)) {
+            left.remove(start, end);
+        }
+        left
+    }
+
+    /// Notes what a VM has.
+    pub(super) fn give(&mut self, vm: u16, pieces: &[(Hpa, u64)]) {
+        self.given.extend(pieces.iter().map(|&(start, size)| (vm, start.0, start.0.saturating_add(size))));
+    }
+}
+
 /// Free memory, in whole blocks, sorted.
+#[derive(Clone)]
 pub(super) struct Pool {
     free: Vec<(u64, u64)>,
 }
@@ -25,6 +52,12 @@ impl Pool {
             (start < end).then_some((start, end))
         };
         Self { free: platform.free_memory().into_iter().filter_map(blocks).collect() }
+    }
+
+    /// Takes these out, whole blocks, of which not all need be there.
+    fn remove(&mut self, start: u64, end: u64) {
+        let cut = |&(from, to): &(u64, u64)| [(from, to.min(start)), (from.max(end), to)];
+        self.free = self.free.iter().flat_map(cut).filter(|(from, to)| from < to).collect();
     }
 
     /// Bytes free.

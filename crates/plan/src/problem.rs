@@ -45,6 +45,8 @@ rules! {
     CpuAbsent = "cpu-absent",
     /// A CPU given twice.
     CpuTwice = "cpu-twice",
+    /// Two VMs that start by themselves and have the same CPU or device.
+    Autostart = "autostart",
     /// The hypervisor's own CPU.
     CpuReserved = "cpu-reserved",
     /// A size or an address that isn't a multiple of what it must be.

@@ -1,4 +1,6 @@
-//! What devices share: itself, its group, its line, its page. Whatever is shared belongs to one VM or to none.
+//! What devices share: itself, its group, its line, its page. Whatever is shared belongs to one VM or to none: for the whole run, or, where a
+//! host holds devices while a VM runs, at a time. A VM must still have all of what can't be told apart: several VMs may name a group, each of
+//! them as a whole.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -7,7 +9,9 @@ use core::fmt;
 use axvm_addr::{DmaSource, Hpa, Irq, PciAddress, Span};
 use axvm_pci::{Reach, ResetMethod};
 use axvm_platform::model::{PciDevice, Platform};
+use axvm_system::model::System;
 
+use super::apart::{Apart, Bond};
 use super::board::Board;
 use super::findings::{And, Findings};
 use super::hardware::{Given, Hardware, Kind, Thing};
@@ -17,35 +21,66 @@ use crate::problem::Rule;
 
 /// Checks every device against the hypervisor, against those before it and against those that nobody is given. What two
 /// devices share is said once, at the later one.
-pub(super) fn check(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut Findings) {
+pub(super) fn check(
+    given: &mut [Given<'_>],
+    system: &System,
+    board: &Board<'_>,
+    apart: &mut Apart,
+    findings: &mut Findings,
+) {
     for position in 0..given.len() {
         let (before, rest) = given.split_at_mut(position);
         if let Some(device) = rest.first_mut().filter(|device| !device.refused) {
-            device.refused = given_twice(device, before, findings);
+            device.refused = given_twice(device, before, system, apart, findings);
         }
     }
     for (position, device) in given.iter().enumerate().filter(|(_, device)| !device.refused) {
         let before = given.get(..position).unwrap_or(&[]);
         group(device, before, given, board.platform, findings);
         bus(device, given, board.platform, findings);
-        ids(device, before, board.machine.words(), findings);
+        ids(device, before, given, board.machine.words(), findings);
         sources_of_nobody(device, given, board, findings);
-        lines(device, before, given, board, findings);
+        lines(device, before, given, system, board, apart, findings);
         pages(device, before, given, board, findings);
     }
 }
 
-fn given_twice(device: &Given<'_>, before: &[Given<'_>], findings: &mut Findings) -> bool {
-    let same_thing =
-        |other: &&Given<'_>| other.hardware.things.iter().any(|thing| device.hardware.things.contains(thing));
-    // Two raw regions over registers that the platform doesn't know.
-    let same_registers = |other: &&Given<'_>| {
-        let theirs = &other.hardware.blocks;
-        device.hardware.blocks.iter().any(|mine| theirs.iter().any(|block| block.hpa.overlaps(&mine.hpa)))
-    };
-    let Some(first) = before.iter().find(|other| same_thing(other) || same_registers(other)) else {
-        return false;
-    };
+/// Whether two are the same physical thing, or registers of one: two raw regions may lie over registers that the platform doesn't know.
+fn is_same(device: &Given<'_>, other: &Given<'_>) -> bool {
+    let (mine, theirs) = (&device.hardware, &other.hardware);
+    mine.things.iter().any(|thing| theirs.things.contains(thing))
+        || mine.blocks.iter().any(|block| theirs.blocks.iter().any(|other| other.hpa.overlaps(&block.hpa)))
+}
+
+/// Whether a device's VM has another VM's device, too: the two take turns.
+fn has_too(device: &Given<'_>, other: &Given<'_>, given: &[Given<'_>]) -> bool {
+    given.iter().any(|own| own.vm.index == device.vm.index && !own.refused && is_same(own, other))
+}
+
+fn given_twice(
+    device: &Given<'_>,
+    before: &[Given<'_>],
+    system: &System,
+    apart: &mut Apart,
+    findings: &mut Findings,
+) -> bool {
+    let mut twice = before.iter().filter(|other| is_same(device, other));
+    if apart.allows_sharing() {
+        let own = twice.clone().find(|other| other.vm.index == device.vm.index);
+        if own.is_none() {
+            for other in twice.filter(|other| !other.refused) {
+                // A running guest can be told of a PCI function that goes, and of nothing else.
+                let bond = if device.is_pci() && other.is_pci() { Bond::Movable } else { Bond::Lasting };
+                apart.note(system, (other.vm.index, device.vm.index), bond, &device.name, findings);
+            }
+            return false;
+        }
+        return own.is_some_and(|first| say_twice(device, first, findings));
+    }
+    twice.next().is_some_and(|first| say_twice(device, first, findings))
+}
+
+fn say_twice(device: &Given<'_>, first: &Given<'_>, findings: &mut Findings) -> bool {
     let alias = if first.name == device.name { String::new() } else { alloc::format!(", as {}", first.name) };
     let what = if first.vm.index == device.vm.index {
         alloc::format!("this VM has it already{alias}: take one of the two out")
@@ -71,7 +106,8 @@ fn group(
     for member in members().filter(|member| !pci::is_bridge(&member.function)) {
         let address = member.function.address;
         let thing = Thing::Function(address);
-        if device.hardware.things.contains(&thing) {
+        let is_it = |own: &Given<'_>| own.hardware.things.contains(&thing);
+        if given.iter().any(|own| own.vm.index == device.vm.index && !own.refused && is_it(own)) {
             continue;
         }
         let owner = |all: &[Given<'_>]| {
@@ -81,6 +117,12 @@ fn group(
         match (owner(before), owner(given)) {
             (Some((vm, named)), _) if vm != device.vm.index => others.push(named),
             (None, None) => others.push(alloc::format!("{address} (not given to a VM)")),
+            // A later VM has it. That one is told, unless it has this device, too.
+            (None, Some((vm, named)))
+                if given.iter().any(|own| own.vm.index == vm && !own.refused && is_same(own, device)) =>
+            {
+                others.push(named);
+            }
             _ => {}
         }
     }
@@ -126,8 +168,9 @@ fn bus(device: &Given<'_>, given: &[Given<'_>], platform: &Platform, findings: &
     };
     for other in platform.functions.iter().flatten().filter(on_bus) {
         let address = other.function.address;
-        let owner = given.iter().find(|owner| owner.hardware.things.contains(&Thing::Function(address)));
-        match owner {
+        let mut owners =
+            given.iter().filter(|owner| owner.hardware.things.contains(&Thing::Function(address)));
+        match owners.clone().find(|owner| owner.vm.index == device.vm.index).or_else(|| owners.next()) {
             Some(owner) if owner.vm.index == device.vm.index => {}
             Some(owner) => others.push(alloc::format!("{address} ({})", owner.vm)),
             None => others.push(alloc::format!("{address} (not given to a VM)")),
@@ -154,8 +197,15 @@ fn is_stranger(device: &Given<'_>, other: &Given<'_>) -> bool {
 }
 
 /// Two devices that the IOMMU, or the controller of message interrupts, can't tell apart.
-fn ids(device: &Given<'_>, before: &[Given<'_>], words: &Words, findings: &mut Findings) {
-    for other in before.iter().filter(|other| is_stranger(device, other)) {
+fn ids(
+    device: &Given<'_>,
+    before: &[Given<'_>],
+    given: &[Given<'_>],
+    words: &Words,
+    findings: &mut Findings,
+) {
+    let strangers = before.iter().filter(|other| is_stranger(device, other));
+    for other in strangers.filter(|other| !(has_too(device, other, given) && has_too(other, device, given))) {
         let (mine, theirs) = (&device.hardware, &other.hardware);
         let what = if mine.sources.iter().any(|source| theirs.sources.contains(source)) {
             alloc::format!("DMA {}: the {}", words.source, words.iommu)
@@ -216,7 +266,9 @@ fn lines(
     device: &Given<'_>,
     before: &[Given<'_>],
     given: &[Given<'_>],
+    system: &System,
     board: &Board<'_>,
+    apart: &mut Apart,
     findings: &mut Findings,
 ) {
     let key = if matches!(device.hardware.kind, Kind::Region) { "irq" } else { "" };
@@ -232,7 +284,19 @@ fn lines(
         let has_line = |other: &&Given<'_>| {
             is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.irq == line.irq)
         };
-        if let Some(other) = before.iter().find(has_line) {
+        let take_turns = |other: &&Given<'_>| {
+            let both = has_too(device, other, given) && has_too(other, device, given);
+            // Whichever of the two isn't given has its line turned off.
+            both || (is_silent_alone(device) && is_silent_alone(other))
+        };
+        if apart.allows_sharing() {
+            for other in before.iter().filter(has_line).filter(take_turns) {
+                let what = alloc::format!("interrupt {} ({} and {})", line.irq, other.name, device.name);
+                apart.note(system, (other.vm.index, device.vm.index), Bond::Movable, what, findings);
+            }
+        }
+        let shares = |other: &&Given<'_>| has_line(other) && !(apart.allows_sharing() && take_turns(other));
+        if let Some(other) = before.iter().find(shares) {
             let or_else = match (can_do_without(device), can_do_without(other)) {
                 (true, _) => ", or say `intx = \"none\"` here: it has MSIs",
                 (false, true) => ", or say `intx = \"none\"` there: that one has MSIs",
@@ -264,11 +328,16 @@ fn lines(
 
 /// Whether it is a function that has MSIs and whose line can be turned off.
 fn can_do_without(device: &Given<'_>) -> bool {
+    device.hardware.msi.is_some() && is_silent_alone(device)
+}
+
+/// Whether it is a function whose line can be turned off, as it is while nobody has the function.
+fn is_silent_alone(device: &Given<'_>) -> bool {
     let function = match device.hardware.kind {
         Kind::Pci { function, .. } => function,
         _ => None,
     };
-    device.hardware.msi.is_some() && function.is_some_and(|function| function.function.intx_disable)
+    function.is_some_and(|function| function.function.intx_disable)
 }
 
 /// Devices that can raise this line and that this VM isn't given, but for those that another VM has together with
@@ -320,7 +389,8 @@ fn pages(
                 others.push(other.path.clone());
             }
         }
-        for other in before.iter().filter(|other| is_stranger(device, other)) {
+        let strangers = before.iter().filter(|other| is_stranger(device, other));
+        for other in strangers.filter(|other| !has_too(device, other, given)) {
             if other.hardware.blocks.iter().any(|theirs| beside(&theirs.hpa)) {
                 others.push(alloc::format!("{} of {}", other.name, other.vm));
             }

@@ -36,6 +36,16 @@ pub enum Serves {
     Yes,
 }
 
+/// For how long what a system file names is a VM's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claims {
+    /// For the whole run: a CPU or a device is named by one VM.
+    #[default]
+    Once,
+    /// While it runs: several may name it, and those that run at one time share none.
+    ByTime,
+}
+
 /// The limits of a host, and what it makes of them. A host that runs fills them in from its hardware ([`Platform`](crate::model::Platform) then says what it
 /// found); on a desk they are [`Limits::default`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +74,8 @@ pub struct Limits {
     pub restarts: Serves,
     /// An emulated watchdog (`watchdog`).
     pub watchdogs: Serves,
+    /// For how long CPUs, RAM and devices are a VM's.
+    pub claims: Claims,
 }
 
 impl Default for Limits {
@@ -82,6 +94,7 @@ impl Default for Limits {
             guest_machine: GuestMachine::MirrorsBoard,
             restarts: Serves::No,
             watchdogs: Serves::No,
+            claims: Claims::Once,
         }
     }
 }

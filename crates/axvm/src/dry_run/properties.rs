@@ -262,10 +262,12 @@ proptest! {
     #[test]
     fn a_system_that_takes_less_than_one_that_is_accepted_is_accepted(system in any_system(), platform in any_platform()) {
         let all = images(system.vms.len());
-        if plan(&system, &platform, &all).is_ok() {
+        if let Ok(plan_of_all) = plan(&system, &platform, &all) {
             let mut less = system.clone();
-            for vm in &mut less.vms {
+            for (vm, planned) in less.vms.iter_mut().zip(&plan_of_all.vms) {
                 vm.devices.clear();
+                // Without a region in its way RAM could be elsewhere, and the place that the file has for a device tree outside.
+                vm.memory_base = Some(planned.ram[0].gpa.start());
             }
             prop_assert!(plan(&less, &platform, &all).is_ok());
         }

@@ -2,7 +2,8 @@
 
 use alloc::vec;
 
-use axvm_platform::limits::Limits;
+use axvm_platform::limits::{Claims, Limits};
+use axvm_system::model::Vm;
 
 use super::*;
 use axvm_plan::DeviceId;
@@ -94,4 +95,23 @@ fn the_tables_that_are_counted_are_no_more_than_the_planner_reckons_with() {
     });
     assert!(least.is_some());
     dry_run(&plan, &platform).unwrap();
+}
+
+#[test]
+fn vms_that_take_turns_are_built_one_after_the_other() {
+    let mut platform = board();
+    platform.limits.claims = Claims::ByTime;
+    let waiting = |name: &str, cpu: u16, devices| Vm { autostart: false, ..vm(name, &[cpu], devices) };
+    let mut file = system(vec![
+        vm("a", &[1], vec![pci(2, 0)]),
+        waiting("b", 1, vec![pci(2, 0)]),
+        waiting("c", 2, vec![pci(2, 0)]),
+        waiting("d", 3, vec![pci(3, 0)]),
+    ]);
+    file.vms.iter_mut().for_each(|vm| vm.memory = 256 << 20);
+    let plan = planned(&file, &platform);
+    assert_eq!(dry_run(&plan, &platform), Ok(()));
+    // Built all at a time they don't fit, which is how a host is that holds things for the whole run.
+    platform.limits.claims = Claims::Once;
+    assert!(dry_run(&plan, &platform).is_err());
 }

@@ -15,6 +15,7 @@ use axvm_platform::model::Platform;
 use axvm_system::model::{Arch, System, Vm};
 use serde::{Deserialize, Serialize};
 
+use crate::apart::Apart;
 use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
@@ -275,10 +276,11 @@ impl Machine {
         system: &System,
         given: &[&Given<'_>],
         board: &Board<'_>,
+        apart: &Apart,
         findings: &mut Findings,
     ) -> Vec<Mode> {
         match self {
-            Self::Aarch64 => aarch64::mode::choose(system, given, board, findings),
+            Self::Aarch64 => aarch64::mode::choose(system, given, board, apart, findings),
         }
     }
 

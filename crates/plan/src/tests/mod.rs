@@ -2,6 +2,7 @@
 
 mod accepted;
 mod base;
+mod by_time;
 mod console;
 mod judged;
 mod mode;

@@ -20,6 +20,7 @@ use axvm_addr::Irq;
 use axvm_system::model::{InterruptChoice, System, Vm};
 
 use super::{PPIS, SPIS, mode_words as words};
+use crate::apart::Apart;
 use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
@@ -82,6 +83,7 @@ pub(crate) fn choose(
     system: &System,
     given: &[&Given<'_>],
     board: &Board<'_>,
+    apart: &Apart,
     findings: &mut Findings,
 ) -> Vec<Mode> {
     let all: Vec<Wants<'_>> = (0..)
@@ -97,7 +99,7 @@ pub(crate) fn choose(
         })
         .collect();
     let order = order(&all);
-    let decided = decide(&all, &order, spare_lines(given, board));
+    let decided = decide(&all, &order, apart, spare_lines(given, board));
     let name = |position: usize| VmRef::of(system, position as u16);
     for &position in &order {
         if let (Some(wants), Some(&decision)) = (all.get(position), decided.get(position)) {
@@ -107,7 +109,7 @@ pub(crate) fn choose(
     let hears_of_ends = hears_of_ends(board);
     let hardware = board.platform.gic().and_then(|gic| gic.virtual_lpis);
     let mut modes = Vec::new();
-    for (position, (wants, &decision)) in all.iter().zip(&decided).enumerate() {
+    for (wants, &decision) in all.iter().zip(&decided) {
         if !hears_of_ends && !decision.is_passthrough() {
             words::say_no_maintenance(wants.vm, findings);
         }
@@ -123,8 +125,8 @@ pub(crate) fn choose(
                 Decision::Injected(_) => None,
             },
             messages_by_hardware: mode == VMInterruptMode::Emulated && messages == Messages::Hardware,
-            lines_exposed: passthrough(&all, &decided)
-                .any(|(other, it)| other != position && !it.config.trusted),
+            lines_exposed: beside(wants, apart, passthrough(&all, &decided))
+                .any(|(_, it)| !it.config.trusted),
         });
     }
     modes
@@ -140,11 +142,11 @@ fn order(all: &[Wants<'_>]) -> Vec<usize> {
 }
 
 /// One decision for each VM: those of `order` one after the other, each beside those that are in passthrough mode already.
-fn decide(all: &[Wants<'_>], order: &[usize], mut spare: Vec<Irq>) -> Vec<Decision> {
+fn decide(all: &[Wants<'_>], order: &[usize], apart: &Apart, mut spare: Vec<Irq>) -> Vec<Decision> {
     let mut decided: Vec<Decision> = all.iter().map(|_| Decision::Injected(None)).collect();
     for &position in order {
         let Some(wants) = all.get(position) else { continue };
-        let decision = match obstacle(position, wants, all, &decided) {
+        let decision = match obstacle(wants, apart, passthrough(all, &decided)) {
             Some(obstacle) => Decision::Injected(Some(obstacle)),
             None => match spare.pop() {
                 Some(line) => Decision::Passthrough(line),
@@ -167,12 +169,25 @@ fn passthrough<'w, 'a>(
     all.filter(|(_, (_, decision))| decision.is_passthrough()).map(|(position, (wants, _))| (position, wants))
 }
 
+/// Those of several VMs that may run at the same time as this one.
+fn beside<'w, 'a: 'w>(
+    wants: &'w Wants<'a>,
+    apart: &'w Apart,
+    others: impl Iterator<Item = (usize, &'w Wants<'a>)> + Clone + 'w,
+) -> impl Iterator<Item = (usize, &'w Wants<'a>)> + Clone + 'w {
+    others.filter(move |(_, other)| apart.may_meet(wants.vm.index, other.vm.index))
+}
+
 /// What keeps a VM from passthrough mode beside those that are in it.
-fn obstacle(position: usize, wants: &Wants<'_>, all: &[Wants<'_>], decided: &[Decision]) -> Option<Obstacle> {
+fn obstacle<'w, 'a: 'w>(
+    wants: &'w Wants<'a>,
+    apart: &'w Apart,
+    passthrough: impl Iterator<Item = (usize, &'w Wants<'a>)> + Clone + 'w,
+) -> Option<Obstacle> {
     if wants.config.interrupts == InterruptChoice::Auto && wants.config.dtb.is_some() {
         return Some(Obstacle::OwnTree);
     }
-    let mut others = passthrough(all, decided).filter(|(other, _)| *other != position);
+    let mut others = beside(wants, apart, passthrough);
     if wants.messages
         && let Some((other, _)) = others.clone().find(|(_, other)| other.messages)
     {

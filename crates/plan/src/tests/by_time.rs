@@ -1,0 +1,447 @@
+//! VMs that name the same things and take turns.
+
+use axvm_addr::{DmaSource, Irq};
+use axvm_platform::limits::Claims;
+
+use super::*;
+
+/// The board, on a host that holds things while VMs run.
+fn by_time(mut platform: Platform) -> Platform {
+    platform.limits.claims = Claims::ByTime;
+    platform
+}
+
+fn waiting(vm: Vm) -> Vm {
+    Vm { autostart: false, ..vm }
+}
+
+const PCI: u16 = 0;
+const CLOCK: u16 = 1;
+
+/// Two VMs on one CPU, with one disk and one clock, of which the first starts.
+fn turns() -> System {
+    let devices = || vec![pci(2, 0), node("/pl031@9010000")];
+    system(vec![vm("a", &[1], devices()), waiting(vm("b", &[1], devices()))])
+}
+
+/// Two VMs with CPUs of their own, and one disk.
+fn lenders() -> System {
+    system(vec![vm("a", &[1], vec![pci(2, 0), pci(3, 0)]), waiting(vm("b", &[2], vec![pci(2, 0)]))])
+}
+
+fn running(vms: &[(u16, &[u16])]) -> Running {
+    let holder = |&(vm, devices): &(u16, &[u16])| Holder { vm: VmId(vm), devices: devices.to_vec() };
+    Running { holders: vms.iter().map(holder).collect(), withheld: vec![] }
+}
+
+fn disk() -> DeviceId {
+    DeviceId::Function(address(2, 0))
+}
+
+#[test]
+fn what_two_vms_name_is_refused_where_the_host_holds_it_for_the_whole_run() {
+    assert_eq!(
+        refusals(&turns(), &board()),
+        [
+            (Rule::CpuTwice, Item::Cpu(1, 0)),
+            (Rule::DeviceTwice, Item::Device(1, 0, String::new())),
+            (Rule::DeviceTwice, Item::Device(1, 1, String::new())),
+        ]
+    );
+    assert_eq!(refusals(&lenders(), &board()), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
+}
+
+#[test]
+fn vms_that_take_turns_are_planned_and_the_plan_says_who_they_are() {
+    let plan = planned(&turns(), &by_time(board()));
+    assert!(
+        plan.notes.iter().any(|note| note == "vm \"a\" and vm \"b\" can't run together"),
+        "{:?}",
+        plan.notes
+    );
+    let plan = planned(&lenders(), &by_time(board()));
+    let said = |note: &String| note.contains("\"a\" and vm \"b\" can't run together unless one has given up");
+    assert!(plan.notes.iter().any(said), "{:?}", plan.notes);
+    let apart = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
+    assert_eq!(planned(&apart, &by_time(board())), planned(&apart, &board()), "those that share nothing");
+}
+
+#[test]
+fn of_vms_that_name_one_thing_at_most_one_starts_by_itself() {
+    for file in [turns(), lenders()] {
+        let mut both = file.clone();
+        both.vms[1].autostart = true;
+        let platform = by_time(board());
+        assert_eq!(refusals(&both, &platform), [(Rule::Autostart, Item::Vm(1, "autostart".into()))]);
+        let line = &lines(&both, &platform)[0];
+        assert!(line.contains("vm \"b\"") && line.contains("vm \"a\""), "{line}");
+        both.vms[0].autostart = false;
+        planned(&both, &platform);
+        both.vms[1].autostart = false;
+        planned(&both, &platform);
+    }
+}
+
+#[test]
+fn one_vm_names_nothing_twice_whatever_the_host() {
+    let mut file = turns();
+    file.vms[1].cpus.push(CpuId(1));
+    file.vms[1].devices.push(pci(2, 0));
+    assert_eq!(
+        refusals(&file, &by_time(board())),
+        [(Rule::CpuTwice, Item::Cpu(1, 1)), (Rule::DeviceTwice, Item::Device(1, 2, String::new()))]
+    );
+}
+
+#[test]
+fn ram_is_shared_only_by_vms_that_never_run_together_and_only_where_it_is_short() {
+    let ram = |plan: &Plan| plan.vms.iter().map(|vm| vm.ram[0].hpa).collect::<Vec<_>>();
+    let platform = by_time(board());
+    let plan = planned(&turns(), &platform);
+    assert_ne!(ram(&plan)[0], ram(&plan)[1], "there is enough for both");
+    let large = |mut file: System| {
+        file.vms.iter_mut().for_each(|vm| vm.memory = 1200 << 20);
+        file
+    };
+    let plan = planned(&large(turns()), &platform);
+    assert_eq!(ram(&plan)[0], ram(&plan)[1]);
+    // They share a disk only: once one has given it up both can run.
+    let refused = refusals(&large(lenders()), &platform);
+    assert_eq!(refused, [(Rule::MemoryFit, Item::Vm(1, "memory".into()))]);
+}
+
+#[test]
+fn of_vms_that_take_turns_the_most_that_one_needs_counts() {
+    let mut platform = by_time(board());
+    let mut file = turns();
+    for vm in &mut file.vms {
+        vm.interrupts = InterruptChoice::Emulated;
+    }
+    file.vms.push(vm("c", &[2], vec![pci(3, 0)]));
+    file.vms[2].interrupts = InterruptChoice::Emulated;
+    // 128 of the disk's, once, and 8 of the network card's.
+    platform.limits.messages = 136;
+    let plan = planned(&file, &platform);
+    let messages: Vec<_> = plan.vms.iter().map(|vm| vm.messages.clone()).collect();
+    assert_eq!(messages, [0..128, 0..128, 128..136]);
+    platform.limits.messages = 135;
+    assert_eq!(refusals(&file, &platform), [(Rule::Limit, Item::Vm(2, "".into()))]);
+    // Those that share a function only may both run, so that both count.
+    let mut file = lenders();
+    for vm in &mut file.vms {
+        vm.interrupts = InterruptChoice::Emulated;
+    }
+    platform.limits.messages = 256 + 127;
+    assert_eq!(refusals(&file, &platform), [(Rule::Limit, Item::Vm(1, "".into()))]);
+    platform.limits.messages = 256 + 128;
+    planned(&file, &platform);
+}
+
+#[test]
+fn modes_are_judged_beside_those_that_may_run_together() {
+    let modes = |file: &System| {
+        planned(file, &by_time(board())).vms.iter().map(|vm| vm.mode.name()).collect::<Vec<_>>()
+    };
+    assert_eq!(modes(&turns()), ["passthrough", "passthrough"]);
+    assert_eq!(modes(&lenders()), ["passthrough", "emulated"], "both have MSIs");
+}
+
+#[test]
+fn a_group_is_each_vms_as_a_whole() {
+    let platform = by_time(with_functions(vec![endpoint(4, 0), endpoint(4, 1)], &[7, 7]));
+    let both = || vec![pci(4, 0), pci(4, 1)];
+    planned(&system(vec![vm("a", &[1], both()), waiting(vm("b", &[2], both()))]), &platform);
+    for part in 0..2 {
+        let mut half = vec![vm("a", &[1], both()), waiting(vm("b", &[2], vec![pci(4, part)]))];
+        assert_eq!(
+            refusals(&system(half.clone()), &platform),
+            [(Rule::Group, Item::Device(1, 0, "pci".into()))]
+        );
+        half.reverse();
+        assert_eq!(refusals(&system(half), &platform), [(Rule::Group, Item::Device(0, 0, "pci".into()))]);
+    }
+    let halves = system(vec![vm("a", &[1], vec![pci(4, 0)]), waiting(vm("b", &[2], vec![pci(4, 1)]))]);
+    assert_eq!(refusals(&halves, &platform), [(Rule::Group, Item::Device(1, 0, "pci".into()))]);
+}
+
+#[test]
+fn what_cannot_be_told_apart_is_each_vms_as_a_whole() {
+    let mut platform = by_time(with_functions(vec![endpoint(4, 0), endpoint(5, 0)], &[0, 1]));
+    for function in platform.functions.as_mut().unwrap() {
+        (function.sources, function.line) = (vec![DmaSource::new(0, 9)], None);
+    }
+    let both = || vec![pci(4, 0), pci(5, 0)];
+    planned(&system(vec![vm("a", &[1], both()), waiting(vm("b", &[2], both()))]), &platform);
+    for part in [4, 5] {
+        let mut half = vec![vm("a", &[1], both()), waiting(vm("b", &[2], vec![pci(part, 0)]))];
+        for _ in 0..2 {
+            let refused = refusals(&system(half.clone()), &platform);
+            assert!(refused.iter().all(|(rule, _)| *rule == Rule::Group), "{refused:?}");
+            half.reverse();
+        }
+    }
+}
+
+#[test]
+fn functions_on_one_line_take_turns_and_platform_devices_do_not() {
+    // Slots 2 and 6 have the same line on this board.
+    let mut platform = by_time(with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]));
+    let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), waiting(vm("b", &[2], vec![pci(6, 0)]))]);
+    let plan = planned(&file, &platform);
+    let refused = replan(&plan, &running(&[(0, &[0])]), &Change::Start(VmId(1))).unwrap_err();
+    assert_eq!(refused, Refusal::Held(VmId(0), Thing::Line(plan.vms[0].lines[0].irq)));
+    // One whose line can't be turned off raises it whether or not anybody has it.
+    platform.functions.as_mut().unwrap()[1].function.intx_disable = false;
+    assert_eq!(refusals(&file, &platform)[0].0, Rule::InterruptShared);
+}
+
+#[test]
+fn a_vm_starts_once_nobody_has_what_it_needs() {
+    let plan = planned(&turns(), &by_time(board()));
+    let start = |running: &Running, vm| replan(&plan, running, &Change::Start(VmId(vm)));
+    let first = start(&Running::default(), 0).unwrap();
+    assert_eq!((&first.running, first.moved), (&running(&[(0, &[PCI, CLOCK])]), vec![PCI, CLOCK]));
+    assert_eq!(first.plan.vms, plan.vms[..1]);
+    let refused = start(&first.running, 1).unwrap_err();
+    assert_eq!(refused, Refusal::Held(VmId(0), Thing::Cpu(CpuId(1))));
+    assert_eq!(refused.say(&plan), "vm \"a\" has CPU 1");
+    assert_eq!(start(&first.running, 0), Err(Refusal::Runs(VmId(0))));
+    assert_eq!(start(&first.running, 2), Err(Refusal::NoSuchVm(VmId(2))));
+    assert_eq!(start(&Running::default(), 1).unwrap().plan.vms, plan.vms[1..]);
+    for withheld in [
+        Thing::Cpu(CpuId(1)),
+        Thing::Device(disk()),
+        Thing::Ram(Span::new(plan.vms[0].ram[0].hpa, 1).unwrap()),
+    ] {
+        let running = Running { withheld: vec![withheld.clone()], ..Running::default() };
+        assert!(matches!(start(&running, 0), Err(Refusal::Withheld(_))), "{withheld}");
+    }
+}
+
+#[test]
+fn a_function_goes_from_a_running_vm_to_another() {
+    let plan = planned(&lenders(), &by_time(board()));
+    let (first, second) = (VmId(0), VmId(1));
+    let change = |running: &Running, change: Change| replan(&plan, running, &change);
+    let all = running(&[(0, &[0, 1])]);
+    assert_eq!(change(&all, Change::Start(second)), Err(Refusal::Held(first, Thing::Device(disk()))));
+    let assign = |vm| Change::Assign { vm, device: disk() };
+    let release = |vm| Change::Release { vm, device: disk() };
+    assert_eq!(change(&all, assign(first)), Err(Refusal::HasIt(first, disk())));
+    assert_eq!(change(&all, assign(second)), Err(Refusal::Stopped(second)));
+    let without = change(&all, release(first)).unwrap();
+    assert_eq!((&without.running, &without.moved), (&running(&[(0, &[1])]), &vec![0]));
+    let left = &without.plan.vms[0];
+    assert_eq!((left.devices.len(), left.pci[0].functions.as_slice()), (1, &[0][..]));
+    assert!(left.lines.iter().all(|line| line.device == 0 && plan.vms[0].lines[0].irq != line.irq));
+    assert_eq!(change(&without.running, release(first)), Err(Refusal::HasItNot(first, disk())));
+    let both = change(&without.running, Change::Start(second)).unwrap();
+    assert_eq!(both.plan.vms.len(), 2);
+    assert_eq!(change(&both.running, assign(first)), Err(Refusal::Held(second, Thing::Device(disk()))));
+    let back = change(&change(&both.running, release(second)).unwrap().running, assign(first)).unwrap();
+    assert_eq!(back.plan.vms[0], plan.vms[0]);
+    let card = DeviceId::Function(address(3, 0));
+    let strange = Change::Assign { vm: second, device: card.clone() };
+    assert_eq!(change(&both.running, strange), Err(Refusal::NotPlanned(second, card)));
+}
+
+#[test]
+fn a_running_guest_keeps_what_it_cannot_be_told_of() {
+    let plan = planned(&turns(), &by_time(board()));
+    let device = DeviceId::Node("/pl031@9010000".into());
+    let release = Change::Release { vm: VmId(0), device: device.clone() };
+    assert_eq!(replan(&plan, &running(&[(0, &[PCI, CLOCK])]), &release), Err(Refusal::NotTold(device)));
+}
+
+#[test]
+fn what_cannot_be_told_apart_comes_and_goes_together() {
+    let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1), endpoint(5, 0)], &[7, 7, 8]);
+    let file = system(vec![vm("a", &[1], vec![pci(4, 0), pci(5, 0), pci(4, 1)])]);
+    let plan = planned(&file, &platform);
+    let device = DeviceId::Function(address(4, 1));
+    let gone =
+        replan(&plan, &running(&[(0, &[0, 1, 2])]), &Change::Release { vm: VmId(0), device: device.clone() });
+    let gone = gone.unwrap();
+    assert_eq!((gone.moved, gone.running.clone()), (vec![0, 2], running(&[(0, &[1])])));
+    let back = replan(&plan, &gone.running, &Change::Assign { vm: VmId(0), device }).unwrap();
+    assert_eq!((back.moved, back.plan.vms[0].clone()), (vec![0, 2], plan.vms[0].clone()));
+}
+
+mod properties {
+    //! Whatever VMs share and whatever is asked for: held against the platform, not against what the planner noted.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLOCK_PATH: &str = "/pl031@9010000";
+
+    fn any_device() -> impl Strategy<Value = Device> {
+        prop_oneof![4 => (1u8..7).prop_map(|slot| pci(slot, 0)), 1 => Just(node(CLOCK_PATH))]
+    }
+
+    fn any_vm() -> impl Strategy<Value = Vm> {
+        let cpus = prop::sample::subsequence(vec![1u16, 2, 3], 1..3);
+        let modes = prop_oneof![
+            Just(InterruptChoice::Auto),
+            Just(InterruptChoice::Emulated),
+            Just(InterruptChoice::None)
+        ];
+        (cpus, prop::collection::vec(any_device(), 0..4), 40u64..500, modes).prop_map(
+            |(cpus, mut devices, blocks, interrupts)| {
+                let mut seen = Vec::new();
+                devices.retain(|device| {
+                    !seen.contains(device) && {
+                        seen.push(device.clone());
+                        true
+                    }
+                });
+                Vm { memory: blocks << 21, interrupts, ..waiting(vm("", &cpus, devices)) }
+            },
+        )
+    }
+
+    fn any_system() -> impl Strategy<Value = System> {
+        prop::collection::vec(any_vm(), 2..5).prop_map(|mut vms| {
+            for (position, vm) in vms.iter_mut().enumerate() {
+                vm.name = alloc::format!("vm{position}");
+            }
+            system(vms)
+        })
+    }
+
+    /// Functions in six slots, whose lines come twice, some of them in one group or with one id.
+    fn any_platform() -> impl Strategy<Value = Platform> {
+        let sometimes = || prop::bool::weighted(0.15);
+        prop::collection::vec((sometimes(), sometimes(), sometimes()), 6).prop_map(|slots| {
+            let functions = (1..7).map(|slot| endpoint(slot, 0)).collect();
+            let groups: Vec<u32> =
+                (1..).zip(&slots).map(|(own, (grouped, ..))| if *grouped { 0 } else { own }).collect();
+            let mut platform = by_time(with_functions(functions, &groups));
+            for (device, (_, alike, by_bus)) in platform.functions.iter_mut().flatten().zip(slots) {
+                if alike {
+                    device.sources = vec![DmaSource::new(0, 0x77)];
+                }
+                if by_bus {
+                    device.function.resets = vec![ResetMethod::SecondaryBus];
+                }
+            }
+            platform
+        })
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let device = prop_oneof![
+            5 => (1u8..7).prop_map(|slot| DeviceId::Function(address(slot, 0))),
+            1 => Just(DeviceId::Node(CLOCK_PATH.into())),
+        ];
+        let vm = || (0u16..5).prop_map(VmId);
+        prop_oneof![
+            vm().prop_map(Change::Start),
+            (vm(), device.clone()).prop_map(|(vm, device)| Change::Assign { vm, device }),
+            (vm(), device).prop_map(|(vm, device)| Change::Release { vm, device }),
+        ]
+    }
+
+    /// What of the machine a VM with these devices can use, as the platform has it.
+    #[derive(Default)]
+    struct Used {
+        spans: Vec<Span<Hpa>>,
+        groups: Vec<u32>,
+        sources: Vec<DmaSource>,
+        lines: Vec<Irq>,
+    }
+
+    fn used(vm: &VmPlan, platform: &Platform) -> Used {
+        let mut used = Used::default();
+        used.spans.extend(vm.ram.iter().map(|piece| Span::new(piece.hpa, piece.gpa.size()).unwrap()));
+        for device in &vm.devices {
+            match &device.id {
+                DeviceId::Function(address) => {
+                    let functions = platform.functions.iter().flatten();
+                    let found = functions.clone().find(|it| it.function.address == *address).unwrap();
+                    used.groups.push(found.group);
+                    used.sources.extend(&found.sources);
+                    if device.intx {
+                        used.lines.extend(found.line.map(|line| line.irq));
+                    }
+                    let alike = |other: &&PciDevice| {
+                        let shares = other.sources.iter().any(|source| found.sources.contains(source));
+                        other.group == found.group || shares
+                    };
+                    for other in functions.filter(alike) {
+                        let other = DeviceId::Function(other.function.address);
+                        assert!(
+                            vm.devices.iter().any(|own| own.id == other),
+                            "{other:?} isn't {}'s",
+                            vm.name
+                        );
+                    }
+                }
+                DeviceId::Node(path) => {
+                    let found = platform.devices.iter().find(|it| it.path == *path).unwrap();
+                    used.spans.extend(found.registers.iter().map(Span::to_pages));
+                    if vm.mode != config::VMInterruptMode::NoIrq {
+                        used.lines.extend(found.interrupts.iter().map(|line| line.irq));
+                    }
+                }
+                DeviceId::Registers(_) => panic!(),
+            }
+        }
+        used
+    }
+
+    fn check(plan: &Plan, platform: &Platform) {
+        for (position, vm) in plan.vms.iter().enumerate() {
+            let mine = used(vm, platform);
+            assert!(mine.lines.iter().all(|line| vm.lines.iter().any(|route| route.irq == *line)));
+            assert!(vm.lines.iter().all(|route| usize::from(route.device) < vm.devices.len()));
+            for other in &plan.vms[position + 1..] {
+                let theirs = used(other, platform);
+                let both = alloc::format!("{} and {}", vm.name, other.name);
+                assert!(vm.cpus.iter().all(|a| other.cpus.iter().all(|b| a.cpu != b.cpu)), "{both}");
+                assert!(mine.spans.iter().all(|a| theirs.spans.iter().all(|b| !a.overlaps(b))), "{both}");
+                assert!(mine.groups.iter().all(|group| !theirs.groups.contains(group)), "{both}");
+                assert!(mine.sources.iter().all(|source| !theirs.sources.contains(source)), "{both}");
+                assert!(vm.lines.iter().all(|a| other.lines.iter().all(|b| a.irq != b.irq)), "{both}");
+                assert!(vm.devices.iter().all(|a| other.devices.iter().all(|b| a.id != b.id)), "{both}");
+                let (a, b) = (&vm.messages, &other.messages);
+                assert!(a.end <= b.start || b.end <= a.start || a.is_empty() || b.is_empty(), "{both}");
+            }
+        }
+        let tables: u64 = plan.vms.iter().map(|vm| vm.table_bytes).sum();
+        assert!(tables <= platform.limits.table_bytes);
+        assert!(plan.vms.iter().all(|vm| vm.messages.end <= platform.limits.messages));
+        let numbered = plan.vms.iter().filter(|vm| vm.mode == config::VMInterruptMode::Passthrough);
+        let numbered = numbered.filter(|vm| vm.devices.iter().any(|device| device.msi.is_some()));
+        assert!(numbered.count() <= 1, "two have their own LPIs in hardware");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn no_two_vms_that_run_share_anything(
+            system in any_system(),
+            platform in any_platform(),
+            changes in prop::collection::vec(any_change(), 1..24),
+        ) {
+            let Ok(plan) = plan(&system, &platform, &images(system.vms.len())) else { return Ok(()) };
+            let mut running = Running::default();
+            for change in changes {
+                match replan(&plan, &running, &change) {
+                    Ok(replanned) => {
+                        check(&replanned.plan, &platform);
+                        prop_assert_ne!(&replanned.running, &running);
+                        prop_assert_eq!(&in_force(&plan, &replanned.running), &replanned.plan);
+                        running = replanned.running;
+                    }
+                    Err(refusal) => {
+                        let line = refusal.say(&plan);
+                        prop_assert!(!line.contains('\n') && line.len() < 200, "{}", line);
+                    }
+                }
+            }
+        }
+    }
+}
