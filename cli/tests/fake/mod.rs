@@ -83,6 +83,7 @@ fn vm(name: &str, reason: &str) -> VmReport {
         refused: Default::default(),
         irqchip: Default::default(),
         devices: vec![],
+        starts: vec![],
     }
 }
 

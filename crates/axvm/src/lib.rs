@@ -13,6 +13,7 @@
 //! | [`space`] | what is mapped where: the ledger that the host materialises |
 //! | [`devices`] | which device answers an exit |
 //! | [`ownership`] | who owns a device: the host, nobody, a VM |
+//! | [`restart`] | whether a VM that has ended starts again |
 //! | [`events`] | what was tried beyond a plan, and what it leads to |
 //! | [`stats`], [`report`] | what happened, counted, and as the run report says it |
 #![no_std]
@@ -32,6 +33,7 @@ pub mod msi;
 pub mod ownership;
 pub mod quarantine;
 pub mod report;
+pub mod restart;
 pub mod space;
 pub mod stats;
 pub mod vcpu;

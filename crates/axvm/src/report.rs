@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::stats::ExitCounts;
 use axvm_plan::problem::Problem;
 
+/// So many starts of a VM are told at the most.
+const MOST_STARTS: usize = 64;
+
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
 
@@ -200,9 +203,65 @@ pub struct VmReport {
     pub irqchip: IrqchipReport,
     /// Its devices, in the file's order.
     pub devices: Vec<DeviceReport>,
+    /// Each time that it was started.
+    #[serde(default)]
+    pub starts: Vec<StartReport>,
+}
+
+/// One start of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartReport {
+    /// When its first vCPU was started, in nanoseconds from the hypervisor's start.
+    pub started_ns: u64,
+    /// How long that took, from when it was begun to be built.
+    pub start_took_ns: u64,
+    /// Why it stopped: [`crate::vm::StopReason`]. Empty while it hasn't.
+    pub reason: String,
+    /// When every CPU had left it.
+    pub stopped_ns: u64,
+    /// How long that took, from when it was told to stop.
+    pub stop_took_ns: u64,
 }
 
 impl VmReport {
+    /// What it is of both of a VM's starts, of which `later` came right after this: counters are sums, and where it is is where it is now.
+    #[must_use]
+    pub fn followed_by(self, later: Self) -> Self {
+        let devices = self.devices.into_iter().zip(later.devices);
+        let devices = devices.map(|(before, now)| DeviceReport {
+            exits: DeviceExitReport {
+                config: before.exits.config.saturating_add(now.exits.config),
+                registers: before.exits.registers.saturating_add(now.exits.registers),
+                interrupts: before.exits.interrupts.saturating_add(now.exits.interrupts),
+            },
+            ..now
+        });
+        let mut starts = self.starts;
+        starts.extend(later.starts);
+        // A guest that resets itself for ever isn't to fill the hypervisor's memory: the first and the last ones are told.
+        if starts.len() > MOST_STARTS {
+            starts.remove(MOST_STARTS / 2);
+        }
+        Self {
+            exits: (self.exits.by_reason + later.exits.by_reason).into(),
+            interrupts_injected: self.interrupts_injected.saturating_add(later.interrupts_injected),
+            refused: RefusedReport {
+                config: self.refused.config.saturating_add(later.refused.config),
+                port: self.refused.port.saturating_add(later.refused.port),
+                hypercall: self.refused.hypercall.saturating_add(later.refused.hypercall),
+                sysreg: self.refused.sysreg.saturating_add(later.refused.sysreg),
+            },
+            irqchip: IrqchipReport {
+                refused: self.irqchip.refused.saturating_add(later.irqchip.refused),
+                failed: self.irqchip.failed.saturating_add(later.irqchip.failed),
+                messages: self.irqchip.messages.saturating_add(later.irqchip.messages),
+            },
+            devices: devices.collect(),
+            starts,
+            ..later
+        }
+    }
+
     /// Whether it ended otherwise than by powering itself off or by being ended with the run.
     pub fn failed(&self) -> bool {
         self.state == "stopped" && self.reason != "system-off" && self.reason != "run-ended"
@@ -324,6 +383,13 @@ mod tests {
                     reset: "flr".into(),
                     exits: DeviceExitReport::default(),
                 }],
+                starts: vec![StartReport {
+                    started_ns: 10,
+                    start_took_ns: 4,
+                    reason: "system-off".into(),
+                    stopped_ns: 90,
+                    stop_took_ns: 1,
+                }],
             }],
             events: vec![EventReport {
                 time_ns: 1,
@@ -360,13 +426,31 @@ mod tests {
                   "refused": {"config": 0, "port": 0, "hypercall": 0, "sysreg": 0},
                   "irqchip": {"refused": 1, "failed": 2, "messages": 3},
                   "devices": [{"device": "0000:00:02.0", "group": 0, "reset": "flr",
-                    "exits": {"config": 0, "registers": 0, "interrupts": 0}}]}],
+                    "exits": {"config": 0, "registers": 0, "interrupts": 0}}],
+                  "starts": [{"started_ns": 10, "start_took_ns": 4, "reason": "system-off", "stopped_ns": 90,
+                    "stop_took_ns": 1}]}],
                 "events": [{"time_ns": 1, "vm": "linux", "device": "0000:00:02.0", "kind": "dma-write",
                   "address": "0x80000000", "action": "quarantined", "count": 1}],
                 "problems": []}"#,
         )
         .unwrap();
         assert_eq!(json, contract);
+    }
+
+    #[test]
+    fn of_a_vm_that_started_again_counters_are_sums_and_each_start_is_told() {
+        let (before, now) = (example().vms.remove(0), example().vms.remove(0));
+        let before = VmReport { reason: "system-reset".into(), ..before };
+        let mut both = before.clone().followed_by(now.clone());
+        assert_eq!(
+            (both.reason.as_str(), both.exits.total, both.interrupts_injected),
+            ("system-off", 10, 10)
+        );
+        assert_eq!((both.irqchip.failed, both.starts.len()), (4, 2));
+        for _ in 0..200 {
+            both = both.followed_by(now.clone());
+        }
+        assert_eq!((both.starts.len(), both.exits.total), (MOST_STARTS, 5 * 202));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::hal::{AxVMHal, Equipment};
 use crate::irqchip::Irqchip;
 use crate::msi::MsiMessage;
 use crate::ownership::{DeviceOps, RegistryKeeper, Stuck};
-use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, VmReport};
+use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, StartReport, VmReport};
 use crate::stats::{Counter, ExitCounts};
 use axvm_plan::{VmPlan, reset_name};
 
@@ -196,7 +196,23 @@ impl<H: AxVMHal> AxVM<H> {
             },
             irqchip: self.irqchip.report(),
             devices: devices.collect(),
+            starts: self.start_report().into_iter().collect(),
         }
+    }
+
+    /// What the run report says of its start, if it was started.
+    fn start_report(&self) -> Option<StartReport> {
+        let (state, times) = (self.state(), self.life.times());
+        let started_ns = times.started_ns?;
+        let has_stopped = matches!(state, State::Stopped { .. });
+        let stopped_ns = if has_stopped { times.stopped_ns } else { 0 };
+        Some(StartReport {
+            started_ns,
+            start_took_ns: started_ns.saturating_sub(self.begun_ns),
+            reason: state.reason().map_or("", StopReason::name).into(),
+            stopped_ns,
+            stop_took_ns: stopped_ns.saturating_sub(times.asked_ns),
+        })
     }
 
     /// Takes everything back: what the guest has set up, its own devices, then devices through quarantine, lines, mappings, RAM. Only for

@@ -92,7 +92,7 @@ impl Default for Limits {
             source_bits: Vec::new(),
             msi: Vec::new(),
             guest_machine: GuestMachine::MirrorsBoard,
-            restarts: Serves::No,
+            restarts: Serves::Yes,
             watchdogs: Serves::No,
             claims: Claims::Once,
         }

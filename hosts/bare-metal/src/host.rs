@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use axvm::events::Violation;
 use axvm::ownership::Registry;
 use axvm::report::HypervisorReport;
+use axvm::restart::{Afterwards, Restarts};
 use axvm_addr::{CpuId, Hpa, PciAddress, VcpuId, VmId};
 use axvm_pci::{Forwarding, Function};
 use axvm_plan::{DevicePlan, PciPlan, Plan, VmPlan};
@@ -20,7 +21,7 @@ use crate::lock::Held;
 use crate::log;
 use crate::pci::Config;
 use crate::security::Security;
-use crate::vm::{self, Vm, VmFiles, VmRef};
+use crate::vm::{self, StopReason, Vm, VmFiles, VmRef};
 use crate::{arch, boot, cpus, memory};
 
 /// The machine.
@@ -41,6 +42,12 @@ pub struct Host {
     pub security: Security,
     /// What the VMs were planned to be: it outlives them.
     pub plans: Vec<Arc<VmPlan>>,
+    /// What the boot loader has brought for each.
+    files: Vec<Option<VmFiles<'static>>>,
+    /// By VM: how often it has started again.
+    restarts: Mutex<Vec<Restarts>>,
+    /// Nothing is started any more.
+    run_ends: AtomicBool,
     vms: Mutex<Vec<VmRef>>,
     /// VMs that nobody holds any more, and that are to be taken apart.
     retired: Mutex<Vec<Vm>>,
@@ -88,6 +95,8 @@ pub struct Parts {
     pub config: Config,
     /// What was planned.
     pub plan: Plan,
+    /// What the boot loader has brought for each VM.
+    pub files: Vec<Option<VmFiles<'static>>>,
     /// When the first instruction was executed.
     pub start: u64,
     /// RAM that the hypervisor holds beside its image.
@@ -102,7 +111,7 @@ pub fn set(host: Host) -> &'static Host {
 impl Host {
     /// The machine of these parts, without VMs.
     pub fn new(parts: Parts) -> Self {
-        let Parts { platform, irqchip, iommus, config, plan, start, held } = parts;
+        let Parts { platform, irqchip, iommus, config, plan, files, start, held } = parts;
         let cpus = platform.cpus.len();
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
         Self {
@@ -112,6 +121,9 @@ impl Host {
             forwarding: Held::for_hardware("the bridges", Forwarding::default()),
             registry: Held::for_hand_over("the registry of devices", registry),
             security: Security::new(cpus, plan.vms.iter().map(|vm| vm.devices.len())),
+            files,
+            restarts: Mutex::new(plan.vms.iter().map(|_| Restarts::default()).collect()),
+            run_ends: AtomicBool::new(false),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
             ending: AtomicUsize::new(0),
@@ -206,7 +218,7 @@ impl Host {
     }
 
     /// Starts the CPUs of the VMs, builds every VM, and starts those that are to be.
-    pub fn start_vms(&'static self, files: &[Option<VmFiles<'static>>]) {
+    pub fn start_vms(&'static self) {
         let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|vcpu| vcpu.cpu).collect();
         used.sort_unstable();
         used.dedup();
@@ -218,7 +230,7 @@ impl Host {
         }
         // Everything is built before anything runs, so that nothing is half assigned.
         let mut vms = Vec::new();
-        for (plan, files) in self.plans.iter().zip(files) {
+        for (plan, files) in self.plans.iter().zip(&self.files) {
             let Some(files) = files else { continue };
             let before = memory::free_bytes();
             match vm::build(self, plan.clone(), files) {
@@ -299,6 +311,43 @@ impl Host {
     pub fn note_taken_apart(&self) {
         self.ending.fetch_sub(1, Ordering::SeqCst);
         self.call_hypervisor_cpu();
+    }
+
+    /// What follows the end of a VM, for that reason.
+    pub fn after_end(&self, plan: &VmPlan, reason: StopReason) -> Afterwards {
+        if self.run_ends.load(Ordering::SeqCst) {
+            return Afterwards::Stays;
+        }
+        let (mut restarts, now) = (self.restarts.lock(), self.now_ns());
+        restarts.get_mut(usize::from(plan.id.0)).map_or(Afterwards::Stays, |it| it.after(reason, plan, now))
+    }
+
+    /// The run ends: VMs are stopped, and none is started again.
+    pub fn end_run(&self) {
+        self.run_ends.store(true, Ordering::SeqCst);
+        for vm in self.vms() {
+            vm.stop(StopReason::RunEnded);
+        }
+    }
+
+    /// Builds a VM again that has been taken apart, and starts it. On a CPU of it.
+    pub fn start_again(&'static self, plan: &Arc<VmPlan>) {
+        let Some(files) = self.files.get(usize::from(plan.id.0)).and_then(Option::as_ref) else { return };
+        let vm = match vm::build(self, plan.clone(), files) {
+            Ok(vm) => vm,
+            Err(error) => {
+                log::error!("{}: it can't start again: {error}", plan.name);
+                return;
+            }
+        };
+        self.security.restart(plan.id);
+        self.vms.lock().push(vm.clone());
+        // Whoever ends the run has said so before looking for VMs.
+        if self.run_ends.load(Ordering::SeqCst) {
+            vm.stop(StopReason::RunEnded);
+        } else {
+            vm::start(&vm);
+        }
     }
 
     /// Whether a VM that has stopped isn't taken apart yet.

@@ -65,6 +65,14 @@ impl Security {
         self.quarantine.lock().is_asked_for(vm, device)
     }
 
+    /// A VM starts anew, its devices reset: what it did before is no longer held against it.
+    pub fn restart(&self, vm: VmId) {
+        if let Some((cpus, devices)) = self.governors.lock().get_mut(usize::from(vm.0)) {
+            cpus.restart();
+            devices.iter_mut().for_each(Governor::restart);
+        }
+    }
+
     fn judge(&self, violation: &Violation, policy: ViolationPolicy) -> Action {
         let mut governors = self.governors.lock();
         let judges = violation.vm.and_then(|vm| governors.get_mut(usize::from(vm.0)));

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm::restart::Afterwards;
 use axvm::vm::Departure;
 use axvm_addr::{CpuId, VmId};
 use axvm_system::wire::Channel;
@@ -10,7 +11,7 @@ use axvm_system::wire::Channel;
 use crate::host::Host;
 use crate::log;
 use crate::typed::Typed;
-use crate::vm::{self, LEAVE_WITHIN_S, Vm, VmRef};
+use crate::vm::{self, LEAVE_WITHIN_S, StopReason, Vm, VmRef};
 use crate::{arch, console, cpus, protection, report, security};
 
 /// Bytes of a console that are shown before another one gets its turn.
@@ -81,7 +82,7 @@ impl Ends {
         }
         let id = vm.id();
         if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
-            *slot = Some(vm::report(&vm));
+            *slot = Some(joined(slot.take(), vm::report(&vm)));
         }
         if !overdue.is_empty() {
             give_up(host, vm, &overdue);
@@ -102,13 +103,26 @@ fn hand_back(vm: Vm) {
     }
 }
 
-/// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed.
+/// Gives back all that a VM has: its devices by way of quarantine, its RAM zeroed. If it is to, it starts again from nothing.
 pub fn take_apart(vm: Vm) {
     let (id, host) = (vm.id(), vm.hal().host());
+    let reason = vm.state().reason();
     match vm.dispose(&host.registry) {
         Ok(disposed) => {
+            let whole = disposed.stuck.is_empty() && !disposed.ram_withheld;
             for stuck in disposed.stuck {
                 log::error!("{}: {}", stuck.device, stuck.why);
+            }
+            let plan = &disposed.plan;
+            match reason.map_or(Afterwards::Stays, |reason| host.after_end(plan, reason)) {
+                Afterwards::Again if whole => {
+                    log::info!("{}: it starts again ({})", plan.name, reason.map_or("", StopReason::name));
+                    host.start_again(plan);
+                }
+                Afterwards::TooOften => {
+                    log::warn!("{}: it has ended too often in a row and stays stopped", plan.name)
+                }
+                Afterwards::Again | Afterwards::Stays => {}
             }
         }
         Err(_) => {
@@ -135,11 +149,20 @@ fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
     vm.keep();
 }
 
+/// What is said of a VM, with what was said of its earlier starts.
+fn joined(earlier: Option<VmReport>, now: VmReport) -> VmReport {
+    match earlier {
+        Some(earlier) => earlier.followed_by(now),
+        None => now,
+    }
+}
+
 /// Ends the run.
 fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     let vms = host.vms();
-    let of = |(id, gone): (u16, Option<VmReport>)| {
-        gone.or_else(|| vms.iter().find(|vm| vm.id() == VmId(id)).map(|vm| vm::report(vm)))
+    let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
+        Some(vm) => Some(joined(gone, vm::report(vm))),
+        None => gone,
     };
     let mut last = Report {
         schema: SCHEMA,

@@ -94,7 +94,7 @@ pub fn run(start: Start) -> ! {
         Ok(irqchip) => irqchip,
         Err(error) => fail(&error),
     };
-    let host = host::set(Host::new(Parts { platform, irqchip, iommus, config, plan, start, held }));
+    let host = host::set(Host::new(Parts { platform, irqchip, iommus, config, plan, files, start, held }));
     console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
     let Some(this) = cpus::current() else { fail(&"the device tree has no node for the CPU that booted") };
     this.bring_up(host);
@@ -102,7 +102,7 @@ pub fn run(start: Start) -> ! {
         host.start_cpu(host.hypervisor_cpu());
     }
     host.listen();
-    host.start_vms(&files);
+    host.start_vms();
     host.set_started();
     if host.hypervisor_cpu() == this.id {
         serve::serve(host)

@@ -14,7 +14,7 @@ use axvm_uart::Received;
 
 use crate::host::Host;
 use crate::log;
-use crate::vm::{StopReason, VmRef};
+use crate::vm::VmRef;
 use crate::{arch, console};
 
 /// Bytes that wait for a guest at the most.
@@ -80,9 +80,7 @@ impl Typed {
                     }
                     Some(Key::Quit) => {
                         self.say_lost(host);
-                        for vm in vms {
-                            vm.stop(StopReason::RunEnded);
-                        }
+                        host.end_run();
                     }
                     // There is no shell yet.
                     Some(Key::Shell) | None => {}

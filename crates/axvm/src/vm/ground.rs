@@ -65,6 +65,8 @@ pub struct Ground<H: AxVMHal> {
     hal: Arc<H>,
     holdings: Mutex<Holdings<H>>,
     pub(super) life: Life,
+    /// When it was begun to be built.
+    pub(super) begun_ns: u64,
     exits: Box<[ExitCounters]>,
     devices: Box<[DeviceCounters]>,
     /// Accesses that were refused.
@@ -82,6 +84,7 @@ impl<H: AxVMHal> Ground<H> {
             let what = what.into();
             move |error| CreateError::Host { what, error }
         };
+        let begun_ns = hal.now_ns();
         let (stage2, dma) = hal.create(&plan).map_err(failed("its address space"))?;
         let mut holdings = Holdings {
             space: AddrSpace::new(plan.address_bits),
@@ -103,6 +106,7 @@ impl<H: AxVMHal> Ground<H> {
             refusals: Refusals::default(),
             holdings: Mutex::new(holdings),
             life: Life::new(plan.cpus.len()),
+            begun_ns,
             plan,
             hal,
         })
@@ -166,7 +170,8 @@ impl<H: AxVMHal> Ground<H> {
     /// [`WrongState`] unless it was just built.
     pub fn start(&self) -> Result<(), WrongState> {
         let load = &self.plan.load;
-        self.life.start(Start { entry: load.entry.0, argument: load.device_tree.start().0 })
+        let first = Start { entry: load.entry.0, argument: load.device_tree.start().0 };
+        self.life.start(first, self.hal.now_ns())
     }
 
     /// It must not run any more: its second stage is revoked, and every vCPU is brought out of its guest and finds the VM stopping. The
@@ -221,7 +226,7 @@ impl<H: AxVMHal> Ground<H> {
     /// By a vCPU's own CPU, which has nothing of it any more, when the VM is stopping: it doesn't come back to it. Answers whether it was
     /// the last, so that the VM has stopped.
     pub fn vcpu_gone(&self, vcpu: VcpuId) -> bool {
-        self.life.vcpu_gone(vcpu)
+        self.life.vcpu_gone(vcpu, self.hal.now_ns())
     }
 
     /// Maps a device's registers while the VM runs: a BAR that its guest has placed. `device` is its position in the plan.

@@ -20,7 +20,7 @@ use spin::Mutex;
 pub enum StopReason {
     /// It powered itself off.
     SystemOff,
-    /// It asked to be started again, which isn't served.
+    /// It asked to be started again.
     SystemReset,
     /// It switched all its CPUs off, so that nothing could ever switch one on.
     CpusOff,
@@ -170,6 +170,18 @@ enum Vcpu {
 struct Inner {
     state: State,
     vcpus: Vec<Vcpu>,
+    times: Times,
+}
+
+/// When what happened to a VM, in the host's nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    /// It was started.
+    pub started_ns: Option<u64>,
+    /// It was told to stop.
+    pub asked_ns: u64,
+    /// Every CPU had left it.
+    pub stopped_ns: u64,
 }
 
 /// A VM's life.
@@ -183,11 +195,18 @@ impl Life {
     /// Of a VM with so many vCPUs that has just been built.
     pub fn new(vcpus: usize) -> Self {
         let vcpus = core::iter::repeat_n(Vcpu::Off, vcpus).collect();
-        Self { inner: Mutex::new(Inner { state: State::Built, vcpus }), ended: AtomicBool::new(false) }
+        Self {
+            inner: Mutex::new(Inner { state: State::Built, vcpus, times: Times::default() }),
+            ended: AtomicBool::new(false),
+        }
     }
 
     pub fn state(&self) -> State {
         self.inner.lock().state
+    }
+
+    pub fn times(&self) -> Times {
+        self.inner.lock().times
     }
 
     #[inline]
@@ -196,10 +215,11 @@ impl Life {
     }
 
     /// It may run, and its first vCPU starts.
-    pub fn start(&self, first: Start) -> Result<(), WrongState> {
+    pub fn start(&self, first: Start, now_ns: u64) -> Result<(), WrongState> {
         let mut inner = self.inner.lock();
         match inner.state {
             State::Built => {
+                inner.times.started_ns = Some(now_ns);
                 inner.state = State::Running;
                 if let Some(vcpu) = inner.vcpus.first_mut() {
                     *vcpu = Vcpu::Starting(first);
@@ -219,6 +239,8 @@ impl Life {
             State::Running => State::Stopping { reason, since_ns: now_ns },
             State::Stopping { .. } | State::Stopped { .. } => return false,
         };
+        inner.times.asked_ns = now_ns;
+        inner.times.stopped_ns = now_ns;
         self.ended.store(true, Ordering::SeqCst);
         true
     }
@@ -263,7 +285,7 @@ impl Life {
     }
 
     /// Whether it was the last, so that the VM has stopped.
-    pub fn vcpu_gone(&self, vcpu: VcpuId) -> bool {
+    pub fn vcpu_gone(&self, vcpu: VcpuId, now_ns: u64) -> bool {
         let mut inner = self.inner.lock();
         let State::Stopping { reason, .. } = inner.state else { return false };
         if let Some(state) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
@@ -272,6 +294,7 @@ impl Life {
         let last = inner.vcpus.iter().all(|state| *state == Vcpu::Gone);
         if last {
             inner.state = State::Stopped { reason };
+            inner.times.stopped_ns = now_ns;
         }
         last
     }

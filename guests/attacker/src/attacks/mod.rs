@@ -14,6 +14,7 @@ mod its;
 mod pci;
 mod raw;
 mod registers;
+mod resets;
 mod silent;
 mod suspend;
 mod translated;
@@ -70,6 +71,9 @@ pub const ALL: &[Attack] = &[
     ("line-victim", interface::line_victim),
     ("silent", silent::silent),
     ("suspended", suspend::suspended),
+    // A machine that starts again.
+    ("resets", resets::resets),
+    ("cpu-off", resets::cpu_off),
     // What is typed.
     ("typed", typed::typed),
     ("deaf", typed::deaf),

@@ -17,7 +17,7 @@ fn a_vcpu_is_started_once_and_begins_where_it_was_told() {
     let life = Life::new(2);
     let (first, second) = (VcpuId(0), VcpuId(1));
     assert_eq!(life.take_start(first), None);
-    assert_eq!(life.start(START), Ok(()));
+    assert_eq!(life.start(START, 7), Ok(()));
     assert_eq!(life.power(first), Power::Starting);
     assert_eq!(life.start_vcpu(first, Start { entry: 1, argument: 1 }), Err(NotOff::Starting));
     assert_eq!(life.take_start(first), Some(START));
@@ -31,7 +31,7 @@ fn a_vcpu_is_started_once_and_begins_where_it_was_told() {
 fn the_last_to_go_off_is_told_and_one_that_starts_counts() {
     let life = Life::new(2);
     let (first, second) = (VcpuId(0), VcpuId(1));
-    assert_eq!(life.start(START), Ok(()));
+    assert_eq!(life.start(START, 7), Ok(()));
     assert!(life.take_start(first).is_some());
     assert_eq!(life.start_vcpu(second, START), Ok(()));
     assert!(!life.vcpu_off(first), "the second starts");
@@ -49,7 +49,7 @@ fn handing_over_is_never_the_end() {
     const ROUNDS: usize = 20_000;
     let life = Life::new(2);
     let ends = AtomicUsize::new(0);
-    assert_eq!(life.start(START), Ok(()));
+    assert_eq!(life.start(START, 7), Ok(()));
     let live = |own: VcpuId, other: VcpuId| {
         for _ in 0..ROUNDS {
             while life.take_start(own).is_none() {
@@ -75,22 +75,24 @@ fn a_vm_has_stopped_when_every_cpu_has_left_it() {
     let life = Life::new(2);
     let (first, second) = (VcpuId(0), VcpuId(1));
     assert_eq!((life.state(), life.departure(0, 10)), (State::Built, Departure::NotAsked));
-    assert_eq!(life.start(START), Ok(()));
-    assert!(life.start(START).is_err() && !life.is_stopping());
-    assert!(!life.vcpu_gone(second), "it isn't told to go");
+    assert_eq!(life.start(START, 7), Ok(()));
+    assert!(life.start(START, 7).is_err() && !life.is_stopping());
+    assert!(!life.vcpu_gone(second, 120), "it isn't told to go");
     let reason = StopReason::GuestFault;
     assert!(life.stop(reason, 100));
     assert!(!life.stop(StopReason::RunEnded, 105), "the first reason stays, and its time");
     assert_eq!((life.state(), life.is_stopping()), (State::Stopping { reason, since_ns: 100 }, true));
     assert_eq!(life.take_start(first), None, "nothing is started any more");
-    assert!(!life.vcpu_gone(second));
+    assert!(!life.vcpu_gone(second, 120));
     assert_eq!(life.departure(110, 10), Departure::Underway);
     assert_eq!(life.departure(111, 10), Departure::Overdue(std::vec![first]));
-    assert!(!life.vcpu_gone(second), "the same one again is no other");
-    assert!(life.vcpu_gone(first));
+    assert!(!life.vcpu_gone(second, 120), "the same one again is no other");
+    assert!(life.vcpu_gone(first, 120));
     assert_eq!((life.state(), life.departure(1000, 10)), (State::Stopped { reason }, Departure::Complete));
     assert_eq!(life.start_vcpu(first, START), Err(NotOff::On));
-    assert!(life.start(START).is_err());
+    assert!(life.start(START, 7).is_err());
+    let times = life.times();
+    assert_eq!((times.started_ns, times.asked_ns, times.stopped_ns), (Some(7), 100, 120));
 }
 
 #[test]

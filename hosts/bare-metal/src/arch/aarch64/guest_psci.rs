@@ -12,7 +12,8 @@ use smccc::psci::error::{
 };
 use smccc::psci::{
     AffinityState, MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32,
-    PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
+    PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32,
+    PSCI_SYSTEM_RESET2_64, PSCI_VERSION,
 };
 
 use super::firmware;
@@ -60,6 +61,8 @@ pub fn call(context: &mut Context) -> Called {
             | PSCI_CPU_OFF
             | PSCI_SYSTEM_OFF
             | PSCI_SYSTEM_RESET
+            | PSCI_SYSTEM_RESET2_32
+            | PSCI_SYSTEM_RESET2_64
             | PSCI_FEATURES
             | PSCI_MIGRATE_INFO_TYPE
             | SMCCC_VERSION => SUCCESS,
@@ -73,6 +76,11 @@ pub fn call(context: &mut Context) -> Called {
         PSCI_CPU_OFF => return Called::Power(PowerRequest::CpuOff),
         PSCI_SYSTEM_OFF => return Called::Power(PowerRequest::SystemOff),
         PSCI_SYSTEM_RESET => return Called::Power(PowerRequest::SystemReset),
+        // A warm reset is the only one that isn't a vendor's own, and is the same here (DEN 0022, 5.13).
+        PSCI_SYSTEM_RESET2_32 | PSCI_SYSTEM_RESET2_64 => match first as u32 {
+            0 => return Called::Power(PowerRequest::SystemReset),
+            _ => INVALID_PARAMETERS,
+        },
         SMCCC_VERSION => SMCCC_1_1,
         SMCCC_ARCH_FEATURES => match first as u32 {
             SMCCC_VERSION | SMCCC_ARCH_FEATURES => SUCCESS,
