@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Irq, PAGE_SIZE, Span};
+use axvm_addr::{Hpa, Irq, PAGE_SIZE, Span};
 use axvm_platform::model::{BusSpan, ForeignInterrupt, Interrupt, Platform, Trigger};
 use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
 
@@ -14,6 +14,7 @@ use super::findings::{DeviceRef, Findings, VmRef};
 use super::hardware::{Block, Given, Hardware, Kind, Thing, check_line};
 use super::judge::{self, Said};
 use super::pci;
+use super::places::same;
 use super::suggest::nearest;
 use crate::problem::Rule;
 
@@ -156,10 +157,9 @@ fn node<'a>(
         .interrupts
         .iter()
         .filter(|line| check_line(reference, line.irq, "node", board.machine, findings));
-    let blocks = device.registers.iter().map(|&hpa| {
-        let gpa = Span::new(Gpa(hpa.start().0), hpa.size()).unwrap_or_default();
-        Block { gpa, hpa, direct: access == RegisterAccess::Direct }
-    });
+    // Where the board has them, until a guest machine of its own has places for them (`super::places`).
+    let direct = access == RegisterAccess::Direct;
+    let blocks = device.registers.iter().map(|&hpa| Block { gpa: same(hpa), hpa, direct });
     Some(Hardware {
         kind: Kind::Node(device),
         things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),

@@ -52,9 +52,12 @@ fn is_same(device: &Given<'_>, other: &Given<'_>) -> bool {
         || mine.blocks.iter().any(|block| theirs.blocks.iter().any(|other| other.hpa.overlaps(&block.hpa)))
 }
 
-/// Whether a device's VM has another VM's device, too: the two take turns.
-fn has_too(device: &Given<'_>, other: &Given<'_>, given: &[Given<'_>]) -> bool {
-    given.iter().any(|own| own.vm.index == device.vm.index && !own.refused && is_same(own, other))
+/// Whether the VMs of two devices have both of them: so each of the two has all that can't be told apart, and they take turns.
+fn have_both(device: &Given<'_>, other: &Given<'_>, given: &[Given<'_>]) -> bool {
+    let has = |vm: u16, it: &Given<'_>| {
+        given.iter().any(|own| own.vm.index == vm && !own.refused && is_same(own, it))
+    };
+    has(device.vm.index, other) && has(other.vm.index, device)
 }
 
 fn given_twice(
@@ -205,7 +208,7 @@ fn ids(
     findings: &mut Findings,
 ) {
     let strangers = before.iter().filter(|other| is_stranger(device, other));
-    for other in strangers.filter(|other| !(has_too(device, other, given) && has_too(other, device, given))) {
+    for other in strangers.filter(|other| !have_both(device, other, given)) {
         let (mine, theirs) = (&device.hardware, &other.hardware);
         let what = if mine.sources.iter().any(|source| theirs.sources.contains(source)) {
             alloc::format!("DMA {}: the {}", words.source, words.iommu)
@@ -285,7 +288,7 @@ fn lines(
             is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.irq == line.irq)
         };
         let take_turns = |other: &&Given<'_>| {
-            let both = has_too(device, other, given) && has_too(other, device, given);
+            let both = have_both(device, other, given);
             // Whichever of the two isn't given has its line turned off.
             both || (is_silent_alone(device) && is_silent_alone(other))
         };
@@ -390,7 +393,7 @@ fn pages(
             }
         }
         let strangers = before.iter().filter(|other| is_stranger(device, other));
-        for other in strangers.filter(|other| !has_too(device, other, given)) {
+        for other in strangers.filter(|other| !have_both(device, other, given)) {
             if other.hardware.blocks.iter().any(|theirs| beside(&theirs.hpa)) {
                 others.push(alloc::format!("{} of {}", other.name, other.vm));
             }

@@ -183,6 +183,21 @@ fn what_cannot_be_told_apart_is_each_vms_as_a_whole() {
 }
 
 #[test]
+fn what_lies_in_one_page_is_each_vms_as_a_whole() {
+    let low = || region("low", 0x0a40_0000, 0x0a20_0000, 0x800);
+    let high = || region("high", 0x0a40_0800, 0x0a20_0800, 0x800);
+    let platform = by_time(board());
+    let both = || vec![low(), high()];
+    planned(&system(vec![vm("a", &[1], both()), waiting(vm("b", &[2], both()))]), &platform);
+    let mut half = vec![vm("a", &[1], both()), waiting(vm("b", &[2], vec![high()]))];
+    for _ in 0..2 {
+        let refused = refusals(&system(half.clone()), &platform);
+        assert!(refused.iter().all(|(rule, _)| *rule == Rule::PageShared), "{refused:?}");
+        half.reverse();
+    }
+}
+
+#[test]
 fn functions_on_one_line_take_turns_and_platform_devices_do_not() {
     // Slots 2 and 6 have the same line on this board.
     let mut platform = by_time(with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]));
