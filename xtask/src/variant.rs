@@ -1,11 +1,12 @@
 //! A system file with some words changed: another kernel, network card, CPU model or kernel argument. The changed file
 //! lies in `target/systems/`, as deep as `systems/NAME/`, so its relative paths hold.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use toml_edit::{Array, DocumentMut, Item, Value};
+use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::guest::Series;
 use crate::paths;
@@ -22,10 +23,26 @@ pub struct Change {
     pub nic: Option<String>,
     /// Words after every VM's kernel command line.
     pub append: Option<String>,
-    /// Every VM's way of getting interrupts.
-    pub interrupts: Option<String>,
+    /// How VMs get interrupts.
+    pub interrupts: Option<Interrupts>,
     /// Every VM's RAM.
     pub memory: Option<String>,
+}
+
+/// How VMs get interrupts.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum Interrupts {
+    /// All of them in one way.
+    All(String),
+    /// By their names; others as the file has it.
+    Of(BTreeMap<String, String>),
+}
+
+impl From<&str> for Interrupts {
+    fn from(mode: &str) -> Self {
+        Self::All(mode.into())
+    }
 }
 
 /// Network cards that may stand for each other.
@@ -80,11 +97,23 @@ fn apply(text: &str, change: &Change) -> Result<String> {
             machine["cmdline"] = toml_edit::value(format!("{old} {more}").trim());
         }
     }
-    for (key, value) in [("interrupts", &change.interrupts), ("memory", &change.memory)] {
-        let Some(value) = value else { continue };
-        let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
-        for machine in machines.iter_mut() {
-            machine[key] = toml_edit::value(value);
+    for machine in machines.iter_mut() {
+        if let Some(memory) = &change.memory {
+            machine["memory"] = toml_edit::value(memory);
+        }
+    }
+    match &change.interrupts {
+        None => {}
+        Some(Interrupts::All(mode)) => {
+            machines.iter_mut().for_each(|machine| machine["interrupts"] = toml_edit::value(mode));
+        }
+        Some(Interrupts::Of(modes)) => {
+            for (name, mode) in modes {
+                let named = |machine: &&mut Table| machine.get("name").and_then(Item::as_str) == Some(name);
+                let machine = machines.iter_mut().find(named);
+                machine.with_context(|| format!("no VM is called {name}"))?["interrupts"] =
+                    toml_edit::value(mode);
+            }
         }
     }
     Ok(document.to_string())
@@ -131,6 +160,17 @@ mod tests {
         assert!(changed.contains("\"igb,netdev=n0\"") && changed.contains("\"nvme,addr=2\""));
         assert!(changed.contains("cmdline = \"a x=1\"") && changed.contains("cmdline = \"x=1\""));
         assert!(changed.matches("interrupts = \"none\"").count() == 2 && !changed.contains("memory"));
+    }
+
+    #[test]
+    fn vms_get_interrupts_each_in_its_own_way() {
+        let of = |name: &str| Change {
+            interrupts: Some(Interrupts::Of(BTreeMap::from([(name.into(), "passthrough".into())]))),
+            ..Change::default()
+        };
+        let changed = apply(FILE, &of("b")).unwrap();
+        assert!(changed.ends_with("name = \"b\"\ninterrupts = \"passthrough\"\n"), "{changed}");
+        assert!(apply(FILE, &of("c")).is_err(), "there is none");
     }
 
     #[test]

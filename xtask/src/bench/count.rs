@@ -75,7 +75,7 @@ pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
             let (name, counts) = (format!("bench-count-{mode}{kind}"), place(&format!("{mode}{kind}")));
             let change = Change {
                 append: Some(append.to_owned()),
-                interrupts: Some(mode.to_string()),
+                interrupts: Some((*mode).into()),
                 ..Change::default()
             };
             bench.run(&file, &change, &name, &load(&plugin, &counts), TIMEOUT, DONE)?;

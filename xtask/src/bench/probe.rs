@@ -27,7 +27,7 @@ pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
     let said = native::run(bench.arch, &file, "bench-probe-native", DONE, TIMEOUT)?;
     figures.insert(goals::NATIVE.into(), parse(&said));
     let mut measure = |name: &str, mode: &str, qemu: &[String]| -> Result<()> {
-        let change = Change { interrupts: Some(mode.to_string()), ..Change::default() };
+        let change = Change { interrupts: Some(mode.into()), ..Change::default() };
         let outcome = bench.run(&file, &change, &format!("bench-probe-{name}"), qemu, TIMEOUT, DONE)?;
         figures.insert(name.to_string(), parse(&outcome.lines));
         Ok(())
