@@ -71,6 +71,7 @@ Exit status:
 Examples:
   axvm run system.toml
   axvm run system.toml --report report.json --timeout 120
+  axvm run system.toml --control control.sock
   axvm run system.toml --qemu -icount --qemu shift=0,sleep=off";
 
 /// Arguments of `run`.
@@ -85,6 +86,9 @@ pub struct Run {
     /// End the run after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// Take the shell's commands at this Unix socket, one a line, and answer each by a line of JSON
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
     /// One more argument for QEMU; may be given several times
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub qemu: Vec<String>,

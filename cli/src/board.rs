@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{self, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axvm_addr::VmId;
@@ -11,6 +12,7 @@ use axvm_system::model::{Arch, Item};
 use axvm_system::protection::RESTART;
 use axvm_system::wire;
 
+use crate::control::Socket;
 use crate::input::Input;
 use crate::medium::Medium;
 use crate::session::{self, Job, Outcome};
@@ -40,6 +42,8 @@ pub struct How {
     pub protection_off: Option<String>,
     /// The boot loader, if there is to be one.
     pub boot_loader: Option<PathBuf>,
+    /// Where programs ask for the shell's commands.
+    pub control: Option<Arc<Socket>>,
 }
 
 impl Board {
@@ -122,6 +126,7 @@ impl Board {
             interactive,
             // A terminal is read only where it is the console: reading one from the background stops the reader.
             keys: !how.plan_only && (interactive || !io::stdin().is_terminal()),
+            control: how.control.clone().filter(|_| !how.plan_only),
         };
         let outcome = if how.plan_only {
             session::run(job, io::sink())

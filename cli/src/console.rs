@@ -1,4 +1,4 @@
-//! What the user sees: the VM in focus raw, everything else as whole lines with a prefix.
+//! What the user sees: the VM in focus, or the shell, raw, everything else as whole lines with a prefix.
 
 use std::io::Write;
 
@@ -11,10 +11,12 @@ const LONGEST: usize = 4096;
 pub struct Console<W> {
     out: W,
     names: Vec<String>,
-    /// The VM that is raw; `None`: all are prefixed (not a terminal).
-    raw: Option<VmId>,
-    /// Unfinished lines: one for each VM, then the hypervisor's, QEMU's and the board's.
+    /// Who is raw; `None`: all are prefixed (not a terminal).
+    raw: Option<Speaker>,
+    /// Unfinished lines: one for each VM, then the hypervisor's, QEMU's, the board's and the shell's.
     partial: Vec<Vec<u8>>,
+    /// What has drawn the shell's line that is being typed: it is drawn so again below others' lines.
+    typed: Vec<u8>,
     /// Whether the cursor is at the start of a line.
     fresh: bool,
 }
@@ -30,36 +32,52 @@ pub enum Speaker {
     Qemu,
     /// Anything else on the line: a boot loader, or a hypervisor past speaking in frames.
     Board,
+    /// The hypervisor's shell.
+    Shell,
 }
 
 impl<W: Write> Console<W> {
     /// A console for VMs of these names. `raw` is the one that is raw at first.
     pub fn new(out: W, names: Vec<String>, raw: Option<VmId>) -> Self {
-        let partial = vec![Vec::new(); names.len() + 3];
-        Self { out, names, raw, partial, fresh: true }
+        let partial = vec![Vec::new(); names.len() + 4];
+        Self { out, names, raw: raw.map(Speaker::Vm), partial, typed: Vec::new(), fresh: true }
     }
 
-    /// Another VM has the focus.
+    /// Another VM has the focus, or one again that the shell had it from.
     pub fn focus(&mut self, vm: VmId) {
         let Some(before) = self.raw else { return };
-        if before != vm && usize::from(vm.0) < self.names.len() {
-            self.raw = Some(vm);
+        if before != Speaker::Vm(vm) && usize::from(vm.0) < self.names.len() {
+            self.raw = Some(Speaker::Vm(vm));
             let name = self.names[usize::from(vm.0)].clone();
             self.line("axvm: ", format!("this is the console of {name}").as_bytes());
         }
     }
 
+    /// The shell has the focus.
+    pub fn focus_on_shell(&mut self) {
+        if self.raw.is_some() {
+            self.raw = Some(Speaker::Shell);
+            if !self.fresh {
+                self.write(b"\n");
+                self.fresh = true;
+            }
+            self.typed.clear();
+        }
+    }
+
     /// Shows what someone says.
     pub fn say(&mut self, who: Speaker, bytes: &[u8]) {
-        if who == Speaker::Board && self.raw.is_some()
-            || matches!(who, Speaker::Vm(vm) if self.raw == Some(vm))
-        {
+        if who == Speaker::Board && self.raw.is_some() || self.raw == Some(who) {
             self.write(bytes);
             if let Some(last) = bytes.last() {
                 self.fresh = *last == b'\n';
             }
+            if who == Speaker::Shell {
+                self.note_typed(bytes);
+            }
         } else {
             let Some(slot) = self.slot(who) else { return };
+            let mut shown = false;
             for byte in bytes {
                 let line = &mut self.partial[slot];
                 if *byte != b'\n' {
@@ -68,18 +86,36 @@ impl<W: Write> Console<W> {
                 if *byte == b'\n' || line.len() >= LONGEST {
                     let line = std::mem::take(line);
                     let prefix = self.prefix(who);
-                    self.line(&prefix, &line);
+                    self.line(&prefix, if who == Speaker::Shell { last_drawn(&line) } else { &line });
+                    shown = true;
                 }
+            }
+            if shown && self.raw == Some(Speaker::Shell) {
+                let typed = std::mem::take(&mut self.typed);
+                self.write(&typed);
+                self.fresh = typed.is_empty();
+                self.typed = typed;
             }
         }
         // A reader who has gone away doesn't end the run.
         let _ = self.out.flush();
     }
 
+    /// Keeps what the shell's line was drawn by since it was drawn anew.
+    fn note_typed(&mut self, bytes: &[u8]) {
+        self.typed.extend_from_slice(bytes);
+        let ends = self.typed.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.typed.drain(..ends);
+        self.typed = last_drawn(&self.typed).to_vec();
+        if self.typed.len() > LONGEST {
+            self.typed.clear();
+        }
+    }
+
     /// Shows lines that were begun and never ended.
     pub fn finish(&mut self) {
         let vms = (0..self.names.len() as u16).map(|vm| Speaker::Vm(VmId(vm)));
-        for who in vms.chain([Speaker::Hypervisor, Speaker::Qemu, Speaker::Board]) {
+        for who in vms.chain([Speaker::Hypervisor, Speaker::Qemu, Speaker::Board, Speaker::Shell]) {
             let rest = self.slot(who).map(|slot| std::mem::take(&mut self.partial[slot])).unwrap_or_default();
             if !rest.is_empty() {
                 let prefix = self.prefix(who);
@@ -99,6 +135,7 @@ impl<W: Write> Console<W> {
             Speaker::Hypervisor => Some(vms),
             Speaker::Qemu => Some(vms + 1),
             Speaker::Board => Some(vms + 2),
+            Speaker::Shell => Some(vms + 3),
         }
     }
 
@@ -110,6 +147,7 @@ impl<W: Write> Console<W> {
             Speaker::Hypervisor => "axvm: ".to_string(),
             Speaker::Qemu => "qemu: ".to_string(),
             Speaker::Board => "board: ".to_string(),
+            Speaker::Shell => "shell: ".to_string(),
         }
     }
 
@@ -125,6 +163,13 @@ impl<W: Write> Console<W> {
     fn write(&mut self, bytes: &[u8]) {
         let _ = self.out.write_all(bytes);
     }
+}
+
+/// What is left on a line after it was erased the last time (ECMA-48, EL 2).
+fn last_drawn(line: &[u8]) -> &[u8] {
+    const ERASE: &[u8] = b"\x1b[2K";
+    let erased = line.windows(ERASE.len()).rposition(|part| part == ERASE);
+    erased.map_or(line, |at| &line[at + ERASE.len()..])
 }
 
 /// The text of a line without what would move the cursor: a guest must not write over the prefix that names it.
@@ -174,6 +219,32 @@ mod tests {
     fn the_vm_in_focus_is_raw_and_others_wait_for_whole_lines() {
         let said = [(ONE, "login: "), (TWO, "x"), (TWO, "y\nz"), (ONE, "\x1b[1mok")];
         assert_eq!(shown(Some(VmId(0)), &said), "login: \n[two] xy\n\x1b[1mok\n[two] z\n");
+    }
+
+    #[test]
+    fn the_shells_line_is_drawn_again_below_what_others_say() {
+        let mut out = Vec::new();
+        let mut console = Console::new(&mut out, vec!["one".into(), "two".into()], Some(VmId(0)));
+        console.say(ONE, b"login: ");
+        console.focus_on_shell();
+        console.say(Speaker::Shell, b"\r\x1b[2Kwelcome\r\naxvm> st\x1b[D");
+        console.say(TWO, b"up\nhalf");
+        console.say(ONE, b"root\n");
+        console.say(Speaker::Shell, b"x");
+        console.focus(VmId(0));
+        console.say(ONE, b"# ");
+        console.finish();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "login: \n\r\x1b[2Kwelcome\r\naxvm> st\x1b[D\n[two] up\naxvm> st\x1b[D\n[one] root\naxvm> st\x1b[Dx\n\
+             axvm: this is the console of one\n# \n[two] half\n"
+        );
+    }
+
+    #[test]
+    fn without_a_terminal_the_shells_lines_are_as_they_were_drawn_last() {
+        let said = [(Speaker::Shell, "axvm> vms\r\naxvm> \r\x1b[2KNAME\r\nlinux\r\naxvm> ")];
+        assert_eq!(shown(None, &said), "shell: axvm> vms\nshell: NAME\nshell: linux\nshell: axvm> \n");
     }
 
     #[test]

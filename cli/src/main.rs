@@ -4,6 +4,7 @@ mod args;
 mod board;
 mod check;
 mod console;
+mod control;
 mod hypervisor;
 mod input;
 mod inspect;

@@ -1,6 +1,7 @@
 //! `axvm run`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axvm::report::{Report, Verdict};
@@ -10,6 +11,7 @@ use axvm_system::model::Item;
 
 use crate::args::Run;
 use crate::board::{Board, How};
+use crate::control::Socket;
 use crate::input::Input;
 use crate::output::{ReportFile, last_line, print};
 use crate::session::{Ended, Outcome};
@@ -25,9 +27,17 @@ pub fn run(arguments: &Run) -> ExitCode {
             return ExitCode::from(Verdict::BadInput.exit_status());
         }
     };
+    let control = match arguments.control.as_deref().map(Socket::open).transpose() {
+        Ok(control) => control.map(Arc::new),
+        Err(error) => {
+            let path = arguments.control.as_deref().unwrap_or("".as_ref()).display();
+            eprintln!("axvm: bad-input (status 2): there can be no socket \"{path}\": {error}");
+            return ExitCode::from(Verdict::BadInput.exit_status());
+        }
+    };
     let mut input = Input::read(&arguments.system);
     check_arguments(&mut input, arguments);
-    let report = report_of(&mut input, arguments);
+    let report = report_of(&mut input, arguments, control);
     if arguments.json {
         let json = serde_json::to_string_pretty(&report);
         print(&(json.unwrap_or_default() + "\n"));
@@ -55,7 +65,7 @@ fn check_arguments(input: &mut Input, arguments: &Run) {
 }
 
 /// Runs it, if nothing is wrong with it; else finds what else is wrong with it.
-fn report_of(input: &mut Input, arguments: &Run) -> Report {
+fn report_of(input: &mut Input, arguments: &Run, control: Option<Arc<Socket>>) -> Report {
     let Some(board) = Board::prepare(input, arguments.image.hypervisor.as_deref(), &arguments.qemu) else {
         return Report::bad_input(input.problems());
     };
@@ -66,6 +76,7 @@ fn report_of(input: &mut Input, arguments: &Run) -> Report {
         timeout: arguments.timeout,
         protection_off: arguments.protection_off.clone(),
         boot_loader: arguments.boot_loader.clone(),
+        control,
     };
     match board.start(input, &how) {
         Ok(outcome) if plan_only => {

@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::console::{Console, Speaker, plain};
+use crate::control::{Request, Requests, Socket};
 use crate::terminal::Raw;
 use crate::typist::Typist;
 
@@ -64,6 +65,8 @@ pub struct Job {
     pub interactive: bool,
     /// Whether standard input goes to the VM in focus.
     pub keys: bool,
+    /// Where programs ask for the shell's commands.
+    pub control: Option<Arc<Socket>>,
 }
 
 /// Who ended it.
@@ -115,6 +118,7 @@ enum Event {
     SerialEnd,
     Errors(Vec<u8>),
     ErrorsEnd,
+    Control(Request),
     Quit,
     Signal,
 }
@@ -153,6 +157,10 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
     if let (true, Some(keys)) = (job.keys, &keys) {
         read_keys(keys.queue.clone(), events.clone());
     }
+    if let Some(socket) = &job.control {
+        let events = events.clone();
+        socket.serve(move |request| events.send(Event::Control(request)).is_ok())?;
+    }
     let signals = watch_signals(events)?;
     let raw = if job.interactive { Raw::enter() } else { None };
     let focus = raw.as_ref().map(|_| job.first);
@@ -162,6 +170,8 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         typist: job.typist,
         report: Pieces::of_report(),
         platform: Pieces::of_platform(),
+        answer: Pieces::of_answers(),
+        requests: Requests::default(),
         spoke: false,
         last: Lines::default(),
         errors: Lines::default(),
@@ -183,6 +193,9 @@ struct Run<W> {
     typist: Option<Typist>,
     report: Pieces,
     platform: Pieces,
+    /// The answer that is arriving to the first of these.
+    answer: Pieces,
+    requests: Requests,
     spoke: bool,
     last: Lines,
     /// What QEMU itself said.
@@ -210,6 +223,9 @@ impl<W: Write> Run<W> {
                     self.console.say(Speaker::Qemu, &bytes);
                 }
                 Ok(Event::ErrorsEnd) => errors_open = false,
+                Ok(Event::Control(request)) => {
+                    self.requests.take(request, |bytes| write(self.keys.as_ref(), bytes));
+                }
                 Ok(Event::Quit) => {
                     self.end(Ended::Interrupted);
                     // The keys themselves may be behind much that was pasted.
@@ -298,7 +314,18 @@ impl<W: Write> Run<W> {
                 self.console.say(Speaker::Hypervisor, payload);
             }
             Channel::Console(vm) => self.console.say(Speaker::Vm(vm), payload),
-            Channel::Focus(vm) => self.console.focus(vm),
+            Channel::Focus(vm) => {
+                self.console.focus(vm);
+                // The first says that it listens.
+                self.requests.listen(|bytes| write(self.keys.as_ref(), bytes));
+            }
+            Channel::ShellFocus => self.console.focus_on_shell(),
+            Channel::Shell => self.console.say(Speaker::Shell, payload),
+            Channel::Answer => self.answer.push(channel, payload),
+            Channel::AnswerEnd => {
+                self.answer.push(channel, payload);
+                self.requests.answered(self.answer.complete().unwrap_or_default());
+            }
             Channel::Report | Channel::Platform | Channel::PlatformEnd => {
                 self.report.push(channel, payload);
                 self.platform.push(channel, payload);
@@ -336,6 +363,11 @@ impl<W: Write> Run<W> {
             keys.quit();
         }
     }
+}
+
+/// Has the machine read a command. Whether there is room for it.
+fn write(keys: Option<&Typing>, bytes: Vec<u8>) -> bool {
+    keys.is_some_and(|keys| keys.queue.try_send(bytes).is_ok())
 }
 
 /// The time that stopping guests with so much RAM may take. An emulated machine zeroes some 256 MiB in a second, one on a busy
@@ -419,23 +451,51 @@ impl Typing {
 /// Passes the user's keys on; the hypervisor reads the commands among them, this only takes note of the last one.
 fn read_keys(to: SyncSender<Vec<u8>>, events: SyncSender<Event>) {
     thread::spawn(move || {
-        let mut keys = Keys::default();
+        let mut keys = Whole::default();
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
-            let bytes = &buffer[..length];
-            let quit = bytes.iter().filter_map(|byte| keys.push(*byte)).any(|key| key == Key::Quit);
+            let (bytes, quit) = keys.take(&buffer[..length]);
             let gone = if quit {
                 // What came before has its turn first, unless the queue is full of what the machine doesn't read.
-                let _ = to.try_send(bytes.to_vec());
+                let _ = to.try_send(bytes);
                 events.send(Event::Quit).is_err()
             } else {
-                to.send(bytes.to_vec()).is_err()
+                !bytes.is_empty() && to.send(bytes).is_err()
             };
             if gone {
                 return;
             }
         }
     });
+}
+
+/// The user's keys, none of them cut in two, so that a program's command can come between any two of them. Commands of the form that
+/// programs' have are left out: their answers would be taken for those to others.
+#[derive(Default)]
+struct Whole {
+    keys: Keys,
+    /// What was begun.
+    begun: Vec<u8>,
+}
+
+impl Whole {
+    /// What is to be passed on, and whether the run is to end.
+    fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let (mut whole, mut quit) = (Vec::new(), false);
+        for &byte in bytes {
+            match self.keys.push(byte) {
+                Some(Key::Command(_) | Key::CommandEnd) => self.begun.clear(),
+                key => {
+                    quit |= key == Some(Key::Quit);
+                    self.begun.push(byte);
+                    if self.keys.is_plain() {
+                        whole.append(&mut self.begun);
+                    }
+                }
+            }
+        }
+        (whole, quit)
+    }
 }
 
 fn watch_signals(to: SyncSender<Event>) -> io::Result<signal_hook::iterator::Handle> {
@@ -545,6 +605,15 @@ mod tests {
         let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
         assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
         assert!(rest.len() <= 3, "what waited came first: {rest:?}");
+    }
+
+    #[test]
+    fn keys_are_not_cut_in_two_and_programs_commands_are_not_the_users() {
+        let mut keys = Whole::default();
+        assert_eq!(keys.take(b"ab\x1d"), (b"ab".to_vec(), false));
+        assert_eq!(keys.take(b"nc\x1d\x1d"), (b"\x1dnc\x1d\x1d".to_vec(), false));
+        assert_eq!(keys.take(b"d\x1d:off"), (b"d".to_vec(), false));
+        assert_eq!(keys.take(b"\ne\x1dqf"), (b"e\x1dqf".to_vec(), true));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         report: Some(report.clone()),
         programs: None,
         types: None,
+        packed: false,
+        asks: None,
     })?;
     let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");

@@ -2,14 +2,17 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use toml_edit::DocumentMut;
 
+use crate::host::qemu;
 use crate::{paths, process};
 
 /// What to run.
@@ -36,6 +39,11 @@ pub struct Request<'a> {
     pub programs: Option<PathBuf>,
     /// What is typed, once a line has been said that has a text: that text, and what.
     pub types: Option<(String, String)>,
+    /// Without the tool: QEMU starts what it packs, and there is no report.
+    pub packed: bool,
+    /// What a program asks for at the run's socket, once a line has been said that has a text: that text, and lines. Each answer is a line
+    /// of the output, after `control: `.
+    pub asks: Option<(String, Vec<String>)>,
 }
 
 /// What came of it.
@@ -74,13 +82,18 @@ pub fn run(request: &Request) -> Result<Outcome> {
         std::fs::create_dir_all(folder)?;
     }
     let _ = std::fs::remove_file(&report);
-    let mut command = process::command(request.tool);
-    command.arg("run").arg(request.system).arg("--report").arg(&report);
-    command.arg("--timeout").arg(request.timeout.as_secs().to_string());
-    command.args(request.arguments);
-    for word in request.qemu {
-        command.arg("--qemu").arg(word);
-    }
+    let mut command = if request.packed {
+        packed(request)?
+    } else {
+        let mut command = process::command(request.tool);
+        command.arg("run").arg(request.system).arg("--report").arg(&report);
+        command.arg("--timeout").arg(request.timeout.as_secs().to_string());
+        command.args(request.arguments);
+        for word in request.qemu {
+            command.arg("--qemu").arg(word);
+        }
+        command
+    };
     if let Some(folder) = &request.programs {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(folder.clone()).chain(std::env::split_paths(&path));
@@ -89,12 +102,17 @@ pub fn run(request: &Request) -> Result<Outcome> {
     if request.types.is_some() {
         command.stdin(Stdio::piped());
     }
+    let socket = paths::target().join(format!("{}.control", request.name));
+    if request.asks.is_some() {
+        command.arg("--control").arg(&socket);
+    }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", process::line(&command)))?;
     let (sender, receiver) = mpsc::channel();
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { bail!("no pipes") };
     let mut keys = child.stdin.take().zip(request.types.as_ref());
+    let mut asks = request.asks.as_ref().map(|asks| (asks, sender.clone()));
     pass_on(out, sender.clone());
     pass_on(err, sender);
 
@@ -112,6 +130,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
                     // By a thread: who reads slowly mustn't keep this from reading what is said.
                     let text = text.clone();
                     std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+                }
+                if let Some(((_, lines), sender)) =
+                    asks.take_if(|((after, _), _)| line.contains(after.as_str()))
+                {
+                    let (socket, lines) = (socket.clone(), lines.clone());
+                    std::thread::spawn(move || ask(&socket, &lines, &sender));
                 }
                 writeln!(kept, "{line}")?;
                 if request.show {
@@ -131,6 +155,41 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let report = std::fs::read(&report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let status = if ended { None } else { status.code() };
     Ok(Outcome { status, lines, report, log, time: start.elapsed() })
+}
+
+/// Packs the system, as a boot loader would get it; QEMU with that.
+fn packed(request: &Request) -> Result<Command> {
+    let folder = paths::target().join("packed").join(request.name);
+    let mut pack = process::command(request.tool);
+    pack.arg("pack").arg(request.system).arg("-o").arg(&folder).env("AXVM_HYPERVISOR", request.image);
+    process::output(&mut pack)?;
+    let text = std::fs::read_to_string(request.system)?;
+    let document: DocumentMut =
+        text.parse().with_context(|| format!("in {}", paths::shown(request.system)))?;
+    let arch = document["board"]["arch"].as_str().context("it has no board.arch")?;
+    let words = document["board"]["qemu"].as_array().context("it has no board.qemu")?;
+    let mut command = process::command(qemu::program(arch));
+    command.args(words.iter().filter_map(|word| word.as_str())).args(request.qemu);
+    command.arg("-kernel").arg(folder.join("axvm-hypervisor.bin"));
+    command.arg("-initrd").arg(folder.join("bundle.axvm"));
+    command.args(["-display", "none", "-no-reboot", "-monitor", "none", "-serial", "stdio"]);
+    Ok(command)
+}
+
+/// Asks at a run's socket, one thing after another.
+fn ask(socket: &Path, lines: &[String], sender: &Sender<String>) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    let mut answers = BufReader::new(stream.try_clone()?);
+    for line in lines {
+        stream.write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = String::new();
+        if answers.read_line(&mut answer)? == 0 {
+            break;
+        }
+        // Nobody reads them once the run is over.
+        let _ = sender.send(format!("control: {}", answer.trim_end()));
+    }
+    Ok(())
 }
 
 /// Sends each line of a stream; bytes that aren't text, as a console may have, are replaced.

@@ -39,6 +39,11 @@ macro_rules! reasons {
             pub const fn total(&self) -> u64 {
                 0u64 $(.saturating_add(self.$field))*
             }
+
+            /// Each reason's name in the report, and how often it was.
+            pub fn by_name(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
         }
 
         impl Add for ExitCounts {

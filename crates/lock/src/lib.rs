@@ -71,6 +71,16 @@ impl<T> Lock<T> {
         Ok(Guard { value: self.value.lock(), _turn: Turn(&self.turn) })
     }
 
+    /// Takes it if nobody has it or waits for it.
+    pub fn try_lock(&self, who: u64) -> Option<Guard<'_, T>> {
+        let turn = self.turn.load(Ordering::Acquire);
+        let taken =
+            self.next.compare_exchange(turn, turn.wrapping_add(1), Ordering::Acquire, Ordering::Relaxed);
+        taken.ok()?;
+        self.holder.store(who, Ordering::Relaxed);
+        Some(Guard { value: self.value.lock(), _turn: Turn(&self.turn) })
+    }
+
     #[cold]
     fn wait(&self, own: u32, most: u64, clock: impl Fn() -> u64) -> Result<(), Held> {
         let start = clock();
@@ -124,6 +134,16 @@ mod tests {
         let lock = Lock::new(1);
         *lock.lock(1, 0, || panic!("nobody is before it")).unwrap() += 1;
         assert_eq!(*lock.lock(2, 0, || panic!("nobody is before it")).unwrap(), 2);
+    }
+
+    #[test]
+    fn whoever_can_do_without_takes_it_only_if_it_is_free() {
+        let lock = Lock::new(1);
+        let first = lock.try_lock(1).unwrap();
+        assert!(lock.try_lock(2).is_none());
+        drop(first);
+        *lock.try_lock(2).unwrap() += 1;
+        assert_eq!(*lock.lock(3, 0, || panic!("nobody is before it")).unwrap(), 2, "no turn was left behind");
     }
 
     #[test]

@@ -327,7 +327,7 @@ mod tests {
                     let written = command.line();
                     prop_assert_eq!(Command::parse(&written), Ok(Some(command)));
                 }
-                Ok(None) => prop_assert!(line.trim().is_empty()),
+                Ok(None) => prop_assert!(line.trim_ascii().is_empty()),
                 Err(mistake) => prop_assert!(!mistake.to_string().is_empty()),
             }
         }

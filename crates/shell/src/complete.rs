@@ -38,10 +38,10 @@ pub(crate) fn complete(line: &str, names: &dyn Names) -> Completion {
         (place, last) = (count, begun);
     }
     let open = last.starts_with('"') && last.matches('"').count() == 1;
-    if (!ends_with_word && !open) && !line.trim().is_empty() {
+    if (!ends_with_word && !open) && !line.trim_ascii().is_empty() {
         (place, last) = (place + 1, "");
     }
-    if line.trim().is_empty() {
+    if line.trim_ascii().is_empty() {
         last = "";
     }
 

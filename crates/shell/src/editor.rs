@@ -26,6 +26,9 @@ pub const LINE: usize = 256;
 /// Bytes of earlier lines that are kept.
 const HISTORY: usize = 1024;
 
+/// What the library erases a line by, before it draws it again.
+const ERASED: &str = "\r\x1b[2K";
+
 const BELL: u8 = 0x07;
 const BACK: &[u8] = b"\x1b[D";
 const FORTH: &[u8] = b"\x1b[C";
@@ -189,10 +192,9 @@ impl Editor {
     fn line(&mut self) -> String {
         let length = self.screen.length();
         let Ok(()) = self.library.write(|_| Ok(()));
-        let drawn = self.screen.0.borrow().get(length..).map(<[u8]>::to_vec).unwrap_or_default();
+        let line = self.screen.0.borrow().get(length + ERASED.len() + PROMPT.len()..).map(<[u8]>::to_vec);
         self.screen.shorten(length);
-        let drawn = String::from_utf8(drawn).unwrap_or_default();
-        drawn.split_once(PROMPT).map(|(_, line)| line.into()).unwrap_or_default()
+        String::from_utf8(line.unwrap_or_default()).unwrap_or_default()
     }
 
     /// How many characters are before the cursor.

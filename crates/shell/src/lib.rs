@@ -10,12 +10,9 @@ mod complete;
 mod editor;
 mod keys;
 mod nearest;
-mod table;
 mod words;
 
-pub use answer::{
-    Answer, Count, DeviceRow, EventRow, ExitsRow, HelpRow, Part, PlanRow, Reason, Refusal, VmRow,
-};
+pub use answer::{Answer, Cells, Column, Json, Kind, Reason, Refusal, Table};
 pub use command::{Command, FORMS, Form, Mistake, Operand};
 pub use complete::Names;
 pub use editor::{Editor, Event, LINE, PROMPT};

@@ -23,6 +23,11 @@ pub(crate) struct Words<'a> {
 
 const QUOTE: char = '"';
 
+/// Whether a character stands between words.
+const fn is_blank(character: char) -> bool {
+    character.is_ascii_whitespace()
+}
+
 impl<'a> Words<'a> {
     pub(crate) const fn of(line: &'a str) -> Self {
         Self { line, at: 0 }
@@ -38,7 +43,7 @@ impl<'a> Iterator for Words<'a> {
     type Item = Result<Word<'a>, OpenQuote>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.at = self.line.len() - self.rest().trim_start_matches(char::is_whitespace).len();
+        self.at = self.line.len() - self.rest().trim_start_matches(is_blank).len();
         let (rest, start) = (self.rest(), self.at);
         if rest.is_empty() {
             return None;
@@ -51,7 +56,7 @@ impl<'a> Iterator for Words<'a> {
             self.at += text.len() + 2;
             return Some(Ok(Word { text, start }));
         }
-        let text = rest.split(char::is_whitespace).next().unwrap_or_default();
+        let text = rest.split(is_blank).next().unwrap_or_default();
         self.at += text.len();
         Some(Ok(Word { text, start }))
     }
@@ -59,7 +64,7 @@ impl<'a> Iterator for Words<'a> {
 
 /// Writes a word as it is typed: in quotation marks where it needs them. (No name has a quotation mark in it.)
 pub(crate) fn write_word(word: &str, line: &mut String) {
-    let quoted = word.is_empty() || word.contains(char::is_whitespace);
+    let quoted = word.is_empty() || word.contains(is_blank);
     if quoted {
         line.push(QUOTE);
     }

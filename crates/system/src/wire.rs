@@ -24,6 +24,10 @@
 //! | `p` | a piece of the platform (a run that only plans), packed by postcard |
 //! | `P` | none: the pieces since the last `P` are the platform |
 //! | `e` | a security event, as one line ended by `\n` |
+//! | `S` | none: the shell has the focus from now on |
+//! | `s` | bytes that the shell shows |
+//! | `a` | a piece of the answer to a program's command, packed by postcard |
+//! | `A` | none: the pieces since the last `A` are the answer |
 //!
 //! Payloads are never looked at for frames, so that a guest can't forge one by writing it to its console; and a guest doesn't know
 //! the nonce, so that nothing which reaches the line outside a frame can be one either. A reader finds the next frame by its
@@ -35,7 +39,11 @@
 //!
 //! # To the hypervisor
 //!
-//! Bytes go to the VM in focus as they are. Ctrl-] (0x1d) begins a command: [`Keys`] reads them, on both sides.
+//! Bytes go to the VM in focus as they are, or to the shell. Ctrl-] (0x1d) begins a command: [`Keys`] reads them, on both sides. Ctrl-]
+//! `:` and a line, up to its `\n`, is a command of the shell's that a program asks for ([`command`]); the answers come by the channel `a`,
+//! in the order of the commands.
+
+use alloc::vec::Vec;
 
 use axvm_addr::VmId;
 
@@ -57,6 +65,12 @@ pub const START: u8 = 0x01;
 
 /// The byte that begins a command to the hypervisor: Ctrl-].
 pub const ESCAPE: u8 = 0x1d;
+
+/// What follows [`ESCAPE`] before a program's command.
+const COMMAND: u8 = b':';
+
+/// The most bytes of a program's command.
+pub const MAX_COMMAND: usize = 512;
 
 /// The part of the nonce that frames carry.
 pub type Nonce = [u8; NONCE_BYTES];
@@ -85,6 +99,14 @@ pub enum Channel {
     PlatformEnd,
     /// A security event.
     Event,
+    /// The shell has the focus.
+    ShellFocus,
+    /// What the shell shows.
+    Shell,
+    /// A piece of the answer to a program's command.
+    Answer,
+    /// The answer is complete.
+    AnswerEnd,
 }
 
 impl Channel {
@@ -99,6 +121,10 @@ impl Channel {
             Self::Platform => (b'p', 0),
             Self::PlatformEnd => (b'P', 0),
             Self::Event => (b'e', 0),
+            Self::ShellFocus => (b'S', 0),
+            Self::Shell => (b's', 0),
+            Self::Answer => (b'a', 0),
+            Self::AnswerEnd => (b'A', 0),
         }
     }
 
@@ -113,6 +139,10 @@ impl Channel {
             (b'p', 0) => Self::Platform,
             (b'P', 0) => Self::PlatformEnd,
             (b'e', 0) => Self::Event,
+            (b'S', 0) => Self::ShellFocus,
+            (b's', 0) => Self::Shell,
+            (b'a', 0) => Self::Answer,
+            (b'A', 0) => Self::AnswerEnd,
             _ => return None,
         })
     }
@@ -159,7 +189,13 @@ const fn hex(byte: u8) -> [u8; 2] {
     [digit(byte >> 4), digit(byte & 15)]
 }
 
-/// What a key pressed by the user means.
+/// What is to be written to the hypervisor for a program's command. `None`: it has more than a line can have, or is more than one line.
+pub fn command(line: &str) -> Option<Vec<u8>> {
+    let is_line = line.len() <= MAX_COMMAND && !line.bytes().any(|byte| byte.is_ascii_control());
+    is_line.then(|| [&[ESCAPE, COMMAND], line.as_bytes(), b"\n"].concat())
+}
+
+/// What a byte that came in means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// A byte for the VM in focus.
@@ -170,21 +206,46 @@ pub enum Key {
     Shell,
     /// The run is to end.
     Quit,
+    /// A byte of a program's command.
+    Command(u8),
+    /// That command is complete.
+    CommandEnd,
 }
 
-/// Reads the user's bytes: Ctrl-] then `n`, `s` or `q` is a command, Ctrl-] twice is Ctrl-] itself, Ctrl-] and anything else is
-/// nothing.
+/// Reads what comes in: Ctrl-] then `n`, `s` or `q` is a command, Ctrl-] twice is Ctrl-] itself, Ctrl-] `:` begins a program's command, and
+/// Ctrl-] and anything else is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    escaped: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Plain,
+    Escaped,
+    Command,
 }
 
 impl Keys {
     /// What `byte` means after those before it; `None`: nothing, or not yet.
     pub fn push(&mut self, byte: u8) -> Option<Key> {
-        if !core::mem::take(&mut self.escaped) {
-            self.escaped = byte == ESCAPE;
-            return (byte != ESCAPE).then_some(Key::Byte(byte));
+        match (self.state, byte) {
+            (State::Plain, ESCAPE) => {
+                self.state = State::Escaped;
+                return None;
+            }
+            (State::Plain, byte) => return Some(Key::Byte(byte)),
+            (State::Command, byte) if byte != b'\n' => return Some(Key::Command(byte)),
+            (State::Command, _) => {
+                self.state = State::Plain;
+                return Some(Key::CommandEnd);
+            }
+            (State::Escaped, COMMAND) => {
+                self.state = State::Command;
+                return None;
+            }
+            (State::Escaped, _) => self.state = State::Plain,
         }
         match byte {
             b'n' => Some(Key::NextVm),
@@ -194,12 +255,15 @@ impl Keys {
             _ => None,
         }
     }
+
+    /// Whether what comes next is for the VM in focus, unless it begins a command: nothing has been begun.
+    pub fn is_plain(&self) -> bool {
+        self.state == State::Plain
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
 
     #[test]
@@ -224,5 +288,20 @@ mod tests {
             b"a\x1dnb\x1d\x1dn\x1dx\x1ds\x1dqc".iter().filter_map(|byte| keys.push(*byte)).collect();
         use Key::*;
         assert_eq!(read, [Byte(b'a'), NextVm, Byte(b'b'), Byte(ESCAPE), Byte(b'n'), Shell, Quit, Byte(b'c')]);
+    }
+
+    #[test]
+    fn a_programs_command_is_read_as_it_was_written_between_keys() {
+        let written = command("vms").unwrap();
+        let bytes = [b"a", written.as_slice(), b"b"].concat();
+        let mut keys = Keys::default();
+        let read: Vec<_> = bytes.iter().filter_map(|byte| keys.push(*byte)).collect();
+        use Key::*;
+        let expected = [Byte(b'a'), Command(b'v'), Command(b'm'), Command(b's'), CommandEnd, Byte(b'b')];
+        assert_eq!(read, expected);
+        assert!(keys.is_plain());
+        for bad in ["vms\nvms", "\x1dq", &"x".repeat(MAX_COMMAND + 1)] {
+            assert_eq!(command(bad), None);
+        }
     }
 }

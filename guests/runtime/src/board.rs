@@ -49,10 +49,13 @@ impl Board {
         })
     }
 
-    /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`.
+    /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
     pub fn number(&self, name: &str) -> Option<u64> {
-        let value =
-            self.cmdline.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
+        let value = self
+            .cmdline
+            .split_whitespace()
+            .rev()
+            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
         match value.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16).ok(),
             None => value.parse().ok(),

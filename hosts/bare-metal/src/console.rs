@@ -62,19 +62,28 @@ impl Registers for Place {
     }
 }
 
+/// Who begins a line without ending it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    Vm(VmId),
+    Shell,
+}
+
 struct Output {
     uart: Option<Uart<Place>>,
     /// It has had no room for so long that nobody waits for it any more.
     stuck: bool,
     nonce: Option<Nonce>,
     /// Whose line is open, without frames.
-    open: Option<VmId>,
+    open: Option<Speaker>,
+    /// Somebody has spoken in the middle of the shell's line.
+    disturbed: bool,
     names: Vec<String>,
 }
 
 impl Output {
     const fn new(uart: Option<Uart<Place>>, nonce: Option<Nonce>) -> Self {
-        Self { uart, stuck: false, nonce, open: None, names: Vec::new() }
+        Self { uart, stuck: false, nonce, open: None, disturbed: false, names: Vec::new() }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -123,7 +132,7 @@ impl Output {
         match channel {
             Channel::Console(vm) => {
                 for line in payload.split_inclusive(|&byte| byte == b'\n') {
-                    if self.open != Some(vm) {
+                    if self.open != Some(Speaker::Vm(vm)) {
                         self.end_line();
                         let name = self.names.get(usize::from(vm.0)).cloned().unwrap_or_default();
                         self.bytes(b"[");
@@ -131,7 +140,7 @@ impl Output {
                         self.bytes(b"] ");
                     }
                     self.bytes(line);
-                    self.open = (line.last() != Some(&b'\n')).then_some(vm);
+                    self.open = (line.last() != Some(&b'\n')).then_some(Speaker::Vm(vm));
                 }
             }
             Channel::Log | Channel::Event => {
@@ -142,14 +151,24 @@ impl Output {
                     self.bytes(b"\r\n");
                 }
             }
-            // The report is for the tool; the focus shows by itself.
+            Channel::Shell => {
+                if self.open != Some(Speaker::Shell) {
+                    self.end_line();
+                }
+                self.bytes(payload);
+                self.open = (payload.last() != Some(&b'\n')).then_some(Speaker::Shell);
+            }
+            // The shell is left, perhaps.
+            Channel::Focus(_) => self.end_line(),
+            // The report and answers are for the tool; the focus shows by itself.
             _ => {}
         }
     }
 
     fn end_line(&mut self) {
-        if self.open.take().is_some() {
+        if let Some(speaker) = self.open.take() {
             self.bytes(b"\r\n");
+            self.disturbed |= speaker == Speaker::Shell;
         }
     }
 }
@@ -228,6 +247,13 @@ pub fn set_names(names: Vec<String>) {
 /// Sends a payload.
 pub fn send(channel: Channel, payload: &[u8]) {
     output().lock().send(channel, payload);
+}
+
+/// Whether the shell's line is to be drawn again, which is asked once: somebody has spoken in the middle of it. `now`: even in the middle
+/// of what they say.
+pub fn take_disturbed(now: bool) -> bool {
+    let mut output = output().lock();
+    (now || output.open.is_none()) && core::mem::take(&mut output.disturbed)
 }
 
 /// What was typed next.

@@ -29,6 +29,11 @@ impl<T> Held<T> {
         Self { what, most_us: MOST_US, lock: Lock::new(value) }
     }
 
+    /// Takes it if nobody has it or waits for it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.lock.try_lock(arch::own_hardware_id())
+    }
+
     /// Waits for it. Ends the run at the deadline.
     pub fn lock(&self) -> Guard<'_, T> {
         // By what the platform calls it, which takes no looking for: the CPU's number is asked for when one is lost.

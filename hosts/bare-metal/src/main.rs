@@ -23,6 +23,7 @@ mod report;
 mod ring;
 mod security;
 mod serve;
+mod shell;
 mod start;
 mod typed;
 mod vm;

@@ -25,7 +25,8 @@ pub fn send_platform(platform: &Platform) {
     console::send(Channel::PlatformEnd, &[]);
 }
 
-fn pack(value: &impl Serialize) -> Vec<u8> {
+/// As it goes over the line.
+pub fn pack(value: &impl Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).unwrap_or_else(|error| {
         log::error!("the report can't be sent: {error}");
         Vec::new()

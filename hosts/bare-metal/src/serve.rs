@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use axvm::report::{Report, SCHEMA, Verdict, VmReport};
 use axvm::restart::Afterwards;
-use axvm::vm::Departure;
+use axvm::vm::{Departure, State};
 use axvm_addr::{CpuId, VmId};
 use axvm_system::wire::Channel;
 
@@ -31,13 +31,13 @@ pub fn serve(host: &'static Host) -> ! {
         let mut busy = security::attend(host);
         let vms = host.vms();
         busy |= show_output(&vms);
-        typed.take(host, &vms);
+        typed.take(host, &vms, &ends.0);
         for vm in vms {
             busy |= ends.attend(host, vm);
         }
         host.take_retired().into_iter().for_each(hand_back);
-        let running =
-            !host.has_started() || host.vms().iter().any(|vm| vm.plan().autostart) || host.any_ending();
+        let is_in_use = |vm: &VmRef| vm.plan().autostart || vm.state() != State::Built;
+        let running = !host.has_started() || host.vms().iter().any(is_in_use) || host.any_ending();
         if !running && !busy {
             security::attend(host);
             finish(host, ends.0);

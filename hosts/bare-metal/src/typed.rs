@@ -1,4 +1,4 @@
-//! What is typed at the hypervisor's console: commands for itself, and all else for the guest in focus.
+//! What is typed at the hypervisor's console: commands for itself, what its shell reads, and all else for the guest in focus.
 //!
 //! Nothing is dropped in silence. What a guest has no room for waits here, and its UART calls when there is room. If as much waits
 //! as is kept, the real UART is left unread, so that whoever types has to wait too (a line without flow control overruns then,
@@ -8,12 +8,14 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use axvm::report::VmReport;
 use axvm_addr::VmId;
 use axvm_system::wire::{Channel, Key, Keys};
 use axvm_uart::Received;
 
 use crate::host::Host;
 use crate::log;
+use crate::shell::{Around, Shell, Then};
 use crate::vm::VmRef;
 use crate::{arch, console};
 
@@ -41,6 +43,7 @@ enum State {
 pub struct Typed {
     keys: Keys,
     focus: VmId,
+    shell: Shell,
     /// By VM: what it hasn't taken yet.
     waiting: Vec<VecDeque<u8>>,
     state: State,
@@ -57,6 +60,7 @@ impl Typed {
         Self {
             keys: Keys::default(),
             focus,
+            shell: Shell::default(),
             waiting: host.plans.iter().map(|_| VecDeque::new()).collect(),
             state: State::Keeping,
             lost: 0,
@@ -64,29 +68,54 @@ impl Typed {
         }
     }
 
-    /// Reads what was typed, and offers the guest in focus what waits for it.
-    pub fn take(&mut self, host: &Host, vms: &[VmRef]) {
+    /// Reads what was typed, and offers the guest in focus what waits for it. `gone`: by VM, the report of one that is no more.
+    pub fn take(&mut self, host: &'static Host, vms: &[VmRef], gone: &[Option<VmReport>]) {
         self.offer(host, vms);
         while self.reads(host) {
-            match console::receive() {
+            let byte = match console::receive() {
                 Received::Nothing => break,
-                Received::Lost => log::warn!("the console's line overran: something that was typed is lost"),
-                Received::Byte(byte) => match self.keys.push(byte) {
-                    Some(Key::Byte(byte)) => self.keep(byte),
-                    Some(Key::NextVm) => {
-                        self.say_lost(host);
-                        self.focus = VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16));
-                        console::send(Channel::Focus(self.focus), &[]);
-                    }
-                    Some(Key::Quit) => {
-                        self.say_lost(host);
-                        host.end_run();
-                    }
-                    // There is no shell yet.
-                    Some(Key::Shell) | None => {}
-                },
+                Received::Lost => {
+                    log::warn!("the console's line overran: something that was typed is lost");
+                    continue;
+                }
+                Received::Byte(byte) => byte,
+            };
+            let around = Around { host, vms, gone, focus: self.focus };
+            let then = match self.keys.push(byte) {
+                Some(Key::Byte(byte)) if self.shell.is_open() => self.shell.byte(byte, &around),
+                Some(Key::Byte(byte)) => {
+                    self.keep(byte);
+                    Then::Stay
+                }
+                Some(Key::NextVm) => Then::Focus(VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16))),
+                Some(Key::Shell) if self.shell.is_open() => Then::Focus(self.focus),
+                Some(Key::Shell) => {
+                    self.shell.open();
+                    Then::Stay
+                }
+                Some(Key::Quit) => Then::End,
+                Some(Key::Command(byte)) => {
+                    self.shell.command_byte(byte);
+                    Then::Stay
+                }
+                Some(Key::CommandEnd) => self.shell.command_end(&around),
+                None => Then::Stay,
+            };
+            match then {
+                Then::Stay => {}
+                Then::Focus(vm) => {
+                    self.say_lost(host);
+                    self.focus = vm;
+                    self.shell.close();
+                    console::send(Channel::Focus(vm), &[]);
+                }
+                Then::End => {
+                    self.say_lost(host);
+                    host.end_run();
+                }
             }
         }
+        self.shell.attend();
         self.offer(host, vms);
     }
 

@@ -200,6 +200,8 @@ impl Bench<'_> {
             report: None,
             programs: None,
             types: None,
+            packed: false,
+            asks: None,
         })?;
         if outcome.status != Some(0) || !outcome.says(says) {
             bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));

@@ -101,6 +101,11 @@ impl Pieces {
         Self::new(Channel::Platform, Channel::PlatformEnd)
     }
 
+    /// For answers.
+    pub fn of_answers() -> Self {
+        Self::new(Channel::Answer, Channel::AnswerEnd)
+    }
+
     fn new(part: Channel, end: Channel) -> Self {
         Self { part, end, arriving: Vec::new(), complete: None }
     }
@@ -212,6 +217,10 @@ mod tests {
             Just(Channel::Report),
             Just(Channel::ReportEnd),
             Just(Channel::Event),
+            Just(Channel::ShellFocus),
+            Just(Channel::Shell),
+            Just(Channel::Answer),
+            Just(Channel::AnswerEnd),
         ]
     }
 

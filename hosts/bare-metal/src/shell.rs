@@ -1,0 +1,357 @@
+//! The hypervisor's shell: what `axvm_shell` reads is looked up and done here, by the hypervisor's CPU, between two looks at everything
+//! else. Nothing here waits.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::ownership::Slot;
+use axvm::report::VmReport;
+use axvm::vm::State;
+use axvm_addr::VmId;
+use axvm_plan::VmPlan;
+use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
+use axvm_system::wire::{Channel, MAX_COMMAND};
+
+use crate::host::Host;
+use crate::report::pack;
+use crate::vm::{self, StopReason, VmRef};
+use crate::{console, security};
+
+/// What is said when it is opened.
+const WELCOME: &str = "the hypervisor's shell: `help` says what can be typed; Ctrl-D or Ctrl-] s leaves\n";
+
+/// What a command acts upon.
+pub struct Around<'a> {
+    /// The machine.
+    pub host: &'static Host,
+    /// The VMs that there are.
+    pub vms: &'a [VmRef],
+    /// By VM: the report of one that is no more.
+    pub gone: &'a [Option<VmReport>],
+    /// The VM in focus.
+    pub focus: VmId,
+}
+
+/// What is to be done next, by whoever has the keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Stay,
+    /// That VM gets the focus.
+    Focus(VmId),
+    /// The run ends.
+    End,
+}
+
+/// The shell.
+#[derive(Default)]
+pub struct Shell {
+    editor: Editor,
+    is_open: bool,
+    /// What has come of a program's command.
+    command: Vec<u8>,
+}
+
+impl Shell {
+    /// Whether it has the keys.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Gives it the keys.
+    pub fn open(&mut self) {
+        self.is_open = true;
+        console::send(Channel::ShellFocus, &[]);
+        self.editor.say(WELCOME);
+        self.show();
+    }
+
+    /// Takes them away. The line stays as it is.
+    pub fn close(&mut self) {
+        self.is_open = false;
+    }
+
+    /// Draws the line again if others have spoken in the middle of it, once they have ended their own.
+    pub fn attend(&mut self) {
+        if self.is_open && console::take_disturbed(false) {
+            self.editor.draw();
+            self.show();
+        }
+    }
+
+    /// Takes a byte that was typed.
+    pub fn byte(&mut self, byte: u8, around: &Around<'_>) -> Then {
+        if console::take_disturbed(true) {
+            self.editor.draw();
+        }
+        let then = match self.editor.push(byte, around) {
+            Event::Typing => Then::Stay,
+            Event::Leave => Then::Focus(around.focus),
+            Event::Line(line) => {
+                let (answer, then) = around.answer(&line);
+                if let Some(answer) = answer {
+                    self.editor.say(&answer.text());
+                }
+                then
+            }
+        };
+        self.show();
+        then
+    }
+
+    fn show(&mut self) {
+        let bytes = self.editor.shown();
+        if !bytes.is_empty() {
+            console::send(Channel::Shell, &bytes);
+        }
+    }
+
+    /// Takes a byte of a program's command.
+    pub fn command_byte(&mut self, byte: u8) {
+        // One more than it may have is enough to see that it has more.
+        if self.command.len() <= MAX_COMMAND {
+            self.command.push(byte);
+        }
+    }
+
+    /// Carries a program's command out.
+    pub fn command_end(&mut self, around: &Around<'_>) -> Then {
+        let command = core::mem::take(&mut self.command);
+        let (answer, then) = match str::from_utf8(&command) {
+            Ok(line) if line.len() <= MAX_COMMAND => around.answer(line),
+            _ => (Some(Answer::error(Reason::BadCommand, "it is too long, or no text")), Then::Stay),
+        };
+        let answer = answer.unwrap_or_else(|| Answer::error(Reason::BadCommand, "the line is empty"));
+        console::send(Channel::Answer, &pack(&answer));
+        console::send(Channel::AnswerEnd, &[]);
+        then
+    }
+}
+
+impl Names for Around<'_> {
+    fn each(&self, kind: Operand, each: &mut dyn FnMut(&str)) {
+        for plan in &self.host.plans {
+            match kind {
+                Operand::Vm => each(&plan.name),
+                Operand::Device => plan.devices.iter().for_each(|device| each(&device.name)),
+            }
+        }
+    }
+}
+
+/// A VM as a command finds it.
+enum Found<'a> {
+    There(&'a VmRef),
+    Gone,
+}
+
+impl<'a> Around<'a> {
+    /// What comes of a line. No answer: it is empty.
+    fn answer(&self, line: &str) -> (Option<Answer>, Then) {
+        let mut then = Then::Stay;
+        let answer = match Command::parse(line) {
+            Ok(None) => return (None, then),
+            Err(mistake) => Answer::error(Reason::BadCommand, mistake),
+            Ok(Some(command)) => self.run(command, &mut then).unwrap_or_else(|error| error),
+        };
+        (Some(answer), then)
+    }
+
+    fn run(&self, command: Command<'_>, then: &mut Then) -> Result<Answer, Answer> {
+        Ok(match command {
+            Command::Help => Answer::help(),
+            Command::Vms => Answer::Table(self.vms()),
+            Command::Devices => self.devices()?,
+            Command::Events => Answer::Table(self.events()),
+            Command::Exits(name) => {
+                let only = name.map(|name| self.plan(name)).transpose()?;
+                Answer::Table(self.exits(only))
+            }
+            Command::Plan => Answer::Table(plan(&self.host.plans)),
+            Command::Start(name) => match self.vm(name)? {
+                Found::There(vm) if vm.state() == State::Built => {
+                    vm::start(vm);
+                    Answer::Done(format!("vm \"{name}\" is started"))
+                }
+                Found::There(_) => return Err(wrong(name, "has been started")),
+                Found::Gone => {
+                    return Err(wrong(name, "has stopped; starting it again isn't served yet"));
+                }
+            },
+            Command::Stop(name) => match self.vm(name)? {
+                Found::There(vm) if vm.state() == State::Built => {
+                    return Err(wrong(name, "hasn't been started"));
+                }
+                Found::There(vm) if vm.is_stopping() => return Err(wrong(name, "is stopping already")),
+                Found::There(vm) => {
+                    vm.stop(StopReason::RunEnded);
+                    Answer::Done(format!("vm \"{name}\" is stopping"))
+                }
+                Found::Gone => return Err(wrong(name, "has stopped")),
+            },
+            Command::Focus(name) => {
+                *then = Then::Focus(self.plan(name)?.id);
+                Answer::Done(format!("vm \"{name}\" has the focus"))
+            }
+            Command::Off => {
+                *then = Then::End;
+                Answer::Done("the run ends".to_string())
+            }
+            Command::Suspend(vm) | Command::Resume(vm) | Command::Restart(vm) => {
+                self.plan(vm)?;
+                return Err(not_served(command));
+            }
+            Command::Assign { device, vm } => {
+                self.plan(vm)?;
+                self.known_device(device)?;
+                return Err(not_served(command));
+            }
+            Command::Release(device) => {
+                self.known_device(device)?;
+                return Err(not_served(command));
+            }
+        })
+    }
+
+    fn plan(&self, name: &str) -> Result<&'a VmPlan, Answer> {
+        let plans = || self.host.plans.iter().map(Arc::as_ref);
+        plans()
+            .find(|plan| plan.name == name)
+            .ok_or_else(|| unknown("VM", name, plans().map(|plan| plan.name.as_str())))
+    }
+
+    fn vm(&self, name: &str) -> Result<Found<'a>, Answer> {
+        let plan = self.plan(name)?;
+        Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone, Found::There))
+    }
+
+    fn known_device(&self, name: &str) -> Result<(), Answer> {
+        let names =
+            || self.host.plans.iter().flat_map(|plan| &plan.devices).map(|device| device.name.as_str());
+        if names().any(|known| known == name) {
+            Ok(())
+        } else {
+            Err(unknown("device of a VM's", name, names()))
+        }
+    }
+
+    /// What there is to be reported of a VM.
+    fn report(&self, plan: &VmPlan) -> Option<VmReport> {
+        let there = self.vms.iter().find(|vm| vm.id() == plan.id);
+        there.map(|vm| vm::report(vm)).or_else(|| self.gone.get(usize::from(plan.id.0)).cloned().flatten())
+    }
+
+    fn vms(&self) -> Table {
+        let mut table = Table::new(Kind::Vms);
+        for plan in &self.host.plans {
+            let (state, reason) = self.report(plan).map(|it| (it.state, it.reason)).unwrap_or_default();
+            let cpus: Vec<String> = plan.cpus.iter().map(|vcpu| vcpu.cpu.to_string()).collect();
+            let memory: u64 = plan.ram.iter().map(|piece| piece.gpa.size()).sum();
+            let focus = if plan.id == self.focus { "yes" } else { "" };
+            let (cpus, memory) = (cpus.join(","), memory.to_string());
+            table.row(&[&plan.name, &state, &reason, &cpus, &memory, plan.mode.name(), focus]);
+        }
+        table
+    }
+
+    fn events(&self) -> Table {
+        let mut table = Table::new(Kind::Events);
+        for it in security::records(self.host) {
+            let (time, count) = (it.time_ns.to_string(), it.count.to_string());
+            table.row(&[&time, &it.vm, &it.device, &it.kind, &it.address, &it.action, &count]);
+        }
+        table
+    }
+
+    fn exits(&self, only: Option<&VmPlan>) -> Table {
+        let mut table = Table::new(Kind::Exits);
+        for plan in self.host.plans.iter().filter(|plan| only.is_none_or(|only| only.id == plan.id)) {
+            let Some(report) = self.report(plan) else { continue };
+            table.row(&[&plan.name, "total", &report.exits.total.to_string()]);
+            for (reason, count) in report.exits.by_reason.by_name() {
+                if count > 0 {
+                    table.row(&[&plan.name, reason, &count.to_string()]);
+                }
+            }
+        }
+        table
+    }
+
+    fn devices(&self) -> Result<Answer, Answer> {
+        let Some(registry) = self.host.registry.try_lock() else {
+            return Err(Answer::error(Reason::WrongState, "devices are changing hands: ask again"));
+        };
+        let mut table = Table::new(Kind::Devices);
+        for plan in &self.host.plans {
+            for (device, position) in plan.devices.iter().zip(0..) {
+                let state = match registry.slot(&device.id) {
+                    Some(Slot::Assigned { .. }) if self.host.security.is_quarantined(plan.id, position) => {
+                        "quarantined"
+                    }
+                    Some(Slot::Assigned { .. }) => "assigned",
+                    Some(Slot::Quarantined { .. }) => "quarantined",
+                    Some(Slot::Failed { .. }) => "failed",
+                    Some(Slot::Host { .. }) | None => "host",
+                };
+                let group = device.group.map_or_else(String::new, |group| group.to_string());
+                let reset = axvm_plan::reset_name(device.reset);
+                table.row(&[&device.name, &plan.name, state, &group, reset]);
+            }
+        }
+        Ok(Answer::Table(table))
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a str>) -> Answer {
+    let near =
+        nearest(name, names).map_or_else(String::new, |name| format!("; the nearest one is \"{name}\""));
+    Answer::error(Reason::Unknown, format_args!("there is no {what} \"{name}\"{near}"))
+}
+
+fn wrong(vm: &str, why: &str) -> Answer {
+    Answer::error(Reason::WrongState, format_args!("vm \"{vm}\" {why}"))
+}
+
+fn not_served(command: Command<'_>) -> Answer {
+    Answer::error(Reason::NotServed, format_args!("\"{}\" isn't served yet", command.parts().0))
+}
+
+/// What the VMs were given.
+fn plan(plans: &[Arc<VmPlan>]) -> Table {
+    let mut table = Table::new(Kind::Plan);
+    for plan in plans {
+        let mut part = |kind: &str, guest: &str, machine: &str, size: u64, device: &str| {
+            let size = if size == 0 { String::new() } else { size.to_string() };
+            table.row(&[&plan.name, kind, guest, machine, &size, device]);
+        };
+        let device =
+            |position: u16| plan.devices.get(usize::from(position)).map_or("", |it| it.name.as_str());
+        for (id, vcpu) in plan.cpus.iter().enumerate() {
+            part("cpu", &id.to_string(), &vcpu.cpu.to_string(), 0, "");
+        }
+        for it in &plan.ram {
+            part("ram", &hexadecimal(it.gpa.start().0), &hexadecimal(it.hpa.0), it.gpa.size(), "");
+        }
+        for it in &plan.devices {
+            if let (Some(pci), Some(shown)) = (it.pci, it.shown) {
+                part("function", &shown.to_string(), &pci.to_string(), 0, "");
+            }
+        }
+        for it in &plan.registers {
+            let kind = if it.direct { "registers" } else { "trapped" };
+            let (guest, machine) = (hexadecimal(it.gpa.start().0), hexadecimal(it.hpa.0));
+            part(kind, &guest, &machine, it.gpa.size(), device(it.device));
+        }
+        for it in &plan.lines {
+            let irq = it.irq.to_string();
+            part("line", &irq, &irq, 0, device(it.device));
+        }
+    }
+    table
+}
+
+fn hexadecimal(address: u64) -> String {
+    format!("{address:#x}")
+}
