@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::events::Kind;
+use crate::restart::{Afterwards, Restarts};
 use crate::vcpu::{Answer, PowerAnswer, PowerRequest};
 use script::Step;
 
@@ -159,6 +160,39 @@ fn a_small_vm_runs_to_its_end<H: Fake>() {
     assert_eq!(hal.ram_out(), 0);
 }
 
+fn a_guest_that_resets_itself_starts_again_from_the_same_plan<H: Fake>() {
+    const TIMES: usize = 3;
+    let (mut vm, hal, registry) = created::<H>();
+    let mut restarts = Restarts::default();
+    let mut report: Option<VmReport> = None;
+    let mut program: Vec<Step> = say("r").collect();
+    program.push(Step::Power(PowerRequest::SystemReset, &[]));
+    hal.lab().programs.borrow_mut().insert(RAM, program);
+    for start in 1.. {
+        vm.start().unwrap();
+        run(&vm, || {});
+        let State::Stopped { reason } = vm.state() else { panic!("{}: it has stopped", H::NAME) };
+        let now = vm.report();
+        report = Some(report.take().map_or(now.clone(), |before| before.followed_by(now)));
+        let left = vm.dispose(&registry).unwrap();
+        is_clean(&*hal);
+        if restarts.after(reason, &left.plan, 0) == Afterwards::Stays {
+            break;
+        }
+        vm = AxVM::new(left.plan, hal.clone(), &registry).unwrap();
+        assert_eq!((vm.state(), vm.report().starts.len()), (State::Built, 0));
+        if start == TIMES {
+            let off = vec![Step::Power(PowerRequest::SystemOff, &[])];
+            hal.lab().programs.borrow_mut().insert(RAM, off);
+        }
+    }
+    let report = report.unwrap();
+    let reasons: Vec<&str> = report.starts.iter().map(|start| start.reason.as_str()).collect();
+    assert_eq!(reasons, ["system-reset", "system-reset", "system-reset", "system-off"], "{}", H::NAME);
+    assert_eq!((report.reason.as_str(), report.exits.by_reason.mmio_emulated), ("system-off", 3));
+    assert_eq!(*hal.lab().console.borrow(), "rrr");
+}
+
 fn a_guest_that_never_leaves_is_stopped<H: Fake>() {
     let (vm, hal, registry) = created::<H>();
     hal.lab().programs.borrow_mut().insert(RAM, vec![Step::Spin]);
@@ -190,6 +224,7 @@ fn a_guest_that_sleeps_is_stopped<H: Fake>() {
 
 on_both_hosts! {
     a_small_vm_runs_to_its_end,
+    a_guest_that_resets_itself_starts_again_from_the_same_plan,
     a_guest_that_never_leaves_is_stopped,
     a_guest_that_sleeps_is_stopped,
 }
