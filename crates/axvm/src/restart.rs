@@ -42,6 +42,7 @@ impl Restarts {
         let asked = match reason {
             StopReason::SystemOff | StopReason::RunEnded => AfterEnd::Stop,
             StopReason::SystemReset => plan.on_reset,
+            StopReason::Watchdog => plan.watchdog.map_or(AfterEnd::Stop, |watchdog| watchdog.then),
             StopReason::CpusOff | StopReason::Violation | StopReason::GuestFault | StopReason::HostError => {
                 plan.on_crash
             }

@@ -4,6 +4,7 @@ mod ground;
 mod hand_over;
 mod life;
 mod run;
+mod whereabouts;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -25,6 +26,7 @@ use axvm_plan::{VmPlan, reset_name};
 pub use ground::{CreateError, Ground};
 pub use hand_over::keep_off_bus;
 pub use life::{Departure, NotOff, Power, Start, State, StopReason, Turn, WrongState};
+pub use whereabouts::Whereabouts;
 
 #[cfg(test)]
 mod tests;

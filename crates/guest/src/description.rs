@@ -23,6 +23,8 @@ pub struct Description {
     pub timer: [u32; 4],
     /// The emulated PL011; it is `/chosen/stdout-path`.
     pub console: Option<ConsoleDescription>,
+    /// The emulated watchdog.
+    pub watchdog: Option<WatchdogDescription>,
     /// The virtual PCI host bridges.
     pub pci: Vec<PciDescription>,
     /// Platform devices.
@@ -36,6 +38,17 @@ pub struct ConsoleDescription {
     pub registers: Span<Gpa>,
     /// Its line, which signals by its level.
     pub irq: Irq,
+}
+
+/// The emulated watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogDescription {
+    /// The page with its settings.
+    pub control: Span<Gpa>,
+    /// The page by which it is refreshed.
+    pub refresh: Span<Gpa>,
+    /// Its line, if it has one, which signals by its level.
+    pub irq: Option<Irq>,
 }
 
 /// The GIC of a guest.

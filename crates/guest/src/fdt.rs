@@ -13,6 +13,7 @@ use vm_fdt::FdtWriter;
 
 use crate::description::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, NodeDescription,
+    WatchdogDescription,
 };
 
 mod pci;
@@ -134,6 +135,9 @@ pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, 
     }
     if let Some(described) = &description.console {
         console(&mut tree, description, described);
+    }
+    if let Some(described) = &description.watchdog {
+        watchdog(&mut tree, description, described);
     }
     for host in &description.pci {
         pci::host(&mut tree, host, description.gic.as_ref());
@@ -410,6 +414,21 @@ fn console(tree: &mut Tree, description: &Description, console: &ConsoleDescript
     tree.interrupts(&[level(console.irq)]);
     tree.cells("clocks", &[clock, clock]);
     tree.texts("clock-names", &["uartclk", "apb_pclk"]);
+    tree.end();
+}
+
+/// Linux's binding (watchdog/arm,sbsa-gwdt.yaml): the control frame first.
+fn watchdog(tree: &mut Tree, description: &Description, watchdog: &WatchdogDescription) {
+    let name = format!("watchdog@{:x}", watchdog.control.start());
+    tree.begin(&name);
+    tree.texts("compatible", &["arm,sbsa-gwdt"]);
+    tree.registers(&[watchdog.control, watchdog.refresh]);
+    if let Some(irq) = watchdog.irq {
+        if description.gic.is_none() {
+            return tree.fail(FdtWriteError::NoController(name));
+        }
+        tree.interrupts(&[level(irq)]);
+    }
     tree.end();
 }
 

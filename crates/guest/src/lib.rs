@@ -10,5 +10,5 @@ pub mod image;
 
 pub use description::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
-    NodeDescription, PciDescription, PinDescription,
+    NodeDescription, PciDescription, PinDescription, WatchdogDescription,
 };

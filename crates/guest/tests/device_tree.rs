@@ -9,7 +9,7 @@ use axvm_addr::{
 use axvm_guest::fdt::{FdtWriteError, Seed, write};
 use axvm_guest::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
-    NodeDescription, PciDescription, PinDescription,
+    NodeDescription, PciDescription, PinDescription, WatchdogDescription,
 };
 use axvm_platform::fdt;
 use axvm_platform::model::PsciConduit;
@@ -53,6 +53,11 @@ fn guest() -> Description {
         }),
         timer: [29, 30, 27, 26],
         console: Some(ConsoleDescription { registers: span(0x900_0000, 0x1000), irq: Irq(33) }),
+        watchdog: Some(WatchdogDescription {
+            control: span(0x100_0000, 0x1000),
+            refresh: span(0x101_0000, 0x1000),
+            irq: Some(Irq(254)),
+        }),
         pci: vec![PciDescription {
             segment: 0,
             ecam: span(0x40_1000_0000, 0x1000_0000),
@@ -108,8 +113,14 @@ fn a_guest_finds_exactly_what_it_was_given() {
     assert_eq!(gic.its.len(), 1);
     assert_eq!(gic.redistributors, [host(span(0x80a_0000, 0x4_0000))]);
     let names: Vec<_> = found.devices.iter().map(|device| device.path.as_str()).collect();
-    assert_eq!(names, ["/pl011@9000000", "/pl031@9010000"]);
-    let clock = &found.devices[1];
+    assert_eq!(names, ["/pl011@9000000", "/watchdog@1000000", "/pl031@9010000"]);
+    let watchdog = &found.devices[1];
+    assert_eq!(watchdog.compatible, ["arm,sbsa-gwdt"]);
+    // The control frame comes first.
+    let frames = [0x100_0000, 0x101_0000].map(|start| host(span(start, 0x1000)));
+    assert_eq!(watchdog.registers, frames);
+    assert_eq!(watchdog.interrupts, [line(254, false)]);
+    let clock = &found.devices[2];
     assert_eq!(clock.interrupts, [line(34, false)]);
     assert_eq!(clock.providers[0].fixed_clock.as_ref().unwrap().frequency, 24_000_000);
     assert_eq!(clock.compatible, ["arm,pl031", "arm,primecell"]);

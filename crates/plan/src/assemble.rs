@@ -47,7 +47,7 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         on_violation: config.on_violation,
         on_reset: config.on_reset,
         on_crash: config.on_crash,
-        watchdog: config.watchdog,
+        watchdog: layout.watchdog,
         mode: mode.mode,
         messages: 0..0,
         table_bytes: 0,

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use axvm_addr::Span;
 use axvm_guest::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, MsiSender, NodeDescription,
-    PciDescription, PinDescription,
+    PciDescription, PinDescription, WatchdogDescription,
 };
 use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 
@@ -26,6 +26,11 @@ pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board
         console: plan
             .console
             .map(|console| ConsoleDescription { registers: console.registers, irq: console.irq }),
+        watchdog: plan.watchdog.map(|watchdog| WatchdogDescription {
+            control: watchdog.control,
+            refresh: watchdog.refresh,
+            irq: watchdog.irq,
+        }),
         pci: plan.pci.iter().filter_map(|bridge| pci(bridge, plan, given, board)).collect(),
         devices: given
             .iter()

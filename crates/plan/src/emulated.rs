@@ -16,6 +16,9 @@ pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
     let own = plan.machine.registers().into_iter();
     let mut spans: Vec<(Span<Gpa>, String)> = own.map(|one| (one.span, one.what.into())).collect();
     spans.extend(plan.console.map(|console| (console.registers, "the console".into())));
+    spans.extend(plan.watchdog.into_iter().flat_map(|watchdog| {
+        [(watchdog.control, "the watchdog".into()), (watchdog.refresh, "the watchdog's refresh page".into())]
+    }));
     spans.extend(plan.pci.iter().map(|bridge| (bridge.ecam, format!("config space {}", bridge.host))));
     for (position, (span, what)) in spans.iter().enumerate() {
         if span.is_empty() {

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Address, Gpa, Irq, PAGE_SIZE, Span};
+use axvm_addr::{Gpa, Span};
 use axvm_platform::limits::GuestMachine;
 use axvm_system::model::Vm;
 
@@ -12,7 +12,8 @@ use super::board::Board;
 use super::findings::{Findings, VmRef};
 use super::hardware::{Given, Kind};
 use super::machine::{Emulated, MachinePlan, Mode};
-use super::model::ConsolePlan;
+use super::model::{ConsolePlan, WatchdogPlan};
+use super::own_devices::Left;
 use super::places::{self, kept_from_dma};
 use super::windows;
 use crate::problem::Rule;
@@ -49,6 +50,7 @@ pub(super) struct Layout {
     /// What only this machine has.
     pub(super) machine: MachinePlan,
     pub(super) console: Option<ConsolePlan>,
+    pub(super) watchdog: Option<WatchdogPlan>,
     /// Of each host bridge's windows, in their order, what raw regions leave.
     pub(super) windows: Vec<Vec<Span<Gpa>>>,
     /// The most address bits that anything needs.
@@ -77,21 +79,25 @@ pub(super) fn lay_out(
     }
     claims.extend(fixed(board));
     let mut machine = board.machine.plan(vm, config, mode, given, board, findings);
-    let console = console(vm, mode, given, board, &claims, findings);
+    let left = Left { vm, mode, given, board, claims: &claims };
+    let console = left.console(findings);
+    let watchdog = left.watchdog(config, console, findings);
+    let mut claim = |span, what: &str| claims.push(Claim { span, owner: Owner::Machine, what: what.into() });
     if let Some(console) = console {
-        claims.push(Claim {
-            span: console.registers,
-            owner: Owner::Machine,
-            what: "the emulated console".into(),
-        });
+        claim(console.registers, "the emulated console");
+    }
+    if let Some(watchdog) = watchdog {
+        claim(watchdog.control, "the emulated watchdog");
+        claim(watchdog.refresh, "the emulated watchdog's refresh page");
     }
     let windows = windows(given, board, findings);
     places::check_bars(given, board, findings);
     check_doorbells(vm, &machine, given, board, findings);
     report_overlaps(vm, config, &claims, given, findings);
     let address_bits = report_reach(vm, config, &claims, given, board, findings);
-    board.machine.set_lines(&mut machine, given, console);
-    Layout { machine, console, windows, address_bits }
+    let lines = console.map(|console| console.irq).into_iter().chain(watchdog.and_then(|it| it.irq));
+    board.machine.set_lines(&mut machine, given, lines);
+    Layout { machine, console, watchdog, windows, address_bits }
 }
 
 /// What no RAM may lie over: what guests see at a fixed place, and where a device's DMA doesn't come through.
@@ -177,53 +183,6 @@ fn windows(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) -> 
             bridge.windows.iter().map(|window| rest(position, &host.path, window.cpu)).collect()
         })
         .collect()
-}
-
-/// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
-/// page where that is of another kind. In a guest machine of its own it is where that one's layout has it.
-fn console(
-    vm: VmRef<'_>,
-    mode: Mode,
-    given: &[&Given<'_>],
-    board: &Board<'_>,
-    claims: &[Claim],
-    findings: &mut Findings,
-) -> Option<ConsolePlan> {
-    let kind = board.machine.words().console_compatible;
-    let own = board.platform.limits.guest_machine == GuestMachine::Own;
-    let like_boards =
-        board.console_device.filter(|_| !own).filter(|device| device.compatible.iter().any(|it| it == kind));
-    let at_boards = like_boards.and_then(|device| {
-        let start = device.registers.first()?.start().page();
-        let lines = &board.platform.limits.lines;
-        let irq = device.interrupts.iter().map(|line| line.irq).find(|line| lines.contains(&line.0));
-        Some(ConsolePlan {
-            registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?,
-            irq: mode.console_line.or(irq)?,
-        })
-    });
-    if at_boards.is_some() {
-        return at_boards;
-    }
-    let page = |start: u64| Span::new(Gpa(start), PAGE_SIZE).ok();
-    // 64 KiB apart, so that a guest of any page size can map it alone.
-    let first = if own { board.machine.own_layout().console.0 >> 16 } else { 0x100 };
-    let registers = (first..0x1_0000u64)
-        .filter_map(|step| page(step << 16))
-        .find(|page| !claims.iter().any(|claim| claim.span.overlaps(page)));
-    let free = || {
-        board.machine.lines().rev().map(Irq).find(|irq| {
-            irq.0 < 256
-                && !board.lines.iter().any(|held| held.irq == *irq)
-                && !given.iter().any(|device| device.hardware.lines.iter().any(|line| line.irq == *irq))
-        })
-    };
-    let irq = mode.console_line.or_else(free);
-    let plan = registers.zip(irq).map(|(registers, irq)| ConsolePlan { registers, irq });
-    if plan.is_none() {
-        findings.vm(vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");
-    }
-    plan
 }
 
 fn report_overlaps(

@@ -9,6 +9,7 @@ extern crate std;
 pub mod config;
 #[cfg(any(test, feature = "fake"))]
 pub mod fixtures;
+mod own_devices;
 pub mod own_tree;
 pub mod problem;
 

@@ -48,8 +48,8 @@ pub struct VmPlan {
     pub on_reset: AfterEnd,
     /// What follows when it ends otherwise than by powering itself off.
     pub on_crash: AfterEnd,
-    /// Its watchdog, if it has one: what follows when its guest lets it expire.
-    pub watchdog: Option<AfterEnd>,
+    /// Its emulated watchdog.
+    pub watchdog: Option<WatchdogPlan>,
     /// How interrupts reach it.
     pub mode: VMInterruptMode,
     /// The message interrupts of the host's choice that are kept for its MSIs, of those that the host has for VMs: which, from 0 on.
@@ -98,6 +98,7 @@ impl VmPlan {
     pub fn emulated(&self) -> Vec<Span<Gpa>> {
         let mut spans: Vec<Span<Gpa>> = self.machine.registers().into_iter().map(|one| one.span).collect();
         spans.extend(self.console.map(|console| console.registers));
+        spans.extend(self.watchdog.into_iter().flat_map(|watchdog| [watchdog.control, watchdog.refresh]));
         spans.extend(self.pci.iter().map(|bridge| bridge.ecam));
         spans
     }
@@ -231,6 +232,19 @@ pub struct ConsolePlan {
     pub registers: Span<Gpa>,
     /// Its line.
     pub irq: Irq,
+}
+
+/// An emulated watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogPlan {
+    /// The page with its settings.
+    pub control: Span<Gpa>,
+    /// The page by which it is refreshed.
+    pub refresh: Span<Gpa>,
+    /// The line that says that half its time is over. None where lines are the board's own: there would have to be one for it.
+    pub irq: Option<Irq>,
+    /// What follows when its guest lets it expire.
+    pub then: AfterEnd,
 }
 
 /// A virtual host bridge.

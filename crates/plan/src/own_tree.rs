@@ -202,6 +202,11 @@ impl Look<'_> {
         for iommu in &tree.iommus {
             self.wrong(format_args!("has an {} in use ({}): a VM has none", iommu.name(), iommu.path));
         }
+        self.console(tree);
+        self.watchdog(tree);
+    }
+
+    fn console(&mut self, tree: &Platform) {
         let Some(console) = self.plan.console else { return };
         let words = self.plan.machine.words();
         let here = tree.devices.iter().find(|device| {
@@ -223,6 +228,24 @@ impl Look<'_> {
                 ));
             }
             Some(_) => {}
+        }
+    }
+
+    /// A watchdog that nobody tells the guest of is never switched on.
+    fn watchdog(&mut self, tree: &Platform) {
+        let Some(watchdog) = self.plan.watchdog else { return };
+        let pages = [watchdog.control.start(), watchdog.refresh.start()];
+        let named = tree.devices.iter().filter(|device| device.enabled).any(|device| {
+            let starts: Vec<Gpa> = device.registers.iter().map(|&span| here(span).start()).collect();
+            starts == pages
+        });
+        if !named {
+            self.note(format_args!(
+                "doesn't name the watchdog, {} with control page {} and refresh page {}",
+                self.plan.machine.words().watchdog,
+                watchdog.control.start(),
+                watchdog.refresh.start()
+            ));
         }
     }
 

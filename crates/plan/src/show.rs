@@ -44,6 +44,13 @@ impl fmt::Display for VmPlan {
         if let Some(console) = &self.console {
             writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.irq)?;
         }
+        if let Some(watchdog) = &self.watchdog {
+            write!(f, "  watchdog {} and {} (emulated)", watchdog.control, watchdog.refresh)?;
+            match watchdog.irq {
+                Some(irq) => writeln!(f, ", interrupt {irq}")?,
+                None => writeln!(f)?,
+            }
+        }
         for (index, device) in (0u16..).zip(&self.devices) {
             writeln!(f, "  {}", Shown(device, words))?;
             for block in self.registers.iter().filter(|block| block.device == index) {

@@ -93,7 +93,7 @@ impl Default for Limits {
             msi: Vec::new(),
             guest_machine: GuestMachine::MirrorsBoard,
             restarts: Serves::Yes,
-            watchdogs: Serves::No,
+            watchdogs: Serves::Yes,
             claims: Claims::Once,
         }
     }

@@ -164,6 +164,11 @@ impl Host {
                 &"an SMMU must be looked at by the clock, and the hypervisor's timer has no interrupt",
             )
         }
+        if self.plans.iter().any(|plan| plan.watchdog.is_some()) && !has_timer {
+            boot::last_words(
+                &"a watchdog must be looked at by the clock, and the hypervisor's timer has no interrupt",
+            )
+        }
         let console = &self.console;
         if let Some(device) =
             self.platform.devices.iter().find(|device| Some(&device.path) == console.as_ref())

@@ -28,3 +28,4 @@ mod start;
 mod typed;
 mod vm;
 mod vpci_backend;
+mod watchdogs;

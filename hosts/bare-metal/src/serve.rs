@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::log;
 use crate::typed::Typed;
 use crate::vm::{self, LEAVE_WITHIN_S, StopReason, Vm, VmRef};
-use crate::{arch, console, cpus, protection, report, security};
+use crate::{arch, console, cpus, protection, report, security, watchdogs};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
@@ -32,6 +32,7 @@ pub fn serve(host: &'static Host) -> ! {
         let vms = host.vms();
         busy |= show_output(&vms);
         typed.take(host, &vms, &ends.0);
+        let look_again_us = watchdogs::attend(&vms);
         for vm in vms {
             busy |= ends.attend(host, vm);
         }
@@ -43,7 +44,7 @@ pub fn serve(host: &'static Host) -> ! {
             finish(host, ends.0);
         }
         if !busy {
-            host.wait(typed.ask_again_us());
+            host.wait(typed.ask_again_us().into_iter().chain(look_again_us).min());
         }
     }
 }
@@ -80,6 +81,7 @@ impl Ends {
             // Its last words come first.
             return true;
         }
+        watchdogs::say_where(&vm);
         let id = vm.id();
         if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
             *slot = Some(joined(slot.take(), vm::report(&vm)));

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use axvm::report::VmReport;
 use axvm::vm::AxVM;
 pub use axvm::vm::StopReason;
+use axvm_gwdt::Watchdog;
 use axvm_pl011::Pl011;
 
 use crate::arch::SpaceRoot;
@@ -37,6 +38,8 @@ pub struct Ends {
     pub console: Option<Arc<Pl011>>,
     /// The console's output.
     pub output: Arc<Ring>,
+    /// Its emulated watchdog.
+    pub watchdog: Option<Arc<Watchdog>>,
     /// Its RAM, to be copied to and from.
     pub ram: GuestRam,
     /// By what a CPU finds its second stage.

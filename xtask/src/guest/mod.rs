@@ -17,8 +17,17 @@ pub mod payload;
 pub use debian::Series;
 
 /// Modules that the demo's devices need; what these need is found from the modules themselves.
-const MODULES: &[&str] =
-    &["crc32c_generic", "ext4", "nvme", "e1000e", "igb", "virtio_pci", "virtio_net", "virtio_blk"];
+const MODULES: &[&str] = &[
+    "crc32c_generic",
+    "ext4",
+    "nvme",
+    "e1000e",
+    "igb",
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "sbsa_gwdt",
+];
 
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
 const BUILDER: &str = "2";

@@ -3,6 +3,8 @@
 use axvm_plan::{fixtures, plan};
 use axvm_system::model::AfterEnd::{Restart, Stop};
 
+use alloc::vec::Vec;
+
 use super::*;
 
 fn planned(on_reset: AfterEnd, on_crash: AfterEnd) -> VmPlan {
@@ -18,11 +20,27 @@ fn a_reset_and_a_crash_are_followed_by_what_the_file_says_and_an_end_by_nothing(
             let again = match reason {
                 StopReason::SystemOff | StopReason::RunEnded => false,
                 StopReason::SystemReset => on_reset == Restart,
+                StopReason::Watchdog => false,
                 _ => on_crash == Restart,
             };
             let expected = if again { Afterwards::Again } else { Afterwards::Stays };
             assert_eq!(Restarts::default().after(reason, &plan, 0), expected, "{reason:?}");
         }
+    }
+}
+
+#[test]
+fn an_expired_watchdog_is_followed_by_what_the_file_says_at_a_bounded_rate() {
+    let page = axvm_addr::Span::default();
+    for then in [Stop, Restart] {
+        let watchdog = axvm_plan::WatchdogPlan { control: page, refresh: page, irq: None, then };
+        let plan = VmPlan { watchdog: Some(watchdog), ..planned(Stop, Stop) };
+        let mut restarts = Restarts::default();
+        let ends: Vec<_> =
+            (0..=MOST_CRASHES).map(|_| restarts.after(StopReason::Watchdog, &plan, 0)).collect();
+        let expected =
+            if then == Restart { [Afterwards::Again, Afterwards::TooOften] } else { [Afterwards::Stays; 2] };
+        assert_eq!([ends[0], ends[MOST_CRASHES as usize]], expected);
     }
 }
 

@@ -9,6 +9,7 @@ use spin::Mutex;
 
 use super::hand_over::HandOver;
 use super::life::Life;
+use super::whereabouts::{self, Whereabouts};
 use super::{
     Departure, DeviceCounters, HostError, NotOff, Power, Refusals, Start, State, StopReason, WrongState,
 };
@@ -67,6 +68,7 @@ pub struct Ground<H: AxVMHal> {
     pub(super) life: Life,
     /// When it was begun to be built.
     pub(super) begun_ns: u64,
+    whereabouts: whereabouts::All,
     exits: Box<[ExitCounters]>,
     devices: Box<[DeviceCounters]>,
     /// Accesses that were refused.
@@ -107,6 +109,7 @@ impl<H: AxVMHal> Ground<H> {
             holdings: Mutex::new(holdings),
             life: Life::new(plan.cpus.len()),
             begun_ns,
+            whereabouts: whereabouts::All::new(plan.cpus.len()),
             plan,
             hal,
         })
@@ -210,6 +213,18 @@ impl<H: AxVMHal> Ground<H> {
     /// What a vCPU is now; one that there isn't is off.
     pub fn power(&self, vcpu: VcpuId) -> Power {
         self.life.power(vcpu)
+    }
+
+    /// Where a vCPU was when the VM was stopped; `None` if it was off.
+    pub fn whereabouts(&self, vcpu: VcpuId) -> Option<Whereabouts> {
+        self.whereabouts.of(vcpu)
+    }
+
+    /// By a vCPU's own CPU, which leaves it because the VM stops.
+    pub(super) fn note_whereabouts(&self, vcpu: VcpuId, at: impl FnOnce() -> Whereabouts) {
+        if self.is_stopping() {
+            self.whereabouts.note(vcpu, at);
+        }
     }
 
     /// Has a vCPU start.

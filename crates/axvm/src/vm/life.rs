@@ -28,6 +28,8 @@ pub enum StopReason {
     Violation,
     /// It did what can't be answered as the architecture says.
     GuestFault,
+    /// Its guest let its watchdog expire.
+    Watchdog,
     /// The run was ended from outside.
     RunEnded,
     /// The hypervisor couldn't go on with it.
@@ -42,6 +44,7 @@ impl StopReason {
         Self::CpusOff,
         Self::Violation,
         Self::GuestFault,
+        Self::Watchdog,
         Self::RunEnded,
         Self::HostError,
     ];
@@ -54,6 +57,7 @@ impl StopReason {
             Self::CpusOff => "cpus-off",
             Self::Violation => "violation",
             Self::GuestFault => "guest-fault",
+            Self::Watchdog => "watchdog",
             Self::RunEnded => "run-ended",
             Self::HostError => "host-error",
         }

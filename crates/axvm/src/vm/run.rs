@@ -3,7 +3,7 @@
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 
-use super::{AxVM, HostError, NotOff, StopReason, Turn};
+use super::{AxVM, HostError, NotOff, StopReason, Turn, Whereabouts};
 use crate::devices::Handled;
 use crate::events::Kind;
 use crate::hal::{AxVMHal, Resided};
@@ -51,13 +51,14 @@ impl<H: AxVMHal> AxVM<H> {
             match running.run() {
                 Exit::Interrupted => {}
                 // Its second stage may have been revoked: what it was left for is no fault of its own.
-                _ if self.is_stopping() => return,
+                _ if self.is_stopping() => break,
                 exit => match self.handle(vcpu, running, exit) {
                     Next::Resume => {}
                     Next::Leave => return,
                 },
             }
         }
+        self.note_whereabouts(vcpu, || Whereabouts::Executing { pc: running.pc() });
     }
 
     fn handle(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, exit: Exit) -> Next {
@@ -72,7 +73,7 @@ impl<H: AxVMHal> AxVM<H> {
             }
             Exit::Halt { deadline } => {
                 self.count_exit(vcpu, ExitReason::Wfi);
-                self.sleep(running, deadline);
+                self.sleep(vcpu, running, deadline);
             }
             Exit::Power(request) => return self.power_request(vcpu, running, request),
             Exit::Hypercall => {
@@ -206,14 +207,17 @@ impl<H: AxVMHal> AxVM<H> {
     }
 
     /// Sleeps in a vCPU's place.
-    fn sleep(&self, running: &mut H::Vcpu<'_>, deadline: Option<u64>) {
+    fn sleep(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, deadline: Option<u64>) {
         while !self.is_stopping() {
             match running.sleep(deadline) {
                 Slept::Asleep => {}
+                // By the call that it must stop.
+                Slept::Awake if self.is_stopping() => {}
                 Slept::Awake => return,
                 Slept::Forged => return self.violated(None, Kind::Interrupt, None),
             }
         }
+        self.note_whereabouts(vcpu, || Whereabouts::Waiting { pc: running.pc(), deadline });
     }
 
     fn power_request(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, request: PowerRequest) -> Next {
@@ -230,7 +234,7 @@ impl<H: AxVMHal> AxVM<H> {
             }
             PowerRequest::CpuSuspend => {
                 running.complete(Answer::Power(PowerAnswer::Done));
-                self.sleep(running, None);
+                self.sleep(vcpu, running, None);
                 return Next::Resume;
             }
             PowerRequest::CpuState { target } => match self.vcpu_called(target) {

@@ -20,7 +20,6 @@ use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
 use crate::hardware::Given;
-use crate::model::ConsolePlan;
 use crate::own_tree::Look;
 
 /// The architecture of a board.
@@ -139,6 +138,8 @@ pub(crate) struct Words {
     pub(crate) console: &'static str,
     /// Its `compatible`.
     pub(crate) console_compatible: &'static str,
+    /// The emulated watchdog, with its article.
+    pub(crate) watchdog: &'static str,
     /// What gives a CPU to guests, beside its own node: the firmware, and the interrupt controller with its article.
     pub(crate) firmware: &'static str,
     pub(crate) controller: &'static str,
@@ -308,15 +309,15 @@ impl Machine {
         }
     }
 
-    /// Gives the interrupt controller as many lines as devices and console need.
+    /// Gives the interrupt controller as many lines as devices need, those that are emulated among them (`own`).
     pub(crate) fn set_lines(
         self,
         plan: &mut MachinePlan,
         given: &[&Given<'_>],
-        console: Option<ConsolePlan>,
+        own: impl Iterator<Item = Irq>,
     ) {
         let MachinePlan::Aarch64(plan) = plan;
-        aarch64::layout::set_spis(plan, given, console);
+        aarch64::layout::set_spis(plan, given, own);
     }
 
     /// What the guest's description says of the machine.

@@ -9,6 +9,7 @@ mod mode;
 mod own_machine;
 mod own_tree;
 mod refused;
+mod watchdog;
 
 use alloc::string::String;
 use alloc::vec;

@@ -74,6 +74,7 @@ pub const ALL: &[Attack] = &[
     // A machine that starts again.
     ("resets", resets::resets),
     ("cpu-off", resets::cpu_off),
+    ("watchdog", resets::watchdog),
     // What is typed.
     ("typed", typed::typed),
     ("deaf", typed::deaf),

@@ -1,4 +1,4 @@
-//! No attack: a guest that has its machine start again, and one that leaves it without a CPU.
+//! No attack: a guest that has its machine start again, one that leaves it without a CPU, and one that forgets its watchdog.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -49,6 +49,26 @@ pub fn resets(board: &Board) -> String {
         Ok(format!("broken: {function:#x} came back with {result:?}, a vendor's with {vendors:?}"))
     };
     test().unwrap_or_else(|Fault| "broken: registers don't answer".into())
+}
+
+/// The generic watchdog (Arm DEN0094): it is switched on, with very little time, and forgotten.
+pub fn watchdog(board: &Board) -> String {
+    const WCS: u64 = 0;
+    const WOR: u64 = 8;
+    let is_one = |kind: &String| kind == "arm,sbsa-gwdt";
+    let mut devices = board.platform.devices.iter();
+    let control =
+        devices.find(|device| device.compatible.iter().any(is_one)).and_then(|it| it.registers.first());
+    let Some(control) = control.map(|span| span.start().0) else { return "skipped: no watchdog".into() };
+    println!("ATTACK watchdog forgets");
+    if store32(control + WOR, 1000).and_then(|()| store32(control + WCS, 1)).is_err() {
+        return "broken: its registers don't answer".into();
+    }
+    // Long enough for any machine: the thousand ticks are over at once.
+    for _ in 0..2_000_000_000u64 {
+        core::hint::spin_loop();
+    }
+    "broken: it has not expired".into()
 }
 
 /// PSCI CPU_OFF (5.1.3) on the only CPU.

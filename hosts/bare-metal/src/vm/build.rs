@@ -20,6 +20,7 @@ use crate::memory::GuestRam;
 use crate::protection;
 use crate::ring::Ring;
 use crate::vpci_backend::new_bridge;
+use crate::watchdogs;
 
 /// Why a VM couldn't be built.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,13 @@ pub fn equip(ground: &Arc<Ground<Hal>>) -> Result<Equipment<Hal>, EquipError> {
         devices = devices.mmio(at.registers, uart.clone());
         console = Some(uart);
     }
+    let mut watchdog = None;
+    if let Some(at) = &plan.watchdog {
+        let new = watchdogs::new(host, at, Arc::new(Lines::new(irqchip.clone())));
+        devices = devices.mmio(at.control, Arc::new(new.control_frame()));
+        devices = devices.mmio(at.refresh, Arc::new(new.refresh_frame()));
+        watchdog = Some(new);
+    }
     let mut bridges = Vec::new();
     for pci in &plan.pci {
         let bridge = new_bridge(ground, pci)?;
@@ -101,7 +109,7 @@ pub fn equip(ground: &Arc<Ground<Hal>>) -> Result<Equipment<Hal>, EquipError> {
     }
     let devices = devices.build()?;
     let space = ground.with_maps(|space, _| space.0.root());
-    Ok(Equipment { irqchip, devices, ends: Ends { bridges, console, output, ram, space } })
+    Ok(Equipment { irqchip, devices, ends: Ends { bridges, console, output, watchdog, ram, space } })
 }
 
 /// Copies the images into RAM.

@@ -222,9 +222,29 @@ fn a_guest_that_sleeps_is_stopped<H: Fake>() {
     is_clean(&*hal);
 }
 
+fn who_asks_why_a_vm_was_stopped_hears_where_its_vcpus_were<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    let first = vec![Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)]), Step::Spin];
+    let second = vec![Step::Await(Irq(34))];
+    hal.lab().programs.borrow_mut().extend([(RAM, first), (SECOND, second)]);
+    vm.start().unwrap();
+    assert_eq!(vm.whereabouts(VcpuId(0)), None);
+    run(&vm, || {
+        until(&vm, "its sleep", || vm.exits(VcpuId(1)).is_some_and(|exits| exits.read().wfi > 0));
+        vm.stop(StopReason::Watchdog);
+    });
+    assert_eq!(vm.whereabouts(VcpuId(0)), Some(Whereabouts::Executing { pc: RAM + 4 }), "{}", H::NAME);
+    let waits = Whereabouts::Waiting { pc: SECOND, deadline: None };
+    assert_eq!(vm.whereabouts(VcpuId(1)), Some(waits), "{}", H::NAME);
+    let report = vm.report();
+    assert_eq!((&*report.state, &*report.reason), ("stopped", "watchdog"));
+    vm.dispose(&registry).unwrap();
+}
+
 on_both_hosts! {
     a_small_vm_runs_to_its_end,
     a_guest_that_resets_itself_starts_again_from_the_same_plan,
     a_guest_that_never_leaves_is_stopped,
     a_guest_that_sleeps_is_stopped,
+    who_asks_why_a_vm_was_stopped_hears_where_its_vcpus_were,
 }

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, MsiControllerId, Span};
+use axvm_addr::{Gpa, Irq, MsiControllerId, Span};
 use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::Platform;
 use axvm_system::model::{InterruptChoice, Vm};
@@ -13,7 +13,6 @@ use crate::board::Board;
 use crate::findings::{Findings, VmRef};
 use crate::hardware::Given;
 use crate::machine::{Emulated, Mode, OwnLayout};
-use crate::model::ConsolePlan;
 use crate::places::same;
 use crate::problem::Rule;
 
@@ -93,9 +92,9 @@ pub(crate) fn fixed(platform: &Platform) -> Vec<Emulated> {
 }
 
 /// SPI lines: as many groups of 32 as it takes to include the highest.
-pub(crate) fn set_spis(plan: &mut Aarch64Plan, given: &[&Given<'_>], console: Option<ConsolePlan>) {
+pub(crate) fn set_spis(plan: &mut Aarch64Plan, given: &[&Given<'_>], own: impl Iterator<Item = Irq>) {
     let lines = given.iter().flat_map(|device| device.hardware.lines.iter().map(|line| line.irq));
-    let highest = lines.chain(console.map(|console| console.irq)).map(|line| line.0).max().unwrap_or(0);
+    let highest = lines.chain(own).map(|line| line.0).max().unwrap_or(0);
     let groups = (highest.saturating_sub(SPIS.start) / 32 + 1).min(31);
     if let Some(gic) = &mut plan.gic {
         gic.spis = (groups * 32) as u16;

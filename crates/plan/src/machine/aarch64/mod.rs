@@ -37,6 +37,7 @@ pub(crate) const WORDS: Words = Words {
     routable: "a shared one (an SPI is 32 to 1019)",
     console: "a PL011",
     console_compatible: "arm,pl011",
+    watchdog: "an arm,sbsa-gwdt",
     firmware: "PSCI",
     controller: "the GIC",
     tag: "VMID",

@@ -72,6 +72,11 @@ fn there_are_as_many_vms_as_vmids() {
 #[test]
 fn what_follows_an_end_is_said_where_the_host_does_not_do_it() {
     use axvm_platform::limits::Serves;
+    let board = || {
+        let mut board = board();
+        (board.limits.restarts, board.limits.watchdogs) = (Serves::No, Serves::No);
+        board
+    };
     let mut file = system(vec![vm("a", &[1], vec![]), vm("b", &[2], vec![])]);
     let says = |file: &System, platform: &Platform| {
         let notes = planned(file, platform).notes.into_iter();
@@ -95,7 +100,7 @@ fn what_follows_an_end_is_said_where_the_host_does_not_do_it() {
     file.vms[1].on_reset = AfterEnd::Restart;
     assert!(says(&file, &platform).is_empty());
     let plan = planned(&file, &platform);
-    let life = |vm: &VmPlan| (vm.on_reset, vm.on_crash, vm.watchdog);
+    let life = |vm: &VmPlan| (vm.on_reset, vm.on_crash, vm.watchdog.map(|watchdog| watchdog.then));
     assert_eq!(life(&plan.vms[0]), (AfterEnd::Stop, AfterEnd::Stop, None));
     assert_eq!(life(&plan.vms[1]), (AfterEnd::Restart, AfterEnd::Restart, Some(AfterEnd::Stop)));
 }

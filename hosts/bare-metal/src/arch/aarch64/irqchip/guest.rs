@@ -266,14 +266,13 @@ fn config(host: &Host, plan: &VmPlan, shown: &GicPlan) -> VgicConfig {
             },
         })
         .collect();
-    if let Some(console) = plan.console {
-        lines.push(LineConfig {
-            guest: console.irq.into(),
-            host: None,
-            trigger: axvm_vgic::spec::Trigger::Level,
-            delivery: LineDelivery::default(),
-        });
-    }
+    let own = plan.console.map(|console| console.irq).into_iter().chain(plan.watchdog.and_then(|it| it.irq));
+    lines.extend(own.map(|irq| LineConfig {
+        guest: irq.into(),
+        host: None,
+        trigger: axvm_vgic::spec::Trigger::Level,
+        delivery: LineDelivery::default(),
+    }));
     let devices: Vec<_> = plan.devices.iter().filter_map(|device| device.msi).collect();
     let most = devices.iter().map(|msi| msi.messages).max().unwrap_or(1);
     // Functions behind a bridge to conventional PCI have one id together.

@@ -1,0 +1,76 @@
+//! The emulated watchdogs of the VMs: their clock is the machine's, and the hypervisor's CPU looks after them.
+
+use alloc::sync::Arc;
+
+use axvm::vm::{StopReason, Whereabouts};
+use axvm_gwdt::{Attention, Clock, Watchdog};
+use axvm_plan::WatchdogPlan;
+
+use crate::arch;
+use crate::host::Host;
+use crate::log;
+use crate::vm::{Vm, VmRef};
+
+/// The counter that guests read, which is the machine's own.
+struct Counter(&'static Host);
+
+impl Clock for Counter {
+    fn now(&self) -> u64 {
+        arch::ticks()
+    }
+
+    fn rearmed(&self) {
+        self.0.call_hypervisor_cpu();
+    }
+}
+
+/// A VM's watchdog, whose line is one of `lines`.
+pub fn new(
+    host: &'static Host,
+    plan: &WatchdogPlan,
+    lines: Arc<dyn axvm_axdevice::InterruptLine>,
+) -> Arc<Watchdog> {
+    Arc::new(Watchdog::new(Arc::new(Counter(host)), plan.irq.map(|irq| (lines, irq))))
+}
+
+/// Stops VMs whose watchdog has expired. In how many microseconds to look again, if ever.
+pub fn attend(vms: &[VmRef]) -> Option<u64> {
+    let running = vms.iter().filter(|vm| vm.is_running());
+    running.filter_map(|vm| attend_one(vm)).min()
+}
+
+fn attend_one(vm: &Vm) -> Option<u64> {
+    match vm.ends().watchdog.as_ref()?.attend() {
+        Attention::None => None,
+        Attention::At(tick) => {
+            Some(arch::ticks_as(tick.saturating_sub(arch::ticks()), 1_000_000).saturating_add(1))
+        }
+        Attention::Expired => {
+            log::warn!("{}: its watchdog has expired", vm.name());
+            vm.stop(StopReason::Watchdog);
+            None
+        }
+    }
+}
+
+/// Says where a VM's vCPUs were when its watchdog had expired.
+pub fn say_where(vm: &Vm) {
+    if vm.state().reason() != Some(StopReason::Watchdog) {
+        return;
+    }
+    for (vcpu, _) in vm.vcpus() {
+        match vm.whereabouts(vcpu) {
+            Some(Whereabouts::Executing { pc }) => {
+                // Some wait without an exit.
+                log::warn!("{}: vCPU {vcpu} executed, or waited, at {pc:#x}", vm.name());
+            }
+            Some(Whereabouts::Waiting { pc, deadline: None }) => {
+                log::warn!("{}: vCPU {vcpu} waited for an interrupt at {pc:#x}", vm.name());
+            }
+            Some(Whereabouts::Waiting { pc, deadline: Some(tick) }) => {
+                log::warn!("{}: vCPU {vcpu} waited for an interrupt or tick {tick} at {pc:#x}", vm.name());
+            }
+            None => log::warn!("{}: vCPU {vcpu} was off", vm.name()),
+        }
+    }
+}
