@@ -66,20 +66,20 @@ pub trait MmioDevice: Send + Sync {
         false
     }
 
-    /// Whether [`Self::read_at_once`] and [`Self::write_at_once`] are worth asking.
-    fn has_at_once(&self) -> bool {
+    /// Whether [`Self::fast_read`] and [`Self::fast_write`] are worth asking.
+    fn has_fast_path(&self) -> bool {
         false
     }
 
     /// A read at `offset`, of 32 bits or less, that waits for nobody, changes nothing and leaves the device's interrupt as it is; else
     /// `None`, and the access is made by [`Self::read`].
-    fn read_at_once(&self, _offset: u64) -> Option<u32> {
+    fn fast_read(&self, _offset: u64) -> Option<u32> {
         None
     }
 
     /// A write at `offset`, of 32 bits or less, that waits for nobody and leaves the device's interrupt as it is; else `false`, nothing
     /// has changed, and the access is made by [`Self::write`].
-    fn write_at_once(&self, _offset: u64, _value: u32) -> bool {
+    fn fast_write(&self, _offset: u64, _value: u32) -> bool {
         false
     }
 }

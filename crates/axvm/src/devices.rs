@@ -60,10 +60,10 @@ pub enum Handled {
 
 /// What an access comes to that neither device nor table have to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtOnce<'a, B> {
+pub enum FastAccess<'a, B> {
     /// A read of a register that never changes: its value.
     Constant(u32),
-    /// Registers of an emulated device that may take it as it is: [`AxVmDevices::read_at_once`], [`AxVmDevices::write_at_once`].
+    /// Registers of an emulated device that may take it as it is: [`AxVmDevices::fast_read`], [`AxVmDevices::fast_write`].
     Emulated,
     /// Registers of a passthrough device, by its position in `VmPlan::devices`.
     Forwarded {
@@ -91,7 +91,7 @@ struct Mmio<B> {
     /// Registers of an emulated device that never change.
     constants: Box<[(u64, u32)]>,
     /// An emulated device is to be asked what it can do at once.
-    has_at_once: bool,
+    has_fast_path: bool,
 }
 
 struct Ports {
@@ -159,8 +159,8 @@ impl<B> AxVmDevicesBuilder<B> {
     #[must_use]
     pub fn mmio(mut self, span: Span<Gpa>, device: Arc<dyn MmioDevice>) -> Self {
         let name = device.name().into();
-        let (constants, has_at_once) = (device.constants().into(), device.has_at_once());
-        self.mmio.push((Mmio { span, target: Target::Emulated(device), constants, has_at_once }, name));
+        let (constants, has_fast_path) = (device.constants().into(), device.has_fast_path());
+        self.mmio.push((Mmio { span, target: Target::Emulated(device), constants, has_fast_path }, name));
         self
     }
 
@@ -168,7 +168,7 @@ impl<B> AxVmDevicesBuilder<B> {
     #[must_use]
     pub fn forwarded(mut self, span: Span<Gpa>, at: B, device: u16, name: &str) -> Self {
         let target = Target::Forwarded { device, at };
-        let entry = Mmio { span, target, constants: Box::default(), has_at_once: false };
+        let entry = Mmio { span, target, constants: Box::default(), has_fast_path: false };
         self.mmio.push((entry, name.into()));
         self
     }
@@ -342,24 +342,24 @@ impl<B: Backing> AxVmDevices<B> {
 
     /// An access of `bytes` at `gpa` to the device that was accessed last, if that takes nothing but what is said here.
     #[inline]
-    pub fn at_once(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<AtOnce<'_, B>> {
+    pub fn fast_access(&self, gpa: Gpa, bytes: u64, write: bool, hint: Hint) -> Option<FastAccess<'_, B>> {
         let entry = self.mmio.get(hint.0)?;
         let offset = gpa.0.wrapping_sub(entry.span.start().0);
         if offset > entry.span.size().checked_sub(bytes)? {
             return None;
         }
         match &entry.target {
-            Target::Forwarded { device, at } => Some(AtOnce::Forwarded { device: *device, at, offset }),
-            Target::Emulated(_) if entry.has_at_once => (bytes <= 4).then_some(AtOnce::Emulated),
+            Target::Forwarded { device, at } => Some(FastAccess::Forwarded { device: *device, at, offset }),
+            Target::Emulated(_) if entry.has_fast_path => (bytes <= 4).then_some(FastAccess::Emulated),
             Target::Emulated(_) if write || bytes != 4 => None,
             Target::Emulated(_) => {
                 let constant = entry.constants.iter().find(|(register, _)| *register == offset);
-                constant.map(|(_, value)| AtOnce::Constant(*value))
+                constant.map(|(_, value)| FastAccess::Constant(*value))
             }
         }
     }
 
-    fn asked_at_once(&self, gpa: Gpa, hint: Hint) -> Option<(&dyn MmioDevice, u64)> {
+    fn asked_fast(&self, gpa: Gpa, hint: Hint) -> Option<(&dyn MmioDevice, u64)> {
         let entry = self.mmio.get(hint.0)?;
         match &entry.target {
             Target::Emulated(device) => Some((&**device, entry.span.offset_of(gpa)?)),
@@ -367,15 +367,15 @@ impl<B: Backing> AxVmDevices<B> {
         }
     }
 
-    /// A read of [`AtOnce::Emulated`]; `None`: not at once.
-    pub fn read_at_once(&self, gpa: Gpa, hint: Hint) -> Option<u32> {
-        let (device, offset) = self.asked_at_once(gpa, hint)?;
-        device.read_at_once(offset)
+    /// A read of [`FastAccess::Emulated`]; `None`: not by the fast path.
+    pub fn fast_read(&self, gpa: Gpa, hint: Hint) -> Option<u32> {
+        let (device, offset) = self.asked_fast(gpa, hint)?;
+        device.fast_read(offset)
     }
 
-    /// A write of [`AtOnce::Emulated`]; `false`: not at once.
-    pub fn write_at_once(&self, gpa: Gpa, hint: Hint, value: u32) -> bool {
-        self.asked_at_once(gpa, hint).is_some_and(|(device, offset)| device.write_at_once(offset, value))
+    /// A write of [`FastAccess::Emulated`]; `false`: not by the fast path.
+    pub fn fast_write(&self, gpa: Gpa, hint: Hint, value: u32) -> bool {
+        self.asked_fast(gpa, hint).is_some_and(|(device, offset)| device.fast_write(offset, value))
     }
 
     fn port(&self, port: u16) -> Option<(&Ports, u16)> {

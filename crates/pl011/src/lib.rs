@@ -128,16 +128,16 @@ impl MmioDevice for Pl011 {
 
     // What a guest does for every character that it prints.
 
-    fn has_at_once(&self) -> bool {
+    fn has_fast_path(&self) -> bool {
         true
     }
 
-    fn read_at_once(&self, offset: u64) -> Option<u32> {
+    fn fast_read(&self, offset: u64) -> Option<u32> {
         let mut state = self.state.try_lock().filter(|_| offset == spec::FR)?;
         (state.is_quiet() && !state.may_listen()).then(|| state.read_flags().into())
     }
 
-    fn write_at_once(&self, offset: u64, value: u32) -> bool {
+    fn fast_write(&self, offset: u64, value: u32) -> bool {
         offset == spec::DR
             && self.state.try_lock().is_some_and(|mut state| state.pass_on(value as u8, &*self.output))
     }

@@ -120,7 +120,7 @@ fn a_program_that_enables_nothing_and_polls_hears_as_it_is_heard() {
     let rig = Rig::new();
     assert_eq!(rig.read(spec::CR), 0x300, "TXE and RXE, not UARTEN (table 3-1)");
     let calls = || rig.wire.calls.load(Ordering::Relaxed);
-    let poll = || rig.uart.read_at_once(spec::FR).map_or_else(|| rig.read(spec::FR), u64::from);
+    let poll = || rig.uart.fast_read(spec::FR).map_or_else(|| rig.read(spec::FR), u64::from);
     // One that prints reads the flags before each character and behind it: what is typed stays with the host.
     for _ in 0..5 {
         assert_ne!(poll() & u64::from(fr::RXFE), 0);
@@ -361,7 +361,7 @@ proptest! {
 proptest! {
     /// What can be done at once comes to the same as what is done the usual way, and leaves the line alone.
     #[test]
-    fn at_once_or_not_is_the_same(
+    fn by_the_fast_path_or_not_is_the_same(
         ops in prop::collection::vec((0u8..8, any::<u16>(), 0usize..3), 1..200),
     ) {
         let (quick, slow) = (Rig::linux(), Rig::linux());
@@ -370,7 +370,7 @@ proptest! {
             match op {
                 0..=2 => {
                     let before = quick.line.changes.load(Ordering::Relaxed);
-                    if quick.uart.write_at_once(spec::DR, value.into()) {
+                    if quick.uart.fast_write(spec::DR, value.into()) {
                         prop_assert_eq!(before, quick.line.changes.load(Ordering::Relaxed));
                     } else {
                         quick.write(spec::DR, value.into());
@@ -379,7 +379,7 @@ proptest! {
                 }
                 3 | 4 => {
                     let expected = slow.read(spec::FR);
-                    let got = quick.uart.read_at_once(spec::FR).map(u64::from);
+                    let got = quick.uart.fast_read(spec::FR).map(u64::from);
                     prop_assert_eq!(got.unwrap_or_else(|| quick.read(spec::FR)), expected);
                 }
                 5 => {
@@ -414,15 +414,15 @@ proptest! {
 #[test]
 fn a_driver_that_polls_prints_at_once() {
     let rig = Rig::linux();
-    assert_eq!(rig.uart.read_at_once(spec::FR).map(u64::from), Some(rig.read(spec::FR)));
-    assert!(rig.uart.write_at_once(spec::DR, 0x41));
+    assert_eq!(rig.uart.fast_read(spec::FR).map(u64::from), Some(rig.read(spec::FR)));
+    assert!(rig.uart.fast_write(spec::DR, 0x41));
     assert_eq!(*rig.wire.sent.lock().unwrap(), [0x41]);
     // Not with the transmitter's interrupt on, nor without room, nor other registers.
     rig.write(spec::IMSC, int::TX.into());
-    assert!(!rig.uart.write_at_once(spec::DR, 0x41));
+    assert!(!rig.uart.fast_write(spec::DR, 0x41));
     rig.write(spec::IMSC, 0);
     rig.wire.room.store(0, Ordering::Relaxed);
-    assert!(!rig.uart.write_at_once(spec::DR, 0x41));
-    assert!(!rig.uart.write_at_once(spec::IMSC, 0) && rig.uart.read_at_once(spec::RIS).is_none());
+    assert!(!rig.uart.fast_write(spec::DR, 0x41));
+    assert!(!rig.uart.fast_write(spec::IMSC, 0) && rig.uart.fast_read(spec::RIS).is_none());
     assert_eq!(rig.wire.sent.lock().unwrap().len(), 1);
 }

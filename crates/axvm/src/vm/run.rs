@@ -146,7 +146,7 @@ impl<H: AxVMHal> AxVM<H> {
         self.violated(Some(device), Kind::RegisterAbort, Some(gpa.0));
     }
 
-    /// For a vCPU's own code: a read of forwarded registers ([`crate::devices::AtOnce::Forwarded`]) that the guest sees at `gpa`, and
+    /// For a vCPU's own code: a read of forwarded registers ([`crate::devices::FastAccess::Forwarded`]) that the guest sees at `gpa`, and
     /// what to count the exit as.
     #[inline(always)]
     pub fn forward_read(

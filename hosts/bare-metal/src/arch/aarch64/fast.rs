@@ -9,7 +9,7 @@
 //! Nothing here waits for a lock, allocates or says anything, but for the physical ITS, which a guest's INT command waits for where
 //! LPIs are the guest's own. What isn't answered here is the run loop's, as if this didn't exist.
 
-use axvm::devices::{AtOnce, AxVmDevices};
+use axvm::devices::{AxVmDevices, FastAccess};
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vm::DeviceCounters;
 use axvm_addr::{Gpa, Hpa, VcpuId};
@@ -81,7 +81,7 @@ impl<'a> Running<'a> {
             pending: Pending::None,
             vgic,
             devices: vm.devices(),
-            local: protection::answered_at_once(vgic.local(vcpu)),
+            local: protection::answered_fast(vgic.local(vcpu)),
             switches: irqchip
                 .emulated_distributor(&vm.hal().host().platform)
                 .map_or(Gpa(!0x1ff), |distributor| Gpa(distributor.0.wrapping_add(ISENABLER))),
@@ -224,17 +224,17 @@ fn access(running: &mut Running<'_>, abort: DataAbort) -> u64 {
     if gpa.0.wrapping_sub(running.switches.0) < SWITCHES {
         return switches(running, abort, gpa);
     }
-    match running.devices.at_once(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
-        Some(AtOnce::Constant(value)) => {
+    match running.devices.fast_access(gpa, abort.bytes(), abort.is_write(), running.context.hint) {
+        Some(FastAccess::Constant(value)) => {
             running.context.set_x(abort.register(), value.into());
             running.context.skip();
             running.count(ExitReason::MmioEmulated);
             ANSWERED
         }
-        Some(AtOnce::Forwarded { device, at, offset }) => {
+        Some(FastAccess::Forwarded { device, at, offset }) => {
             forward(running, abort, gpa, device, Hpa(at.0.wrapping_add(offset)))
         }
-        Some(AtOnce::Emulated) => emulated(running, abort, gpa),
+        Some(FastAccess::Emulated) => emulated(running, abort, gpa),
         None => raise(running, abort, gpa),
     }
 }
@@ -250,11 +250,11 @@ fn emulated(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
     };
     let register = abort.register();
     if abort.is_write() {
-        if !devices.write_at_once(gpa, context.hint, (context.x(register) & mask) as u32) {
+        if !devices.fast_write(gpa, context.hint, (context.x(register) & mask) as u32) {
             return OPEN;
         }
     } else {
-        let Some(value) = devices.read_at_once(gpa, context.hint) else { return OPEN };
+        let Some(value) = devices.fast_read(gpa, context.hint) else { return OPEN };
         context.set_x(register, u64::from(value) & mask);
     }
     context.skip();

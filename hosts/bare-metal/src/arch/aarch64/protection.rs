@@ -51,7 +51,7 @@ pub fn masks_until_end(planned: bool) -> bool {
 }
 
 /// What the fast path needs to answer for a vCPU: without it all goes the long way, as software interrupts must that reach other VMs.
-pub fn answered_at_once<T>(local: Option<T>) -> Option<T> {
+pub fn answered_fast<T>(local: Option<T>) -> Option<T> {
     local.filter(|_| !is_off(Protection::Sgi))
 }
 
