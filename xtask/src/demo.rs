@@ -48,7 +48,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         programs: None,
         types: None,
         packed: false,
-        asks: None,
+        asks: Vec::new(),
     })?;
     let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");

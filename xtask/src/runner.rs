@@ -41,9 +41,9 @@ pub struct Request<'a> {
     pub types: Option<(String, String)>,
     /// Without the tool: QEMU starts what it packs, and there is no report.
     pub packed: bool,
-    /// What a program asks for at the run's socket, once a line has been said that has a text: that text, and lines. Each answer is a line
-    /// of the output, after `control: `.
-    pub asks: Option<(String, Vec<String>)>,
+    /// What programs ask for at the run's socket, each once a line has been said that has a text, and after the one before: that text, and
+    /// lines. Each answer is a line of the output, after `control: `.
+    pub asks: Vec<(String, Vec<String>)>,
 }
 
 /// What came of it.
@@ -103,7 +103,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         command.stdin(Stdio::piped());
     }
     let socket = paths::target().join(format!("{}.control", request.name));
-    if request.asks.is_some() {
+    if !request.asks.is_empty() {
         command.arg("--control").arg(&socket);
     }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -112,7 +112,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let (sender, receiver) = mpsc::channel();
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { bail!("no pipes") };
     let mut keys = child.stdin.take().zip(request.types.as_ref());
-    let mut asks = request.asks.as_ref().map(|asks| (asks, sender.clone()));
+    let mut asks = request.asks.iter().peekable();
+    let mut answers = Some(sender.clone());
     pass_on(out, sender.clone());
     pass_on(err, sender);
 
@@ -122,7 +123,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let deadline = start + request.timeout + Duration::from_secs(60);
     let mut ended = false;
     loop {
-        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(left.min(Duration::from_secs(1))) {
             Ok(line) => {
                 if let Some((mut stdin, (_, text))) =
                     keys.take_if(|(_, (after, _))| line.contains(after.as_str()))
@@ -132,7 +134,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
                     std::thread::spawn(move || stdin.write_all(text.as_bytes()));
                 }
                 if let Some(((_, lines), sender)) =
-                    asks.take_if(|((after, _), _)| line.contains(after.as_str()))
+                    asks.next_if(|(after, _)| line.contains(after.as_str())).zip(answers.clone())
                 {
                     let (socket, lines) = (socket.clone(), lines.clone());
                     std::thread::spawn(move || ask(&socket, &lines, &sender));
@@ -144,6 +146,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
                 lines.push(line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                // Whoever might still have asked for something doesn't keep the run open.
+                if child.try_wait()?.is_some() {
+                    answers = None;
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {
                 child.kill()?;
                 ended = true;

@@ -74,8 +74,9 @@ pub struct Run {
     /// Whether the tool only packs it, and QEMU starts that: nobody but a terminal listens.
     #[serde(default)]
     packed: bool,
-    /// What a program asks for at the run's socket, and when.
-    asks: Option<Asks>,
+    /// What programs ask for at the run's socket, and when: one after the other.
+    #[serde(default)]
+    asks: Vec<Asks>,
     /// In what the board's device tree differs from QEMU's.
     tree: Option<tree::Kind>,
     /// The protection that is off, in the hypervisor's test image.
@@ -265,7 +266,7 @@ impl Run {
             programs: self.programs.as_ref().map(|folder| paths::root().join("systems").join(folder)),
             types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
             packed: self.packed,
-            asks: self.asks.as_ref().map(|it| (it.after.clone(), it.lines.clone())),
+            asks: self.asks.iter().map(|it| (it.after.clone(), it.lines.clone())).collect(),
         })?;
         let mut problems = self.differences(&outcome);
         if self.refused {

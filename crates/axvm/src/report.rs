@@ -262,14 +262,18 @@ impl VmReport {
         }
     }
 
-    /// Whether it ended otherwise than by powering itself off or by being ended with the run.
+    /// Whether it ended otherwise than by powering itself off or by somebody's will.
     pub fn failed(&self) -> bool {
-        self.state == "stopped" && self.reason != "system-off" && self.reason != "run-ended"
+        self.state == "stopped" && self.reason != "system-off" && !self.was_ended()
     }
 
-    /// Whether it would have gone on if the run had. A VM that nobody started wouldn't.
+    /// Whether it would have gone on if nobody had ended it or the run. A VM that nobody started wouldn't.
     pub fn cut_short(&self) -> bool {
-        self.state == "running" || (self.state == "stopped" && self.reason == "run-ended")
+        self.state == "running" || (self.state == "stopped" && self.was_ended())
+    }
+
+    fn was_ended(&self) -> bool {
+        matches!(&*self.reason, "run-ended" | "stopped" | "restarted")
     }
 }
 
@@ -497,8 +501,10 @@ mod tests {
         report.vms[0].state = "running".into();
         assert_eq!(report.judge(), Verdict::Interrupted);
         report.vms[0].state = "stopped".into();
-        report.vms[0].reason = "run-ended".into();
-        assert_eq!(report.judge(), Verdict::Interrupted);
+        for by_somebody in ["run-ended", "stopped", "restarted"] {
+            report.vms[0].reason = by_somebody.into();
+            assert_eq!(report.judge(), Verdict::Interrupted);
+        }
         report.vms[0].reason = "violation".into();
         assert_eq!(report.judge(), Verdict::GuestFailed);
     }

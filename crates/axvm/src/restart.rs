@@ -36,11 +36,12 @@ pub struct Restarts {
 impl Restarts {
     /// What follows an end for this reason, at `now_ns`.
     ///
-    /// A guest that resets itself means to go on, however often: it costs nobody's time but that of its own CPUs. One that crashes may do
-    /// so for ever, and each time there is something to be looked at.
+    /// A guest that resets itself means to go on, however often: it costs nobody's time but that of its own CPUs. So does whoever has it
+    /// started again. One that crashes may do so for ever, and each time there is something to be looked at.
     pub fn after(&mut self, reason: StopReason, plan: &VmPlan, now_ns: u64) -> Afterwards {
         let asked = match reason {
-            StopReason::SystemOff | StopReason::RunEnded => AfterEnd::Stop,
+            StopReason::SystemOff | StopReason::Stopped | StopReason::RunEnded => AfterEnd::Stop,
+            StopReason::Restarted => AfterEnd::Restart,
             StopReason::SystemReset => plan.on_reset,
             StopReason::Watchdog => plan.watchdog.map_or(AfterEnd::Stop, |watchdog| watchdog.then),
             StopReason::CpusOff | StopReason::Violation | StopReason::GuestFault | StopReason::HostError => {
@@ -50,7 +51,7 @@ impl Restarts {
         if asked == AfterEnd::Stop {
             return Afterwards::Stays;
         }
-        if reason == StopReason::SystemReset {
+        if let StopReason::SystemReset | StopReason::Restarted = reason {
             return Afterwards::Again;
         }
         if now_ns.saturating_sub(self.since_ns) >= WINDOW_NS {

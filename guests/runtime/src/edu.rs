@@ -85,6 +85,16 @@ impl Edu {
         Some(Self { registers: window.cpu.start().get() + (bar - window.pci), config })
     }
 
+    /// Waits, bounded, for the end of a transfer that somebody else has begun: without a reset the device goes on with it.
+    pub fn wait_until_idle(&self) -> Result<(), Fault> {
+        let is_done = || machine::load64(self.registers + DMA_COMMAND).map(|it| it & DMA_START == 0);
+        if machine::within(machine::SURELY_S, || is_done() != Ok(false)) && is_done()? {
+            Ok(())
+        } else {
+            Err(Fault)
+        }
+    }
+
     fn start(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
         store64(self.registers + DMA_SOURCE, source)?;
         store64(self.registers + DMA_DESTINATION, destination)?;
@@ -95,12 +105,7 @@ impl Edu {
     /// Moves bytes, at most as many as the buffer has, from RAM to the device's own buffer, or back; bounded.
     fn transfer(&self, source: u64, destination: u64, length: u64, command: u64) -> Result<(), Fault> {
         self.start(source, destination, length, command)?;
-        let is_done = || machine::load64(self.registers + DMA_COMMAND).map(|it| it & DMA_START == 0);
-        if machine::within(machine::SURELY_S, || is_done() != Ok(false)) && is_done()? {
-            Ok(())
-        } else {
-            Err(Fault)
-        }
+        self.wait_until_idle()
     }
 
     /// The device reads a chunk of memory.

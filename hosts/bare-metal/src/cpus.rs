@@ -1,11 +1,13 @@
 //! The physical CPUs: bringing them up, calling them, and what each runs.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm::vm::Turn;
 use axvm_addr::{CpuId, Hpa, VcpuId};
+use axvm_plan::VmPlan;
 use spin::{Mutex, Once};
 
 use crate::arch::{self, Caller, EntryWork, Irqchip, SecondaryBoot};
@@ -42,6 +44,8 @@ enum Duty {
     Vcpu(VmRef, VcpuId),
     /// To take apart a VM that has stopped.
     TakeApart(Box<Vm>),
+    /// To build a VM of this plan again, and start it.
+    Start(Arc<VmPlan>),
 }
 
 /// What a CPU does next.
@@ -49,6 +53,7 @@ enum Task {
     Wait,
     Run(VmRef, VcpuId),
     TakeApart(Box<Vm>),
+    Start(Arc<VmPlan>),
 }
 
 static CPUS: Once<Vec<Cpu>> = Once::new();
@@ -127,19 +132,26 @@ impl Cpu {
         self.kick(&host.irqchip);
     }
 
+    /// Gives it a VM to build again, of which it was one of the CPUs.
+    pub fn give_to_start(&self, plan: Arc<VmPlan>, irqchip: &Irqchip) {
+        self.set_duty(Duty::Start(plan));
+        self.kick(irqchip);
+    }
+
     /// The former duty ends, and with it perhaps the last hold on a VM: without the lock.
     fn set_duty(&self, duty: Duty) {
         drop(core::mem::replace(&mut *self.duty.lock(), duty));
     }
 
-    /// What it is to do now. A VM that is to be taken apart is handed over.
+    /// What it is to do now. A VM that is to be taken apart or built is handed over.
     fn next(&self) -> Task {
         let mut duty = self.duty.lock();
         match &*duty {
             Duty::Vcpu(vm, vcpu) => Task::Run(vm.clone(), *vcpu),
             Duty::Offline | Duty::None => Task::Wait,
-            Duty::TakeApart(_) => match core::mem::replace(&mut *duty, Duty::None) {
+            Duty::TakeApart(_) | Duty::Start(_) => match core::mem::replace(&mut *duty, Duty::None) {
                 Duty::TakeApart(vm) => Task::TakeApart(vm),
+                Duty::Start(plan) => Task::Start(plan),
                 _ => Task::Wait,
             },
         }
@@ -184,6 +196,11 @@ impl Cpu {
                 Task::Run(vm, vcpu) => (vm, vcpu),
                 Task::TakeApart(vm) => {
                     crate::serve::take_apart(*vm);
+                    continue;
+                }
+                Task::Start(plan) => {
+                    host.start_again(&plan);
+                    host.note_settled(plan.id);
                     continue;
                 }
                 Task::Wait => {

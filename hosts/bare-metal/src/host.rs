@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm::events::Violation;
 use axvm::ownership::Registry;
@@ -51,8 +51,10 @@ pub struct Host {
     vms: Mutex<Vec<VmRef>>,
     /// VMs that nobody holds any more, and that are to be taken apart.
     retired: Mutex<Vec<Vm>>,
-    /// VMs that have stopped and aren't taken apart yet.
-    ending: AtomicUsize,
+    /// VMs that have stopped and aren't taken apart yet, or are being built again.
+    unsettled: Mutex<Vec<VmId>>,
+    /// VMs that didn't give back all that they had.
+    withheld: Mutex<Vec<VmId>>,
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
     console: Option<String>,
@@ -72,6 +74,9 @@ pub struct Host {
 
 /// How often an IOMMU is looked at that can't call.
 const IOMMU_POLL_US: u64 = 10_000;
+
+/// What is said of a VM of which nothing can be asked at the moment.
+pub const UNSETTLED: &str = "is being taken apart or built again: ask again";
 
 static HOST: Once<Host> = Once::new();
 
@@ -126,7 +131,8 @@ impl Host {
             run_ends: AtomicBool::new(false),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
-            ending: AtomicUsize::new(0),
+            unsettled: Mutex::new(Vec::new()),
+            withheld: Mutex::new(Vec::new()),
             hypervisor_cpu: plan.hypervisor_cpu,
             console: plan.console,
             polls: AtomicBool::new(false),
@@ -297,7 +303,7 @@ impl Host {
 
     /// Lets go of a VM that has stopped: whoever else was looking at it at that moment holds it a moment longer.
     pub fn let_go(&self, vm: VmRef) {
-        self.ending.fetch_add(1, Ordering::SeqCst);
+        self.unsettled.lock().push(vm.id());
         self.forget_vm(vm.id());
     }
 
@@ -312,10 +318,45 @@ impl Host {
         core::mem::take(&mut self.retired.lock())
     }
 
-    /// A VM has been taken apart. The run may end with it.
-    pub fn note_taken_apart(&self) {
-        self.ending.fetch_sub(1, Ordering::SeqCst);
+    /// A VM has been taken apart, or built again. The run may end with it.
+    pub fn note_settled(&self, id: VmId) {
+        self.unsettled.lock().retain(|&it| it != id);
         self.call_hypervisor_cpu();
+    }
+
+    /// A VM hasn't given back all that it had: it can't be built again.
+    pub fn note_withheld(&self, id: VmId) {
+        self.withheld.lock().push(id);
+    }
+
+    /// Has a VM that is no more built again and started, by a CPU of its own.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be: what follows the VM's name. Nothing has changed.
+    pub fn revive(&self, id: VmId) -> Result<(), &'static str> {
+        if self.run_ends.load(Ordering::SeqCst) {
+            return Err("isn't started: the run ends");
+        }
+        if self.withheld.lock().contains(&id) {
+            return Err("hasn't given back all that it had, and stays stopped until the machine is reset");
+        }
+        let Some(plan) = self.plans.get(usize::from(id.0)) else { return Err("isn't known") };
+        let Some(cpu) = plan.cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu)) else {
+            return Err("has no CPU");
+        };
+        if self.is_unsettled(id) {
+            return Err(UNSETTLED);
+        }
+        // From here on the run doesn't end without it. Only the hypervisor's CPU does this, so that it can't be there twice.
+        self.unsettled.lock().push(id);
+        cpu.give_to_start(plan.clone(), &self.irqchip);
+        Ok(())
+    }
+
+    /// Whether a VM is being taken apart or built again.
+    pub fn is_unsettled(&self, id: VmId) -> bool {
+        self.unsettled.lock().contains(&id)
     }
 
     /// What follows the end of a VM, for that reason.
@@ -355,9 +396,9 @@ impl Host {
         }
     }
 
-    /// Whether a VM that has stopped isn't taken apart yet.
-    pub fn any_ending(&self) -> bool {
-        self.ending.load(Ordering::SeqCst) != 0
+    /// Whether a VM is being taken apart or built again.
+    pub fn any_unsettled(&self) -> bool {
+        !self.unsettled.lock().is_empty()
     }
 
     /// The plan of a VM.

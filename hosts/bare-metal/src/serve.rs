@@ -38,7 +38,7 @@ pub fn serve(host: &'static Host) -> ! {
         }
         host.take_retired().into_iter().for_each(hand_back);
         let is_in_use = |vm: &VmRef| vm.plan().autostart || vm.state() != State::Built;
-        let running = !host.has_started() || host.vms().iter().any(is_in_use) || host.any_ending();
+        let running = !host.has_started() || host.vms().iter().any(is_in_use) || host.any_unsettled();
         if !running && !busy {
             security::attend(host);
             finish(host, ends.0);
@@ -126,12 +126,20 @@ pub fn take_apart(vm: Vm) {
                 }
                 Afterwards::Again | Afterwards::Stays => {}
             }
+            if !whole {
+                host.note_withheld(id);
+            }
         }
         Err(_) => {
-            log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody")
+            log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody");
+            host.note_withheld(id);
         }
     }
-    host.note_taken_apart();
+    host.note_settled(id);
+    if reason == Some(StopReason::Stopped) {
+        // Somebody has asked for that, and may wait for it to go on.
+        log::info!("{}: it is stopped", host.plan(id).map_or("", |plan| &plan.name));
+    }
 }
 
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
@@ -144,6 +152,7 @@ fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
         );
     }
     host.add_lost_cpus(overdue);
+    host.note_withheld(vm.id());
     security::quarantine_all(host, vm.id());
     host.forget_vm(vm.id());
     security::forget(host, vm.id());

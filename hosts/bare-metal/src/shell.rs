@@ -14,7 +14,7 @@ use axvm_plan::VmPlan;
 use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
 use axvm_system::wire::{Channel, MAX_COMMAND};
 
-use crate::host::Host;
+use crate::host::{Host, UNSETTLED};
 use crate::report::pack;
 use crate::vm::{self, StopReason, VmRef};
 use crate::{console, security};
@@ -144,7 +144,7 @@ impl Names for Around<'_> {
 /// A VM as a command finds it.
 enum Found<'a> {
     There(&'a VmRef),
-    Gone,
+    Gone(VmId),
 }
 
 impl<'a> Around<'a> {
@@ -175,22 +175,21 @@ impl<'a> Around<'a> {
                     vm::start(vm);
                     Answer::Done(format!("vm \"{name}\" is started"))
                 }
+                Found::There(vm) if vm.is_stopping() => return Err(wrong(name, "is stopping: ask again")),
                 Found::There(_) => return Err(wrong(name, "has been started")),
-                Found::Gone => {
-                    return Err(wrong(name, "has stopped; starting it again isn't served yet"));
+                Found::Gone(id) => {
+                    self.host.revive(id).map_err(|why| wrong(name, why))?;
+                    Answer::Done(format!("vm \"{name}\" is starting again"))
                 }
             },
-            Command::Stop(name) => match self.vm(name)? {
-                Found::There(vm) if vm.state() == State::Built => {
-                    return Err(wrong(name, "hasn't been started"));
-                }
-                Found::There(vm) if vm.is_stopping() => return Err(wrong(name, "is stopping already")),
-                Found::There(vm) => {
-                    vm.stop(StopReason::RunEnded);
-                    Answer::Done(format!("vm \"{name}\" is stopping"))
-                }
-                Found::Gone => return Err(wrong(name, "has stopped")),
-            },
+            Command::Stop(name) => {
+                self.stop(name, StopReason::Stopped)?;
+                Answer::Done(format!("vm \"{name}\" is stopping"))
+            }
+            Command::Restart(name) => {
+                self.stop(name, StopReason::Restarted)?;
+                Answer::Done(format!("vm \"{name}\" is stopping, and starts again"))
+            }
             Command::Focus(name) => {
                 *then = Then::Focus(self.plan(name)?.id);
                 Answer::Done(format!("vm \"{name}\" has the focus"))
@@ -199,7 +198,7 @@ impl<'a> Around<'a> {
                 *then = Then::End;
                 Answer::Done("the run ends".to_string())
             }
-            Command::Suspend(vm) | Command::Resume(vm) | Command::Restart(vm) => {
+            Command::Suspend(vm) | Command::Resume(vm) => {
                 self.plan(vm)?;
                 return Err(not_served(command));
             }
@@ -215,6 +214,17 @@ impl<'a> Around<'a> {
         })
     }
 
+    /// Stops a VM that runs.
+    fn stop(&self, name: &str, reason: StopReason) -> Result<(), Answer> {
+        match self.vm(name)? {
+            Found::There(vm) if vm.state() == State::Built => Err(wrong(name, "hasn't been started")),
+            Found::There(vm) if vm.stop(reason) => Ok(()),
+            Found::There(_) => Err(wrong(name, "is stopping already")),
+            Found::Gone(id) if self.host.is_unsettled(id) => Err(wrong(name, UNSETTLED)),
+            Found::Gone(_) => Err(wrong(name, "has stopped")),
+        }
+    }
+
     fn plan(&self, name: &str) -> Result<&'a VmPlan, Answer> {
         let plans = || self.host.plans.iter().map(Arc::as_ref);
         plans()
@@ -224,7 +234,7 @@ impl<'a> Around<'a> {
 
     fn vm(&self, name: &str) -> Result<Found<'a>, Answer> {
         let plan = self.plan(name)?;
-        Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone, Found::There))
+        Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone(plan.id), Found::There))
     }
 
     fn known_device(&self, name: &str) -> Result<(), Answer> {

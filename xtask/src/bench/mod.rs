@@ -201,7 +201,7 @@ impl Bench<'_> {
             programs: None,
             types: None,
             packed: false,
-            asks: None,
+            asks: Vec::new(),
         })?;
         if outcome.status != Some(0) || !outcome.says(says) {
             bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));

@@ -18,7 +18,8 @@ fn a_reset_and_a_crash_are_followed_by_what_the_file_says_and_an_end_by_nothing(
         let plan = planned(on_reset, on_crash);
         for &reason in StopReason::ALL {
             let again = match reason {
-                StopReason::SystemOff | StopReason::RunEnded => false,
+                StopReason::SystemOff | StopReason::Stopped | StopReason::RunEnded => false,
+                StopReason::Restarted => true,
                 StopReason::SystemReset => on_reset == Restart,
                 StopReason::Watchdog => false,
                 _ => on_crash == Restart,

@@ -30,6 +30,10 @@ pub enum StopReason {
     GuestFault,
     /// Its guest let its watchdog expire.
     Watchdog,
+    /// Somebody had it stopped.
+    Stopped,
+    /// Somebody had it started again.
+    Restarted,
     /// The run was ended from outside.
     RunEnded,
     /// The hypervisor couldn't go on with it.
@@ -45,6 +49,8 @@ impl StopReason {
         Self::Violation,
         Self::GuestFault,
         Self::Watchdog,
+        Self::Stopped,
+        Self::Restarted,
         Self::RunEnded,
         Self::HostError,
     ];
@@ -58,6 +64,8 @@ impl StopReason {
             Self::Violation => "violation",
             Self::GuestFault => "guest-fault",
             Self::Watchdog => "watchdog",
+            Self::Stopped => "stopped",
+            Self::Restarted => "restarted",
             Self::RunEnded => "run-ended",
             Self::HostError => "host-error",
         }

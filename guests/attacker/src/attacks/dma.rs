@@ -5,7 +5,8 @@ use alloc::string::String;
 
 use crate::board::Board;
 use crate::edu::{CHUNK, Edu};
-use crate::machine::{Fault, frequency, load64, mask_everything, now, store64};
+use crate::machine::{Fault, frequency, load32, load64, mask_everything, now, store32, store64};
+use crate::println;
 
 /// Patterns that no memory has by itself.
 const PATTERN: u64 = 0x4158_564d_2041_5454;
@@ -113,5 +114,39 @@ pub fn hold_core(board: &Board) -> String {
         let seconds = board.number("axvm.seconds").unwrap_or(1000);
         while now() - start < frequency() * seconds {}
         Ok("succeeded: nobody took the CPU".into())
+    })
+}
+
+/// Not an attack: DMA without a pause, each transfer checked, until somebody ends the VM. How often it was started the match register of a
+/// PL031 (`axvm.clock`) keeps, as for `resets`; the last of `axvm.starts` ends by itself.
+pub fn on(board: &Board) -> String {
+    const MR: u64 = 0x04;
+    /// So many transfers there and back are enough to say that it works.
+    const ENOUGH: u64 = 3;
+    let (Some(clock), Some(starts)) = (board.number("axvm.clock"), board.number("axvm.starts")) else {
+        return "skipped: no axvm.clock, axvm.starts".into();
+    };
+    with_edu(board, |edu| {
+        edu.wait_until_idle()?;
+        let start = load32(clock + MR)? + 1;
+        let (from, to) = (board.scratch, board.scratch + 0x1000);
+        for round in 1.. {
+            fill(from, PATTERN ^ round)?;
+            edu.read(from)?;
+            edu.write(to)?;
+            let seen = load64(to)?;
+            if seen != PATTERN ^ round {
+                return Ok(format!("broken: {seen:#x} in round {round} of start {start}"));
+            }
+            if round == ENOUGH {
+                let is_last = u64::from(start) >= starts;
+                store32(clock + MR, if is_last { 0 } else { start })?;
+                if is_last {
+                    return Ok(format!("ok: start {start}"));
+                }
+                println!("ATTACK edu-dma-on goes on: start {start}");
+            }
+        }
+        Ok("broken".into())
     })
 }

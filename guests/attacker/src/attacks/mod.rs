@@ -33,6 +33,7 @@ pub const ALL: &[Attack] = &[
     ("edu-dma-flood", dma::flood),
     ("edu-dma-gone", dma::gone),
     ("edu-dma-hold-core", dma::hold_core),
+    ("edu-dma-on", dma::on),
     // The virtual host bridge.
     ("config-poke", pci::config_poke),
     ("config-identity", pci::config_identity),
