@@ -95,6 +95,11 @@ pub enum PowerRequest {
     },
     /// To sleep until an interrupt comes, and go on.
     CpuSuspend,
+    /// To have the whole machine sleep until an interrupt comes for the calling CPU, the only one that is on; that begins anew then.
+    SystemSuspend {
+        /// Where.
+        start: Start,
+    },
     /// To switch the machine off.
     SystemOff,
     /// To start it anew.
@@ -116,6 +121,8 @@ pub enum PowerAnswer {
     NoSuchCpu,
     /// Nothing can be executed where it was to begin.
     NotMemory,
+    /// Other CPUs aren't off.
+    OthersOn,
 }
 
 /// What a guest did that can't be done.

@@ -287,10 +287,24 @@ impl Life {
         Some(start)
     }
 
-    /// Whether it was the last that was on, so that nothing can ever start one.
+    /// By a vCPU that is on: whether all others are off. Then they stay so, as nobody else could start one.
+    pub fn is_alone(&self, vcpu: VcpuId) -> bool {
+        let inner = self.inner.lock();
+        (0..).map(VcpuId).zip(&inner.vcpus).all(|(id, state)| id == vcpu || *state == Vcpu::Off)
+    }
+
+    /// By a vCPU that is on, and is about to leave its CPU: it begins there when it comes back.
+    pub fn begin_anew(&self, vcpu: VcpuId, start: Start) {
+        let mut inner = self.inner.lock();
+        if let Some(state @ Vcpu::On) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
+            *state = Vcpu::Starting(start);
+        }
+    }
+
+    /// It has left its CPU, and is off unless it begins anew. Whether it was the last that was on, so that nothing can ever start one.
     pub fn vcpu_off(&self, vcpu: VcpuId) -> bool {
         let mut inner = self.inner.lock();
-        if let Some(state) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
+        if let Some(state @ Vcpu::On) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
             *state = Vcpu::Off;
         }
         inner.vcpus.iter().all(|state| *state == Vcpu::Off)

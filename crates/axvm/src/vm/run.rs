@@ -237,6 +237,13 @@ impl<H: AxVMHal> AxVM<H> {
                 self.sleep(vcpu, running, None);
                 return Next::Resume;
             }
+            PowerRequest::SystemSuspend { start } if !self.is_ram(Gpa(start.entry)) => PowerAnswer::NotMemory,
+            PowerRequest::SystemSuspend { .. } if !self.life.is_alone(vcpu) => PowerAnswer::OthersOn,
+            PowerRequest::SystemSuspend { start } => {
+                self.sleep(vcpu, running, None);
+                self.life.begin_anew(vcpu, start);
+                return Next::Leave;
+            }
             PowerRequest::CpuState { target } => match self.vcpu_called(target) {
                 Some(target) => PowerAnswer::State(self.power(target)),
                 None => PowerAnswer::NoSuchCpu,

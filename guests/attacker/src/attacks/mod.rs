@@ -72,6 +72,7 @@ pub const ALL: &[Attack] = &[
     ("line-victim", interface::line_victim),
     ("silent", silent::silent),
     ("suspended", suspend::suspended),
+    ("system-suspended", suspend::system_suspended),
     // A machine that starts again.
     ("resets", resets::resets),
     ("cpu-off", resets::cpu_off),

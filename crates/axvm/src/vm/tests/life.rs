@@ -42,6 +42,25 @@ fn the_last_to_go_off_is_told_and_one_that_starts_counts() {
     assert!(life.vcpu_off(first));
 }
 
+#[test]
+fn one_that_is_alone_may_begin_anew() {
+    let life = Life::new(2);
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    assert_eq!(life.start(START, 7), Ok(()));
+    assert!(life.take_start(first).is_some() && life.is_alone(first));
+    assert_eq!(life.start_vcpu(second, START), Ok(()));
+    assert!(!life.is_alone(first), "the second starts");
+    assert!(life.take_start(second).is_some() && !life.is_alone(first), "and is on");
+    assert!(!life.vcpu_off(second) && life.is_alone(first));
+    let again = Start { entry: 0x4000_1000, argument: 8 };
+    life.begin_anew(first, again);
+    assert!(!life.vcpu_off(first), "it comes back");
+    assert_eq!(life.take_start(first), Some(again));
+    assert!(life.vcpu_off(first), "once");
+    life.begin_anew(first, again);
+    assert_eq!(life.take_start(first), None, "one that is off doesn't");
+}
+
 /// Two vCPUs start each other and go off, over and over: there is always one that is on or starts, and nobody may be told that it was
 /// the last. Where each of the others is asked by itself, a CPU that is slow between two questions is told so.
 #[test]

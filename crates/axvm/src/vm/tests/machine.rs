@@ -241,7 +241,46 @@ fn who_asks_why_a_vm_was_stopped_hears_where_its_vcpus_were<H: Fake>() {
     vm.dispose(&registry).unwrap();
 }
 
+fn a_machine_that_sleeps_goes_on_where_it_said_when_its_interrupt_comes<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    let lab = hal.lab();
+    let suspend = |entry| PowerRequest::SystemSuspend { start: Start { entry, argument: 0xa9a } };
+    const REFUSED: &[&[Answer]] =
+        &[&[Answer::Power(PowerAnswer::NotMemory)], &[Answer::Power(PowerAnswer::OthersOn)]];
+    let mut first: Vec<Step> = vec![
+        Step::Power(suspend(CLOCK), REFUSED[0]),
+        Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)]),
+        Step::Power(suspend(SECOND + 0x1000), REFUSED[1]),
+        Step::Ipi(1),
+        Step::Await(Irq(34)),
+        Step::Power(suspend(SECOND + 0x1000), &[]),
+    ];
+    first.extend(say("never"));
+    let mut woken = vec![Step::Argument(0xa9a), Step::Await(Irq(34))];
+    woken.extend(say("w"));
+    woken.push(Step::Power(PowerRequest::SystemOff, &[]));
+    let mut second = vec![Step::Await(TIMER)];
+    second.extend(say("o"));
+    lab.programs.borrow_mut().extend([(RAM, first), (SECOND, second), (SECOND + 0x1000, woken)]);
+    vm.start().unwrap();
+    run(&vm, || {
+        let is_off = || vm.power(VcpuId(1)) == Power::Off && !lab.console.borrow().is_empty();
+        until(&vm, "the second's way off", is_off);
+        vm.inject(VcpuId(0), Irq(34)).unwrap();
+        until(&vm, "its sleep", || vm.exits(VcpuId(0)).is_some_and(|exits| exits.read().hypercall == 4));
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(*lab.console.borrow(), "o", "{}: it sleeps", H::NAME);
+        vm.inject(VcpuId(0), Irq(34)).unwrap();
+    });
+    assert_eq!(*lab.complaints.borrow(), Vec::<String>::new(), "{}", H::NAME);
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
+    assert_eq!(*lab.console.borrow(), "ow");
+    vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+}
+
 on_both_hosts! {
+    a_machine_that_sleeps_goes_on_where_it_said_when_its_interrupt_comes,
     a_small_vm_runs_to_its_end,
     a_guest_that_resets_itself_starts_again_from_the_same_plan,
     a_guest_that_never_leaves_is_stopped,

@@ -4,7 +4,10 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_platform::model::PsciConduit;
-use smccc::psci::{AffinityState, PSCI_AFFINITY_INFO_64, PSCI_CPU_OFF, PSCI_CPU_ON_64, PSCI_SYSTEM_OFF};
+use smccc::psci::{
+    AffinityState, PSCI_AFFINITY_INFO_64, PSCI_CPU_OFF, PSCI_CPU_ON_64, PSCI_SYSTEM_OFF,
+    PSCI_SYSTEM_SUSPEND_64,
+};
 
 /// Synchronous exceptions so far; the vectors count them. One CPU, so relaxed loads do.
 pub static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -144,6 +147,20 @@ pub unsafe fn start_cpu(conduit: PsciConduit, mpidr: u64, start: &'static Start)
 /// PSCI CPU_OFF (Arm DEN 0022, 5.5): the calling CPU goes off.
 pub fn stop_cpu(conduit: PsciConduit) {
     let _ = call(conduit, PSCI_CPU_OFF, [0; 3]);
+}
+
+/// PSCI SYSTEM_SUSPEND (Arm DEN 0022, 5.1.19): the machine sleeps, and goes on with this function, on what is free of the calling CPU's
+/// stack. It comes back only if that is refused: with the answer.
+pub fn suspend_system(conduit: PsciConduit, function: extern "C" fn() -> !) -> Option<u64> {
+    let stack: u64;
+    // SAFETY: reading the stack pointer has no effect.
+    unsafe { asm!("mov {0}, sp", out(reg) stack) };
+    let start = Start { stack_top: stack & !0xf, function };
+    call(
+        conduit,
+        PSCI_SYSTEM_SUSPEND_64,
+        [&raw const secondary_start as u64, core::ptr::from_ref(&start) as u64, 0],
+    )
 }
 
 /// PSCI AFFINITY_INFO (Arm DEN 0022, 5.7): whether the CPU with this MPIDR affinity is off.

@@ -8,12 +8,12 @@ use smccc::arch::{
     SMCCC_VERSION,
 };
 use smccc::psci::error::{
-    ALREADY_ON, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
+    ALREADY_ON, DENIED, INVALID_ADDRESS, INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, SUCCESS,
 };
 use smccc::psci::{
     AffinityState, MigrateType, PSCI_AFFINITY_INFO_32, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_SUSPEND_32,
     PSCI_FEATURES, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32,
-    PSCI_SYSTEM_RESET2_64, PSCI_VERSION,
+    PSCI_SYSTEM_RESET2_64, PSCI_SYSTEM_SUSPEND_32, PSCI_VERSION,
 };
 
 use super::firmware;
@@ -66,7 +66,11 @@ pub fn call(context: &mut Context) -> Called {
             | PSCI_FEATURES
             | PSCI_MIGRATE_INFO_TYPE
             | SMCCC_VERSION => SUCCESS,
-            it if matches!(it & !SMC64, PSCI_CPU_SUSPEND_32 | PSCI_CPU_ON_32 | PSCI_AFFINITY_INFO_32) => {
+            it if matches!(
+                it & !SMC64,
+                PSCI_CPU_SUSPEND_32 | PSCI_CPU_ON_32 | PSCI_AFFINITY_INFO_32 | PSCI_SYSTEM_SUSPEND_32
+            ) =>
+            {
                 SUCCESS
             }
             _ => NOT_SUPPORTED,
@@ -98,6 +102,10 @@ pub fn call(context: &mut Context) -> Called {
         SMCCC_ARCH_WORKAROUND_2 if workaround(id) >= 0 => SUCCESS,
         it => match it & !SMC64 {
             PSCI_CPU_SUSPEND_32 => return Called::Power(PowerRequest::CpuSuspend),
+            PSCI_SYSTEM_SUSPEND_32 => {
+                let start = Start { entry: first, argument: second };
+                return Called::Power(PowerRequest::SystemSuspend { start });
+            }
             PSCI_CPU_ON_32 => {
                 let start = Start { entry: second, argument: third };
                 return Called::Power(PowerRequest::CpuOn { target: first, start });
@@ -118,7 +126,7 @@ fn set_answer(context: &mut Context, answer: i32) {
     context.set_x(0, i64::from(answer) as u64);
 }
 
-/// What the core has answered, as PSCI says it (DEN 0022, 5.2.2 and 5.7).
+/// What the core has answered, as PSCI says it (DEN 0022, 5.1.19, 5.2.2 and 5.7).
 pub fn answer(context: &mut Context, answer: Answer) {
     let answer = match answer {
         Answer::Power(PowerAnswer::Done) => SUCCESS,
@@ -129,6 +137,7 @@ pub fn answer(context: &mut Context, answer: Answer) {
         Answer::Power(PowerAnswer::IsStarting) => ON_PENDING,
         Answer::Power(PowerAnswer::NoSuchCpu) => INVALID_PARAMETERS,
         Answer::Power(PowerAnswer::NotMemory) => INVALID_ADDRESS,
+        Answer::Power(PowerAnswer::OthersOn) => DENIED,
         Answer::Nobody | Answer::Value(_) => NOT_SUPPORTED,
     };
     set_answer(context, answer);
