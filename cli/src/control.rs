@@ -1,9 +1,9 @@
 //! `axvm run --control SOCKET`: the shell's commands for programs. Each line that a program writes is one, and is answered by a line of
 //! JSON (`axvm_shell::Json`), in the same order.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
@@ -11,6 +11,8 @@ use std::thread;
 
 use axvm_shell::{Answer, Reason};
 use axvm_system::wire::{self, MAX_COMMAND};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 /// A socket, which is gone when this is.
 pub struct Socket {
@@ -33,15 +35,14 @@ impl Socket {
     ///
     /// If it can't be made there; or another listens there.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
+        let listener = match bind(path) {
             // Left by a run that was killed: nobody answers.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
-                UnixListener::bind(path)?
+                bind(path)?
             }
             bound => bound?,
         };
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_path_buf() })
     }
 
@@ -70,6 +71,14 @@ impl Drop for Socket {
         // Somebody may have taken it away.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Makes a socket that is the user's alone from its first moment on: what it is made with is the process's to say.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound
 }
 
 /// Whether it is a socket that nobody listens at.
@@ -165,6 +174,8 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
