@@ -13,7 +13,7 @@ use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
-use crate::{native, paths, process, refusal, tree};
+use crate::{native, paths, process, refusal, taken, tree};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -60,6 +60,8 @@ pub struct Run {
     /// Of devices, by their names in the report: the least and the most interrupts that the hypervisor took for each.
     #[serde(default)]
     interrupts: BTreeMap<String, [u64; 2]>,
+    /// How often, at least, a VM was taken apart to be built again: then what was taken of the machine must be what it was the first time.
+    rebuilt: Option<u64>,
     /// Whether the file is refused, with exactly the problems that its comments `# problem: RULE` announce.
     #[serde(default)]
     refused: bool,
@@ -334,6 +336,10 @@ impl Run {
             if taken.is_none_or(|taken| taken < *least || taken > *most) {
                 problems.push(format!("{name}: {taken:?} interrupts were taken, not {least} to {most}"));
             }
+        }
+        if let Some(least) = self.rebuilt {
+            let taken = outcome.report.as_ref().map_or(&Value::Null, |report| &report["hypervisor"]["taken"]);
+            problems.extend(taken::differences(taken, least));
         }
         for kind in self.no_events.iter().filter(|kind| events.iter().any(|it| it["kind"] == kind.as_str())) {
             problems.push(format!("the report has an event of kind {kind}"));

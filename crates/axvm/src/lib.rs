@@ -13,6 +13,7 @@
 //! | [`space`] | what is mapped where: the ledger that the host materialises |
 //! | [`devices`] | which device answers an exit |
 //! | [`ownership`] | who owns a device: the host, nobody, a VM |
+//! | [`taken`] | what is taken of the machine, counted |
 //! | [`restart`] | whether a VM that has ended starts again |
 //! | [`events`] | what was tried beyond a plan, and what it leads to |
 //! | [`stats`], [`report`] | what happened, counted, and as the run report says it |
@@ -36,6 +37,7 @@ pub mod report;
 pub mod restart;
 pub mod space;
 pub mod stats;
+pub mod taken;
 pub mod vcpu;
 pub mod vm;
 

@@ -10,6 +10,9 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::ExitCounts;
+use crate::taken::TakenReport;
+use crate::vm::StopReason;
+use axvm_plan::VmPlan;
 use axvm_plan::problem::Problem;
 
 /// So many starts of a VM are told at the most.
@@ -179,6 +182,9 @@ pub struct HypervisorReport {
     /// CPUs that didn't leave a VM that was stopped, by their position among the device tree's.
     #[serde(default)]
     pub lost_cpus: Vec<u16>,
+    /// What was taken of the machine, counted.
+    #[serde(default)]
+    pub taken: TakenReport,
 }
 
 /// One VM.
@@ -259,6 +265,22 @@ impl VmReport {
             devices: devices.collect(),
             starts,
             ..later
+        }
+    }
+
+    /// What it is of a VM that couldn't be built.
+    pub fn not_built(plan: &VmPlan) -> Self {
+        Self {
+            name: plan.name.clone(),
+            state: "stopped".into(),
+            reason: StopReason::HostError.name().into(),
+            interrupts: plan.mode.name().into(),
+            exits: ExitReport::default(),
+            interrupts_injected: 0,
+            refused: RefusedReport::default(),
+            irqchip: IrqchipReport::default(),
+            devices: Vec::new(),
+            starts: Vec::new(),
         }
     }
 
@@ -419,7 +441,7 @@ mod tests {
     #[test]
     fn the_json_form_has_the_shape_of_the_contract() {
         let json = serde_json::to_value(example()).unwrap();
-        let contract: serde_json::Value = serde_json::from_str(
+        let mut contract: serde_json::Value = serde_json::from_str(
             r#"{"schema": 1, "verdict": "violation",
                 "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0,
                   "boot_filling_ticks": 0, "tick_hz": 0, "lost_cpus": []},
@@ -438,6 +460,7 @@ mod tests {
                 "problems": []}"#,
         )
         .unwrap();
+        contract["hypervisor"]["taken"] = serde_json::to_value(TakenReport::default()).unwrap();
         assert_eq!(json, contract);
     }
 

@@ -220,6 +220,11 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
         self.attached.get(&stream)
     }
 
+    /// How many streams are attached.
+    pub fn attached(&self) -> usize {
+        self.attached.len()
+    }
+
     /// Opens a stream to what a domain's tables map. A stream that is attached is blocked first.
     ///
     /// # Errors

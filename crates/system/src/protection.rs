@@ -54,6 +54,10 @@ pub enum Protection {
     OwnError,
     /// Not a protection: the first start ends as one that can tell nobody why, and with a reset that keeps memory.
     Restart,
+    /// Not a protection: when a VM is built, one table after another can't be had.
+    NoTable,
+    /// Not a protection: when a VM is built, one command after another to the IOMMU is lost.
+    NoCommand,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -85,6 +89,8 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("own-memory", Protection::OwnMemory),
     ("own-error", Protection::OwnError),
     (RESTART, Protection::Restart),
+    ("no-table", Protection::NoTable),
+    ("no-command", Protection::NoCommand),
 ];
 
 #[cfg(test)]

@@ -242,6 +242,31 @@ fn tag(vm: VmId) -> u16 {
     vm.0 + 1
 }
 
+/// What a VM's two spaces have before it has anything: an empty map for each IOMMU that one of its devices is behind.
+fn fill_spaces(
+    host: &Host,
+    plan: &VmPlan,
+    space: &GuestSpace,
+    maps: &mut Vec<DmaSpace>,
+) -> Result<(), HalError> {
+    let flags = MappingFlags::READ | MappingFlags::WRITE;
+    let memory = &host.platform.memory;
+    protection::open_memory(Protection::Stage2, memory, &plan.ram, |span, hpa| space.map(span, hpa, flags))?;
+    for iommu in plan.devices.iter().flat_map(|device| &device.sources).map(|source| source.iommu) {
+        if !maps.iter().any(|map| map.iommu() == iommu) {
+            let mut map = DmaSpace::new(iommu, plan.address_bits, host.iommus.output_bits(), tag(plan.id))?;
+            protection::open_memory(Protection::Smmu, memory, &plan.ram, |span, hpa| {
+                match Span::new(Iova(span.start().0), span.size()) {
+                    Ok(span) => map.map(span, hpa, flags),
+                    Err(_) => Ok(()),
+                }
+            })?;
+            maps.push(map);
+        }
+    }
+    Ok(())
+}
+
 impl AxVMHal for Hal {
     type Space = Space;
     type Dma = Dma;
@@ -258,26 +283,17 @@ impl AxVMHal for Hal {
             return Err(HalError::TooManyVms);
         }
         let space = GuestSpace::new(plan.address_bits, tag(plan.id))?;
-        let flags = MappingFlags::READ | MappingFlags::WRITE;
-        let memory = &host.platform.memory;
-        protection::open_memory(Protection::Stage2, memory, &plan.ram, |span, hpa| {
-            space.map(span, hpa, flags)
-        })?;
-        let mut maps: Vec<DmaSpace> = Vec::new();
-        for iommu in plan.devices.iter().flat_map(|device| &device.sources).map(|source| source.iommu) {
-            if !maps.iter().any(|map| map.iommu() == iommu) {
-                let mut map =
-                    DmaSpace::new(iommu, plan.address_bits, host.iommus.output_bits(), tag(plan.id))?;
-                protection::open_memory(Protection::Smmu, memory, &plan.ram, |span, hpa| {
-                    match Span::new(Iova(span.start().0), span.size()) {
-                        Ok(span) => map.map(span, hpa, flags),
-                        Err(_) => Ok(()),
-                    }
-                })?;
-                maps.push(map);
+        let mut maps = Vec::new();
+        let made = fill_spaces(host, plan, &space, &mut maps);
+        let (space, dma) = (Space(space), Dma { maps: Mutex::new(maps), iommus: &host.iommus });
+        match made {
+            Ok(()) => Ok((space, dma)),
+            Err(error) => {
+                // Their tables don't go by themselves.
+                self.destroy(plan.id, space, dma);
+                Err(error)
             }
         }
-        Ok((Space(space), Dma { maps: Mutex::new(maps), iommus: &host.iommus }))
     }
 
     fn revoke(&self, vm: VmId, space: &Space) {

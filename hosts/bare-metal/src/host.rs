@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm::events::Violation;
-use axvm::ownership::Registry;
+use axvm::ownership::{Registry, Slot};
 use axvm::report::HypervisorReport;
 use axvm::restart::{Afterwards, Restarts};
+use axvm::taken::{Taken, TakenReport};
 use axvm_addr::{CpuId, Hpa, PciAddress, VcpuId, VmId};
 use axvm_pci::{Forwarding, Function};
 use axvm_plan::{DevicePlan, PciPlan, Plan, VmPlan};
@@ -22,7 +23,7 @@ use crate::log;
 use crate::pci::Config;
 use crate::security::Security;
 use crate::vm::{self, StopReason, Vm, VmFiles, VmRef};
-use crate::{arch, boot, cpus, memory};
+use crate::{arch, boot, cpus, memory, protection};
 
 /// The machine.
 pub struct Host {
@@ -70,6 +71,8 @@ pub struct Host {
     held: u64,
     /// CPUs that didn't leave a VM that was stopped.
     lost: Mutex<Vec<CpuId>>,
+    /// What was taken when.
+    taken_when: Mutex<TakenReport>,
 }
 
 /// How often an IOMMU is looked at that can't call.
@@ -143,6 +146,7 @@ impl Host {
             filling: AtomicU64::new(0),
             held,
             lost: Mutex::new(Vec::new()),
+            taken_when: Mutex::default(),
             platform,
         }
     }
@@ -243,10 +247,12 @@ impl Host {
         let mut vms = Vec::new();
         for (plan, files) in self.plans.iter().zip(&self.files) {
             let Some(files) = files else { continue };
+            protection::try_each(self, plan);
             let before = memory::free_bytes();
             match vm::build(self, plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
-                Err(error) => boot::last_words(&format_args!("{}: {error}", plan.name)),
+                // The machine is as before, and the others are none the worse.
+                Err(error) => log::error!("{}: it can't be started: {error}", plan.name),
             }
             // What the plan reckons with is what its promise to the others rests on.
             let taken = before.saturating_sub(memory::free_bytes());
@@ -258,6 +264,7 @@ impl Host {
                 plan.table_bytes >> 10
             );
         }
+        self.taken_when.lock().built = self.taken();
         *self.vms.lock() = vms.clone();
         for vm in vms.iter().filter(|vm| vm.plan().autostart) {
             vm::start(vm);
@@ -379,6 +386,8 @@ impl Host {
     /// Builds a VM again that has been taken apart, and starts it. On a CPU of it.
     pub fn start_again(&'static self, plan: &Arc<VmPlan>) {
         let Some(files) = self.files.get(usize::from(plan.id.0)).and_then(Option::as_ref) else { return };
+        protection::try_each(self, plan);
+        protection::fail_next();
         let vm = match vm::build(self, plan.clone(), files) {
             Ok(vm) => vm,
             Err(error) => {
@@ -453,6 +462,23 @@ impl Host {
         self.lost.lock().extend_from_slice(cpus);
     }
 
+    /// What is taken of the machine now.
+    pub fn taken(&self) -> Taken {
+        let (memory_bytes, table_bytes) = memory::taken_bytes();
+        let is_assigned = |slot: &Slot| matches!(slot, Slot::Assigned { .. });
+        let devices = self.registry.lock().iter().filter(|(_, slot)| is_assigned(slot)).count() as u32;
+        let dma_sources = self.iommus.attached();
+        let mut taken = Taken { memory_bytes, table_bytes, devices, dma_sources, ..Taken::default() };
+        self.irqchip.count(&mut taken);
+        taken
+    }
+
+    /// A VM has been taken apart and is about to be built again.
+    pub fn note_between(&self) {
+        let now = self.taken();
+        self.taken_when.lock().note_between(now);
+    }
+
     /// The hypervisor's own figures.
     pub fn figures(&self) -> HypervisorReport {
         let layout = arch::image_layout();
@@ -464,6 +490,7 @@ impl Host {
             boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
             boot_filling_ticks: self.filling.load(Ordering::Relaxed),
             tick_hz: arch::tick_hz(),
+            taken: TakenReport { end: self.taken(), ..*self.taken_when.lock() },
             lost_cpus: self.lost.lock().iter().map(|cpu| cpu.0).collect(),
         }
     }

@@ -11,10 +11,14 @@ use axvm_plan::RamPiece;
 use buddy_system_allocator::LockedHeap;
 
 use crate::arch::{WINDOW_BYTES, Window};
+use crate::protection::{self, Protection};
 
 /// Blocks of up to 2^30 bytes; every block is aligned to its size.
 #[global_allocator]
 static HEAP: LockedHeap<31> = LockedHeap::empty();
+
+/// Bytes of tables and queues that hardware reads.
+static TABLES: AtomicU64 = AtomicU64::new(0);
 
 /// Ticks spent on clearing, filling and cleaning guests' RAM.
 static FILLING: AtomicU64 = AtomicU64::new(0);
@@ -55,11 +59,20 @@ pub fn free_bytes() -> u64 {
     heap.stats_total_bytes().saturating_sub(heap.stats_alloc_actual()) as u64
 }
 
+/// Bytes of it that somebody has, and of these, those that [`allocate`] gave.
+pub fn taken_bytes() -> (u64, u64) {
+    (HEAP.lock().stats_alloc_actual() as u64, TABLES.load(Ordering::Relaxed))
+}
+
 /// A zeroed, aligned block of the hypervisor's memory for a table or queue that hardware reads.
 pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
+    if protection::fails(Protection::NoTable) {
+        return None;
+    }
     let layout = Layout::from_size_align(bytes.max(1), align).ok()?;
     // SAFETY: the size isn't zero.
     let block = Hpa(NonNull::new(unsafe { alloc(layout) })?.as_ptr() as u64);
+    TABLES.fetch_add(layout.size() as u64, Ordering::Relaxed);
     // SAFETY: the block is memory that nobody else has.
     unsafe { crate::arch::zero(block, layout.size() as u64) };
     Some(block)
@@ -72,6 +85,7 @@ pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
 /// With the same size and alignment, once, and nothing (no hardware either) uses it any more.
 pub unsafe fn free(block: Hpa, bytes: usize, align: usize) {
     if let Ok(layout) = Layout::from_size_align(bytes.max(1), align) {
+        TABLES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: by the caller's promise.
         unsafe { dealloc(block.0 as *mut u8, layout) }
     }

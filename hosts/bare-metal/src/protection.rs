@@ -19,6 +19,10 @@ pub use axvm_system::protection::Protection;
 use crate::host::Host;
 use crate::log;
 
+mod failures;
+
+pub use failures::{fail_next, fails, try_each};
+
 use Protection::{Block, Config, Inject, OwnCode, OwnMap, OwnRam, OwnStack, Rate, Restart};
 
 #[cfg(all(feature = "protection-off", not(debug_assertions)))]

@@ -119,6 +119,7 @@ pub fn take_apart(vm: Vm) {
             match reason.map_or(Afterwards::Stays, |reason| host.after_end(plan, reason)) {
                 Afterwards::Again if whole => {
                     log::info!("{}: it starts again ({})", plan.name, reason.map_or("", StopReason::name));
+                    host.note_between();
                     host.start_again(plan);
                 }
                 Afterwards::TooOften => {
@@ -173,7 +174,10 @@ fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     let vms = host.vms();
     let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
         Some(vm) => Some(joined(gone, vm::report(vm))),
-        None => gone,
+        None => gone.or_else(|| {
+            let plan = host.plans.get(usize::from(id)).filter(|plan| plan.autostart)?;
+            Some(VmReport::not_built(plan))
+        }),
     };
     let mut last = Report {
         schema: SCHEMA,

@@ -254,6 +254,45 @@ fn without_memory_for_tables_nothing_is_half_mapped_or_half_unmapped() {
 }
 
 #[test]
+fn whichever_table_cannot_be_had_all_is_as_before_and_goes_well_later() {
+    let fake = Fake::new();
+    fake.inner.borrow_mut().limit = Some(1);
+    let format = Stage2Format::new(40).unwrap();
+    assert!(matches!(Mapper::new(&fake, format), Err(MapError::OutOfTables { .. })), "a root of two pages");
+    assert_eq!(fake.pages(), 0);
+    for limit in 0..20 {
+        let fake = Fake::new();
+        let mut mapper = mapper(&fake, 40);
+        mapper.map(span(0, G1), Hpa(0), Attributes::RAM).unwrap();
+        let held = fake.pages();
+        let query = |mapper: &Mapper<&Fake>, at: u64| mapper.query(Gpa(at)).map(|(to, ..)| to);
+        // A large one from the end of a block on, and a hole at both ends of another.
+        let (wanted, hole) = (span(2 * G1 - K4, G1 + 2 * K4), span(K4, G1 - 2 * K4));
+        fake.inner.borrow_mut().limit = Some(limit);
+        let mapped = mapper.map(wanted, Hpa(8 * G1 - K4), Attributes::RAM);
+        if mapped.is_err() {
+            assert_eq!((fake.pages(), mapper.pages_held()), (held, held), "{limit}");
+            assert_eq!((query(&mapper, 2 * G1 - K4), query(&mapper, 2 * G1)), (None, None), "{limit}");
+            fake.inner.borrow_mut().limit = None;
+            mapper.map(wanted, Hpa(8 * G1 - K4), Attributes::RAM).unwrap();
+        }
+        fake.inner.borrow_mut().limit = Some(limit);
+        let held = fake.pages();
+        let unmapped = mapper.unmap(hole, &fake);
+        if unmapped.is_err() {
+            assert_eq!((fake.pages(), mapper.pages_held()), (held, held), "{limit}");
+            assert_eq!(query(&mapper, G1 / 2), Some(Hpa(G1 / 2)), "{limit}");
+            fake.inner.borrow_mut().limit = None;
+            mapper.unmap(hole, &fake).unwrap();
+        }
+        assert_eq!((query(&mapper, G1 / 2), query(&mapper, 0)), (None, Some(Hpa(0))));
+        assert_eq!((mapped.is_err(), unmapped.is_err()), (limit < 4, limit < 3), "{limit}");
+        mapper.destroy(&fake).unwrap();
+        assert_eq!(fake.pages(), 0);
+    }
+}
+
+#[test]
 fn a_hole_in_a_block_breaks_it_once_and_leaves_the_largest_rest() {
     let fake = Fake::new();
     let mut mapper = mapper(&fake, 40);

@@ -32,6 +32,9 @@ impl State {
             0xa8 | 0xac => panic!("the event queue's indices are in page 1"),
             _ => {}
         }
+        if offset == cmdq::PROD_OFFSET && self.misses() {
+            return;
+        }
         self.registers.insert(offset, value);
         if offset == eventq::PROD_OFFSET {
             self.event_producer = value;
@@ -39,6 +42,14 @@ impl State {
         if offset == cmdq::PROD_OFFSET || offset == gerror::ACK_OFFSET {
             self.consume();
         }
+    }
+
+    /// Whether it misses that there are commands.
+    fn misses(&mut self) -> bool {
+        let Some(left) = self.misbehaviour.hears else { return false };
+        // Past the end of what it hears it misses two: the first would be heard with the second.
+        self.misbehaviour.hears = if left == usize::MAX { None } else { Some(left.wrapping_sub(1)) };
+        left == 0 || left == usize::MAX
     }
 
     fn ring(&self, base_offset: usize) -> (u64, u32) {

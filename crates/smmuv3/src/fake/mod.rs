@@ -50,6 +50,8 @@ pub struct Misbehaviour {
     pub never_acknowledges: bool,
     /// Commands are never consumed.
     pub deaf: bool,
+    /// So many times more it hears of commands, then twice not.
+    pub hears: Option<usize>,
     /// The command with this opcode is refused this many times, with this reason.
     pub refuses: Option<(u64, u32, u32)>,
 }

@@ -160,6 +160,56 @@ fn a_stream_that_could_not_be_blocked_still_counts_as_attached() {
 }
 
 #[test]
+fn whichever_command_is_lost_the_stream_can_be_closed_and_opened_again() {
+    // With the entry's table to be made, with it there, and with the stream attached to something else.
+    for before in 0..3 {
+        let mut lost = 0;
+        loop {
+            let fake = Fake::new();
+            let mut smmu = smmu(&fake);
+            let (one, two) = (tables(&fake, 0, 0x8000_0000), tables(&fake, 0, 0x9000_0000));
+            if before > 0 {
+                smmu.attach(StreamId(8), &domain(2, &two)).unwrap();
+            }
+            if before == 1 {
+                smmu.block(StreamId(8)).unwrap();
+            }
+            fake.0.borrow_mut().misbehaviour.hears = Some(lost);
+            let result = smmu.attach(StreamId(8), &domain(1, &one));
+            let all_heard = core::mem::take(&mut fake.0.borrow_mut().misbehaviour.hears).is_some();
+            if result.is_ok() {
+                assert!(all_heard, "{before}: command {lost} was lost, and nobody noticed");
+                break;
+            }
+            assert_eq!(result, Err(Error::Timeout(Wait::Sync)));
+            smmu.block(StreamId(8)).unwrap();
+            assert_eq!((smmu.attached(), fake.dma(8, 4, true)), (0, Outcome::Aborts), "{before}, {lost}");
+            // Nobody has the tables: they may be another's.
+            smmu.attach(StreamId(9), &domain(1, &two)).unwrap();
+            smmu.attach(StreamId(8), &domain(2, &one)).unwrap();
+            assert_eq!(fake.dma(8, 4, true), Outcome::Reaches(0x8000_0004));
+            assert_eq!((smmu.attached(), fake.dma(9, 4, true)), (2, Outcome::Reaches(0x9000_0004)));
+            lost += 1;
+        }
+        assert!(lost >= 4, "{before}: {lost}");
+    }
+}
+
+#[test]
+fn without_memory_for_its_entry_a_stream_stays_as_it_was() {
+    let fake = Fake::new();
+    let mut smmu = smmu(&fake);
+    let mapper = tables(&fake, 0, 0x8000_0000);
+    fake.0.borrow_mut().refuse_memory = true;
+    let result = smmu.attach(StreamId(8), &domain(1, &mapper));
+    assert!(matches!(result, Err(Error::OutOfMemory { .. })));
+    assert_eq!((smmu.attached(), fake.dma(8, 0, true)), (0, Outcome::Faults(0x02)));
+    fake.0.borrow_mut().refuse_memory = false;
+    smmu.attach(StreamId(8), &domain(1, &mapper)).unwrap();
+    assert_eq!((smmu.attached(), fake.dma(8, 0, true)), (1, Outcome::Reaches(0x8000_0000)));
+}
+
+#[test]
 fn a_device_that_keeps_mastering_leaves_room_for_others_events() {
     let fake = Fake::new();
     let mut smmu = smmu(&fake);

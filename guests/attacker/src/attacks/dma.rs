@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use super::typed;
 use crate::board::Board;
 use crate::edu::{CHUNK, Edu};
 use crate::machine::{Fault, frequency, load32, load64, mask_everything, now, store32, store64};
@@ -26,13 +27,34 @@ fn fill(address: u64, value: u64) -> Result<(), Fault> {
 /// Within the VM's own RAM it works, or a blocked access elsewhere would show nothing.
 pub fn inside(board: &Board) -> String {
     with_edu(board, |edu| {
-        let (from, to) = (board.scratch, board.scratch + 0x1000);
-        fill(from, PATTERN)?;
-        fill(to, OTHER)?;
-        edu.read(from)?;
-        edu.write(to)?;
-        let seen = load64(to)?;
+        let seen = carry(edu, board)?;
         Ok(if seen == PATTERN { "ok".into() } else { format!("broken: {seen:#x} in place of {PATTERN:#x}") })
+    })
+}
+
+/// Has the device carry [`PATTERN`] from one page to another; what arrives there.
+fn carry(edu: &Edu, board: &Board) -> Result<u64, Fault> {
+    let (from, to) = (board.scratch, board.scratch + 0x1000);
+    fill(from, PATTERN)?;
+    fill(to, OTHER)?;
+    edu.read(from)?;
+    edu.write(to)?;
+    load64(to)
+}
+
+/// The same over and over, until something is typed: a neighbour who is none the worse for what others do. (It takes no memory meanwhile:
+/// what such a guest takes doesn't come back.)
+pub fn neighbour(board: &Board) -> String {
+    with_edu(board, |edu| {
+        let mut transfers = 0;
+        while !typed::has_come(board) {
+            let seen = carry(edu, board)?;
+            if seen != PATTERN {
+                return Ok(format!("broken: {seen:#x} in place of {PATTERN:#x} after {transfers} transfers"));
+            }
+            transfers += 1;
+        }
+        Ok(format!("ok: {transfers} transfers"))
     })
 }
 

@@ -6,6 +6,7 @@ use crate::board::Board;
 use crate::{machine, println};
 
 mod cpu;
+mod cycles;
 mod debug;
 mod dma;
 mod gic;
@@ -75,6 +76,8 @@ pub const ALL: &[Attack] = &[
     ("system-suspended", suspend::system_suspended),
     // A machine that starts again.
     ("resets", resets::resets),
+    ("message", cycles::message),
+    ("neighbour", dma::neighbour),
     ("cpu-off", resets::cpu_off),
     ("watchdog", resets::watchdog),
     // What is typed.

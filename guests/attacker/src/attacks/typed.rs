@@ -23,6 +23,11 @@ fn listen(board: &Board) -> Result<(), Fault> {
     store32(board.console + CR, CR_ON)
 }
 
+/// Whether something was typed; from the first time on that this is asked.
+pub fn has_come(board: &Board) -> bool {
+    listen(board).is_ok() && load32(board.console + FR).is_ok_and(|flags| flags & FR_RXFE == 0)
+}
+
 /// Waits until what is typed has piled up, then reads `axvm.typed` bytes of it without saying anything: nothing but the reading
 /// can call for more.
 pub fn typed(board: &Board) -> String {

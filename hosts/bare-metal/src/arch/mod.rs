@@ -47,11 +47,11 @@
 //! | item | what it does |
 //! |---|---|
 //! | `driven_registers`, `memory_limit` | what boot maps for the two below, and where memory must lie that they walk |
-//! | `Irqchip` | the interrupt controller: `probe` and `limits` before the plan, then `take_over`, once; `init_cpu` on each CPU; lines, messages |
+//! | `Irqchip` | the interrupt controller: `probe` and `limits` before the plan, then `take_over`, once; `init_cpu` on each CPU; lines, messages; `count` fills in what is taken |
 //! | `Caller` | how a CPU is called: from any CPU, also by who holds locks |
 //! | `take_interrupts` | takes what is pending on the calling CPU, and passes it to the VM that runs there |
 //! | `close_iommus` | before anything else is done with the machine: no device reaches memory |
-//! | `Iommus`, `Domain` | `axvm::iommu::Iommu`; `take_health` says what went wrong |
+//! | `Iommus`, `Domain` | `axvm::iommu::Iommu`; `take_health` says what went wrong, `attached` how many sources reach a VM's memory |
 //! | `listen_to_iommus` | has their interrupts heard, and says which have none |
 //! | `DmaSpace` | what a VM's devices reach by one of them |
 //!
@@ -94,6 +94,7 @@ pub use current::{
 mod checked {
     use alloc::vec::Vec;
 
+    use axvm::taken::Taken;
     use axvm_addr::{CpuId, Gpa, Hpa, IommuId, Span, VcpuId};
     use axvm_paging::{MapError, NotInvalidated, UnmapError};
     use axvm_plan::config::MappingFlags;
@@ -168,6 +169,7 @@ mod checked {
         Irqchip::route_line: fn(&Irqchip, &LineRoute),
         Irqchip::unroute_line: fn(&Irqchip, &LineRoute),
         Irqchip::forget_messages: fn(&Irqchip, &MsiPlan) -> Result<(), IrqchipError>,
+        Irqchip::count: fn(&Irqchip, &mut Taken),
         Caller::new: fn(u64) -> Caller,
         Caller::call: fn(&Caller, &Irqchip, CpuId),
         take_interrupts: fn(Option<(&Vm, VcpuId)>),
@@ -175,6 +177,7 @@ mod checked {
         Iommus::new: unsafe fn(&Platform) -> Result<Iommus, IommuError>,
         Iommus::stream_bits: fn(&Iommus) -> &[u8],
         Iommus::output_bits: fn(&Iommus) -> u32,
+        Iommus::attached: fn(&Iommus) -> u32,
         Iommus::take_health: fn(&Iommus, IommuId) -> Health,
         DmaSpace::new: fn(IommuId, u8, u32, u16) -> Result<DmaSpace, SpaceError>,
         DmaSpace::iommu: fn(&DmaSpace) -> IommuId,

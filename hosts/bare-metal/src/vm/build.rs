@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use axvm::devices::AxVmDevices;
 use axvm::hal::Equipment;
-use axvm::irqchip::Lines;
+use axvm::irqchip::{Irqchip, Lines};
 use axvm::vm::{AxVM, CreateError, Ground};
-use axvm_addr::{Address, Gpa, Span};
+use axvm_addr::{Address, Gpa, Hpa, Span};
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
@@ -76,6 +76,23 @@ pub fn equip(ground: &Arc<Ground<Hal>>) -> Result<Equipment<Hal>, EquipError> {
     // SAFETY: the core has just been given this RAM: it is mapped, and nothing of the hypervisor's lies in it.
     let ram = unsafe { GuestRam::new(plan.ram.clone()) };
     let irqchip = Arc::new(GuestIrqchip::new(host, plan, &ram)?);
+    match devices(ground, ram, &irqchip) {
+        Ok((devices, ends)) => Ok(Equipment { irqchip, devices, ends }),
+        Err(error) => {
+            // What hardware has of it doesn't go by itself; nothing else refers to it any more.
+            Arc::into_inner(irqchip).map(Irqchip::release);
+            Err(error)
+        }
+    }
+}
+
+/// The devices that answer a VM's exits, and the host's own ends of them.
+fn devices(
+    ground: &Arc<Ground<Hal>>,
+    ram: GuestRam,
+    irqchip: &Arc<GuestIrqchip>,
+) -> Result<(AxVmDevices<Hpa>, Ends), EquipError> {
+    let (plan, host) = (ground.plan(), ground.hal().host());
     let mut devices = irqchip.add_to(AxVmDevices::builder(), &host.platform);
     let output = Arc::new(Ring::new(host));
     let mut console = None;
@@ -109,7 +126,7 @@ pub fn equip(ground: &Arc<Ground<Hal>>) -> Result<Equipment<Hal>, EquipError> {
     }
     let devices = devices.build()?;
     let space = ground.with_maps(|space, _| space.0.root());
-    Ok(Equipment { irqchip, devices, ends: Ends { bridges, console, output, watchdog, ram, space } })
+    Ok((devices, Ends { bridges, console, output, watchdog, ram, space }))
 }
 
 /// Copies the images into RAM.

@@ -113,7 +113,7 @@ impl Materialise for Tables {
     }
 
     fn unmap(&self, gpa: Span<Gpa>) -> Result<(), &'static str> {
-        self.lab.faults.lends("unmap");
+        self.lab.faults.step("unmap")?;
         self.remove(gpa.start().0, gpa.size());
         Ok(())
     }
@@ -135,7 +135,7 @@ impl DmaMap for Tables {
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), &'static str> {
-        self.lab.faults.lends("unmap_dma");
+        self.lab.faults.step("unmap dma")?;
         self.remove(iova.start().0, iova.size());
         Ok(())
     }
@@ -215,8 +215,11 @@ impl AxVMHal for BareMetal {
         self.alive.set(self.alive.get() - 1);
     }
 
-    fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {
+    fn withhold(&self, _: VmId, _: Tables, _: Tables, ram: Vec<Hpa>) {
         self.lab.faults.lends("withhold");
+        let known = self.ram.borrow();
+        let bytes: u64 = ram.iter().filter_map(|hpa| known.get(&hpa.0)).sum();
+        self.lab.withheld.set(self.lab.withheld.get() + bytes);
     }
 
     fn ram(&self, _: VmId, piece: &RamPiece) -> Result<Hpa, &'static str> {

@@ -39,6 +39,7 @@ pub struct Chip {
 
 impl Chip {
     pub fn new(lab: Arc<Lab>, vcpus: usize, told: Told) -> Self {
+        lab.chips.set(lab.chips.get() + 1);
         Self { lab, vcpus: vcpus as u16, told, pins: Shared::default() }
     }
 
@@ -64,6 +65,12 @@ impl Chip {
         let stays = pins.high.contains(&irq);
         pins.pending.retain(|it| *it != (vcpu, irq) || stays);
         stays || pins.pending.len() != before
+    }
+}
+
+impl Drop for Chip {
+    fn drop(&mut self) {
+        self.lab.chips.set(self.lab.chips.get() - 1);
     }
 }
 

@@ -156,7 +156,7 @@ impl Materialise for Machine {
     }
 
     fn unmap(&self, gpa: Span<Gpa>) -> Result<(), &'static str> {
-        self.lab.faults.lends("unmap");
+        self.lab.faults.step("unmap")?;
         remove(&self.slots, gpa.start().0, gpa.size())
     }
 }
@@ -177,7 +177,7 @@ impl DmaMap for Container {
     }
 
     fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), &'static str> {
-        self.lab.faults.lends("unmap_dma");
+        self.lab.faults.step("unmap dma")?;
         remove(&self.windows, iova.start().0, iova.size())
     }
 }
@@ -261,8 +261,10 @@ impl AxVMHal for Kvm {
         self.machines.set(self.machines.get() - 1);
     }
 
-    fn withhold(&self, _: VmId, _: Machine, _: Container, _: Vec<Place>) {
+    fn withhold(&self, _: VmId, _: Machine, _: Container, ram: Vec<Place>) {
         self.lab.faults.lends("withhold");
+        let bytes: u64 = ram.iter().map(|place| place.length).sum();
+        self.lab.withheld.set(self.lab.withheld.get() + bytes);
     }
 
     fn ram(&self, _: VmId, piece: &RamPiece) -> Result<Place, &'static str> {

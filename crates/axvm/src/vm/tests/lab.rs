@@ -57,6 +57,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Faults {
     pub operations: Cell<usize>,
     pub fail_at: Cell<Option<usize>>,
+    /// So many more after that fail, too.
+    pub and_more: Cell<usize>,
     pub fail_named: Cell<Option<&'static str>>,
     /// What has failed last.
     pub failed: Cell<Option<&'static str>>,
@@ -82,7 +84,8 @@ impl Faults {
         self.lends(what);
         let operation = self.operations.get();
         self.operations.set(operation + 1);
-        if self.fail_at.get() == Some(operation) || self.fail_named.get() == Some(what) {
+        let fails = |first| (first..=first + self.and_more.get()).contains(&operation);
+        if self.fail_at.get().is_some_and(fails) || self.fail_named.get() == Some(what) {
             self.failed.set(Some(what));
             return Err("the host failed");
         }
@@ -144,6 +147,10 @@ pub struct Lab {
     /// What was written to the console.
     pub console: Shared<String>,
     pub violations: Shared<Vec<Violation>>,
+    /// Bytes of RAM that are given to nobody any more.
+    pub withheld: Cell<u64>,
+    /// Interrupt controllers that there are.
+    pub chips: Cell<u32>,
     /// vCPUs that have a CPU, and the most that ever had.
     pub resident: Shared<Vec<VcpuId>>,
 }

@@ -16,6 +16,10 @@ use crate::hal::HalError;
 use crate::lock::Held;
 use crate::memory;
 use crate::mmio::Mmio;
+use crate::protection::{self, Protection};
+
+/// SMMU_CMDQ_PROD (Arm IHI 0070, 6.3.28): by it the SMMU hears of commands.
+const CMDQ_PROD: usize = 0x98;
 
 impl Registers for Mmio {
     fn size(&self) -> u64 {
@@ -31,6 +35,9 @@ impl Registers for Mmio {
     }
 
     fn write32(&self, offset: usize, value: u32) {
+        if offset == CMDQ_PROD && protection::fails(Protection::NoCommand) {
+            return;
+        }
         Mmio::write32(self, offset as u64, value);
     }
 
@@ -164,6 +171,11 @@ impl Iommus {
     /// Bits of the streams that each SMMU's table has entries for.
     pub fn stream_bits(&self) -> &[u8] {
         &self.stream_bits
+    }
+
+    /// How many sources reach a VM's memory.
+    pub fn attached(&self) -> u32 {
+        self.smmus.iter().map(|smmu| smmu.lock().attached() as u32).sum()
     }
 
     /// Address bits that every SMMU puts out.

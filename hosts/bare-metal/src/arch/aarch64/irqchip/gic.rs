@@ -367,6 +367,14 @@ impl PhysicalGic {
             && self.distributor.lock().read32(gicd::ISENABLER + id / 32 * 4) >> (id % 32) & 1 != 0
     }
 
+    /// How many SPIs are enabled.
+    pub fn enabled_lines(&self) -> u32 {
+        let distributor = self.distributor.lock();
+        let words =
+            (1..u64::from(self.lines / 32)).map(|word| distributor.read32(gicd::ISENABLER + word * 4));
+        words.map(u32::count_ones).sum()
+    }
+
     /// Turns an SPI off.
     pub fn disable_line(&self, line: Intid, edge: bool) {
         self.configure_line(line, edge, PRIORITY, None, false);

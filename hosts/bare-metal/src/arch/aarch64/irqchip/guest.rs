@@ -61,7 +61,16 @@ impl GuestIrqchip {
         let shown = plan.aarch64().and_then(|own| own.gic).ok_or(GuestIrqchipError::None)?;
         let backend =
             Arc::new(GicBackend::new(host, plan, ram.clone(), shown.its.map(|its| usize::from(its.host.0)))?);
-        let vgic = Vgic::new(config(host, plan, &shown), backend.clone())?;
+        let vgic = match Vgic::new(config(host, plan, &shown), backend.clone()) {
+            Ok(vgic) => vgic,
+            Err(error) => {
+                // What hardware has of it doesn't go by itself.
+                if let Some(backend) = Arc::into_inner(backend) {
+                    backend.release();
+                }
+                return Err(error.into());
+            }
+        };
         Ok(Self { vgic, backend, shown, direct: plan.mode == VMInterruptMode::Passthrough, host })
     }
 

@@ -280,6 +280,13 @@ impl PhysicalIts {
         state.issue(&[command::mapd(id, bits, table)])
     }
 
+    /// How many devices are mapped, and how many events of theirs.
+    pub fn mapped(&self) -> (u32, u32) {
+        let state = self.state.lock();
+        let events = state.devices.iter().map(|device| device.events.iter().flatten().count());
+        (state.devices.len() as u32, events.sum::<usize>() as u32)
+    }
+
     /// Unmaps a device: its MSIs are dropped from then on.
     pub fn unmap_device(&self, lpis: &Lpis, id: ItsDeviceId) -> Result<(), ItsError> {
         self.state.lock().unmap_device(lpis, id)

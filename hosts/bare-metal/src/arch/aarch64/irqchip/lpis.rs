@@ -172,6 +172,12 @@ impl Lpis {
         Ok(Intid(FIRST_OWN + start + first as u32))
     }
 
+    /// How many of those of the hypervisor's choice are taken, doorbells apart.
+    pub fn taken(&self) -> u32 {
+        let used = self.used.lock();
+        (used.iter().filter(|&&used| used).count() as u32).saturating_sub(self.doorbells)
+    }
+
     /// Gives LPIs back that [`Lpis::take`] gave.
     pub fn give_back(&self, first: Intid, count: usize) {
         for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_OWN) as usize).take(count) {

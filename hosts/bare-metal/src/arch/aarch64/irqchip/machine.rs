@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use axvm::taken::Taken;
 use axvm_addr::{CpuId, Hpa, Span};
 use axvm_plan::{LineRoute, MsiPlan};
 use axvm_platform::fdt::outline::Outline;
@@ -184,6 +185,16 @@ impl Irqchip {
         self.gic.disable_line(route.irq.into(), route.trigger == Trigger::Edge);
         self.gic.set_pending(route.irq.into(), false);
         self.gic.set_active(route.irq.into(), false);
+    }
+
+    /// Fills in what is taken of it.
+    pub fn count(&self, taken: &mut Taken) {
+        taken.lines = self.gic.enabled_lines();
+        taken.message_numbers = self.lpis.taken();
+        for (devices, events) in self.its.iter().map(PhysicalIts::mapped) {
+            taken.message_sources += devices;
+            taken.messages += events;
+        }
     }
 
     /// The messages of a device that a VM had: they are dropped from now on.
