@@ -119,22 +119,12 @@ fn elf(arch: &str, package: &str, features: &[String]) -> Result<PathBuf> {
     Ok(bare_metal.target_dir(&variant).join(bare_metal.triple()).join("release").join(package))
 }
 
-/// What the compiler is told beside what all of bare metal is, at the last step, where the whole program is compiled.
-///
-/// The hypervisor is less than a MiB with its memory, so that on aarch64 one instruction reaches whatever it refers to: the tiny
-/// code model. The linker refuses an image that has grown beyond. The rest makes machine code of equal parts, and takes these
-/// out of it: functions that are compiled for size save and restore registers by code that they share, instructions stay in the
-/// order that they had before registers were given out, and what was taken out of several functions is looked through again.
+/// What the compiler is told beside what all of bare metal is. The hypervisor is less than a MiB with its memory, so that on
+/// aarch64 one instruction reaches whatever it refers to: the tiny code model. It counts where the whole program is compiled, at
+/// the last step. The linker refuses an image that has grown beyond.
 fn compiler_arguments(arch: &str, package: &str) -> &'static [&'static str] {
     match (arch, package) {
-        ("aarch64", HYPERVISOR) => &[
-            "-Ccode-model=tiny",
-            "-Cllvm-args=-homogeneous-prolog-epilog",
-            "-Cllvm-args=-enable-post-misched=false",
-            "-Cllvm-args=-machine-outliner-reruns=3",
-            "-Cllvm-args=-tail-merge-size=2",
-            "-Cllvm-args=-split-spill-mode=size",
-        ],
+        ("aarch64", HYPERVISOR) => &["-Ccode-model=tiny"],
         _ => &[],
     }
 }
