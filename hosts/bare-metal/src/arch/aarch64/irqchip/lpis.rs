@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use axvm_addr::{CpuId, Hpa};
 use axvm_vgic::{Intid, LPI_PIECE};
@@ -127,6 +128,8 @@ pub struct Lpis {
     properties: Properties,
     /// Of those of the hypervisor's choice: whether somebody has it.
     used: Mutex<Vec<bool>>,
+    /// How many of them are taken, doorbells apart. Changed with `used` locked.
+    taken: AtomicU32,
     /// How many of them, from the first, are doorbells.
     doorbells: u32,
 }
@@ -141,7 +144,12 @@ impl Lpis {
         for slot in used.iter_mut().take(doorbells) {
             *slot = true;
         }
-        let new = Self { properties, used: Mutex::new(used), doorbells: doorbells as u32 };
+        let new = Self {
+            properties,
+            used: Mutex::new(used),
+            taken: AtomicU32::new(0),
+            doorbells: doorbells as u32,
+        };
         for doorbell in 0..new.doorbells {
             // No redistributor has read the table yet, so that this needs no INV: there is no event to name in one.
             new.properties.configure(Intid(FIRST_OWN + doorbell), PRIORITY, true);
@@ -169,19 +177,21 @@ impl Lpis {
         for slot in block.iter_mut().skip(first).take(count) {
             *slot = true;
         }
+        self.taken.fetch_add(count as u32, Ordering::Relaxed);
         Ok(Intid(FIRST_OWN + start + first as u32))
     }
 
     /// How many of those of the hypervisor's choice are taken, doorbells apart.
     pub fn taken(&self) -> u32 {
-        let used = self.used.lock();
-        (used.iter().filter(|&&used| used).count() as u32).saturating_sub(self.doorbells)
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Gives LPIs back that [`Lpis::take`] gave.
     pub fn give_back(&self, first: Intid, count: usize) {
         for slot in self.used.lock().iter_mut().skip((first.0 - FIRST_OWN) as usize).take(count) {
-            *slot = false;
+            if core::mem::take(slot) {
+                self.taken.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
