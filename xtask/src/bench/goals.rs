@@ -118,8 +118,8 @@ pub const GOALS: &[Goal] = &[
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     Goal {
-        // What it is now, 519,560, and one page: its parts end at pages, so that a few bytes may cost one.
-        meanwhile: Some(523_656),
+        // What it is now, 528,832, and one page: its parts end at pages, so that a few bytes may cost one.
+        meanwhile: Some(532_928),
         ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
     },
 ];
