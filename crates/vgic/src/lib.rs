@@ -73,7 +73,7 @@ pub use command_error::CommandError;
 pub use config::{
     ConfigError, Direct, EVENT_BITS_MAX, ItsConfig, LineConfig, LineDelivery, VCPUS_MAX, VgicConfig,
 };
-pub use fast::Local;
+pub use fast::{Local, Switches};
 pub use frames::{Distributor, Its, Redistributors};
 pub use id::{Intid, ItsDeviceId, ItsEventId};
 pub use its::Message;

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::id::Intid;
 use crate::spec::SPI_FIRST;
 
-/// Words of GICD_ISENABLER that have SPIs: from the second on.
-const WORDS: usize = 31;
+/// Words of GICD_ISENABLER (12.9.24). The first has no SPIs, and stays zero.
+const WORDS: usize = 32;
 
 /// What is looked at without the lock, and written with it held.
 #[derive(Debug, Default)]
@@ -20,12 +20,14 @@ pub(crate) struct Switches {
 impl Switches {
     #[inline(always)]
     pub(crate) fn word(&self, word: u32) -> Option<&AtomicU32> {
-        self.enabled.get(word.checked_sub(1)? as usize)
+        self.enabled.get(word as usize)
     }
 
     /// Notes what an SPI's switch is now; of others nothing is kept.
     pub(crate) fn note(&self, intid: Intid, enabled: bool) {
-        if let Some(word) = self.word(intid.0 / SPI_FIRST) {
+        if intid.0 >= SPI_FIRST
+            && let Some(word) = self.word(intid.0 / SPI_FIRST)
+        {
             let others = word.load(Ordering::Relaxed) & !(1 << (intid.0 % SPI_FIRST));
             word.store(others | u32::from(enabled) << (intid.0 % SPI_FIRST), Ordering::Relaxed);
         }

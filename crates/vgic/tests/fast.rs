@@ -293,12 +293,13 @@ fn switches_of_one_word_that_two_vcpus_turn_at_once_are_both_turned() {
     let vgic = &bench.vgic;
     let turn = |cpu: usize, vcpu, bit: u32| {
         let registers = &bench.cpus[cpu].registers;
+        let switches = vgic.fast_switches(1).unwrap();
         for turn in 0..=TURNS {
             let enable = turn % 2 == 0;
             let local = vgic.local(vcpu).unwrap();
             // It may have to wait for the other one.
-            while !vgic.fast_switch(local, 1, bit, enable, registers, &NoLists) {}
-            assert_eq!(vgic.fast_switches(1) & bit != 0, enable, "nobody else turns this one");
+            while !vgic.fast_switch(local, switches, bit, enable, registers, &NoLists) {}
+            assert_eq!(switches.read() & bit != 0, enable, "nobody else turns this one");
         }
     };
     std::thread::scope(|scope| {
@@ -340,6 +341,21 @@ fn a_switch_goes_the_long_way_where_more_follows_from_it() {
     assert!(!bench.write_switches(1, 1 << 10 | 1 << 11, true));
     assert!(bench.write_switches(1, 1 << 20, true), "no such line");
     assert!(bench.write_switches(1, 1 << 8, true), "on already");
+}
+
+/// With affinity routing the first word, of SGIs and PPIs, reads as zero and ignores what is written (IHI 0069, 12.9.24).
+#[test]
+fn the_first_word_of_switches_stays_zero() {
+    let mut bench = with_line_active();
+    bench.gicr.write(V0, 0x1_0100, Width::B4, 1 << 27);
+    assert_ne!(bench.gicr.read(V0, 0x1_0100, Width::B4) & 1 << 27, 0, "the redistributor's is the switch");
+    assert!(bench.write_switches(0, 1 << 27, true));
+    assert!(bench.write_switches(0, 1 << 26, true));
+    for register in [0x100, 0x180] {
+        assert_eq!(bench.gicd.read(V0, register, Width::B4), 0);
+    }
+    assert_eq!(bench.vgic.fast_switches(0).map(axvm_vgic::Switches::read), Some(0));
+    assert!(bench.vgic.fast_switches(32).is_none(), "there are no more");
 }
 
 /// After an exit that had to be looked at, nothing is in the list registers of vCPU 0.

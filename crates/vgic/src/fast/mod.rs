@@ -17,6 +17,8 @@ mod pend;
 mod sgis;
 mod switches;
 
+pub use switches::Switches;
+
 use axvm_addr::VcpuId;
 
 use crate::Vgic;

@@ -3,7 +3,7 @@
 //!
 //! A write that changes one switch is carried out if that changes nothing else in the virtual GIC: no list, no list register.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::Local;
 use crate::Vgic;
@@ -14,46 +14,62 @@ use crate::lists::{HardwareLists, ListRegisters};
 use crate::spec::list_register::ListRegister;
 use crate::spec::{Group, SPI_FIRST};
 
-impl Vgic {
-    /// What GICD_ISENABLER\<word\> and GICD_ICENABLER\<word\> read as.
+/// A word of switches: what a register of GICD_ISENABLER and the one of GICD_ICENABLER show.
+#[derive(Clone, Copy)]
+pub struct Switches<'a> {
+    /// The first interrupt of the word.
+    first: Intid,
+    /// A bit for each that is on.
+    on: &'a AtomicU32,
+}
+
+impl Switches<'_> {
+    /// What both registers read as.
     #[inline(always)]
-    pub fn fast_switches(&self, word: u32) -> u32 {
-        self.shared.switches.word(word).map_or(0, |word| word.load(Ordering::Relaxed))
+    pub fn read(self) -> u32 {
+        self.on.load(Ordering::Relaxed)
     }
 
-    /// Which switches a write of `value` to GICD_ISENABLER\<word\> (`enable`) or GICD_ICENABLER\<word\> turns. If none, the write is
-    /// done.
+    /// Which switches a write of `value` to GICD_ISENABLER (`enable`) or GICD_ICENABLER turns. If none, the write is done.
     #[inline(always)]
-    pub fn fast_turned(&self, word: u32, value: u32, enable: bool) -> u32 {
-        let on = self.fast_switches(word);
+    pub fn turned(self, value: u32, enable: bool) -> u32 {
+        let on = self.read();
         value & if enable { !on } else { on }
     }
+}
 
-    /// Turns a switch of GICD_ISENABLER\<word\>, on (`enable`) or off, on the vCPU's own CPU: the one that a write turns, if it is
-    /// one ([`Self::fast_turned`]). Whether it was done; if not, nothing has changed.
+impl Vgic {
+    /// The switches of GICD_ISENABLER\<word\> and GICD_ICENABLER\<word\>; none if there are no such interrupts: these registers
+    /// read as zero and ignore what is written.
+    #[inline(always)]
+    pub fn fast_switches(&self, word: u32) -> Option<Switches<'_>> {
+        let on = self.shared.switches.word(word)?;
+        Some(Switches { first: Intid(word * SPI_FIRST), on })
+    }
+
+    /// Turns a switch, on (`enable`) or off, on the vCPU's own CPU: the one that a write turns, if it is one
+    /// ([`Switches::turned`]). Whether it was done; if not, nothing has changed.
     #[inline(always)]
     pub fn fast_switch(
         &self,
         local: Local<'_>,
-        word: u32,
+        switches: Switches<'_>,
         turned: u32,
         enable: bool,
         registers: &ListRegisters,
         hardware: &impl HardwareLists,
     ) -> bool {
-        // What doesn't exist has no switch.
-        let Some(switches) = self.shared.switches.word(word) else { return true };
         if !turned.is_power_of_two() {
             return false;
         }
         let Some(mut state) = self.shared.try_lock() else { return false };
         let quiet = |irq: &Irq| !local.is_pending_here(irq, registers, hardware);
-        let intid = Intid(word * SPI_FIRST + turned.trailing_zeros());
+        let intid = Intid(switches.first.0 + turned.trailing_zeros());
         match state.switch_in_place(intid, enable, quiet) {
             Switched::Done => {
                 // Others of the word may have been switched since it was read.
-                let now = switches.load(Ordering::Relaxed);
-                switches.store(if enable { now | turned } else { now & !turned }, Ordering::Relaxed);
+                let now = switches.read();
+                switches.on.store(if enable { now | turned } else { now & !turned }, Ordering::Relaxed);
                 true
             }
             Switched::Absent => true,

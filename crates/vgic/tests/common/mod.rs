@@ -13,7 +13,7 @@ use axvm_addr::VcpuId;
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_vgic::spec::Trigger;
 use axvm_vgic::{Distributor, Its, ItsConfig, LineConfig, LineDelivery, Redistributors, Vgic, VgicConfig};
-use axvm_vgic::{Intid, ItsDeviceId};
+use axvm_vgic::{Intid, ItsDeviceId, Switches};
 
 pub use cpu::{Cpu, Hardware};
 pub use machine::{Line, Machine, MappedEvent};
@@ -145,7 +145,7 @@ impl Bench {
         }
         for register in [0x100, 0x180] {
             let word = self.gicd.read(V0, register + u64::from(intid / 32) * 4, Width::B4) as u32;
-            assert_eq!(self.vgic.fast_switches(intid / 32), word);
+            assert_eq!(self.vgic.fast_switches(intid / 32).map_or(0, Switches::read), word);
         }
         fast
     }
@@ -153,8 +153,10 @@ impl Bench {
     /// The guest on the first CPU writes to GICD_ISENABLER or GICD_ICENABLER, by the fast path. Whether that could be done.
     pub fn write_switches(&mut self, word: u32, value: u32, enable: bool) -> bool {
         self.on(0, |vgic, lists, hardware| {
-            let turned = vgic.fast_turned(word, value, enable);
-            turned == 0 || vgic.fast_switch(vgic.local(V0).unwrap(), word, turned, enable, lists, hardware)
+            let Some(switches) = vgic.fast_switches(word) else { return true };
+            let turned = switches.turned(value, enable);
+            turned == 0
+                || vgic.fast_switch(vgic.local(V0).unwrap(), switches, turned, enable, lists, hardware)
         })
     }
 

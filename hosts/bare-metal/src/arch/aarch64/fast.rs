@@ -16,7 +16,7 @@ use axvm_addr::{Gpa, Hpa, VcpuId};
 use axvm_axdevice::Width;
 use axvm_syndrome::{DataAbort, Syndrome, SystemAccess, class, fault_address, is_aarch32};
 use axvm_vgic::Intid;
-use axvm_vgic::{HardwareLists, Local, Message, Vgic};
+use axvm_vgic::{HardwareLists, Local, Message, Switches, Vgic};
 
 use super::irqchip::deliver::{device_of_line, list_message};
 use super::irqchip::{cpu_interface, groups};
@@ -280,15 +280,18 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
         return OPEN;
     }
     let Running { context, vgic, .. } = running;
-    let (word, register) = ((offset >> 2 & 0x1f) as u32, abort.register());
+    let register = abort.register();
+    let switches = vgic.fast_switches((offset >> 2 & 0x1f) as u32);
     if abort.is_write() {
         let enable = offset < SWITCHES / 2;
-        let turned = vgic.fast_turned(word, context.x(register) as u32, enable);
-        if turned != 0 {
-            return switch(running, word, turned, enable);
+        if let Some(switches) = switches {
+            let turned = switches.turned(context.x(register) as u32, enable);
+            if turned != 0 {
+                return switch(running, switches, turned, enable);
+            }
         }
     } else {
-        context.set_x(register, vgic.fast_switches(word).into());
+        context.set_x(register, switches.map_or(0, Switches::read).into());
     }
     context.skip();
     running.count(ExitReason::MmioEmulated);
@@ -297,10 +300,10 @@ fn switches(running: &mut Running<'_>, abort: DataAbort, gpa: Gpa) -> u64 {
 
 /// A write that turns switches of a word of GICD_ISENABLER, on (`enable`) or off.
 #[inline(always)]
-fn switch(running: &mut Running<'_>, word: u32, turned: u32, enable: bool) -> u64 {
+fn switch(running: &mut Running<'_>, switches: Switches<'_>, turned: u32, enable: bool) -> u64 {
     let Some(local) = running.local else { return OPEN };
     let Running { context, vgic, .. } = running;
-    if !vgic.fast_switch(local, word, turned, enable, &context.lists, &Lists) {
+    if !vgic.fast_switch(local, switches, turned, enable, &context.lists, &Lists) {
         return OPEN;
     }
     context.skip();
