@@ -519,7 +519,7 @@ fn turns<'a>(plan: &'a Plan, platform: &Platform) -> Vec<Vec<&'a VmPlan>> {
         }
         let (mut running, mut turn) = (Running::default(), Vec::new());
         for vm in core::iter::once(first).chain(plan.vms.iter().filter(|vm| vm.id != first.id)) {
-            if let Ok(replanned) = replan(plan, &running, &Change::Start(vm.id)) {
+            if let Ok(replanned) = replan(&plan.vms, &running, &Change::Start(vm.id)) {
                 running = replanned.running;
                 turn.push(vm);
             }

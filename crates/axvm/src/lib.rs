@@ -24,6 +24,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod claims;
 pub mod devices;
 pub mod dry_run;
 pub mod events;

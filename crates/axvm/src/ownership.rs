@@ -190,6 +190,11 @@ impl<S> Device<S> {
     fn now<T>(self, state: T) -> Device<T> {
         Device { plan: self.plan, state }
     }
+
+    /// The same device, as another plan has it.
+    fn planned(self, plan: &DevicePlan) -> Self {
+        if *self.plan == *plan { self } else { Self { plan: Arc::new(plan.clone()), ..self } }
+    }
 }
 
 impl Device<Host> {
@@ -209,6 +214,11 @@ impl Device<Host> {
 }
 
 impl Device<Quarantined> {
+    /// Closes and resets it once more, for a new owner whose plan says otherwise how.
+    fn again<O: DeviceOps>(self, ops: &O) -> Result<Self, Refused<Self, O::Error>> {
+        self.steps::<O>(&[(Step::Close, &|plan| close(ops, plan)), (Step::Reset, &|plan| ops.reset(plan))])
+    }
+
     /// Gives it to a VM.
     ///
     /// # Errors
@@ -370,7 +380,7 @@ struct Entry {
 }
 
 impl Registry {
-    /// The devices of a plan, all of them the host's.
+    /// The devices of a plan, all of them the host's. One that several VMs are planned to have is one device.
     pub fn new<'a>(devices: impl IntoIterator<Item = &'a DevicePlan>) -> Self {
         let mut registry = Self::default();
         for plan in devices {
@@ -421,7 +431,7 @@ impl Registry {
             self.check(device, devices)?;
         }
         for (done, device) in devices.iter().enumerate() {
-            if let Err(why) = self.assign_one(vm, &device.id, ops) {
+            if let Err(why) = self.assign_one(vm, device, ops) {
                 for back in devices.iter().take(done).rev() {
                     self.reclaim_one(&back.id, ops);
                 }
@@ -455,11 +465,13 @@ impl Registry {
         }
     }
 
-    fn assign_one<O: DeviceOps>(&mut self, vm: VmId, id: &DeviceId, ops: &O) -> Result<(), String> {
-        let Some(mut entry) = self.entries.remove(id) else { return Err("it isn't known".to_string()) };
-        let (slot, result) = give(entry.slot, vm, ops);
+    fn assign_one<O: DeviceOps>(&mut self, vm: VmId, wanted: &DevicePlan, ops: &O) -> Result<(), String> {
+        let Some(mut entry) = self.entries.remove(&wanted.id) else {
+            return Err("it isn't known".to_string());
+        };
+        let (slot, result) = give(entry.slot, vm, wanted, ops);
         entry.slot = slot;
-        self.entries.insert(id.clone(), entry);
+        self.entries.insert(wanted.id.clone(), entry);
         result
     }
 
@@ -491,23 +503,33 @@ impl Registry {
     }
 }
 
-/// Gives a device to a VM, by way of quarantine: where it is then, and why it isn't the VM's.
-fn give<O: DeviceOps>(slot: Slot, vm: VmId, ops: &O) -> (Slot, Result<(), String>) {
+/// Gives a device to a VM, by way of quarantine: where it is then, and why it isn't the VM's. `wanted`: what the VM's plan says of it, which
+/// need not be what the last owner's said.
+fn give<O: DeviceOps>(slot: Slot, vm: VmId, wanted: &DevicePlan, ops: &O) -> (Slot, Result<(), String>) {
+    // What couldn't be closed or reset is nobody's. It wasn't attached, so there is nothing that it reaches.
+    let failed = |step, error: &O::Error| {
+        let why = describe(step, error);
+        (Slot::Failed { why: why.clone(), reaches: None }, Err(why))
+    };
     let quarantined = match slot {
-        Slot::Host { device } => match device.quarantine(ops) {
+        Slot::Host { device } => match device.planned(wanted).quarantine(ops) {
             Ok(device) => device,
-            Err(refused) => {
-                let why = describe(refused.step, &refused.error);
-                // What the host's driver didn't let go is the host's still. What couldn't be closed or reset is nobody's.
-                let slot = match refused.step {
-                    Step::Unbind => Slot::Host { device: refused.device },
-                    // It was never attached, so there is nothing that it reaches.
-                    _ => Slot::Failed { why: why.clone(), reaches: None },
-                };
-                return (slot, Err(why));
+            // What the host's driver didn't let go is the host's still.
+            Err(Refused { device, step: Step::Unbind, error }) => {
+                return (Slot::Host { device }, Err(describe(Step::Unbind, &error)));
             }
+            Err(refused) => return failed(refused.step, &refused.error),
         },
-        Slot::Quarantined { device } => device,
+        Slot::Quarantined { device } => {
+            let was_reset_so = device.plan.reset == wanted.reset;
+            match device.planned(wanted) {
+                device if was_reset_so => device,
+                device => match device.again(ops) {
+                    Ok(device) => device,
+                    Err(refused) => return failed(refused.step, &refused.error),
+                },
+            }
+        }
         other => return (other, Err("it was given meanwhile".to_string())),
     };
     match quarantined.assign(vm, ops) {

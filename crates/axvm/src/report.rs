@@ -163,6 +163,9 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// The state of a VM that hasn't been built: it is when it is started, from what others then have given back.
+pub const PLANNED: &str = "planned";
+
 /// The hypervisor's own figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HypervisorReport {
@@ -192,7 +195,7 @@ pub struct HypervisorReport {
 pub struct VmReport {
     /// Its name.
     pub name: String,
-    /// `created`, `running` or `stopped`: [`crate::vm::State`].
+    /// [`PLANNED`], or `created`, `running` or `stopped`: [`crate::vm::State`].
     pub state: String,
     /// Why it stopped: [`crate::vm::StopReason`]. Empty while it hasn't.
     pub reason: String,
@@ -268,12 +271,16 @@ impl VmReport {
         }
     }
 
-    /// What it is of a VM that couldn't be built.
+    /// What it is of a VM that was never built: one that starts by itself couldn't be, another one wasn't started.
     pub fn not_built(plan: &VmPlan) -> Self {
+        let (state, reason) = match plan.autostart {
+            true => ("stopped", StopReason::HostError.name()),
+            false => (PLANNED, ""),
+        };
         Self {
             name: plan.name.clone(),
-            state: "stopped".into(),
-            reason: StopReason::HostError.name().into(),
+            state: state.into(),
+            reason: reason.into(),
             interrupts: plan.mode.name().into(),
             exits: ExitReport::default(),
             interrupts_injected: 0,

@@ -5,7 +5,7 @@
 //! up, never run together: they needn't both find RAM and message interrupts. Two that share only PCI functions may still do so, once one of them has
 //! given the functions up, so that in all sums they count as VMs that run together.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -13,7 +13,7 @@ use axvm_platform::limits::Claims;
 use axvm_system::model::System;
 
 use super::board::Board;
-use super::findings::{Findings, VmRef};
+use super::findings::{And, Findings, VmRef};
 use crate::problem::Rule;
 
 /// What two VMs name both: which of them can't run together, and for how long.
@@ -29,6 +29,8 @@ struct Pair {
     low: u16,
     high: u16,
     bond: Bond,
+    /// What both name.
+    things: Vec<String>,
 }
 
 /// The pairs of VMs that can't run together.
@@ -60,9 +62,10 @@ impl Apart {
         let (low, high) = (a.min(b), a.max(b));
         if let Some(pair) = self.pairs.iter_mut().find(|pair| (pair.low, pair.high) == (low, high)) {
             pair.bond = pair.bond.max(bond);
+            pair.things.push(what.to_string());
             return;
         }
-        self.pairs.push(Pair { low, high, bond });
+        self.pairs.push(Pair { low, high, bond, things: alloc::vec![what.to_string()] });
         let starts = |vm: u16| system.vms.get(usize::from(vm)).is_some_and(|vm| vm.autostart);
         if starts(low) && starts(high) {
             findings.vm(
@@ -99,15 +102,16 @@ impl Apart {
 
     /// Says which VMs can't run together.
     pub(super) fn say(&self, system: &System, findings: &mut Findings) {
-        for Pair { low, high, bond } in &self.pairs {
+        for Pair { low, high, bond, things } in &self.pairs {
             let how = match bond {
-                Bond::Lasting => String::new(),
-                Bond::Movable => String::from(" unless one has given up the devices that both name"),
+                Bond::Lasting => ": both name",
+                Bond::Movable => " unless one has given up what both name:",
             };
             findings.note(format_args!(
-                "{} and {} can't run together{how}",
+                "{} and {} can't run together{how} {}",
                 VmRef::of(system, *low),
-                VmRef::of(system, *high)
+                VmRef::of(system, *high),
+                And(things)
             ));
         }
     }

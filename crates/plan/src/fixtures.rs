@@ -11,6 +11,7 @@ use axvm_addr::{CpuId, Gpa, Hpa, PciAddress, Span};
 use axvm_guest::image::{ImageInfo, ImageKind, Images, Segment, VmImages};
 use axvm_pci::spec::express::PortType;
 use axvm_pci::{Bar, BarKind, Function, Membership, MsiX, ResetMethod};
+use axvm_platform::limits::Claims;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_platform::{fake, fdt};
 use axvm_system::model::{
@@ -105,6 +106,12 @@ pub fn with_functions(functions: Vec<Function>, groups: &[u32]) -> Platform {
     platform.reserved.push(Reserved { span: own, owner: "the hypervisor".into(), no_map: false });
     let groups: Vec<Membership> = groups.iter().map(|&group| group.into()).collect();
     platform.add_functions(functions, &groups);
+    platform
+}
+
+/// The board, on a host that holds what a file names for the whole run.
+pub fn for_the_whole_run(mut platform: Platform) -> Platform {
+    platform.limits.claims = Claims::Once;
     platform
 }
 

@@ -55,7 +55,10 @@ pub use machine::MachinePlan;
 pub use machine::aarch64::{Aarch64Plan, GicPlan, ItsPlan};
 pub use model::*;
 pub use problem::{Problem, Rule};
-pub use replan::{Change, Holder, Refusal, Replanned, Running, Thing, in_force, replan};
+pub use replan::{
+    Change, Holder, Refusal, Replanned, Running, Thing, Withheld, in_force, replan, stands_alone,
+    things_of_devices, things_of_vm,
+};
 pub use show::reset_name;
 
 use apart::{Apart, Bond};

@@ -1,7 +1,7 @@
 //! Changes while VMs run: whether a VM can start beside those that run, and whether a PCI function can be taken from a running VM or given to
 //! one.
 //!
-//! Nothing new is planned then: all that can ever happen is in the [`Plan`], where each VM has what the file names for it. What changes is who
+//! Nothing new is planned then: all that can ever happen is in the [`Plan`](crate::Plan), where each VM has what the file names for it. What changes is who
 //! has it now ([`Running`]). A VM that starts takes all that its plan has, and no VM that runs may have any of it. A running guest can be told
 //! of a PCI function that comes or goes, and of nothing else; what can't be told apart, or is reset together, comes and goes together.
 //! [`replan`] is pure: whoever carries a change out asks first, and keeps the answer's `running` once it is done.
@@ -9,6 +9,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::fmt;
 use core::ops::Range;
 
@@ -17,7 +18,8 @@ use axvm_pci::ResetMethod;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VMInterruptMode;
-use crate::model::{DeviceId, DevicePlan, Plan, VmPlan};
+use crate::findings::And;
+use crate::model::{DeviceId, DevicePlan, VmPlan};
 
 /// A VM that has what its plan names, from before it is built until all of it has been given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +35,24 @@ pub struct Holder {
 pub struct Running {
     /// The VMs that run.
     pub holders: Vec<Holder>,
-    /// What nobody has and nobody may be given: a CPU that is lost, RAM that is withheld, a device whose reset has failed.
-    pub withheld: Vec<Thing>,
+    /// What nobody has and nobody may be given.
+    pub withheld: Vec<Withheld>,
+}
+
+impl Running {
+    /// What a VM has, if it has anything.
+    pub fn holder(&self, vm: VmId) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.vm == vm)
+    }
+}
+
+/// What a VM had and didn't give back: a CPU that is lost, RAM that a device may reach still, a device whose reset has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// The VM.
+    pub vm: VmId,
+    /// What it was.
+    pub thing: Thing,
 }
 
 /// Something that one VM has at a time.
@@ -68,6 +86,13 @@ impl Thing {
             (Self::Messages(a), Self::Messages(b)) => a.start.max(b.start) < a.end.min(b.end),
             (a, b) => a == b,
         }
+    }
+}
+
+impl Thing {
+    /// Whether it is what users name: the rest comes with that.
+    fn is_named(&self) -> bool {
+        matches!(self, Self::Cpu(_) | Self::Ram(_) | Self::Device(_))
     }
 }
 
@@ -120,8 +145,6 @@ pub struct Replanned {
     pub running: Running,
     /// The devices that change hands with it, by their positions in [`VmPlan::devices`].
     pub moved: Vec<u16>,
-    /// What holds then: the VMs that run, each with what it has. What its guest was told at its start stays.
-    pub plan: Plan,
 }
 
 /// Why a change can't be made.
@@ -141,16 +164,16 @@ pub enum Refusal {
     HasItNot(VmId, DeviceId),
     /// Its guest can't be told that this comes or goes: it is no PCI function.
     NotTold(DeviceId),
-    /// A VM that runs has something of what is needed.
-    Held(VmId, Thing),
+    /// A VM that runs has this of what is needed.
+    Held(VmId, Vec<Thing>),
     /// Something of what is needed is withheld from everybody.
-    Withheld(Thing),
+    Withheld(Withheld),
 }
 
 impl Refusal {
     /// It in a line: why not, and who has what.
-    pub fn say(&self, plan: &Plan) -> String {
-        let name = |id: &VmId| match find(plan, *id) {
+    pub fn say(&self, vms: &[impl Borrow<VmPlan>]) -> String {
+        let name = |id: &VmId| match find(vms, *id) {
             Ok(vm) => format!("vm \"{}\"", vm.name),
             Err(_) => format!("VM {id}"),
         };
@@ -170,8 +193,13 @@ impl Refusal {
                     device(id)
                 )
             }
-            Self::Held(vm, thing) => format!("{} has {thing}", name(vm)),
-            Self::Withheld(thing) => format!("{thing} is withheld from everybody"),
+            Self::Held(vm, things) => {
+                let things: Vec<String> = things.iter().map(Thing::to_string).collect();
+                format!("{} has {}", name(vm), And(&things))
+            }
+            Self::Withheld(Withheld { vm, thing }) => {
+                format!("{} hasn't given back {thing}: nobody gets it until the machine is reset", name(vm))
+            }
         }
     }
 }
@@ -181,12 +209,12 @@ impl Refusal {
 /// # Errors
 ///
 /// [`Refusal`]; nothing has changed.
-pub fn replan(plan: &Plan, running: &Running, change: &Change) -> Result<Replanned, Refusal> {
+pub fn replan(vms: &[impl Borrow<VmPlan>], running: &Running, change: &Change) -> Result<Replanned, Refusal> {
     let mut after = running.clone();
     let moved = match change {
-        Change::Start(vm) => start(plan, running, *vm)?,
-        Change::Assign { vm, device } => assign(plan, running, *vm, device)?,
-        Change::Release { vm, device } => release(plan, running, *vm, device)?,
+        Change::Start(vm) => start(vms, running, *vm)?,
+        Change::Assign { vm, device } => assign(vms, running, *vm, device)?,
+        Change::Release { vm, device } => release(vms, running, *vm, device)?,
     };
     match change {
         Change::Start(vm) => {
@@ -205,45 +233,51 @@ pub fn replan(plan: &Plan, running: &Running, change: &Change) -> Result<Replann
             }
         }
     }
-    Ok(Replanned { plan: in_force(plan, &after), running: after, moved })
+    Ok(Replanned { running: after, moved })
 }
 
-/// What holds now: the VMs that run, each with what it has.
-pub fn in_force(plan: &Plan, running: &Running) -> Plan {
+/// What holds now: the VMs that run, each with what it has. What its guest was told at its start stays.
+pub fn in_force(vms: &[impl Borrow<VmPlan>], running: &Running) -> Vec<VmPlan> {
     let holders = running.holders.iter();
-    let vms = holders.filter_map(|holder| Some(with_devices(find(plan, holder.vm).ok()?, &holder.devices)));
-    Plan {
-        hypervisor_cpu: plan.hypervisor_cpu,
-        console: plan.console.clone(),
-        vms: vms.collect(),
-        notes: Vec::new(),
-        incomplete: plan.incomplete,
-    }
+    holders.filter_map(|holder| Some(with_devices(find(vms, holder.vm).ok()?, &holder.devices))).collect()
 }
 
-fn find(plan: &Plan, vm: VmId) -> Result<&VmPlan, Refusal> {
-    plan.vms.iter().find(|planned| planned.id == vm).ok_or(Refusal::NoSuchVm(vm))
+/// Whether nothing that a VM is planned to have is planned for another, so that whoever runs, it can run too.
+pub fn stands_alone(vms: &[impl Borrow<VmPlan>], vm: VmId) -> bool {
+    let everybody = vms.iter().map(Borrow::borrow).filter(|other: &&VmPlan| other.id != vm);
+    let holders = everybody.map(|other| Holder { vm: other.id, devices: all_devices(other) }).collect();
+    let running = Running { holders, ..Running::default() };
+    start(vms, &running, vm).is_ok()
 }
 
-fn holder(running: &Running, vm: VmId) -> Option<&Holder> {
-    running.holders.iter().find(|holder| holder.vm == vm)
+fn find(vms: &[impl Borrow<VmPlan>], vm: VmId) -> Result<&VmPlan, Refusal> {
+    vms.iter().map(Borrow::borrow).find(|planned| planned.id == vm).ok_or(Refusal::NoSuchVm(vm))
 }
 
-fn start(plan: &Plan, running: &Running, vm: VmId) -> Result<Vec<u16>, Refusal> {
-    let planned = find(plan, vm)?;
-    if holder(running, vm).is_some() {
+fn all_devices(vm: &VmPlan) -> Vec<u16> {
+    (0..).zip(&vm.devices).map(|(position, _)| position).collect()
+}
+
+fn start(vms: &[impl Borrow<VmPlan>], running: &Running, vm: VmId) -> Result<Vec<u16>, Refusal> {
+    let planned = find(vms, vm)?;
+    if running.holder(vm).is_some() {
         return Err(Refusal::Runs(vm));
     }
-    let devices: Vec<u16> = (0..).zip(&planned.devices).map(|(position, _)| position).collect();
-    let mut wanted = of_vm(planned);
-    wanted.extend(of_devices(planned, &devices));
-    is_free(plan, running, vm, &wanted)?;
+    let devices = all_devices(planned);
+    let mut wanted = things_of_vm(planned);
+    wanted.extend(things_of_devices(planned, &devices));
+    is_free(vms, running, vm, &wanted)?;
     Ok(devices)
 }
 
-fn assign(plan: &Plan, running: &Running, vm: VmId, device: &DeviceId) -> Result<Vec<u16>, Refusal> {
-    let planned = find(plan, vm)?;
-    let holder = holder(running, vm).ok_or(Refusal::Stopped(vm))?;
+fn assign(
+    vms: &[impl Borrow<VmPlan>],
+    running: &Running,
+    vm: VmId,
+    device: &DeviceId,
+) -> Result<Vec<u16>, Refusal> {
+    let planned = find(vms, vm)?;
+    let holder = running.holder(vm).ok_or(Refusal::Stopped(vm))?;
     let position = position(planned, device)?;
     if holder.devices.contains(&position) {
         return Err(Refusal::HasIt(vm, device.clone()));
@@ -251,13 +285,18 @@ fn assign(plan: &Plan, running: &Running, vm: VmId, device: &DeviceId) -> Result
     let mut moved = together(planned, position);
     moved.retain(|position| !holder.devices.contains(position));
     tell(planned, &moved)?;
-    is_free(plan, running, vm, &of_devices(planned, &moved))?;
+    is_free(vms, running, vm, &things_of_devices(planned, &moved))?;
     Ok(moved)
 }
 
-fn release(plan: &Plan, running: &Running, vm: VmId, device: &DeviceId) -> Result<Vec<u16>, Refusal> {
-    let planned = find(plan, vm)?;
-    let holder = holder(running, vm).ok_or(Refusal::Stopped(vm))?;
+fn release(
+    vms: &[impl Borrow<VmPlan>],
+    running: &Running,
+    vm: VmId,
+    device: &DeviceId,
+) -> Result<Vec<u16>, Refusal> {
+    let planned = find(vms, vm)?;
+    let holder = running.holder(vm).ok_or(Refusal::Stopped(vm))?;
     let position = position(planned, device)?;
     if !holder.devices.contains(&position) {
         return Err(Refusal::HasItNot(vm, device.clone()));
@@ -308,24 +347,34 @@ fn is_bound(one: &DevicePlan, other: &DevicePlan) -> bool {
 }
 
 /// Whether nobody else has any of these.
-fn is_free(plan: &Plan, running: &Running, vm: VmId, wanted: &[Thing]) -> Result<(), Refusal> {
-    for thing in wanted {
-        if running.withheld.iter().any(|withheld| withheld.meets(thing)) {
-            return Err(Refusal::Withheld(thing.clone()));
+fn is_free(
+    vms: &[impl Borrow<VmPlan>],
+    running: &Running,
+    vm: VmId,
+    wanted: &[Thing],
+) -> Result<(), Refusal> {
+    let is_wanted = |thing: &Thing| wanted.iter().any(|wanted| wanted.meets(thing));
+    if let Some(withheld) = running.withheld.iter().find(|withheld| is_wanted(&withheld.thing)) {
+        return Err(Refusal::Withheld(withheld.clone()));
+    }
+    for other in running.holders.iter().filter(|other| other.vm != vm) {
+        let Ok(planned) = find(vms, other.vm) else { continue };
+        let mut theirs = things_of_vm(planned);
+        theirs.extend(things_of_devices(planned, &other.devices));
+        theirs.retain(is_wanted);
+        // What goes with the rest isn't what anybody would name.
+        if theirs.iter().any(Thing::is_named) {
+            theirs.retain(Thing::is_named);
         }
-        for other in running.holders.iter().filter(|other| other.vm != vm) {
-            let Ok(planned) = find(plan, other.vm) else { continue };
-            let theirs = of_vm(planned).into_iter().chain(of_devices(planned, &other.devices));
-            if let Some(thing) = theirs.into_iter().find(|theirs| theirs.meets(thing)) {
-                return Err(Refusal::Held(other.vm, thing));
-            }
+        if !theirs.is_empty() {
+            return Err(Refusal::Held(other.vm, theirs));
         }
     }
     Ok(())
 }
 
 /// What a VM has whatever devices it has.
-fn of_vm(vm: &VmPlan) -> Vec<Thing> {
+pub fn things_of_vm(vm: &VmPlan) -> Vec<Thing> {
     let mut things: Vec<Thing> = vm.cpus.iter().map(|vcpu| Thing::Cpu(vcpu.cpu)).collect();
     let ram = vm.ram.iter().filter_map(|piece| Span::new(piece.hpa, piece.gpa.size()).ok());
     things.extend(ram.map(Thing::Ram));
@@ -338,8 +387,8 @@ fn of_vm(vm: &VmPlan) -> Vec<Thing> {
     things
 }
 
-/// What a VM has with these of its devices.
-fn of_devices(vm: &VmPlan, devices: &[u16]) -> Vec<Thing> {
+/// What a VM has with these of its devices, by their positions.
+pub fn things_of_devices(vm: &VmPlan, devices: &[u16]) -> Vec<Thing> {
     let mut things = Vec::new();
     for (position, device) in held(vm, devices) {
         things.push(Thing::Device(device.id.clone()));

@@ -287,13 +287,18 @@ fn lines(
         let has_line = |other: &&Given<'_>| {
             is_stranger(device, other) && other.hardware.lines.iter().any(|l| l.irq == line.irq)
         };
+        let starts = |vm: u16| system.vms.get(usize::from(vm)).is_some_and(|vm| vm.autostart);
         let take_turns = |other: &&Given<'_>| {
             let both = have_both(device, other, given);
-            // Whichever of the two isn't given has its line turned off.
-            both || (is_silent_alone(device) && is_silent_alone(other))
+            // Whichever of the two isn't given has its line turned off. Where both would be from the start there are better ways out than
+            // to take turns.
+            let silent = is_silent_alone(device) && is_silent_alone(other);
+            both || (silent && !(starts(device.vm.index) && starts(other.vm.index)))
         };
         if apart.allows_sharing() {
-            for other in before.iter().filter(has_line).filter(take_turns) {
+            // What both have says it for its line, too.
+            let only_line = |other: &&Given<'_>| !have_both(device, other, given);
+            for other in before.iter().filter(has_line).filter(only_line).filter(take_turns) {
                 let what = alloc::format!("interrupt {} ({} and {})", line.irq, other.name, device.name);
                 apart.note(system, (other.vm.index, device.vm.index), Bond::Movable, what, findings);
             }

@@ -94,7 +94,7 @@ impl Default for Limits {
             guest_machine: GuestMachine::MirrorsBoard,
             restarts: Serves::Yes,
             watchdogs: Serves::Yes,
-            claims: Claims::Once,
+            claims: Claims::ByTime,
         }
     }
 }

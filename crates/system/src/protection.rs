@@ -58,6 +58,8 @@ pub enum Protection {
     NoTable,
     /// Not a protection: when a VM is built, one command after another to the IOMMU is lost.
     NoCommand,
+    /// RAM is zeroed when a VM gets it and when it gives it back. Without it: it stays as it is.
+    Zero,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -91,6 +93,7 @@ pub const NAMES: &[(&str, Protection)] = &[
     (RESTART, Protection::Restart),
     ("no-table", Protection::NoTable),
     ("no-command", Protection::NoCommand),
+    ("zero", Protection::Zero),
 ];
 
 #[cfg(test)]

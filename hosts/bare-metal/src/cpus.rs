@@ -44,7 +44,7 @@ enum Duty {
     Vcpu(VmRef, VcpuId),
     /// To take apart a VM that has stopped.
     TakeApart(Box<Vm>),
-    /// To build a VM of this plan again, and start it.
+    /// To build a VM of this plan, and start it.
     Start(Arc<VmPlan>),
 }
 
@@ -132,7 +132,7 @@ impl Cpu {
         self.kick(&host.irqchip);
     }
 
-    /// Gives it a VM to build again, of which it was one of the CPUs.
+    /// Gives it a VM to build, of which it is one of the CPUs.
     pub fn give_to_start(&self, plan: Arc<VmPlan>, irqchip: &Irqchip) {
         self.set_duty(Duty::Start(plan));
         self.kick(irqchip);
@@ -200,7 +200,7 @@ impl Cpu {
                 }
                 Task::Start(plan) => {
                     host.start_again(&plan);
-                    host.note_settled(plan.id);
+                    host.note_settled(plan.id, None);
                     continue;
                 }
                 Task::Wait => {

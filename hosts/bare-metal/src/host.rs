@@ -1,10 +1,12 @@
 //! The machine under the VMs: its interrupt controller, IOMMUs and PCI, and what the hypervisor's own CPU does.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use axvm::claims::Claims;
 use axvm::events::Violation;
 use axvm::ownership::{Registry, Slot};
 use axvm::report::HypervisorReport;
@@ -39,6 +41,8 @@ pub struct Host {
     pub forwarding: Held<Forwarding>,
     /// Who owns which device.
     pub registry: Held<Registry>,
+    /// Who has what, from before it is built until all of it has been given back.
+    pub claims: Mutex<Claims>,
     /// What was tried beyond the plans.
     pub security: Security,
     /// What the VMs were planned to be: it outlives them.
@@ -54,8 +58,8 @@ pub struct Host {
     retired: Mutex<Vec<Vm>>,
     /// VMs that have stopped and aren't taken apart yet, or are being built again.
     unsettled: Mutex<Vec<VmId>>,
-    /// VMs that didn't give back all that they had.
-    withheld: Mutex<Vec<VmId>>,
+    /// Of these, those that have been, and why they had stopped.
+    settled: Mutex<Vec<(VmId, Option<StopReason>)>>,
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
     console: Option<String>,
@@ -122,25 +126,27 @@ impl Host {
         let Parts { platform, irqchip, iommus, config, plan, files, start, held } = parts;
         let cpus = platform.cpus.len();
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
+        let plans: Vec<Arc<VmPlan>> = plan.vms.into_iter().map(Arc::new).collect();
         Self {
             irqchip,
             iommus,
             config,
             forwarding: Held::for_hardware("the bridges", Forwarding::default()),
             registry: Held::for_hand_over("the registry of devices", registry),
-            security: Security::new(cpus, plan.vms.iter().map(|vm| vm.devices.len())),
+            claims: Mutex::new(Claims::new(plans.clone())),
+            security: Security::new(cpus, plans.iter().map(|vm| vm.devices.len())),
             files,
-            restarts: Mutex::new(plan.vms.iter().map(|_| Restarts::default()).collect()),
+            restarts: Mutex::new(plans.iter().map(|_| Restarts::default()).collect()),
             run_ends: AtomicBool::new(false),
             vms: Mutex::new(Vec::new()),
             retired: Mutex::new(Vec::new()),
             unsettled: Mutex::new(Vec::new()),
-            withheld: Mutex::new(Vec::new()),
+            settled: Mutex::new(Vec::new()),
             hypervisor_cpu: plan.hypervisor_cpu,
             console: plan.console,
             polls: AtomicBool::new(false),
             started: AtomicBool::new(false),
-            plans: plan.vms.into_iter().map(Arc::new).collect(),
+            plans,
             start,
             first_entry: AtomicU64::new(0),
             filling: AtomicU64::new(0),
@@ -232,7 +238,8 @@ impl Host {
         }
     }
 
-    /// Starts the CPUs of the VMs, builds every VM, and starts those that are to be.
+    /// Starts the CPUs of the VMs, builds the VMs, and starts those that are to be. One that shares something with another and doesn't start
+    /// by itself is built when it is started.
     pub fn start_vms(&'static self) {
         let mut used: Vec<CpuId> = self.plans.iter().flat_map(|vm| &vm.cpus).map(|vcpu| vcpu.cpu).collect();
         used.sort_unstable();
@@ -247,12 +254,27 @@ impl Host {
         let mut vms = Vec::new();
         for (plan, files) in self.plans.iter().zip(&self.files) {
             let Some(files) = files else { continue };
+            let mut claims = self.claims.lock();
+            if !plan.autostart && !claims.stands_alone(plan.id) {
+                continue;
+            }
+            let taken = claims.take(plan.id);
+            drop(claims);
+            if let Err(refusal) = taken {
+                // The plan has seen to it that there is none.
+                log::error!("{}: it can't be started: {}", plan.name, refusal.say(&self.plans));
+                continue;
+            }
             protection::try_each(self, plan);
             let before = memory::free_bytes();
             match vm::build(self, plan.clone(), files) {
                 Ok(vm) => vms.push(vm),
                 // The machine is as before, and the others are none the worse.
-                Err(error) => log::error!("{}: it can't be started: {error}", plan.name),
+                Err(error) => {
+                    log::error!("{}: it can't be started: {error}", plan.name);
+                    self.note_failed(plan.id);
+                    self.claims.lock().give_back(plan.id);
+                }
             }
             // What the plan reckons with is what its promise to the others rests on.
             let taken = before.saturating_sub(memory::free_bytes());
@@ -269,6 +291,12 @@ impl Host {
         for vm in vms.iter().filter(|vm| vm.plan().autostart) {
             vm::start(vm);
         }
+    }
+
+    /// Notes which of a VM's devices didn't come back from it.
+    pub fn note_failed(&self, vm: VmId) {
+        let registry = self.registry.lock();
+        self.claims.lock().note_failed(vm, &registry);
     }
 
     /// Starts a CPU. Ends the run if it can't.
@@ -325,38 +353,55 @@ impl Host {
         core::mem::take(&mut self.retired.lock())
     }
 
-    /// A VM has been taken apart, or built again. The run may end with it.
-    pub fn note_settled(&self, id: VmId) {
-        self.unsettled.lock().retain(|&it| it != id);
+    /// A VM has been taken apart, or built again. What it had is others' once the hypervisor's CPU has seen to it, and the run may end
+    /// then. `reason`: why it had stopped.
+    pub fn note_settled(&self, id: VmId, reason: Option<StopReason>) {
+        self.settled.lock().push((id, reason));
         self.call_hypervisor_cpu();
     }
 
-    /// A VM hasn't given back all that it had: it can't be built again.
-    pub fn note_withheld(&self, id: VmId) {
-        self.withheld.lock().push(id);
+    /// The VMs that have been taken apart, or built again.
+    pub fn take_settled(&self) -> Vec<(VmId, Option<StopReason>)> {
+        core::mem::take(&mut self.settled.lock())
     }
 
-    /// Has a VM that is no more built again and started, by a CPU of its own.
+    /// On the hypervisor's CPU, once what these VMs' devices did has been looked at: what they had may be others'.
+    pub fn settle(&self, settled: Vec<(VmId, Option<StopReason>)>) {
+        for (id, reason) in settled {
+            let is_gone = self.vm(id).is_none();
+            if is_gone {
+                self.claims.lock().give_back(id);
+            }
+            self.unsettled.lock().retain(|&it| it != id);
+            let waits = || reason == Some(StopReason::Stopped) || !self.claims.lock().stands_alone(id);
+            if is_gone && waits() {
+                // Somebody has asked for that, or wants what it had, and may wait for it to go on.
+                log::info!("{}: it is stopped", self.plan(id).map_or("", |plan| &plan.name));
+            }
+        }
+    }
+
+    /// Has a VM built and started, by a CPU of its own.
     ///
     /// # Errors
     ///
-    /// Why it can't be: what follows the VM's name. Nothing has changed.
-    pub fn revive(&self, id: VmId) -> Result<(), &'static str> {
+    /// Why it can't be: a line. Nothing has changed.
+    pub fn revive(&self, plan: &Arc<VmPlan>) -> Result<(), String> {
+        let said = |what: &str| Err(format!("vm \"{}\" {what}", plan.name));
         if self.run_ends.load(Ordering::SeqCst) {
-            return Err("isn't started: the run ends");
+            return said("isn't started: the run ends");
         }
-        if self.withheld.lock().contains(&id) {
-            return Err("hasn't given back all that it had, and stays stopped until the machine is reset");
+        if self.is_unsettled(plan.id) {
+            return said(UNSETTLED);
         }
-        let Some(plan) = self.plans.get(usize::from(id.0)) else { return Err("isn't known") };
         let Some(cpu) = plan.cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu)) else {
-            return Err("has no CPU");
+            return said("has no CPU");
         };
-        if self.is_unsettled(id) {
-            return Err(UNSETTLED);
+        if let Err(refusal) = self.claims.lock().take(plan.id) {
+            return said(&format!("can't be started: {}", refusal.say(&self.plans)));
         }
         // From here on the run doesn't end without it. Only the hypervisor's CPU does this, so that it can't be there twice.
-        self.unsettled.lock().push(id);
+        self.unsettled.lock().push(plan.id);
         cpu.give_to_start(plan.clone(), &self.irqchip);
         Ok(())
     }
@@ -391,7 +436,8 @@ impl Host {
         let vm = match vm::build(self, plan.clone(), files) {
             Ok(vm) => vm,
             Err(error) => {
-                log::error!("{}: it can't start again: {error}", plan.name);
+                log::error!("{}: it can't be started: {error}", plan.name);
+                self.note_failed(plan.id);
                 return;
             }
         };

@@ -104,6 +104,15 @@ pub fn attend(host: &'static Host) -> bool {
     host.security.quarantine.lock().is_waiting()
 }
 
+/// On the hypervisor's CPU: what the IOMMUs have blocked until now is recorded as that of whoever has the device now.
+pub fn attend_all(host: &'static Host) {
+    /// As many as an IOMMU keeps: what comes meanwhile isn't to keep it here.
+    const ROUNDS: usize = 8;
+    for _ in 0..ROUNDS {
+        take_iommu_events(host);
+    }
+}
+
 /// All records, for the report.
 pub fn records(host: &'static Host) -> Vec<EventReport> {
     let records = host.security.log.lock().records();
@@ -265,10 +274,11 @@ fn silence_stranger(host: &'static Host, source: DmaSource) -> bool {
     }
 }
 
+/// So many records in a row, then the consoles get their turn. A stray page makes a thousand.
+const AT_ONCE: usize = 256;
+
 /// Takes the records of what the IOMMUs have blocked.
 fn take_iommu_events(host: &'static Host) {
-    /// So many records in a row, then the consoles get their turn. A stray page makes a thousand.
-    const AT_ONCE: usize = 256;
     for iommu in host.iommus.ids() {
         let mut pending: Vec<Violation> = Vec::new();
         let mut strangers: Vec<DmaSource> = Vec::new();
@@ -324,10 +334,7 @@ fn take_iommu_events(host: &'static Host) {
 
 /// Whose it was, and what it was.
 fn violation(host: &'static Host, fault: &DmaFault) -> Violation {
-    let owner = host.plans.iter().find_map(|plan| {
-        let device = plan.devices.iter().position(|device| device.sources.contains(&fault.source))?;
-        Some((plan.id, device as u16))
-    });
+    let owner = host.claims.lock().owner_of(fault.source);
     let kind = match (owner, fault.write) {
         (None, _) => Kind::DmaUnassigned,
         (_, Some(true)) => Kind::DmaWrite,

@@ -28,7 +28,13 @@ pub fn serve(host: &'static Host) -> ! {
     loop {
         arch::take_interrupts(None);
         protection::test_injection(host);
+        let settled = host.take_settled();
         let mut busy = security::attend(host);
+        if !settled.is_empty() {
+            // What devices did that are to change hands was done by the VMs that had them.
+            security::attend_all(host);
+            host.settle(settled);
+        }
         let vms = host.vms();
         busy |= show_output(&vms);
         typed.take(host, &vms, &ends.0);
@@ -112,8 +118,11 @@ pub fn take_apart(vm: Vm) {
     match vm.dispose(&host.registry) {
         Ok(disposed) => {
             let whole = disposed.stuck.is_empty() && !disposed.ram_withheld;
-            for stuck in disposed.stuck {
+            for stuck in &disposed.stuck {
                 log::error!("{}: {}", stuck.device, stuck.why);
+            }
+            if !whole {
+                host.note_failed(id);
             }
             let plan = &disposed.plan;
             match reason.map_or(Afterwards::Stays, |reason| host.after_end(plan, reason)) {
@@ -127,20 +136,13 @@ pub fn take_apart(vm: Vm) {
                 }
                 Afterwards::Again | Afterwards::Stays => {}
             }
-            if !whole {
-                host.note_withheld(id);
-            }
         }
         Err(_) => {
             log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody");
-            host.note_withheld(id);
+            host.claims.lock().withhold_all(id, &[]);
         }
     }
-    host.note_settled(id);
-    if reason == Some(StopReason::Stopped) {
-        // Somebody has asked for that, and may wait for it to go on.
-        log::info!("{}: it is stopped", host.plan(id).map_or("", |plan| &plan.name));
-    }
+    host.note_settled(id, reason);
 }
 
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
@@ -153,7 +155,7 @@ fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
         );
     }
     host.add_lost_cpus(overdue);
-    host.note_withheld(vm.id());
+    host.claims.lock().withhold_all(vm.id(), overdue);
     security::quarantine_all(host, vm.id());
     host.forget_vm(vm.id());
     security::forget(host, vm.id());
@@ -174,10 +176,7 @@ fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
     let vms = host.vms();
     let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
         Some(vm) => Some(joined(gone, vm::report(vm))),
-        None => gone.or_else(|| {
-            let plan = host.plans.get(usize::from(id)).filter(|plan| plan.autostart)?;
-            Some(VmReport::not_built(plan))
-        }),
+        None => gone.or_else(|| Some(VmReport::not_built(host.plans.get(usize::from(id))?))),
     };
     let mut last = Report {
         schema: SCHEMA,

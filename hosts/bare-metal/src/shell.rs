@@ -144,7 +144,7 @@ impl Names for Around<'_> {
 /// A VM as a command finds it.
 enum Found<'a> {
     There(&'a VmRef),
-    Gone(VmId),
+    Gone(&'a Arc<VmPlan>),
 }
 
 impl<'a> Around<'a> {
@@ -167,7 +167,7 @@ impl<'a> Around<'a> {
             Command::Events => Answer::Table(self.events()),
             Command::Exits(name) => {
                 let only = name.map(|name| self.plan(name)).transpose()?;
-                Answer::Table(self.exits(only))
+                Answer::Table(self.exits(only.map(Arc::as_ref)))
             }
             Command::Plan => Answer::Table(plan(&self.host.plans)),
             Command::Start(name) => match self.vm(name)? {
@@ -177,9 +177,9 @@ impl<'a> Around<'a> {
                 }
                 Found::There(vm) if vm.is_stopping() => return Err(wrong(name, "is stopping: ask again")),
                 Found::There(_) => return Err(wrong(name, "has been started")),
-                Found::Gone(id) => {
-                    self.host.revive(id).map_err(|why| wrong(name, why))?;
-                    Answer::Done(format!("vm \"{name}\" is starting again"))
+                Found::Gone(plan) => {
+                    self.host.revive(plan).map_err(|why| Answer::error(Reason::WrongState, why))?;
+                    Answer::Done(format!("vm \"{name}\" is starting"))
                 }
             },
             Command::Stop(name) => {
@@ -220,13 +220,14 @@ impl<'a> Around<'a> {
             Found::There(vm) if vm.state() == State::Built => Err(wrong(name, "hasn't been started")),
             Found::There(vm) if vm.stop(reason) => Ok(()),
             Found::There(_) => Err(wrong(name, "is stopping already")),
-            Found::Gone(id) if self.host.is_unsettled(id) => Err(wrong(name, UNSETTLED)),
-            Found::Gone(_) => Err(wrong(name, "has stopped")),
+            Found::Gone(plan) if self.host.is_unsettled(plan.id) => Err(wrong(name, UNSETTLED)),
+            Found::Gone(plan) if self.has_run(plan) => Err(wrong(name, "has stopped")),
+            Found::Gone(_) => Err(wrong(name, "hasn't been started")),
         }
     }
 
-    fn plan(&self, name: &str) -> Result<&'a VmPlan, Answer> {
-        let plans = || self.host.plans.iter().map(Arc::as_ref);
+    fn plan(&self, name: &str) -> Result<&'a Arc<VmPlan>, Answer> {
+        let plans = || self.host.plans.iter();
         plans()
             .find(|plan| plan.name == name)
             .ok_or_else(|| unknown("VM", name, plans().map(|plan| plan.name.as_str())))
@@ -234,7 +235,7 @@ impl<'a> Around<'a> {
 
     fn vm(&self, name: &str) -> Result<Found<'a>, Answer> {
         let plan = self.plan(name)?;
-        Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone(plan.id), Found::There))
+        Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone(plan), Found::There))
     }
 
     fn known_device(&self, name: &str) -> Result<(), Answer> {
@@ -247,6 +248,11 @@ impl<'a> Around<'a> {
         }
     }
 
+    /// Whether a VM that isn't there was.
+    fn has_run(&self, plan: &VmPlan) -> bool {
+        self.gone.get(usize::from(plan.id.0)).is_some_and(Option::is_some)
+    }
+
     /// What there is to be reported of a VM.
     fn report(&self, plan: &VmPlan) -> Option<VmReport> {
         let there = self.vms.iter().find(|vm| vm.id() == plan.id);
@@ -256,7 +262,8 @@ impl<'a> Around<'a> {
     fn vms(&self) -> Table {
         let mut table = Table::new(Kind::Vms);
         for plan in &self.host.plans {
-            let (state, reason) = self.report(plan).map(|it| (it.state, it.reason)).unwrap_or_default();
+            let report = self.report(plan).unwrap_or_else(|| VmReport::not_built(plan));
+            let (state, reason) = (report.state, report.reason);
             let cpus: Vec<String> = plan.cpus.iter().map(|vcpu| vcpu.cpu.to_string()).collect();
             let memory: u64 = plan.ram.iter().map(|piece| piece.gpa.size()).sum();
             let focus = if plan.id == self.focus { "yes" } else { "" };
@@ -297,6 +304,7 @@ impl<'a> Around<'a> {
         for plan in &self.host.plans {
             for (device, position) in plan.devices.iter().zip(0..) {
                 let state = match registry.slot(&device.id) {
+                    Some(Slot::Assigned { vm, .. }) if *vm != plan.id => "taken",
                     Some(Slot::Assigned { .. }) if self.host.security.is_quarantined(plan.id, position) => {
                         "quarantined"
                     }

@@ -53,9 +53,9 @@ pub struct Typed {
 }
 
 impl Typed {
-    /// Nothing yet. The first VM has the focus.
+    /// Nothing yet. The first VM that starts by itself has the focus.
     pub fn new(host: &Host) -> Self {
-        let focus = VmId(0);
+        let focus = host.plans.iter().find(|plan| plan.autostart).map_or(VmId(0), |plan| plan.id);
         console::send(Channel::Focus(focus), &[]);
         Self {
             keys: Keys::default(),

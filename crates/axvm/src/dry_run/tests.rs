@@ -7,7 +7,7 @@ use axvm_system::model::Vm;
 
 use super::*;
 use axvm_plan::DeviceId;
-use axvm_plan::fixtures::{board, demo, images, pci, planned, region, system, vm};
+use axvm_plan::fixtures::{board, demo, for_the_whole_run, images, pci, planned, region, system, vm};
 
 fn two() -> (Plan, Platform) {
     let file = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
@@ -35,6 +35,7 @@ fn a_plan_is_built_and_taken_apart_and_built_again() {
 #[test]
 fn what_one_vm_has_no_other_gets() {
     let (plan, platform) = two();
+    let platform = for_the_whole_run(platform);
     let mut ram = plan.clone();
     ram.vms[1].ram[0].hpa = ram.vms[0].ram[0].hpa;
     assert!(refused(&ram, &platform).contains("is VM 0's already"));

@@ -171,6 +171,34 @@ fn a_device_given_back_and_given_again_is_not_unbound_twice() {
 }
 
 #[test]
+fn a_device_is_reset_as_its_new_owners_plan_says_if_the_last_ones_said_otherwise() {
+    let hardware = Hardware::default();
+    let with = |reset| DevicePlan { reset, ..device("a", None) };
+    let (careless, careful) = (with(None), with(Some(axvm_pci::ResetMethod::FunctionLevel)));
+    let mut registry = Registry::new([&careless, &careful]);
+    assert_eq!(registry.iter().count(), 1);
+    let steps = |registry: &mut Registry, vm, plan| {
+        hardware.log.borrow_mut().clear();
+        registry.assign(VmId(vm), &[plan], &hardware).unwrap();
+        registry.reclaim(VmId(vm), &hardware);
+        hardware.log.borrow().join(", ")
+    };
+    let back = "close a, detach a, reset a";
+    assert_eq!(
+        steps(&mut registry, 0, &careless),
+        alloc::format!("unbind a, close a, reset a, attach a, {back}")
+    );
+    assert_eq!(steps(&mut registry, 0, &careless), alloc::format!("attach a, {back}"));
+    assert_eq!(steps(&mut registry, 1, &careful), alloc::format!("close a, reset a, attach a, {back}"));
+    assert_eq!(steps(&mut registry, 1, &careful), alloc::format!("attach a, {back}"));
+    // What fails then leaves it with nobody.
+    hardware.fail_at.set(Some(hardware.operations.get() + 1));
+    let error = registry.assign(VmId(0), &[&careless], &hardware).unwrap_err();
+    assert!(matches!(error, AssignError::Hardware { why, .. } if why.contains("resetting it failed")));
+    assert!(matches!(registry.slot(&id("a")), Some(Slot::Failed { reaches: None, .. })));
+}
+
+#[test]
 fn a_device_that_does_not_come_back_from_its_reset_is_nobodys() {
     let hardware = Hardware::default();
     let mut registry = Registry::new(&[device("a", None)]);

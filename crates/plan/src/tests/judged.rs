@@ -72,7 +72,7 @@ fn what_lies_in_a_nodes_registers_must_be_givable_and_goes_to_the_same_vm() {
     assert_eq!(rules(&changed(wide, Some(watchdog.clone())), &[]), [Rule::Hazard]);
     assert_eq!(rules(&changed(wide, Some(watchdog)), &[Hazard::Watchdog]), []);
     let two = system(vec![vm("a", &[1], vec![node(CLOCK)]), vm("b", &[2], vec![node("/dma@b004000")])]);
-    let platform = changed(wide, Some(dma()));
+    let platform = for_the_whole_run(changed(wide, Some(dma())));
     assert_eq!(refusals(&two, &platform), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
     let said = lines(&two, &platform);
     assert!(said[0].contains("vm \"a\" has it already, as /pl031@9010000"), "{said:?}");
@@ -105,6 +105,7 @@ fn a_bus_whose_registers_are_a_window_is_not_what_is_on_it() {
         vm("a", &[1], accepting("/bus@9000000/clock@9010000", &[]).vms[0].devices.clone()),
         vm("b", &[2], accepting("/bus@9000000", &[Hazard::Bus]).vms[0].devices.clone()),
     ]);
+    let platform = for_the_whole_run(platform);
     assert_eq!(refusals(&two, &platform), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
 }
 

@@ -20,6 +20,7 @@ mod silent;
 mod suspend;
 mod translated;
 mod trapped;
+mod turns;
 mod typed;
 
 /// An attack: the word that asks for it, and what does it and says what came of it.
@@ -78,6 +79,9 @@ pub const ALL: &[Attack] = &[
     ("resets", resets::resets),
     ("message", cycles::message),
     ("neighbour", dma::neighbour),
+    ("turn-finds", turns::finds),
+    ("turn-leaves", turns::leaves),
+    ("turn-message", turns::message),
     ("cpu-off", resets::cpu_off),
     ("watchdog", resets::watchdog),
     // What is typed.

@@ -5,11 +5,13 @@ use super::*;
 #[test]
 fn each_problem_is_one_line_that_names_the_vm_the_device_and_both_parties() {
     let system = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(2, 0)])]);
-    let [line] = &lines(&system, &board())[..] else { panic!() };
-    for word in ["vm \"b\"", "0000:00:02.0", "vm \"a\"", "[device-twice]"] {
-        assert!(line.contains(word), "{word} in {line}");
+    for (board, rule) in [(board(), "[autostart]"), (for_the_whole_run(board()), "[device-twice]")] {
+        let [line] = &lines(&system, &board)[..] else { panic!() };
+        for word in ["vm \"b\"", "0000:00:02.0", "vm \"a\"", rule] {
+            assert!(line.contains(word), "{word} in {line}");
+        }
+        assert!(!line.contains('\n'));
     }
-    assert!(!line.contains('\n'));
 }
 
 #[test]

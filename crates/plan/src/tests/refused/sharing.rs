@@ -171,10 +171,11 @@ fn two_regions_over_the_same_registers_are_one_device_given_twice() {
         vm("a", &[1], vec![region("one", 0x0a10_0000, 0x0a20_0000, 0x2000)]),
         vm("b", &[2], vec![region("other", 0x0a10_0000, 0x0a20_1000, 0x1000)]),
     ]);
-    assert_eq!(refusals(&two, &board()), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
+    let board = for_the_whole_run(board());
+    assert_eq!(refusals(&two, &board), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
     let disguised = system(vec![
         vm("a", &[1], vec![node("/pl031@9010000")]),
         vm("b", &[2], vec![region("clock", 0x0a10_0000, 0x0901_0000, 0x1000)]),
     ]);
-    assert_eq!(refusals(&disguised, &board()), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
+    assert_eq!(refusals(&disguised, &board), [(Rule::DeviceTwice, Item::Device(1, 0, String::new()))]);
 }
