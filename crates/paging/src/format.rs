@@ -80,11 +80,17 @@ pub trait Format {
     /// Whether an entry at this level may be a block (or page).
     fn allows_leaf(&self, level: Level) -> bool;
 
+    /// Whether an entry can say this.
+    fn serves(&self, attributes: Attributes) -> bool {
+        let _ = attributes;
+        true
+    }
+
     /// What `entry` at `level` says.
     fn decode(&self, entry: u64, level: Level) -> Entry;
 
-    /// The entry that refers to the next level's table.
-    fn encode_table(&self, table: Hpa) -> u64;
+    /// The entry at `level` that refers to the next level's table.
+    fn encode_table(&self, table: Hpa, level: Level) -> u64;
 
     /// The entry that maps the block or page at `start` at this level.
     fn encode_leaf(&self, start: Hpa, attributes: Attributes, level: Level) -> u64;

@@ -6,14 +6,18 @@
 
 extern crate alloc;
 
+mod amd_io;
 mod chain;
 pub mod early;
 mod format;
 mod mapper;
 mod memory;
+mod nested;
 mod stage2;
 
+pub use amd_io::AmdIoFormat;
 pub use format::{Attributes, Entry, Format, Level, MemoryType};
 pub use mapper::{MapError, Mapper, UnmapError};
 pub use memory::{Invalidate, NotInvalidated, TableMemory};
+pub use nested::NestedFormat;
 pub use stage2::{Stage2Format, UnsupportedInputSize, physical_size_field};

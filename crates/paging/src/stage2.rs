@@ -161,7 +161,7 @@ impl Format for Stage2Format {
         }
     }
 
-    fn encode_table(&self, table: Hpa) -> u64 {
+    fn encode_table(&self, table: Hpa, _: Level) -> u64 {
         table.0 & ADDRESS | TABLE_OR_PAGE | VALID
     }
 
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn descriptors_have_each_bit_in_its_place() {
         let format = format(40);
-        assert_eq!(format.encode_table(Hpa(0x4_0000_1000)), 0x4_0000_1003);
+        assert_eq!(format.encode_table(Hpa(0x4_0000_1000), 1), 0x4_0000_1003);
         // Page, write-back, inner shareable, read and write, accessed, executable.
         assert_eq!(format.encode_leaf(Hpa(0x4000_1000), Attributes::RAM, 3), 0x4000_17ff);
         // The same as a 2 MiB block.

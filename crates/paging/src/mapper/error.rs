@@ -2,6 +2,7 @@
 
 use axvm_addr::{Gpa, Hpa, Span};
 
+use crate::format::Attributes;
 use crate::memory::NotInvalidated;
 
 /// Why nothing was mapped.
@@ -33,6 +34,14 @@ pub enum MapError {
         size: u64,
         /// The size of physical addresses.
         bits: u32,
+    },
+    /// Attributes that the tables' entries can't say.
+    #[error("{span} can't be mapped: these tables have no entries with such rights or of such memory")]
+    NotServed {
+        /// The span to be mapped.
+        span: Span<Gpa>,
+        /// How it was to be mapped.
+        attributes: Attributes,
     },
     /// A part of the span is mapped already.
     #[error("{requested} can't be mapped: {address:#x} is mapped to {existing:#x} already")]

@@ -86,7 +86,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
     /// # Errors
     ///
     /// Nothing has changed if addresses aren't those of whole pages or out of range, if a part of `span` is
-    /// mapped already, or if there isn't enough memory for tables.
+    /// mapped already, if the format has no such attributes, or if there isn't enough memory for tables.
     pub fn map(&mut self, span: Span<Gpa>, start: Hpa, attributes: Attributes) -> Result<(), MapError> {
         if self.revoked {
             return Err(MapError::Revoked);
@@ -96,6 +96,9 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
         }
         if !self.translates(span) {
             return Err(MapError::InputOutOfRange { span, bits: self.format.input_bits() });
+        }
+        if !self.format.serves(attributes) {
+            return Err(MapError::NotServed { span, attributes });
         }
         let bits = self.format.output_bits();
         if start.checked_add(span.size() - 1).is_none_or(|last| last.0.checked_shr(bits).unwrap_or(0) != 0) {
@@ -254,7 +257,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
                 // A table is complete before a walker can find it.
                 self.fill(next, level.saturating_add(1), slot.wanted, request, spares);
                 self.memory.barrier();
-                self.memory.write(slot.entry, self.format.encode_table(next));
+                self.memory.write(slot.entry, self.format.encode_table(next, level));
             }
         }
     }

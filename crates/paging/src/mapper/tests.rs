@@ -7,7 +7,9 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::amd_io::AmdIoFormat;
 use crate::format::MemoryType;
+use crate::nested::NestedFormat;
 
 const K4: u64 = 1 << 12;
 const M2: u64 = 1 << 21;
@@ -33,12 +35,26 @@ struct Inner {
     unordered: BTreeSet<u64>,
     invalidations: Vec<Span<Gpa>>,
     invalidation_fails: bool,
+    /// What an entry leads to that is a table's.
+    leads_to: Option<fn(u64) -> Option<u64>>,
+}
+
+impl Inner {
+    fn leads_to(&self, entry: u64) -> Option<u64> {
+        self.leads_to.and_then(|leads_to| leads_to(entry))
+    }
 }
 
 impl Fake {
     fn new() -> Self {
+        Self::of(|entry| (entry & 0xfff == 3).then_some(entry & 0xffff_ffff_f000))
+    }
+
+    /// For a format whose entries of tables are known so.
+    fn of(leads_to: fn(u64) -> Option<u64>) -> Self {
         let fake = Self::default();
         fake.inner.borrow_mut().next = 0x10_0000;
+        fake.inner.borrow_mut().leads_to = Some(leads_to);
         fake
     }
 
@@ -47,7 +63,7 @@ impl Fake {
     }
 
     /// What a walker that was told of nothing new finds, as the hardware does it.
-    fn walk(&self, root: Hpa, format: &Stage2Format, address: u64) -> Option<(u64, Attributes)> {
+    fn walk(&self, root: Hpa, format: &impl Format, address: u64) -> Option<(u64, Attributes)> {
         let mut table = root.0;
         for level in format.start_level()..=3 {
             let shift = level_shift(level);
@@ -110,12 +126,11 @@ impl TableMemory for Fake {
             inner.seen.insert(entry.0, old);
             inner.held.insert(entry.0 & !0xfff);
             // A table entry that goes may be held, and with it the table.
-            if old & 0xfff == 3 && inner.allocated.contains_key(&(old & 0xffff_ffff_f000)) {
-                inner.held.insert(old & 0xffff_ffff_f000);
+            if let Some(table) = inner.leads_to(old).filter(|table| inner.allocated.contains_key(table)) {
+                inner.held.insert(table);
             }
         }
-        if value & 0xfff == 3 {
-            let table = value & !0xfff;
+        if let Some(table) = inner.leads_to(value) {
             let unordered = inner.unordered.range(table..table + K4).next();
             assert_eq!(unordered, None, "{entry}: a table is linked before its entries are there");
         }
@@ -388,70 +403,120 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// Carries out any sequence on a tree, and compares what a walker finds with a map of pages.
+fn compare<F: Format + Copy>(fake: &Fake, format: F, actions: Vec<Action>) -> Result<(), TestCaseError> {
+    let mut mapper = Mapper::new(fake, format).unwrap();
+    let mut model = Model::new();
+    let mut touched = BTreeSet::new();
+    for action in actions {
+        fake.inner.borrow_mut().limit = None;
+        match action {
+            Action::Map { page, pages, output, attributes } => {
+                let taken = model.range(page..page + pages).next().map(|(page, (to, _))| (*page, *to));
+                let result = mapper.map(span(page * K4, pages * K4), Hpa(output * K4), attributes);
+                if !format.serves(attributes) {
+                    let refused = matches!(result, Err(MapError::NotServed { .. }));
+                    prop_assert!(refused);
+                    continue;
+                }
+                match taken {
+                    None => {
+                        prop_assert_eq!(result, Ok(()));
+                        model.extend((0..pages).map(|n| (page + n, (output + n, attributes))));
+                    }
+                    Some((at, to)) => prop_assert_eq!(
+                        result,
+                        Err(MapError::AlreadyMapped {
+                            address: Gpa(at * K4),
+                            existing: Hpa(to * K4),
+                            requested: span(page * K4, pages * K4),
+                        })
+                    ),
+                }
+                touched.extend([
+                    page.saturating_sub(1),
+                    page,
+                    page + pages / 2,
+                    page + pages - 1,
+                    page + pages,
+                ]);
+            }
+            Action::Unmap { page, pages } => {
+                let gone: Vec<u64> = model.range(page..page + pages).map(|(page, _)| *page).collect();
+                let result = mapper.unmap(span(page * K4, pages * K4), fake);
+                prop_assert_eq!(result, Ok(gone.len() as u64 * K4));
+                for page in gone {
+                    model.remove(&page);
+                }
+                touched.extend([
+                    page.saturating_sub(1),
+                    page,
+                    page + pages / 2,
+                    page + pages - 1,
+                    page + pages,
+                ]);
+            }
+            Action::Starve(limit) => {
+                // What fails for want of memory changes nothing, which the comparison below shows.
+                fake.inner.borrow_mut().limit = Some(limit);
+                if let Some((page, _)) = model.first_key_value() {
+                    let page = *page;
+                    match mapper.unmap(span(page * K4, K4), &fake) {
+                        Ok(bytes) => {
+                            prop_assert_eq!(bytes, K4);
+                            model.remove(&page);
+                        }
+                        Err(error) => {
+                            let starved = matches!(error, UnmapError::OutOfTables { .. });
+                            prop_assert!(starved)
+                        }
+                    }
+                    touched.extend([page, page + 1]);
+                }
+            }
+        }
+        prop_assert_eq!(fake.pages(), mapper.pages_held());
+        let samples = model.keys().step_by(model.len() / 64 + 1).chain(touched.iter());
+        for page in samples {
+            let expected = model.get(page).map(|(to, attributes)| (to * K4 + 0x123, *attributes));
+            let address = page * K4 + 0x123;
+            prop_assert_eq!(fake.walk(mapper.root(), mapper.format(), address), expected, "{:#x}", address);
+            let found = mapper.query(Gpa(address)).map(|(to, attributes, _)| (to.0, attributes));
+            prop_assert_eq!(found, expected, "{:#x}", address);
+        }
+    }
+    prop_assert_eq!(mapper.unmap(span(0, 1 << format.input_bits()), &fake), Ok(model.len() as u64 * K4));
+    prop_assert_eq!(fake.pages(), mapper.format().root_pages(), "an empty tree is its root");
+    prop_assert!(mapper.destroy(&fake).is_ok());
+    prop_assert_eq!(fake.pages(), 0);
+    Ok(())
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    prop::collection::vec(action(), 1..12)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn any_sequence_maps_what_a_map_of_pages_says(bits in prop_oneof![Just(40u32), Just(44)], actions in prop::collection::vec(action(), 1..12)) {
-        let fake = Fake::new();
-        let mut mapper = mapper(&fake, bits);
-        let mut model = Model::new();
-        let mut touched = BTreeSet::new();
-        for action in actions {
-            fake.inner.borrow_mut().limit = None;
-            match action {
-                Action::Map { page, pages, output, attributes } => {
-                    let taken = model.range(page..page + pages).next().map(|(page, (to, _))| (*page, *to));
-                    let result = mapper.map(span(page * K4, pages * K4), Hpa(output * K4), attributes);
-                    match taken {
-                        None => {
-                            prop_assert_eq!(result, Ok(()));
-                            model.extend((0..pages).map(|n| (page + n, (output + n, attributes))));
-                        }
-                        Some((at, to)) => prop_assert_eq!(result, Err(MapError::AlreadyMapped {
-                            address: Gpa(at * K4), existing: Hpa(to * K4), requested: span(page * K4, pages * K4),
-                        })),
-                    }
-                    touched.extend([page.saturating_sub(1), page, page + pages / 2, page + pages - 1, page + pages]);
-                }
-                Action::Unmap { page, pages } => {
-                    let gone: Vec<u64> = model.range(page..page + pages).map(|(page, _)| *page).collect();
-                    let result = mapper.unmap(span(page * K4, pages * K4), &fake);
-                    prop_assert_eq!(result, Ok(gone.len() as u64 * K4));
-                    for page in gone {
-                        model.remove(&page);
-                    }
-                    touched.extend([page.saturating_sub(1), page, page + pages / 2, page + pages - 1, page + pages]);
-                }
-                Action::Starve(limit) => {
-                    // What fails for want of memory changes nothing, which the comparison below shows.
-                    fake.inner.borrow_mut().limit = Some(limit);
-                    if let Some((page, _)) = model.first_key_value() {
-                        let page = *page;
-                        match mapper.unmap(span(page * K4, K4), &fake) {
-                            Ok(bytes) => {
-                                prop_assert_eq!(bytes, K4);
-                                model.remove(&page);
-                            }
-                            Err(error) => { let starved = matches!(error, UnmapError::OutOfTables { .. }); prop_assert!(starved) }
-                        }
-                        touched.extend([page, page + 1]);
-                    }
-                }
-            }
-            prop_assert_eq!(fake.pages(), mapper.pages_held());
-            let samples = model.keys().step_by(model.len() / 64 + 1).chain(touched.iter());
-            for page in samples {
-                let expected = model.get(page).map(|(to, attributes)| (to * K4 + 0x123, *attributes));
-                let address = page * K4 + 0x123;
-                prop_assert_eq!(fake.walk(mapper.root(), mapper.format(), address), expected, "{:#x}", address);
-                let found = mapper.query(Gpa(address)).map(|(to, attributes, _)| (to.0, attributes));
-                prop_assert_eq!(found, expected, "{:#x}", address);
-            }
-        }
-        prop_assert_eq!(mapper.unmap(span(0, 1 << bits), &fake), Ok(model.len() as u64 * K4));
-        prop_assert_eq!(fake.pages(), mapper.format().root_pages(), "an empty tree is its root");
-        prop_assert!(mapper.destroy(&fake).is_ok());
-        prop_assert_eq!(fake.pages(), 0);
+    fn any_sequence_maps_what_a_map_of_pages_says(bits in prop_oneof![Just(40u32), Just(44)], actions in actions()) {
+        compare(&Fake::new(), Stage2Format::new(bits).unwrap(), actions)?;
+    }
+
+    /// AMD64 APM 2, 5.3: present, written, user and accessed, without the bits of a block or page.
+    #[test]
+    fn any_sequence_of_nested_tables_does(huge: bool, actions in actions()) {
+        let fake = Fake::of(|entry| (entry & 0xfff == 0x27).then_some(entry & 0xf_ffff_ffff_f000));
+        compare(&fake, NestedFormat::new(48, huge), actions)?;
+    }
+
+    /// 48882, 2.2.3: Next Level 1 to 3.
+    #[test]
+    fn any_sequence_of_io_tables_does(actions in actions()) {
+        let fake = Fake::of(|entry| {
+            (entry & 1 != 0 && (1..4).contains(&(entry >> 9 & 7))).then_some(entry & 0xf_ffff_ffff_f000)
+        });
+        compare(&fake, AmdIoFormat::new(48).unwrap(), actions)?;
     }
 }

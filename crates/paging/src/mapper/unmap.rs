@@ -104,7 +104,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
                         let rest = Rest { block, start, attributes, hole: slot.wanted };
                         self.fill_rest(next, level.saturating_add(1), block, &rest, &mut removal.spares);
                         self.memory.barrier();
-                        self.memory.write(slot.entry, self.format.encode_table(next));
+                        self.memory.write(slot.entry, self.format.encode_table(next, level));
                     }
                 }
                 Entry::Table(next) => {
@@ -133,7 +133,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
             } else if let Some(next) = spares.pop(&self.memory) {
                 self.fill_rest(next, level.saturating_add(1), covered, rest, spares);
                 self.memory.barrier();
-                self.memory.write(slot.entry, self.format.encode_table(next));
+                self.memory.write(slot.entry, self.format.encode_table(next, level));
             }
         }
     }
