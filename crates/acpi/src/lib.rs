@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
+//!
+//! | module | what it reads |
+//! |---|---|
+//! | `root` | RSDP, RSDT and XSDT: where the tables are |
+//! | `table` | a table's header and checksum; the records that tables consist of |
+//! | [`fadt`] | power, reset, the ports that are ACPI's own |
+//! | [`madt`] | CPUs and interrupt controllers |
+//! | [`mcfg`] | PCI's config space |
+//! | [`spcr`] | the console |
+//! | [`ivrs`] | AMD's IOMMUs |
+//! | [`dmar`] | Intel's IOMMUs |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod dmar;
+mod error;
+pub mod fadt;
+pub mod ivrs;
+pub mod madt;
+pub mod mcfg;
+mod root;
+pub mod spcr;
+mod table;
+
+pub use error::Error;
+pub use root::{Memory, Tables};
+pub use table::{GenericAddress, Signature, Space, Table};
