@@ -26,7 +26,18 @@ pub struct Mapper<M: TableMemory, F: Format = Stage2Format> {
     root: Hpa,
     /// Pages held by tables, those of the root included.
     pages: usize,
-    revoked: bool,
+    reach: Reach,
+}
+
+/// What walkers find at the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The tree.
+    Open,
+    /// Nothing, until it is opened again: every root entry is disabled.
+    Shut,
+    /// Nothing, for good.
+    Revoked,
 }
 
 /// What is to be mapped: where, to what, how.
@@ -55,7 +66,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
         let pages = format.root_pages();
         let root = memory.allocate(pages).ok_or(MapError::OutOfTables { needed: pages })?;
         memory.barrier();
-        Ok(Self { memory, format, root, pages, revoked: false })
+        Ok(Self { memory, format, root, pages, reach: Reach::Open })
     }
 
     /// Where walks start: what goes into `VTTBR_EL2`'s or a stream table entry's table base. It stays the same
@@ -76,7 +87,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
 
     /// Whether [`clear_root`](Self::clear_root) was called.
     pub fn is_revoked(&self) -> bool {
-        self.revoked
+        self.reach == Reach::Revoked
     }
 
     /// Maps `span` to the memory from `start`, with the largest blocks that both addresses allow. Nothing needs
@@ -88,7 +99,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
     /// Nothing has changed if addresses aren't those of whole pages or out of range, if a part of `span` is
     /// mapped already, if the format has no such attributes, or if there isn't enough memory for tables.
     pub fn map(&mut self, span: Span<Gpa>, start: Hpa, attributes: Attributes) -> Result<(), MapError> {
-        if self.revoked {
+        if self.is_revoked() {
             return Err(MapError::Revoked);
         }
         if span.is_empty() || !span.is_aligned(PAGE_SIZE) || !start.is_aligned(PAGE_SIZE) {
@@ -118,11 +129,11 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
 
     /// What `address` is mapped to, with what attributes, at which level.
     pub fn query(&self, address: Gpa) -> Option<(Hpa, Attributes, Level)> {
-        let whole = Span::new(address, 1).ok().filter(|span| !self.revoked && self.translates(*span))?;
+        let whole = Span::new(address, 1).ok().filter(|span| !self.is_revoked() && self.translates(*span))?;
         let mut table = self.root;
         for level in self.format.start_level()..=LAST_LEVEL {
             let slot = self.slots(table, level, whole).next()?;
-            match self.format.decode(self.memory.read(slot.entry), level) {
+            match self.entry(&slot, level) {
                 Entry::Empty => return None,
                 Entry::Table(next) => table = next,
                 Entry::Leaf(start, attributes) => {
@@ -140,21 +151,67 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
     ///
     /// [`NotInvalidated`] from `invalidate`; the root is cleared all the same, and the call can be repeated.
     pub fn clear_root(&mut self, invalidate: &impl Invalidate) -> Result<(), NotInvalidated> {
-        if !self.revoked {
-            self.revoked = true;
-            for entry in self.root_entries() {
-                // The address stays in the invalid entry, so that `destroy` finds the tables.
-                let value = self.memory.read(entry);
-                if value != 0 {
-                    self.memory.write(entry, self.format.disabled(value));
-                }
-            }
+        self.close(Reach::Revoked, invalidate)
+    }
+
+    /// As [`clear_root`](Self::clear_root), until [`open`](Self::open): what is mapped stays known, and can be changed meanwhile.
+    /// A tree that is revoked stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`NotInvalidated`] from `invalidate`; the root is shut all the same, and the call can be repeated.
+    pub fn shut(&mut self, invalidate: &impl Invalidate) -> Result<(), NotInvalidated> {
+        let reach = if self.is_revoked() { Reach::Revoked } else { Reach::Shut };
+        self.close(reach, invalidate)
+    }
+
+    /// Lets walkers find the tree again that was [shut](Self::shut). Nothing needs to be invalidated, as after
+    /// [`map`](Self::map). A tree that is revoked stays so.
+    pub fn open(&mut self) {
+        if self.reach == Reach::Shut {
+            self.reach = Reach::Open;
+            self.rewrite_root(|format, value| format.enabled(value));
+            self.memory.barrier();
         }
+    }
+
+    fn close(&mut self, reach: Reach, invalidate: &impl Invalidate) -> Result<(), NotInvalidated> {
+        if self.reach == Reach::Open {
+            // The address stays in the invalid entry, so that the tables are found.
+            self.rewrite_root(|format, value| format.disabled(value));
+        }
+        self.reach = reach;
         self.memory.barrier();
         match self.whole() {
             Some(whole) => invalidate.invalidate(whole),
             None => Ok(()),
         }
+    }
+
+    fn rewrite_root(&self, with: impl Fn(&F, u64) -> u64) {
+        for entry in self.root_entries() {
+            let value = self.memory.read(entry);
+            if value != 0 {
+                self.memory.write(entry, with(&self.format, value));
+            }
+        }
+    }
+
+    /// Whether the entries of this level are those of a root at which walkers find nothing.
+    fn is_shut(&self, level: Level) -> bool {
+        self.reach == Reach::Shut && level == self.format.start_level()
+    }
+
+    /// What a slot of the tree holds, whether walkers find it now or not.
+    fn entry(&self, slot: &Slot, level: Level) -> Entry {
+        let value = self.memory.read(slot.entry);
+        self.format.decode(if self.is_shut(level) { self.format.enabled(value) } else { value }, level)
+    }
+
+    /// Writes a slot of the tree, so that walkers find it once they may.
+    fn set_entry(&self, slot: &Slot, level: Level, value: u64) {
+        let shown = if self.is_shut(level) { self.format.disabled(value) } else { value };
+        self.memory.write(slot.entry, shown);
     }
 
     /// Takes the tree down and gives all its memory back. No processor and no stream may be set to this root any
@@ -226,8 +283,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
         }
         let mut needed = 0usize;
         for slot in self.slots(table.unwrap_or_default(), level, span) {
-            let entry =
-                table.map_or(Entry::Empty, |_| self.format.decode(self.memory.read(slot.entry), level));
+            let entry = table.map_or(Entry::Empty, |_| self.entry(&slot, level));
             let below = level.saturating_add(1);
             match entry {
                 Entry::Leaf(start, _) => {
@@ -249,15 +305,15 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
     fn fill(&self, table: Hpa, level: Level, span: Span<Gpa>, request: &Request, spares: &mut Chain) {
         for slot in self.slots(table, level, span) {
             let output = request.output(slot.base);
-            if let Entry::Table(next) = self.format.decode(self.memory.read(slot.entry), level) {
+            if let Entry::Table(next) = self.entry(&slot, level) {
                 self.fill(next, level.saturating_add(1), slot.wanted, request, spares);
             } else if self.fits(&slot, level, output) {
-                self.memory.write(slot.entry, self.format.encode_leaf(output, request.attributes, level));
+                self.set_entry(&slot, level, self.format.encode_leaf(output, request.attributes, level));
             } else if let Some(next) = spares.pop(&self.memory) {
                 // A table is complete before a walker can find it.
                 self.fill(next, level.saturating_add(1), slot.wanted, request, spares);
                 self.memory.barrier();
-                self.memory.write(slot.entry, self.format.encode_table(next, level));
+                self.set_entry(&slot, level, self.format.encode_table(next, level));
             }
         }
     }

@@ -362,6 +362,40 @@ fn a_revoked_tree_translates_nothing_and_is_destroyed_whole() {
     assert_eq!(fake.pages(), 0);
 }
 
+#[test]
+fn a_tree_that_is_shut_translates_nothing_until_it_is_opened_again_and_can_be_changed_meanwhile() {
+    let fake = Fake::new();
+    let mut mapper = mapper(&fake, 43);
+    let reaches =
+        |mapper: &Mapper<&Fake>, address| fake.walk(mapper.root(), mapper.format(), address).is_some();
+    mapper.map(span(0, M2 + K4), Hpa(0), Attributes::RAM).unwrap();
+    mapper.map(span(1 << 42, K4), Hpa(0), Attributes::REGISTERS).unwrap();
+    mapper.open();
+    assert!(reaches(&mapper, 0), "it was open");
+    for _ in 0..2 {
+        mapper.shut(&fake).unwrap();
+        assert!(!reaches(&mapper, 0) && !reaches(&mapper, 1 << 42));
+        assert!(mapper.query(Gpa(0)).is_some() && !mapper.is_revoked());
+    }
+    assert_eq!(fake.inner.borrow().invalidations, [span(0, 1 << 43); 2]);
+    // In a table that is there, in one that isn't, and away with what is there.
+    mapper.map(span(M2 + K4, K4), Hpa(0), Attributes::RAM).unwrap();
+    mapper.map(span(1 << 41, K4), Hpa(0), Attributes::RAM).unwrap();
+    mapper.unmap(span(1 << 42, K4), &fake).unwrap();
+    assert!([0, M2 + K4, 1 << 41, 1 << 42].iter().all(|&address| !reaches(&mapper, address)));
+    mapper.open();
+    assert!([0, M2 + K4, 1 << 41].iter().all(|&address| reaches(&mapper, address)));
+    assert!(!reaches(&mapper, 1 << 42));
+    // What is revoked is so for good.
+    mapper.shut(&fake).unwrap();
+    mapper.clear_root(&fake).unwrap();
+    mapper.shut(&fake).unwrap();
+    mapper.open();
+    assert!(mapper.is_revoked() && !reaches(&mapper, 0) && mapper.query(Gpa(0)).is_none());
+    mapper.destroy(&fake).unwrap();
+    assert_eq!(fake.pages(), 0);
+}
+
 /// Page by page, what is mapped.
 type Model = BTreeMap<u64, (u64, Attributes)>;
 
@@ -370,6 +404,8 @@ enum Action {
     Map { page: u64, pages: u64, output: u64, attributes: Attributes },
     Unmap { page: u64, pages: u64 },
     Starve(usize),
+    Shut,
+    Open,
 }
 
 fn attributes() -> impl Strategy<Value = Attributes> {
@@ -400,6 +436,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(page, pages, output, attributes)| Action::Map { page, pages, output, attributes }),
         4 => (page(), pages()).prop_map(|(page, pages)| Action::Unmap { page, pages }),
         1 => (0..4usize).prop_map(Action::Starve),
+        1 => Just(Action::Shut),
+        1 => Just(Action::Open),
     ]
 }
 
@@ -408,6 +446,7 @@ fn compare<F: Format + Copy>(fake: &Fake, format: F, actions: Vec<Action>) -> Re
     let mut mapper = Mapper::new(fake, format).unwrap();
     let mut model = Model::new();
     let mut touched = BTreeSet::new();
+    let mut shut = false;
     for action in actions {
         fake.inner.borrow_mut().limit = None;
         match action {
@@ -474,13 +513,22 @@ fn compare<F: Format + Copy>(fake: &Fake, format: F, actions: Vec<Action>) -> Re
                     touched.extend([page, page + 1]);
                 }
             }
+            Action::Shut => {
+                prop_assert_eq!(mapper.shut(fake), Ok(()));
+                shut = true;
+            }
+            Action::Open => {
+                mapper.open();
+                shut = false;
+            }
         }
         prop_assert_eq!(fake.pages(), mapper.pages_held());
         let samples = model.keys().step_by(model.len() / 64 + 1).chain(touched.iter());
         for page in samples {
             let expected = model.get(page).map(|(to, attributes)| (to * K4 + 0x123, *attributes));
             let address = page * K4 + 0x123;
-            prop_assert_eq!(fake.walk(mapper.root(), mapper.format(), address), expected, "{:#x}", address);
+            let walked = fake.walk(mapper.root(), mapper.format(), address);
+            prop_assert_eq!(walked, expected.filter(|_| !shut), "{:#x}", address);
             let found = mapper.query(Gpa(address)).map(|(to, attributes, _)| (to.0, attributes));
             prop_assert_eq!(found, expected, "{:#x}", address);
         }

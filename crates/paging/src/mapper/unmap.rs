@@ -72,7 +72,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
         let mut needed = 0;
         for slot in self.slots(table.unwrap_or_default(), level, span) {
             let below = level + 1;
-            match table.map(|_| self.format.decode(self.memory.read(slot.entry), level)) {
+            match table.map(|_| self.entry(&slot, level)) {
                 Some(Entry::Empty) => {}
                 Some(Entry::Table(next)) => needed += self.tables_to_split(Some(next), below, slot.wanted),
                 Some(Entry::Leaf(..)) | None if slot.is_whole() => {}
@@ -84,7 +84,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
 
     fn remove<I: Invalidate>(&self, table: Hpa, level: Level, span: Span<Gpa>, removal: &mut Removal<'_, I>) {
         for slot in self.slots(table, level, span) {
-            match self.format.decode(self.memory.read(slot.entry), level) {
+            match self.entry(&slot, level) {
                 Entry::Empty => {}
                 Entry::Leaf(start, attributes) => {
                     self.memory.write(slot.entry, 0);
@@ -104,7 +104,7 @@ impl<M: TableMemory, F: Format> Mapper<M, F> {
                         let rest = Rest { block, start, attributes, hole: slot.wanted };
                         self.fill_rest(next, level.saturating_add(1), block, &rest, &mut removal.spares);
                         self.memory.barrier();
-                        self.memory.write(slot.entry, self.format.encode_table(next, level));
+                        self.set_entry(&slot, level, self.format.encode_table(next, level));
                     }
                 }
                 Entry::Table(next) => {
