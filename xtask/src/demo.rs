@@ -49,6 +49,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         types: None,
         packed: false,
         asks: Vec::new(),
+        suspends: &[],
     })?;
     let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");

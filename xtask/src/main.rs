@@ -24,6 +24,7 @@ mod refusal;
 mod runner;
 mod runs;
 mod say;
+mod suspends;
 mod taken;
 mod test;
 mod tree;

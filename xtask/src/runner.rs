@@ -13,6 +13,7 @@ use serde_json::Value;
 use toml_edit::DocumentMut;
 
 use crate::host::qemu;
+use crate::suspends::{self, Sockets, Suspends};
 use crate::{paths, process};
 
 /// What to run.
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     /// What programs ask for at the run's socket, each once a line has been said that has a text, and after the one before: that text, and
     /// lines. Each answer is a line of the output, after `control: `.
     pub asks: Vec<(String, Vec<String>)>,
+    /// Who suspends VMs, each once a line has been said that has a text.
+    pub suspends: &'a [Suspends],
 }
 
 /// What came of it.
@@ -82,6 +85,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
         std::fs::create_dir_all(folder)?;
     }
     let _ = std::fs::remove_file(&report);
+    let place = |kind| paths::target().join(format!("{}.{kind}", request.name));
+    let sockets = Sockets { control: place("control"), qemu: place("qmp") };
     let mut command = if request.packed {
         packed(request)?
     } else {
@@ -91,6 +96,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
         command.args(request.arguments);
         for word in request.qemu {
             command.arg("--qemu").arg(word);
+        }
+        if !request.suspends.is_empty() {
+            for word in sockets.words() {
+                command.arg("--qemu").arg(word);
+            }
         }
         command
     };
@@ -102,9 +112,9 @@ pub fn run(request: &Request) -> Result<Outcome> {
     if request.types.is_some() {
         command.stdin(Stdio::piped());
     }
-    let socket = paths::target().join(format!("{}.control", request.name));
-    if !request.asks.is_empty() {
-        command.arg("--control").arg(&socket);
+    let socket = &sockets.control;
+    if !request.asks.is_empty() || !request.suspends.is_empty() {
+        command.arg("--control").arg(socket);
     }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
@@ -113,6 +123,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else { bail!("no pipes") };
     let mut keys = child.stdin.take().zip(request.types.as_ref());
     let mut asks = request.asks.iter().peekable();
+    let mut suspends = request.suspends.to_vec();
     let mut answers = Some(sender.clone());
     pass_on(out, sender.clone());
     pass_on(err, sender);
@@ -144,6 +155,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
                     println!("{line}");
                 }
                 lines.push(line);
+                for asks in suspends.extract_if(.., |it| it.begins(&lines)) {
+                    let Some(sender) = answers.clone() else { continue };
+                    let (sockets, said) = (sockets.clone(), lines.clone());
+                    // Nobody reads it once the run is over.
+                    std::thread::spawn(move || sender.send(suspends::perform(&asks, &sockets, &said)));
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {

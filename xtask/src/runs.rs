@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
+use crate::suspends::Suspends;
 use crate::variant::{self, Change};
 use crate::{native, paths, process, refusal, taken, tree};
 
@@ -79,6 +80,9 @@ pub struct Run {
     /// What programs ask for at the run's socket, and when: one after the other.
     #[serde(default)]
     asks: Vec<Asks>,
+    /// Who suspends VMs, and how.
+    #[serde(default)]
+    suspends: Vec<Suspends>,
     /// In what the board's device tree differs from QEMU's.
     tree: Option<tree::Kind>,
     /// The protection that is off, in the hypervisor's test image.
@@ -269,6 +273,7 @@ impl Run {
             types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
             packed: self.packed,
             asks: self.asks.iter().map(|it| (it.after.clone(), it.lines.clone())).collect(),
+            suspends: &self.suspends,
         })?;
         let mut problems = self.differences(&outcome);
         if self.refused {

@@ -321,6 +321,14 @@ impl Vcpu for Never {
         match *self {}
     }
 
+    fn hold(&mut self) -> Slept {
+        match *self {}
+    }
+
+    fn let_go(&mut self) {
+        match *self {}
+    }
+
     fn hint(&mut self) -> &mut Hint {
         match *self {}
     }
@@ -383,6 +391,10 @@ impl AxVMHal for Counting {
     }
 
     fn revoke(&self, _: VmId, _: &Tables) {}
+
+    fn shut(&self, _: VmId, _: &Tables) {}
+
+    fn open(&self, _: VmId, _: &Tables) {}
 
     fn destroy(&self, vm: VmId, space: Tables, dma: Tables) {
         let tables = [space, dma].map(|tables| {

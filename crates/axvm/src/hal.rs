@@ -151,6 +151,14 @@ pub trait AxVMHal: DeviceOps + Forward + Sized {
     /// they are kicked has nothing to do.
     fn revoke(&self, vm: VmId, space: &Self::Space);
 
+    /// Takes all that a vCPU reaches away until [`AxVMHal::open`], so that one that runs can't go on. What it was about to do it does then:
+    /// nothing of that is lost, and nothing of it is taken for a fault ([`Ground::is_moot`]). Devices reach what they did. A host whose
+    /// vCPUs always come when they are kicked has nothing to do.
+    fn shut(&self, vm: VmId, space: &Self::Space);
+
+    /// Gives it back. What was revoked stays so, and what wasn't shut is open already.
+    fn open(&self, vm: VmId, space: &Self::Space);
+
     /// Frees both. They are empty, and no vCPU and no device uses them.
     fn destroy(&self, vm: VmId, space: Self::Space, dma: Self::Dma);
 

@@ -185,6 +185,13 @@ pub trait Vcpu {
     /// Sleeps in the guest's place, until an interrupt is pending for it, it is kicked, or its clock is `deadline`. It may come back early.
     fn sleep(&mut self, deadline: Option<u64>) -> Slept;
 
+    /// Waits in the guest's place, which its VM's suspension keeps out, until the vCPU is kicked, whatever comes for the guest: that waits,
+    /// too, and so does the guest's own sleep if it is in one. It may come back early. `Forged` says the same as of a sleep.
+    fn hold(&mut self) -> Slept;
+
+    /// It was held, and goes on: calls that came meanwhile are forgotten. Whether it must leave is asked after that.
+    fn let_go(&mut self);
+
     /// The device that it reached last, kept where also its own code finds it.
     fn hint(&mut self) -> &mut Hint;
 

@@ -25,7 +25,7 @@ use axvm_plan::{VmPlan, reset_name};
 
 pub use ground::{CreateError, Ground};
 pub use hand_over::keep_off_bus;
-pub use life::{Departure, NotOff, Power, Start, State, StopReason, Turn, WrongState};
+pub use life::{Departure, NotOff, Power, Start, State, StopReason, Suspension, Turn, WrongState};
 pub use whereabouts::Whereabouts;
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ impl<H: AxVMHal> AxVM<H> {
     ///
     /// [`NotDisposed`].
     pub fn dispose(self, registry: &impl RegistryKeeper) -> Result<Disposed, NotDisposed<H>> {
-        if let State::Running | State::Stopping { .. } = self.state() {
+        if !matches!(self.state(), State::Built | State::Stopped { .. }) {
             return Err(NotDisposed::Running(Box::new(self)));
         }
         let Self { ground, devices, irqchip, ends } = self;

@@ -305,6 +305,16 @@ impl AxVMHal for Hal {
         }
     }
 
+    fn shut(&self, vm: VmId, space: &Space) {
+        if let Some(Err(error)) = protection::with(Protection::Revoke, || space.0.shut()) {
+            log::error!("VM {vm}: its second stage couldn't be shut: {error}");
+        }
+    }
+
+    fn open(&self, _: VmId, space: &Space) {
+        space.0.open();
+    }
+
     fn destroy(&self, vm: VmId, space: Space, dma: Dma) {
         let host = self.host;
         if let Err(error) = space.0.destroy() {
@@ -389,7 +399,7 @@ impl AxVMHal for Hal {
     }
 
     fn kick(&self, vm: VmId, vcpu: VcpuId) {
-        if protection::lets_be(Protection::Call, || self.host.vm(vm).is_some_and(|vm| vm.is_stopping())) {
+        if protection::lets_be(Protection::Call, || self.host.vm(vm).is_some_and(|vm| vm.must_leave())) {
             return;
         }
         if let Some(cpu) = self.host.cpu_of(vm, vcpu).and_then(cpus::get) {

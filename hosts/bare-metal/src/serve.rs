@@ -40,6 +40,7 @@ pub fn serve(host: &'static Host) -> ! {
         typed.take(host, &vms, &ends.0);
         let look_again_us = watchdogs::attend(&vms);
         for vm in vms {
+            busy |= vm::attend_suspension(&vm);
             busy |= ends.attend(host, vm);
         }
         host.take_retired().into_iter().for_each(hand_back);

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use axvm::ownership::Slot;
 use axvm::report::VmReport;
-use axvm::vm::State;
+use axvm::vm::{State, WrongState};
 use axvm_addr::VmId;
 use axvm_plan::VmPlan;
 use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
@@ -198,9 +198,13 @@ impl<'a> Around<'a> {
                 *then = Then::End;
                 Answer::Done("the run ends".to_string())
             }
-            Command::Suspend(vm) | Command::Resume(vm) => {
-                self.plan(vm)?;
-                return Err(not_served(command));
+            Command::Suspend(name) => {
+                vm::suspend(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
+                Answer::Done(format!("vm \"{name}\" is being suspended"))
+            }
+            Command::Resume(name) => {
+                vm::resume(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
+                Answer::Done(format!("vm \"{name}\" goes on"))
             }
             Command::Assign { device, vm } => {
                 self.plan(vm)?;
@@ -216,13 +220,18 @@ impl<'a> Around<'a> {
 
     /// Stops a VM that runs.
     fn stop(&self, name: &str, reason: StopReason) -> Result<(), Answer> {
+        let vm = self.live(name)?;
+        if vm.stop(reason) { Ok(()) } else { Err(not_now(name, vm.state())) }
+    }
+
+    /// A VM that has been started.
+    fn live(&self, name: &str) -> Result<&'a VmRef, Answer> {
         match self.vm(name)? {
-            Found::There(vm) if vm.state() == State::Built => Err(wrong(name, "hasn't been started")),
-            Found::There(vm) if vm.stop(reason) => Ok(()),
-            Found::There(_) => Err(wrong(name, "is stopping already")),
+            Found::There(vm) if vm.state() == State::Built => Err(not_now(name, State::Built)),
+            Found::There(vm) => Ok(vm),
             Found::Gone(plan) if self.host.is_unsettled(plan.id) => Err(wrong(name, UNSETTLED)),
             Found::Gone(plan) if self.has_run(plan) => Err(wrong(name, "has stopped")),
-            Found::Gone(_) => Err(wrong(name, "hasn't been started")),
+            Found::Gone(_) => Err(not_now(name, State::Built)),
         }
     }
 
@@ -330,6 +339,20 @@ fn unknown<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a str>) -> 
 
 fn wrong(vm: &str, why: &str) -> Answer {
     Answer::error(Reason::WrongState, format_args!("vm \"{vm}\" {why}"))
+}
+
+/// Why a VM can't be brought into a state now.
+fn not_now(vm: &str, state: State) -> Answer {
+    wrong(
+        vm,
+        match state {
+            State::Built => "hasn't been started",
+            State::Running => "isn't suspended",
+            State::Suspending { .. } => "is being suspended: ask again",
+            State::Suspended => "is suspended already",
+            State::Stopping { .. } | State::Stopped { .. } => "is stopping already",
+        },
+    )
 }
 
 fn not_served(command: Command<'_>) -> Answer {

@@ -9,12 +9,14 @@ use alloc::vec::Vec;
 use axvm::report::VmReport;
 use axvm::vm::AxVM;
 pub use axvm::vm::StopReason;
+use axvm::vm::{Suspension, WrongState};
 use axvm_gwdt::Watchdog;
 use axvm_pl011::Pl011;
 
 use crate::arch::SpaceRoot;
 use crate::cpus;
 use crate::hal::Hal;
+use crate::log;
 use crate::memory::GuestRam;
 use crate::ring::Ring;
 use crate::vpci_backend::Bridge;
@@ -61,6 +63,39 @@ pub fn start(vm: &VmRef) {
             cpu.give(vm.clone(), id);
         }
     }
+}
+
+/// Suspends a VM, and with it its watchdog. [`attend_suspension`] says when it is.
+pub fn suspend(vm: &Vm) -> Result<(), WrongState> {
+    vm.suspend()?;
+    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.suspend());
+    Ok(())
+}
+
+/// Has a suspended VM go on.
+pub fn resume(vm: &Vm) -> Result<(), WrongState> {
+    vm.resume()?;
+    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
+    Ok(())
+}
+
+/// Looks after a VM that is being suspended. Whether there is still something to do for it.
+pub fn attend_suspension(vm: &Vm) -> bool {
+    match vm.suspension(LEAVE_WITHIN_S * 1_000_000_000) {
+        Suspension::NotAsked => return false,
+        Suspension::Underway => return true,
+        Suspension::Complete => log::info!("{}: it is suspended", vm.name()),
+        Suspension::Overdue(vcpus) => {
+            vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
+            for vcpu in vcpus {
+                log::error!(
+                    "{}: it isn't suspended, and runs on: vCPU {vcpu} didn't leave its guest within {LEAVE_WITHIN_S} s",
+                    vm.name()
+                );
+            }
+        }
+    }
+    false
 }
 
 /// What the report says of a VM.

@@ -202,6 +202,7 @@ impl Bench<'_> {
             types: None,
             packed: false,
             asks: Vec::new(),
+            suspends: &[],
         })?;
         if outcome.status != Some(0) || !outcome.says(says) {
             bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));

@@ -11,7 +11,8 @@ use super::hand_over::HandOver;
 use super::life::Life;
 use super::whereabouts::{self, Whereabouts};
 use super::{
-    Departure, DeviceCounters, HostError, NotOff, Power, Refusals, Start, State, StopReason, WrongState,
+    Departure, DeviceCounters, HostError, NotOff, Power, Refusals, Start, State, StopReason, Suspension,
+    WrongState,
 };
 use crate::events::{Kind, Violation};
 use crate::hal::{AxVMHal, DmaMap, Region, Resource};
@@ -194,6 +195,56 @@ impl<H: AxVMHal> Ground<H> {
         true
     }
 
+    /// No vCPU executes any more until [`Ground::resume`]: what vCPUs reach is shut, and each is brought out of its guest. Devices work on,
+    /// as bounded as before, and their interrupts wait. The VM is suspended once [`Ground::suspension`] says so, which has to be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongState`] unless it runs.
+    pub fn suspend(&self) -> Result<(), WrongState> {
+        self.with_maps(|space, _| {
+            self.life.suspend(self.hal.now_ns())?;
+            // A guest that is left for that finds what it was told.
+            self.hal.shut(self.plan.id, space);
+            Ok(())
+        })?;
+        for vcpu in (0..).map(VcpuId).take(self.plan.cpus.len()) {
+            self.hal.kick(self.plan.id, vcpu);
+        }
+        Ok(())
+    }
+
+    /// How far its vCPUs are with leaving their guest, if they have so many nanoseconds to do so: then it is suspended, or runs on as if
+    /// nothing had been.
+    pub fn suspension(&self, within_ns: u64) -> Suspension {
+        let suspension = self.life.suspension(self.hal.now_ns(), within_ns);
+        if let Suspension::Overdue(_) = suspension {
+            // Else it has stopped meanwhile.
+            let _ = self.go_on();
+        }
+        suspension
+    }
+
+    /// Its vCPUs go on where they were.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongState`] unless it is suspended.
+    pub fn resume(&self) -> Result<(), WrongState> {
+        match self.state() {
+            State::Suspended => self.go_on(),
+            other => Err(WrongState(other)),
+        }
+    }
+
+    fn go_on(&self) -> Result<(), WrongState> {
+        self.with_maps(|space, _| {
+            // What has been revoked stays so. Before a vCPU may go on, so that it finds nothing shut.
+            self.hal.open(self.plan.id, space);
+            self.life.resume(|vcpu| self.hal.kick(self.plan.id, vcpu))
+        })
+    }
+
     /// Whether vCPUs may enter the guest.
     pub fn is_running(&self) -> bool {
         self.state() == State::Running
@@ -203,6 +254,19 @@ impl<H: AxVMHal> Ground<H> {
     #[inline]
     pub fn is_stopping(&self) -> bool {
         self.life.is_stopping()
+    }
+
+    /// Whether vCPUs must leave their guest: it stops, or is suspended. For who asks at every exit: it takes no lock.
+    #[inline(always)]
+    pub fn must_leave(&self) -> bool {
+        self.life.must_leave()
+    }
+
+    /// By a vCPU that has left its guest or its sleep: whether that may come of its being told to leave. Then what it doesn't reach isn't to
+    /// be handled, as it was taken away; if the VM goes on it tries again.
+    #[inline(always)]
+    pub fn is_moot(&self, vcpu: VcpuId) -> bool {
+        self.must_leave() && self.life.is_moot(vcpu)
     }
 
     /// How far its CPUs are with leaving it, if they have so many nanoseconds to do so.

@@ -1,15 +1,20 @@
 //! Where a VM is in its life, and each of its vCPUs: one state machine, which only this module changes.
 //!
 //! ```text
-//! Built ─► Running ─► Stopping ─► Stopped
-//!                         vCPUs: Off ⇄ Starting ─► On ─► Off, and at the end Gone
+//!          ┌────────── resume ───────────┐
+//!          ▼                             │
+//! Built ─► Running ─► Suspending ─► Suspended      from each of the four: ─► Stopping ─► Stopped
+//!          ▲              │
+//!          └── a vCPU doesn't leave in time
+//!
+//! vCPUs:   Off ⇄ Starting ─► On ─► Off, while the VM is suspended On ⇄ Held, and at the end Gone
 //! ```
 //!
 //! One lock for all of it: whether a vCPU that goes off was the last is a question about the others, who may be starting it anew at
 //! that moment, and whether the VM has stopped is one about all CPUs that it had.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use axvm_addr::VcpuId;
 use spin::Mutex;
@@ -79,6 +84,13 @@ pub enum State {
     Built,
     /// Its vCPUs run or may be started.
     Running,
+    /// Its vCPUs are told to leave their guest until it is resumed, and some may not have yet.
+    Suspending {
+        /// When it was told so, in the host's nanoseconds.
+        since_ns: u64,
+    },
+    /// None of its vCPUs executes, until it is resumed.
+    Suspended,
     /// Its vCPUs are told to leave it, and some haven't yet.
     Stopping {
         /// Why.
@@ -99,6 +111,8 @@ impl State {
         match self {
             Self::Built => "created",
             Self::Running => "running",
+            Self::Suspending { .. } => "suspending",
+            Self::Suspended => "suspended",
             Self::Stopping { .. } | Self::Stopped { .. } => "stopped",
         }
     }
@@ -106,7 +120,7 @@ impl State {
     /// Why it stops or has stopped.
     pub const fn reason(self) -> Option<StopReason> {
         match self {
-            Self::Built | Self::Running => None,
+            Self::Built | Self::Running | Self::Suspending { .. } | Self::Suspended => None,
             Self::Stopping { reason, .. } | Self::Stopped { reason } => Some(reason),
         }
     }
@@ -170,13 +184,51 @@ pub enum Departure {
     Overdue(Vec<VcpuId>),
 }
 
+/// How far a VM's vCPUs are with leaving their guest until it is resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Suspension {
+    /// It wasn't told to, or has done so before.
+    NotAsked,
+    /// Some are still in it, and have the time to.
+    Underway,
+    /// None is in it any more: from now on the VM is suspended.
+    Complete,
+    /// These haven't left it, and should have: the VM runs on.
+    Overdue(Vec<VcpuId>),
+}
+
+/// What a vCPU does that was told to leave its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// It goes on in its guest.
+    Inside,
+    /// It waits.
+    Outside,
+    /// It leaves its CPU: the VM stops.
+    Away,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vcpu {
     Off,
     Starting(Start),
     On,
+    /// It is on, and waits until its VM is resumed.
+    Held,
+    /// It is on, and hasn't come when its VM was to be suspended. That it was told to may still show in what it comes for.
+    Late,
     /// Its CPU has left the VM for good.
     Gone,
+}
+
+/// What vCPUs are told, for who asks at every exit.
+#[repr(u8)]
+enum Told {
+    Nothing,
+    /// To leave their guest.
+    Leave,
+    /// To leave their VM.
+    Stop,
 }
 
 struct Inner {
@@ -199,8 +251,8 @@ pub(super) struct Times {
 /// A VM's life.
 pub(super) struct Life {
     inner: Mutex<Inner>,
-    /// Whether `state` is past [`State::Running`], for who asks at every exit. Written under the lock only.
-    ended: AtomicBool,
+    /// A [`Told`], which follows from the state. Written under the lock only.
+    told: AtomicU8,
 }
 
 impl Life {
@@ -209,7 +261,7 @@ impl Life {
         let vcpus = core::iter::repeat_n(Vcpu::Off, vcpus).collect();
         Self {
             inner: Mutex::new(Inner { state: State::Built, vcpus, times: Times::default() }),
-            ended: AtomicBool::new(false),
+            told: AtomicU8::new(Told::Nothing as u8),
         }
     }
 
@@ -223,7 +275,22 @@ impl Life {
 
     #[inline]
     pub fn is_stopping(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
+        self.told.load(Ordering::SeqCst) == Told::Stop as u8
+    }
+
+    #[inline(always)]
+    pub fn must_leave(&self) -> bool {
+        self.told.load(Ordering::SeqCst) != Told::Nothing as u8
+    }
+
+    fn tell(&self, inner: &Inner) {
+        let told = match inner.state {
+            State::Stopping { .. } | State::Stopped { .. } => Told::Stop,
+            State::Suspending { .. } | State::Suspended => Told::Leave,
+            State::Built | State::Running if inner.vcpus.contains(&Vcpu::Late) => Told::Leave,
+            State::Built | State::Running => Told::Nothing,
+        };
+        self.told.store(told as u8, Ordering::SeqCst);
     }
 
     /// It may run, and its first vCPU starts.
@@ -248,19 +315,91 @@ impl Life {
         inner.state = match inner.state {
             // No CPU has ever been in it.
             State::Built => State::Stopped { reason },
-            State::Running => State::Stopping { reason, since_ns: now_ns },
+            State::Running | State::Suspending { .. } | State::Suspended => {
+                State::Stopping { reason, since_ns: now_ns }
+            }
             State::Stopping { .. } | State::Stopped { .. } => return false,
         };
         inner.times.asked_ns = now_ns;
         inner.times.stopped_ns = now_ns;
-        self.ended.store(true, Ordering::SeqCst);
+        self.tell(&inner);
         true
+    }
+
+    /// Its vCPUs must leave their guest.
+    pub fn suspend(&self, now_ns: u64) -> Result<(), WrongState> {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            State::Running => {
+                inner.state = State::Suspending { since_ns: now_ns };
+                self.tell(&inner);
+                Ok(())
+            }
+            other => Err(WrongState(other)),
+        }
+    }
+
+    /// How far that is: the VM is suspended once no vCPU is in its guest any more. One for which it is too late isn't changed by that.
+    pub fn suspension(&self, now_ns: u64, within_ns: u64) -> Suspension {
+        let mut inner = self.inner.lock();
+        let State::Suspending { since_ns } = inner.state else { return Suspension::NotAsked };
+        let inside = |state: &Vcpu| matches!(state, Vcpu::On | Vcpu::Late);
+        let all = (0..).map(VcpuId).zip(&inner.vcpus);
+        let inside: Vec<VcpuId> = all.filter(|(_, state)| inside(state)).map(|(vcpu, _)| vcpu).collect();
+        if inside.is_empty() {
+            inner.state = State::Suspended;
+            Suspension::Complete
+        } else if now_ns.saturating_sub(since_ns) <= within_ns {
+            Suspension::Underway
+        } else {
+            Suspension::Overdue(inside)
+        }
+    }
+
+    /// Its vCPUs may go on in their guest: `call` wakes those that wait, while none of them can go on yet. Also of one that isn't quite
+    /// suspended.
+    pub fn resume(&self, call: impl Fn(VcpuId)) -> Result<(), WrongState> {
+        let mut inner = self.inner.lock();
+        if !matches!(inner.state, State::Suspending { .. } | State::Suspended) {
+            return Err(WrongState(inner.state));
+        }
+        inner.state = State::Running;
+        for (vcpu, state) in (0..).map(VcpuId).zip(&mut inner.vcpus) {
+            match state {
+                Vcpu::On => *state = Vcpu::Late,
+                Vcpu::Held | Vcpu::Starting(_) => call(vcpu),
+                Vcpu::Off | Vcpu::Late | Vcpu::Gone => {}
+            }
+        }
+        self.tell(&inner);
+        Ok(())
+    }
+
+    /// By a vCPU that is on, was told to leave its guest, and has.
+    pub fn stay(&self, vcpu: VcpuId) -> Stay {
+        let mut inner = self.inner.lock();
+        let (stay, now) = match inner.state {
+            State::Built | State::Running => (Stay::Inside, Vcpu::On),
+            State::Suspending { .. } | State::Suspended => (Stay::Outside, Vcpu::Held),
+            State::Stopping { .. } | State::Stopped { .. } => return Stay::Away,
+        };
+        if let Some(state @ (Vcpu::On | Vcpu::Held | Vcpu::Late)) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
+            *state = now;
+        }
+        self.tell(&inner);
+        stay
+    }
+
+    /// Whether what a vCPU has just left its guest for may come of its being told to leave.
+    pub fn is_moot(&self, vcpu: VcpuId) -> bool {
+        let inner = self.inner.lock();
+        inner.state != State::Running || inner.vcpus.get(usize::from(vcpu.0)) == Some(&Vcpu::Late)
     }
 
     pub fn power(&self, vcpu: VcpuId) -> Power {
         match self.inner.lock().vcpus.get(usize::from(vcpu.0)) {
             Some(Vcpu::Starting(_)) => Power::Starting,
-            Some(Vcpu::On) => Power::On,
+            Some(Vcpu::On | Vcpu::Held | Vcpu::Late) => Power::On,
             Some(Vcpu::Off | Vcpu::Gone) | None => Power::Off,
         }
     }
@@ -272,7 +411,7 @@ impl Life {
                 Ok(())
             }
             Some(Vcpu::Starting(_)) => Err(NotOff::Starting),
-            Some(Vcpu::On | Vcpu::Gone) | None => Err(NotOff::On),
+            Some(Vcpu::On | Vcpu::Held | Vcpu::Late | Vcpu::Gone) | None => Err(NotOff::On),
         }
     }
 
@@ -296,17 +435,19 @@ impl Life {
     /// By a vCPU that is on, and is about to leave its CPU: it begins there when it comes back.
     pub fn begin_anew(&self, vcpu: VcpuId, start: Start) {
         let mut inner = self.inner.lock();
-        if let Some(state @ Vcpu::On) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
+        if let Some(state @ (Vcpu::On | Vcpu::Late)) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
             *state = Vcpu::Starting(start);
         }
+        self.tell(&inner);
     }
 
     /// It has left its CPU, and is off unless it begins anew. Whether it was the last that was on, so that nothing can ever start one.
     pub fn vcpu_off(&self, vcpu: VcpuId) -> bool {
         let mut inner = self.inner.lock();
-        if let Some(state @ Vcpu::On) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
+        if let Some(state @ (Vcpu::On | Vcpu::Late)) = inner.vcpus.get_mut(usize::from(vcpu.0)) {
             *state = Vcpu::Off;
         }
+        self.tell(&inner);
         inner.vcpus.iter().all(|state| *state == Vcpu::Off)
     }
 
@@ -328,7 +469,9 @@ impl Life {
     pub fn departure(&self, now_ns: u64, within_ns: u64) -> Departure {
         let inner = self.inner.lock();
         match inner.state {
-            State::Built | State::Running => Departure::NotAsked,
+            State::Built | State::Running | State::Suspending { .. } | State::Suspended => {
+                Departure::NotAsked
+            }
             State::Stopped { .. } => Departure::Complete,
             State::Stopping { since_ns, .. } if now_ns.saturating_sub(since_ns) <= within_ns => {
                 Departure::Underway

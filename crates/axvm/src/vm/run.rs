@@ -3,6 +3,7 @@
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 
+use super::life::Stay;
 use super::{AxVM, HostError, NotOff, StopReason, Turn, Whereabouts};
 use crate::devices::Handled;
 use crate::events::Kind;
@@ -47,7 +48,7 @@ impl<H: AxVMHal> AxVM<H> {
 
     /// Runs a vCPU that has its CPU.
     fn run_until_off(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>) {
-        while !self.is_stopping() {
+        while self.may_enter(vcpu, running) {
             match running.run() {
                 Exit::Interrupted => {}
                 // Its second stage may have been revoked: what it was left for is no fault of its own.
@@ -59,6 +60,34 @@ impl<H: AxVMHal> AxVM<H> {
             }
         }
         self.note_whereabouts(vcpu, || Whereabouts::Executing { pc: running.pc() });
+    }
+
+    /// Whether a vCPU goes on in its guest, or in the guest's sleep. While its VM is suspended it waits here.
+    #[inline(always)]
+    fn may_enter(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>) -> bool {
+        !self.must_leave() || self.stay_out(vcpu, running)
+    }
+
+    #[cold]
+    fn stay_out(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>) -> bool {
+        let mut held = false;
+        loop {
+            match self.life.stay(vcpu) {
+                // Only then, whether it is told once more: that call mustn't be one of those that are forgotten.
+                Stay::Inside if held => {
+                    running.let_go();
+                    held = false;
+                }
+                Stay::Inside => return true,
+                Stay::Outside => {
+                    if running.hold() == Slept::Forged {
+                        self.violated(None, Kind::Interrupt, None);
+                    }
+                    held = true;
+                }
+                Stay::Away => return false,
+            }
+        }
     }
 
     fn handle(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, exit: Exit) -> Next {
@@ -208,11 +237,11 @@ impl<H: AxVMHal> AxVM<H> {
 
     /// Sleeps in a vCPU's place.
     fn sleep(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, deadline: Option<u64>) {
-        while !self.is_stopping() {
+        while self.may_enter(vcpu, running) {
             match running.sleep(deadline) {
                 Slept::Asleep => {}
-                // By the call that it must stop.
-                Slept::Awake if self.is_stopping() => {}
+                // By the call that it must leave.
+                Slept::Awake if self.is_moot(vcpu) => {}
                 Slept::Awake => return,
                 Slept::Forged => return self.violated(None, Kind::Interrupt, None),
             }

@@ -100,7 +100,7 @@ pub fn split_end(board: &Board) -> String {
 }
 
 /// Starts the VM's second CPU with a function.
-fn on_other_cpu(board: &Board, function: extern "C" fn() -> !) -> bool {
+pub(super) fn on_other_cpu(board: &Board, function: extern "C" fn() -> !) -> bool {
     const STACK: usize = 0x4000;
     let Some(conduit) = board.conduit else { return false };
     let Some(other) = board.platform.cpus.get(1) else { return false };

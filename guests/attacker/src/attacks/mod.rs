@@ -5,6 +5,7 @@ use alloc::string::String;
 use crate::board::Board;
 use crate::{machine, println};
 
+mod counts;
 mod cpu;
 mod cycles;
 mod debug;
@@ -82,6 +83,7 @@ pub const ALL: &[Attack] = &[
     ("turn-finds", turns::finds),
     ("turn-leaves", turns::leaves),
     ("turn-message", turns::message),
+    ("counts", counts::counts),
     ("cpu-off", resets::cpu_off),
     ("watchdog", resets::watchdog),
     // What is typed.

@@ -17,7 +17,7 @@ use crate::machine::{
 use crate::println;
 
 /// Has `edu` send its message to this CPU. A timer can end a sleep that nothing else ends.
-fn arm(board: &Board) -> Result<Option<Edu>, Fault> {
+pub(super) fn arm(board: &Board) -> Result<Option<Edu>, Fault> {
     let (Some(edu), Some(id)) = (Edu::find(&board.platform), requester_id(&board.platform)) else {
         return Ok(None);
     };

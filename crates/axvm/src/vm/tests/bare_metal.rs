@@ -10,6 +10,7 @@ pub(super) struct BareMetal {
     dma: Pages,
     alive: Cell<i32>,
     revoked: Cell<bool>,
+    shut: Cell<bool>,
     attached: Shared<BTreeMap<String, VmId>>,
     routed: Shared<Vec<u32>>,
     ram: Shared<BTreeMap<u64, u64>>,
@@ -27,6 +28,7 @@ impl Default for BareMetal {
             dma: Pages::default(),
             alive: Cell::default(),
             revoked: Cell::default(),
+            shut: Cell::default(),
             attached: Shared::default(),
             routed: Shared::default(),
             ram: Shared::default(),
@@ -201,12 +203,21 @@ impl AxVMHal for BareMetal {
         self.lab.faults.step("create")?;
         self.alive.set(self.alive.get() + 1);
         self.revoked.set(false);
+        self.shut.set(false);
         let tables = |pages: &Pages| Tables { pages: pages.clone(), lab: self.lab.clone() };
         Ok((tables(&self.stage2), tables(&self.dma)))
     }
 
     fn revoke(&self, _: VmId, _: &Tables) {
         self.revoked.set(true);
+    }
+
+    fn shut(&self, _: VmId, _: &Tables) {
+        self.shut.set(true);
+    }
+
+    fn open(&self, _: VmId, _: &Tables) {
+        self.shut.set(false);
     }
 
     fn destroy(&self, _: VmId, space: Tables, dma: Tables) {
@@ -295,7 +306,7 @@ impl AxVMHal for BareMetal {
     }
 
     fn now_ns(&self) -> u64 {
-        0
+        self.lab.clock.get()
     }
 
     fn record(&self, violation: Violation) {
@@ -347,7 +358,7 @@ impl Fake for BareMetal {
     }
 
     fn cpu_reaches(&self, gpa: u64) -> bool {
-        !self.revoked.get() && self.stage2.borrow().contains_key(&(gpa & !0xfff))
+        !self.revoked.get() && !self.shut.get() && self.stage2.borrow().contains_key(&(gpa & !0xfff))
     }
 
     fn device_reaches(&self, iova: u64) -> bool {

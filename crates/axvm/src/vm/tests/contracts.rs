@@ -149,7 +149,40 @@ fn a_vcpu_leaves_for_a_call_also_if_that_came_first<H: Fake>() {
     });
 }
 
+fn a_vcpu_is_held_until_a_call_comes_and_the_guests_interrupts_wait<H: Fake>() {
+    resident::<H>(&[Step::Await(Irq(34)), Step::Spin], |hal, vcpu| {
+        hal.kick(VmId(0), VcpuId(0));
+        assert_ne!(vcpu.hold(), Slept::Forged, "{}", H::NAME);
+        // One that comes when it goes on already is forgotten, so that the guest isn't left for it.
+        hal.kick(VmId(0), VcpuId(0));
+        vcpu.let_go();
+        assert_eq!(vcpu.run(), Exit::Halt { deadline: None }, "{}", H::NAME);
+        assert!(hal.lab().violations.borrow().is_empty());
+    });
+}
+
+fn what_is_shut_is_opened_as_it_was_unless_it_was_revoked<H: Fake>() {
+    let (vm, hal, _registry) = created::<H>();
+    let id = vm.id();
+    let reaches = || hal.cpu_reaches(RAM) && hal.cpu_reaches(CLOCK);
+    for _ in 0..2 {
+        vm.with_maps(|space, _| hal.shut(id, space));
+        assert_eq!(reaches(), hal.comes_when_called(), "{}", H::NAME);
+        assert!(hal.device_reaches(RAM), "{}: devices reach what they did", H::NAME);
+        vm.with_maps(|space, _| hal.open(id, space));
+        assert!(reaches(), "{}", H::NAME);
+    }
+    vm.with_maps(|space, _| {
+        hal.shut(id, space);
+        hal.revoke(id, space);
+        hal.open(id, space);
+    });
+    assert_eq!(reaches(), hal.comes_when_called(), "{}: for good", H::NAME);
+}
+
 on_both_hosts! {
+    a_vcpu_is_held_until_a_call_comes_and_the_guests_interrupts_wait,
+    what_is_shut_is_opened_as_it_was_unless_it_was_revoked,
     an_iommu_opens_what_is_attached_and_says_what_it_has_blocked_if_it_can,
     a_device_is_kept_from_the_bus_and_all_is_tried,
     mappings_are_taken_away_as_they_were_made_or_cut_where_that_is_said,

@@ -256,6 +256,12 @@ impl AxVMHal for Kvm {
         // A vCPU leaves its guest when its thread is signalled.
     }
 
+    fn shut(&self, _: VmId, _: &Machine) {
+        // For the same reason.
+    }
+
+    fn open(&self, _: VmId, _: &Machine) {}
+
     fn destroy(&self, _: VmId, _: Machine, _: Container) {
         self.lab.faults.lends("destroy");
         self.machines.set(self.machines.get() - 1);
@@ -343,7 +349,7 @@ impl AxVMHal for Kvm {
     }
 
     fn now_ns(&self) -> u64 {
-        0
+        self.lab.clock.get()
     }
 
     fn record(&self, violation: Violation) {

@@ -113,6 +113,11 @@ impl Bells {
         !self.deaf.get() && take(&mut lock(&self.rung), vcpu)
     }
 
+    /// Forgets what this vCPU was called for.
+    pub fn forget(&self, vcpu: VcpuId) {
+        take(&mut lock(&self.rung), vcpu);
+    }
+
     /// Waits until it is called. A test that hangs is worse than one that looks in vain.
     pub fn wait(&self, vcpu: VcpuId) {
         let mut rung = lock(&self.rung);
@@ -149,6 +154,13 @@ pub struct Lab {
     pub violations: Shared<Vec<Violation>>,
     /// Bytes of RAM that are given to nobody any more.
     pub withheld: Cell<u64>,
+    /// Whether vCPUs that read their memory for ever stay where they are, out of their guest, and whether one does.
+    pub stuck: Cell<bool>,
+    pub is_stuck: Cell<bool>,
+    /// How often vCPUs were held.
+    pub held: Cell<u32>,
+    /// The host's clock.
+    pub clock: Cell<u64>,
     /// Interrupt controllers that there are.
     pub chips: Cell<u32>,
     /// vCPUs that have a CPU, and the most that ever had.

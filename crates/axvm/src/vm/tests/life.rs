@@ -2,13 +2,14 @@
 
 extern crate std;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use axvm_addr::VcpuId;
 
-use super::super::life::Life;
-use crate::vm::{Departure, NotOff, Power, Start, State, StopReason};
+use super::super::life::{Life, Stay};
+use crate::vm::{Departure, NotOff, Power, Start, State, StopReason, Suspension, WrongState};
 
 const START: Start = Start { entry: 0x4000_0000, argument: 7 };
 
@@ -119,4 +120,81 @@ fn a_vm_that_never_ran_has_stopped_at_once() {
     let life = Life::new(1);
     assert!(life.stop(StopReason::RunEnded, 0));
     assert_eq!(life.departure(0, 0), Departure::Complete);
+}
+
+/// One whose first vCPU is on and whose second is off.
+fn running() -> Life {
+    let life = Life::new(2);
+    assert_eq!(life.start(START, 7), Ok(()));
+    assert!(life.take_start(VcpuId(0)).is_some());
+    life
+}
+
+#[test]
+fn a_vm_is_suspended_when_no_vcpu_is_in_its_guest_and_goes_on_once() {
+    let life = running();
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    let called = Mutex::new(std::vec![]);
+    let call = |vcpu| called.lock().unwrap().push(vcpu);
+    assert_eq!((life.suspension(0, 10), life.stay(first)), (Suspension::NotAsked, Stay::Inside));
+    assert_eq!(life.resume(call), Err(WrongState(State::Running)));
+    assert!(!life.must_leave() && !life.is_moot(first));
+    assert_eq!(life.suspend(100), Ok(()));
+    assert_eq!(life.suspend(105), Err(WrongState(State::Suspending { since_ns: 100 })));
+    assert!(life.must_leave() && life.is_moot(first) && !life.is_stopping());
+    // It was in the middle of starting the other, which waits with that.
+    assert_eq!(life.start_vcpu(second, START), Ok(()));
+    assert_eq!((life.take_start(second), life.suspension(110, 10)), (None, Suspension::Underway));
+    assert_eq!((life.stay(first), life.power(first)), (Stay::Outside, Power::On));
+    assert_eq!(life.start_vcpu(first, START), Err(NotOff::On));
+    assert_eq!(life.suspension(200, 10), Suspension::Complete, "late, but there");
+    assert_eq!((life.state(), life.suspension(300, 10)), (State::Suspended, Suspension::NotAsked));
+    assert_eq!(life.suspend(400), Err(WrongState(State::Suspended)));
+    assert_eq!((life.departure(500, 10), life.stay(first)), (Departure::NotAsked, Stay::Outside));
+    assert_eq!(life.resume(call), Ok(()));
+    assert_eq!(*called.lock().unwrap(), [first, second], "who waits, and who is to start");
+    assert!(!life.must_leave() && !life.is_moot(first));
+    // At once again: it is where it was.
+    assert_eq!((life.suspend(600), life.suspension(600, 10)), (Ok(()), Suspension::Complete));
+    assert_eq!(life.resume(call), Ok(()));
+    assert_eq!((life.stay(first), life.take_start(second)), (Stay::Inside, Some(START)));
+    assert!(!life.vcpu_off(second) && life.vcpu_off(first));
+}
+
+#[test]
+fn a_vcpu_that_does_not_come_is_named_and_what_it_comes_for_later_is_moot_still() {
+    let life = running();
+    let (first, second) = (VcpuId(0), VcpuId(1));
+    assert_eq!((life.start_vcpu(second, START), life.take_start(second)), (Ok(()), Some(START)));
+    assert_eq!((life.suspend(100), life.stay(second)), (Ok(()), Stay::Outside));
+    assert_eq!(life.suspension(111, 10), Suspension::Overdue(std::vec![first]));
+    assert_eq!(life.resume(|vcpu| assert_eq!(vcpu, second)), Ok(()));
+    assert_eq!(life.state(), State::Running);
+    assert!(life.must_leave() && life.is_moot(first) && !life.is_moot(second));
+    assert_eq!(life.stay(second), Stay::Inside);
+    // It is as much on as before.
+    assert_eq!((life.power(first), life.is_alone(second)), (Power::On, false));
+    assert_eq!((life.suspend(200), life.stay(second)), (Ok(()), Stay::Outside));
+    assert_eq!(life.suspension(211, 10), Suspension::Overdue(std::vec![first]));
+    assert_eq!(life.resume(|_| ()), Ok(()));
+    assert_eq!(life.stay(first), Stay::Inside);
+    assert!(!life.must_leave() && !life.is_moot(first));
+}
+
+#[test]
+fn a_suspended_vm_is_stopped_as_others_are() {
+    for whole in [false, true] {
+        let life = running();
+        assert_eq!((life.suspend(100), life.stay(VcpuId(0))), (Ok(()), Stay::Outside));
+        if whole {
+            assert_eq!(life.suspension(101, 10), Suspension::Complete);
+        }
+        assert!(life.stop(StopReason::Stopped, 200) && life.is_stopping() && life.must_leave());
+        assert_eq!((life.stay(VcpuId(0)), life.suspension(300, 10)), (Stay::Away, Suspension::NotAsked));
+        assert!(life.resume(|_| ()).is_err() && life.suspend(300).is_err());
+        assert!(!life.vcpu_off(VcpuId(0)));
+        assert!(!life.vcpu_gone(VcpuId(1), 300) && life.vcpu_gone(VcpuId(0), 300));
+    }
+    let life = Life::new(1);
+    assert_eq!(life.suspend(0), Err(WrongState(State::Built)));
 }

@@ -32,8 +32,21 @@ fn run<H: Fake>(vm: &AxVM<H>, meanwhile: impl FnOnce()) {
                 vm.vcpu_gone(vcpu);
             });
         }
+        let _ends = Ends(vm);
         meanwhile();
     });
+}
+
+/// A test that fails ends its VM: nobody waits for its threads.
+struct Ends<'a, H: Fake>(&'a AxVM<H>);
+
+impl<H: Fake> Drop for Ends<'_, H> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.hal().lab().stuck.set(false);
+            self.0.stop(StopReason::RunEnded);
+        }
+    }
 }
 
 /// Waits until something is so. If it never is the VM is stopped, so that the test ends and says why.
@@ -281,7 +294,152 @@ fn a_machine_that_sleeps_goes_on_where_it_said_when_its_interrupt_comes<H: Fake>
     is_clean(&*hal);
 }
 
+/// Suspends it, and waits until it is.
+fn suspend<H: Fake>(vm: &AxVM<H>) {
+    vm.suspend().unwrap();
+    until(vm, "its suspension", || vm.suspension(u64::MAX) == Suspension::Complete);
+    assert_eq!((vm.state(), vm.suspend()), (State::Suspended, Err(WrongState(State::Suspended))));
+}
+
+/// How long is looked whether anything goes on.
+const A_WHILE: Duration = Duration::from_millis(20);
+
+/// A guest that works is suspended over and over: it does nothing meanwhile, and all of it in the end.
+fn a_guest_is_suspended_at_its_work_and_does_all_of_it<H: Fake>() {
+    const TIMES: usize = 30;
+    let (vm, hal, registry) = created::<H>();
+    let lab = hal.lab();
+    // Memory, registers of each kind, an interrupt to the other vCPU and back.
+    let round = |own: u64, last: [Step; 2]| {
+        let work = [
+            Step::Store(RAM + 8 * own, own, TAKEN),
+            Step::Store(CONSOLE, u64::from(b'0') + own, TAKEN),
+            Step::Load(TRAPPED + 4, VALUE(0xc10c_0004)),
+            Step::StoreTwo(TRAPPED + 0x10, [1, 2]),
+        ];
+        work.into_iter().chain(last)
+    };
+    let mut first = vec![Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)])];
+    first.extend((0..400).flat_map(|_| round(0, [Step::Ipi(1), Step::Await(TIMER)])));
+    first.push(Step::Await(Irq(34)));
+    first.push(Step::Power(PowerRequest::SystemOff, &[]));
+    let second = (0..400).flat_map(|_| round(1, [Step::Await(TIMER), Step::Ipi(0)])).collect();
+    lab.programs.borrow_mut().extend([(RAM, first), (SECOND, second)]);
+    vm.start().unwrap();
+    run(&vm, || {
+        for _ in 0..TIMES {
+            suspend(&vm);
+            assert_eq!(hal.cpu_reaches(RAM), hal.comes_when_called(), "{}", H::NAME);
+            assert!(hal.device_reaches(RAM), "{}: devices work on", H::NAME);
+            let done = || (lab.console.borrow().len(), lab.forwarded.borrow().len(), vm.report().exits.total);
+            let before = done();
+            thread::sleep(A_WHILE / 10);
+            assert_eq!(done(), before, "{}: it is suspended, and does something", H::NAME);
+            vm.resume().unwrap();
+            assert_eq!(vm.resume(), Err(WrongState(State::Running)));
+            thread::yield_now();
+        }
+        vm.inject(VcpuId(0), Irq(34)).unwrap();
+    });
+    assert_eq!(*lab.complaints.borrow(), Vec::<String>::new(), "{}", H::NAME);
+    assert!(lab.violations.borrow().is_empty(), "{}: {:?}", H::NAME, lab.violations.borrow());
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
+    assert_eq!((lab.console.borrow().len(), lab.forwarded.borrow().len()), (800, 1600), "{}", H::NAME);
+    vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+}
+
+/// One that sleeps, in each way, sleeps on when it is resumed; what came meanwhile wakes it then, and not before.
+fn a_guest_that_sleeps_is_suspended_and_woken_by_what_came_meanwhile<H: Fake>() {
+    let suspend_machine = PowerRequest::SystemSuspend { start: Start { entry: SECOND, argument: 0x5ec } };
+    let sleeps = [
+        vec![Step::Await(Irq(34))],
+        vec![Step::Power(PowerRequest::CpuSuspend, &[Answer::Power(PowerAnswer::Done)])],
+        vec![Step::Power(suspend_machine, &[])],
+    ];
+    for sleep in sleeps {
+        let (vm, hal, registry) = created::<H>();
+        let lab = hal.lab();
+        let mut woken: Vec<Step> = say("w").collect();
+        woken.push(Step::Power(PowerRequest::SystemOff, &[]));
+        let first: Vec<Step> = sleep.into_iter().chain(woken.clone()).collect();
+        lab.programs.borrow_mut().extend([(RAM, first), (SECOND, woken)]);
+        vm.start().unwrap();
+        run(&vm, || {
+            let exits = || vm.report().exits.by_reason;
+            until(&vm, "its sleep", || exits().wfi + exits().hypercall > 0);
+            suspend(&vm);
+            vm.resume().unwrap();
+            thread::sleep(A_WHILE);
+            assert_eq!(*lab.console.borrow(), "", "{}: nothing has woken it", H::NAME);
+            suspend(&vm);
+            vm.inject(VcpuId(0), Irq(34)).unwrap();
+            thread::sleep(A_WHILE);
+            assert_eq!(*lab.console.borrow(), "", "{}: it is suspended", H::NAME);
+            vm.resume().unwrap();
+        });
+        assert_eq!(*lab.complaints.borrow(), Vec::<String>::new(), "{}", H::NAME);
+        assert_eq!(*lab.console.borrow(), "w", "{}", H::NAME);
+        vm.dispose(&registry).unwrap();
+        is_clean(&*hal);
+    }
+}
+
+/// It is stopped, which takes no vCPU back into its guest, and starts again as others do.
+fn a_suspended_vm_is_stopped<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    let first = vec![Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)]), Step::Spin];
+    hal.lab().programs.borrow_mut().extend([(RAM, first), (SECOND, vec![Step::Await(Irq(34))])]);
+    assert_eq!((vm.suspend(), vm.resume()), (Err(WrongState(State::Built)), Err(WrongState(State::Built))));
+    vm.start().unwrap();
+    run(&vm, || {
+        until(&vm, "its sleep", || vm.exits(VcpuId(1)).is_some_and(|exits| exits.read().wfi > 0));
+        suspend(&vm);
+        assert_eq!((vm.report().state.as_str(), vm.report().reason.as_str()), ("suspended", ""));
+        assert!(vm.stop(StopReason::Stopped));
+        assert!(vm.resume().is_err() && vm.suspend().is_err());
+    });
+    assert_eq!(vm.state(), State::Stopped { reason: StopReason::Stopped });
+    assert!(hal.lab().violations.borrow().is_empty(), "{}", H::NAME);
+    let left = vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+    let again = AxVM::new(left.plan, hal.clone(), &registry).unwrap();
+    assert!(again.start().is_ok() && hal.cpu_reaches(RAM));
+}
+
+/// Where a vCPU doesn't come its VM runs on, and what was taken away from it meanwhile is no fault of its own.
+fn a_vm_whose_vcpu_does_not_come_runs_on<H: Fake>() {
+    let (vm, hal, registry) = created::<H>();
+    let lab = hal.lab();
+    let first = vec![Step::Power(START_SECOND, &[Answer::Power(PowerAnswer::Done)]), Step::Spin];
+    lab.programs.borrow_mut().extend([(RAM, first), (SECOND, vec![Step::Await(Irq(34))])]);
+    vm.start().unwrap();
+    run(&vm, || {
+        until(&vm, "its sleep", || vm.exits(VcpuId(1)).is_some_and(|exits| exits.read().wfi > 0));
+        // It stays where it is, whatever it is told.
+        lab.stuck.set(true);
+        until(&vm, "its being stuck", || lab.is_stuck.get());
+        vm.suspend().unwrap();
+        until(&vm, "the other", || vm.suspension(u64::MAX) == Suspension::Underway && lab.held.get() > 0);
+        lab.clock.set(10);
+        assert_eq!(vm.suspension(9), Suspension::Overdue(vec![VcpuId(0)]), "{}", H::NAME);
+        assert_eq!((vm.state(), hal.cpu_reaches(RAM)), (State::Running, true), "{}", H::NAME);
+        assert_eq!(vm.suspension(9), Suspension::NotAsked);
+        lab.stuck.set(false);
+        until(&vm, "its way back", || !vm.must_leave());
+        suspend(&vm);
+        vm.stop(StopReason::Stopped);
+    });
+    assert!(lab.violations.borrow().is_empty(), "{}: {:?}", H::NAME, lab.violations.borrow());
+    vm.dispose(&registry).unwrap();
+    is_clean(&*hal);
+}
+
 on_both_hosts! {
+    a_guest_is_suspended_at_its_work_and_does_all_of_it,
+    a_guest_that_sleeps_is_suspended_and_woken_by_what_came_meanwhile,
+    a_suspended_vm_is_stopped,
+    a_vm_whose_vcpu_does_not_come_runs_on,
     a_machine_that_sleeps_goes_on_where_it_said_when_its_interrupt_comes,
     a_small_vm_runs_to_its_end,
     a_guest_that_resets_itself_starts_again_from_the_same_plan,

@@ -100,12 +100,22 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
     fn run(&mut self) -> Exit {
         let (lab, hal) = (self.hal.lab(), self.hal);
         loop {
+            if self.program.get(self.at).is_some_and(|step| matches!(step, Step::Spin)) {
+                while lab.stuck.get() {
+                    lab.is_stuck.set(true);
+                    std::thread::yield_now();
+                }
+            }
             if lab.bells.answer(self.vcpu) {
                 return Exit::Interrupted;
             }
             let Some(step) = self.program.get(self.at).copied() else {
                 return Exit::Power(PowerRequest::CpuOff);
             };
+            // What it would reach may have been taken away.
+            if !hal.cpu_reaches(RAM) && self.vm.is_moot(self.vcpu) {
+                return Exit::Interrupted;
+            }
             match step {
                 // What is mapped is no exit.
                 Step::Load(gpa, expected) if hal.cpu_reaches(gpa) => {
@@ -169,6 +179,17 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
         }
         self.hal.lab().bells.wait(self.vcpu);
         Slept::Asleep
+    }
+
+    fn hold(&mut self) -> Slept {
+        let held = &self.hal.lab().held;
+        held.set(held.get() + 1);
+        self.hal.lab().bells.wait(self.vcpu);
+        Slept::Asleep
+    }
+
+    fn let_go(&mut self) {
+        self.hal.lab().bells.forget(self.vcpu);
     }
 
     fn hint(&mut self) -> &mut Hint {

@@ -435,7 +435,7 @@ fn called(running: &mut Running<'_>, local: Local<'_>, id: Intid) -> u64 {
     let Running { context, vgic, .. } = running;
     cpu_interface::deactivate(id);
     let nothing_else = vgic.fast_take_sgis(local, &mut context.lists, &Lists);
-    if nothing_else && !running.vm.is_stopping() { ANSWERED } else { OPEN_INTERRUPT }
+    if nothing_else && !running.vm.must_leave() { ANSWERED } else { OPEN_INTERRUPT }
 }
 
 /// A message, or what is left to the run loop.

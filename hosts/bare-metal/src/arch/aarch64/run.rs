@@ -4,12 +4,14 @@ use axvm::devices::Hint;
 use axvm::stats::ExitReason;
 use axvm::vcpu::{Answer, Exit, Slept, Vcpu};
 use axvm_addr::VcpuId;
+use axvm_syndrome::{Syndrome, class};
 
 use super::cpu;
 use super::exit::handle;
 use super::fast::Running;
 use super::irqchip::deliver::{dispatch, take_interrupts};
 use super::pending::Pending;
+use super::sysreg::mrs;
 use super::vectors::{Left, enter};
 use crate::vm::Vm;
 
@@ -47,6 +49,22 @@ impl Vcpu for Running<'_> {
         }
         irqchip.enter_messages(vcpu);
         Slept::Awake
+    }
+
+    fn hold(&mut self) -> Slept {
+        if let Some(direct) = &self.context.direct {
+            return if self.vm.irqchip().hold(self.vcpu, direct) { Slept::Forged } else { Slept::Awake };
+        }
+        // The virtual interface is off, so that nothing virtual wakes it; virtual LPIs wait in the hardware.
+        cpu::wait_for_interrupt();
+        take_interrupts(Some((self.vm, self.vcpu)));
+        Slept::Asleep
+    }
+
+    fn let_go(&mut self) {
+        if self.context.direct.is_some() {
+            self.vm.irqchip().keep_calls_out(self.vcpu);
+        }
     }
 
     fn hint(&mut self) -> &mut Hint {
@@ -93,12 +111,18 @@ impl Running<'_> {
     }
 
     fn handle(&mut self, left: Left) -> Exit {
-        if self.vm.is_stopping() {
-            // Its second stage may have been revoked: what it was left for is no fault of its own.
-            return Exit::Interrupted;
-        }
-        handle(self, left)
+        // Its second stage may have been revoked or shut: what it was left for is no fault of its own. A call is made once only, so that
+        // one who goes on later has to have the answer.
+        let moot = self.vm.must_leave()
+            && (self.vm.is_stopping()
+                || left == Left::Synchronous && is_abort() && self.vm.is_moot(self.vcpu));
+        if moot { Exit::Interrupted } else { handle(self, left) }
     }
+}
+
+/// Whether a guest was left for an access or a fetch, which it makes again if nothing is done about it.
+fn is_abort() -> bool {
+    matches!(Syndrome(mrs!("esr_el2")).class(), class::DATA_ABORT | class::INSTRUCTION_ABORT)
 }
 
 /// Sleeps while a vCPU is off. What comes for it waits until it is on again, or until the guest sends it elsewhere.

@@ -135,6 +135,16 @@ impl GuestSpace {
         self.mapper.lock().clear_root(&CpuTlbs(self.root.vttbr))
     }
 
+    /// The same, until [`GuestSpace::open`].
+    pub fn shut(&self) -> Result<(), NotInvalidated> {
+        self.mapper.lock().shut(&CpuTlbs(self.root.vttbr))
+    }
+
+    /// Gives back what [`GuestSpace::shut`] took away.
+    pub fn open(&self) {
+        self.mapper.lock().open();
+    }
+
     /// Frees the tables. No CPU uses them any more.
     pub fn destroy(self) -> Result<(), NotInvalidated> {
         let invalidate = CpuTlbs(self.root.vttbr);

@@ -164,32 +164,67 @@ impl Direct {
             None => cpu::wait_for_interrupt(),
         };
         if groups::single_security() {
-            // No interrupt of the guest has such a priority.
-            let forged = mrs!("icc_rpr_el1") & 0xff < 0x80;
-            if forged {
-                clear_active_priorities(false);
-            }
+            let forged = clear_forged_priorities();
             sleep();
             return forged;
         }
-        const ALMOST_ALL: u64 = groups::CALL_ALONE as u64;
-        // In a handler that nothing can interrupt, the call couldn't either: then don't sleep at all.
-        if mrs!("icc_rpr_el1") & 0xff < ALMOST_ALL {
+        if keeps_calls_out() {
             return false;
         }
-        let (enabled, mask) = (mrs!("icc_igrpen1_el1"), mrs!("icc_pmr_el1"));
-        // SAFETY: for the time of the sleep the call passes; nothing is taken.
-        unsafe {
-            msr!("icc_igrpen1_el1", 1);
-            msr!("icc_pmr_el1", mask.max(ALMOST_ALL));
-            isb!();
-            sleep();
-            msr!("icc_igrpen1_el1", enabled);
-            msr!("icc_pmr_el1", mask);
-        }
-        isb!();
+        with_interface(1, mrs!("icc_pmr_el1").max(CALL_ALONE), sleep);
         false
     }
+
+    /// As [`Direct::wait`], until the hypervisor calls, which `let_calls_through` lets it: what is pending for the guest stays so.
+    pub fn hold(&self, let_calls_through: impl FnOnce()) -> bool {
+        if groups::single_security() {
+            let forged = clear_forged_priorities();
+            with_interface(0, mrs!("icc_pmr_el1"), cpu::wait_for_interrupt);
+            self.take_call();
+            return forged;
+        }
+        let_calls_through();
+        if keeps_calls_out() {
+            core::hint::spin_loop();
+        } else {
+            with_interface(1, CALL_ALONE, cpu::wait_for_interrupt);
+        }
+        false
+    }
+}
+
+/// A mask that the call passes where it is of Group 1 like the rest.
+const CALL_ALONE: u64 = groups::CALL_ALONE as u64;
+
+/// Where there are two security states: whether a priority is active that nothing can interrupt, the call neither. Who would wait for it
+/// can't sleep.
+fn keeps_calls_out() -> bool {
+    mrs!("icc_rpr_el1") & 0xff < CALL_ALONE
+}
+
+/// Where there is one: clears active priorities that no interrupt of a guest has. Whether there were some.
+#[inline(always)]
+fn clear_forged_priorities() -> bool {
+    let forged = mrs!("icc_rpr_el1") & 0xff < 0x80;
+    if forged {
+        clear_active_priorities(false);
+    }
+    forged
+}
+
+/// Sleeps while Group 1 is on or off and so much is masked. Nothing is taken.
+fn with_interface(group1: u64, mask: u64, sleep: impl FnOnce()) {
+    let (was_on, was_masked) = (mrs!("icc_igrpen1_el1"), mrs!("icc_pmr_el1"));
+    // SAFETY: for the time of the sleep; the guest finds all as it was.
+    unsafe {
+        msr!("icc_igrpen1_el1", group1);
+        msr!("icc_pmr_el1", mask);
+        isb!();
+        sleep();
+        msr!("icc_igrpen1_el1", was_on);
+        msr!("icc_pmr_el1", was_masked);
+    }
+    isb!();
 }
 
 /// Clears the active priorities of Group 1: all, or those of the upper half, which no interrupt of a guest's has. Bit n of

@@ -29,6 +29,7 @@ use crate::arch::aarch64::protection;
 use crate::cpus::{self, Cpu};
 use crate::hal::HalError;
 use crate::host::Host;
+use crate::log;
 use crate::memory::GuestRam;
 
 /// Why a VM has no interrupt controller.
@@ -139,6 +140,26 @@ impl GuestIrqchip {
     fn take_interrupts_back(&self, cpu: Option<&Cpu>) {
         if let Some(cpu) = cpu.filter(|_| self.direct) {
             cpu.caller().take_interrupts_back(&self.host.irqchip, cpu.id);
+        }
+    }
+
+    /// On the CPU of a vCPU that takes physical interrupts itself, and is held: waits for a call, while what comes for the guest stays
+    /// pending. Answers whether the guest had forged an active priority, which is gone then.
+    pub(in crate::arch::aarch64) fn hold(&self, vcpu: VcpuId, direct: &Direct) -> bool {
+        let let_through = || {
+            if let Some(cpu) = self.cpu_of(vcpu) {
+                self.host.irqchip.let_calls_through(cpu.id);
+            }
+        };
+        direct.hold(let_through)
+    }
+
+    /// On the same CPU, before the guest is entered again: a call that is pending isn't its own.
+    pub(in crate::arch::aarch64) fn keep_calls_out(&self, vcpu: VcpuId) {
+        if let Some(cpu) = self.cpu_of(vcpu)
+            && let Err(error) = self.host.irqchip.keep_calls_out(cpu.id)
+        {
+            log::error!("CPU {}: {error}", cpu.id);
         }
     }
 

@@ -16,7 +16,7 @@ use super::error::{GicError, ItsError};
 use super::gic::{self, PhysicalGic};
 use super::its::PhysicalIts;
 use super::lpis::Lpis;
-use super::{cpu_interface, limits, lists, vpe};
+use super::{cpu_interface, groups, limits, lists, vpe};
 use crate::log;
 
 /// The hypervisor's own timer among the platform's: the binding's fourth.
@@ -157,6 +157,18 @@ impl Irqchip {
             self.gic.start_lpis(cpu)?;
         }
         Ok(self.gic.reset_private(cpu)?)
+    }
+
+    /// Where a guest could take the hypervisor's calls: lets them through on a CPU.
+    pub(super) fn let_calls_through(&self, cpu: CpuId) {
+        if !groups::single_security() {
+            self.gic.let_calls_through(cpu);
+        }
+    }
+
+    /// There, too: keeps them out, and forgets one that is pending.
+    pub(super) fn keep_calls_out(&self, cpu: CpuId) -> Result<(), IrqchipError> {
+        if groups::single_security() { Ok(()) } else { Ok(self.gic.keep_calls_out(cpu)?) }
     }
 
     fn has_lpis(&self) -> bool {
