@@ -97,6 +97,14 @@ const TARGETS: &[Target] = &[
         filter: "",
     },
     Target {
+        name: "decode-x86",
+        what: "the same, of x86, against another decoder",
+        package: "axvm-x86-access",
+        test: Some("oracle"),
+        filter: "",
+    },
+    Target { name: "acpi", what: "ACPI's tables", package: "axvm-acpi", test: Some("tables"), filter: "" },
+    Target {
         name: "tables",
         what: "sequences of mappings",
         package: "axvm-paging",

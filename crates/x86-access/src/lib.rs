@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `model` | what an instruction is: its operands and what it does |
+//! | `prefix` | what comes before the opcode |
+//! | `modrm` | which memory, and which register |
+//! | `decode` | the opcodes |
+//! | `compute` | results and flags |
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod compute;
+mod decode;
+mod model;
+mod modrm;
+mod prefix;
+
+pub use compute::{Flags, Outcome};
+pub use model::{
+    Base, BitTest, Code, Extend, Index, Instruction, Memory, NotDecoded, Operation, Register, Segment,
+    StringKind, Two, Unary, Value, Width,
+};
