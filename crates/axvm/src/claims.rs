@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, DmaSource, VmId};
 use axvm_plan::{
-    Change, Refusal, Running, Thing, VmPlan, Withheld, replan, stands_alone, things_of_devices, things_of_vm,
+    Change, DeviceId, Refusal, Running, Thing, VmPlan, Withheld, plan_with, replan, stands_alone,
+    things_of_devices, things_of_vm,
 };
 
 use crate::ownership::{Registry, Slot};
@@ -39,14 +40,44 @@ impl Claims {
         stands_alone(&self.vms, vm)
     }
 
-    /// Gives a VM, which is about to be built, all that it is planned to have.
+    /// Gives a VM, which is about to be built, all that it is planned to have, but for devices that are another's by assignment, or nobody's.
+    /// The plan that it is built from.
     ///
     /// # Errors
     ///
     /// [`Refusal`]; nothing has changed.
-    pub fn take(&mut self, vm: VmId) -> Result<(), Refusal> {
-        self.running = replan(&self.vms, &self.running, &Change::Start(vm))?.running;
-        Ok(())
+    pub fn take(&mut self, vm: VmId) -> Result<Arc<VmPlan>, Refusal> {
+        let running = replan(&self.vms, &self.running, &Change::Start(vm))?.running;
+        let plan = self.plan(vm).ok_or(Refusal::NoSuchVm(vm))?;
+        let devices = running.holder(vm).map_or(&[][..], |holder| &holder.devices);
+        let plan =
+            if devices.len() == plan.devices.len() { plan } else { Arc::new(plan_with(&plan, devices)?) };
+        self.running = running;
+        Ok(plan)
+    }
+
+    /// Has a device, and what goes with it, be a VM's whenever that runs. Which devices they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]; nothing has changed.
+    pub fn assign(&mut self, vm: VmId, device: DeviceId) -> Result<Vec<DeviceId>, Refusal> {
+        self.change(&Change::Assign { vm, device })
+    }
+
+    /// Has a device, and what goes with it, be nobody's. Which devices they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]; nothing has changed.
+    pub fn release(&mut self, device: DeviceId) -> Result<Vec<DeviceId>, Refusal> {
+        self.change(&Change::Release { device })
+    }
+
+    fn change(&mut self, change: &Change) -> Result<Vec<DeviceId>, Refusal> {
+        let replanned = replan(&self.vms, &self.running, change)?;
+        self.running = replanned.running;
+        Ok(replanned.devices)
     }
 
     /// Nobody gets those of a VM's devices any more that didn't come back from it, nor what can't be told from them.

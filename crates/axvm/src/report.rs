@@ -210,7 +210,7 @@ pub struct VmReport {
     /// What came of its interrupt controller's commands, but for those that were carried out.
     #[serde(default)]
     pub irqchip: IrqchipReport,
-    /// Its devices, in the file's order.
+    /// The devices that it had in any of its starts.
     pub devices: Vec<DeviceReport>,
     /// Each time that it was started.
     #[serde(default)]
@@ -236,15 +236,24 @@ impl VmReport {
     /// What it is of both of a VM's starts, of which `later` came right after this: counters are sums, and where it is is where it is now.
     #[must_use]
     pub fn followed_by(self, later: Self) -> Self {
-        let devices = self.devices.into_iter().zip(later.devices);
-        let devices = devices.map(|(before, now)| DeviceReport {
-            exits: DeviceExitReport {
-                config: before.exits.config.saturating_add(now.exits.config),
-                registers: before.exits.registers.saturating_add(now.exits.registers),
-                interrupts: before.exits.interrupts.saturating_add(now.exits.interrupts),
-            },
-            ..now
-        });
+        // It need not have had the same ones.
+        let mut devices = self.devices;
+        for now in later.devices {
+            match devices.iter_mut().find(|before| before.device == now.device) {
+                Some(before) => {
+                    let exits = before.exits;
+                    *before = DeviceReport {
+                        exits: DeviceExitReport {
+                            config: exits.config.saturating_add(now.exits.config),
+                            registers: exits.registers.saturating_add(now.exits.registers),
+                            interrupts: exits.interrupts.saturating_add(now.exits.interrupts),
+                        },
+                        ..now
+                    };
+                }
+                None => devices.push(now),
+            }
+        }
         let mut starts = self.starts;
         starts.extend(later.starts);
         // A guest that resets itself for ever isn't to fill the hypervisor's memory: the first and the last ones are told.
@@ -265,7 +274,7 @@ impl VmReport {
                 failed: self.irqchip.failed.saturating_add(later.irqchip.failed),
                 messages: self.irqchip.messages.saturating_add(later.irqchip.messages),
             },
-            devices: devices.collect(),
+            devices,
             starts,
             ..later
         }
@@ -485,6 +494,21 @@ mod tests {
             both = both.followed_by(now.clone());
         }
         assert_eq!((both.starts.len(), both.exits.total), (MOST_STARTS, 5 * 202));
+    }
+
+    #[test]
+    fn of_a_vm_that_started_with_other_devices_each_that_it_had_is_told() {
+        let start = |names: &[&str]| {
+            let mut vm = example().vms.remove(0);
+            let exits = DeviceExitReport { config: 1, registers: 2, interrupts: 3 };
+            let device =
+                |name: &&str| DeviceReport { device: name.to_string(), exits, ..vm.devices[0].clone() };
+            vm.devices = names.iter().map(device).collect();
+            vm
+        };
+        let both = start(&["disk", "card"]).followed_by(start(&["card", "clock"]));
+        let told: Vec<_> = both.devices.iter().map(|it| (it.device.as_str(), it.exits.interrupts)).collect();
+        assert_eq!(told, [("disk", 3), ("card", 6), ("clock", 3)]);
     }
 
     #[test]

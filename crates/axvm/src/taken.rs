@@ -28,18 +28,18 @@ pub struct Taken {
 pub struct TakenReport {
     /// When every VM had been built for the first time, and none had run.
     pub built: Taken,
-    /// How often a VM was taken apart to be built again.
+    /// How often a VM was built since: one that had been taken apart, or one that waited for what another had.
     pub rebuilt: u64,
-    /// In between, the first time.
+    /// Right before that, the first time.
     pub first: Taken,
-    /// In between, the last time.
+    /// Right before that, the last time.
     pub last: Taken,
     /// At the end, when every VM that was started had been taken apart.
     pub end: Taken,
 }
 
 impl TakenReport {
-    /// A VM has been taken apart and is about to be built again; `now` is what is taken at that moment.
+    /// A VM is about to be built, again or for the first time; `now` is what is taken at that moment.
     pub fn note_between(&mut self, now: Taken) {
         if self.rebuilt == 0 {
             self.first = now;

@@ -21,7 +21,7 @@ use crate::msi::MsiMessage;
 use crate::ownership::{DeviceOps, RegistryKeeper, Stuck};
 use crate::report::{DeviceExitReport, DeviceReport, RefusedReport, StartReport, VmReport};
 use crate::stats::{Counter, ExitCounts};
-use axvm_plan::{VmPlan, reset_name};
+use axvm_plan::{DevicePlan, VmPlan, reset_name};
 
 pub use ground::{CreateError, Ground};
 pub use hand_over::keep_off_bus;
@@ -173,7 +173,7 @@ impl<H: AxVMHal> AxVM<H> {
         let plan = self.plan();
         let with_counters = |(position, plan)| Some((plan, self.device(position)?));
         let devices =
-            (0..).zip(&plan.devices).filter_map(with_counters).map(|(plan, counters)| DeviceReport {
+            plan.present().filter_map(with_counters).map(|(plan, counters): (&DevicePlan, _)| DeviceReport {
                 device: plan.name.clone(),
                 group: plan.group,
                 reset: reset_name(plan.reset).into(),

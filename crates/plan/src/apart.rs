@@ -105,7 +105,7 @@ impl Apart {
         for Pair { low, high, bond, things } in &self.pairs {
             let how = match bond {
                 Bond::Lasting => ": both name",
-                Bond::Movable => " unless one has given up what both name:",
+                Bond::Movable => " unless one of them is without",
             };
             findings.note(format_args!(
                 "{} and {} can't run together{how} {}",

@@ -13,7 +13,8 @@ use super::layout::Layout;
 use super::load;
 use super::machine::Mode;
 use super::model::{
-    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, RamPiece, RegisterPlan, VcpuPlan, VmPlan,
+    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, Presence, RamPiece, RegisterPlan, VcpuPlan,
+    VmPlan,
 };
 use crate::config::{MappingFlags, VMInterruptMode};
 use crate::problem::Rule;
@@ -152,6 +153,7 @@ fn device_plan(
         sources: device.hardware.sources.clone(),
         msi: if silent { None } else { device.hardware.msi.map(|msi| with_alike(msi, given)) },
         intx: pci.is_some() && !silent && !device.hardware.lines.is_empty(),
+        presence: Presence::Here,
     }
 }
 

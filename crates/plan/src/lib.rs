@@ -56,8 +56,8 @@ pub use machine::aarch64::{Aarch64Plan, GicPlan, ItsPlan};
 pub use model::*;
 pub use problem::{Problem, Rule};
 pub use replan::{
-    Change, Holder, Refusal, Replanned, Running, Thing, Withheld, in_force, replan, stands_alone,
-    things_of_devices, things_of_vm,
+    Assignment, Change, Holder, Refusal, Replanned, Running, Thing, Withheld, in_force, plan_with, replan,
+    stands_alone, things_of_devices, things_of_vm,
 };
 pub use show::reset_name;
 

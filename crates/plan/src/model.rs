@@ -66,7 +66,7 @@ pub struct VmPlan {
     /// Registers that are mapped into the second stage from the start (BARs are not among them: the virtual host bridge maps
     /// them as the guest enables them).
     pub registers: Vec<RegisterPlan>,
-    /// Devices, in the order of the system file.
+    /// Devices, in the order of the system file. Each has its place whether the VM has it or not.
     pub devices: Vec<DevicePlan>,
     /// Where DMA may go beside RAM: doorbell pages.
     pub doorbells: Vec<Doorbell>,
@@ -88,6 +88,11 @@ pub struct VmPlan {
 }
 
 impl VmPlan {
+    /// The devices that it has, with their positions.
+    pub fn present(&self) -> impl Iterator<Item = (u16, &DevicePlan)> {
+        (0..).zip(&self.devices).filter(|(_, device)| device.presence == Presence::Here)
+    }
+
     /// What only aarch64 has.
     pub fn aarch64(&self) -> Option<&Aarch64Plan> {
         let MachinePlan::Aarch64(plan) = &self.machine;
@@ -169,6 +174,16 @@ pub enum DeviceId {
     Registers(Span<Hpa>),
 }
 
+/// Whether a VM has a device that its file names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// It has.
+    #[default]
+    Here,
+    /// It starts without: the device is another VM's, or nobody's.
+    Away,
+}
+
 /// One assigned device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevicePlan {
@@ -190,6 +205,26 @@ pub struct DevicePlan {
     pub msi: Option<MsiPlan>,
     /// Whether it is a PCI function that may raise the line of its pin. If not, the line is kept turned off at the function.
     pub intx: bool,
+    /// Whether the VM has it. Of one that is away nothing is said above but what it is.
+    pub presence: Presence,
+}
+
+impl DevicePlan {
+    /// Makes it one that its VM starts without: nothing is left that would reach it.
+    pub(crate) fn leave(&mut self) {
+        *self = Self {
+            id: self.id.clone(),
+            name: core::mem::take(&mut self.name),
+            pci: None,
+            shown: None,
+            group: None,
+            reset: None,
+            sources: Vec::new(),
+            msi: None,
+            intx: false,
+            presence: Presence::Away,
+        };
+    }
 }
 
 /// A device's MSIs.

@@ -199,6 +199,7 @@ impl Cpu {
                     continue;
                 }
                 Task::Start(plan) => {
+                    host.note_between();
                     host.start_again(&plan);
                     host.note_settled(plan.id, None);
                     continue;

@@ -260,11 +260,14 @@ impl Host {
             }
             let taken = claims.take(plan.id);
             drop(claims);
-            if let Err(refusal) = taken {
+            let plan = match &taken {
+                Ok(plan) => plan,
                 // The plan has seen to it that there is none.
-                log::error!("{}: it can't be started: {}", plan.name, refusal.say(&self.plans));
-                continue;
-            }
+                Err(refusal) => {
+                    log::error!("{}: it can't be started: {}", plan.name, refusal.say(&self.plans));
+                    continue;
+                }
+            };
             protection::try_each(self, plan);
             let before = memory::free_bytes();
             match vm::build(self, plan.clone(), files) {
@@ -397,12 +400,13 @@ impl Host {
         let Some(cpu) = plan.cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu)) else {
             return said("has no CPU");
         };
-        if let Err(refusal) = self.claims.lock().take(plan.id) {
-            return said(&format!("can't be started: {}", refusal.say(&self.plans)));
-        }
+        let plan = match self.claims.lock().take(plan.id) {
+            Ok(plan) => plan,
+            Err(refusal) => return said(&format!("can't be started: {}", refusal.say(&self.plans))),
+        };
         // From here on the run doesn't end without it. Only the hypervisor's CPU does this, so that it can't be there twice.
         self.unsettled.lock().push(plan.id);
-        cpu.give_to_start(plan.clone(), &self.irqchip);
+        cpu.give_to_start(plan, &self.irqchip);
         Ok(())
     }
 
@@ -519,7 +523,7 @@ impl Host {
         taken
     }
 
-    /// A VM has been taken apart and is about to be built again.
+    /// A VM is about to be built, again or for the first time since boot.
     pub fn note_between(&self) {
         let now = self.taken();
         self.taken_when.lock().note_between(now);

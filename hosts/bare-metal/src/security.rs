@@ -214,8 +214,9 @@ fn enforce(host: &'static Host) {
         let due = asked.lock().due(host.now_ns());
         let Some((id, position)) = due else { return };
         let vm = host.vm(id);
-        let device = host.plan(id).and_then(|plan| plan.devices.get(usize::from(position)));
-        let (Some(vm), Some(device)) = (vm, device) else {
+        // What it has now, which need not be all that the file names for it.
+        let device = vm.as_deref().and_then(|vm| vm.plan().devices.get(usize::from(position)));
+        let (Some(vm), Some(device)) = (&vm, device) else {
             // It is being taken apart, its devices closed.
             forget(host, id);
             continue;

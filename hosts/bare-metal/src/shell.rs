@@ -10,7 +10,7 @@ use axvm::ownership::Slot;
 use axvm::report::VmReport;
 use axvm::vm::{State, WrongState};
 use axvm_addr::VmId;
-use axvm_plan::VmPlan;
+use axvm_plan::{DeviceId, Refusal, Thing, VmPlan};
 use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
 use axvm_system::wire::{Channel, MAX_COMMAND};
 
@@ -169,7 +169,12 @@ impl<'a> Around<'a> {
                 let only = name.map(|name| self.plan(name)).transpose()?;
                 Answer::Table(self.exits(only.map(Arc::as_ref)))
             }
-            Command::Plan => Answer::Table(plan(&self.host.plans)),
+            Command::Plan => {
+                // One that is there need not have all that the file names for it.
+                let there = |id| self.vms.iter().find(|vm| vm.id() == id);
+                let plans = self.host.plans.iter();
+                Answer::Table(plan(plans.map(|full| there(full.id).map_or(&**full, |vm| vm.plan()))))
+            }
             Command::Start(name) => match self.vm(name)? {
                 Found::There(vm) if vm.state() == State::Built => {
                     vm::start(vm);
@@ -207,13 +212,13 @@ impl<'a> Around<'a> {
                 Answer::Done(format!("vm \"{name}\" goes on"))
             }
             Command::Assign { device, vm } => {
-                self.plan(vm)?;
-                self.known_device(device)?;
-                return Err(not_served(command));
+                let id = self.device(device, Some(self.plan(vm)?))?;
+                let moved = self.host.claims.lock().assign(self.plan(vm)?.id, id);
+                self.moved(moved, &format!("vm \"{vm}\"'s"))?
             }
             Command::Release(device) => {
-                self.known_device(device)?;
-                return Err(not_served(command));
+                let moved = self.host.claims.lock().release(self.device(device, None)?);
+                self.moved(moved, "no VM's")?
             }
         })
     }
@@ -247,13 +252,37 @@ impl<'a> Around<'a> {
         Ok(self.vms.iter().find(|vm| vm.id() == plan.id).map_or(Found::Gone(plan), Found::There))
     }
 
-    fn known_device(&self, name: &str) -> Result<(), Answer> {
-        let names =
-            || self.host.plans.iter().flat_map(|plan| &plan.devices).map(|device| device.name.as_str());
-        if names().any(|known| known == name) {
-            Ok(())
-        } else {
-            Err(unknown("device of a VM's", name, names()))
+    /// A device by its name: that VM's of the name, if it has one, else any VM's.
+    fn device(&self, name: &str, first: Option<&Arc<VmPlan>>) -> Result<DeviceId, Answer> {
+        let all = || first.into_iter().chain(&self.host.plans).flat_map(|plan| &plan.devices);
+        let mut called_so = all().filter(|device| device.name == name).map(|device| &device.id);
+        let Some(id) = called_so.next() else {
+            return Err(unknown("device of a VM's", name, all().map(|device| device.name.as_str())));
+        };
+        // Regions that the platform doesn't know are called as each VM calls them.
+        if first.is_none() && called_so.any(|other| other != id) {
+            return Err(Answer::error(
+                Reason::Unknown,
+                format_args!("\"{name}\" is the name of several devices"),
+            ));
+        }
+        Ok(id.clone())
+    }
+
+    /// What is said of devices that are somebody's from now on, or why they aren't.
+    fn moved(&self, moved: Result<Vec<DeviceId>, Refusal>, whose: &str) -> Result<Answer, Answer> {
+        match moved {
+            Ok(devices) => {
+                let devices: Vec<String> =
+                    devices.into_iter().map(|id| Thing::Device(id).to_string()).collect();
+                let is = if devices.len() == 1 { "is" } else { "are" };
+                Ok(Answer::Done(format!("{} {is} {whose}", devices.join(", "))))
+            }
+            // It has stopped, or is about to, and has it until it is taken apart.
+            Err(Refusal::NotTold(vm, _)) if !self.vms.iter().any(|it| it.id() == vm && !it.is_stopping()) => {
+                Err(wrong(self.host.plan(vm).map_or("", |plan| &plan.name), UNSETTLED))
+            }
+            Err(refusal) => Err(Answer::error(Reason::WrongState, refusal.say(&self.host.plans))),
         }
     }
 
@@ -310,16 +339,25 @@ impl<'a> Around<'a> {
             return Err(Answer::error(Reason::WrongState, "devices are changing hands: ask again"));
         };
         let mut table = Table::new(Kind::Devices);
+        let claims = self.host.claims.lock();
         for plan in &self.host.plans {
             for (device, position) in plan.devices.iter().zip(0..) {
+                let assignment = claims.running().assignment(&device.id);
                 let state = match registry.slot(&device.id) {
                     Some(Slot::Assigned { vm, .. }) if *vm != plan.id => "taken",
+                    Some(Slot::Failed { .. }) => "failed",
+                    slot if !matches!(slot, Some(Slot::Assigned { .. })) && assignment.is_some() => {
+                        if assignment.is_some_and(|it| it.vm == Some(plan.id)) {
+                            "kept"
+                        } else {
+                            "released"
+                        }
+                    }
                     Some(Slot::Assigned { .. }) if self.host.security.is_quarantined(plan.id, position) => {
                         "quarantined"
                     }
                     Some(Slot::Assigned { .. }) => "assigned",
                     Some(Slot::Quarantined { .. }) => "quarantined",
-                    Some(Slot::Failed { .. }) => "failed",
                     Some(Slot::Host { .. }) | None => "host",
                 };
                 let group = device.group.map_or_else(String::new, |group| group.to_string());
@@ -355,12 +393,8 @@ fn not_now(vm: &str, state: State) -> Answer {
     )
 }
 
-fn not_served(command: Command<'_>) -> Answer {
-    Answer::error(Reason::NotServed, format_args!("\"{}\" isn't served yet", command.parts().0))
-}
-
 /// What the VMs were given.
-fn plan(plans: &[Arc<VmPlan>]) -> Table {
+fn plan<'a>(plans: impl Iterator<Item = &'a VmPlan>) -> Table {
     let mut table = Table::new(Kind::Plan);
     for plan in plans {
         let mut part = |kind: &str, guest: &str, machine: &str, size: u64, device: &str| {

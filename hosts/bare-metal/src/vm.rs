@@ -103,7 +103,7 @@ pub fn report(vm: &Vm) -> VmReport {
     let mut report = vm.report();
     let bridges = &vm.ends().bridges;
     report.refused.config = bridges.iter().map(|bridge| bridge.refused()).sum();
-    for (device, plan) in report.devices.iter_mut().zip(&vm.plan().devices) {
+    for (device, (_, plan)) in report.devices.iter_mut().zip(vm.plan().present()) {
         if let Some(function) = plan.pci {
             device.exits.config = bridges.iter().filter_map(|bridge| bridge.accesses(function)).sum();
         }

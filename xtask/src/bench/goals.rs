@@ -118,8 +118,9 @@ pub const GOALS: &[Goal] = &[
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     Goal {
-        // What it is now, 528,832, and one page: its parts end at pages, so that a few bytes may cost one.
-        meanwhile: Some(532_928),
+        // What it was, 528,832, what VMs that take turns and devices that change hands took with the compiler's own library, 29,576, and one
+        // page: its parts end at pages, so that a few bytes may cost one.
+        meanwhile: Some(562_504),
         ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
     },
 ];

@@ -156,7 +156,7 @@ fn a_vm_with_a_lost_cpu_keeps_all_but_its_other_cpus() {
     let lost = |thing| Err(Refusal::Withheld(Withheld { vm: FIRST, thing }));
     assert_eq!(claims.take(FIRST), lost(Thing::Cpu(CpuId(1))));
     assert_eq!(claims.take(VmId(1)), lost(Thing::Cpu(CpuId(1))));
-    assert_eq!(claims.take(VmId(2)), Ok(()));
+    assert!(claims.take(VmId(2)).is_ok());
     let disk = claims.vms[0].devices[0].id.clone();
     assert_eq!(claims.take(VmId(3)), lost(Thing::Device(disk)));
 }

@@ -6,6 +6,8 @@ use core::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 
+use axvm_plan::Presence;
+
 use super::*;
 
 /// Hardware that remembers which devices are open, and fails at one operation if it is told to.
@@ -91,6 +93,7 @@ fn device(name: &str, group: Option<u32>) -> DevicePlan {
         sources: vec![],
         msi: None,
         intx: false,
+        presence: Presence::Here,
     }
 }
 

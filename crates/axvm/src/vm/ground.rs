@@ -22,7 +22,7 @@ use crate::space::{AddrSpace, SpaceError};
 use crate::stats::ExitCounters;
 use alloc::boxed::Box;
 use axvm_plan::config::{AxVMConfig, MappingFlags};
-use axvm_plan::{DevicePlan, LineRoute, RamPiece, VcpuPlan, VmPlan};
+use axvm_plan::{DevicePlan, LineRoute, Presence, RamPiece, VcpuPlan, VmPlan};
 
 /// Why a VM wasn't created. Everything that was done for it has been undone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -321,15 +321,19 @@ impl<H: AxVMHal> Ground<H> {
         length: u64,
         flags: MappingFlags,
     ) -> Result<(), CreateError<HostError<H>>> {
-        let Some(device) = self.plan.devices.get(usize::from(device)) else {
-            return Err(self.no_device(device).into());
-        };
+        let Some(device) = self.has(device) else { return Err(self.no_device(device).into()) };
         let backing = self
             .hal
             .registers(&self.plan, &Resource { device, region, offset: 0, length })
             .map_err(|error| CreateError::Host { what: device.name.clone(), error })?;
         let Holdings { space, stage2, .. } = &mut *self.holdings.lock();
         Ok(space.map_linear(stage2, &device.name, gpa, backing, length, flags)?)
+    }
+
+    /// A device that it has.
+    fn has(&self, position: u16) -> Option<&DevicePlan> {
+        let device = self.plan.devices.get(usize::from(position))?;
+        (device.presence == Presence::Here).then_some(device)
     }
 
     fn no_device(&self, position: u16) -> AssignError {
@@ -348,9 +352,7 @@ impl<H: AxVMHal> Ground<H> {
         vector: u16,
         message: Option<MsiMessage>,
     ) -> Result<(), CreateError<HostError<H>>> {
-        let Some(plan) = self.plan.devices.get(usize::from(device)) else {
-            return Err(self.no_device(device).into());
-        };
+        let Some(plan) = self.has(device) else { return Err(self.no_device(device).into()) };
         let mut holdings = self.holdings.lock();
         self.hal
             .messages()
@@ -477,7 +479,7 @@ fn fill<H: AxVMHal>(
             holdings.windows.push(iova);
         }
     }
-    let devices: Vec<&DevicePlan> = plan.devices.iter().collect();
+    let devices: Vec<&DevicePlan> = plan.present().map(|(_, device)| device).collect();
     let hand_over = HandOver { hal, dma: &holdings.dma };
     registry.lend(|registry| registry.assign(plan.id, &devices, &hand_over))?;
     // Registers last: nobody but the new owner reaches them, and only after the reset.

@@ -33,7 +33,7 @@ mod script;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::string::{String, ToString};
-use std::vec;
+use std::{format, vec};
 
 use axvm_addr::{CpuId, DmaSource, Gpa, Hpa, IommuId, Iova, PAGE_SIZE, Span, VmId};
 use axvm_axdevice::Width;
@@ -41,6 +41,7 @@ use axvm_platform::model::Trigger;
 use axvm_system::model::{AfterEnd, ViolationPolicy};
 
 use super::*;
+use crate::claims::Claims;
 use crate::devices::{Aborted, AxVmDevices, AxVmDevicesBuilder, Forward};
 use crate::events::Violation;
 use crate::hal::{DmaMap, Region, Resided, Resource};
@@ -51,8 +52,8 @@ use crate::ownership::{Registry, Slot};
 use crate::space::{Backing, Materialise};
 use axvm_plan::config::{MappingFlags, VMInterruptMode};
 use axvm_plan::{
-    DeviceId, DevicePlan, Doorbell, LineRoute, LoadPlan, MachinePlan, MsiPlan, RamPiece, RegisterPlan,
-    VcpuPlan,
+    DeviceId, DevicePlan, Doorbell, LineRoute, LoadPlan, MachinePlan, MsiPlan, Presence, RamPiece,
+    RegisterPlan, VcpuPlan,
 };
 
 use bare_metal::BareMetal;
@@ -162,6 +163,7 @@ fn device(name: &str, sources: Vec<DmaSource>) -> DevicePlan {
         sources,
         msi: None,
         intx: false,
+        presence: Presence::Here,
     }
 }
 
@@ -268,6 +270,46 @@ fn a_vm_reaches_what_its_plan_says_and_nothing_else<H: Fake>() {
     assert!(vm.translate(Gpa(RAM + 5)).is_some() && vm.translate(Gpa(CLOCK + 0x1000)).is_none());
 }
 
+fn a_device_changes_hands_between_two_vms_that_stop_and_start<H: Fake>() {
+    let plans = [0, 1].map(|id| VmPlan { id: VmId(id), name: format!("vm{id}"), tree: vec![0], ..vm_plan() });
+    let mut claims = Claims::new(plans.iter().cloned().map(Arc::new).collect());
+    let disk = DeviceId::Node("disk".into());
+    let registry = Registry::new(&plans[0].devices);
+    let shelf =
+        |registry, hal: &H| Shelf { registry: Shared::new(registry), lent: hal.lab().faults.lent.clone() };
+    let mut registry = Some(registry);
+    // What each has while it runs, one after the other: with the disk, without, with it again.
+    let mut life = |claims: &mut Claims, vm: u16, devices: &[&str]| {
+        let hal = Arc::new(H::default());
+        let shelf = shelf(registry.take().unwrap(), &hal);
+        let plan = claims.take(VmId(vm)).unwrap();
+        let vm = AxVM::new(plan, hal.clone(), &shelf).unwrap();
+        assert_eq!(hal.attached(), devices, "{}", H::NAME);
+        assert_eq!(hal.opened().is_empty(), !devices.contains(&"disk"));
+        let told = vm.report().devices.into_iter().map(|device| device.device).collect::<Vec<_>>();
+        assert_eq!(told.iter().any(|name| name == "disk"), devices.contains(&"disk"));
+        let message = MsiMessage { address: MSI_ADDRESS, data: 0 };
+        assert_eq!(vm.route_message(0, 0, Some(message)).is_ok(), devices.contains(&"disk"));
+        let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
+        let mapped = vm.map_registers(0, Region::Bar(2), Gpa(BAR_2), 0x4000, flags);
+        assert_eq!(mapped.is_ok(), devices.contains(&"disk"), "{}", H::NAME);
+        let id = vm.id();
+        let left = vm.dispose(&shelf).unwrap();
+        assert!(left.stuck.is_empty() && !left.ram_withheld);
+        is_clean(&*hal);
+        claims.give_back(id);
+        registry = Some(core::mem::take(&mut *shelf.registry.borrow_mut()));
+    };
+    life(&mut claims, 0, &["clock", "disk"]);
+    claims.assign(VmId(1), disk.clone()).unwrap();
+    life(&mut claims, 0, &["clock"]);
+    life(&mut claims, 1, &["clock", "disk"]);
+    claims.release(disk.clone()).unwrap();
+    life(&mut claims, 1, &["clock"]);
+    claims.assign(VmId(0), disk).unwrap();
+    life(&mut claims, 0, &["clock", "disk"]);
+}
+
 fn a_life_ends_with_everything_given_back<H: Fake>() {
     let (vm, hal, registry) = created::<H>();
     assert_eq!((vm.state(), vm.is_running()), (State::Built, false));
@@ -359,6 +401,7 @@ fn a_vm_whose_last_vcpu_goes_off_ends<H: Fake>() {
 
 on_both_hosts! {
     a_vm_reaches_what_its_plan_says_and_nothing_else,
+    a_device_changes_hands_between_two_vms_that_stop_and_start,
     a_life_ends_with_everything_given_back,
     ram_that_a_stuck_device_may_reach_is_given_to_nobody,
     a_bar_is_mapped_where_the_guest_puts_it_and_taken_away,

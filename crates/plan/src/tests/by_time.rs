@@ -31,7 +31,7 @@ fn lenders() -> System {
 
 fn running(vms: &[(u16, &[u16])]) -> Running {
     let holder = |&(vm, devices): &(u16, &[u16])| Holder { vm: VmId(vm), devices: devices.to_vec() };
-    Running { holders: vms.iter().map(holder).collect(), withheld: vec![] }
+    Running { holders: vms.iter().map(holder).collect(), withheld: vec![], assigned: vec![] }
 }
 
 fn disk() -> DeviceId {
@@ -64,7 +64,7 @@ fn vms_that_take_turns_are_planned_and_the_plan_says_who_they_are() {
     );
     let plan = planned(&lenders(), &by_time(board()));
     let said = |note: &String| {
-        note == "vm \"a\" and vm \"b\" can't run together unless one has given up what both name: 0000:00:02.0"
+        note == "vm \"a\" and vm \"b\" can't run together unless one of them is without 0000:00:02.0"
     };
     assert!(plan.notes.iter().any(said), "{:?}", plan.notes);
     let apart = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(3, 0)])]);
@@ -221,7 +221,7 @@ fn a_vm_starts_once_nobody_has_what_it_needs() {
     let plan = planned(&turns(), &by_time(board()));
     let start = |running: &Running, vm| replan(&plan.vms, running, &Change::Start(VmId(vm)));
     let first = start(&Running::default(), 0).unwrap();
-    assert_eq!((&first.running, first.moved), (&running(&[(0, &[PCI, CLOCK])]), vec![PCI, CLOCK]));
+    assert_eq!((&first.running, first.devices), (&running(&[(0, &[PCI, CLOCK])]), vec![disk(), clock()]));
     assert_eq!(in_force(&plan.vms, &first.running), plan.vms[..1]);
     let refused = start(&first.running, 1).unwrap_err();
     assert_eq!(refused.say(&plan.vms), "vm \"a\" has CPU 1, 0000:00:02.0 and /pl031@9010000");
@@ -257,56 +257,246 @@ fn who_stands_alone_shares_nothing_with_anybody_whether_or_not_that_runs() {
     assert_eq!([0, 1].map(|vm| stands_alone(&plan.vms, VmId(vm))), [false, false]);
 }
 
-#[test]
-fn a_function_goes_from_a_running_vm_to_another() {
-    let plan = planned(&lenders(), &by_time(board()));
-    let (first, second) = (VmId(0), VmId(1));
-    let change = |running: &Running, change: Change| replan(&plan.vms, running, &change);
-    let all = running(&[(0, &[0, 1])]);
-    assert_eq!(change(&all, Change::Start(second)), Err(Refusal::Held(first, vec![Thing::Device(disk())])));
-    let assign = |vm| Change::Assign { vm, device: disk() };
-    let release = |vm| Change::Release { vm, device: disk() };
-    assert_eq!(change(&all, assign(first)), Err(Refusal::HasIt(first, disk())));
-    assert_eq!(change(&all, assign(second)), Err(Refusal::Stopped(second)));
-    let without = change(&all, release(first)).unwrap();
-    assert_eq!((&without.running, &without.moved), (&running(&[(0, &[1])]), &vec![0]));
-    let left = &in_force(&plan.vms, &without.running)[0];
-    assert_eq!((left.devices.len(), left.pci[0].functions.as_slice()), (1, &[0][..]));
-    assert!(left.lines.iter().all(|line| line.device == 0 && plan.vms[0].lines[0].irq != line.irq));
-    assert_eq!(change(&without.running, release(first)), Err(Refusal::HasItNot(first, disk())));
-    let both = change(&without.running, Change::Start(second)).unwrap();
-    assert_eq!(in_force(&plan.vms, &both.running).len(), 2);
-    assert_eq!(change(&both.running, assign(first)), Err(Refusal::Held(second, vec![Thing::Device(disk())])));
-    let back = change(&change(&both.running, release(second)).unwrap().running, assign(first)).unwrap();
-    assert_eq!(in_force(&plan.vms, &back.running)[0], plan.vms[0]);
-    let card = DeviceId::Function(address(3, 0));
-    let strange = Change::Assign { vm: second, device: card.clone() };
-    assert_eq!(change(&both.running, strange), Err(Refusal::NotPlanned(second, card)));
+const FIRST: VmId = VmId(0);
+const SECOND: VmId = VmId(1);
+
+fn clock() -> DeviceId {
+    DeviceId::Node("/pl031@9010000".into())
+}
+
+fn card() -> DeviceId {
+    DeviceId::Function(address(3, 0))
+}
+
+/// What changes are made to, and asked of.
+struct Desk {
+    plan: Plan,
+    running: Running,
+}
+
+impl Desk {
+    fn new(file: &System) -> Self {
+        Self { plan: planned(file, &by_time(board())), running: Running::default() }
+    }
+
+    fn change(&mut self, change: Change) -> Result<Vec<DeviceId>, Refusal> {
+        let replanned = replan(&self.plan.vms, &self.running, &change)?;
+        self.running = replanned.running;
+        Ok(replanned.devices)
+    }
+
+    fn start(&mut self, vm: VmId) -> Result<Vec<DeviceId>, Refusal> {
+        self.change(Change::Start(vm))
+    }
+
+    fn stop(&mut self, vm: VmId) {
+        self.running.holders.retain(|holder| holder.vm != vm);
+    }
+
+    fn assign(&mut self, vm: VmId, device: DeviceId) -> Result<Vec<DeviceId>, Refusal> {
+        self.change(Change::Assign { vm, device })
+    }
+
+    fn release(&mut self, device: DeviceId) -> Result<Vec<DeviceId>, Refusal> {
+        self.change(Change::Release { device })
+    }
+
+    /// What is refused, in words, and that it has changed nothing.
+    fn refused(&mut self, change: Change) -> String {
+        let before = self.running.clone();
+        let refusal = self.change(change).unwrap_err();
+        assert_eq!(self.running, before);
+        refusal.say(&self.plan.vms)
+    }
 }
 
 #[test]
-fn a_running_guest_keeps_what_it_cannot_be_told_of() {
-    let plan = planned(&turns(), &by_time(board()));
-    let device = DeviceId::Node("/pl031@9010000".into());
-    let release = Change::Release { vm: VmId(0), device: device.clone() };
-    assert_eq!(replan(&plan.vms, &running(&[(0, &[PCI, CLOCK])]), &release), Err(Refusal::NotTold(device)));
+fn a_device_goes_from_a_stopped_vm_to_another_and_the_first_starts_without_it() {
+    let mut desk = Desk::new(&lenders());
+    desk.start(FIRST).unwrap();
+    let device = disk();
+    assert_eq!(desk.refused(Change::Start(SECOND)), "vm \"a\" has 0000:00:02.0");
+    assert_eq!(desk.refused(Change::Assign { vm: SECOND, device }), "vm \"a\" has 0000:00:02.0");
+    desk.stop(FIRST);
+    assert_eq!(desk.assign(SECOND, disk()), Ok(vec![disk()]));
+    // Now both may run, the first without.
+    assert_eq!(desk.start(FIRST), Ok(vec![card()]));
+    assert_eq!(desk.start(SECOND), Ok(vec![disk()]));
+    let device = disk();
+    assert_eq!(
+        desk.refused(Change::Assign { vm: FIRST, device }),
+        "vm \"a\" runs, and its guest can't be told \
+        that 0000:00:02.0 comes or goes: its PCI bridge has no hot-plug; stop it first"
+    );
+    desk.stop(FIRST);
+    let device = disk();
+    assert_eq!(desk.refused(Change::Assign { vm: FIRST, device }), "vm \"b\" has 0000:00:02.0");
+    desk.stop(SECOND);
+    assert_eq!(desk.assign(FIRST, disk()), Ok(vec![disk()]));
+    assert_eq!(desk.start(FIRST), Ok(vec![disk(), card()]));
+    assert_eq!(desk.start(SECOND), Ok(vec![]));
+}
+
+#[test]
+fn one_that_has_a_device_while_it_runs_may_be_given_it_for_good() {
+    let mut desk = Desk::new(&lenders());
+    desk.start(FIRST).unwrap();
+    assert_eq!(desk.assign(FIRST, disk()), Ok(vec![disk()]));
+    assert_eq!(desk.start(SECOND), Ok(vec![]), "it doesn't wait for the disk any more");
+    let device = disk();
+    assert_eq!(
+        desk.refused(Change::Assign { vm: FIRST, device }),
+        "0000:00:02.0 is assigned to vm \"a\" already"
+    );
+}
+
+#[test]
+fn what_is_released_is_nobodys_until_it_is_assigned() {
+    let mut desk = Desk::new(&lenders());
+    desk.start(FIRST).unwrap();
+    let device = card();
+    let said = desk.refused(Change::Release { device });
+    assert!(said.contains("vm \"a\" runs") && said.contains("stop it first"), "{said}");
+    desk.stop(FIRST);
+    assert_eq!(desk.release(card()), Ok(vec![card()]));
+    let device = card();
+    assert_eq!(desk.refused(Change::Release { device }), "0000:00:03.0 is nobody's already");
+    assert_eq!(desk.start(FIRST), Ok(vec![disk()]));
+    desk.stop(FIRST);
+    let device = card();
+    assert_eq!(
+        desk.refused(Change::Assign { vm: SECOND, device }),
+        "the file doesn't name 0000:00:03.0 for vm \"b\": name it there"
+    );
+    desk.assign(FIRST, card()).unwrap();
+    assert_eq!(desk.start(FIRST), Ok(vec![disk(), card()]));
+    let device = DeviceId::Function(address(9, 0));
+    assert_eq!(desk.refused(Change::Release { device }), "the file names 0000:00:09.0 for no VM");
+}
+
+#[test]
+fn a_plan_without_a_device_has_nothing_that_reaches_it_and_tells_the_guest_nothing_of_it() {
+    let file = system(vec![vm("a", &[1], vec![node("/pl031@9010000"), pci(2, 0), pci(3, 0)])]);
+    let plan = planned(&file, &by_time(board()));
+    let full = &plan.vms[0];
+    assert_eq!(plan_with(full, &[0, 1, 2]).as_ref(), Ok(full));
+    for away in [0u16, 1, 2] {
+        let left: Vec<u16> = (0..3).filter(|&device| device != away).collect();
+        let without = plan_with(full, &left).unwrap();
+        let named: Vec<Device> =
+            left.iter().map(|&device| file.vms[0].devices[usize::from(device)].clone()).collect();
+        // What a VM is given whose file doesn't name it, in other places.
+        let never = planned(&system(vec![vm("a", &[1], named)]), &by_time(board()));
+        let never = &never.vms[0];
+        assert_eq!(without.description, never.description);
+        assert_eq!(without.tree, never.tree);
+        assert_ne!(without.tree, full.tree);
+        let present: Vec<DevicePlan> = without.present().map(|(_, device)| device.clone()).collect();
+        assert_eq!(present, never.devices);
+        let place = |device: u16| without.present().position(|(own, _)| own == device).unwrap() as u16;
+        assert!(without.registers.iter().all(|block| block.device != away));
+        let lines = without.lines.iter().map(|route| LineRoute { device: place(route.device), ..*route });
+        assert_eq!(lines.collect::<Vec<_>>(), never.lines);
+        let functions =
+            without.pci.iter().map(|bridge| bridge.functions.iter().map(|&it| place(it)).collect());
+        assert_eq!(
+            functions.collect::<Vec<Vec<u16>>>(),
+            never.pci.iter().map(|bridge| bridge.functions.clone()).collect::<Vec<_>>()
+        );
+        let gone = &without.devices[usize::from(away)];
+        assert_eq!((&gone.id, gone.presence), (&full.devices[usize::from(away)].id, Presence::Away));
+        assert!(gone.pci.is_none() && gone.sources.is_empty() && gone.msi.is_none());
+    }
+}
+
+#[test]
+fn vms_that_were_planned_never_to_run_together_do_not_whoever_has_what_both_name() {
+    // The clock can't come or go while they run, so that they may have the same RAM, and both take interrupts themselves.
+    let both = || vec![node("/pl031@9010000"), pci(2, 0)];
+    let mut desk = Desk::new(&system(vec![vm("a", &[1], both()), waiting(vm("b", &[2], both()))]));
+    desk.assign(SECOND, clock()).unwrap();
+    desk.assign(SECOND, disk()).unwrap();
+    assert_eq!(desk.start(FIRST), Ok(vec![]));
+    assert_eq!(
+        desk.refused(Change::Start(SECOND)),
+        "vm \"a\" runs, and the two can't run together, as the file names /pl031@9010000 for both"
+    );
+    desk.stop(FIRST);
+    desk.start(SECOND).unwrap();
+    assert!(desk.refused(Change::Start(FIRST)).starts_with("vm \"b\" runs, and the two can't run together"));
+}
+
+#[test]
+fn a_vm_with_a_tree_of_its_own_does_without_functions_only() {
+    let mut file = system(vec![vm("a", &[1], vec![node("/pl031@9010000"), pci(2, 0)])]);
+    file.vms[0].dtb = Some("own.dtb".into());
+    file.vms[0].interrupts = InterruptChoice::Emulated;
+    let mut desk = Desk::new(&file);
+    let device = clock();
+    assert_eq!(
+        desk.refused(Change::Release { device }),
+        "vm \"a\" brings a device tree of its own, which says that it has /pl031@9010000"
+    );
+    desk.release(disk()).unwrap();
+    assert_eq!(desk.start(FIRST), Ok(vec![clock()]));
+}
+
+#[test]
+fn what_is_withheld_is_assigned_to_nobody() {
+    let mut desk = Desk::new(&lenders());
+    desk.running.withheld.push(Withheld { vm: FIRST, thing: Thing::Device(disk()) });
+    let device = disk();
+    assert_eq!(
+        desk.refused(Change::Assign { vm: SECOND, device }),
+        "vm \"a\" hasn't given back 0000:00:02.0: nobody gets it until the machine is reset"
+    );
+    // Without it, its VM may start all the same.
+    desk.release(disk()).unwrap();
+    assert_eq!(desk.start(FIRST), Ok(vec![card()]));
 }
 
 #[test]
 fn what_cannot_be_told_apart_comes_and_goes_together() {
-    let platform = with_functions(vec![endpoint(4, 0), endpoint(4, 1), endpoint(5, 0)], &[7, 7, 8]);
-    let file = system(vec![vm("a", &[1], vec![pci(4, 0), pci(5, 0), pci(4, 1)])]);
+    let platform = by_time(with_functions(vec![endpoint(4, 0), endpoint(4, 1), endpoint(5, 0)], &[7, 7, 8]));
+    let file = system(vec![
+        vm("a", &[1], vec![pci(4, 0), pci(5, 0), pci(4, 1)]),
+        waiting(vm("b", &[2], vec![pci(4, 1), pci(4, 0)])),
+    ]);
     let plan = planned(&file, &platform);
-    let device = DeviceId::Function(address(4, 1));
-    let gone = replan(
-        &plan.vms,
-        &running(&[(0, &[0, 1, 2])]),
-        &Change::Release { vm: VmId(0), device: device.clone() },
+    let mut desk = Desk { plan, running: Running::default() };
+    let parts = [0, 1].map(|function| DeviceId::Function(address(4, function)));
+    for part in &parts {
+        let sorted = |mut devices: Vec<DeviceId>| {
+            devices.sort();
+            devices
+        };
+        assert_eq!(desk.assign(SECOND, part.clone()).map(sorted), Ok(parts.to_vec()));
+        assert_eq!(desk.start(FIRST), Ok(vec![DeviceId::Function(address(5, 0))]));
+        assert_eq!(desk.start(SECOND).map(|devices| devices.len()), Ok(2));
+        desk.stop(FIRST);
+        desk.stop(SECOND);
+        assert_eq!(desk.assign(FIRST, part.clone()).map(sorted), Ok(parts.to_vec()));
+    }
+    assert_eq!(desk.release(parts[0].clone()), Ok(parts.to_vec()));
+}
+
+#[test]
+fn what_is_reset_together_in_one_vm_comes_and_goes_together_for_all() {
+    // Behind one bridge, each in a group of its own; the first VM's file has them reset by the bus.
+    let mut functions = vec![port(1), behind(1, 1, 0), behind(1, 1, 1)];
+    functions[1].resets = vec![ResetMethod::SecondaryBus];
+    let platform = by_time(with_functions(functions, &[0, 1, 2]));
+    let file = system(vec![
+        vm("a", &[1], vec![on_bus(1, 0), on_bus(1, 1)]),
+        waiting(vm("b", &[2], vec![on_bus(1, 1)])),
+    ]);
+    let plan = planned(&file, &platform);
+    let mut desk = Desk { plan, running: Running::default() };
+    let device = desk.plan.vms[1].devices[0].id.clone();
+    assert_eq!(
+        desk.refused(Change::Assign { vm: SECOND, device }),
+        "0000:01:01.0 comes only together with 0000:01:00.0, which the file doesn't name for vm \"b\""
     );
-    let gone = gone.unwrap();
-    assert_eq!((gone.moved, gone.running.clone()), (vec![0, 2], running(&[(0, &[1])])));
-    let back = replan(&plan.vms, &gone.running, &Change::Assign { vm: VmId(0), device }).unwrap();
-    assert_eq!((&back.moved, &in_force(&plan.vms, &back.running)[0]), (&vec![0, 2], &plan.vms[0]));
 }
 
 mod properties {
@@ -381,8 +571,13 @@ mod properties {
         prop_oneof![
             vm().prop_map(Change::Start),
             (vm(), device.clone()).prop_map(|(vm, device)| Change::Assign { vm, device }),
-            (vm(), device).prop_map(|(vm, device)| Change::Release { vm, device }),
+            device.prop_map(|device| Change::Release { device }),
         ]
+    }
+
+    /// A change, or a VM that stops.
+    fn any_step() -> impl Strategy<Value = Result<Change, VmId>> {
+        prop_oneof![3 => any_change().prop_map(Ok), 1 => (0u16..5).prop_map(VmId).prop_map(Err)]
     }
 
     /// What of the machine a VM with these devices can use, as the platform has it.
@@ -397,7 +592,7 @@ mod properties {
     fn used(vm: &VmPlan, platform: &Platform) -> Used {
         let mut used = Used::default();
         used.spans.extend(vm.ram.iter().map(|piece| Span::new(piece.hpa, piece.gpa.size()).unwrap()));
-        for device in &vm.devices {
+        for (_, device) in vm.present() {
             match &device.id {
                 DeviceId::Function(address) => {
                     let functions = platform.functions.iter().flatten();
@@ -414,7 +609,7 @@ mod properties {
                     for other in functions.filter(alike) {
                         let other = DeviceId::Function(other.function.address);
                         assert!(
-                            vm.devices.iter().any(|own| own.id == other),
+                            vm.present().any(|(_, own)| own.id == other),
                             "{other:?} isn't {}'s",
                             vm.name
                         );
@@ -446,7 +641,7 @@ mod properties {
                 assert!(mine.groups.iter().all(|group| !theirs.groups.contains(group)), "{both}");
                 assert!(mine.sources.iter().all(|source| !theirs.sources.contains(source)), "{both}");
                 assert!(vm.lines.iter().all(|a| other.lines.iter().all(|b| a.irq != b.irq)), "{both}");
-                assert!(vm.devices.iter().all(|a| other.devices.iter().all(|b| a.id != b.id)), "{both}");
+                assert!(vm.present().all(|(_, a)| other.present().all(|(_, b)| a.id != b.id)), "{both}");
                 let (a, b) = (&vm.messages, &other.messages);
                 assert!(a.end <= b.start || b.end <= a.start || a.is_empty() || b.is_empty(), "{both}");
             }
@@ -466,16 +661,31 @@ mod properties {
         fn no_two_vms_that_run_share_anything(
             system in any_system(),
             platform in any_platform(),
-            changes in prop::collection::vec(any_change(), 1..24),
+            steps in prop::collection::vec(any_step(), 1..32),
         ) {
             let Ok(plan) = plan(&system, &platform, &images(system.vms.len())) else { return Ok(()) };
             let mut running = Running::default();
-            for change in changes {
+            for step in steps {
+                let change = match step {
+                    Ok(change) => change,
+                    Err(vm) => {
+                        running.holders.retain(|holder| holder.vm != vm);
+                        continue;
+                    }
+                };
                 match replan(&plan.vms, &running, &change) {
                     Ok(replanned) => {
-                        check(&in_force(&plan.vms, &replanned.running), &platform);
                         prop_assert_ne!(&replanned.running, &running);
                         running = replanned.running;
+                        let plans = in_force(&plan.vms, &running);
+                        check(&plans, &platform);
+                        for (now, holder) in plans.iter().zip(&running.holders) {
+                            let full = plan.vms.iter().find(|vm| vm.id == holder.vm).unwrap();
+                            // What its guest is told is what it has.
+                            let told = plan_with(full, &holder.devices).unwrap();
+                            prop_assert_eq!(told.present().count(), holder.devices.len());
+                            prop_assert_eq!(&told.devices, &now.devices);
+                        }
                     }
                     Err(refusal) => {
                         let line = refusal.say(&plan.vms);
