@@ -138,7 +138,23 @@ pub struct Requests {
     awaited: std::collections::VecDeque<SyncSender<String>>,
 }
 
+impl Request {
+    /// Answers that it isn't done, and why.
+    pub fn refuse(&self, why: &str) {
+        // Whoever asked may have gone away.
+        let _ = self.answer.try_send(line(&Answer::error(Reason::WrongState, why)));
+    }
+}
+
 impl Requests {
+    /// Answers all that wait that they aren't done, and why.
+    pub fn refuse_all(&mut self, why: &str) {
+        std::mem::take(&mut self.early).iter().for_each(|request| request.refuse(why));
+        for answer in self.awaited.drain(..) {
+            let _ = answer.try_send(line(&Answer::error(Reason::WrongState, why)));
+        }
+    }
+
     /// Takes one; `write` says whether it could be written.
     pub fn take(&mut self, request: Request, write: impl FnOnce(Vec<u8>) -> bool) {
         if !self.listened {
@@ -146,10 +162,8 @@ impl Requests {
         } else if write(request.bytes) {
             self.awaited.push_back(request.answer);
         } else {
-            let answer =
-                Answer::error(Reason::WrongState, "the hypervisor doesn't read what is written to it");
-            // Whoever asked may have gone away.
-            let _ = request.answer.try_send(line(&answer));
+            Request { bytes: Vec::new(), ..request }
+                .refuse("the hypervisor doesn't read what is written to it");
         }
     }
 

@@ -116,6 +116,14 @@ fn without_report(input: &mut Input, outcome: &Outcome) -> Report {
         input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
         return Report::bad_input(input.problems());
     }
+    if outcome.away && outcome.ended != Ended::ByItself {
+        let verdict = if outcome.ended == Ended::Timeout { Verdict::Timeout } else { Verdict::Interrupted };
+        let why = "a VM had the hypervisor's console, so that nobody could tell it to end: there is no report of the VMs";
+        return Report {
+            problems: vec![Problem::new(Item::File, Rule::Hypervisor, why)],
+            ..Report::new(verdict)
+        };
+    }
     if outcome.ended == Ended::Interrupted && !outcome.spoke {
         return Report::new(Verdict::Interrupted);
     }

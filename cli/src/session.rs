@@ -42,6 +42,9 @@ const TERMINAL_QUEUE: usize = 1 << 14;
 /// How long what waits to be typed keeps its turn when the run is to end: a machine that reads has read it by then.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// Why a program's command isn't done while a VM has the line.
+const AWAY: &str = "a VM has the hypervisor's console: nobody hears commands at this line until it is gone";
+
 /// Ctrl-] q. Twice: after a Ctrl-] of the user's the first is but a Ctrl-] itself.
 const QUIT: &[u8] = b"\x1dq\x1dq";
 
@@ -86,6 +89,8 @@ pub struct Outcome {
     platform: Option<Vec<u8>>,
     /// Who ended it.
     pub ended: Ended,
+    /// Whether a VM had the serial line at the end, so that the hypervisor couldn't be told to end, nor tell.
+    pub away: bool,
     /// Whether the hypervisor has said anything.
     pub spoke: bool,
     /// QEMU's exit status; `None`: it had to be killed.
@@ -180,6 +185,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         deadline: job.timeout.map(|timeout| Instant::now() + timeout),
         grace: grace(job.memory),
         ending: false,
+        away: None,
     };
     let outcome = run.until_it_ends(&mut child.0, &received);
     signals.close();
@@ -208,6 +214,8 @@ struct Run<W> {
     grace: Duration,
     /// Whether it was told to end, or has sent its report.
     ending: bool,
+    /// Whose the serial line is, while it isn't the hypervisor's: then nobody hears commands at it.
+    away: Option<VmId>,
 }
 
 impl<W: Write> Run<W> {
@@ -223,6 +231,7 @@ impl<W: Write> Run<W> {
                     self.console.say(Speaker::Qemu, &bytes);
                 }
                 Ok(Event::ErrorsEnd) => errors_open = false,
+                Ok(Event::Control(request)) if self.away.is_some() => request.refuse(AWAY),
                 Ok(Event::Control(request)) => {
                     self.requests.take(request, |bytes| write(self.keys.as_ref(), bytes));
                 }
@@ -283,6 +292,7 @@ impl<W: Write> Run<W> {
             report: self.report.complete().map(<[u8]>::to_vec),
             platform: self.platform.complete().map(<[u8]>::to_vec),
             ended: self.ended,
+            away: self.away.is_some(),
             spoke: self.spoke,
             status,
             last: self.last.finish(),
@@ -295,6 +305,10 @@ impl<W: Write> Run<W> {
         while let Some(piece) = self.decoder.next_piece() {
             match piece {
                 Piece::Noise(bytes) => {
+                    if let Some(vm) = self.away {
+                        self.console.say(Speaker::Vm(vm), &bytes);
+                        continue;
+                    }
                     self.type_to(&bytes);
                     self.last.push(&bytes);
                     self.console.say(Speaker::Board, &bytes);
@@ -314,7 +328,12 @@ impl<W: Write> Run<W> {
                 self.console.say(Speaker::Hypervisor, payload);
             }
             Channel::Console(vm) => self.console.say(Speaker::Vm(vm), payload),
+            Channel::Away(vm) => {
+                self.away = Some(vm);
+                self.requests.refuse_all(AWAY);
+            }
             Channel::Focus(vm) => {
+                self.away = None;
                 self.console.focus(vm);
                 // The first says that it listens.
                 self.requests.listen(|bytes| write(self.keys.as_ref(), bytes));
@@ -353,13 +372,15 @@ impl<W: Write> Run<W> {
         if !self.ending {
             self.ending = true;
             self.ended = why;
-            self.deadline = Some(Instant::now() + self.grace);
+            // Who isn't heard needs no time to obey.
+            let grace = if self.away.is_some() { Duration::ZERO } else { self.grace };
+            self.deadline = Some(Instant::now() + grace);
         }
     }
 
-    /// Tells the hypervisor.
+    /// Tells the hypervisor, if it hears.
     fn quit(&self) {
-        if let Some(keys) = &self.keys {
+        if let Some(keys) = self.keys.as_ref().filter(|_| self.away.is_none()) {
             keys.quit();
         }
     }

@@ -50,6 +50,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         packed: false,
         asks: Vec::new(),
         suspends: &[],
+        soak: None,
     })?;
     let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     say::step("verdict");

@@ -24,6 +24,7 @@ mod refusal;
 mod runner;
 mod runs;
 mod say;
+mod soak;
 mod suspends;
 mod taken;
 mod test;
@@ -42,6 +43,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
                                      fmt edges clippy clippy-target doc package unit qemu figures
       --all                          the long QEMU runs too; packages are built
       --run NAME                     of the QEMU runs of systems/runs.toml only this one (may be repeated)
+      --seconds N, --seed N          of a soak: for so long, and with this seed
   cargo xtask bench [--json]         figures: what exits and interrupts cost, start, image size, memory, NVMe reads
       --check                        fail on a figure more than 5 % over its goal
       --short                        without the runs of Linux (NVMe reads)
@@ -91,7 +93,7 @@ fn parse() -> Result<Options> {
         short: false,
         reads: 2000,
         stages: Vec::new(),
-        which: test::Which { names: Vec::new(), all: false },
+        which: test::Which { names: Vec::new(), all: false, seconds: None, seed: None },
         seconds: 60,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -106,7 +108,11 @@ fn parse() -> Result<Options> {
             Long("check") => options.check = true,
             Long("short") => options.short = true,
             Long("reads") => options.reads = parser.value()?.parse()?,
-            Long("seconds") => options.seconds = parser.value()?.parse()?,
+            Long("seconds") => {
+                options.seconds = parser.value()?.parse()?;
+                options.which.seconds = Some(options.seconds);
+            }
+            Long("seed") => options.which.seed = Some(parser.value()?.parse()?),
             Long("run") => options.which.names.push(parser.value()?.string()?),
             Long("all") => options.which.all = true,
             Value(word) if options.command.is_empty() => options.command = word.string()?,

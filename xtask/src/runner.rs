@@ -13,6 +13,7 @@ use serde_json::Value;
 use toml_edit::DocumentMut;
 
 use crate::host::qemu;
+use crate::soak::{self, Soak};
 use crate::suspends::{self, Sockets, Suspends};
 use crate::{paths, process};
 
@@ -47,6 +48,8 @@ pub struct Request<'a> {
     pub asks: Vec<(String, Vec<String>)>,
     /// Who suspends VMs, each once a line has been said that has a text.
     pub suspends: &'a [Suspends],
+    /// What is done to it at random, by this seed.
+    pub soak: Option<(Soak, u64)>,
 }
 
 /// What came of it.
@@ -113,7 +116,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         command.stdin(Stdio::piped());
     }
     let socket = &sockets.control;
-    if !request.asks.is_empty() || !request.suspends.is_empty() {
+    if !request.asks.is_empty() || !request.suspends.is_empty() || request.soak.is_some() {
         command.arg("--control").arg(socket);
     }
     command.env("AXVM_HYPERVISOR", request.image).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -125,6 +128,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let mut asks = request.asks.iter().peekable();
     let mut suspends = request.suspends.to_vec();
     let mut answers = Some(sender.clone());
+    let mut soaks = request.soak.clone().map(|(soak, seed)| {
+        let (lines, heard) = mpsc::channel();
+        let (socket, says) = (socket.clone(), sender.clone());
+        std::thread::spawn(move || soak::drive(&soak, seed, &socket, heard, says));
+        lines
+    });
     pass_on(out, sender.clone());
     pass_on(err, sender);
 
@@ -150,6 +159,10 @@ pub fn run(request: &Request) -> Result<Outcome> {
                     let (socket, lines) = (socket.clone(), lines.clone());
                     std::thread::spawn(move || ask(&socket, &lines, &sender));
                 }
+                if let Some(soak) = &soaks {
+                    // It may be over already.
+                    let _ = soak.send(line.clone());
+                }
                 writeln!(kept, "{line}")?;
                 if request.show {
                     println!("{line}");
@@ -167,6 +180,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
                 // Whoever might still have asked for something doesn't keep the run open.
                 if child.try_wait()?.is_some() {
                     answers = None;
+                    soaks = None;
                 }
             }
             Err(RecvTimeoutError::Timeout) => {

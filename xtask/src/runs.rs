@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
 use crate::runner::{self, Outcome, Request};
+use crate::soak::{self, Soak};
 use crate::suspends::Suspends;
 use crate::variant::{self, Change};
 use crate::{native, paths, process, refusal, taken, tree};
@@ -61,8 +62,14 @@ pub struct Run {
     /// Of devices, by their names in the report: the least and the most interrupts that the hypervisor took for each.
     #[serde(default)]
     interrupts: BTreeMap<String, [u64; 2]>,
+    /// Texts of which each must be in what the report says was said while a VM had the hypervisor's console.
+    #[serde(default)]
+    meanwhile: Vec<String>,
     /// How often, at least, a VM was taken apart to be built again: then what was taken of the machine must be what it was the first time.
     rebuilt: Option<u64>,
+    /// What leaks meanwhile, by the names of what is counted: the count must show each of these, and nothing else.
+    #[serde(default)]
+    leaks: Vec<String>,
     /// Whether the file is refused, with exactly the problems that its comments `# problem: RULE` announce.
     #[serde(default)]
     refused: bool,
@@ -83,6 +90,8 @@ pub struct Run {
     /// Who suspends VMs, and how.
     #[serde(default)]
     suspends: Vec<Suspends>,
+    /// What a program does to its VMs, at random and for long.
+    soak: Option<Soak>,
     /// In what the board's device tree differs from QEMU's.
     tree: Option<tree::Kind>,
     /// The protection that is off, in the hypervisor's test image.
@@ -217,6 +226,17 @@ impl Run {
         self.change.kernel.as_deref().map(Series::named).transpose()
     }
 
+    /// Has its soak, if it has one, take so long, with this seed; as its entry says where that isn't said.
+    pub fn soak_for(&mut self, seconds: Option<u64>, seed: Option<u64>) {
+        if let Some(soak) = &mut self.soak {
+            if let Some(seconds) = seconds {
+                self.timeout = self.timeout.map(|most| (most + seconds).saturating_sub(soak.seconds));
+                soak.seconds = seconds;
+            }
+            soak.seed = seed.or(soak.seed);
+        }
+    }
+
     /// Whether its board has the demo's disk, which one QEMU at a time may have.
     pub fn uses_the_disk(&self) -> bool {
         let text = std::fs::read_to_string(paths::root().join("systems").join(&self.system));
@@ -259,23 +279,45 @@ impl Run {
             let tree = tree::write(arch, &system, &self.name, kind)?;
             qemu.extend(["-dtb".to_owned(), tree.display().to_string()]);
         }
-        let outcome = runner::run(&Request {
-            tool,
-            image: &image,
-            system: &system,
-            name: &self.name,
-            qemu: &qemu,
-            arguments: &arguments,
-            timeout,
-            show: false,
-            report: None,
-            programs: self.programs.as_ref().map(|folder| paths::root().join("systems").join(folder)),
-            types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
-            packed: self.packed,
-            asks: self.asks.iter().map(|it| (it.after.clone(), it.lines.clone())).collect(),
-            suspends: &self.suspends,
-        })?;
+        let run = |name: &str, soak: Option<(Soak, u64)>| {
+            runner::run(&Request {
+                tool,
+                image: &image,
+                system: &system,
+                name,
+                qemu: &qemu,
+                arguments: &arguments,
+                timeout,
+                show: false,
+                report: None,
+                programs: self.programs.as_ref().map(|folder| paths::root().join("systems").join(folder)),
+                types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
+                packed: self.packed,
+                asks: self.asks.iter().map(|it| (it.after.clone(), it.lines.clone())).collect(),
+                suspends: &self.suspends,
+                soak,
+            })
+        };
+        let soak = self.soak.as_ref().map(|soak| (soak.clone(), soak.seed()));
+        // What is left at the end must be what a soak without a step leaves.
+        let short = match &soak {
+            Some((soak, seed)) => Some(run(
+                &format!("{}-short", self.name),
+                Some((Soak { seconds: 0, ..soak.clone() }, *seed)),
+            )?),
+            None => None,
+        };
+        let outcome = run(&self.name, soak)?;
         let mut problems = self.differences(&outcome);
+        if let Some(short) = short {
+            let taken = |outcome: &Outcome| {
+                outcome.report.as_ref().map_or(Value::Null, |report| report["hypervisor"]["taken"].clone())
+            };
+            problems.extend(soak::differences(&taken(&short), &taken(&outcome)));
+            if !outcome.says(soak::OVER) {
+                problems.push("the soak didn't come to its end".into());
+            }
+        }
         if self.refused {
             let text = std::fs::read_to_string(&system)?;
             let name = system.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -342,9 +384,14 @@ impl Run {
                 problems.push(format!("{name}: {taken:?} interrupts were taken, not {least} to {most}"));
             }
         }
+        let meanwhile = outcome.report.as_ref().map(|report| &report["hypervisor"]["meanwhile"]["text"]);
+        let meanwhile = meanwhile.and_then(Value::as_str).unwrap_or_default();
+        for text in self.meanwhile.iter().filter(|text| !meanwhile.contains(text.as_str())) {
+            problems.push(format!("`{text}` wasn't said meanwhile"));
+        }
         if let Some(least) = self.rebuilt {
             let taken = outcome.report.as_ref().map_or(&Value::Null, |report| &report["hypervisor"]["taken"]);
-            problems.extend(taken::differences(taken, least));
+            problems.extend(taken::other_than(taken::differences(taken, least), &self.leaks));
         }
         for kind in self.no_events.iter().filter(|kind| events.iter().any(|it| it["kind"] == kind.as_str())) {
             problems.push(format!("the report has an event of kind {kind}"));

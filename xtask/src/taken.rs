@@ -44,6 +44,17 @@ pub fn differences(taken: &Value, least: u64) -> Vec<String> {
     problems
 }
 
+/// Of such differences, those that aren't of `leaks`; and of these, those of which there is none.
+pub fn other_than(differences: Vec<String>, leaks: &[String]) -> Vec<String> {
+    let is_of = |difference: &String, leak: &String| {
+        difference.strip_prefix(leak.as_str()).is_some_and(|rest| rest.starts_with(':'))
+    };
+    let unseen = leaks.iter().filter(|leak| !differences.iter().any(|difference| is_of(difference, leak)));
+    let mut problems: Vec<String> = unseen.map(|leak| format!("{leak}: its leak isn't seen")).collect();
+    problems.extend(differences.into_iter().filter(|it| !leaks.iter().any(|leak| is_of(it, leak))));
+    problems
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -73,5 +84,18 @@ mod tests {
         leaks["end"]["lines"] = 4.into();
         assert_eq!(differences(&leaks, 20).len(), 3);
         assert!(differences(&Value::Null, 0).len() > 7);
+    }
+
+    #[test]
+    fn a_leak_must_be_seen_and_hides_no_other() {
+        let mut leaks = taken();
+        leaks["last"]["messages"] = 8000.into();
+        let named = |names: &[&str]| -> Vec<String> {
+            let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+            other_than(differences(&leaks, 20), &names)
+        };
+        assert_eq!(named(&["messages"]), Vec::<String>::new());
+        assert_eq!(named(&["message"]).len(), 2);
+        assert_eq!(named(&["messages", "lines"]), ["lines: its leak isn't seen"]);
     }
 }

@@ -64,6 +64,10 @@ pub struct Which {
     pub names: Vec<String>,
     /// The long ones (`all = true`) too.
     pub all: bool,
+    /// How long a soak takes, where its entry isn't to say that.
+    pub seconds: Option<u64>,
+    /// The seed of a soak, likewise.
+    pub seed: Option<u64>,
 }
 
 impl Which {
@@ -236,6 +240,7 @@ fn qemu(job: &Job) -> Result<Count> {
         bail!("systems/runs.toml has no run `{name}`");
     }
     list.retain(|run| job.which.has(run));
+    list.iter_mut().for_each(|run| run.soak_for(job.which.seconds, job.which.seed));
     let tool = match prepare(job.arch, &list) {
         Ok(tool) => tool,
         Err(error) if error.is::<say::Missing>() => return Err(error),

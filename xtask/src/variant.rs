@@ -27,6 +27,8 @@ pub struct Change {
     pub interrupts: Option<Interrupts>,
     /// Every VM's RAM.
     pub memory: Option<String>,
+    /// What a violation leads to, for every VM.
+    pub on_violation: Option<String>,
 }
 
 /// How VMs get interrupts.
@@ -100,6 +102,9 @@ fn apply(text: &str, change: &Change) -> Result<String> {
     for machine in machines.iter_mut() {
         if let Some(memory) = &change.memory {
             machine["memory"] = toml_edit::value(memory);
+        }
+        if let Some(policy) = &change.on_violation {
+            machine["on_violation"] = toml_edit::value(policy);
         }
     }
     match &change.interrupts {

@@ -243,6 +243,8 @@ impl DeviceOps for Counting {
         Ok(())
     }
 
+    fn charge(&self, _: VmId, _: &DevicePlan) {}
+
     fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), DryRunError> {
         Ok(())
     }

@@ -31,6 +31,7 @@ pub mod events;
 pub mod hal;
 pub mod iommu;
 pub mod irqchip;
+pub mod meanwhile;
 pub mod msi;
 pub mod ownership;
 pub mod quarantine;

@@ -44,6 +44,12 @@ pub trait DeviceOps {
     /// Something of it couldn't be confirmed.
     fn close(&self, device: &DevicePlan) -> Result<(), Self::Error>;
 
+    /// Charges to a VM what the IOMMUs have recorded of its device. It is called when the device changes hands and its closing has been
+    /// tried: of a device that was closed nothing more is recorded after that, and nobody else has had it since. So when this returns no
+    /// record of the VM's time is left that could be held against who has the device, or the VM's place, next. Takes as long as what is
+    /// recorded at that moment, whatever other devices do meanwhile.
+    fn charge(&self, vm: VmId, device: &DevicePlan);
+
     /// Waits a moment, before a closing that couldn't be confirmed is tried again.
     fn pause(&self) {}
 
@@ -138,6 +144,13 @@ fn close<O: DeviceOps>(ops: &O, device: &DevicePlan) -> Result<(), O::Error> {
         ops.pause();
     }
     ops.close(device)
+}
+
+/// Closes a device that a VM has had; what it tried until then is the VM's, also if it couldn't be closed.
+fn close_and_charge<O: DeviceOps>(ops: &O, vm: VmId, device: &DevicePlan) -> Result<(), O::Error> {
+    let closed = close(ops, device);
+    ops.charge(vm, device);
+    closed
 }
 
 /// A step's work.
@@ -258,7 +271,7 @@ impl Device<Assigned> {
     pub fn reclaim<O: DeviceOps>(self, ops: &O) -> Result<Device<Quarantined>, Refused<Self, O::Error>> {
         let vm = self.state.vm;
         let device = self.steps::<O>(&[
-            (Step::Close, &|plan| close(ops, plan)),
+            (Step::Close, &|plan| close_and_charge(ops, vm, plan)),
             (Step::Detach, &|plan| ops.detach(vm, plan)),
             (Step::Reset, &|plan| ops.reset(plan)),
         ])?;
@@ -483,6 +496,18 @@ impl Registry {
         ids.iter().filter_map(|id| self.reclaim_one(id, ops)).collect()
     }
 
+    /// Gives a device that is nobody's back to the host, whose driver may have it. Whether it was nobody's.
+    pub fn release(&mut self, id: &DeviceId) -> bool {
+        let Some(mut entry) = self.entries.remove(id) else { return false };
+        let (slot, released) = match entry.slot {
+            Slot::Quarantined { device } => (Slot::Host { device: device.release() }, true),
+            other => (other, false),
+        };
+        entry.slot = slot;
+        self.entries.insert(id.clone(), entry);
+        released
+    }
+
     fn reclaim_one<O: DeviceOps>(&mut self, id: &DeviceId, ops: &O) -> Option<Stuck> {
         let mut entry = self.entries.remove(id)?;
         let (slot, stuck) = match entry.slot {
@@ -537,7 +562,7 @@ fn give<O: DeviceOps>(slot: Slot, vm: VmId, wanted: &DevicePlan, ops: &O) -> (Sl
         Err(refused) => {
             let why = describe(refused.step, &refused.error);
             // It is nobody's again once what was opened of it is seen to be closed.
-            let slot = match close(ops, refused.device.plan()) {
+            let slot = match close_and_charge(ops, vm, refused.device.plan()) {
                 Ok(()) => Slot::Quarantined { device: refused.device },
                 Err(error) => Slot::Failed { why: describe(Step::Close, &error), reaches: Some(vm) },
             };

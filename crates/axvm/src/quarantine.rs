@@ -129,6 +129,11 @@ impl Quarantine {
         left
     }
 
+    /// The VM starts anew, its devices closed and reset in between: they may have the bus again.
+    pub fn restart(&mut self, vm: VmId) {
+        self.entries.retain(|entry| entry.vm != vm);
+    }
+
     fn find(&self, vm: VmId, device: u16) -> Option<&Entry> {
         self.entries.iter().find(|entry| (entry.vm, entry.device) == (vm, device))
     }
@@ -211,5 +216,8 @@ mod tests {
         assert_eq!(quarantine.end(VM), [reported]);
         assert_eq!(quarantine.end(VM), []);
         assert_eq!(quarantine.due(u64::MAX), Some((VmId(0), 2)));
+        assert!(quarantine.is_asked_for(VM, 2), "as long as it isn't started anew");
+        quarantine.restart(VM);
+        assert!(!quarantine.is_asked_for(VM, 2) && quarantine.is_asked_for(VmId(0), 2));
     }
 }

@@ -188,6 +188,18 @@ pub struct HypervisorReport {
     /// What was taken of the machine, counted.
     #[serde(default)]
     pub taken: TakenReport,
+    /// What it said while a VM had its console, where there was nowhere else to say it.
+    #[serde(default)]
+    pub meanwhile: Option<MeanwhileReport>,
+}
+
+/// What was said while nobody could hear it: the hypervisor's lines and those of VMs' consoles.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeanwhileReport {
+    /// The last of it.
+    pub text: String,
+    /// How many bytes before that found no room.
+    pub dropped_bytes: u64,
 }
 
 /// One VM.
@@ -476,6 +488,7 @@ mod tests {
                 "problems": []}"#,
         )
         .unwrap();
+        contract["hypervisor"]["meanwhile"] = serde_json::Value::Null;
         contract["hypervisor"]["taken"] = serde_json::to_value(TakenReport::default()).unwrap();
         assert_eq!(json, contract);
     }

@@ -23,6 +23,8 @@ pub struct Description {
     pub timer: [u32; 4],
     /// The emulated PL011; it is `/chosen/stdout-path`.
     pub console: Option<ConsoleDescription>,
+    /// Where there is no emulated console: the name of the one of `devices` that is `/chosen/stdout-path`.
+    pub stdout: Option<String>,
     /// The emulated watchdog.
     pub watchdog: Option<WatchdogDescription>,
     /// The virtual PCI host bridges.

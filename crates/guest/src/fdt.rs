@@ -324,8 +324,9 @@ fn console_name(registers: &Span<Gpa>) -> String {
 fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) {
     tree.begin("chosen");
     tree.text("bootargs", &description.cmdline);
-    if let Some(console) = &description.console {
-        tree.text("stdout-path", &format!("/{}", console_name(&console.registers)));
+    let emulated = description.console.as_ref().map(|console| console_name(&console.registers));
+    if let Some(name) = emulated.as_ref().or(description.stdout.as_ref()) {
+        tree.text("stdout-path", &format!("/{name}"));
     }
     if let Some(initrd) = &description.initrd {
         tree.double("linux,initrd-start", initrd.start().get());

@@ -53,6 +53,7 @@ fn guest() -> Description {
         }),
         timer: [29, 30, 27, 26],
         console: Some(ConsoleDescription { registers: span(0x900_0000, 0x1000), irq: Irq(33) }),
+        stdout: None,
         watchdog: Some(WatchdogDescription {
             control: span(0x100_0000, 0x1000),
             refresh: span(0x101_0000, 0x1000),
@@ -96,6 +97,16 @@ fn guest() -> Description {
             children: vec![],
         }],
     }
+}
+
+#[test]
+fn a_guest_without_an_emulated_console_speaks_at_the_device_that_is_named() {
+    let own = Description { console: None, stdout: Some("pl031@9010000".into()), ..guest() };
+    let tree = write(&own, None).unwrap();
+    let text = String::from_utf8_lossy(&tree);
+    assert!(text.contains("/pl031@9010000\0") && text.contains("stdout-path") && !text.contains("pl011@"));
+    let none = write(&Description { stdout: None, ..own }, None).unwrap();
+    assert!(!String::from_utf8_lossy(&none).contains("stdout-path"));
 }
 
 #[test]

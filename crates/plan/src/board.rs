@@ -8,7 +8,7 @@ use axvm_addr::{CpuId, Hpa, Interrupt, Span};
 use axvm_platform::model::{Platform, PlatformDevice};
 use axvm_system::model::{Arch, Item, System};
 
-use super::console::{Console, shown};
+use super::console::{Console, Lent, shown};
 use super::findings::Findings;
 use super::machine::{Driven, Held, Machine};
 use super::places::{self, Bridge};
@@ -33,6 +33,8 @@ pub(super) struct Board<'a> {
     /// The hypervisor's console: its path, and the device if the platform lists it.
     pub(super) console: Option<String>,
     pub(super) console_device: Option<&'a PlatformDevice>,
+    /// Whether a VM is given it, and where the hypervisor speaks then.
+    pub(super) lent: Option<Lent<'a>>,
     /// What no guest is given as registers.
     pub(super) taken: Vec<Taken>,
     /// The hypervisor's own lines.
@@ -42,19 +44,25 @@ pub(super) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    pub(super) fn new(system: &System, platform: &'a Platform, findings: &mut Findings) -> Self {
+    pub(super) fn new(system: &'a System, platform: &'a Platform, findings: &mut Findings) -> Self {
         let machine = Machine::of(platform);
         check_architecture(system, machine, findings);
         check_platform(platform, machine, findings);
         let console_device = console(system, platform, findings);
+        let lent = console_device.and_then(|device| Lent::of(system, platform, device));
+        if let Some(lent) = &lent {
+            findings.note(lent);
+        }
+        let kept = console_device.filter(|_| lent.is_none());
         Self {
             platform,
             machine,
             hypervisor_cpu: hypervisor_cpu(system, platform, findings),
             console: console_device.map(|device| device.path.clone()),
             console_device,
-            taken: taken(platform, machine, console_device),
-            lines: lines(platform, machine, console_device),
+            lent,
+            taken: taken(platform, machine, kept, lent.and_then(|lent| lent.aside)),
+            lines: lines(platform, machine, kept, lent.and_then(|lent| lent.aside)),
             bridges: places::bridges(platform, machine.own_layout(), address_bits(platform)),
         }
     }
@@ -64,9 +72,14 @@ impl<'a> Board<'a> {
         address_bits(self.platform)
     }
 
-    /// Whether this is the hypervisor's console.
+    /// Whether this is the hypervisor's console, which no VM is given.
     pub(super) fn is_console(&self, path: &str) -> bool {
-        self.console.as_deref() == Some(path)
+        self.lent.is_none() && self.console.as_deref() == Some(path)
+    }
+
+    /// Whether this is the hypervisor's console, which a VM is given.
+    pub(super) fn is_lent(&self, path: &str) -> bool {
+        self.lent.is_some_and(|lent| lent.device.path == path)
     }
 }
 
@@ -181,9 +194,14 @@ fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {
     );
 }
 
-fn taken(platform: &Platform, machine: Machine, console: Option<&PlatformDevice>) -> Vec<Taken> {
+fn taken(
+    platform: &Platform,
+    machine: Machine,
+    console: Option<&PlatformDevice>,
+    aside: Option<&PlatformDevice>,
+) -> Vec<Taken> {
     let mut taken = Vec::new();
-    if let Some(device) = console {
+    for device in console.into_iter().chain(aside) {
         let what = format!("the hypervisor's console ({})", device.path);
         taken.extend(device.registers.iter().map(|&span| Taken { span, what: what.clone(), reserved: true }));
     }
@@ -212,10 +230,15 @@ fn taken(platform: &Platform, machine: Machine, console: Option<&PlatformDevice>
     taken
 }
 
-fn lines(platform: &Platform, machine: Machine, console: Option<&PlatformDevice>) -> Vec<Held> {
+fn lines(
+    platform: &Platform,
+    machine: Machine,
+    console: Option<&PlatformDevice>,
+    aside: Option<&PlatformDevice>,
+) -> Vec<Held> {
     let mut lines = Vec::new();
     let mut hold = |line: Interrupt, whose: String| lines.push(Held::new(line, whose));
-    if let Some(device) = console {
+    for device in console.into_iter().chain(aside) {
         for &interrupt in &device.interrupts {
             hold(interrupt, format!("the hypervisor's console ({})", device.path));
         }

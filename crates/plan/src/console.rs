@@ -24,12 +24,8 @@ impl<'a> Console<'a> {
         let named = platform.console.as_deref();
         let own = named.and_then(|path| platform.devices.iter().find(|device| device.path == path));
         let driven = own.filter(|device| device.uart().is_some());
-        // One whose clock may be off can't be touched before its clock's driver has been: reading it can hang the machine.
-        let at_once = |device: &&PlatformDevice| {
-            let on = device.providers.iter().all(|provider| provider.fixed_clock.is_some());
-            device.uart().is_some() && on && !is_given(system, device)
-        };
-        Self { named, own, used: driven.or_else(|| platform.devices.iter().find(at_once)) }
+        let other = || platform.devices.iter().find(|device| at_once(system, device));
+        Self { named, own, used: driven.or_else(other) }
     }
 
     /// Whether the hypervisor speaks at the console that the board names.
@@ -59,6 +55,54 @@ impl fmt::Display for Console<'_> {
             ),
         }
     }
+}
+
+/// Of the hypervisor's console, what follows where a VM names it: the VM has it for as long as it is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lent<'a> {
+    /// The console.
+    pub(super) device: &'a PlatformDevice,
+    /// The VM that names it first.
+    pub(super) vm: &'a str,
+    /// Where the hypervisor speaks meanwhile: at another that can be driven at once and that no VM has. `None`: what it says is kept in
+    /// memory.
+    pub(super) aside: Option<&'a PlatformDevice>,
+}
+
+impl<'a> Lent<'a> {
+    /// Whether it is named by a VM, as a node of the device tree, and is one that can be taken back.
+    pub(super) fn of(
+        system: &'a System,
+        platform: &'a Platform,
+        console: &'a PlatformDevice,
+    ) -> Option<Self> {
+        let names = |device: &Device| matches!(device, Device::Node { path, .. } if *path == console.path);
+        let vm = system.vms.iter().find(|vm| vm.devices.iter().any(names))?;
+        console.uart().filter(|uart| uart.can_be_restored())?;
+        let mut others = platform.devices.iter().filter(|device| device.path != console.path);
+        Some(Self { device: console, vm: &vm.name, aside: others.find(|device| at_once(system, device)) })
+    }
+}
+
+impl fmt::Display for Lent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, vm, aside } = self;
+        write!(f, "vm \"{vm}\" has the hypervisor's console {} while it is there: meanwhile ", device.path)?;
+        match aside {
+            Some(other) => write!(f, "the hypervisor speaks at {}", other.path),
+            None => write!(
+                f,
+                "what the hypervisor says is kept in memory, and comes with the report (manual, \"A console that is given away\")"
+            ),
+        }
+    }
+}
+
+/// Whether the hypervisor can speak there without more ado. One whose clock may be off can't be touched before its clock's driver has been:
+/// reading it can hang the machine.
+fn at_once(system: &System, device: &PlatformDevice) -> bool {
+    let on = device.providers.iter().all(|provider| provider.fixed_clock.is_some());
+    device.uart().is_some() && on && !is_given(system, device)
 }
 
 /// What a device is, for people.

@@ -14,6 +14,7 @@ use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 use super::board::Board;
 use super::hardware::{Given, Kind};
 use super::model::VmPlan;
+use super::own_devices::own_console;
 use crate::config::VMInterruptMode;
 
 /// The device tree of a VM that is planned but for it.
@@ -39,6 +40,10 @@ pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board
                 _ => None,
             })
             .collect(),
+        stdout: own_console(given, board).and_then(|own| match own.hardware.kind {
+            Kind::Node(node) => Some(platform_device(node, own, plan.mode).name),
+            _ => None,
+        }),
         ..Description::default()
     };
     board.machine.describe(&plan.machine, board.platform, &mut description);

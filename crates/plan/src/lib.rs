@@ -125,6 +125,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         return Ok(Plan {
             hypervisor_cpu: board.hypervisor_cpu,
             console: board.console,
+            console_lent: board
+                .lent
+                .map(|lent| ConsoleLent { aside: lent.aside.map(|device| device.path.clone()) }),
             vms,
             notes,
             incomplete,

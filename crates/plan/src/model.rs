@@ -24,6 +24,8 @@ pub struct Plan {
     pub hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
     pub console: Option<String>,
+    /// Whether VMs are given it, and what the hypervisor has meanwhile.
+    pub console_lent: Option<ConsoleLent>,
     /// The VMs, by id.
     pub vms: Vec<VmPlan>,
     /// What a user should know of it: which interrupt mode was chosen and why, ...
@@ -31,6 +33,13 @@ pub struct Plan {
     /// Whether the platform lists no PCI functions, so that those of the file are planned without having been seen: for a look
     /// on a desk, not to be run.
     pub incomplete: bool,
+}
+
+/// The hypervisor's console, given to VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleLent {
+    /// The device-tree path of the UART at which the hypervisor speaks while a VM has its console. `None`: what it says is kept in memory.
+    pub aside: Option<String>,
 }
 
 /// What one VM gets.

@@ -8,7 +8,7 @@ use axvm_system::model::Vm;
 
 use super::board::Board;
 use super::findings::{Findings, VmRef};
-use super::hardware::Given;
+use super::hardware::{Given, Kind};
 use super::layout::Claim;
 use super::machine::Mode;
 use super::model::{ConsolePlan, WatchdogPlan};
@@ -48,8 +48,12 @@ impl Left<'_> {
 
     /// The console where the board has its own, so that a guest's early console, told the board's address, works; on a free
     /// page where that is of another kind. In a guest machine of its own it is where that one's layout has it.
+    /// A VM that has the board's own has no other.
     pub(super) fn console(&self, findings: &mut Findings) -> Option<ConsolePlan> {
         let board = self.board;
+        if own_console(self.given, board).is_some() {
+            return None;
+        }
         let kind = board.machine.words().console_compatible;
         let like_boards = board
             .console_device
@@ -99,4 +103,11 @@ impl Left<'_> {
         }
         plan
     }
+}
+
+/// Of what a VM is given, the hypervisor's console: it is the VM's console then.
+pub(super) fn own_console<'a>(given: &'a [&'a Given<'a>], board: &Board<'_>) -> Option<&'a Given<'a>> {
+    let is_it =
+        |given: &&&Given<'_>| matches!(given.hardware.kind, Kind::Node(node) if board.is_lent(&node.path));
+    given.iter().find(is_it).copied()
 }

@@ -60,6 +60,23 @@ pub enum Protection {
     NoCommand,
     /// RAM is zeroed when a VM gets it and when it gives it back. Without it: it stays as it is.
     Zero,
+    /// What the IOMMUs have recorded of a device when its VM ends is held against that VM. Without it, and with late records: against who
+    /// has the device next.
+    Charge,
+    /// Not a protection: what the IOMMUs record isn't looked at before a VM has been built again.
+    LateRecords,
+    /// Not a protection: each VM that is taken apart leaves memory of the hypervisor's taken.
+    LeakMemory,
+    /// Not a protection: the same, a table that hardware reads.
+    LeakTable,
+    /// Not a protection: a source of DMA that a VM had isn't blocked when it is taken back.
+    LeakSource,
+    /// Not a protection: a line that a VM had stays enabled.
+    LeakLine,
+    /// Not a protection: each VM that is taken apart leaves the number of a message's interrupt taken.
+    LeakNumber,
+    /// Not a protection: the same, a device whose messages the interrupt controller knows, and a message of it.
+    LeakMessage,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -94,6 +111,14 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("no-table", Protection::NoTable),
     ("no-command", Protection::NoCommand),
     ("zero", Protection::Zero),
+    ("charge", Protection::Charge),
+    ("late-records", Protection::LateRecords),
+    ("leak-memory", Protection::LeakMemory),
+    ("leak-table", Protection::LeakTable),
+    ("leak-source", Protection::LeakSource),
+    ("leak-line", Protection::LeakLine),
+    ("leak-number", Protection::LeakNumber),
+    ("leak-message", Protection::LeakMessage),
 ];
 
 #[cfg(test)]

@@ -18,7 +18,8 @@
 //! |---|---|
 //! | `h` | lines of the hypervisor's log, each ended by `\n` |
 //! | `v` | bytes that the VM wrote to its console |
-//! | `f` | none: the VM has the focus from now on |
+//! | `f` | none: the VM has the focus from now on. The hypervisor hears, at this line |
+//! | `g` | none: this line is the VM's from now on. The hypervisor neither hears nor says anything at it until the next `f` |
 //! | `r` | a piece of the report, packed by postcard |
 //! | `R` | none: the pieces since the last `R` are the report |
 //! | `p` | a piece of the platform (a run that only plans), packed by postcard |
@@ -87,8 +88,10 @@ pub enum Channel {
     Log,
     /// A VM's console. Of VM ids only the first 256 can be said; the reader of system files allows no more.
     Console(VmId),
-    /// The VM has the focus.
+    /// The VM has the focus. The hypervisor hears.
     Focus(VmId),
+    /// The line is the VM's, until there is a [`Channel::Focus`] again.
+    Away(VmId),
     /// A piece of the report.
     Report,
     /// The report is complete.
@@ -116,6 +119,7 @@ impl Channel {
             Self::Log => (b'h', 0),
             Self::Console(vm) => (b'v', vm.0 as u8),
             Self::Focus(vm) => (b'f', vm.0 as u8),
+            Self::Away(vm) => (b'g', vm.0 as u8),
             Self::Report => (b'r', 0),
             Self::ReportEnd => (b'R', 0),
             Self::Platform => (b'p', 0),
@@ -133,6 +137,7 @@ impl Channel {
         Some(match (code, vm) {
             (b'v', vm) => Self::Console(VmId(vm as u16)),
             (b'f', vm) => Self::Focus(VmId(vm as u16)),
+            (b'g', vm) => Self::Away(VmId(vm as u16)),
             (b'h', 0) => Self::Log,
             (b'r', 0) => Self::Report,
             (b'R', 0) => Self::ReportEnd,

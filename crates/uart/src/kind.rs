@@ -199,6 +199,11 @@ impl Description {
         Some(found)
     }
 
+    /// Whether one that somebody else has driven can be made again what it was ([`crate::Uart::restore`]).
+    pub fn can_be_restored(&self) -> bool {
+        !self.kind.model().settings.is_empty()
+    }
+
     /// How many bytes its registers take from the block's start.
     pub fn size(&self) -> u32 {
         let last = match self.width {

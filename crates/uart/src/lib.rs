@@ -57,6 +57,13 @@ pub enum Received {
     Lost,
 }
 
+/// How a UART sends and receives ([`Uart::settings`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings([u32; MOST_SETTINGS]);
+
+/// The most registers that settings are.
+const MOST_SETTINGS: usize = 6;
+
 /// A UART.
 #[derive(Clone, Debug)]
 pub struct Uart<R> {
@@ -120,6 +127,27 @@ impl<R: Registers> Uart<R> {
         if self.description.kind == Kind::Geni {
             geni::start_receiver(self);
         }
+    }
+
+    /// How it sends and receives now, for [`Uart::restore`]; `None`: of its kind not all is known that could be changed.
+    pub fn settings(&self) -> Option<Settings> {
+        let registers = self.model().settings;
+        let mut settings = Settings::default();
+        for (value, &register) in settings.0.iter_mut().zip(registers) {
+            *value = self.get(register);
+        }
+        (!registers.is_empty()).then_some(settings)
+    }
+
+    /// Has it send and receive as it did, whatever somebody else has made of it meanwhile; what is in its FIFOs is lost. Its interrupts
+    /// are off.
+    pub fn restore(&self, settings: &Settings) {
+        self.perform(self.model().stop);
+        for (&register, &value) in self.model().settings.iter().zip(&settings.0) {
+            self.set(register, value);
+        }
+        self.perform(self.model().enable);
+        self.listen(false);
     }
 
     /// Transmits a byte.

@@ -91,6 +91,10 @@ pub(crate) struct Model {
     pub ignore: &'static [Step],
     /// Done before each look at what came in.
     pub acknowledge: &'static [Step],
+    /// Done before its settings are written back: it is off, and what is in its FIFOs is gone.
+    pub stop: &'static [Step],
+    /// All settings that decide how it sends and receives, in the order in which they are written; empty: they aren't known.
+    pub settings: &'static [u16],
 }
 
 impl Model {
@@ -110,5 +114,7 @@ impl Model {
         listen: &[],
         ignore: &[],
         acknowledge: &[],
+        stop: &[],
+        settings: &[],
     };
 }

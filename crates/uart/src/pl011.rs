@@ -14,8 +14,14 @@ const FBRD: u16 = 0x28;
 const LCR_H: u16 = 0x2c;
 /// Control (3.3.8).
 const CR: u16 = 0x30;
+/// The FIFOs' levels for interrupts (3.3.9).
+const IFLS: u16 = 0x34;
 /// Interrupt mask (3.3.10).
 const IMSC: u16 = 0x38;
+/// Interrupt clear (3.3.13).
+const ICR: u16 = 0x44;
+/// DMA control (3.3.14).
+const DMACR: u16 = 0x48;
 
 const DR_OVERRUN: u32 = 1 << 11;
 const FR_BUSY: u32 = 1 << 3;
@@ -27,6 +33,9 @@ const CR_UARTEN: u32 = 1;
 const CR_BOTH: u32 = 1 << 9 | 1 << 8;
 /// Received, and received but no more for a while.
 const IMSC_RECEIVED: u32 = 1 << 6 | 1 << 4;
+
+/// All interrupts.
+const ICR_ALL: u32 = 0x7ff;
 
 const RATE: u32 = 115_200;
 
@@ -43,8 +52,20 @@ pub(crate) const SBSA: Model = Model {
     ..Model::BARE
 };
 
-pub(crate) const MODEL: Model =
-    Model { enable: &[Step::Change { at: CR, clear: 0, set: CR_UARTEN | CR_BOTH }], ..SBSA };
+pub(crate) const MODEL: Model = Model {
+    last: DMACR,
+    enable: &[Step::Change { at: CR, clear: 0, set: CR_UARTEN | CR_BOTH }],
+    // Off before anything else, and without FIFOs, which empties them (3.3.8).
+    stop: &[
+        Step::Write { at: CR, value: 0 },
+        Step::Write { at: IMSC, value: 0 },
+        Step::Write { at: LCR_H, value: 0 },
+        Step::Write { at: ICR, value: ICR_ALL },
+    ],
+    // The divisor counts from the write of LCR_H on; it is turned on last.
+    settings: &[IBRD, FBRD, LCR_H, IFLS, DMACR, CR],
+    ..SBSA
+};
 
 /// Sets 115,200 baud, eight bits, no parity, unless somebody has turned the UART on before.
 pub(crate) fn set_rate<R: Registers>(uart: &Uart<R>, clock_hz: u32) {

@@ -238,3 +238,48 @@ fn layouts_are_those_of_the_node() {
     assert_eq!(find("renesas,scif", None, Some(4), None), None);
     assert_eq!(find("nonsense", None, None, None), None);
 }
+
+/// A PL011's registers as plain memory, but that the divisor counts only once LCR_H is written.
+#[derive(Default)]
+struct Plain {
+    words: core::cell::RefCell<std::collections::BTreeMap<u32, u32>>,
+    divisor: core::cell::Cell<(u32, u32)>,
+}
+
+impl Registers for &Plain {
+    fn read(&self, offset: u32, _: Width) -> u32 {
+        self.words.borrow().get(&offset).copied().unwrap_or(0)
+    }
+
+    fn write(&self, offset: u32, _: Width, value: u32) {
+        self.words.borrow_mut().insert(offset, value);
+        if offset == 0x2c {
+            self.divisor.set((self.read(0x24, Width::Word), self.read(0x28, Width::Word)));
+        }
+    }
+}
+
+#[test]
+fn one_that_was_lent_is_made_again_what_it_was() {
+    let description = Description::find(["arm,pl011"], &Properties::default()).unwrap();
+    assert!(description.can_be_restored());
+    let registers = Plain::default();
+    let uart = Uart::new(description, &registers);
+    uart.set_up(Some(24_000_000));
+    uart.listen(true);
+    let divisor = registers.divisor.get();
+    let settings = uart.settings().unwrap();
+    let before: Vec<u32> =
+        [0x24, 0x28, 0x2c, 0x30, 0x34, 0x48].map(|offset| (&registers).read(offset, Width::Word)).into();
+    // Another rate, five bits, no FIFOs, flow control, DMA, off: whatever a guest may have left, with all its interrupts on.
+    for offset in [0x24, 0x28, 0x2c, 0x30, 0x34, 0x38, 0x48] {
+        (&&registers).write(offset, Width::Word, 0xff00 | offset);
+    }
+    uart.restore(&settings);
+    let after: Vec<u32> =
+        [0x24, 0x28, 0x2c, 0x30, 0x34, 0x48].map(|offset| (&registers).read(offset, Width::Word)).into();
+    assert_eq!((after, registers.divisor.get()), (before, divisor));
+    assert_eq!((&registers).read(0x38, Width::Word), 0, "its interrupts are off until they are asked for");
+    let sbsa = Description::find(["arm,sbsa-uart"], &Properties::default()).unwrap();
+    assert!(!sbsa.can_be_restored() && Uart::new(sbsa, &registers).settings().is_none());
+}

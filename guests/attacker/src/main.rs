@@ -14,7 +14,7 @@
 //! `axvm.functions=N` (how many PCI functions the VM has), `axvm.device=ID` (a neighbour's at the ITS),
 //! `axvm.line=INTID` (of its PCI function), `axvm.clock=ADDRESS` and `axvm.clock-line=INTID` (of a PL031 given as a raw
 //! region), `axvm.pins=ADDRESS` and `axvm.pins-line=INTID` (of a PL061's registers from GPIODIR on),
-//! `axvm.typed=N` (how many bytes are typed), `axvm.resets=N` (how often it resets itself), `axvm.rounds=N` (how long `counts` does), `axvm.hole=ADDRESS` and `axvm.trapped-hole=ADDRESS` (registers that don't answer).
+//! `axvm.typed=N` (how many bytes are typed), `axvm.resets=N` (how often it resets itself), `axvm.rounds=N` (how long `counts` does, and a storm), `axvm.hole=ADDRESS` and `axvm.trapped-hole=ADDRESS` (registers that don't answer).
 //!
 //! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never
 //! gives `edu` an offset outside its internal buffer: that would corrupt QEMU, not test AxVM.

@@ -91,10 +91,36 @@ pub fn run(board: &Board) {
                     Err(why) => println!("PROBE {name} {why}"),
                 }
             }
+            work(&probe);
         }
         Err(why) => println!("PROBE broken: {why}"),
     }
 }
+
+/// Where the command line asks for it (`axvm.rounds=N`), all of it so often again, each round between two marks: a guest that works, and
+/// needs its hypervisor for that.
+fn work(probe: &Probe<'_>) {
+    let rounds = probe.board.number("axvm.rounds").unwrap_or(0);
+    for round in 0..rounds {
+        machine::mark::<ROUND>();
+        // A second CPU is started once only, and a timer fires when it is time, whoever works how fast.
+        let repeated = |name: &str| name != "ipi" && !name.starts_with("timer");
+        for (name, figure) in ALL.iter().filter(|(name, _)| repeated(name)) {
+            if let Err(why) = figure(probe) {
+                println!("WORK {round} {name} broken: {why}");
+            }
+        }
+        println!(
+            "WORK round {round} is done: it has used registers, calls, lines, messages and software interrupts"
+        );
+    }
+    if rounds != 0 {
+        machine::mark::<ROUND>();
+    }
+}
+
+/// The mark between two rounds.
+const ROUND: u8 = 99;
 
 fn start(board: &Board) -> Result<Probe<'_>, String> {
     let gic = Gic::find(&board.platform).ok_or("no GIC")?;

@@ -1,7 +1,5 @@
 //! QEMU's teaching device (QEMU, docs/specs/edu.rst): a DMA engine with 4 KiB of its own.
 
-use alloc::vec::Vec;
-
 use axvm_addr::{Address, PciSpace};
 use axvm_platform::model::Platform;
 
@@ -48,30 +46,36 @@ pub struct Edu {
 }
 
 /// Config spaces of all functions on the root bus: (device, function), address.
-pub fn functions(platform: &Platform) -> Vec<((u8, u8), u64)> {
-    let Some(host) = platform.pci_hosts.first() else { return Vec::new() };
-    let ecam = host.ecam.start().get();
-    (0..32u8)
-        .flat_map(|device| (0..8u8).map(move |function| (device, function)))
-        .map(|(device, function)| {
-            ((device, function), ecam + (u64::from(device) << 15) + (u64::from(function) << 12))
-        })
-        .collect()
+pub fn functions(platform: &Platform) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
+    let ecam = platform.pci_hosts.first().map(|host| host.ecam.start().get());
+    let all = (0..32u8).flat_map(|device| (0..8u8).map(move |function| (device, function)));
+    all.filter_map(move |(device, function)| {
+        Some(((device, function), ecam? + (u64::from(device) << 15) + (u64::from(function) << 12)))
+    })
 }
 
 /// The requester id of the VM's `edu`: what the ITS knows it by, on a board without a map of ids.
 pub fn requester_id(platform: &Platform) -> Option<u64> {
-    let found = functions(platform).into_iter().find(|&(_, config)| load32(config) == Ok(ID));
+    let found = functions(platform).find(|&(_, config)| load32(config) == Ok(ID));
     found.map(|((device, function), _)| u64::from(device) << 3 | u64::from(function))
 }
 
 impl Edu {
     /// Finds it, gives it an address in the host bridge's window if it has none, switches it on.
     pub fn find(platform: &Platform) -> Option<Self> {
-        let (_, config) = functions(platform).into_iter().find(|&(_, config)| load32(config) == Ok(ID))?;
+        Self::all(platform).next()
+    }
+
+    /// The same with all that there are.
+    pub fn all(platform: &Platform) -> impl Iterator<Item = Self> {
+        let found = functions(platform).filter(|&(_, config)| load32(config) == Ok(ID));
+        (0..).zip(found).filter_map(|(nth, (_, config))| Self::switched_on(platform, config, nth))
+    }
+
+    fn switched_on(platform: &Platform, config: u64, nth: u64) -> Option<Self> {
         let host = platform.pci_hosts.first()?;
         let window = host.windows.iter().find(|window| window.space == PciSpace::Memory32)?;
-        let start = window.pci.next_multiple_of(BAR_SIZE);
+        let start = window.pci.next_multiple_of(BAR_SIZE) + nth * BAR_SIZE;
         let inside = |bar: u64| bar >= start && bar + BAR_SIZE <= window.pci + window.cpu.size();
         let mut bar = u64::from(load32(config + BAR0).ok()? & !0xf);
         if !inside(bar) {
@@ -126,6 +130,11 @@ impl Edu {
     /// The device writes this much of its buffer.
     pub fn write_bytes(&self, address: u64, length: u64) -> Result<(), Fault> {
         self.transfer(BUFFER, address, length, DMA_TO_RAM)
+    }
+
+    /// The device begins to write this much of its buffer.
+    pub fn begin_to_write(&self, address: u64, length: u64) -> Result<(), Fault> {
+        self.start(BUFFER, address, length, DMA_TO_RAM)
     }
 
     /// Lets it raise its interrupt by writing to a doorbell (PCI Local Bus 3.0, 6.8.1): event 0.

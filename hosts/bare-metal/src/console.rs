@@ -9,6 +9,8 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use axvm::meanwhile::Meanwhile;
+use axvm::report::MeanwhileReport;
 use axvm_addr::{Hpa, VmId};
 use axvm_system::wire::{self, Channel, Nonce};
 use axvm_uart::{Description, Received, Registers, Uart, Width};
@@ -17,6 +19,10 @@ use spin::mutex::TicketMutex;
 
 use crate::protection;
 use crate::{arch, record};
+
+mod lent;
+
+pub use lent::{NotLent, attend, release, unbind};
 
 /// How long a UART may have no room before it is taken for one that never will: a byte at 9,600 baud takes 1 ms, and a FIFO has
 /// 256 of them at the most.
@@ -69,8 +75,19 @@ enum Speaker {
     Shell,
 }
 
+/// A UART at which the hypervisor speaks while a VM has its own.
+pub struct Aside {
+    description: Description,
+    base: Hpa,
+    clock_hz: Option<u32>,
+}
+
 struct Output {
     uart: Option<Uart<Place>>,
+    /// The hypervisor's own, while a VM has it.
+    lent: Option<lent::Lent>,
+    /// What was said while there was none because of that.
+    meanwhile: Meanwhile,
     /// It has had no room for so long that nobody waits for it any more.
     stuck: bool,
     nonce: Option<Nonce>,
@@ -83,11 +100,25 @@ struct Output {
 
 impl Output {
     const fn new(uart: Option<Uart<Place>>, nonce: Option<Nonce>) -> Self {
-        Self { uart, stuck: false, nonce, open: None, disturbed: false, names: Vec::new() }
+        Self {
+            uart,
+            lent: None,
+            meanwhile: Meanwhile::new(),
+            stuck: false,
+            nonce,
+            open: None,
+            disturbed: false,
+            names: Vec::new(),
+        }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        let Some(uart) = &self.uart else { return };
+        let Some(uart) = &self.uart else {
+            if self.lent.is_some() {
+                self.meanwhile.push(bytes);
+            }
+            return;
+        };
         for &byte in bytes {
             if uart.write(byte).is_ok() {
                 self.stuck = false;
@@ -159,7 +190,7 @@ impl Output {
                 self.open = (payload.last() != Some(&b'\n')).then_some(Speaker::Shell);
             }
             // The shell is left, perhaps.
-            Channel::Focus(_) => self.end_line(),
+            Channel::Focus(_) | Channel::Away(_) => self.end_line(),
             // The report and answers are for the tool; the focus shows by itself.
             _ => {}
         }
@@ -237,6 +268,73 @@ pub fn use_frames(nonce: [u8; 16]) {
 /// Whether a tool listens, which has the last word on the verdict.
 pub fn has_frames() -> bool {
     NONCE.load(Ordering::Relaxed) != 0
+}
+
+/// Lets a VM have the console, and speaks from here on at `aside`, or to memory, in plain lines: who listens there is no tool. Does nothing
+/// where a VM has it already, or where there is none.
+///
+/// # Errors
+///
+/// [`NotLent`].
+pub fn lend(vm: VmId, aside: Option<Aside>) -> Result<(), NotLent> {
+    let output = &mut *output().lock();
+    if output.lent.is_some() {
+        return Ok(());
+    }
+    let Some(uart) = output.uart.clone() else { return Ok(()) };
+    let settings = uart.settings().ok_or(NotLent)?;
+    output.say(lent::told(vm), &[]);
+    let end = arch::ticks() + arch::tick_hz() * PATIENCE_MS / 1000;
+    while !uart.is_idle() && arch::ticks() < end {
+        core::hint::spin_loop();
+    }
+    uart.listen(false);
+    NONCE.store(0, Ordering::Relaxed);
+    output.lent = Some(lent::Lent { uart, settings, nonce: output.nonce.take() });
+    output.stuck = false;
+    output.uart = aside.map(|Aside { description, base, clock_hz }| {
+        let uart = Uart::new(description, Place(base.0));
+        uart.set_up(clock_hz);
+        uart
+    });
+    MOVES.fetch_add(1, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Takes the console back that a VM has had, and speaks there again.
+pub fn take_back() {
+    let output = &mut *output().lock();
+    let Some(lent::Lent { uart, settings, nonce }) = output.lent.take() else { return };
+    output.end_line();
+    if let Some(aside) = &output.uart {
+        aside.listen(false);
+    }
+    uart.restore(&settings);
+    output.uart = Some(uart);
+    output.nonce = nonce;
+    output.stuck = false;
+    NONCE.store(nonce.map_or(0, u64::from_ne_bytes), Ordering::Relaxed);
+    // It is told in the report.
+    drop(record::untold());
+    MOVES.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Whether a VM has the console, or had it and it wasn't taken back.
+pub fn is_lent() -> bool {
+    output().lock().lent.is_some()
+}
+
+/// What was said while there was nowhere to say it.
+pub fn meanwhile() -> Option<MeanwhileReport> {
+    output().lock().meanwhile.report()
+}
+
+/// How often the place has changed at which the hypervisor speaks and hears.
+static MOVES: AtomicU64 = AtomicU64::new(0);
+
+/// How often it has moved so far.
+pub fn moves() -> u64 {
+    MOVES.load(Ordering::SeqCst)
 }
 
 /// Names for the lines of guests, by VM id.

@@ -27,7 +27,7 @@ use crate::memory::GuestRam;
 use crate::pci::Ticks;
 use crate::protection::{self, Protection};
 use crate::vm::{Ends, EquipError, Vm};
-use crate::{arch, cpus};
+use crate::{arch, console, cpus, security};
 
 /// Why the machine couldn't do something.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,9 @@ pub enum HalError {
     /// A vCPU can't have its CPU.
     #[error(transparent)]
     NotSeated(#[from] NotSeated),
+    /// The hypervisor's console can't be given away.
+    #[error(transparent)]
+    NotLent(#[from] console::NotLent),
     /// A VM's own devices can't be made.
     #[error(transparent)]
     Equip(#[from] Box<EquipError>),
@@ -156,9 +159,9 @@ fn stop_mastering(host: &Host, device: &DevicePlan) -> Result<(), HalError> {
 impl DeviceOps for Hal {
     type Error = HalError;
 
-    fn unbind(&self, _: &DevicePlan) -> Result<(), HalError> {
-        // The hypervisor's only driver is its console's, and the plan keeps that device.
-        Ok(())
+    fn unbind(&self, device: &DevicePlan) -> Result<(), HalError> {
+        // The hypervisor's only driver is its console's.
+        Ok(console::unbind(self.host, device)?)
     }
 
     fn close(&self, device: &DevicePlan) -> Result<(), HalError> {
@@ -167,6 +170,10 @@ impl DeviceOps for Hal {
             axvm_pci::quarantine(host.config.shared(), function);
         }
         stop_mastering(host, device)
+    }
+
+    fn charge(&self, vm: VmId, device: &DevicePlan) {
+        protection::with(Protection::Charge, || security::charge(self.host, vm, device));
     }
 
     fn pause(&self) {
@@ -369,6 +376,7 @@ impl AxVMHal for Hal {
 
     fn unroute_line(&self, _: VmId, route: &LineRoute) {
         self.host.irqchip.unroute_line(route);
+        protection::leak_line(self.host, route);
     }
 
     fn iommu(&self) -> &Iommus {

@@ -14,7 +14,7 @@ use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm_addr::{CpuId, Hpa, PciAddress, VcpuId, VmId};
 use axvm_pci::{Forwarding, Function};
-use axvm_plan::{DevicePlan, PciPlan, Plan, VmPlan};
+use axvm_plan::{ConsoleLent, DeviceId, DevicePlan, PciPlan, Plan, VmPlan};
 use axvm_platform::model::{PciDevice, Platform};
 use spin::{Mutex, Once};
 
@@ -25,7 +25,7 @@ use crate::log;
 use crate::pci::Config;
 use crate::security::Security;
 use crate::vm::{self, StopReason, Vm, VmFiles, VmRef};
-use crate::{arch, boot, cpus, memory, protection};
+use crate::{arch, boot, console, cpus, memory, protection};
 
 /// The machine.
 pub struct Host {
@@ -62,7 +62,9 @@ pub struct Host {
     settled: Mutex<Vec<(VmId, Option<StopReason>)>>,
     hypervisor_cpu: CpuId,
     /// The device-tree path of the hypervisor's console.
-    console: Option<String>,
+    pub console: Option<String>,
+    /// Whether VMs are given it.
+    pub console_lent: Option<ConsoleLent>,
     /// An IOMMU has no line by which it could call.
     polls: AtomicBool,
     /// The VMs have been started.
@@ -144,6 +146,7 @@ impl Host {
             settled: Mutex::new(Vec::new()),
             hypervisor_cpu: plan.hypervisor_cpu,
             console: plan.console,
+            console_lent: plan.console_lent,
             polls: AtomicBool::new(false),
             started: AtomicBool::new(false),
             plans,
@@ -205,10 +208,17 @@ impl Host {
         }
     }
 
-    /// Whether the hypervisor's console has a line.
+    /// Whether a device is the hypervisor's own console.
+    pub fn is_console(&self, id: &DeviceId) -> bool {
+        matches!(id, DeviceId::Node(path) if Some(path) == self.console.as_ref())
+    }
+
+    /// Whether the UART at which the hypervisor speaks now has a line.
     pub fn console_has_line(&self) -> bool {
+        let aside = || self.console_lent.as_ref().and_then(|lent| lent.aside.as_ref());
+        let path = if console::is_lent() { aside() } else { self.console.as_ref() };
         let mut devices = self.platform.devices.iter();
-        let device = devices.find(|device| Some(&device.path) == self.console.as_ref());
+        let device = devices.find(|device| Some(&device.path) == path);
         device.is_some_and(|device| !device.interrupts.is_empty())
     }
 
@@ -277,6 +287,7 @@ impl Host {
                     log::error!("{}: it can't be started: {error}", plan.name);
                     self.note_failed(plan.id);
                     self.claims.lock().give_back(plan.id);
+                    console::release(self);
                 }
             }
             // What the plan reckons with is what its promise to the others rests on.
@@ -442,10 +453,11 @@ impl Host {
             Err(error) => {
                 log::error!("{}: it can't be started: {error}", plan.name);
                 self.note_failed(plan.id);
+                console::release(self);
                 return;
             }
         };
-        self.security.restart(plan.id);
+        self.security.restart(plan.id, self.now_ns());
         self.vms.lock().push(vm.clone());
         // Whoever ends the run has said so before looking for VMs.
         if self.run_ends.load(Ordering::SeqCst) {
@@ -512,6 +524,11 @@ impl Host {
         self.lost.lock().extend_from_slice(cpus);
     }
 
+    /// Whether a VM has been built again, and none is being so.
+    pub fn has_rebuilt(&self) -> bool {
+        self.taken_when.lock().rebuilt != 0 && !self.any_unsettled()
+    }
+
     /// What is taken of the machine now.
     pub fn taken(&self) -> Taken {
         let (memory_bytes, table_bytes) = memory::taken_bytes();
@@ -541,6 +558,7 @@ impl Host {
             boot_filling_ticks: self.filling.load(Ordering::Relaxed),
             tick_hz: arch::tick_hz(),
             taken: TakenReport { end: self.taken(), ..*self.taken_when.lock() },
+            meanwhile: console::meanwhile(),
             lost_cpus: self.lost.lock().iter().map(|cpu| cpu.0).collect(),
         }
     }

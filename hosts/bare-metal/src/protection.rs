@@ -20,8 +20,10 @@ use crate::host::Host;
 use crate::log;
 
 mod failures;
+mod leaks;
 
 pub use failures::{fail_next, fails, try_each};
+pub use leaks::{leak, leak_line};
 
 use Protection::{Block, Config, Inject, OwnCode, OwnMap, OwnRam, OwnStack, Rate, Restart};
 
@@ -118,6 +120,12 @@ pub fn test_injection(host: &'static Host) {
             }
         }
     }
+}
+
+/// Where the bundle asks for it: whether what the IOMMUs have recorded is left to itself, until a VM has been built again.
+#[inline(always)]
+pub fn keeps_late(host: &Host) -> bool {
+    (is_off(Protection::LateRecords) || is_off(Protection::Charge)) && !host.has_rebuilt()
 }
 
 /// Recursion that the compiler can't turn into a loop.

@@ -32,23 +32,59 @@ pub struct Security {
     /// By CPU: each runs one VM's vCPU, so that no VM fills another's.
     rings: Vec<Ring<RING>>,
     log: Mutex<Log>,
-    /// By VM: one for its CPUs, and one for each device.
-    governors: Mutex<Vec<(Governor, Vec<Governor>)>>,
+    /// By VM.
+    judges: Mutex<Vec<Judges>>,
     /// The devices that have lost the bus, or shall.
     quarantine: Mutex<Quarantine>,
+    /// What was taken from the IOMMUs while one VM was taken apart, and is others'.
+    left: Mutex<Blocked>,
+}
+
+/// Who judges what a VM does, in the life that it is in.
+#[derive(Default)]
+struct Judges {
+    cpus: Governor,
+    devices: Vec<Governor>,
+    /// Since when: what was recorded before is of an earlier life, and nothing follows from it for this one.
+    since_ns: u64,
+    /// The VM is to stop for it.
+    stops: bool,
+}
+
+/// What IOMMUs have blocked. As much as there are devices and kinds, however many records there were.
+#[derive(Default)]
+struct Blocked {
+    violations: Vec<Violation>,
+    /// Sources that nobody has.
+    strangers: Vec<DmaSource>,
+}
+
+impl Blocked {
+    fn add(&mut self, violation: Violation, source: Option<DmaSource>) {
+        let key = |it: &Violation| (it.vm, it.device, it.kind);
+        match self.violations.iter_mut().find(|it| key(it) == key(&violation)) {
+            Some(known) => known.count = known.count.saturating_add(violation.count),
+            None => self.violations.push(violation),
+        }
+        let stranger = source.filter(|_| violation.vm.is_none());
+        self.strangers.extend(stranger.filter(|it| !self.strangers.contains(it)));
+    }
 }
 
 impl Security {
     /// For so many CPUs, and for VMs with so many devices each.
     pub fn new(cpus: usize, devices: impl Iterator<Item = usize>) -> Self {
-        let judges =
-            |count| (Governor::default(), core::iter::repeat_n(Governor::default(), count).collect());
-        let governors: Vec<_> = devices.map(judges).collect();
+        let judges = |count| Judges {
+            devices: core::iter::repeat_n(Governor::default(), count).collect(),
+            ..Judges::default()
+        };
+        let judges: Vec<_> = devices.map(judges).collect();
         Self {
             rings: (0..cpus).map(|_| Ring::new()).collect(),
-            log: Mutex::new(Log::new(governors.len())),
-            governors: Mutex::new(governors),
+            log: Mutex::new(Log::new(judges.len())),
+            judges: Mutex::new(judges),
             quarantine: Mutex::new(Quarantine::new()),
+            left: Mutex::default(),
         }
     }
 
@@ -65,24 +101,41 @@ impl Security {
         self.quarantine.lock().is_asked_for(vm, device)
     }
 
-    /// A VM starts anew, its devices reset: what it did before is no longer held against it.
-    pub fn restart(&self, vm: VmId) {
-        if let Some((cpus, devices)) = self.governors.lock().get_mut(usize::from(vm.0)) {
-            cpus.restart();
-            devices.iter_mut().for_each(Governor::restart);
+    /// A VM starts anew, its devices closed and reset: what it did before is no longer held against it, also if that is found only now.
+    pub fn restart(&self, vm: VmId, now_ns: u64) {
+        if let Some(judges) = self.judges.lock().get_mut(usize::from(vm.0)) {
+            judges.cpus.restart();
+            judges.devices.iter_mut().for_each(Governor::restart);
+            judges.since_ns = now_ns;
+            judges.stops = false;
         }
+        self.quarantine.lock().restart(vm);
     }
 
-    fn judge(&self, violation: &Violation, policy: ViolationPolicy) -> Action {
-        let mut governors = self.governors.lock();
-        let judges = violation.vm.and_then(|vm| governors.get_mut(usize::from(vm.0)));
-        let governor = judges.and_then(|(cpus, devices)| match violation.device {
-            Some(device) => devices.get_mut(usize::from(device)),
-            None => Some(cpus),
-        });
-        protection::judged(governor.map_or(Action::Reported, |it| {
+    /// Whether a VM has done what its policy stops it for: then that is why it has ended, also if that was found while it was ending by
+    /// itself.
+    pub fn has_to_stop(&self, vm: VmId) -> bool {
+        self.judges.lock().get(usize::from(vm.0)).is_some_and(|judges| judges.stops)
+    }
+
+    /// What follows from a violation; `None` where it is of an earlier life of the VM's, which nothing can be done about.
+    fn judge(&self, violation: &Violation, policy: ViolationPolicy) -> Option<Action> {
+        let mut judges = self.judges.lock();
+        let Some(judges) = violation.vm.and_then(|vm| judges.get_mut(usize::from(vm.0))) else {
+            return Some(Action::Reported);
+        };
+        if violation.time_ns < judges.since_ns {
+            return None;
+        }
+        let governor = match violation.device {
+            Some(device) => judges.devices.get_mut(usize::from(device)),
+            None => Some(&mut judges.cpus),
+        };
+        let action = protection::judged(governor.map_or(Action::Reported, |it| {
             it.judge(policy, violation.kind, violation.time_ns, violation.count)
-        }))
+        }));
+        judges.stops |= action == Action::VmStopped;
+        Some(action)
     }
 }
 
@@ -91,6 +144,12 @@ impl Security {
 pub fn attend(host: &'static Host) -> bool {
     enforce(host);
     take_iommu_events(host);
+    take_records(host);
+    host.security.quarantine.lock().is_waiting()
+}
+
+/// Takes what the CPUs have recorded, and acts on it. Of a VM whose CPUs have left it nothing is left then.
+pub fn take_records(host: &'static Host) {
     for ring in &host.security.rings {
         // No more than a ring holds, and its record of losses: one that is filled faster than it is read ends here too.
         for taken in 0..=RING {
@@ -101,7 +160,6 @@ pub fn attend(host: &'static Host) -> bool {
             }
         }
     }
-    host.security.quarantine.lock().is_waiting()
 }
 
 /// On the hypervisor's CPU: what the IOMMUs have blocked until now is recorded as that of whoever has the device now.
@@ -133,8 +191,10 @@ fn names(host: &'static Host, vm: Option<VmId>, device: Option<u16>) -> (String,
 
 /// Decides what a violation leads to, does it, and keeps the record.
 fn settle(host: &'static Host, mut violation: Violation) {
-    if let Some(plan) = violation.vm.and_then(|vm| host.plan(vm)) {
-        violation.action = host.security.judge(&violation, plan.on_violation);
+    if let Some(plan) = violation.vm.and_then(|vm| host.plan(vm))
+        && let Some(action) = host.security.judge(&violation, plan.on_violation)
+    {
+        violation.action = action;
         match (violation.action, violation.device) {
             (Action::Quarantined | Action::Blocked, Some(device)) => {
                 match quarantine(host, plan, device, Some(violation)) {
@@ -280,49 +340,20 @@ const AT_ONCE: usize = 256;
 
 /// Takes the records of what the IOMMUs have blocked.
 fn take_iommu_events(host: &'static Host) {
+    if protection::keeps_late(host) {
+        return;
+    }
+    let left = core::mem::take(&mut *host.security.left.lock());
+    settle_blocked(host, left);
     for iommu in host.iommus.ids() {
-        let mut pending: Vec<Violation> = Vec::new();
-        let mut strangers: Vec<DmaSource> = Vec::new();
+        let mut blocked = Blocked::default();
         let drained = host.iommus.drain(iommu, AT_ONCE, |fault| {
-            let violation = violation(host, &fault);
-            if violation.vm.is_none() && !strangers.contains(&fault.source) {
-                strangers.push(fault.source);
-            }
-            match pending.last_mut() {
-                Some(last)
-                    if (last.vm, last.device, last.kind)
-                        == (violation.vm, violation.device, violation.kind) =>
-                {
-                    last.count += 1;
-                }
-                _ => pending.push(violation),
-            }
+            blocked.add(violation(host, &fault), Some(fault.source));
         });
-        // Before they are recorded as such.
-        let silence = |&&source: &&DmaSource| {
-            protection::with(Protection::Quarantine, || silence_stranger(host, source)) == Some(true)
-        };
-        let silent = strangers.iter().filter(silence).count();
-        for mut violation in pending {
-            if violation.vm.is_none() && silent == strangers.len() {
-                violation.action = Action::Blocked;
-            }
-            settle(host, violation);
-        }
+        settle_blocked(host, blocked);
         let health = host.iommus.take_health(iommu);
         if drained.lost || health.lost_faults {
-            settle(
-                host,
-                Violation {
-                    time_ns: host.now_ns(),
-                    vm: None,
-                    device: None,
-                    kind: Kind::Lost,
-                    address: None,
-                    action: Action::Reported,
-                    count: 1,
-                },
-            );
+            settle(host, lost(host));
         }
         if health.failed {
             log::error!("SMMU {iommu}: it has failed and aborts everything until the machine is reset");
@@ -330,6 +361,68 @@ fn take_iommu_events(host: &'static Host) {
         if drained.more {
             host.call_hypervisor_cpu();
         }
+    }
+}
+
+/// Acts on what IOMMUs have blocked.
+fn settle_blocked(host: &'static Host, Blocked { violations, strangers }: Blocked) {
+    // Before they are recorded as such.
+    let silence = |&&source: &&DmaSource| {
+        protection::with(Protection::Quarantine, || silence_stranger(host, source)) == Some(true)
+    };
+    let silent = strangers.iter().filter(silence).count();
+    for mut violation in violations {
+        if violation.vm.is_none() && silent == strangers.len() {
+            violation.action = Action::Blocked;
+        }
+        settle(host, violation);
+    }
+}
+
+/// On a CPU of a VM that is being taken apart, or gives a device up: what the IOMMUs have recorded of the device is the VM's. Nothing more
+/// is recorded of it: its streams are blocked, and silent. As much is taken as an IOMMU's queue holds, at most; what others have tried is
+/// left to the hypervisor's CPU.
+pub fn charge(host: &'static Host, vm: VmId, device: &DevicePlan) {
+    let Some(plan) = host.plan(vm) else { return };
+    let is_own = |violation: &Violation| {
+        let of = violation.device.filter(|_| violation.vm == Some(vm));
+        of.and_then(|position| plan.devices.get(usize::from(position))).is_some_and(|it| it.id == device.id)
+    };
+    let (own, rest) =
+        core::mem::take(&mut host.security.left.lock().violations).into_iter().partition(is_own);
+    let mut own = Blocked { violations: own, strangers: Vec::new() };
+    host.security.left.lock().violations.extend::<Vec<_>>(rest);
+    for iommu in host.iommus.ids().filter(|it| device.sources.iter().any(|source| source.iommu == *it)) {
+        let mut left = host.security.left.lock();
+        let drained = host.iommus.drain(iommu, usize::MAX, |fault| {
+            let violation = violation(host, &fault);
+            let blocked: &mut Blocked = if is_own(&violation) { &mut own } else { &mut left };
+            blocked.add(violation, Some(fault.source));
+        });
+        if drained.lost {
+            left.add(lost(host), None);
+        }
+    }
+    host.call_hypervisor_cpu();
+    for mut violation in own.violations {
+        // What a policy would do to the device has been done, and more. What it would do to the VM is `Security::has_to_stop`'s.
+        if let Some(action) = host.security.judge(&violation, plan.on_violation) {
+            violation.action = action;
+        }
+        keep(host, violation);
+    }
+}
+
+/// What says that an IOMMU had more to tell than room for it.
+fn lost(host: &Host) -> Violation {
+    Violation {
+        time_ns: host.now_ns(),
+        vm: None,
+        device: None,
+        kind: Kind::Lost,
+        address: None,
+        action: Action::Reported,
+        count: 1,
     }
 }
 

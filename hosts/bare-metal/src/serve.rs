@@ -35,6 +35,7 @@ pub fn serve(host: &'static Host) -> ! {
             security::attend_all(host);
             host.settle(settled);
         }
+        busy |= console::attend(host);
         let vms = host.vms();
         busy |= show_output(&vms);
         typed.take(host, &vms, &ends.0);
@@ -46,7 +47,8 @@ pub fn serve(host: &'static Host) -> ! {
         host.take_retired().into_iter().for_each(hand_back);
         let is_in_use = |vm: &VmRef| vm.plan().autostart || vm.state() != State::Built;
         let running = !host.has_started() || host.vms().iter().any(is_in_use) || host.any_unsettled();
-        if !running && !busy {
+        // Whoever has taken the last VM apart has said before that it has the console no more.
+        if !running && !busy && !console::attend(host) {
             security::attend(host);
             finish(host, ends.0);
         }
@@ -88,6 +90,8 @@ impl Ends {
             // Its last words come first.
             return true;
         }
+        // Its CPUs have left it: what they have recorded is held against this life of it, and not against the next.
+        security::take_records(host);
         watchdogs::say_where(&vm);
         let id = vm.id();
         if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
@@ -118,6 +122,7 @@ pub fn take_apart(vm: Vm) {
     let reason = vm.state().reason();
     match vm.dispose(&host.registry) {
         Ok(disposed) => {
+            protection::leak(host);
             let whole = disposed.stuck.is_empty() && !disposed.ram_withheld;
             for stuck in &disposed.stuck {
                 log::error!("{}: {}", stuck.device, stuck.why);
@@ -126,6 +131,10 @@ pub fn take_apart(vm: Vm) {
                 host.note_failed(id);
             }
             let plan = &disposed.plan;
+            let reason = match host.security.has_to_stop(id) {
+                true => Some(StopReason::Violation),
+                false => reason,
+            };
             match reason.map_or(Afterwards::Stays, |reason| host.after_end(plan, reason)) {
                 Afterwards::Again if whole => {
                     log::info!("{}: it starts again ({})", plan.name, reason.map_or("", StopReason::name));
@@ -137,6 +146,7 @@ pub fn take_apart(vm: Vm) {
                 }
                 Afterwards::Again | Afterwards::Stays => {}
             }
+            console::release(host);
         }
         Err(_) => {
             log::error!("VM {id}: something still refers to it: its memory and devices stay with nobody");

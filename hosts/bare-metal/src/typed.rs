@@ -50,6 +50,8 @@ pub struct Typed {
     lost: u64,
     /// The UART interrupts when something is typed.
     called: bool,
+    /// How often the console had moved when it was last asked for that.
+    moves: u64,
 }
 
 impl Typed {
@@ -65,11 +67,25 @@ impl Typed {
             state: State::Keeping,
             lost: 0,
             called: console::listen(true) && host.console_has_line(),
+            moves: console::moves(),
+        }
+    }
+
+    /// The console is another, or the hypervisor's own again: what was begun at the one before is over.
+    fn follow(&mut self, host: &Host) {
+        let moves = console::moves();
+        if moves != self.moves {
+            self.moves = moves;
+            self.keys = Keys::default();
+            self.shell.close();
+            self.called = console::listen(true) && host.console_has_line();
+            console::send(Channel::Focus(self.focus), &[]);
         }
     }
 
     /// Reads what was typed, and offers the guest in focus what waits for it. `gone`: by VM, the report of one that is no more.
     pub fn take(&mut self, host: &'static Host, vms: &[VmRef], gone: &[Option<VmReport>]) {
+        self.follow(host);
         self.offer(host, vms);
         while self.reads(host) {
             let byte = match console::receive() {
@@ -167,11 +183,17 @@ impl Typed {
         }
     }
 
-    /// Offers the guest in focus what waits for it.
+    /// Offers each guest what waits for it: the one that had the focus before gets what was typed then.
     fn offer(&mut self, host: &Host, vms: &[VmRef]) {
-        let focused = vms.iter().find(|vm| vm.id() == self.focus);
-        let uart = focused.and_then(|vm| vm.ends().console.as_deref());
-        let Some(queue) = self.waiting.get_mut(usize::from(self.focus.0)) else { return };
+        for id in (0..).map(VmId).take(self.waiting.len()) {
+            self.offer_to(id, host, vms);
+        }
+    }
+
+    fn offer_to(&mut self, id: VmId, host: &Host, vms: &[VmRef]) {
+        let vm = vms.iter().find(|vm| vm.id() == id);
+        let uart = vm.and_then(|vm| vm.ends().console.as_deref());
+        let Some(queue) = self.waiting.get_mut(usize::from(id.0)) else { return };
         let Some(uart) = uart else {
             // It has stopped, or has a console of its own.
             queue.clear();
@@ -188,7 +210,7 @@ impl Typed {
                 break;
             }
         }
-        if taken {
+        if taken && id == self.focus {
             self.say_lost(host);
             if let State::Waiting(end) = &mut self.state {
                 *end = arch::ticks() + arch::tick_hz() * PATIENCE_S;

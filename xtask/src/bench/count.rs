@@ -33,9 +33,17 @@ const PINGS: u64 = 98;
 
 /// A line of the plugin's: what each CPU had executed at a moment.
 #[derive(Deserialize)]
-struct Moment {
-    mark: Value,
+pub struct Moment {
+    /// Its mark: a number, or a word of the plugin's.
+    pub mark: Value,
     cpus: Vec<Cpu>,
+}
+
+impl Moment {
+    /// What a CPU had executed, at all levels.
+    pub fn of(&self, cpu: usize) -> u64 {
+        self.cpus.get(cpu).map_or(0, |cpu| cpu.el.iter().sum())
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -90,12 +98,13 @@ fn place(kind: &str) -> PathBuf {
     paths::logs().join("runs").join(format!("bench-count-{kind}.counts"))
 }
 
-fn load(plugin: &Path, counts: &Path) -> [String; 2] {
+/// QEMU's words for a plugin, and where it leaves its counts.
+pub fn load(plugin: &Path, counts: &Path) -> [String; 2] {
     ["-plugin".into(), format!("{},out={}", plugin.display(), counts.display())]
 }
 
 /// Compiles the plugin for this machine.
-fn build() -> Result<PathBuf> {
+pub fn build() -> Result<PathBuf> {
     let plugin = paths::target().join("plugin").join("count.so");
     let source = paths::root().join("xtask/plugin/count.c");
     if process::find("cc").is_none() {

@@ -15,6 +15,7 @@ use crate::{build, demo, guest, image, paths, say};
 mod count;
 mod goals;
 mod probe;
+mod storm;
 
 use goals::{Figures, Line};
 
@@ -117,6 +118,7 @@ impl Bench<'_> {
         let mut figures = Figures::new();
         probe::measure(self, &mut figures)?;
         probe::start(self, &mut figures)?;
+        storm::measure(self, &mut figures)?;
         let all = figures.entry(goals::ALL.into()).or_default();
         all.insert("image-bytes".into(), std::fs::metadata(&self.image)?.len());
         Ok(figures)
@@ -184,11 +186,27 @@ impl Bench<'_> {
         timeout: Duration,
         says: &str,
     ) -> Result<Outcome> {
+        let outcome = self.ended(system, change, name, qemu, timeout)?;
+        if outcome.status != Some(0) || !outcome.says(says) {
+            bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));
+        }
+        Ok(outcome)
+    }
+
+    /// Runs a system file with a change, however it ends.
+    fn ended(
+        &self,
+        system: &Path,
+        change: &Change,
+        name: &str,
+        qemu: &[String],
+        timeout: Duration,
+    ) -> Result<Outcome> {
         if !self.quiet {
             say::step(format_args!("running {} as {name}", paths::shown(system)));
         }
         let system = variant::of(system, change, name)?;
-        let outcome = runner::run(&Request {
+        runner::run(&Request {
             tool: &self.tool,
             image: &self.image,
             system: &system,
@@ -203,11 +221,8 @@ impl Bench<'_> {
             packed: false,
             asks: Vec::new(),
             suspends: &[],
-        })?;
-        if outcome.status != Some(0) || !outcome.says(says) {
-            bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));
-        }
-        Ok(outcome)
+            soak: None,
+        })
     }
 }
 

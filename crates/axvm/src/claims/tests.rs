@@ -45,6 +45,8 @@ impl DeviceOps for Broken {
         Ok(())
     }
 
+    fn charge(&self, _: VmId, _: &DevicePlan) {}
+
     fn close(&self, _: &DevicePlan) -> Result<(), &'static str> {
         Ok(())
     }

@@ -161,9 +161,17 @@ fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
     kept.extend(platform.reserved.iter().map(|reserved| reserved.span));
     let masters = platform.devices.iter().filter(|d| d.bus_master == Some(true) && d.sources.is_empty());
     kept.extend(masters.flat_map(|d| d.registers.iter().copied()));
-    let console = platform.console.as_deref();
+    // Where the hypervisor speaks while they run.
+    let console = match &plan.console_lent {
+        Some(lent) => lent.aside.as_deref(),
+        None => platform.console.as_deref(),
+    };
     kept.extend(
-        platform.devices.iter().filter(|d| console == Some(&d.path)).flat_map(|d| d.registers.clone()),
+        platform
+            .devices
+            .iter()
+            .filter(|d| console == Some(d.path.as_str()))
+            .flat_map(|d| d.registers.clone()),
     );
 
     for (index, vm) in plan.vms.iter().enumerate() {

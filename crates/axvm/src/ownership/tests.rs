@@ -47,6 +47,8 @@ impl DeviceOps for Hardware {
         Ok(())
     }
 
+    fn charge(&self, _: VmId, _: &DevicePlan) {}
+
     fn close(&self, device: &DevicePlan) -> Result<(), &'static str> {
         if let Some(left) = self.unconfirmed.get().checked_sub(1) {
             self.unconfirmed.set(left);
@@ -199,6 +201,21 @@ fn a_device_is_reset_as_its_new_owners_plan_says_if_the_last_ones_said_otherwise
     let error = registry.assign(VmId(0), &[&careless], &hardware).unwrap_err();
     assert!(matches!(error, AssignError::Hardware { why, .. } if why.contains("resetting it failed")));
     assert!(matches!(registry.slot(&id("a")), Some(Slot::Failed { reaches: None, .. })));
+}
+
+#[test]
+fn a_device_that_is_nobodys_goes_back_to_the_host_whose_driver_lets_go_of_it_again() {
+    let hardware = Hardware::default();
+    let mut registry = Registry::new(&[device("a", None)]);
+    assert!(!registry.release(&id("a")), "the host has it");
+    give(&mut registry, 0, &["a"], &hardware).unwrap();
+    assert!(!registry.release(&id("a")) && !registry.release(&id("b")), "a VM has it, and there is none");
+    registry.reclaim(VmId(0), &hardware);
+    assert!(registry.release(&id("a")));
+    assert!(matches!(registry.slot(&id("a")), Some(Slot::Host { .. })));
+    hardware.log.borrow_mut().clear();
+    give(&mut registry, 1, &["a"], &hardware).unwrap();
+    assert_eq!(*hardware.log.borrow(), ["unbind a", "close a", "reset a", "attach a"]);
 }
 
 #[test]

@@ -47,6 +47,10 @@ impl<H: AxVMHal> DeviceOps for HandOver<'_, H> {
         blocked.and(closed)
     }
 
+    fn charge(&self, vm: VmId, device: &DevicePlan) {
+        self.hal.charge(vm, device);
+    }
+
     fn pause(&self) {
         self.hal.pause();
     }

@@ -43,7 +43,7 @@ use axvm_system::model::{AfterEnd, ViolationPolicy};
 use super::*;
 use crate::claims::Claims;
 use crate::devices::{Aborted, AxVmDevices, AxVmDevicesBuilder, Forward};
-use crate::events::Violation;
+use crate::events::{Kind, Violation};
 use crate::hal::{DmaMap, Region, Resided, Resource};
 use crate::iommu::{Abilities, DmaFault, Drained, Iommu};
 use crate::irqchip::Lines;
@@ -87,6 +87,8 @@ trait Fake:
     fn opened(&self) -> Vec<DmaSource>;
     /// A source tries to reach what isn't in any map.
     fn stray(&self, source: DmaSource, address: u64);
+    /// It tries so, and what the IOMMU has to tell of it isn't there before the source is blocked.
+    fn stray_late(&self, source: DmaSource, address: u64);
     /// The lines that go to the VM.
     fn routed(&self) -> Vec<u32>;
     /// Puts the disk's table of messages where the guest looks for it.

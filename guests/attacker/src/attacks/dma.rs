@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::typed;
 use crate::board::Board;
@@ -113,6 +114,35 @@ pub fn flood(board: &Board) -> String {
         }
         Ok(format!("ok: {TRANSFERS} transfers asked for; the report says what became of them"))
     })
+}
+
+/// A storm: 64 KiB outside the VM's RAM, by all its devices at once, over and over (`axvm.rounds` transfers of each).
+pub fn storm(board: &Board) -> String {
+    let Some(target) = board.target() else { return "skipped: no target".into() };
+    transfers(board, target)
+}
+
+/// What a storm is to be compared with: as much within the VM's RAM.
+pub fn calm(board: &Board) -> String {
+    transfers(board, board.scratch)
+}
+
+fn transfers(board: &Board, target: u64) -> String {
+    /// All of a device's buffer.
+    const LENGTH: u64 = 0x1000;
+    const PAGES: u64 = 16;
+    let all = || -> Result<String, Fault> {
+        let edus: Vec<Edu> = Edu::all(&board.platform).collect();
+        let rounds = board.number("axvm.rounds").unwrap_or(1);
+        for transfer in 0..rounds {
+            for (edu, nth) in edus.iter().zip(transfer..) {
+                edu.begin_to_write(target.wrapping_add(nth % PAGES * LENGTH), LENGTH)?;
+            }
+            edus.iter().try_for_each(Edu::wait_until_idle)?;
+        }
+        Ok(format!("ok: {rounds} transfers of {} devices", edus.len()))
+    };
+    all().unwrap_or_else(|Fault| "broken: edu's registers don't answer".into())
 }
 
 /// A device that was taken from the bus doesn't reach its own VM either.

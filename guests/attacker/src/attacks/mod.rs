@@ -34,6 +34,8 @@ pub const ALL: &[Attack] = &[
     ("edu-dma-read", dma::read),
     ("edu-dma-write", dma::write),
     ("edu-dma-flood", dma::flood),
+    ("storm", dma::storm),
+    ("calm", dma::calm),
     ("edu-dma-gone", dma::gone),
     ("edu-dma-hold-core", dma::hold_core),
     ("edu-dma-on", dma::on),
@@ -89,6 +91,7 @@ pub const ALL: &[Attack] = &[
     // What is typed.
     ("typed", typed::typed),
     ("deaf", typed::deaf),
+    ("garble", typed::garble),
     // Registers of the CPU: what must work, then what must not be there, or not reach further.
     ("breakpoint", debug::breakpoint),
     ("os-lock", debug::lock),

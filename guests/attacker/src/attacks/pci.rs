@@ -35,7 +35,6 @@ pub fn config_poke(board: &Board) -> String {
 pub fn config_foreign(board: &Board) -> String {
     let Some(own) = board.number("axvm.functions") else { return "skipped: no axvm.functions".into() };
     let seen: Vec<_> = functions(&board.platform)
-        .into_iter()
         .filter(|(_, config)| !matches!(load32(*config), Ok(NOBODY) | Err(_)))
         .map(|(address, _)| address)
         .collect();

@@ -117,7 +117,6 @@ fn start(scene: &Scene<'_>) -> Result<Parts, &'static str> {
     let platform = &scene.board.platform;
     let gic = Gic::find(platform).ok_or("no GIC")?;
     let mut devices = edu::functions(platform)
-        .into_iter()
         .filter(|&(_, config)| load32(config + 8).is_ok_and(|class| class >> 8 == NVME))
         .map(|((device, function), _)| u64::from(device) << 3 | u64::from(function));
     let (Some(first), Some(second)) = (devices.next(), devices.next()) else {

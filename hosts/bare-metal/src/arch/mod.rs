@@ -70,6 +70,7 @@
 //! | item | what it does |
 //! |---|---|
 //! | `INJECTED` | interrupts that a test image injects at a vCPU |
+//! | `leak_message_number`, `leak_message` | what a test image doesn't give back |
 //! | `check_memory` | only in a test image: whether memory does what those expect who drive hardware by it |
 
 #[cfg(target_arch = "aarch64")]
@@ -77,8 +78,6 @@ mod aarch64;
 #[cfg(target_arch = "aarch64")]
 use aarch64 as current;
 
-#[cfg(feature = "protection-off")]
-pub use current::check_memory;
 pub use current::{
     Builder, Caller, DEVICE_TREE_MAX, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError,
     GuestSpace, INJECTED, IommuError, Iommus, Irqchip, IrqchipError, NotSeated, Rights, Running, Seat,
@@ -89,6 +88,8 @@ pub use current::{
     take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off,
     zero,
 };
+#[cfg(feature = "protection-off")]
+pub use current::{check_memory, leak_message, leak_message_number};
 
 /// The contract, as far as types can say it.
 mod checked {

@@ -44,6 +44,8 @@ pub(super) struct Streams {
     open: Shared<BTreeMap<DmaSource, VmId>>,
     silent: Shared<Vec<DmaSource>>,
     faults: Shared<VecDeque<DmaFault>>,
+    /// Not recorded yet: blocking a source waits for them.
+    under_way: Shared<VecDeque<DmaFault>>,
 }
 
 impl Iommu for Streams {
@@ -63,6 +65,10 @@ impl Iommu for Streams {
     fn block(&self, source: DmaSource) -> Result<(), &'static str> {
         self.lab.faults.step("block a source")?;
         self.open.borrow_mut().remove(&source);
+        let (late, others): (VecDeque<_>, _) =
+            self.under_way.borrow_mut().drain(..).partition(|fault| fault.source == source);
+        *self.under_way.borrow_mut() = others;
+        self.faults.borrow_mut().extend(late);
         Ok(())
     }
 
@@ -154,6 +160,17 @@ impl DeviceOps for BareMetal {
         self.lab.faults.step("close")?;
         self.attached.borrow_mut().remove(&device.name);
         Ok(())
+    }
+
+    fn charge(&self, vm: VmId, device: &DevicePlan) {
+        self.lab.faults.lends("charge");
+        let its = |fault: &DmaFault| device.sources.contains(&fault.source);
+        let (charged, others) = self.iommu.faults.borrow_mut().drain(..).partition(its);
+        *self.iommu.faults.borrow_mut() = others;
+        let charged: VecDeque<DmaFault> = charged;
+        for fault in charged {
+            self.record(Violation::of(vm, Some(0), Kind::DmaWrite, fault.address, 0));
+        }
     }
 
     fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), &'static str> {
@@ -336,6 +353,11 @@ impl Fake for BareMetal {
             let fault = DmaFault { source, write: Some(true), address: Some(address) };
             self.iommu.faults.borrow_mut().push_back(fault);
         }
+    }
+
+    fn stray_late(&self, source: DmaSource, address: u64) {
+        let fault = DmaFault { source, write: Some(true), address: Some(address) };
+        self.iommu.under_way.borrow_mut().push_back(fault);
     }
 
     fn offer_table(&self, vm: &AxVM<Self>) {

@@ -33,6 +33,26 @@ fn an_iommu_opens_what_is_attached_and_says_what_it_has_blocked_if_it_can<H: Fak
     assert_eq!(told(), (0, false), "{}: it was silenced", H::NAME);
 }
 
+fn what_is_recorded_late_is_charged_to_who_had_the_device<H: Fake>() {
+    const DISK: DmaSource = DmaSource::new(0, 0x10);
+    let (vm, hal, registry) = created::<H>();
+    let reports = hal.iommu().abilities(DISK.iommu).reports_faults;
+    hal.stray(DISK, 0x1000);
+    hal.stray_late(DISK, 0x2000);
+    hal.stray(SOURCE, 0x3000);
+    let before = vm.plan().id;
+    let plan = vm.dispose(&registry).unwrap().plan;
+    let charged: Vec<_> =
+        hal.lab().violations.borrow().iter().map(|it| (it.vm, it.device, it.address)).collect();
+    let all = [0x1000, 0x2000].map(|address| (Some(before), Some(0), Some(address)));
+    assert_eq!(charged, if reports { &all[..] } else { &[] }, "{}", H::NAME);
+    // And who comes next finds nothing but others'.
+    let _again = AxVM::new(plan, hal.clone(), &registry).unwrap();
+    let mut left = vec![];
+    let _ = hal.iommu().drain(DISK.iommu, usize::MAX, |fault| left.push(fault.source));
+    assert_eq!(left, if reports { vec![SOURCE] } else { vec![] }, "{}", H::NAME);
+}
+
 fn a_device_is_kept_from_the_bus_and_all_is_tried<H: Fake>() {
     let (vm, hal, _registry) = created::<H>();
     let disk = &vm.plan().devices[0];
@@ -184,6 +204,7 @@ on_both_hosts! {
     a_vcpu_is_held_until_a_call_comes_and_the_guests_interrupts_wait,
     what_is_shut_is_opened_as_it_was_unless_it_was_revoked,
     an_iommu_opens_what_is_attached_and_says_what_it_has_blocked_if_it_can,
+    what_is_recorded_late_is_charged_to_who_had_the_device,
     a_device_is_kept_from_the_bus_and_all_is_tried,
     mappings_are_taken_away_as_they_were_made_or_cut_where_that_is_said,
     an_irqchip_keeps_what_comes_for_a_vcpu_until_that_takes_it,

@@ -67,7 +67,7 @@ pub struct Faults {
 }
 
 /// What is done to devices while they change hands.
-const HAND_OVER: [&str; 5] = ["unbind", "close", "reset", "attach", "detach"];
+const HAND_OVER: [&str; 6] = ["unbind", "close", "charge", "reset", "attach", "detach"];
 
 /// What is done to them then, and at other times too.
 const ANY_TIME: [&str; 2] = ["open a source", "block a source"];

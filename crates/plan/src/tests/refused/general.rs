@@ -18,7 +18,7 @@ fn each_problem_is_one_line_that_names_the_vm_the_device_and_both_parties() {
 fn all_problems_come_at_once_in_the_order_of_the_file() {
     let mut first = vm("a", &[0, 9], vec![node("/nothing@0")]);
     first.memory = 3 << 20;
-    let second = vm("a", &[1, 1], vec![pci(0, 0), node("/pl011@9000000")]);
+    let second = vm("a", &[1, 1], vec![pci(0, 0), node("/smmuv3@9050000")]);
     assert_eq!(
         refusals(&system(vec![first, second]), &board()),
         [

@@ -66,6 +66,8 @@ pub use irqchip::{
 pub use memory_promises::check as check_memory;
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use protection::INJECTED;
+#[cfg(feature = "protection-off")]
+pub use protection::{leak_message, leak_message_number};
 pub use resident::reside;
 pub use run::wait_while_off;
 pub use secondary::SecondaryBoot;

@@ -8,6 +8,8 @@ use axvm_addr::{Hpa, Irq};
 use axvm_platform::model::Platform;
 use axvm_vgic::ItsDeviceId;
 
+#[cfg(feature = "protection-off")]
+use super::irqchip::Irqchip;
 use crate::protection::{Protection, is_off};
 use crate::vm::Vm;
 
@@ -82,3 +84,16 @@ pub fn error_by_firmware() -> Option<u64> {
 
 /// Where the bundle asks for it: a software interrupt and an LPI, as the hypervisor's CPU injects them at a vCPU.
 pub const INJECTED: [Irq; 2] = [Irq(3), Irq(8192)];
+
+/// Takes an LPI that nobody gives back.
+#[cfg(feature = "protection-off")]
+pub fn leak_message_number(irqchip: &Irqchip) {
+    irqchip.leak_number();
+}
+
+/// Maps an event of a device that isn't there, one device after another.
+#[cfg(feature = "protection-off")]
+pub fn leak_message(irqchip: &Irqchip) {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    irqchip.leak_event(ItsDeviceId(0x100 + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))));
+}

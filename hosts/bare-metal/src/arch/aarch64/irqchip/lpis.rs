@@ -181,6 +181,15 @@ impl Lpis {
         Ok(Intid(FIRST_OWN + start + first as u32))
     }
 
+    /// Takes the last one that is free.
+    #[cfg(feature = "protection-off")]
+    pub fn take_last(&self) {
+        if let Some(slot) = self.used.lock().iter_mut().rev().find(|used| !**used) {
+            *slot = true;
+            self.taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// How many of those of the hypervisor's choice are taken, doorbells apart.
     pub fn taken(&self) -> u32 {
         self.taken.load(Ordering::Relaxed)

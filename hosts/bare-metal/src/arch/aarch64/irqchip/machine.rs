@@ -10,6 +10,8 @@ use axvm_platform::fdt::outline::Outline;
 use axvm_platform::limits::Limits;
 use axvm_platform::model::{Interrupt, Platform, Trigger};
 use axvm_vgic::Intid;
+#[cfg(feature = "protection-off")]
+use axvm_vgic::{ItsDeviceId, ItsEventId};
 
 use super::direct::Direct;
 use super::error::{GicError, ItsError};
@@ -180,6 +182,11 @@ impl Irqchip {
         self.gic.enable_line(line, hardware_id)
     }
 
+    /// Has a line interrupt nobody any more.
+    pub fn ignore(&self, line: Interrupt) {
+        self.gic.disable_line(line.irq.into(), line.trigger == Trigger::Edge);
+    }
+
     /// Has a CPU's timer for the hypervisor interrupt it (`arch::wait_for_interrupt_or_us`). Whether it can.
     pub fn listen_to_timer(&self, cpu: CpuId) -> bool {
         let Some(timer) = self.timer else { return false };
@@ -206,6 +213,24 @@ impl Irqchip {
         for (devices, events) in self.its.iter().map(PhysicalIts::mapped) {
             taken.message_sources += devices;
             taken.messages += events;
+        }
+    }
+
+    /// For a test image: an LPI that no VM has is taken, and stays so.
+    #[cfg(feature = "protection-off")]
+    pub fn leak_number(&self) {
+        let _ = self.lpis.take_last();
+    }
+
+    /// For a test image: an event is mapped of a device that no VM has, and stays so.
+    #[cfg(feature = "protection-off")]
+    pub fn leak_event(&self, id: ItsDeviceId) {
+        let Some(its) = self.its.first() else { return };
+        let mapped = its.map_device_for_guest(&self.lpis, id, 0).and_then(|()| {
+            its.map_event(&self.lpis, self.lpis.properties(), (id, ItsEventId(0)), Intid(8192), CpuId(1))
+        });
+        if let Err(error) = mapped {
+            log::error!("leak: {error}");
         }
     }
 
