@@ -246,7 +246,11 @@ impl Round<'_> {
 pub fn perform(asks: &Suspends, sockets: &Sockets, said: &[String]) -> String {
     match try_perform(asks, sockets, said) {
         Ok(()) => format!("suspends: {} {} times, seed {}", asks.vm, asks.times, asks.seed),
-        Err(error) => format!("suspends: {} FAILED: {error:#} (seed {})", asks.vm, asks.seed),
+        Err(error) => {
+            // Nobody waits for what stays suspended.
+            let _ = Asked::at(&sockets.control).and_then(|mut shell| shell.ask("off"));
+            format!("suspends: {} FAILED: {error:#} (seed {})", asks.vm, asks.seed)
+        }
     }
 }
 

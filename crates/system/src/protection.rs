@@ -30,11 +30,11 @@ pub enum Protection {
     Interface,
     /// A guest in passthrough mode sleeps by leave of the hypervisor (HCR_EL2.TWI). Without it: where no call may wake it.
     Wfi,
-    /// A VM in passthrough mode that is stopped loses its second stage. Without it: it is only called.
+    /// A VM that is stopped or suspended loses its second stage. Without it: it is only called.
     Revoke,
     /// A line is masked while a VM serves it beside one that could end its active state. Without it: it is active.
     LineEnd,
-    /// The CPUs of a VM that is stopped are called. Without it: nothing calls them.
+    /// The CPUs of a VM that is stopped or suspended are called. Without it: nothing calls them.
     Call,
     /// Debug registers and counters are trapped (MDCR_EL2). Without it: they are the guest's.
     DebugRegisters,

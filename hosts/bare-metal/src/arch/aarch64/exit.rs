@@ -108,7 +108,12 @@ fn suspend(running: &Running<'_>, wait: Wait) -> Exit {
     let deadline = match wait.deadline {
         Deadline::InRegister(_) => wait.deadline,
         Deadline::None if !has_deadlines() => Deadline::None,
-        told => by_instruction().map_or(told, |wait| wait.deadline),
+        told => match by_instruction() {
+            Some(wait) => wait.deadline,
+            // It can't be read as what the vCPU reaches has been taken away.
+            None if vm.is_moot(running.vcpu) => return go_on(),
+            None => told,
+        },
     };
     match deadline {
         Deadline::None => Exit::Halt { deadline: None },
@@ -189,6 +194,8 @@ fn data_abort(running: &mut Running<'_>, abort: DataAbort, far: u64, hpfar: u64)
         }
         Err(Refused::NoDevice(gpa)) => return no_device(running, gpa),
         Err(Refused::Misaligned) => running.context.inject_alignment_fault(far, write),
+        // It can't be read as what the vCPU reaches has been taken away.
+        Err(Refused::Instruction) if running.vm.is_moot(running.vcpu) => return RESUME,
         Err(Refused::Instruction) => {
             // Not a violation, but it can't be served.
             log::warn!(

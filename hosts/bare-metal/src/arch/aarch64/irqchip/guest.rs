@@ -151,7 +151,10 @@ impl GuestIrqchip {
                 self.host.irqchip.let_calls_through(cpu.id);
             }
         };
-        direct.hold(let_through)
+        let forged = direct.hold(let_through);
+        // One that came has done its work: it would wake the next wait at once.
+        self.keep_calls_out(vcpu);
+        forged
     }
 
     /// On the same CPU, before the guest is entered again: a call that is pending isn't its own.
