@@ -8,6 +8,7 @@ mod control;
 mod hypervisor;
 mod input;
 mod inspect;
+mod lines;
 mod medium;
 mod output;
 mod pack;
@@ -16,6 +17,7 @@ mod qemu;
 mod run;
 mod session;
 mod terminal;
+mod typing;
 mod typist;
 
 use std::process::ExitCode;

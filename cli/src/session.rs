@@ -3,12 +3,10 @@
 //! A thread each reads the serial line, QEMU's messages, the keys and the signals, and sends what it has read to one loop, which
 //! alone decides. Keys go to QEMU by a thread of their own, so that a machine that doesn't read can't stop the clock.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,13 +14,15 @@ use std::time::{Duration, Instant};
 use axvm::report::Report;
 use axvm_addr::VmId;
 use axvm_platform::model::Platform;
-use axvm_system::wire::{Channel, Decoder, Key, Keys, Nonce, Piece, Pieces};
+use axvm_system::wire::{Channel, Decoder, Nonce, Piece, Pieces};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::console::{Console, Speaker, plain};
+use crate::console::{Console, Speaker};
 use crate::control::{Request, Requests, Socket};
+use crate::lines::Lines;
 use crate::terminal::Raw;
+use crate::typing::Typing;
 use crate::typist::Typist;
 
 /// How long the machine has to end once nothing is left to do.
@@ -31,22 +31,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often the child is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How many of the last lines are kept, for a run that ends without a report.
-const KEPT_LINES: usize = 20;
-
-/// Pieces of what is typed that wait for a machine that doesn't read. At a terminal more than anybody pastes: whoever sits there must
-/// be heard, if only to be obeyed when he ends the run. A pipe just has to wait.
-const QUEUE: usize = 64;
-const TERMINAL_QUEUE: usize = 1 << 14;
-
-/// How long what waits to be typed keeps its turn when the run is to end: a machine that reads has read it by then.
-const PATIENCE: Duration = Duration::from_millis(300);
-
 /// Why a program's command isn't done while a VM has the line.
 const AWAY: &str = "a VM has the hypervisor's console: nobody hears commands at this line until it is gone";
-
-/// Ctrl-] q. Twice: after a Ctrl-] of the user's the first is but a Ctrl-] itself.
-const QUIT: &[u8] = b"\x1dq\x1dq";
 
 /// What is to be run and shown.
 pub struct Job {
@@ -157,10 +143,10 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
     if let Some(errors) = child.0.stderr.take() {
         pass_on(errors, events.clone(), Event::Errors, Event::ErrorsEnd);
     }
-    let queue = if job.interactive { TERMINAL_QUEUE } else { QUEUE };
-    let keys = child.0.stdin.take().map(|stdin| Typing::to(stdin, queue));
+    let keys = child.0.stdin.take().map(|stdin| Typing::to(stdin, job.interactive));
     if let (true, Some(keys)) = (job.keys, &keys) {
-        read_keys(keys.queue.clone(), events.clone());
+        let events = events.clone();
+        keys.read_keys(move || events.send(Event::Quit).is_ok());
     }
     if let Some(socket) = &job.control {
         let events = events.clone();
@@ -233,7 +219,8 @@ impl<W: Write> Run<W> {
                 Ok(Event::ErrorsEnd) => errors_open = false,
                 Ok(Event::Control(request)) if self.away.is_some() => request.refuse(AWAY),
                 Ok(Event::Control(request)) => {
-                    self.requests.take(request, |bytes| write(self.keys.as_ref(), bytes));
+                    self.requests
+                        .take(request, |bytes| self.keys.as_ref().is_some_and(|keys| keys.write(bytes)));
                 }
                 Ok(Event::Quit) => {
                     self.end(Ended::Interrupted);
@@ -336,7 +323,7 @@ impl<W: Write> Run<W> {
                 self.away = None;
                 self.console.focus(vm);
                 // The first says that it listens.
-                self.requests.listen(|bytes| write(self.keys.as_ref(), bytes));
+                self.requests.listen(|bytes| self.keys.as_ref().is_some_and(|keys| keys.write(bytes)));
             }
             Channel::ShellFocus => self.console.focus_on_shell(),
             Channel::Shell => self.console.say(Speaker::Shell, payload),
@@ -363,7 +350,7 @@ impl<W: Write> Run<W> {
         let answer = self.typist.as_mut().and_then(|typist| typist.hears(heard));
         if let (Some(answer), Some(keys)) = (answer, &self.keys) {
             // If keys are waiting already the boot loader reads none: the run ends by its timeout.
-            let _ = keys.queue.try_send(answer);
+            let _ = keys.write(answer);
         }
     }
 
@@ -384,11 +371,6 @@ impl<W: Write> Run<W> {
             keys.quit();
         }
     }
-}
-
-/// Has the machine read a command. Whether there is room for it.
-fn write(keys: Option<&Typing>, bytes: Vec<u8>) -> bool {
-    keys.is_some_and(|keys| keys.queue.try_send(bytes).is_ok())
 }
 
 /// The time that stopping guests with so much RAM may take. An emulated machine zeroes some 256 MiB in a second, one on a busy
@@ -433,92 +415,6 @@ fn pass_on(
     });
 }
 
-/// What is typed, on its way to the machine.
-struct Typing {
-    queue: SyncSender<Vec<u8>>,
-    /// Nothing that still waits counts any more.
-    quitting: Arc<AtomicBool>,
-}
-
-impl Typing {
-    /// Has a thread write to the machine what is queued, of which so many pieces may wait.
-    fn to(mut machine: impl Write + Send + 'static, most: usize) -> Self {
-        let (queue, received) = mpsc::sync_channel::<Vec<u8>>(most);
-        let quitting = Arc::new(AtomicBool::new(false));
-        let told = quitting.clone();
-        thread::spawn(move || {
-            while let Ok(bytes) = received.recv() {
-                let bytes = if told.load(Ordering::SeqCst) { QUIT.to_vec() } else { bytes };
-                if machine.write_all(&bytes).and_then(|()| machine.flush()).is_err() || bytes == QUIT {
-                    return;
-                }
-            }
-        });
-        Self { queue, quitting }
-    }
-
-    /// Ends the run at the hypervisor: after what was typed before, or past it if the machine doesn't read that soon.
-    fn quit(&self) {
-        // If the queue is full the thread finds the mark at its next piece.
-        let _ = self.queue.try_send(QUIT.to_vec());
-        let quitting = self.quitting.clone();
-        thread::spawn(move || {
-            thread::sleep(PATIENCE);
-            quitting.store(true, Ordering::SeqCst);
-        });
-    }
-}
-
-/// Passes the user's keys on; the hypervisor reads the commands among them, this only takes note of the last one.
-fn read_keys(to: SyncSender<Vec<u8>>, events: SyncSender<Event>) {
-    thread::spawn(move || {
-        let mut keys = Whole::default();
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
-            let (bytes, quit) = keys.take(&buffer[..length]);
-            let gone = if quit {
-                // What came before has its turn first, unless the queue is full of what the machine doesn't read.
-                let _ = to.try_send(bytes);
-                events.send(Event::Quit).is_err()
-            } else {
-                !bytes.is_empty() && to.send(bytes).is_err()
-            };
-            if gone {
-                return;
-            }
-        }
-    });
-}
-
-/// The user's keys, none of them cut in two, so that a program's command can come between any two of them. Commands of the form that
-/// programs' have are left out: their answers would be taken for those to others.
-#[derive(Default)]
-struct Whole {
-    keys: Keys,
-    /// What was begun.
-    begun: Vec<u8>,
-}
-
-impl Whole {
-    /// What is to be passed on, and whether the run is to end.
-    fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
-        let (mut whole, mut quit) = (Vec::new(), false);
-        for &byte in bytes {
-            match self.keys.push(byte) {
-                Some(Key::Command(_) | Key::CommandEnd) => self.begun.clear(),
-                key => {
-                    quit |= key == Some(Key::Quit);
-                    self.begun.push(byte);
-                    if self.keys.is_plain() {
-                        whole.append(&mut self.begun);
-                    }
-                }
-            }
-        }
-        (whole, quit)
-    }
-}
-
 fn watch_signals(to: SyncSender<Event>) -> io::Result<signal_hook::iterator::Handle> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
@@ -532,110 +428,9 @@ fn watch_signals(to: SyncSender<Event>) -> io::Result<signal_hook::iterator::Han
     Ok(handle)
 }
 
-/// The last lines of a stream.
-#[derive(Default)]
-struct Lines {
-    complete: VecDeque<String>,
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    fn push(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if *byte != b'\n' && self.partial.len() < 4096 {
-                self.partial.push(*byte);
-            } else {
-                self.end_line();
-            }
-        }
-    }
-
-    fn end_line(&mut self) {
-        let line = plain(&std::mem::take(&mut self.partial));
-        if !line.trim().is_empty() {
-            self.complete.push_back(line);
-        }
-        if self.complete.len() > KEPT_LINES {
-            self.complete.pop_front();
-        }
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        self.end_line();
-        self.complete.into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A machine that reads when it is let to.
-    struct Slow {
-        gate: Receiver<()>,
-        read: SyncSender<Vec<u8>>,
-    }
-
-    impl Write for Slow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.gate.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
-            self.read.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn what_was_typed_before_the_end_arrives_at_a_machine_that_reads() {
-        let (open, gate) = mpsc::sync_channel(100);
-        let (read, seen) = mpsc::sync_channel(100);
-        let typing = Typing::to(Slow { gate, read }, 4);
-        typing.queue.send(b"one".to_vec()).unwrap();
-        typing.quit();
-        for _ in 0..2 {
-            open.send(()).unwrap();
-        }
-        let soon = Duration::from_secs(10);
-        let all: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
-        assert_eq!(all, [b"one".to_vec(), QUIT.to_vec()]);
-    }
-
-    #[test]
-    fn what_is_typed_arrives_in_order_and_quitting_passes_all_that_waits() {
-        let (open, gate) = mpsc::sync_channel(100);
-        let (read, seen) = mpsc::sync_channel(100);
-        let typing = Typing::to(Slow { gate, read }, 4);
-        let soon = Duration::from_secs(10);
-        typing.queue.send(b"one".to_vec()).unwrap();
-        open.send(()).unwrap();
-        assert_eq!(seen.recv_timeout(soon).unwrap(), b"one");
-        // The machine reads no more; what it was about to get, and what the queue holds.
-        typing.queue.send(b"two".to_vec()).unwrap();
-        while typing.queue.try_send(b"more".to_vec()).is_ok() {}
-        typing.quit();
-        while !typing.quitting.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(10));
-        }
-        // The machine is gone once it has been told.
-        for _ in 0..10 {
-            let _ = open.send(());
-        }
-        let rest: Vec<Vec<u8>> = std::iter::from_fn(|| seen.recv_timeout(soon).ok()).collect();
-        assert_eq!(rest.last().map(Vec::as_slice), Some(QUIT), "{rest:?}");
-        assert!(rest.len() <= 3, "what waited came first: {rest:?}");
-    }
-
-    #[test]
-    fn keys_are_not_cut_in_two_and_programs_commands_are_not_the_users() {
-        let mut keys = Whole::default();
-        assert_eq!(keys.take(b"ab\x1d"), (b"ab".to_vec(), false));
-        assert_eq!(keys.take(b"nc\x1d\x1d"), (b"\x1dnc\x1d\x1d".to_vec(), false));
-        assert_eq!(keys.take(b"d\x1d:off"), (b"d".to_vec(), false));
-        assert_eq!(keys.take(b"\ne\x1dqf"), (b"e\x1dqf".to_vec(), true));
-    }
 
     #[test]
     fn guests_with_more_memory_have_more_time_to_be_taken_apart() {
