@@ -21,6 +21,8 @@ pub struct Soak {
     pub vms: Vec<String>,
     /// What such a VM says when it is at work.
     pub at_work: String,
+    /// A device that goes from the first to the second and back: both name it. The second doesn't start by itself then.
+    pub device: Option<String>,
     /// Decides what is done, and when; one of the clock's if there is none.
     pub seed: Option<u64>,
 }
@@ -40,10 +42,12 @@ enum Step {
     Restart,
     /// It stands still for a moment.
     Suspend,
+    /// The device goes to the VM, or is taken from it for the other: one after the other is stopped and started, so that one runs always.
+    Move,
 }
 
 /// All of them, each as often as it stands here.
-const STEPS: [Step; 4] = [Step::Restart, Step::Restart, Step::Suspend, Step::Restart];
+const STEPS: [Step; 5] = [Step::Restart, Step::Restart, Step::Suspend, Step::Restart, Step::Move];
 
 /// What a VM may take to come to its work.
 const START: Duration = Duration::from_secs(400);
@@ -89,6 +93,10 @@ struct Driver<'a> {
     answers: BufReader<UnixStream>,
     /// By VM: whether it is at work.
     works: Vec<bool>,
+    /// By VM: whether it was said to be stopped.
+    stopped: Vec<bool>,
+    /// Who has the device.
+    owner: usize,
     done: usize,
 }
 
@@ -119,7 +127,17 @@ fn begin<'a>(
         }
     };
     let answers = BufReader::new(stream.try_clone()?);
-    Ok(Driver { soak, heard, says, stream, answers, works, done: 0 })
+    Ok(Driver {
+        soak,
+        heard,
+        says,
+        stream,
+        answers,
+        works,
+        stopped: vec![false; soak.vms.len()],
+        owner: 0,
+        done: 0,
+    })
 }
 
 impl Driver<'_> {
@@ -127,6 +145,14 @@ impl Driver<'_> {
         let mut random = Random(seed);
         let mut kinds = STEPS.to_vec();
         self.say(format_args!("seed {seed}, {} s", self.soak.seconds));
+        if let Some(device) = &self.soak.device {
+            let [first, second] = [0, 1].map(|vm| self.soak.vms[vm].clone());
+            self.until(|driver| driver.works[0], &first)?;
+            self.ask(&format!("assign {device} {first}"))?;
+            self.ask(&format!("start {second}"))?;
+        } else {
+            kinds.retain(|kind| *kind != Step::Move);
+        }
         self.until_all_work()?;
         let end = Instant::now() + Duration::from_secs(self.soak.seconds);
         while Instant::now() < end {
@@ -165,9 +191,30 @@ impl Driver<'_> {
                     self.say(format_args!("{name} goes on instead"));
                 }
             }
+            Step::Move => {
+                let (Some(device), from) = (self.soak.device.clone(), self.owner) else { return Ok(false) };
+                let to = 1 - from;
+                self.until_all_work()?;
+                self.turn(from, &format!("release {device}"))?;
+                self.until_all_work()?;
+                self.turn(to, &format!("assign {device} {}", self.soak.vms[to]))?;
+                self.owner = to;
+            }
         }
         self.done += 1;
         Ok(true)
+    }
+
+    /// Stops a VM, asks for this, and starts it again.
+    fn turn(&mut self, vm: usize, line: &str) -> Result<()> {
+        let name = self.soak.vms[vm].clone();
+        self.stopped[vm] = false;
+        self.works[vm] = false;
+        self.ask(&format!("stop {name}"))?;
+        self.until(|driver| driver.stopped[vm], &name)?;
+        self.ask(line)?;
+        self.ask(&format!("start {name}"))?;
+        Ok(())
     }
 
     /// Waits until a VM that is being suspended is. `false`: it goes on, since it couldn't be.
@@ -206,10 +253,18 @@ impl Driver<'_> {
     }
 
     fn until_all_work(&mut self) -> Result<()> {
+        for (vm, name) in self.soak.vms.iter().enumerate() {
+            self.until(|driver| driver.works[vm], name)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something is so of this VM.
+    fn until(&mut self, is_so: impl Fn(&Self) -> bool, name: &str) -> Result<()> {
         let end = Instant::now() + START;
-        while let Some(idle) = self.works.iter().position(|works| !works) {
+        while !is_so(self) {
             if Instant::now() > end {
-                bail!("{} doesn't come to its work", self.soak.vms[idle]);
+                bail!("{name} doesn't come to its work, or to its end");
             }
             self.listen(Duration::from_secs(1))?;
         }
@@ -227,7 +282,12 @@ impl Driver<'_> {
                         self.works[vm] = true;
                     }
                 }
-                Ok(_) => {}
+                Ok(line) => {
+                    let is = |name: &String| line.contains(&format!("{name}: it is stopped"));
+                    if let Some(vm) = self.soak.vms.iter().position(is) {
+                        self.stopped[vm] = true;
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => bail!("the run has ended before its time"),
             }
