@@ -2,7 +2,7 @@
 
 use axvm_addr::Hpa;
 
-use crate::table::Signature;
+use crate::signature::Signature;
 
 /// Why tables can't be read. What can't be read isn't guessed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,7 @@
 //! | module | what it reads |
 //! |---|---|
 //! | `root` | RSDP, RSDT and XSDT: where the tables are |
+//! | `signature` | what tables are called |
 //! | `table` | a table's header and checksum; the records that tables consist of |
 //! | [`fadt`] | power, reset, the ports that are ACPI's own |
 //! | [`madt`] | CPUs and interrupt controllers |
@@ -24,9 +25,11 @@ pub mod ivrs;
 pub mod madt;
 pub mod mcfg;
 mod root;
+mod signature;
 pub mod spcr;
 mod table;
 
 pub use error::Error;
 pub use root::{Memory, Tables};
-pub use table::{GenericAddress, Signature, Space, Table};
+pub use signature::Signature;
+pub use table::{GenericAddress, Space, Table};

@@ -7,7 +7,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::error::Error;
-use crate::table::{HEADER, Header, Signature, Table, checksum};
+use crate::signature::Signature;
+use crate::table::{HEADER, Header, Table, checksum};
 
 /// The memory that the tables lie in.
 pub trait Memory {
