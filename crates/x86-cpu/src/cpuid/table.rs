@@ -1,0 +1,263 @@
+//! The table itself.
+
+use super::Register::{self, Eax, Ebx, Ecx, Edx};
+use super::{Offers, Row, Rule, Subleaf};
+use Rule::{Computed, Hidden, Host, HostIf, If, Set, State};
+
+const fn row(leaf: u32, register: Register, mask: u32, rule: Rule, why: &'static str) -> Row {
+    Row { leaf, subleaf: Subleaf::Any, register, mask, rule, why }
+}
+
+const fn sub(leaf: u32, only: u32, register: Register, mask: u32, rule: Rule, why: &'static str) -> Row {
+    Row { leaf, subleaf: Subleaf::Only(only), register, mask, rule, why }
+}
+
+/// Bits by their numbers.
+const fn bits<const N: usize>(numbers: [u8; N]) -> u32 {
+    let mut mask = 0;
+    let mut at = 0;
+    while at < N {
+        mask |= 1 << numbers[at];
+        at += 1;
+    }
+    mask
+}
+
+const ALL: u32 = u32::MAX;
+const XSAVE: u64 = 1;
+const AVX: u64 = 0b111;
+const AVX512: u64 = 0b1110_0111;
+
+/// What is shown, and what is hidden for a reason worth saying. A bit without a row is hidden.
+pub const TABLE: &[Row] = &[
+    row(0, Eax, ALL, Computed, "the last leaf"),
+    row(0, Ebx, ALL, Host, "vendor"),
+    row(0, Ecx, ALL, Host, "vendor"),
+    row(0, Edx, ALL, Host, "vendor"),
+    // Leaf 1.
+    row(1, Eax, ALL, Host, "family, model, stepping"),
+    row(1, Ebx, 0x0000_ffff, Host, "brand, size of cache lines"),
+    row(1, Ebx, 0xffff_0000, Computed, "number of vCPUs, APIC id"),
+    row(
+        1,
+        Ecx,
+        bits([0, 1, 9, 13, 19, 20, 22, 23, 25, 30]),
+        Host,
+        "SSE3, PCLMULQDQ, SSSE3, CX16, SSE4, MOVBE, POPCNT, AES, RDRAND",
+    ),
+    row(1, Ecx, bits([12, 28, 29]), State(AVX), "FMA, AVX, F16C"),
+    row(1, Ecx, bits([26]), State(XSAVE), "XSAVE"),
+    row(1, Ecx, bits([27]), Computed, "OSXSAVE: the guest's CR4"),
+    row(1, Ecx, bits([21]), If(Offers::X2APIC), "x2APIC"),
+    row(1, Ecx, bits([24]), If(Offers::TSC_DEADLINE), "TSC deadline"),
+    row(1, Ecx, bits([31]), Set, "there is a hypervisor"),
+    row(
+        1,
+        Ecx,
+        bits([2, 4, 7, 8, 10, 11, 14, 15, 16, 18]),
+        Hidden,
+        "debug store, speed and thermal control, debug interface, counters: the machine's",
+    ),
+    row(1, Ecx, bits([3]), Hidden, "MONITOR: what ends a wait is the hypervisor's"),
+    row(1, Ecx, bits([5, 6]), Hidden, "VMX, SMX: no nested virtualization"),
+    row(1, Ecx, bits([17]), Hidden, "PCID: CR4.PCIDE stays clear"),
+    row(
+        1,
+        Edx,
+        bits([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 19, 23, 24, 25, 26, 27]),
+        Host,
+        "FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, SEP, MTRR, PGE, CMOV, PAT, PSE36, CLFLUSH, MMX, FXSR, SSE, SSE2, self-snoop",
+    ),
+    row(1, Edx, bits([9]), Computed, "APIC: whether it is on"),
+    row(1, Edx, bits([28]), Computed, "several vCPUs in the package"),
+    row(1, Edx, bits([14]), Hidden, "MCA: error banks are the machine's"),
+    row(
+        1,
+        Edx,
+        bits([18, 21, 22, 29, 31]),
+        Hidden,
+        "serial number, debug store, thermal control: the machine's",
+    ),
+    // Caches and TLBs, Intel's way.
+    row(2, Eax, ALL, Host, "caches and TLBs"),
+    row(2, Ebx, ALL, Host, "caches and TLBs"),
+    row(2, Ecx, ALL, Host, "caches and TLBs"),
+    row(2, Edx, ALL, Host, "caches and TLBs"),
+    row(4, Eax, 0x0000_3fff, Host, "kind and level of a cache"),
+    row(4, Eax, 0xffff_c000, Computed, "who shares it"),
+    row(4, Ebx, ALL, Host, "its ways and lines"),
+    row(4, Ecx, ALL, Host, "its sets"),
+    row(4, Edx, 0b111, Host, "inclusive, complex"),
+    row(5, Eax, ALL, Hidden, "MONITOR"),
+    row(6, Eax, bits([2]), If(Offers::TSC_DEADLINE), "ARAT: the timer never stops"),
+    row(6, Ecx, ALL, Hidden, "thermal control, MPERF and APERF: the machine's"),
+    // Leaf 7.
+    sub(7, 0, Eax, ALL, Computed, "the last subleaf"),
+    sub(
+        7,
+        0,
+        Ebx,
+        bits([0, 3, 6, 7, 8, 9, 13, 18, 19, 20, 23, 24, 29]),
+        Host,
+        "FSGSBASE, BMI1, x87's data pointer, SMEP, BMI2, ERMS, x87's segments, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA",
+    ),
+    sub(7, 0, Ebx, bits([5]), State(AVX), "AVX2"),
+    sub(7, 0, Ebx, bits([16, 17, 21, 26, 27, 28, 30, 31]), State(AVX512), "AVX-512"),
+    sub(7, 0, Ebx, bits([1]), Hidden, "TSC_ADJUST: the offset is the hypervisor's"),
+    sub(7, 0, Ebx, bits([2]), Hidden, "SGX"),
+    sub(7, 0, Ebx, bits([4, 11]), Hidden, "HLE, RTM: what aborts a transaction tells of neighbours"),
+    sub(7, 0, Ebx, bits([10]), Hidden, "INVPCID: without PCID"),
+    sub(7, 0, Ebx, bits([12, 15]), Hidden, "cache monitoring and allocation: the machine's"),
+    sub(7, 0, Ebx, bits([14]), Hidden, "MPX: its state isn't switched"),
+    sub(7, 0, Ebx, bits([22, 25]), Hidden, "PCOMMIT, processor trace: the machine's"),
+    sub(7, 0, Ecx, bits([0, 2, 8, 22, 25]), Host, "PREFETCHWT1, UMIP, GFNI, RDPID, CLDEMOTE"),
+    sub(7, 0, Ecx, bits([9, 10]), State(AVX), "VAES, VPCLMULQDQ"),
+    sub(7, 0, Ecx, bits([1, 6, 11, 12, 14]), State(AVX512), "AVX-512"),
+    sub(7, 0, Ecx, bits([3, 4, 31]), Hidden, "protection keys: their state isn't switched"),
+    sub(7, 0, Ecx, bits([5]), Hidden, "WAITPKG: the CPU would sleep"),
+    sub(7, 0, Ecx, bits([7]), Hidden, "shadow stacks: their state isn't switched"),
+    sub(7, 0, Ecx, bits([13]), Hidden, "memory encryption: the machine's"),
+    sub(7, 0, Ecx, bits([16, 17, 18, 19, 20, 21]), Hidden, "LA57 (guests have 4 levels) and MPX's width"),
+    sub(7, 0, Ecx, bits([23, 24, 26, 30]), Hidden, "key locker, bus lock detection, SGX"),
+    sub(
+        7,
+        0,
+        Ecx,
+        bits([27, 28, 29]),
+        Hidden,
+        "MOVDIRI, MOVDIR64B, ENQCMD: stores to registers that are emulated couldn't be",
+    ),
+    sub(7, 0, Edx, bits([4, 10, 14]), Host, "FSRM, MD_CLEAR, SERIALIZE"),
+    sub(7, 0, Edx, bits([2, 3, 8, 23]), State(AVX512), "AVX-512"),
+    sub(7, 0, Edx, bits([20]), Hidden, "IBT: its state isn't switched"),
+    sub(7, 0, Edx, bits([22, 24, 25]), Hidden, "AMX: its state isn't switched"),
+    sub(7, 0, Edx, bits([26, 27, 28, 29, 30, 31]), Hidden, "Intel's speculation controls: AMD's are offered"),
+    sub(7, 1, Eax, bits([4, 23]), State(AVX), "AVX-VNNI, AVX-IFMA"),
+    sub(7, 1, Eax, bits([5]), State(AVX512), "AVX-512 BF16"),
+    sub(7, 1, Eax, bits([10, 11, 12]), Host, "fast string moves"),
+    sub(
+        7,
+        1,
+        Eax,
+        bits([6, 17, 18, 19, 26]),
+        Hidden,
+        "LASS, FRED, LKGS, WRMSRNS, LAM: control bits and MSRs that are kept closed",
+    ),
+    row(0xa, Eax, ALL, Hidden, "performance counters"),
+    row(0xb, Eax, ALL, Computed, "topology"),
+    row(0xb, Ebx, ALL, Computed, "topology"),
+    row(0xb, Ecx, ALL, Computed, "topology"),
+    row(0xb, Edx, ALL, Computed, "topology"),
+    sub(0xd, 0, Eax, ALL, Computed, "what XCR0 may be"),
+    sub(0xd, 0, Ebx, ALL, Computed, "what is in use takes"),
+    sub(0xd, 0, Ecx, ALL, Computed, "what all takes"),
+    sub(0xd, 0, Edx, ALL, Computed, "what XCR0 may be"),
+    sub(0xd, 1, Eax, bits([0, 1, 2]), State(XSAVE), "XSAVEOPT, XSAVEC, XGETBV 1"),
+    sub(0xd, 1, Eax, bits([3, 4]), Hidden, "XSAVES, XFD: their MSRs stay closed"),
+    sub(0xd, 1, Ebx, ALL, Computed, "what is in use takes"),
+    // AMD's.
+    row(0x8000_0000, Eax, ALL, Computed, "the last leaf"),
+    row(0x8000_0000, Ebx, ALL, Host, "vendor"),
+    row(0x8000_0000, Ecx, ALL, Host, "vendor"),
+    row(0x8000_0000, Edx, ALL, Host, "vendor"),
+    row(0x8000_0001, Eax, ALL, Host, "family, model, stepping"),
+    row(0x8000_0001, Ebx, ALL, Host, "brand, package"),
+    row(
+        0x8000_0001,
+        Ecx,
+        bits([0, 4, 5, 6, 7, 8, 21, 22]),
+        Host,
+        "LAHF in long mode, CR8 by LOCK, LZCNT, SSE4A, misaligned SSE, PREFETCHW, TBM, topology",
+    ),
+    row(0x8000_0001, Ecx, bits([11, 16]), State(AVX), "XOP, FMA4"),
+    row(0x8000_0001, Ecx, bits([1]), Computed, "several cores in the package"),
+    row(0x8000_0001, Ecx, bits([2, 12]), Hidden, "SVM, SKINIT: no nested virtualization"),
+    row(0x8000_0001, Ecx, bits([3]), Hidden, "extended APIC registers aren't emulated"),
+    row(
+        0x8000_0001,
+        Ecx,
+        bits([9, 10, 13, 15, 17, 19]),
+        Hidden,
+        "errata, sampling, watchdog, LWP, TCE, nodes: MSRs that stay closed",
+    ),
+    row(0x8000_0001, Ecx, bits([23, 24, 26, 27, 28, 30]), Hidden, "performance counters, breakpoint masks"),
+    row(0x8000_0001, Ecx, bits([29]), Hidden, "MWAITX: the CPU would sleep"),
+    row(
+        0x8000_0001,
+        Edx,
+        bits([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29, 30, 31]),
+        Host,
+        "as leaf 1; SYSCALL, NX, MMX's extensions, FFXSR, pages of 1 GiB, RDTSCP, long mode, 3DNow!",
+    ),
+    row(0x8000_0001, Edx, bits([9]), Computed, "APIC: whether it is on"),
+    row(0x8000_0001, Edx, bits([14, 19]), Hidden, "MCA, multiprocessor capable"),
+    row(0x8000_0002, Eax, ALL, Host, "the processor's name"),
+    row(0x8000_0002, Ebx, ALL, Host, "the processor's name"),
+    row(0x8000_0002, Ecx, ALL, Host, "the processor's name"),
+    row(0x8000_0002, Edx, ALL, Host, "the processor's name"),
+    row(0x8000_0003, Eax, ALL, Host, "the processor's name"),
+    row(0x8000_0003, Ebx, ALL, Host, "the processor's name"),
+    row(0x8000_0003, Ecx, ALL, Host, "the processor's name"),
+    row(0x8000_0003, Edx, ALL, Host, "the processor's name"),
+    row(0x8000_0004, Eax, ALL, Host, "the processor's name"),
+    row(0x8000_0004, Ebx, ALL, Host, "the processor's name"),
+    row(0x8000_0004, Ecx, ALL, Host, "the processor's name"),
+    row(0x8000_0004, Edx, ALL, Host, "the processor's name"),
+    row(0x8000_0005, Eax, ALL, Host, "caches and TLBs"),
+    row(0x8000_0005, Ebx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0005, Ecx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0005, Edx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0006, Eax, ALL, Host, "caches and TLBs"),
+    row(0x8000_0006, Ebx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0006, Ecx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0006, Edx, ALL, Host, "caches and TLBs"),
+    row(0x8000_0007, Edx, bits([8]), If(Offers::INVARIANT_TSC), "the time-stamp counter has one rate"),
+    row(
+        0x8000_0007,
+        Edx,
+        bits([0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]),
+        Hidden,
+        "power and thermal control: the machine's",
+    ),
+    row(0x8000_0008, Eax, ALL, Computed, "widths of addresses"),
+    row(
+        0x8000_0008,
+        Ebx,
+        bits([0, 2, 9, 26, 29]),
+        Host,
+        "CLZERO, XSAVE of x87's errors, WBNOINVD, what needs no mitigation (SSB_NO, BTC_NO)",
+    ),
+    row(0x8000_0008, Ebx, bits([12]), HostIf(Offers::BARRIER), "IBPB"),
+    row(0x8000_0008, Ebx, bits([14, 15, 24]), HostIf(Offers::SPEC_CTRL), "IBRS, STIBP, SSBD"),
+    row(0x8000_0008, Ebx, bits([1, 3, 4, 8]), Hidden, "retired instructions, INVLPGB, RDPRU, MCOMMIT"),
+    row(0x8000_0008, Ecx, ALL, Computed, "cores of the package"),
+    row(0x8000_000a, Edx, ALL, Hidden, "SVM"),
+    row(0x8000_0019, Eax, ALL, Host, "TLBs of 1 GiB"),
+    row(0x8000_0019, Ebx, ALL, Host, "TLBs of 1 GiB"),
+    row(0x8000_001a, Eax, 0b111, Host, "how wide the FPU is"),
+    row(0x8000_001b, Eax, ALL, Hidden, "instruction sampling"),
+    row(0x8000_001d, Eax, 0x0000_3fff, Host, "kind and level of a cache"),
+    row(0x8000_001d, Eax, 0x03ff_c000, Computed, "who shares it"),
+    row(0x8000_001d, Ebx, ALL, Host, "its ways and lines"),
+    row(0x8000_001d, Ecx, ALL, Host, "its sets"),
+    row(0x8000_001d, Edx, 0b11, Host, "inclusive"),
+    row(0x8000_001e, Eax, ALL, Computed, "topology"),
+    row(0x8000_001e, Ebx, ALL, Computed, "topology"),
+    row(0x8000_001e, Ecx, ALL, Computed, "topology"),
+    row(0x8000_001f, Eax, ALL, Hidden, "memory encryption"),
+    row(
+        0x8000_0021,
+        Eax,
+        bits([0, 6, 10, 11, 29]),
+        Host,
+        "nested breakpoints, null selectors, fast strings, what needs no mitigation (SRSO_NO)",
+    ),
+    row(0x8000_0021, Eax, bits([2]), HostIf(Offers::LFENCE), "LFENCE serializes"),
+    row(
+        0x8000_0021,
+        Eax,
+        bits([8, 13, 17]),
+        Hidden,
+        "automatic IBRS, prefetch control, CPUID faulting: control bits that stay clear",
+    ),
+];

@@ -1,0 +1,35 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`features`] | what the processor offers |
+//! | [`vmcb`] | the control block, as data |
+//! | [`control`] | every intercept and control bit with its reason |
+//! | [`permissions`] | ports and MSRs without an exit |
+//! | [`start`] | the state in which a vCPU begins |
+//! | [`exit`] | why a run has ended |
+//! | [`event`] | what interrupts the guest |
+//! | [`walk`] | from an operand to guest-physical memory |
+//! | [`fetch`] | the instruction that has exited |
+//! | [`cpuid`], [`msr`] | what the guest sees |
+//! | [`cr`], [`dr`] | control registers and debug registers that exit |
+//! | [`clock`] | KVM's paravirtual clock |
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod control;
+pub mod cpuid;
+pub mod cr;
+pub mod dr;
+pub mod event;
+pub mod exit;
+pub mod features;
+pub mod fetch;
+pub mod msr;
+pub mod permissions;
+pub mod start;
+pub mod vmcb;
+pub mod walk;
