@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Interrupt, Span};
-use axvm_platform::model::{Platform, PlatformDevice};
+use axvm_platform::model::{KeptWhat, Platform, PlatformDevice};
 use axvm_system::model::{Arch, Item, System};
 
 use super::console::{Console, Lent, shown};
@@ -219,7 +219,15 @@ fn taken(
         }
     }
     for kept in &platform.kept {
-        take(kept.span, format!("a PCI window of {}, whose host bridge AxVM doesn't drive,", kept.owner));
+        take(
+            kept.span,
+            match kept.what {
+                KeptWhat::PciWindow => {
+                    format!("a PCI window of {}, whose host bridge AxVM doesn't drive,", kept.owner)
+                }
+                KeptWhat::Machine => kept.owner.clone(),
+            },
+        );
     }
     for &span in &platform.memory {
         take(span, "RAM".into());

@@ -110,16 +110,20 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         reserved: memory::reserved(tree, &banks, &devices, &kept)?,
         memory: banks,
         kept,
+        kept_ports: Vec::new(),
+        firmware_dma: Vec::new(),
         console: console(tree),
         irqchip: gic.map(Irqchip::Gic),
         timer: timer(tree),
         firmware: psci(tree).map(Firmware::Psci),
         iommus,
+        iommu_scopes: Vec::new(),
         pci_hosts,
         functions: None,
         devices,
         address_bits: 0,
         limits: Default::default(),
+        unclear: Vec::new(),
     })
 }
 

@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
-use axvm_addr::{DmaSource, MsiControllerId, MsiSource, PciAddress};
+use axvm_addr::{DmaSource, Hpa, MsiControllerId, MsiSource, PciAddress, Span};
 use axvm_pci::{Function, Membership, bridges_above, requester_ids};
 
-use crate::model::{IdMapping, Interrupt, PciDevice, PciHost, Platform};
+use crate::model::{
+    FirmwareDma, IdMapping, Interrupt, Iommu, Irqchip, PciDevice, PciHost, PciScope, Platform,
+};
 
 /// A bridge chain longer than there are bus numbers is a loop.
 const MOST_BRIDGES: usize = 256;
@@ -15,6 +17,7 @@ impl Platform {
     /// has the isolation group of each function, in the same order; functions without one share the group
     /// `u32::MAX`.
     pub fn add_functions(&mut self, functions: Vec<Function>, groups: &[Membership]) {
+        self.find_scopes(&functions);
         let devices = functions
             .iter()
             .enumerate()
@@ -42,6 +45,7 @@ impl Platform {
                         .and_then(|host| host.msi_source(sender))
                         .filter(|source| self.serves_messages(source.controller)),
                     line: host.and_then(|host| line(host, function, &functions)),
+                    firmware_memory: self.firmware_memory(&functions, function, &ids.requests),
                 }
             })
             .collect();
@@ -50,13 +54,115 @@ impl Platform {
 
     /// Whether messages reach a controller such that their sender is known.
     fn serves_messages(&self, controller: MsiControllerId) -> bool {
-        let its = self.gic().and_then(|gic| gic.its.get(usize::from(controller.0)));
-        its.is_some_and(|its| its.pre_its.is_none())
+        let position = usize::from(controller.0);
+        match &self.irqchip {
+            Some(Irqchip::Gic(gic)) => gic.its.get(position).is_some_and(|its| its.pre_its.is_none()),
+            Some(Irqchip::Apic(_)) => self.iommus.get(position).is_some_and(Iommu::remaps_messages),
+            None => false,
+        }
+    }
+
+    /// Adds to the maps of the host bridges what enumeration says of the functions that each IOMMU serves. What a table names comes before
+    /// what serves all the rest, and of two that name one function the first has it.
+    fn find_scopes(&mut self, functions: &[Function]) {
+        let mut found: Vec<(u16, IdMapping)> = Vec::new();
+        for scope in &self.iommu_scopes {
+            for Ids { segment, first, count } in scope.functions.ids(functions) {
+                let mapping = IdMapping { first, count, target: Some(scope.iommu.0), base: first };
+                found.push((segment, mapping));
+            }
+        }
+        for host in &mut self.pci_hosts {
+            let of_it = found.iter().filter(|(segment, _)| *segment == host.segment);
+            let of_it: Vec<IdMapping> = of_it.map(|(_, mapping)| *mapping).collect();
+            let remaps = |it: &&IdMapping| {
+                let iommu = it.target.and_then(|target| self.iommus.get(usize::from(target)));
+                iommu.is_some_and(Iommu::remaps_messages)
+            };
+            // One that doesn't remap messages has none arrive elsewhere either.
+            let unmapped = |it: &IdMapping| IdMapping { target: None, ..*it };
+            let messages = of_it.iter().map(|it| if remaps(&it) { *it } else { unmapped(it) });
+            host.msi_map.splice(0..0, messages);
+            host.iommu_map.splice(0..0, of_it.iter().copied());
+        }
+    }
+
+    /// Memory that firmware has a function reach, by any of its requester ids.
+    fn firmware_memory(&self, all: &[Function], function: &Function, ids: &[PciAddress]) -> Vec<Span<Hpa>> {
+        let ids = ids.iter().chain([&function.address]);
+        let has = |it: &&FirmwareDma| {
+            let scope = it.functions.ids(all);
+            ids.clone().any(|id| {
+                let requester = u32::from(id.requester_id());
+                scope.iter().any(|&Ids { segment, first, count }| {
+                    segment == id.segment && (first..first.saturating_add(count)).contains(&requester)
+                })
+            })
+        };
+        self.firmware_dma.iter().filter(has).map(|it| it.span).collect()
     }
 
     /// The position in [`Platform::pci_hosts`] of the host bridge that a function is below.
     pub fn pci_host_of(&self, address: PciAddress) -> Option<usize> {
         self.pci_hosts.iter().position(|host| host.has(address))
+    }
+}
+
+/// Requester ids that follow each other.
+#[derive(Clone, Copy, PartialEq)]
+struct Ids {
+    segment: u16,
+    first: u32,
+    count: u32,
+}
+
+impl PciScope {
+    /// The requester ids that it stands for. One whose path leads nowhere stands for none: what isn't there has none.
+    fn ids(&self, all: &[Function]) -> Vec<Ids> {
+        match self {
+            Self::Ids { segment, first, last } => match last.checked_sub(*first) {
+                Some(more) => {
+                    alloc::vec![Ids { segment: *segment, first: (*first).into(), count: u32::from(more) + 1 }]
+                }
+                None => Vec::new(),
+            },
+            Self::Path { segment, bus, steps, below } => {
+                let mut at: Option<&Function> = None;
+                for step in steps {
+                    let is_next = |it: &&Function| match at {
+                        None => it.address.segment == *segment && it.address.bus == *bus,
+                        Some(above) => it.parent == Some(above.address),
+                    };
+                    let is_it = |it: &&Function| {
+                        (it.address.device(), it.address.function()) == (step.device, step.function)
+                    };
+                    match all.iter().filter(is_next).find(is_it) {
+                        Some(next) => at = Some(next),
+                        None => return Vec::new(),
+                    }
+                }
+                let Some(end) = at else { return Vec::new() };
+                let mut ids = alloc::vec![Ids {
+                    segment: *segment,
+                    first: end.address.requester_id().into(),
+                    count: 1
+                }];
+                if *below {
+                    // All of the buses below: a bridge sends in its own name too.
+                    let is_below = |it: &&Function| {
+                        bridges_above(all, it).iter().any(|bridge| bridge.address == end.address)
+                    };
+                    for function in all.iter().filter(is_below) {
+                        let first = u32::from(function.address.bus) << 8;
+                        let bus = Ids { segment: *segment, first, count: 0x100 };
+                        if !ids.contains(&bus) {
+                            ids.push(bus);
+                        }
+                    }
+                }
+                ids
+            }
+        }
     }
 }
 

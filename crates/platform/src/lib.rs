@@ -20,4 +20,4 @@ pub mod memory;
 pub mod model;
 pub mod roles;
 pub mod snapshot;
-mod uart;
+pub mod uart;

@@ -4,6 +4,7 @@ use axvm_addr::{Address, Hpa, Span};
 use axvm_platform::fdt::blob::BlobError;
 use axvm_platform::fdt::outline::{Outline, OutlineError};
 use axvm_platform::fdt::{self, FdtError};
+use axvm_platform::uart::UartPlace;
 use axvm_uart::{Kind, Width};
 use proptest::prelude::*;
 
@@ -50,7 +51,7 @@ fn the_outline_says_what_the_full_reader_says() {
         let uart = device.and_then(|device| device.uart());
         assert_eq!(outline.console().map(|console| console.uart), uart);
         assert_eq!(
-            outline.console().map(|console| console.registers),
+            outline.console().and_then(|console| console.place.memory()),
             device.filter(|_| uart.is_some()).and_then(|device| device.registers.first().copied())
         );
     }
@@ -60,7 +61,7 @@ fn the_outline_says_what_the_full_reader_says() {
 fn qemus_console_is_found_with_its_clock() {
     let console = Outline::open(SAMPLES[0]).unwrap().console().unwrap();
     assert_eq!((console.uart.kind, console.clock_hz), (Kind::Pl011, Some(24_000_000)));
-    assert_eq!(console.registers, span(0x900_0000, 0x1000));
+    assert_eq!(console.place, UartPlace::Memory(span(0x900_0000, 0x1000)));
 }
 
 /// A board as most are: a bus, a 16550 on it behind an alias, reserved memory.
@@ -88,7 +89,7 @@ fn board() -> Builder {
 fn a_console_behind_a_bus_and_an_alias_is_found() {
     let blob = board().finish();
     let console = Outline::open(&blob).unwrap().console().unwrap();
-    assert_eq!(console.registers, span(0xfeb5_0000, 0x100));
+    assert_eq!(console.place, UartPlace::Memory(span(0xfeb5_0000, 0x100)));
     assert_eq!((console.uart.kind, console.uart.shift, console.uart.width), (Kind::Ns16550, 2, Width::Word));
 }
 

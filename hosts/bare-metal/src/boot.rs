@@ -43,12 +43,13 @@ const BLOCK: u64 = 2 << 20;
 /// First comes what needs no memory: the console, that can say what goes wrong with all the rest, and a place for the heap, as large as
 /// reading the platform takes.
 pub fn main(info: BootInfo<'_>) -> ! {
-    if let Some(console) = &info.console {
-        let pages = console.registers.to_pages();
+    let registers = info.console.and_then(|console| console.place.memory());
+    if let Some((console, registers)) = info.console.zip(registers) {
+        let pages = registers.to_pages();
         // SAFETY: boot's description says that these are the registers of such a UART. No VM gets it (the plan keeps it).
         unsafe {
             early_map(pages, Rights::Device);
-            console::init(console.uart, console.registers.start(), console.clock_hz);
+            console::init(console.uart, registers.start(), console.clock_hz);
         }
     }
     let pool = find_pool(&info);
@@ -64,7 +65,7 @@ pub fn main(info: BootInfo<'_>) -> ! {
 
     let mut platform = info.platform.read().unwrap_or_else(|error| last_words(&error));
     arch::correct_platform(&mut platform);
-    let BootInfo { initrd, console, start, .. } = info;
+    let BootInfo { initrd, start, .. } = info;
     reserve(&mut platform, info.platform.span(), initrd);
     let agree = platform.free_memory().iter().any(|free| free.encloses(&pool));
     if !agree || platform.cpus.len() > info.platform.cpus() {
@@ -72,7 +73,7 @@ pub fn main(info: BootInfo<'_>) -> ! {
     }
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
     let stacks = stacks(&platform, pool);
-    let memory = Memory { pool, bundle: initrd, console: console.map(|console| console.registers) };
+    let memory = Memory { pool, bundle: initrd, console: registers };
     let Some(boot) = map(&platform, &memory, &stacks) else {
         last_words(&"the hypervisor's own address space can't be mapped")
     };

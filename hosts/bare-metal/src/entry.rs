@@ -61,7 +61,8 @@ pub unsafe fn refuse_early(device_tree: Hpa, why: &str) -> ! {
     };
     let uart = Outline::open(blob).ok().and_then(|outline| outline.console());
     // SAFETY: the device tree says so.
-    let mut out = unsafe { console::early_emergency(uart.map(|it| (it.uart, it.registers.start()))) };
+    let mut out =
+        unsafe { console::early_emergency(uart.and_then(|it| Some((it.uart, it.place.memory()?.start())))) };
     let _ = writeln!(out, "axvm: error: {why}\r");
     arch::halt()
 }

@@ -103,6 +103,7 @@ fn device(
         path: tree.path(id),
         enabled: tree.is_enabled(id),
         registers: places.found,
+        ports: Vec::new(),
         lost: places.lost,
         interrupts,
         foreign_interrupts,

@@ -17,7 +17,7 @@ use super::blob::{self, BlobError, DEPTH, Part};
 use super::kinds;
 use super::memory::EFI_MAP;
 use crate::model::PsciConduit;
-pub use console::EarlyConsole;
+pub use crate::uart::EarlyConsole;
 use node::Lineage;
 
 /// A device tree that was walked once.

@@ -8,7 +8,7 @@ use super::address::Cells;
 use super::blob::{NodeId, Tree};
 use super::interrupts::Line;
 use super::{FdtError, position};
-use crate::model::{BusSpan, IdMapping, Kept, PciHost, PinRoute};
+use crate::model::{BusSpan, IdMapping, Kept, KeptWhat, PciHost, PinRoute};
 
 /// ECAM takes 1 MiB for a bus.
 const BUS_SHIFT: u32 = 20;
@@ -37,6 +37,7 @@ pub(super) fn host(
         ecam,
         buses,
         windows: windows(tree, id)?,
+        ports: Vec::new(),
         coherent: tree.is_coherent(id),
         iommu_map_mask: tree.u32(id, "iommu-map-mask").unwrap_or(u32::MAX),
         iommu_map: if tree.shifts_dma(id) {
@@ -131,7 +132,11 @@ pub(super) fn kept(tree: &Tree<'_>, driven: &[NodeId]) -> Result<Vec<Kept>, FdtE
             }
             let is_window = |span: &Span<Hpa>| windows.iter().any(|window| window.cpu.encloses(span));
             found.retain(|span| !span.is_empty() && !is_window(span));
-            kept.extend(found.into_iter().map(|span| Kept { span, owner: tree.path(id) }));
+            kept.extend(found.into_iter().map(|span| Kept {
+                span,
+                what: KeptWhat::PciWindow,
+                owner: tree.path(id),
+            }));
         }
     }
     Ok(kept)

@@ -29,7 +29,7 @@ fn raw_regions_over_windows_of_host_bridges_that_are_not_driven_are_refused() {
     let system = given(region("raw", 0x0a10_0000, 0x0a30_0000, 0x1000));
     planned(&system, &platform);
     let span = Span::new(Hpa(0x0a30_0000), 0x1_0000).unwrap();
-    platform.kept.push(Kept { span, owner: "/pcie@0".into() });
+    platform.kept.push(Kept { span, what: KeptWhat::PciWindow, owner: "/pcie@0".into() });
     assert_eq!(refusals(&system, &platform), [(Rule::RegisterPlace, of_device("base_hpa"))]);
     assert!(lines(&system, &platform)[0].contains("PCI window of /pcie@0"));
 }

@@ -5,17 +5,7 @@ use axvm_uart::{Description, Kind, Properties};
 
 use super::super::address::Cells;
 use super::{Outline, is_called, texts};
-
-/// A console that can be driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EarlyConsole {
-    /// What it is.
-    pub uart: Description,
-    /// Where its registers are.
-    pub registers: Span<Hpa>,
-    /// What it is fed with, if that is a fixed clock.
-    pub clock_hz: Option<u32>,
-}
+use crate::uart::{EarlyConsole, UartPlace};
 
 impl Outline<'_> {
     /// What `/chosen/stdout-path` names, if that is a UART that can be driven.
@@ -60,6 +50,6 @@ impl Outline<'_> {
                 if fixed { node.u32(0, "clock-frequency") } else { None }
             })
         });
-        Some(EarlyConsole { uart, registers, clock_hz })
+        Some(EarlyConsole { uart, place: UartPlace::Memory(registers), clock_hz })
     }
 }

@@ -109,9 +109,9 @@ pub fn registers(platform: &Platform) -> Vec<Span<Hpa>> {
 pub fn listen(platform: &Platform, hear: impl Fn(Interrupt) -> bool) -> Vec<&str> {
     let heard = |line: Option<Interrupt>| line.is_some_and(&hear);
     // Both lines, also if the first one isn't heard.
-    let calls = |smmu: &&Described| {
-        let IommuKind::SmmuV3 { event_queue, global_error } = smmu.kind;
-        heard(event_queue) & heard(global_error)
+    let calls = |smmu: &&Described| match smmu.kind {
+        IommuKind::SmmuV3 { event_queue, global_error } => heard(event_queue) & heard(global_error),
+        IommuKind::AmdVi { .. } | IommuKind::VtD { .. } => false,
     };
     platform.iommus.iter().filter(|smmu| !calls(smmu)).map(|smmu| smmu.path.as_str()).collect()
 }
