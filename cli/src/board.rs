@@ -1,5 +1,6 @@
 //! A board that is QEMU: everything about it checked, then started with a bundle.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ const PLANNING: Duration = Duration::from_secs(60);
 /// What QEMU is run with, once everything about it is known to be good.
 pub struct Board {
     arch: Arch,
+    program: OsString,
     words: Vec<String>,
     image: PathBuf,
 }
@@ -56,14 +58,15 @@ impl Board {
             input.add(Problem::new(Item::Board(String::new()), Rule::Platform, message));
             return None;
         };
-        if let Err(message) = qemu::check(board.arch) {
+        let qemu::Found { program, problem } = qemu::find(board.arch);
+        if let Some(message) = problem {
             input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
         }
         let image = hypervisor::find(image, board.arch)
             .map_err(|message| input.add(Problem::new(Item::File, Rule::Hypervisor, message)))
             .ok()?;
         let words = given.iter().chain(more).cloned().collect();
-        input.can_plan().then_some(Self { arch: board.arch, words, image })
+        input.can_plan().then_some(Self { arch: board.arch, program, words, image })
     }
 
     /// Starts it.
@@ -99,7 +102,7 @@ impl Board {
                     .map_err(complain)?;
                 file.write_all(&bytes).map_err(complain)?;
                 let boot = qemu::Boot::Kernel { hypervisor: &self.image, bundle: file.path() };
-                command = qemu::command(self.arch, &words, &boot, &input.folder, restarts);
+                command = qemu::command(&self.program, &words, &boot, &input.folder, restarts);
                 typist = None;
                 _file = file;
             }
@@ -107,7 +110,7 @@ impl Board {
                 let firmware = path::absolute(loader).map_err(|error| error.to_string())?;
                 let medium = Medium::write(self.arch, &self.image, bytes)?;
                 let boot = qemu::Boot::Loader { firmware: &firmware, medium: medium.folder() };
-                command = qemu::command(self.arch, &words, &boot, &input.folder, restarts);
+                command = qemu::command(&self.program, &words, &boot, &input.folder, restarts);
                 typist = Some(Typist::new(medium.lines()?));
                 _medium = medium;
             }

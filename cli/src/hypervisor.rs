@@ -52,11 +52,19 @@ pub fn find(given: Option<&Path>, arch: Arch) -> Result<PathBuf, String> {
 
 /// The build lies in the target folder that this program was built into; an installed image beside this program.
 fn built_or_installed(arch: Arch) -> Option<PathBuf> {
-    let program = env::current_exe().ok()?;
     let build = Path::new("axvm").join(name(arch)).join("axvm-hypervisor.bin");
-    let built = program.ancestors().skip(1).take(4).map(|folder| folder.join(&build));
-    let installed = program.with_file_name(format!("axvm-hypervisor-{}.bin", name(arch)));
-    built.chain([installed]).find(|path| path.is_file())
+    let installed = || {
+        let program = env::current_exe().ok()?;
+        Some(program.with_file_name(format!("axvm-hypervisor-{}.bin", name(arch))))
+            .filter(|path| path.is_file())
+    };
+    in_target_folder(&build).or_else(installed)
+}
+
+/// A file of the target folder that this program was built into, if it is there.
+pub fn in_target_folder(file: &Path) -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    program.ancestors().skip(1).take(4).map(|folder| folder.join(file)).find(|path| path.is_file())
 }
 
 /// The version that an image says it is of.

@@ -81,11 +81,23 @@ fn files(input: &mut Input, arguments: &Pack) -> Option<Vec<(&'static str, Vec<u
 /// What a boot loader needs, by name.
 pub fn boot_files(arch: Arch, image: Vec<u8>, bundle: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
     let mut files = vec![(IMAGE, image), (BUNDLE, bundle)];
-    if arch != Arch::X86_64 {
+    if arch == Arch::X86_64 {
+        files.push(("boot-pvh.txt", pvh().into_bytes()));
+    } else {
         files.push((UBOOT, uboot().into_bytes()));
+        files.push(("boot-grub.txt", grub().into_bytes()));
     }
-    files.push(("boot-grub.txt", grub(arch).into_bytes()));
     files
+}
+
+/// On x86 the image has a PVH entry, and no other.
+fn pvh() -> String {
+    format!(
+        "# {IMAGE} is an ELF file with a PVH entry (Xen, docs/misc/pvh.pandoc): for a loader that enters by that, {IMAGE} is the\n\
+         # kernel and {BUNDLE} its only module, what is called its initial RAM disk too. QEMU does so:\n\
+         qemu-system-x86_64 ... -kernel {IMAGE} -initrd {BUNDLE}\n\
+         # There is no entry for GRUB (multiboot2) or UEFI yet.\n"
+    )
 }
 
 /// U-Boot boots it as it boots Linux: an image, an initrd with its size, a device tree.
@@ -101,9 +113,8 @@ fn uboot() -> String {
     )
 }
 
-fn grub(arch: Arch) -> String {
-    let (kernel, initrd) = if arch == Arch::X86_64 { ("multiboot2", "module2") } else { ("linux", "initrd") };
+fn grub() -> String {
     format!(
-        "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    {kernel} /{IMAGE}\n    {initrd} /{BUNDLE}\n}}\n"
+        "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    linux /{IMAGE}\n    initrd /{BUNDLE}\n}}\n"
     )
 }

@@ -1,7 +1,7 @@
 //! QEMU: which one, whether it is new enough, and what it is told.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,41 +13,56 @@ use crate::hypervisor;
 const fn oldest(arch: Arch) -> ((u32, u32), &'static str) {
     match arch {
         Arch::Aarch64 => ((9, 1), "the second stage of its SMMUv3"),
-        Arch::X86_64 => ((9, 1), "its IOMMUs"),
+        Arch::X86_64 => ((11, 1), "an AMD-Vi that translates DMA"),
         Arch::Riscv64 => ((10, 0), "its IOMMU"),
     }
 }
 
-/// The program for `arch`. `$AXVM_QEMU` names another one, for tests.
-fn program(arch: Arch) -> OsString {
-    let Some(given) = env::var_os("AXVM_QEMU") else {
-        return format!("qemu-system-{}", hypervisor::name(arch)).into();
-    };
-    // It is started in the system file's folder, where a relative path would name something else.
-    if Path::new(&given).components().count() > 1 {
-        return std::path::absolute(&given).map(PathBuf::into_os_string).unwrap_or(given);
-    }
-    given
+/// A QEMU, and what is wrong with it.
+pub struct Found {
+    /// What starts it.
+    pub program: OsString,
+    /// In words, with what to install: it isn't there, or too old.
+    pub problem: Option<String>,
 }
 
-/// Whether QEMU is there and new enough.
-///
-/// # Errors
-///
-/// In words, with what to install.
-pub fn check(arch: Arch) -> Result<(), String> {
-    let program = program(arch);
+/// The QEMU for `arch`: the one that `$AXVM_QEMU` names, for tests; the one in PATH; where that can't be used, the one that `cargo xtask
+/// setup` has put into the target folder that this program was built into.
+pub fn find(arch: Arch) -> Found {
+    if let Some(given) = env::var_os("AXVM_QEMU") {
+        // It is started in the system file's folder, where a relative path would name something else.
+        let program = if Path::new(&given).components().count() > 1 {
+            std::path::absolute(&given).map(PathBuf::into_os_string).unwrap_or(given)
+        } else {
+            given
+        };
+        return Found { problem: check(&program, arch).err(), program };
+    }
+    let name = format!("qemu-system-{}", hypervisor::name(arch));
+    let in_path = Found { problem: check(name.as_ref(), arch).err(), program: name.clone().into() };
+    if in_path.problem.is_none() {
+        return in_path;
+    }
+    let place = Path::new("qemu").join(hypervisor::name(arch)).join(name);
+    match hypervisor::in_target_folder(&place) {
+        Some(program) => Found { problem: check(program.as_os_str(), arch).err(), program: program.into() },
+        None => in_path,
+    }
+}
+
+/// Whether it is there and new enough.
+fn check(program: &OsStr, arch: Arch) -> Result<(), String> {
     let shown = program.display();
     let ((major, minor), why) = oldest(arch);
-    let package = match arch {
-        Arch::Aarch64 => "qemu-system-arm",
-        Arch::X86_64 => "qemu-system-x86",
-        Arch::Riscv64 => "qemu-system-riscv",
+    let install = match arch {
+        Arch::Aarch64 => "Debian: qemu-system-arm, in Debian 12 from bookworm-backports",
+        Arch::X86_64 => {
+            "Debian: qemu-system-x86 from trixie-backports; in the repository `cargo xtask setup` gets it"
+        }
+        Arch::Riscv64 => "Debian: qemu-system-riscv, in Debian 12 from bookworm-backports",
     };
-    let install = format!(
-        "install QEMU {major}.{minor} or newer (Debian: {package}, in Debian 12 from bookworm-backports)"
-    );
-    let output = Command::new(&program).arg("--version").stdin(Stdio::null()).output();
+    let install = format!("install QEMU {major}.{minor} or newer ({install})");
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("QEMU (`{shown}`) can't be started: {error}; {install}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let first = text.lines().next().unwrap_or_default();
@@ -86,8 +101,8 @@ pub enum Boot<'a> {
 }
 
 /// QEMU with its first serial line on its standard input and output. `restarts`: a reset starts it again; else it ends.
-pub fn command(arch: Arch, given: &[&str], boot: &Boot<'_>, folder: &Path, restarts: bool) -> Command {
-    let mut command = Command::new(program(arch));
+pub fn command(program: &OsStr, given: &[&str], boot: &Boot<'_>, folder: &Path, restarts: bool) -> Command {
+    let mut command = Command::new(program);
     // First, so that further serial lines (`--qemu -serial`) come after the tool's own.
     command.args(["-serial", "stdio"]);
     command.args(given);

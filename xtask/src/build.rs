@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::host::toolchain::{self, BareMetal};
@@ -21,15 +21,15 @@ pub fn metadata() -> Result<Value> {
     serde_json::from_str(&text).context("cannot read `cargo metadata`")
 }
 
-/// Of the bare-metal packages those that are programs: what they share is a library.
-fn bare_metal_programs(metadata: &Value) -> Result<Vec<String>> {
+/// Of an architecture's bare-metal packages those that are programs: what they share is a library.
+fn bare_metal_programs(metadata: &Value, arch: &str) -> Result<Vec<String>> {
     let is_program = |name: &String| {
         let package = metadata["packages"].as_array().into_iter().flatten().find(|it| it["name"] == **name);
         package.is_some_and(|package| {
             package["targets"].as_array().into_iter().flatten().any(|target| target["kind"][0] == "bin")
         })
     };
-    Ok(bare_metal_packages(metadata)?.into_iter().filter(is_program).collect())
+    Ok(bare_metal_packages(metadata, arch)?.into_iter().filter(is_program).collect())
 }
 
 /// What has to be asked for when a bare-metal package is built, so that nobody builds it for a host by the way.
@@ -40,8 +40,9 @@ pub fn features(metadata: &Value, package: &str) -> Vec<String> {
     asked.flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// Packages that run on bare metal: the workspace's members that aren't built by default.
-pub fn bare_metal_packages(metadata: &Value) -> Result<Vec<String>> {
+/// Packages that run on an architecture's bare metal: the workspace's members that aren't built by default, but for those whose
+/// manifest names other architectures only (`package.metadata.axvm.architectures`).
+pub fn bare_metal_packages(metadata: &Value, arch: &str) -> Result<Vec<String>> {
     let ids = |key: &str| -> Vec<&str> {
         metadata[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     };
@@ -49,39 +50,48 @@ pub fn bare_metal_packages(metadata: &Value) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
         let (Some(id), Some(name)) = (package["id"].as_str(), package["name"].as_str()) else { continue };
-        if !hosted.contains(&id) && ids("workspace_members").contains(&id) {
+        let architectures = package["metadata"]["axvm"]["architectures"].as_array();
+        let runs_there = architectures.is_none_or(|names| names.iter().any(|name| name == arch));
+        if !hosted.contains(&id) && ids("workspace_members").contains(&id) && runs_there {
             names.push(name.to_owned());
         }
     }
     Ok(names)
 }
 
+/// Whether a bare-metal package is one of the architecture's.
+pub fn runs_on(arch: &str, package: &str) -> Result<bool> {
+    Ok(bare_metal_packages(&metadata()?, arch)?.iter().any(|name| name == package))
+}
+
 /// Builds the hypervisor, every small guest, and the user's tool.
 pub fn everything(arch: &str) -> Result<()> {
-    hypervisor(arch, &[])?;
+    if runs_on(arch, HYPERVISOR)? {
+        hypervisor(arch, &[])?;
+    } else {
+        say::note(format_args!("the hypervisor doesn't run on {arch} yet: only its guests are built"));
+    }
     guests(arch)?;
     tool().map(drop)
 }
 
-/// Builds the hypervisor; the flat image's path. With more features it is a test image, which a release refuses to be.
+/// Builds the hypervisor; the path of the image that a boot loader takes. With more features it is a test image, which a release refuses to be.
 pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
     let elf = elf(arch, HYPERVISOR, features)?;
     let bytes = std::fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let flat = image::flatten(&bytes).with_context(|| format!("cannot flatten {}", elf.display()))?;
-    if arch == "aarch64" && !image::has_arm64_header(&flat) {
-        bail!("the hypervisor's image doesn't begin with an arm64 Image header");
-    }
+    let bootable = image::bootable(arch, &bytes)
+        .with_context(|| format!("no boot loader would take {}", elf.display()))?;
     let mut place = paths::hypervisor_image(arch);
     if !features.is_empty() {
         place = paths::test_image(arch);
     }
-    paths::write_atomically(&place, &flat)?;
+    paths::write_atomically(&place, &bootable)?;
     Ok(place)
 }
 
 /// Builds the small guests, whose ELF files lie beside the other guest's files, and the tests' firmware.
 pub fn guests(arch: &str) -> Result<()> {
-    for name in bare_metal_programs(&metadata()?)? {
+    for name in bare_metal_programs(&metadata()?, arch)? {
         if name == HYPERVISOR {
             continue;
         }

@@ -1,13 +1,66 @@
-//! The hypervisor's ELF as boot loaders want it: a flat image. Linked at address 0, its first byte is the
-//! arm64 Image header, so memory order is file order.
+//! The hypervisor's ELF as boot loaders want it. On aarch64 that is a flat image: linked at address 0, its first byte is the
+//! arm64 Image header, so memory order is file order. On x86_64 it stays an ELF file, with the note by which a loader finds its PVH
+//! entry (Xen, docs/misc/pvh.pandoc).
 
 use anyhow::{Context, Result, bail};
-use object::elf::{FileHeader64, PT_LOAD};
+use object::elf::{FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, ReadRef};
 
 /// Offset and value of the magic number in an arm64 Image (Documentation/arch/arm64/booting.rst).
 const ARM64_MAGIC: (usize, &[u8; 4]) = (56, b"ARM\x64");
+
+/// The type of the note with the PVH entry, and whose note it is (Xen, xen/include/public/elfnote.h).
+const PVH_NOTE: (u32, &[u8]) = (18, b"Xen");
+
+/// The image of an architecture that a boot loader takes.
+pub fn bootable(arch: &str, elf: &[u8]) -> Result<Vec<u8>> {
+    if arch == "x86_64" {
+        if !has_pvh_entry(elf)? {
+            bail!("it has no note with a PVH entry");
+        }
+        return loaded(elf);
+    }
+    let flat = flatten(elf)?;
+    if !has_arm64_header(&flat) {
+        bail!("it doesn't begin with an arm64 Image header");
+    }
+    Ok(flat)
+}
+
+/// The ELF file without what isn't loaded: sections, symbols, what a debugger reads.
+fn loaded(elf: &[u8]) -> Result<Vec<u8>> {
+    let header = FileHeader64::<Endianness>::parse(elf).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    let table =
+        header.e_phoff(endian) + u64::from(header.e_phnum(endian)) * u64::from(header.e_phentsize(endian));
+    let ends = header.program_headers(endian, elf)?.iter();
+    let end = ends.map(|it| it.p_offset(endian).saturating_add(it.p_filesz(endian))).fold(table, u64::max);
+    let mut kept = elf.get(..usize::try_from(end)?).context("a segment lies outside its file")?.to_vec();
+    // e_shoff, then e_shentsize, e_shnum and e_shstrndx: there are no sections.
+    for field in [40..48, 58..64] {
+        kept.get_mut(field).context("it is cut short")?.fill(0);
+    }
+    Ok(kept)
+}
+
+/// Whether a loader finds a PVH entry in it.
+pub fn has_pvh_entry(elf: &[u8]) -> Result<bool> {
+    let header = FileHeader64::<Endianness>::parse(elf).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    for segment in header.program_headers(endian, elf)? {
+        if segment.p_type(endian) != PT_NOTE {
+            continue;
+        }
+        let Some(mut notes) = segment.notes(endian, elf)? else { continue };
+        while let Some(note) = notes.next()? {
+            if (note.n_type(endian), note.name()) == PVH_NOTE {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
 
 /// A loaded segment: where it lies, what the file has of it.
 struct Segment<'data> {
@@ -95,7 +148,8 @@ mod tests {
             file.extend(kind.to_le_bytes());
             file.extend(5u32.to_le_bytes());
             let offset = (start + content.len()) as u64;
-            for word in [offset, *address, *address, bytes.len() as u64, bytes.len() as u64, 4096] {
+            let align = if *kind == PT_NOTE { 4 } else { 4096 };
+            for word in [offset, *address, *address, bytes.len() as u64, bytes.len() as u64, align] {
                 file.extend(word.to_le_bytes());
             }
             content.extend_from_slice(bytes);
@@ -117,6 +171,41 @@ mod tests {
         assert!(flatten(&elf(&[(PT_LOAD, 0x4000_0000, b"text")])).is_err());
         assert!(flatten(&elf(&[])).is_err());
         assert!(flatten(b"not an ELF file").is_err());
+    }
+
+    /// A note of the type, named `Xen`, whose description is an address.
+    fn note(kind: u32) -> Vec<u8> {
+        let mut note = Vec::new();
+        for word in [4, 4, kind] {
+            note.extend(u32::to_le_bytes(word));
+        }
+        note.extend(b"Xen\0");
+        note.extend(0x10_0000u32.to_le_bytes());
+        note
+    }
+
+    #[test]
+    fn only_a_note_of_the_right_type_is_a_pvh_entry() {
+        let with = |kind| elf(&[(PT_LOAD, 0x10_0000, b"code"), (PT_NOTE, 0x10_0100, &note(kind))]);
+        assert!(has_pvh_entry(&with(18)).unwrap());
+        assert!(!has_pvh_entry(&with(17)).unwrap());
+        assert!(bootable("x86_64", &with(18)).is_ok() && bootable("x86_64", &with(17)).is_err());
+        assert!(bootable("aarch64", &with(18)).is_err());
+        assert!(!has_pvh_entry(&elf(&[(PT_LOAD, 0x10_0000, b"code")])).unwrap());
+        assert!(has_pvh_entry(b"not an ELF file").is_err());
+    }
+
+    #[test]
+    fn what_is_not_loaded_is_left_out() {
+        let mut file = elf(&[(PT_LOAD, 0x10_0000, b"code"), (PT_NOTE, 0x10_0100, &note(18))]);
+        let whole = file.len();
+        file.extend(b"symbols, and a table of sections");
+        file[40..48].copy_from_slice(&(whole as u64).to_le_bytes());
+        file[60..62].copy_from_slice(&1u16.to_le_bytes());
+        let kept = bootable("x86_64", &file).unwrap();
+        assert_eq!(kept.len(), whole);
+        assert_eq!((&kept[..40], &kept[64..]), (&file[..40], &file[64..whole]));
+        assert_eq!((&kept[40..48], &kept[58..64]), (&[0; 8][..], &[0; 6][..]));
     }
 
     #[test]

@@ -52,14 +52,16 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --seconds N                    for so long (default: 60)
   cargo xtask boards                 read and plan the device trees of Debian's kernels: writes docs/boards.md
 
-For all: --arch aarch64 (the default), --yes (a package source may be added without asking; CI=true says so too).
+For all: --arch aarch64|x86_64 (setup, build, test: all of them, where nothing is said; demo: aarch64; the rest is aarch64's alone),
+--yes (a package source may be added without asking; CI=true says so too).
 Status: 0 all is well, 1 a check failed, 2 something is missing (and what to install is said).
 ";
 
 /// What was asked for on the command line.
 struct Options {
     command: String,
-    arch: String,
+    /// The only architecture that is meant; `None`: what each command says.
+    arch: Option<String>,
     nic: String,
     cpu: String,
     json: bool,
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
 fn parse() -> Result<Options> {
     let mut options = Options {
         command: String::new(),
-        arch: "aarch64".into(),
+        arch: None,
         nic: "e1000e".into(),
         cpu: "max".into(),
         json: false,
@@ -101,7 +103,7 @@ fn parse() -> Result<Options> {
         match argument {
             Short('h') | Long("help") => options.command = "help".into(),
             Long("yes") => host::packages::allow_sources(),
-            Long("arch") => options.arch = parser.value()?.string()?,
+            Long("arch") => options.arch = Some(parser.value()?.string()?),
             Long("nic") => options.nic = parser.value()?.string()?,
             Long("cpu") => options.cpu = parser.value()?.string()?,
             Long("json") => options.json = true,
@@ -123,8 +125,8 @@ fn parse() -> Result<Options> {
             other => return Err(other.unexpected().into()),
         }
     }
-    if options.arch != "aarch64" {
-        bail!("there is no support for {} yet; aarch64 is the one that runs", options.arch);
+    if let Some(arch) = options.arch.as_deref().filter(|arch| !host::ARCHITECTURES.contains(arch)) {
+        bail!("there is no support for {arch} yet; there is for {}", host::ARCHITECTURES.join(" and "));
     }
     if !["e1000e", "igb"].contains(&options.nic.as_str()) {
         bail!("the demo knows the network cards e1000e and igb, not {}", options.nic);
@@ -133,38 +135,51 @@ fn parse() -> Result<Options> {
 }
 
 fn run(options: Options) -> Result<u8> {
+    let all = match &options.arch {
+        Some(arch) => vec![arch.as_str()],
+        None => host::ARCHITECTURES.to_vec(),
+    };
+    let one = options.arch.as_deref().unwrap_or("aarch64");
+    let only_aarch64 = |what: &str| match one {
+        "aarch64" => Ok(one),
+        other => bail!("there are no {what} for {other} yet, for aarch64 only"),
+    };
     match options.command.as_str() {
         "setup" => {
-            host::prepare(&options.arch, host::For::Tests)?;
-            guest::prepare(&options.arch)?;
-            for run in runs::list()? {
-                if let Some(series) = run.kernel()? {
-                    guest::prepare_kernel(&options.arch, series)?;
+            host::prepare(&all, host::For::Tests)?;
+            for arch in &all {
+                guest::prepare(arch)?;
+                for run in runs::list()?.iter().filter(|run| run.arch == *arch) {
+                    if let Some(series) = run.kernel()? {
+                        guest::prepare_kernel(arch, series)?;
+                    }
                 }
+                build::everything(arch)?;
             }
-            build::everything(&options.arch)?;
             say::step("everything is there: `cargo xtask demo`, `cargo xtask test`");
             Ok(0)
         }
         "build" => {
-            host::prepare(&options.arch, host::For::Demo)?;
-            build::everything(&options.arch)?;
+            host::prepare(&all, host::For::Demo)?;
+            all.iter().try_for_each(|arch| build::everything(arch))?;
             Ok(0)
         }
         "demo" => {
-            host::prepare(&options.arch, host::For::Demo)?;
-            demo::run(&options.arch, &options.nic, &options.cpu)
+            host::prepare(&[one], host::For::Demo)?;
+            demo::run(one, &options.nic, &options.cpu)
         }
-        "test" => test::run(&options.arch, &options.stages, &options.which),
+        "test" => test::run(&all, &options.stages, &options.which),
         "bench" => {
-            host::prepare(&options.arch, host::For::Demo)?;
+            let arch = only_aarch64("figures")?;
+            host::prepare(&[arch], host::For::Demo)?;
             let Options { reads, json, check, short, .. } = options;
-            bench::run(&options.arch, &bench::Options { reads, json, check, short })
+            bench::run(arch, &bench::Options { reads, json, check, short })
         }
         "fuzz" => fuzz::run(options.stages.first().map(String::as_str), options.seconds),
         "boards" => {
-            host::prepare(&options.arch, host::For::Demo)?;
-            boards::run(&options.arch)
+            let arch = only_aarch64("boards")?;
+            host::prepare(&[arch], host::For::Demo)?;
+            boards::run(arch)
         }
         "help" => {
             print!("{HELP}\nTargets of fuzz:\n{}", fuzz::help());

@@ -32,6 +32,9 @@ pub struct Run {
     pub name: String,
     /// The system file, from `systems/`.
     system: String,
+    /// The architecture of its board, which the system file says.
+    #[serde(skip)]
+    pub arch: String,
     /// What is changed in it.
     #[serde(default)]
     change: Change,
@@ -194,7 +197,7 @@ impl fmt::Display for Event {
 pub fn list() -> Result<Vec<Run>> {
     let path = paths::root().join("systems/runs.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let list: List = toml::from_str(&text).with_context(|| format!("in {}", paths::shown(&path)))?;
+    let mut list: List = toml::from_str(&text).with_context(|| format!("in {}", paths::shown(&path)))?;
     for (at, run) in list.run.iter().enumerate() {
         if list.run[..at].iter().any(|other| other.name == run.name) {
             bail!("two runs are called {}", run.name);
@@ -203,7 +206,20 @@ pub fn list() -> Result<Vec<Run>> {
             bail!("{}: there is no verdict `{}`", run.name, run.verdict());
         }
     }
+    for run in &mut list.run {
+        run.arch = arch_of(&paths::root().join("systems").join(&run.system))?;
+    }
     Ok(list.run)
+}
+
+/// The architecture that a system file names. One that must be refused may name none: it is refused where the others run.
+fn arch_of(system: &Path) -> Result<String> {
+    let text =
+        std::fs::read_to_string(system).with_context(|| format!("cannot read {}", paths::shown(system)))?;
+    let word = |line: &str| {
+        Some(line.strip_prefix("arch")?.trim_start().strip_prefix('=')?.trim().trim_matches('"').to_owned())
+    };
+    Ok(text.lines().find_map(word).unwrap_or_else(|| "aarch64".to_owned()))
 }
 
 /// The exit status that belongs to a verdict.
@@ -248,7 +264,8 @@ impl Run {
     }
 
     /// Runs it; all that is wrong, and the outcome with its log.
-    pub fn perform(&self, arch: &str, tool: &Path) -> Result<(Vec<String>, Outcome)> {
+    pub fn perform(&self, tool: &Path) -> Result<(Vec<String>, Outcome)> {
+        let arch = self.arch.as_str();
         let image = match self.protection_off {
             None => paths::hypervisor_image(arch),
             Some(_) => paths::test_image(arch),

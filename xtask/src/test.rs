@@ -54,8 +54,32 @@ const STAGES: &[Stage] = &[
 
 /// What was asked for.
 struct Job<'a> {
-    arch: &'a str,
+    architectures: &'a [&'a str],
     which: &'a Which,
+}
+
+impl Job<'_> {
+    /// The runs under QEMU that were asked for.
+    fn runs(&self) -> Result<Vec<runs::Run>> {
+        let mut list = runs::list()?;
+        if let Some(name) = self.which.names.iter().find(|name| !list.iter().any(|run| run.name == **name)) {
+            bail!("systems/runs.toml has no run `{name}`");
+        }
+        list.retain(|run| self.which.has(run) && self.architectures.contains(&run.arch.as_str()));
+        list.iter_mut().for_each(|run| run.soak_for(self.which.seconds, self.which.seed));
+        Ok(list)
+    }
+
+    /// The architectures that runs need.
+    fn running(&self, list: &[runs::Run]) -> Vec<&str> {
+        let is_needed = |arch: &&str| list.iter().any(|run| run.arch == *arch);
+        self.architectures.iter().copied().filter(is_needed).collect()
+    }
+
+    /// The architectures whose figures have goals.
+    fn measured(&self) -> Vec<&str> {
+        self.architectures.iter().copied().filter(|arch| *arch == "aarch64").collect()
+    }
 }
 
 /// Which of the runs under QEMU.
@@ -77,17 +101,25 @@ impl Which {
 }
 
 /// Runs the stages named, or all; the exit status.
-pub fn run(arch: &str, stages: &[String], which: &Which) -> Result<u8> {
+pub fn run(architectures: &[&str], stages: &[String], which: &Which) -> Result<u8> {
     if let Some(name) = stages.iter().find(|name| !STAGES.iter().any(|(stage, _)| stage == name)) {
         let known = STAGES.iter().map(|(stage, _)| *stage).collect::<Vec<_>>().join(", ");
         bail!("there is no stage `{name}`; there are {known}");
     }
-    host::prepare(arch, host::For::Tests)?;
-    let job = Job { arch, which };
+    host::prepare(architectures, host::For::Checks)?;
+    let job = Job { architectures, which };
+    // What a stage lacks is said now, not after the stages before it.
+    let is_wanted = |name: &str| stages.is_empty() || stages.iter().any(|wanted| wanted == name);
+    if is_wanted("qemu") {
+        host::prepare(&job.running(&job.runs()?), host::For::Tests)?;
+    }
+    if is_wanted("figures") {
+        host::prepare(&job.measured(), host::For::Tests)?;
+    }
     let mut total = Count::default();
     let mut times = Vec::new();
     for (name, stage) in STAGES {
-        if !stages.is_empty() && !stages.iter().any(|wanted| wanted == name) {
+        if !is_wanted(name) {
             continue;
         }
         say::step(format_args!("{name}"));
@@ -150,17 +182,19 @@ fn clippy(_: &Job) -> Result<Count> {
 
 /// The same for what runs on bare metal.
 fn clippy_target(job: &Job) -> Result<Count> {
-    let bare_metal = BareMetal::find(job.arch)?;
-    if !bare_metal.has_clippy() {
-        packages::install(&["rust-web-clippy"], None)?;
-    }
     let mut count = Count::default();
     let metadata = build::metadata()?;
-    for package in build::bare_metal_packages(&metadata)? {
-        let mut cargo = bare_metal.cargo("clippy", "clippy");
-        let features = build::features(&metadata, &package).join(",");
-        cargo.args(["--package", &package, "--features", &features, "--", "-D", "warnings"]);
-        count.add(logged(&format!("clippy-{package}"), &mut cargo)?);
+    for arch in job.architectures {
+        let bare_metal = BareMetal::find(arch)?;
+        if !bare_metal.has_clippy() {
+            packages::install(&["rust-web-clippy"], None)?;
+        }
+        for package in build::bare_metal_packages(&metadata, arch)? {
+            let mut cargo = bare_metal.cargo("clippy", "clippy");
+            let features = build::features(&metadata, &package).join(",");
+            cargo.args(["--package", &package, "--features", &features, "--", "-D", "warnings"]);
+            count.add(logged(&format!("clippy-{arch}-{package}"), &mut cargo)?);
+        }
     }
     Ok(count)
 }
@@ -235,13 +269,8 @@ fn failed_names(text: &str) -> Vec<String> {
 
 /// The runs under QEMU. Two at a time: most of them are one guest on one CPU, or wait, and in none is time counted.
 fn qemu(job: &Job) -> Result<Count> {
-    let mut list = runs::list()?;
-    if let Some(name) = job.which.names.iter().find(|name| !list.iter().any(|run| run.name == **name)) {
-        bail!("systems/runs.toml has no run `{name}`");
-    }
-    list.retain(|run| job.which.has(run));
-    list.iter_mut().for_each(|run| run.soak_for(job.which.seconds, job.which.seed));
-    let tool = match prepare(job.arch, &list) {
+    let list = job.runs()?;
+    let tool = match prepare(&job.running(&list), &list) {
         Ok(tool) => tool,
         Err(error) if error.is::<say::Missing>() => return Err(error),
         // Nothing can run: every run has failed, for the same reason.
@@ -256,7 +285,7 @@ fn qemu(job: &Job) -> Result<Count> {
     let (disk, others) = (Mutex::new(disk.into_iter()), Mutex::new(others.into_iter()));
     let count = Mutex::new(Count::default());
     let perform = |run: &runs::Run| {
-        let (failure, seconds) = one_run(run, job.arch, &tool);
+        let (failure, seconds) = one_run(run, &tool);
         let word = if failure.is_none() { "passed" } else { "FAILED" };
         say::note(format_args!("{:<40} {word} {seconds:>6.1} s", run.name));
         let mut count = locked(&count);
@@ -295,9 +324,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Performs a run: what failed, if something did, and how many seconds it took.
-fn one_run(run: &runs::Run, arch: &str, tool: &Path) -> (Option<String>, f64) {
+fn one_run(run: &runs::Run, tool: &Path) -> (Option<String>, f64) {
     let start = Instant::now();
-    let failure = match run.perform(arch, tool) {
+    let failure = match run.perform(tool) {
         Ok((problems, _)) if problems.is_empty() => None,
         Ok((problems, outcome)) => {
             Some(format!("{}: {}; see {}", run.name, problems.join("; "), paths::shown(&outcome.log)))
@@ -309,26 +338,35 @@ fn one_run(run: &runs::Run, arch: &str, tool: &Path) -> (Option<String>, f64) {
 
 /// The figures that have goals, without the runs of Linux.
 fn figures(job: &Job) -> Result<Count> {
-    build::hypervisor(job.arch, &[])?;
-    build::guests(job.arch)?;
-    let (goals, failed) = bench::check(job.arch)?;
-    if !BareMetal::find(job.arch)?.builds_library() {
-        say::note("not held to their goals: those are for an image whose library is built from source");
-        return Ok(Count { passed: goals - failed.len(), failed: Vec::new() });
+    let mut count = Count::default();
+    for arch in job.measured() {
+        build::hypervisor(arch, &[])?;
+        build::guests(arch)?;
+        let (goals, failed) = bench::check(arch)?;
+        let passed = goals - failed.len();
+        if !BareMetal::find(arch)?.builds_library() {
+            say::note("not held to their goals: those are for an image whose library is built from source");
+            count.add(Count { passed, failed: Vec::new() });
+            continue;
+        }
+        count.add(Count { passed, failed });
     }
-    Ok(Count { passed: goals - failed.len(), failed })
+    Ok(count)
 }
 
-fn prepare(arch: &str, list: &[runs::Run]) -> Result<PathBuf> {
-    guest::prepare(arch)?;
-    for run in list {
-        if let Some(series) = run.kernel()? {
-            guest::prepare_kernel(arch, series)?;
+/// Builds and fetches what the runs of these architectures need; the tool.
+fn prepare(architectures: &[&str], list: &[runs::Run]) -> Result<PathBuf> {
+    for arch in architectures {
+        guest::prepare(arch)?;
+        for run in list.iter().filter(|run| run.arch == *arch) {
+            if let Some(series) = run.kernel()? {
+                guest::prepare_kernel(arch, series)?;
+            }
         }
+        build::hypervisor(arch, &[])?;
+        build::hypervisor(arch, &["protection-off".to_owned()])?;
+        build::guests(arch)?;
     }
-    build::hypervisor(arch, &[])?;
-    build::hypervisor(arch, &["protection-off".to_owned()])?;
-    build::guests(arch)?;
     build::tool()
 }
 

@@ -1,10 +1,10 @@
-//! Debian's kernel and busybox for the guest's architecture, fetched by apt into a root of its own: the host's
-//! dpkg, its architectures and its package sources are not touched. apt checks the archive's signatures.
+//! Debian's kernel and busybox for the guest's architecture, fetched by apt into a root of its own.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::apt::AptRoot;
 use crate::host::sources;
 use crate::{paths, process, say};
 
@@ -27,7 +27,7 @@ impl Series {
             .with_context(|| format!("there is no kernel series {name} here; there are {}", known()))
     }
 
-    /// Its folder for one architecture: `Image`, `initrd.cpio.gz` and what they are made of.
+    /// Its folder for one architecture: `Image` (`bzImage` on x86), `initrd.cpio.gz` and what they are made of.
     pub fn folder(self, arch: &str) -> PathBuf {
         let guest = paths::guest(arch);
         if self == Series::DEFAULT { guest } else { guest.join(self.0) }
@@ -49,14 +49,20 @@ pub struct Kernel {
 fn debian_arch(arch: &str) -> Result<&'static str> {
     match arch {
         "aarch64" => Ok("arm64"),
+        "x86_64" => Ok("amd64"),
         _ => bail!("there is no guest for {arch} yet"),
     }
 }
 
-/// Debian's kernel: its `Image` in the series' folder, its modules in a folder below.
+/// What the kernel's file is called in the guest's folder: as the format that it has.
+pub fn image_name(arch: &str) -> &'static str {
+    if arch == "x86_64" { "bzImage" } else { "Image" }
+}
+
+/// Debian's kernel: its image in the series' folder, its modules in a folder below.
 pub fn kernel(arch: &str, series: Series) -> Result<Kernel> {
     let folder = series.folder(arch);
-    let image = folder.join("Image");
+    let image = folder.join(image_name(arch));
     let release_file = folder.join("kernel.release");
     let unpacked = folder.join("linux");
     if image.is_file()
@@ -66,12 +72,12 @@ pub fn kernel(arch: &str, series: Series) -> Result<Kernel> {
         return Ok(Kernel { release, modules });
     }
     say::step(format_args!("fetching Debian's kernel {} for the guest (about 90 MB)", series.0));
-    let (apt, package, version) = AptRoot::with_kernel(arch, series)?;
-    say::note(format_args!("{package} {version} from {}", apt.suite));
+    let (apt, package, version) = apt_with_kernel(arch, series)?;
+    say::note(format_args!("{package} {version} from {}", apt.suite()));
     apt.unpack(&format!("{package}={version}"), &unpacked)?;
     let release = package.strip_prefix("linux-image-").unwrap_or(&package).to_owned();
     let modules = modules_folder(&unpacked, &release)?;
-    // arm64: the package's vmlinuz already is an uncompressed Image.
+    // arm64: the package's vmlinuz already is an uncompressed Image. amd64: it is a bzImage.
     let vmlinuz = unpacked.join("boot").join(format!("vmlinuz-{release}"));
     paths::make_with(&image, |partial| {
         std::fs::copy(&vmlinuz, partial).map(drop).with_context(|| format!("{package} has no kernel image"))
@@ -135,11 +141,11 @@ fn newest_trees(arch: &str) -> Result<(String, PathBuf)> {
         return Ok((release.clone(), root(&release)));
     }
     say::step("fetching the device trees of Debian's newest kernel (about 5 MB)");
-    let apt = AptRoot::open(arch, NEWEST_TREES)?;
+    let apt = open(arch, NEWEST_TREES)?;
     let shown = process::output(apt.command("apt-cache").args([
         "show",
         "--all-versions",
-        &format!("linux-image-{}", apt.arch),
+        &format!("linux-image-{}", apt.arch()),
     ]))?;
     let release =
         newest_release(&shown).with_context(|| format!("{NEWEST_TREES} has no kernel for {arch}"))?;
@@ -158,7 +164,7 @@ pub fn busybox(arch: &str) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     say::step("fetching Debian's busybox for the guest");
-    let (apt, ..) = AptRoot::with_kernel(arch, Series::DEFAULT)?;
+    let (apt, ..) = apt_with_kernel(arch, Series::DEFAULT)?;
     apt.unpack("busybox-static", &unpacked)?;
     read().context("the package busybox-static has no busybox")
 }
@@ -174,7 +180,7 @@ pub fn u_boot(arch: &str) -> Result<PathBuf> {
     say::step("fetching Debian's U-Boot for the board");
     let mut reasons = Vec::new();
     for suite in sources::guest_suites() {
-        match AptRoot::open(arch, suite).and_then(|apt| apt.unpack("u-boot-qemu", &unpacked)) {
+        match open(arch, suite).and_then(|apt| apt.unpack("u-boot-qemu", &unpacked)) {
             Ok(()) if image.is_file() => return Ok(image),
             Ok(()) => reasons.push(format!("{suite}: the package u-boot-qemu hasn't got it")),
             Err(error) if error.is::<say::Missing>() => return Err(error),
@@ -192,134 +198,40 @@ fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
         .with_context(|| format!("there are no modules of {release} in {}", unpacked.display()))
 }
 
-/// An apt configuration of its own, for another architecture.
-struct AptRoot {
-    root: PathBuf,
-    arch: &'static str,
-    suite: String,
+/// An apt root whose suites have a kernel of the series; the kernel's package and version.
+fn apt_with_kernel(arch: &str, series: Series) -> Result<(AptRoot, String, String)> {
+    let mut reasons = Vec::new();
+    // The host's own release first; the other one may have the same series too.
+    for suite in sources::guest_suites() {
+        let apt = open(arch, suite)?;
+        match kernel_package(&apt, series) {
+            Ok((package, version)) => return Ok((apt, package, version)),
+            Err(reason) => reasons.push(format!("{suite}: {reason}")),
+        }
+    }
+    bail!("no Debian suite has a kernel {} for {arch}:\n  {}", series.0, reasons.join("\n  "))
 }
 
-impl AptRoot {
-    /// An apt root whose suites have a kernel of the series; the kernel's package and version.
-    fn with_kernel(arch: &str, series: Series) -> Result<(AptRoot, String, String)> {
-        let mut reasons = Vec::new();
-        // The host's own release first; the other one may have the same series too.
-        for suite in sources::guest_suites() {
-            let apt = AptRoot::open(arch, suite)?;
-            match apt.kernel_package(series) {
-                Ok((package, version)) => return Ok((apt, package, version)),
-                Err(reason) => reasons.push(format!("{suite}: {reason}")),
-            }
-        }
-        bail!("no Debian suite has a kernel {} for {arch}:\n  {}", series.0, reasons.join("\n  "))
-    }
+fn open(arch: &str, suite: &'static str) -> Result<AptRoot> {
+    // busybox is in the main suite; the kernel of an older release is in its backports.
+    let others: &[&str] = if suite == "bookworm" { &["bookworm-backports"] } else { &[] };
+    let root = paths::guest(arch).join("apt").join(suite);
+    AptRoot::open(root, debian_arch(arch)?, suite, others, |program| {
+        format!(
+            "the guest's kernel and busybox come from Debian packages, which `{program}` fetches and this \
+             machine doesn't have it;\nput Debian's kernel at {}, its modules and busybox as `dpkg-deb -x` \
+             unpacks them under {}/linux and /busybox, and the kernel's release in kernel.release",
+            paths::shown(&paths::guest(arch).join(image_name(arch))),
+            paths::shown(&paths::guest(arch)),
+        )
+    })
+}
 
-    fn open(arch: &str, suite: &str) -> Result<AptRoot> {
-        for program in ["apt-get", "dpkg-deb"] {
-            if process::find(program).is_none() {
-                return say::missing(format!(
-                    "the guest's kernel and busybox come from Debian packages, which `{program}` fetches and this \
-                     machine doesn't have it;\nput Debian's kernel at {}, its modules and busybox as `dpkg-deb -x` \
-                     unpacks them under {}/linux and /busybox, and the kernel's release in kernel.release",
-                    paths::shown(&paths::guest(arch).join("Image")),
-                    paths::shown(&paths::guest(arch)),
-                ));
-            }
-        }
-        let Some(keyring) = sources::keyring() else {
-            return say::missing(
-                "Debian's archive keys are missing; install them:  apt-get install debian-archive-keyring",
-            );
-        };
-        let apt = AptRoot {
-            root: paths::guest(arch).join("apt").join(suite),
-            arch: debian_arch(arch)?,
-            suite: suite.to_owned(),
-        };
-        for folder in [
-            "etc/apt/sources.list.d",
-            "etc/apt/preferences.d",
-            "etc/apt/apt.conf.d",
-            "etc/apt/trusted.gpg.d",
-            "var/lib/dpkg",
-            "var/lib/apt/lists/partial",
-            "var/cache/apt/archives/partial",
-        ] {
-            std::fs::create_dir_all(apt.root.join(folder))?;
-        }
-        // apt insists on a status file; an empty one means that nothing is installed.
-        std::fs::write(apt.root.join("var/lib/dpkg/status"), "")?;
-        let mirror = sources::mirror();
-        let mut list = String::new();
-        // busybox is in the main suite; the kernel of an older release is in its backports.
-        for name in [suite, &format!("{suite}-backports")] {
-            if name != suite && suite != "bookworm" {
-                continue;
-            }
-            list.push_str(&format!("deb [arch={} signed-by={keyring}] {mirror} {name} main\n", apt.arch));
-        }
-        std::fs::write(apt.root.join("etc/apt/sources.list"), list)?;
-        let mut update = apt.command("apt-get");
-        process::output(update.arg("update")).with_context(|| {
-            format!("cannot read Debian's package lists from {mirror}; is the network there?")
-        })?;
-        Ok(apt)
-    }
-
-    fn command(&self, program: &str) -> std::process::Command {
-        let mut command = process::command(program);
-        let option = |name: &str, value: &str| format!("{name}={value}");
-        for pair in [
-            option("Dir", &self.root.display().to_string()),
-            option("Dir::State::status", &self.root.join("var/lib/dpkg/status").display().to_string()),
-            option("APT::Architecture", self.arch),
-            option("APT::Architectures", self.arch),
-            option("Acquire::Languages", "none"),
-            option("Acquire::Retries", "3"),
-            option("APT::Sandbox::User", "root"),
-        ] {
-            command.arg("-o").arg(pair);
-        }
-        command
-    }
-
-    /// The newest kernel of the series: what one of the versions of `linux-image-arm64` depends on.
-    fn kernel_package(&self, series: Series) -> Result<(String, String)> {
-        let shown = process::output(self.command("apt-cache").args([
-            "show",
-            "--all-versions",
-            &format!("linux-image-{}", self.arch),
-        ]))?;
-        newest_kernel(&shown, series)
-            .with_context(|| format!("no version of linux-image-{} is {}", self.arch, series.0))
-    }
-
-    /// Downloads a package and unpacks it into a folder, which exists only when it is whole.
-    fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
-        let downloads = self.root.join("var/cache/apt/archives");
-        let name = package.split('=').next().unwrap_or(package);
-        process::run(self.command("apt-get").args(["download", "-q", package]).current_dir(&downloads))?;
-        let file = std::fs::read_dir(&downloads)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .find(|path| {
-                path.extension().is_some_and(|extension| extension == "deb")
-                    && path
-                        .file_name()
-                        .is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
-            })
-            .with_context(|| format!("apt-get didn't leave the package {name}"))?;
-        if folder.exists() {
-            std::fs::remove_dir_all(folder)?;
-        }
-        paths::make_with(folder, |partial| {
-            if partial.exists() {
-                std::fs::remove_dir_all(partial)?;
-            }
-            process::output(process::command("dpkg-deb").arg("-x").arg(&file).arg(partial)).map(drop)
-        })?;
-        std::fs::remove_file(&file)?;
-        Ok(())
-    }
+/// The newest kernel of the series: what one of the versions of `linux-image-arm64` depends on.
+fn kernel_package(apt: &AptRoot, series: Series) -> Result<(String, String)> {
+    let meta = format!("linux-image-{}", apt.arch());
+    let shown = process::output(apt.command("apt-cache").args(["show", "--all-versions", &meta]))?;
+    newest_kernel(&shown, series).with_context(|| format!("no version of {meta} is {}", series.0))
 }
 
 /// From `apt-cache show --all-versions` (newest first): package and version of the series' kernel.

@@ -17,17 +17,13 @@ pub mod payload;
 pub use debian::Series;
 
 /// Modules that the demo's devices need; what these need is found from the modules themselves.
-const MODULES: &[&str] = &[
-    "crc32c_generic",
-    "ext4",
-    "nvme",
-    "e1000e",
-    "igb",
-    "virtio_pci",
-    "virtio_net",
-    "virtio_blk",
-    "sbsa_gwdt",
-];
+const MODULES: &[&str] =
+    &["crc32c_generic", "ext4", "nvme", "e1000e", "igb", "virtio_pci", "virtio_net", "virtio_blk"];
+
+/// Modules of what only an architecture's boards have.
+fn more_modules(arch: &str) -> &'static [&'static str] {
+    if arch == "aarch64" { &["sbsa_gwdt"] } else { &[] }
+}
 
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
 const BUILDER: &str = "2";
@@ -44,7 +40,8 @@ pub fn prepare(arch: &str) -> Result<()> {
 pub fn prepare_kernel(arch: &str, series: Series) -> Result<()> {
     let kernel = debian::kernel(arch, series)?;
     let busybox = debian::busybox(arch)?;
-    initramfs(&series.folder(arch), &kernel, &busybox, &payload::prepare()?)
+    let modules = [MODULES, more_modules(arch)].concat();
+    initramfs(&series.folder(arch), &modules, &kernel, &busybox, &payload::prepare()?)
 }
 
 /// Makes the initramfs of the guest whose instructions are counted: the demo's, and after it a second archive with what
@@ -66,6 +63,7 @@ pub fn prepare_measuring(arch: &str) -> Result<()> {
 /// The initramfs, made again when anything in it changed.
 fn initramfs(
     folder: &Path,
+    wanted: &[&str],
     kernel: &debian::Kernel,
     busybox: &[u8],
     payloads: &payload::Payloads,
@@ -82,7 +80,7 @@ fn initramfs(
     let mut key = Sha256::new();
     key.update(BUILDER);
     key.update(&kernel.release);
-    key.update(MODULES.join(","));
+    key.update(wanted.join(","));
     for part in [&init, &dhcp, &busybox.to_vec()] {
         key.update(Sha256::digest(part));
     }
@@ -95,7 +93,7 @@ fn initramfs(
     }
 
     say::step(format_args!("building the guest's initramfs ({})", paths::shown(&place)));
-    let modules = modules::resolve(&kernel.modules, MODULES)?;
+    let modules = modules::resolve(&kernel.modules, wanted)?;
     let mut archive = cpio::Archive::new();
     for folder in ["bin", "dev", "etc", "etc/axvm", "lib", "lib/modules"] {
         archive.folder(folder)?;

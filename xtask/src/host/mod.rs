@@ -2,10 +2,14 @@
 
 use anyhow::Result;
 
+pub mod apt;
 pub mod packages;
 pub mod qemu;
 pub mod sources;
 pub mod toolchain;
+
+/// The architectures that things are built for.
+pub const ARCHITECTURES: [&str; 2] = ["aarch64", "x86_64"];
 
 /// What the machine is to be ready for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,22 +18,28 @@ pub enum For {
     Demo,
     /// The same, and the checks of the source.
     Tests,
+    /// Building and the checks of the source; nothing is run.
+    Checks,
 }
 
-/// Makes sure that the host's programs are there, or says what to install.
-pub fn prepare(arch: &str, purpose: For) -> Result<()> {
+/// Makes sure that the host's programs are there for these architectures, or says what to install.
+pub fn prepare(architectures: &[&str], purpose: For) -> Result<()> {
     let mut wanted = vec![
         packages::Wanted { programs: &["mke2fs", "e2fsck", "debugfs"], package: "e2fsprogs" },
         packages::Wanted { programs: &["dtc"], package: "device-tree-compiler" },
     ];
-    if purpose == For::Tests && toolchain::beside_cargo("cargo-clippy").is_none() {
+    if purpose != For::Demo && toolchain::beside_cargo("cargo-clippy").is_none() {
         toolchain::add_component("clippy", "rust-web-clippy", &mut wanted);
     }
-    if purpose == For::Tests && toolchain::beside_cargo("cargo-fmt").is_none() {
+    if purpose != For::Demo && toolchain::beside_cargo("cargo-fmt").is_none() {
         toolchain::add_component("rustfmt", "rustfmt-web", &mut wanted);
     }
     packages::ensure(&wanted)?;
-    qemu::ensure(arch)?;
-    toolchain::BareMetal::find(arch)?;
+    for arch in architectures {
+        if purpose != For::Checks {
+            qemu::ensure(arch)?;
+        }
+        toolchain::BareMetal::find(arch)?;
+    }
     Ok(())
 }

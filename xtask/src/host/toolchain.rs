@@ -21,6 +21,8 @@ const OLDEST: (u32, u32) = (1, 95);
 pub fn triple(arch: &str) -> Result<&'static str> {
     match arch {
         "aarch64" => Ok("aarch64-unknown-none-softfloat"),
+        // It uses no register of the floating-point units, which are the guest's, either.
+        "x86_64" => Ok("x86_64-unknown-none"),
         _ => bail!("there is no bare-metal target for {arch} yet"),
     }
 }
