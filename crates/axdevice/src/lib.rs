@@ -118,3 +118,33 @@ pub trait InterruptLine: Send + Sync {
     /// Sets the level of line `irq`. The sink remembers it: setting the same level again does nothing.
     fn set_level(&self, irq: Irq, high: bool);
 }
+
+/// Where an emulated console's output goes, and its input comes from.
+pub trait Transmit: Send + Sync {
+    /// Takes a byte, or says `false`: no room now. Whoever makes room calls [`Console::pump`].
+    ///
+    /// Called with the console's lock held: it must not call the console.
+    fn transmit(&self, byte: u8) -> bool;
+
+    /// There is room again for input that [`Console::push_input`] had none for: half of the FIFO at least, so that a guest that reads
+    /// byte by byte causes no call for each.
+    ///
+    /// Called with the console's lock held, as [`Transmit::transmit`].
+    fn has_room(&self);
+}
+
+/// An emulated console: a UART of some kind, as whoever shows its output and has what is typed for it sees it.
+pub trait Console: Send + Sync {
+    /// Gives the guest as much of `input` as there is room for, and returns how many bytes that were. The rest is to be offered again once
+    /// [`Transmit::has_room`] was called.
+    fn push_input(&self, input: &[u8]) -> usize;
+
+    /// Offers the output what it had no room for.
+    fn pump(&self);
+
+    /// As after reset; what wasn't transmitted is lost.
+    fn reset(&self);
+
+    /// Bytes that the guest wrote while there was no room for them: lost, as on a UART on a wire.
+    fn lost(&self) -> u64;
+}

@@ -13,24 +13,10 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{Irq, VcpuId};
-use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_axdevice::{Console, InterruptLine, MmioDevice, Transmit, Width};
 use spin::Mutex;
 
 use state::State;
-
-/// Where a UART's output goes, and its input comes from.
-pub trait Transmit: Send + Sync {
-    /// Takes a byte, or says `false`: no room now. Whoever makes room calls [`Pl011::pump`].
-    ///
-    /// Called with the UART's lock held: it must not call the UART.
-    fn transmit(&self, byte: u8) -> bool;
-
-    /// There is room again for input that [`Pl011::push_input`] had none for: half of the FIFO at least, so that a guest that reads
-    /// byte by byte causes no call for each.
-    ///
-    /// Called with the UART's lock held, as [`Transmit::transmit`].
-    fn has_room(&self);
-}
 
 /// An emulated PL011.
 pub struct Pl011 {
@@ -38,7 +24,7 @@ pub struct Pl011 {
     output: Arc<dyn Transmit>,
     line: Arc<dyn InterruptLine>,
     irq: Irq,
-    /// Whether the output had no room for something. Only then does [`Pl011::pump`] want the lock, for which a guest that
+    /// Whether the output had no room for something. Only then does [`Console::pump`] want the lock, for which a guest that
     /// polls the flag register would otherwise wait on every byte.
     waiting: AtomicBool,
 }
@@ -50,33 +36,6 @@ impl Pl011 {
     /// not call the UART.
     pub fn new(output: Arc<dyn Transmit>, line: Arc<dyn InterruptLine>, irq: Irq) -> Self {
         Self { state: Mutex::new(State::new()), output, line, irq, waiting: AtomicBool::new(false) }
-    }
-
-    /// Puts as much of `input` as there is room for into the receive FIFO, and returns how many bytes that were. The rest
-    /// is to be offered again once [`Transmit::has_room`] was called.
-    pub fn push_input(&self, input: &[u8]) -> usize {
-        self.with(|state| {
-            let count = input.iter().take_while(|&&byte| state.receive(byte)).count();
-            state.input_waits = count < input.len();
-            count
-        })
-    }
-
-    /// Offers the output what it had no room for.
-    pub fn pump(&self) {
-        if self.waiting.load(Ordering::SeqCst) {
-            self.with(|state| state.drain(&*self.output));
-        }
-    }
-
-    /// As after reset; what wasn't transmitted is lost.
-    pub fn reset(&self) {
-        self.with(|state| *state = State::new());
-    }
-
-    /// Bytes that the guest wrote into a full FIFO: lost, as on a UART on a wire.
-    pub fn lost(&self) -> u64 {
-        self.state.lock().lost()
     }
 
     /// Changes the state, then brings the interrupt line to the level that follows from it.
@@ -99,6 +58,30 @@ impl Pl011 {
             self.output.has_room();
         }
         result
+    }
+}
+
+impl Console for Pl011 {
+    fn push_input(&self, input: &[u8]) -> usize {
+        self.with(|state| {
+            let count = input.iter().take_while(|&&byte| state.receive(byte)).count();
+            state.input_waits = count < input.len();
+            count
+        })
+    }
+
+    fn pump(&self) {
+        if self.waiting.load(Ordering::SeqCst) {
+            self.with(|state| state.drain(&*self.output));
+        }
+    }
+
+    fn reset(&self) {
+        self.with(|state| *state = State::new());
+    }
+
+    fn lost(&self) -> u64 {
+        self.state.lock().lost()
     }
 }
 

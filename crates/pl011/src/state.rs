@@ -1,6 +1,7 @@
 //! The registers and FIFOs, and what an access does to them.
 
-use crate::Transmit;
+use axvm_axdevice::Transmit;
+
 use crate::fifo::Fifo;
 use crate::spec::{self, cr, error, fr, ifls, int, lcr_h};
 

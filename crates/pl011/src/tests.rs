@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
 use axvm_addr::{Irq, VcpuId};
-use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_axdevice::{Console, InterruptLine, MmioDevice, Transmit, Width};
 use proptest::prelude::*;
 
+use super::Pl011;
 use super::spec::{self, cr, fr, int, lcr_h};
-use super::{Pl011, Transmit};
 
 struct Wire {
     sent: Mutex<Vec<u8>>,

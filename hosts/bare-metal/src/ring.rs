@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use axvm_pl011::Transmit;
+use axvm_axdevice::Transmit;
 
 use crate::host::Host;
 

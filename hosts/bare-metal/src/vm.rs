@@ -10,8 +10,8 @@ use axvm::report::VmReport;
 use axvm::vm::AxVM;
 pub use axvm::vm::StopReason;
 use axvm::vm::{Suspension, WrongState};
+use axvm_axdevice::Console;
 use axvm_gwdt::Watchdog;
-use axvm_pl011::Pl011;
 
 use crate::arch::SpaceRoot;
 use crate::cpus;
@@ -37,7 +37,7 @@ pub struct Ends {
     /// Its virtual PCI bridges.
     pub bridges: Vec<Arc<Bridge>>,
     /// Its emulated console.
-    pub console: Option<Arc<Pl011>>,
+    pub console: Option<Arc<dyn Console>>,
     /// The console's output.
     pub output: Arc<Ring>,
     /// Its emulated watchdog.

@@ -8,6 +8,7 @@ use axvm::hal::Equipment;
 use axvm::irqchip::{Irqchip, Lines};
 use axvm::vm::{AxVM, CreateError, Ground};
 use axvm_addr::{Address, Gpa, Hpa, Span};
+use axvm_axdevice::Console;
 use axvm_guest::image::Kernel;
 use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
@@ -95,7 +96,7 @@ fn devices(
     let (plan, host) = (ground.plan(), ground.hal().host());
     let mut devices = irqchip.add_to(AxVmDevices::builder(), &host.platform);
     let output = Arc::new(Ring::new(host));
-    let mut console = None;
+    let mut console: Option<Arc<dyn Console>> = None;
     if let Some(at) = plan.console {
         let uart = Arc::new(Pl011::new(output.clone(), Arc::new(Lines::new(irqchip.clone())), at.irq));
         devices = devices.mmio(at.registers, uart.clone());
