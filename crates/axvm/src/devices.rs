@@ -40,6 +40,14 @@ pub trait Forward {
     /// [`Aborted`] if the bus answered with an error.
     fn forward_write(&self, at: &Self::Backing, offset: u64, width: Width, value: u64)
     -> Result<(), Aborted>;
+
+    /// A read of `width` from the machine's port `port` and those that follow. A machine without ports is never asked.
+    fn forward_port_read(&self, _port: u16, width: Width) -> u32 {
+        width.mask() as u32
+    }
+
+    /// A write of `width` to the machine's port `port` and those that follow. A machine without ports is never asked.
+    fn forward_port_write(&self, _port: u16, _width: Width, _value: u32) {}
 }
 
 /// Who answered, for statistics.
@@ -94,10 +102,38 @@ struct Mmio<B> {
     has_fast_path: bool,
 }
 
+enum PortTarget {
+    Emulated(Arc<dyn PortDevice>),
+    /// The device, and the machine's port that the first one is.
+    Forwarded {
+        device: u16,
+        at: u16,
+    },
+}
+
 struct Ports {
     base: u16,
     last: u16,
-    device: Arc<dyn PortDevice>,
+    target: PortTarget,
+}
+
+/// Ports as they are added.
+struct NewPorts {
+    base: u16,
+    count: u16,
+    target: PortTarget,
+    name: Box<str>,
+}
+
+impl NewPorts {
+    fn last(&self) -> Option<u16> {
+        last_port(self.base, self.count)
+    }
+}
+
+/// The last of so many ports; `None`: there are none, or they wrap.
+fn last_port(base: u16, count: u16) -> Option<u16> {
+    base.checked_add(count.checked_sub(1)?)
 }
 
 struct SysRegs {
@@ -144,7 +180,7 @@ impl<B> Default for AxVmDevices<B> {
 /// Builds an [`AxVmDevices`].
 pub struct AxVmDevicesBuilder<B> {
     mmio: Vec<(Mmio<B>, Box<str>)>,
-    ports: Vec<Ports>,
+    ports: Vec<NewPorts>,
     sysregs: Vec<SysRegs>,
 }
 
@@ -175,11 +211,21 @@ impl<B> AxVmDevicesBuilder<B> {
 
     /// Adds a device behind `count` ports from `base` on.
     #[must_use]
-    pub fn ports(mut self, base: u16, count: u16, device: Arc<dyn PortDevice>) -> Self {
-        // A range that is empty or wraps ends before it starts, which `build` refuses.
-        let last =
-            count.checked_sub(1).and_then(|past| base.checked_add(past)).unwrap_or(base.wrapping_sub(1));
-        self.ports.push(Ports { base, last, device });
+    pub fn ports(self, base: u16, count: u16, device: Arc<dyn PortDevice>) -> Self {
+        let name = device.name().into();
+        self.add_ports(base, count, PortTarget::Emulated(device), name)
+    }
+
+    /// Adds trapped ports of a passthrough device: `count` of them from `base` on are forwarded to the machine's from `at` on.
+    #[must_use]
+    pub fn forwarded_ports(self, base: u16, count: u16, at: u16, device: u16, name: &str) -> Self {
+        // Where they would wrap in the machine there are none, which `build` refuses.
+        let count = if last_port(at, count).is_some() { count } else { 0 };
+        self.add_ports(base, count, PortTarget::Forwarded { device, at }, name.into())
+    }
+
+    fn add_ports(mut self, base: u16, count: u16, target: PortTarget, name: Box<str>) -> Self {
+        self.ports.push(NewPorts { base, count, target, name });
         self
     }
 
@@ -212,7 +258,7 @@ impl<B> AxVmDevicesBuilder<B> {
             "ports",
             ports
                 .iter()
-                .map(|entry| (u64::from(entry.base), Some(u64::from(entry.last)), entry.device.name())),
+                .map(|entry| (u64::from(entry.base), entry.last().map(u64::from), entry.name.as_ref())),
         )?;
         check(
             "system registers",
@@ -222,7 +268,12 @@ impl<B> AxVmDevicesBuilder<B> {
         )?;
         Ok(AxVmDevices {
             mmio: mmio.into_iter().map(|(entry, _)| entry).collect(),
-            ports: ports.into(),
+            ports: ports
+                .into_iter()
+                .filter_map(|entry| {
+                    Some(Ports { base: entry.base, last: entry.last()?, target: entry.target })
+                })
+                .collect(),
             sysregs: sysregs.into(),
         })
     }
@@ -378,27 +429,59 @@ impl<B: Backing> AxVmDevices<B> {
         self.asked_fast(gpa, hint).is_some_and(|(device, offset)| device.fast_write(offset, value))
     }
 
-    fn port(&self, port: u16) -> Option<(&Ports, u16)> {
+    /// Who has all `width` bytes from a port on, and the offset in it.
+    fn port(&self, port: u16, width: Width) -> Option<(&PortTarget, u16)> {
         let at = self.ports.partition_point(|entry| entry.base <= port).checked_sub(1)?;
-        let entry = self.ports.get(at).filter(|entry| port <= entry.last)?;
-        Some((entry, port - entry.base))
+        let entry = self.ports.get(at)?;
+        let past = u16::try_from(width.bytes()).ok().and_then(|bytes| last_port(port, bytes));
+        past.is_some_and(|last| last <= entry.last).then_some((&entry.target, port - entry.base))
     }
 
-    /// An access by `vcpu` to a port, with the value of a write; `None`: no device is there. A write gives back 0.
-    pub fn handle_port(&self, vcpu: VcpuId, port: u16, width: Width, write: Option<u32>) -> Option<u32> {
-        let (entry, offset) = self.port(port)?;
-        // Ports reach from `port` on: the last one must be the device's too.
-        let past = u16::try_from(width.bytes().checked_sub(1)?).ok()?;
-        if port.checked_add(past)? > entry.last {
-            return None;
-        }
-        match write {
-            None => Some((u64::from(entry.device.read(vcpu, offset, width)) & width.mask()) as u32),
-            Some(value) => {
-                entry.device.write(vcpu, offset, width, (u64::from(value) & width.mask()) as u32);
-                Some(0)
+    /// A read by `vcpu` from a port, and who answered it; `None`: no device is there.
+    pub fn port_read(
+        &self,
+        vcpu: VcpuId,
+        port: u16,
+        width: Width,
+        forward: &impl Forward<Backing = B>,
+    ) -> Option<(u32, Handled)> {
+        let (target, offset) = self.port(port, width)?;
+        let (value, handled) = match target {
+            PortTarget::Emulated(device) => (device.read(vcpu, offset, width), Handled::Emulated),
+            PortTarget::Forwarded { device, at } => {
+                let value = forward.forward_port_read(at.wrapping_add(offset), width);
+                (value, Handled::Forwarded { device: *device, aborted: false })
             }
-        }
+        };
+        Some((value & width.mask() as u32, handled))
+    }
+
+    /// A write by `vcpu` to a port, and who took it; `None`: no device is there.
+    pub fn port_write(
+        &self,
+        vcpu: VcpuId,
+        port: u16,
+        width: Width,
+        value: u32,
+        forward: &impl Forward<Backing = B>,
+    ) -> Option<Handled> {
+        let (target, offset) = self.port(port, width)?;
+        let value = value & width.mask() as u32;
+        Some(match target {
+            PortTarget::Emulated(device) => {
+                device.write(vcpu, offset, width, value);
+                Handled::Emulated
+            }
+            PortTarget::Forwarded { device, at } => {
+                forward.forward_port_write(at.wrapping_add(offset), width, value);
+                Handled::Forwarded { device: *device, aborted: false }
+            }
+        })
+    }
+
+    /// Whether a device of the VM's has any of these ports, both included.
+    pub fn has_ports(&self, first: u16, last: u16) -> bool {
+        self.ports.iter().any(|entry| entry.base <= last && first <= entry.last)
     }
 
     /// An access by `vcpu` to a system register, with the value of a write; `None`: no device is there, or it refuses. A

@@ -61,6 +61,8 @@ pub struct PortAccess {
     pub width: Width,
     /// What is written; `None`: it is a read.
     pub write: Option<u32>,
+    /// Whether it is a further element of a string instruction whose first one was an exit before, and not counted again.
+    pub continues: bool,
 }
 
 /// An access to a system register.

@@ -68,7 +68,7 @@ impl SysRegDevice for Fake {
 
 /// Registers that echo their address; those at 0xdead000 abort.
 #[derive(Default)]
-struct Bus(RefCell<Vec<(Hpa, Width, u64)>>);
+struct Bus(RefCell<Vec<(Hpa, Width, u64)>>, RefCell<Vec<(u16, Width, u32)>>);
 
 impl Forward for Bus {
     type Backing = Hpa;
@@ -85,6 +85,14 @@ impl Forward for Bus {
         }
         self.0.borrow_mut().push((hpa, width, value));
         Ok(())
+    }
+
+    fn forward_port_read(&self, port: u16, _: Width) -> u32 {
+        0xabcd_0000 | u32::from(port)
+    }
+
+    fn forward_port_write(&self, port: u16, width: Width, value: u32) {
+        self.1.borrow_mut().push((port, width, value));
     }
 }
 
@@ -190,17 +198,68 @@ fn overlaps_are_refused_naming_both_and_empty_ranges_naming_one() {
 }
 
 #[test]
-fn ports_and_system_registers_reach_their_devices() {
+fn ports_reach_their_devices_or_the_machine() {
+    let com = fake(1);
     let devices = AxVmDevices::<Hpa>::builder()
-        .ports(0x2f8, 8, fake(1))
-        .sysregs(SysReg(10), SysReg(20), fake(7))
+        .forwarded_ports(0xfff0, 16, 0x2f0, 4, "moved")
+        .forwarded_ports(0x70, 2, 0x70, 3, "rtc")
+        .ports(0x2f8, 8, com.clone())
         .build()
         .unwrap();
-    assert_eq!(devices.handle_port(VCPU, 0x2fa, Width::B1, None), Some(2));
-    assert_eq!(devices.handle_port(VCPU, 0x2fc, Width::B4, None), Some(1 << 16 | 4));
-    assert_eq!(devices.handle_port(VCPU, 0x2ff, Width::B2, None), None, "across its end");
-    assert_eq!(devices.handle_port(VCPU, 0x300, Width::B1, None), None);
-    assert_eq!(devices.handle_port(VCPU, 0x2f8, Width::B1, Some(3)), Some(0));
+    let bus = Bus::default();
+    let read = |port, width| devices.port_read(VCPU, port, width, &bus);
+    assert_eq!(read(0x2fa, Width::B1), Some((2, Handled::Emulated)));
+    assert_eq!(read(0x2fc, Width::B4), Some((1 << 16 | 4, Handled::Emulated)));
+    assert_eq!(read(0x2ff, Width::B2), None, "across its end");
+    assert_eq!((read(0x300, Width::B1), read(0x2f7, Width::B2), read(0, Width::B1)), (None, None, None));
+    let forwarded = |device| Handled::Forwarded { device, aborted: false };
+    assert_eq!(read(0x71, Width::B1), Some((0x71, forwarded(3))), "only the bits of the width");
+    assert_eq!(read(0xfffc, Width::B4), Some((0xabcd_02fc, forwarded(4))), "where they are in the machine");
+    assert_eq!(read(0xffff, Width::B2), None, "past the last port");
+    let write = |port, width, value| devices.port_write(VCPU, port, width, value, &bus);
+    assert_eq!(write(0x2f8, Width::B1, 0x103), Some(Handled::Emulated));
+    assert_eq!(write(0x70, Width::B2, 0xf_1234), Some(forwarded(3)));
+    assert_eq!((write(0x71, Width::B2, 1), write(0x72, Width::B1, 1)), (None, None));
+    assert_eq!(*com.writes.lock().unwrap(), [(0, 3)]);
+    assert_eq!(*bus.1.borrow(), [(0x70, Width::B2, 0x1234)]);
+    assert!(devices.has_ports(0x2ff, 0x400) && devices.has_ports(0, 0x70) && !devices.has_ports(0x72, 0x2f7));
+}
+
+/// Every port there is, by every width, against a list.
+#[test]
+fn no_port_that_is_not_listed_is_reached() {
+    let devices = AxVmDevices::<Hpa>::builder()
+        .ports(0x3f8, 8, fake(1))
+        .forwarded_ports(0x70, 2, 0x1070, 3, "rtc")
+        .forwarded_ports(0xffff, 1, 0xffff, 5, "last")
+        .build()
+        .unwrap();
+    let bus = Bus::default();
+    for port in 0..=0xffff {
+        for width in [Width::B1, Width::B2, Width::B4] {
+            let last = u32::from(port) + width.bytes() as u32 - 1;
+            let within = |first, end| u32::from(port) >= first && last <= end;
+            let expected = within(0x3f8, 0x3ff) || within(0x70, 0x71) || within(0xffff, 0xffff);
+            assert_eq!(devices.port_read(VCPU, port, width, &bus).is_some(), expected, "{port:#x} {width:?}");
+        }
+    }
+}
+
+#[test]
+fn ranges_of_ports_that_are_none_are_refused() {
+    let builder = AxVmDevices::<Hpa>::builder;
+    assert!(builder().ports(0, 0, fake(1)).build().is_err(), "empty, and not all");
+    assert!(builder().forwarded_ports(0, 0, 0, 1, "none").build().is_err());
+    assert!(builder().forwarded_ports(0xfffe, 3, 0, 1, "past the last").build().is_err());
+    assert!(builder().forwarded_ports(0, 3, 0xfffe, 1, "past the machine's last").build().is_err());
+    let both = builder().forwarded_ports(0x70, 2, 0x70, 1, "rtc").ports(0x71, 1, fake(2)).build();
+    let error = both.unwrap_err().to_string();
+    assert!(error.contains("0x70-0x71 of rtc") && error.contains("0x71-0x71 of device2"), "{error}");
+}
+
+#[test]
+fn system_registers_reach_their_devices() {
+    let devices = AxVmDevices::<Hpa>::builder().sysregs(SysReg(10), SysReg(20), fake(7)).build().unwrap();
     assert_eq!(devices.handle_sysreg(VCPU, SysReg(20), None), Some(7));
     assert_eq!(devices.handle_sysreg(VCPU, SysReg(11), None), None, "the device refuses");
     assert_eq!(devices.handle_sysreg(VCPU, SysReg(20), Some(1)), None);

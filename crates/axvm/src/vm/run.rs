@@ -161,13 +161,19 @@ impl<H: AxVMHal> AxVM<H> {
 
     #[inline(always)]
     fn note_forwarded(&self, gpa: Gpa, device: u16, aborted: bool) -> ExitReason {
-        if let Some(counters) = self.device(device) {
-            counters.registers.count();
-        }
+        self.count_registers(device);
         if aborted {
             self.register_aborted(gpa, device);
         }
         ExitReason::MmioForwarded
+    }
+
+    /// Counts an access to a device's trapped registers or ports.
+    #[inline(always)]
+    fn count_registers(&self, device: u16) {
+        if let Some(counters) = self.device(device) {
+            counters.registers.count();
+        }
     }
 
     #[cold]
@@ -224,9 +230,24 @@ impl<H: AxVMHal> AxVM<H> {
     }
 
     fn port(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, access: PortAccess) {
-        self.count_exit(vcpu, ExitReason::Port);
-        let answer = match self.devices.handle_port(vcpu, access.port, access.width, access.write) {
-            Some(value) => Answer::Value(value.into()),
+        let PortAccess { port, width, write, continues } = access;
+        let (devices, hal) = (&self.devices, &**self.hal());
+        let answered = match write {
+            None => devices.port_read(vcpu, port, width, hal),
+            Some(value) => devices.port_write(vcpu, port, width, value, hal).map(|handled| (0, handled)),
+        };
+        if !continues {
+            self.count_exit(vcpu, ExitReason::Port);
+        }
+        let answer = match answered {
+            Some((value, handled)) => {
+                match handled {
+                    Handled::Emulated => self.irqchip.after_access(),
+                    Handled::Silent => {}
+                    Handled::Forwarded { device, .. } => self.count_registers(device),
+                }
+                Answer::Value(value.into())
+            }
             None => {
                 self.refusals.port.count();
                 Answer::Nobody

@@ -119,6 +119,9 @@ const BAR_2: u64 = 0x1001_0000;
 const CONSOLE: u64 = 0x0900_0000;
 /// Registers that are trapped.
 const TRAPPED: u64 = CLOCK + 0x1000;
+/// The console's data by a port, and the clock's ports, which are forwarded.
+const CONSOLE_PORT: u16 = 0xe9;
+const CLOCK_PORT: u16 = 0x70;
 const CONSOLE_IRQ: Irq = Irq(33);
 const TIMER: Irq = Irq(27);
 /// Messages are interrupts from here on, by their data.
@@ -134,6 +137,11 @@ fn forwarded_read(offset: u64) -> Result<u64, Aborted> {
     if offset == 0xffc { Err(Aborted) } else { Ok(0xc10c_0000 + offset) }
 }
 
+/// What the machine's ports read as.
+fn forwarded_port_read(port: u16, width: Width) -> u32 {
+    (0xc10c_0000 | u32::from(port)) & width.mask() as u32
+}
+
 /// The devices that both fakes emulate or forward.
 fn emulated<H: Fake>(
     ground: &Arc<Ground<H>>,
@@ -142,7 +150,11 @@ fn emulated<H: Fake>(
 ) -> Result<AxVmDevicesBuilder<H::Backing>, &'static str> {
     let console = Console { lab: lab.clone(), lines: Lines::new(irqchip.clone()) };
     let span = Span::new(Gpa(CONSOLE), PAGE_SIZE).map_err(|_| "no span")?;
-    let mut devices = AxVmDevices::builder().mmio(span, Arc::new(console));
+    let console = Arc::new(console);
+    let mut devices = AxVmDevices::builder()
+        .mmio(span, console.clone())
+        .ports(CONSOLE_PORT, 1, console)
+        .forwarded_ports(CLOCK_PORT, 4, CLOCK_PORT + 0x1000, 1, "clock");
     let plan = ground.plan();
     for (position, block) in (0..).zip(&plan.registers).filter(|(_, block)| !block.direct) {
         let device = plan.devices.get(usize::from(block.device)).ok_or("no such device")?;

@@ -205,6 +205,14 @@ impl Forward for BareMetal {
         self.lab.forwarded.borrow_mut().push((offset, value));
         Ok(())
     }
+
+    fn forward_port_read(&self, port: u16, width: Width) -> u32 {
+        super::forwarded_port_read(port, width)
+    }
+
+    fn forward_port_write(&self, port: u16, _: Width, value: u32) {
+        self.lab.forwarded_ports.borrow_mut().push((port, value));
+    }
 }
 
 impl AxVMHal for BareMetal {

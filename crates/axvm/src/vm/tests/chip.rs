@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use axvm_addr::{Irq, MsiSource, VcpuId};
-use axvm_axdevice::{InterruptLine, MmioDevice, Width};
+use axvm_axdevice::{InterruptLine, MmioDevice, PortDevice, Width};
 
 use super::lab::{Lab, Shared};
 use super::{CONSOLE_IRQ, FIRST_MESSAGE, MESSAGES, MSI_ADDRESS, TIMER};
@@ -154,6 +154,20 @@ impl Irqchip for Chip {
 pub struct Console {
     pub lab: Arc<Lab>,
     pub lines: Lines<Chip>,
+}
+
+impl PortDevice for Console {
+    fn name(&self) -> &str {
+        "console"
+    }
+
+    fn read(&self, _: VcpuId, _: u16, width: Width) -> u32 {
+        width.mask() as u32
+    }
+
+    fn write(&self, _: VcpuId, _: u16, _: Width, value: u32) {
+        self.lab.console.borrow_mut().push(char::from(value as u8));
+    }
 }
 
 impl MmioDevice for Console {

@@ -149,6 +149,8 @@ pub struct Lab {
     pub memory: Shared<BTreeMap<u64, u64>>,
     /// What was written to registers that are forwarded: offset and value.
     pub forwarded: Shared<Vec<(u64, u64)>>,
+    /// What was written to ports that are forwarded: the machine's port and value.
+    pub forwarded_ports: Shared<Vec<(u16, u32)>>,
     /// What was written to the console.
     pub console: Shared<String>,
     pub violations: Shared<Vec<Violation>>,

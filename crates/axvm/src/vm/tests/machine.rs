@@ -82,7 +82,12 @@ fn first() -> Vec<Step> {
         // What there isn't.
         Step::Unknown,
         Step::Register(1, Answer::Nobody),
-        Step::Port(0x70, Answer::Nobody),
+        Step::PortIn(CLOCK_PORT + 4, Answer::Nobody),
+        Step::PortOut(CLOCK_PORT - 1, 7, Answer::Nobody),
+        // Ports: emulated, and forwarded to where they are in the machine, also by a string instruction.
+        Step::PortOut(CONSOLE_PORT, b'p', TAKEN),
+        Step::PortIn(CLOCK_PORT + 3, VALUE(0x73)),
+        Step::PortOutTwo(CLOCK_PORT + 1, [8, 9]),
         // A vector of the disk's.
         Step::Store(BAR + 16, MSI_ADDRESS, TAKEN),
         Step::Store(BAR + 24, 2, TAKEN),
@@ -140,8 +145,10 @@ fn a_small_vm_runs_to_its_end<H: Fake>() {
     });
     assert_eq!(*lab.complaints.borrow(), Vec::<String>::new(), "{}", H::NAME);
     assert_eq!(vm.state(), State::Stopped { reason: StopReason::SystemOff });
-    assert_eq!(*lab.console.borrow(), "hi2!");
+    assert_eq!(*lab.console.borrow(), "hip2!");
     assert_eq!(*lab.forwarded.borrow(), [(8, 0x77), (0x10, 1), (0x14, 2)]);
+    let port = CLOCK_PORT + 0x1001;
+    assert_eq!(*lab.forwarded_ports.borrow(), [(port, 8), (port, 9)]);
 
     let report = vm.report();
     let by = &report.exits.by_reason;
@@ -149,12 +156,12 @@ fn a_small_vm_runs_to_its_end<H: Fake>() {
     let table = if hal.told_messages() > 0 { 3 } else { 0 };
     assert_eq!(by.mmio_emulated, 6 + table, "{}: {by:?}", H::NAME);
     assert_eq!((by.mmio_forwarded, by.stage2_fault), (4, 3), "{}: {by:?}", H::NAME);
-    assert_eq!((by.sysreg, by.port), (1, 1), "{}: {by:?}", H::NAME);
+    assert_eq!((by.sysreg, by.port), (1, 5), "{}: {by:?}", H::NAME);
     // The second one's way off may come when the first has switched all off.
     assert!(matches!(by.hypercall, 7 | 8), "{}: {by:?}", H::NAME);
     assert_eq!(by.sgi, 3);
-    assert_eq!((report.refused.hypercall, report.refused.sysreg, report.refused.port), (1, 1, 1));
-    assert_eq!(report.devices[1].exits.registers, 5, "each access to them");
+    assert_eq!((report.refused.hypercall, report.refused.sysreg, report.refused.port), (1, 1, 2));
+    assert_eq!(report.devices[1].exits.registers, 8, "each access to them");
     let tried: Vec<_> = lab.violations.borrow().iter().map(|it| (it.kind, it.device, it.address)).collect();
     let of_cpu = |kind| (kind, None, Some(UNLISTED));
     assert_eq!(

@@ -26,8 +26,12 @@ pub enum Step {
     StoreTwo(u64, [u64; 2]),
     /// It reads a system register, and expects this.
     Register(u32, Answer),
-    /// It reads a port.
-    Port(u16, Answer),
+    /// It reads a byte from a port, and expects this.
+    PortIn(u16, Answer),
+    /// It writes a byte to a port.
+    PortOut(u16, u8, Answer),
+    /// It writes two bytes to a port by one instruction.
+    PortOutTwo(u16, [u8; 2]),
     /// It makes a call that nobody knows.
     Unknown,
     /// It asks its firmware.
@@ -94,6 +98,10 @@ impl<H: Fake<Irqchip = Chip>> Script<'_, H> {
     fn mmio(gpa: u64, write: Option<u64>, continues: bool) -> Exit {
         Exit::Mmio(MmioAccess { gpa: Gpa(gpa), width: Width::B4, write, continues })
     }
+
+    fn port(port: u16, write: Option<u8>, continues: bool) -> Exit {
+        Exit::Port(PortAccess { port, width: Width::B1, write: write.map(u32::from), continues })
+    }
 }
 
 impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
@@ -126,6 +134,11 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
                     lab.memory.borrow_mut().insert(gpa, value);
                     self.next();
                 }
+                Step::Spin if hal.cpu_reaches(RAM) => std::thread::yield_now(),
+                // It may have been taken away since the last look, which is no fault of the guest's.
+                Step::Load(..) | Step::Store(..) | Step::Spin if self.vm.is_moot(self.vcpu) => {
+                    return Exit::Interrupted;
+                }
                 Step::Load(gpa, _) => return Self::mmio(gpa, None, false),
                 Step::Store(gpa, value, _) => return Self::mmio(gpa, Some(value), false),
                 Step::StoreTwo(gpa, [first, _]) if !self.half => return Self::mmio(gpa, Some(first), false),
@@ -133,8 +146,11 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
                 Step::Register(register, _) => {
                     return Exit::SystemRegister(SystemAccess { register: SysReg(register), write: None });
                 }
-                Step::Port(port, _) => {
-                    return Exit::Port(PortAccess { port, width: Width::B1, write: None });
+                Step::PortIn(port, _) => return Self::port(port, None, false),
+                Step::PortOut(port, value, _) => return Self::port(port, Some(value), false),
+                Step::PortOutTwo(port, [first, second]) => {
+                    let value = if self.half { second } else { first };
+                    return Self::port(port, Some(value), self.half);
                 }
                 Step::Unknown => return Exit::Hypercall,
                 Step::Power(request, _) => return Exit::Power(request),
@@ -151,7 +167,6 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
                 Step::Argument(expected) => {
                     self.expect(Answer::Value(self.start.argument), &[Answer::Value(expected)]);
                 }
-                Step::Spin if hal.cpu_reaches(RAM) => std::thread::yield_now(),
                 Step::Spin => return Self::mmio(RAM, None, false),
             }
         }
@@ -159,15 +174,16 @@ impl<H: Fake<Irqchip = Chip>> Vcpu for Script<'_, H> {
 
     fn complete(&mut self, answer: Answer) {
         match self.program.get(self.at).copied() {
-            Some(Step::StoreTwo(..)) if !self.half => self.half = true,
-            Some(Step::StoreTwo(..)) => self.expect(answer, &[Answer::Value(0)]),
+            Some(Step::StoreTwo(..) | Step::PortOutTwo(..)) if !self.half => self.half = true,
+            Some(Step::StoreTwo(..) | Step::PortOutTwo(..)) => self.expect(answer, &[Answer::Value(0)]),
             Some(Step::Unknown) => self.expect(answer, &[Answer::Nobody]),
             Some(Step::Power(_, expected)) => self.expect(answer, expected),
             Some(
                 Step::Load(_, expected)
                 | Step::Store(_, _, expected)
                 | Step::Register(_, expected)
-                | Step::Port(_, expected),
+                | Step::PortIn(_, expected)
+                | Step::PortOut(_, _, expected),
             ) => self.expect(answer, &[expected]),
             step => self.hal.lab().complaints.borrow_mut().push(format!("{answer:?} to {step:?}")),
         }
