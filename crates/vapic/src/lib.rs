@@ -8,13 +8,23 @@
 //! | `message` | interrupts on their way: who gets them, and how |
 //! | `base` | the MSR that turns a local APIC on and switches its mode |
 //! | `local` | a local APIC |
+//! | `identity` | what of a local APIC says whether an interrupt is for it |
 //! | `timer` | its timer |
 //! | `vectors` | 256 bits |
 //! | `io` | an I/O APIC |
+//! | `inbox` | what comes for a local APIC from other CPUs |
+//! | `apics` | all of a VM's, with their locks |
+//! | `devices` | their registers, as devices |
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod apics;
 mod base;
+mod devices;
+mod identity;
+mod inbox;
 mod io;
 mod local;
 mod message;
@@ -22,8 +32,12 @@ pub mod spec;
 mod timer;
 mod vectors;
 
+pub use apics::{
+    Activity, Apics, ApicsConfig, Backend, Effect, NoSuchLine, NotServed, Pending, Pin, Startup,
+};
 pub use base::{Base, Mode};
+pub use devices::{ApicMsrs, IoPage, LocalPage};
+pub use identity::Identity;
 pub use io::IoApic;
 pub use local::{LocalApic, Refused, Written};
 pub use message::{Delivery, Destination, Ipi, Message, Signal, Target};
-pub use timer::Deadline;

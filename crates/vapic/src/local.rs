@@ -1,12 +1,13 @@
 //! A local APIC (AMD64 APM 2, 16; Intel SDM 3, 12).
 
 use crate::base::{Base, Mode};
+use crate::identity::Identity;
 use crate::message::{Destination, Ipi, Signal, Target, signal};
 use crate::spec::{
     Command, DeliveryMode, FIRST_VECTOR, ILLEGAL_REGISTER, LocalVector, RECEIVED_ILLEGAL_VECTOR,
     SEND_ILLEGAL_VECTOR, Shorthand, Spurious, TimerMode, VERSION, offset,
 };
-use crate::timer::{Deadline, Timer};
+use crate::timer::Timer;
 use crate::vectors::Vectors;
 
 /// The local vector table's entries, in the order of their registers.
@@ -42,7 +43,7 @@ pub enum Written {
     NotServed,
 }
 
-/// A local APIC, of one vCPU. Time is counted in ticks of its timer.
+/// A local APIC, of one vCPU. Time is the guest's time-stamp counter.
 #[derive(Clone, Debug)]
 pub struct LocalApic {
     id: u32,
@@ -249,6 +250,7 @@ impl LocalApic {
             // Ones below (APM 2, 16.6.2).
             offset::DFR => self.dfr = low | 0x0fff_ffff,
             offset::SVR => {
+                self.expire(now);
                 self.svr = Spurious::from(low & 0x3ff);
                 if !self.svr.enabled() {
                     self.lvt.iter_mut().for_each(|entry| entry.set_masked(true));
@@ -258,13 +260,8 @@ impl LocalApic {
                 self.esr = self.errors;
                 self.errors = 0;
             }
-            offset::ICR => {
-                self.icr = Command::from(low & 0x000c_cfff);
-                if wide {
-                    self.icr_high = (value >> 32) as u32;
-                }
-                return Some(self.send());
-            }
+            offset::ICR if wide => return Some(self.command(value)),
+            offset::ICR => return Some(self.command(u64::from(self.icr_high) << 32 | value)),
             offset::ICR_HIGH => self.icr_high = low & 0xff00_0000,
             offset::SELF_IPI if wide => {
                 let signal = Signal::Vector { vector: low as u8, level: false };
@@ -276,12 +273,14 @@ impl LocalApic {
             }
             offset::INITIAL_COUNT => self.timer.set_initial(low, self.timer_mode(), now),
             offset::DIVIDE => self.timer.set_divide(low, self.timer_mode(), now),
-            _ => self.write_lvt(lvt_entry(register)?, low),
+            _ => self.write_lvt(lvt_entry(register)?, low, now),
         }
         Some(Written::Look)
     }
 
-    fn write_lvt(&mut self, number: usize, value: u32) {
+    fn write_lvt(&mut self, number: usize, value: u32, now: u64) {
+        // What has ended while it was masked makes no interrupt once it isn't.
+        self.expire(now);
         let before = self.timer_mode();
         let enabled = self.svr.enabled();
         let Some(entry) = self.lvt.get_mut(number) else { return };
@@ -309,14 +308,14 @@ impl LocalApic {
     }
 
     /// When the timer ends, if that makes an interrupt.
-    pub fn deadline(&self) -> Option<Deadline> {
+    pub fn deadline(&self) -> Option<u64> {
         let unmasked = self.lvt.get(TIMER).is_some_and(|entry| !entry.masked());
         self.timer.deadline(self.timer_mode()).filter(|_| unmasked)
     }
 
     /// Looks whether the timer has ended: then its interrupt is requested, unless it is masked.
-    pub fn expire(&mut self, now: u64, tsc: u64) {
-        if self.timer.expire(self.timer_mode(), now, tsc) {
+    pub fn expire(&mut self, now: u64) {
+        if self.timer.expire(self.timer_mode(), now) {
             self.request_local(TIMER);
         }
     }
@@ -382,6 +381,13 @@ impl LocalApic {
         self.highest_request().filter(|vector| vector >> 4 > self.ppr() >> 4)
     }
 
+    /// If there is none, but one is requested that only the task's priority keeps back: the class that CR8 must be below.
+    pub fn kept_back(&self) -> Option<u8> {
+        let class = self.highest_request()? >> 4;
+        let serviced = self.isr.highest().unwrap_or(0) >> 4;
+        (class > serviced && class <= self.tpr >> 4).then_some(class)
+    }
+
     /// The CPU takes it: from then on it is in service.
     pub fn take(&mut self) -> Option<u8> {
         let vector = self.next()?;
@@ -403,6 +409,14 @@ impl LocalApic {
         if legal {
             self.request_local(ERROR);
         }
+    }
+
+    /// Writes both halves of the Interrupt Command Register, whichever way that is reached.
+    pub fn command(&mut self, value: u64) -> Written {
+        let narrow = self.mode() == Mode::XApic;
+        self.icr = Command::from(value as u32 & 0x000c_cfff);
+        self.icr_high = (value >> 32) as u32 & if narrow { 0xff00_0000 } else { u32::MAX };
+        self.send()
     }
 
     /// What the Interrupt Command Register sends (APM 2, table 16-4).
@@ -440,27 +454,20 @@ impl LocalApic {
         if self.mode() == Mode::X2Apic { (self.id >> 4) << 16 | 1 << (self.id & 15) } else { self.ldr }
     }
 
-    /// Whether it is one of those that a destination names (APM 2, 16.6; SDM 3, 12.12.9).
-    pub fn is_named(&self, destination: Destination) -> bool {
-        let Destination { id, logical, narrow } = destination;
-        let all = if narrow { 0xff } else { u32::MAX };
-        match (self.mode(), logical) {
-            (Mode::Off, _) => false,
-            (_, false) => id == all || id == self.id,
-            (_, true) if id == all => true,
-            (Mode::X2Apic, true) => {
-                let own = self.logical_id();
-                own >> 16 == id >> 16 && own & id & 0xffff != 0
-            }
-            (Mode::XApic, true) if id > 0xff => false,
-            (Mode::XApic, true) => {
-                let own = self.ldr >> 24;
-                // Flat, where each bit is an APIC; else clusters, of which 15 is all.
-                let flat = self.dfr >> 28 == 0xf;
-                let same_cluster = id >> 4 == 0xf || id >> 4 == own >> 4;
-                if flat { own & id != 0 } else { same_cluster && own & id & 0xf != 0 }
-            }
+    /// What others have to know of it to find whom an interrupt is for.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            mode: self.mode(),
+            enabled: self.svr.enabled(),
+            logical: self.logical_id(),
+            flat: self.dfr >> 28 == 0xf,
+            priority: self.ppr(),
         }
+    }
+
+    /// Whether it is one of those that a destination names.
+    pub fn is_named(&self, destination: Destination) -> bool {
+        self.identity().is_named(self.id, destination)
     }
 }
 

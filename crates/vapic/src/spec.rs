@@ -56,6 +56,11 @@ pub mod offset {
     pub const SELF_IPI: u16 = 0x3f0;
 }
 
+/// The APIC Base Address Register.
+pub const MSR_BASE: u32 = 0x1b;
+/// When a timer in TSC-deadline mode ends.
+pub const MSR_TSC_DEADLINE: u32 = 0x6e0;
+
 /// The Version register: 0x14, six entries of the local vector table (APM 2, 16.3.4). End-of-interrupt messages can't be suppressed.
 pub const VERSION: u32 = 0x0005_0014;
 

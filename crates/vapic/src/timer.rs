@@ -1,15 +1,6 @@
-//! A local APIC's timer (SDM 3, 12.5.4). Time is counted in its own ticks, which whoever has the clock makes of it.
+//! A local APIC's timer (SDM 3, 12.5.4). There is one clock, the guest's time-stamp counter: the timer counts its ticks.
 
 use crate::spec::TimerMode;
-
-/// When a timer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deadline {
-    /// At this tick of the timer's own clock.
-    Tick(u64),
-    /// At this value of the guest's time-stamp counter.
-    Tsc(u64),
-}
 
 /// A count that is under way.
 #[derive(Clone, Copy, Debug)]
@@ -103,27 +94,26 @@ impl Timer {
     }
 
     /// When it ends, if it is armed.
-    pub fn deadline(&self, mode: TimerMode) -> Option<Deadline> {
+    pub fn deadline(&self, mode: TimerMode) -> Option<u64> {
         match mode {
-            TimerMode::TscDeadline => (self.deadline != 0).then_some(Deadline::Tsc(self.deadline)),
+            TimerMode::TscDeadline => (self.deadline != 0).then_some(self.deadline),
             TimerMode::Reserved => None,
             _ => {
                 let Run { since, count } = self.run?;
-                Some(Deadline::Tick(since.saturating_add(self.ticks(count))))
+                Some(since.saturating_add(self.ticks(count)))
             }
         }
     }
 
     /// Whether it has ended by now; then it is as it is after that. Ends of a periodic one that nobody has looked at are one.
-    pub fn expire(&mut self, mode: TimerMode, now: u64, tsc: u64) -> bool {
-        match self.deadline(mode) {
-            Some(Deadline::Tsc(at)) if at <= tsc => self.deadline = 0,
-            Some(Deadline::Tick(at)) if at <= now => {
-                let length = self.ticks(self.initial).max(1);
-                let since = at.saturating_add(now.saturating_sub(at) / length * length);
-                self.run = (mode == TimerMode::Periodic).then_some(Run { since, count: self.initial });
-            }
-            _ => return false,
+    pub fn expire(&mut self, mode: TimerMode, now: u64) -> bool {
+        let Some(at) = self.deadline(mode).filter(|at| *at <= now) else { return false };
+        if mode == TimerMode::TscDeadline {
+            self.deadline = 0;
+        } else {
+            let length = self.ticks(self.initial).max(1);
+            let since = at.saturating_add(now.saturating_sub(at) / length * length);
+            self.run = (mode == TimerMode::Periodic).then_some(Run { since, count: self.initial });
         }
         true
     }

@@ -5,6 +5,18 @@
 pub(crate) struct Vectors([u32; 8]);
 
 impl Vectors {
+    /// So many words of 32, the lowest first.
+    pub fn new(words: [u32; 8]) -> Self {
+        Self(words)
+    }
+
+    /// Takes the highest of them out.
+    pub fn pop(&mut self) -> Option<u8> {
+        let vector = self.highest()?;
+        self.set(vector, false);
+        Some(vector)
+    }
+
     pub fn contains(&self, vector: u8) -> bool {
         self.word(usize::from(vector / 32)) >> (vector % 32) & 1 != 0
     }

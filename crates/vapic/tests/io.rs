@@ -16,12 +16,15 @@ impl Bench {
 
     fn write(&mut self, register: u8, value: u32) {
         let Self { io, sent } = self;
-        io.write(io::SELECT, register.into(), |_| panic!());
-        io.write(io::WINDOW, value, |message| sent.push(message));
+        io.write(io::SELECT, register.into(), |_| -> bool { panic!() });
+        io.write(io::WINDOW, value, |message| {
+            sent.push(message);
+            true
+        });
     }
 
     fn read(&mut self, register: u8) -> u32 {
-        self.io.write(io::SELECT, register.into(), |_| panic!());
+        self.io.write(io::SELECT, register.into(), |_| -> bool { panic!() });
         assert_eq!(self.io.read(io::SELECT), register.into());
         self.io.read(io::WINDOW)
     }
@@ -33,12 +36,18 @@ impl Bench {
 
     fn line(&mut self, pin: u8, active: bool) {
         let Self { io, sent } = self;
-        io.set_line(pin, active, |message| sent.push(message));
+        io.set_line(pin, active, |message| {
+            sent.push(message);
+            true
+        });
     }
 
     fn end(&mut self, vector: u8) {
         let Self { io, sent } = self;
-        io.end(vector, |message| sent.push(message));
+        io.end(vector, |message| {
+            sent.push(message);
+            true
+        });
     }
 
     fn sent(&mut self) -> Vec<u8> {
@@ -129,7 +138,10 @@ fn a_level_comes_again_until_it_is_inactive() {
     // Ended by the EOI register while masked, it comes after that.
     bench.entry(9, 0x51 | LEVEL | MASKED, 0);
     let Bench { io, sent } = &mut bench;
-    io.write(io::EOI, 0x51, |message| sent.push(message));
+    io.write(io::EOI, 0x51, |message| {
+        sent.push(message);
+        true
+    });
     assert_eq!(bench.sent(), []);
     bench.entry(9, 0x51 | LEVEL, 0);
     assert_eq!(bench.sent(), [0x51]);

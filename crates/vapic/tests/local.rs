@@ -1,7 +1,7 @@
 //! The local APIC, by the manuals (AMD64 APM 2, 16; Intel SDM 3, 12).
 
 use axvm_vapic::spec::{VERSION, offset};
-use axvm_vapic::{Deadline, Delivery, Destination, Ipi, LocalApic, Mode, Refused, Signal, Target, Written};
+use axvm_vapic::{Delivery, Destination, Ipi, LocalApic, Mode, Refused, Signal, Target, Written};
 
 const BASE: u64 = 0xfee0_0000;
 const BOOT: u64 = 1 << 8;
@@ -326,15 +326,15 @@ fn the_timer_counts_down() {
         write(&mut apic, offset::DIVIDE, divide);
         assert_eq!(read(&mut apic, offset::DIVIDE), divide);
         apic.write_page(offset::INITIAL_COUNT.into(), 100, 1000);
-        assert_eq!(apic.deadline(), Some(Deadline::Tick(1000 + 100 * by)));
+        assert_eq!(apic.deadline(), Some(1000 + 100 * by));
         let count = |apic: &mut LocalApic, now| apic.read_page(offset::CURRENT_COUNT.into(), now);
         assert_eq!(count(&mut apic, 1000), 100);
         assert_eq!(count(&mut apic, 1000 + 30 * by), 70);
-        apic.expire(1000 + 100 * by - 1, 0);
+        apic.expire(1000 + 100 * by - 1);
         assert_eq!(apic.next(), None);
-        apic.expire(1000 + 100 * by, 0);
+        apic.expire(1000 + 100 * by);
         assert_eq!((apic.take(), apic.deadline(), count(&mut apic, 9999)), (Some(0x41), None, 0));
-        apic.expire(u64::MAX, 0);
+        apic.expire(u64::MAX);
         assert_eq!(apic.highest_request(), None, "once");
     }
 }
@@ -345,21 +345,21 @@ fn a_periodic_timer_begins_again() {
     write(&mut apic, offset::DIVIDE, 0xb);
     write(&mut apic, offset::LVT_TIMER, 1 << 17 | 0x41);
     apic.write_page(offset::INITIAL_COUNT.into(), 100, 0);
-    apic.expire(100, 0);
-    assert_eq!((apic.take(), apic.deadline()), (Some(0x41), Some(Deadline::Tick(200))));
+    apic.expire(100);
+    assert_eq!((apic.take(), apic.deadline()), (Some(0x41), Some(200)));
     write(&mut apic, offset::EOI, 0);
     // Ends that nobody has looked at are one, and it stays in step.
-    apic.expire(555, 0);
-    assert_eq!((apic.take(), apic.deadline()), (Some(0x41), Some(Deadline::Tick(600))));
+    apic.expire(555);
+    assert_eq!((apic.take(), apic.deadline()), (Some(0x41), Some(600)));
     assert_eq!(apic.read_page(offset::CURRENT_COUNT.into(), 555), 45);
     write(&mut apic, offset::EOI, 0);
     // Masked it goes on without interrupts.
     write(&mut apic, offset::LVT_TIMER, 1 << 17 | 1 << 16 | 0x41);
     assert_eq!(apic.deadline(), None);
-    apic.expire(650, 0);
+    apic.expire(650);
     assert_eq!(apic.highest_request(), None);
     write(&mut apic, offset::LVT_TIMER, 1 << 17 | 0x41);
-    assert_eq!(apic.deadline(), Some(Deadline::Tick(700)));
+    assert_eq!(apic.deadline(), Some(700));
     // Zero stops it.
     apic.write_page(offset::INITIAL_COUNT.into(), 0, 660);
     assert_eq!(apic.deadline(), None);
@@ -388,10 +388,10 @@ fn a_deadline_is_of_the_time_stamp_counter() {
     apic.write_page(offset::INITIAL_COUNT.into(), 100, 0);
     assert_eq!(read(&mut apic, offset::INITIAL_COUNT), 0, "ignored");
     apic.set_tsc_deadline(5000);
-    assert_eq!(apic.deadline(), Some(Deadline::Tsc(5000)));
-    apic.expire(u64::MAX, 4999);
+    assert_eq!(apic.deadline(), Some(5000));
+    apic.expire(4999);
     assert_eq!(apic.next(), None);
-    apic.expire(0, 5000);
+    apic.expire(5000);
     assert_eq!((apic.take(), apic.tsc_deadline(), apic.deadline()), (Some(0x41), 0, None));
     apic.set_tsc_deadline(6000);
     write(&mut apic, offset::LVT_TIMER, 0x41);

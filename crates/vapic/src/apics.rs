@@ -1,0 +1,565 @@
+//! All local APICs of a VM and its I/O APIC: who gets what, and how its CPU hears of it.
+//!
+//! A local APIC's state is under a lock that its own CPU takes, and others only while it is off. What others have for it they leave in its
+//! `Inbox`, and have its CPU called; whom an interrupt is for they find by what it publishes (`Published`). The I/O APIC is under a lock of
+//! its own, which is held while it sends.
+
+use alloc::boxed::Box;
+
+use axvm_addr::{Gpa, VcpuId};
+use spin::{Mutex, MutexGuard};
+
+use crate::identity::{Identity, Published};
+use crate::inbox::Inbox;
+use crate::io::IoApic;
+use crate::local::{LocalApic, Refused, Written};
+use crate::message::{Delivery, Destination, Ipi, Message, Signal, Target};
+use crate::spec::{self, PINS};
+
+/// What the host does for a VM's APICs. Called with locks held: none of it may call [`Apics`].
+pub trait Backend: Send + Sync {
+    /// Brings a vCPU out of its guest or its sleep, so that it calls [`Apics::poll`]; also if it is just about to go there. It may be the
+    /// calling one, which polls before it goes on anyway.
+    fn kick(&self, vcpu: VcpuId);
+
+    /// The time-stamp counter as the guest reads it.
+    fn tsc(&self) -> u64;
+
+    /// What a pin of [`ApicsConfig::physical`] has become: its line is to be masked or unmasked in hardware.
+    fn set_pin(&self, pin: u8, to: Pin);
+}
+
+/// Whether anybody hears a pin's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// A change of it comes to the guest.
+    Open,
+    /// It is masked by the guest, or an interrupt of it hasn't ended.
+    Closed,
+}
+
+/// What a VM's APICs are.
+#[derive(Clone, Copy, Debug)]
+pub struct ApicsConfig {
+    /// How many vCPUs there are. Each has its number as its id.
+    pub vcpus: u16,
+    /// Where local APICs have their registers in xAPIC mode.
+    pub base: Gpa,
+    /// Whether there is x2APIC mode.
+    pub has_x2apic: bool,
+    /// The I/O APIC's id.
+    pub io_id: u8,
+    /// Pins whose lines are real ones, a bit each ([`IoApic::with_resampled`]).
+    pub physical: u32,
+}
+
+/// What a CPU is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It executes, or has halted.
+    Runs,
+    /// It has had an INIT and waits for STARTUP.
+    WaitsForStartup,
+    /// STARTUP has come: it begins in real mode, at offset 0 of this page. Said once; from then on it runs.
+    Startup {
+        /// Bits 19:12 of the address.
+        page: u8,
+    },
+}
+
+/// What waits for a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// What the CPU is at.
+    pub activity: Activity,
+    /// An INIT has come: the CPU's registers are to be reset, as its local APIC has been. Said once.
+    pub reset: bool,
+    /// A non-maskable interrupt waits ([`Apics::take_nmi`]).
+    pub nmi: bool,
+    /// The interrupt that is to be taken as soon as the CPU takes interrupts ([`Apics::take`]).
+    pub vector: Option<u8>,
+    /// There is no such, but one that only the task's priority keeps back: it is to be looked again once CR8 is below this.
+    pub cr8_below: Option<u8>,
+    /// It is to be looked again at this value of the guest's time-stamp counter.
+    pub deadline: Option<u64>,
+}
+
+impl Pending {
+    /// Whether there is something for a CPU that has halted; `accepts`: it takes interrupts.
+    pub fn wakes(&self, accepts: bool) -> bool {
+        let startup = matches!(self.activity, Activity::Startup { .. });
+        let waits = self.activity == Activity::WaitsForStartup;
+        startup || self.reset || !waits && (self.nmi || accepts && self.vector.is_some())
+    }
+}
+
+/// What an access has led to, beside what the vCPUs hear by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// A vCPU is to be started: [`Apics::next_startup`] says which.
+    Startup,
+}
+
+/// A vCPU that isn't in its place is to begin, in real mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Startup {
+    /// Which.
+    pub vcpu: VcpuId,
+    /// Bits 19:12 of where: CS is that shifted by 8, the instruction pointer is zero.
+    pub page: u8,
+}
+
+/// The I/O APIC has no such pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the I/O APIC has {PINS} pins, and no pin {0}")]
+pub struct NoSuchLine(pub u32);
+
+/// A message that leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotServed {
+    /// It isn't one of an interrupt that a message may bring.
+    #[error("a message to {address:#x} with {data:#x} is no interrupt")]
+    NoInterrupt {
+        /// Where.
+        address: u64,
+        /// What.
+        data: u32,
+    },
+    /// No local APIC that it names takes it.
+    #[error("no local APIC takes a message to {address:#x} with {data:#x}")]
+    NotTaken {
+        /// Where.
+        address: u64,
+        /// What.
+        data: u32,
+    },
+}
+
+/// What a vCPU has, under its lock.
+struct Own {
+    apic: LocalApic,
+    /// It has had an INIT, and no STARTUP since.
+    waits: bool,
+    nmi: bool,
+    /// Whether it is in its place, so that it takes out of its inbox.
+    entered: bool,
+}
+
+impl Own {
+    fn new(number: u16, config: &ApicsConfig) -> Self {
+        let apic = LocalApic::new(number.into(), config.base.0, number == 0, config.has_x2apic);
+        Self { apic, waits: number != 0, nmi: false, entered: false }
+    }
+}
+
+struct Cpu {
+    own: Mutex<Own>,
+    inbox: Inbox,
+    published: Published,
+}
+
+impl Cpu {
+    fn lock(&self) -> MutexGuard<'_, Own> {
+        self.own.lock()
+    }
+}
+
+/// The I/O APIC, under its lock.
+struct Io {
+    apic: IoApic,
+    /// The pins of real lines that are open.
+    open: u32,
+}
+
+/// All APICs of a VM. A vCPU that there isn't has none: reads of it are zero, and nothing waits for it.
+pub struct Apics<B> {
+    config: ApicsConfig,
+    backend: B,
+    cpus: Box<[Cpu]>,
+    io: Mutex<Io>,
+}
+
+impl<B: Backend> Apics<B> {
+    /// As after reset: vCPU 0 runs, the others wait for STARTUP.
+    pub fn new(config: ApicsConfig, backend: B) -> Self {
+        let cpu = |number| {
+            let own = Own::new(number, &config);
+            let published = Published::new(own.apic.identity());
+            Cpu { own: Mutex::new(own), inbox: Inbox::default(), published }
+        };
+        let apic = IoApic::new(config.io_id).with_resampled(config.physical);
+        let cpus = (0..config.vcpus).map(cpu).collect();
+        Self { config, backend, cpus, io: Mutex::new(Io { apic, open: 0 }) }
+    }
+
+    /// The host's part.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// As after reset. No vCPU is in its place.
+    pub fn reset(&self) {
+        for (number, cpu) in (0..).zip(&self.cpus) {
+            let mut own = cpu.lock();
+            *own = Own::new(number, &self.config);
+            cpu.inbox.clear();
+            cpu.published.set(own.apic.identity());
+        }
+        let mut io = self.io.lock();
+        io.apic = IoApic::new(self.config.io_id).with_resampled(self.config.physical);
+        self.say_pins(&mut io);
+    }
+
+    fn cpu(&self, vcpu: VcpuId) -> Option<&Cpu> {
+        self.cpus.get(usize::from(vcpu.0))
+    }
+
+    // What a vCPU's own CPU asks.
+
+    /// It comes into its place, and runs from now on: what has come for it comes with it.
+    pub fn enter(&self, vcpu: VcpuId) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            let mut own = cpu.lock();
+            own.entered = true;
+            own.waits = false;
+            // The one by which it was started, or one that came on the way.
+            cpu.inbox.take_startup();
+        }
+    }
+
+    /// It leaves its place. It can be started again.
+    pub fn leave(&self, vcpu: VcpuId) {
+        if let Some(cpu) = self.cpu(vcpu) {
+            cpu.lock().entered = false;
+        }
+    }
+
+    /// What waits for it: asked before its guest is entered, and whenever it was woken.
+    pub fn poll(&self, vcpu: VcpuId) -> Pending {
+        let mut pending = Pending {
+            activity: Activity::Runs,
+            reset: false,
+            nmi: false,
+            vector: None,
+            cr8_below: None,
+            deadline: None,
+        };
+        let Some(cpu) = self.cpu(vcpu) else { return pending };
+        let mut guard = cpu.lock();
+        let own = &mut *guard;
+        if cpu.inbox.look() {
+            let mut arrived = cpu.inbox.take_vectors();
+            let nmi = cpu.inbox.take_nmi();
+            if cpu.inbox.take_init() {
+                own.apic.reset();
+                own.waits = true;
+                own.nmi = false;
+                pending.reset = true;
+            } else {
+                own.nmi |= nmi;
+                while let Some(vector) = arrived.edges.pop() {
+                    own.apic.request(vector, false);
+                }
+                while let Some(vector) = arrived.levels.pop() {
+                    own.apic.request(vector, true);
+                }
+            }
+        }
+        if own.waits {
+            pending.activity = Activity::WaitsForStartup;
+            if let Some(page) = cpu.inbox.take_startup() {
+                own.waits = false;
+                pending.activity = Activity::Startup { page };
+            }
+        }
+        if own.apic.deadline().is_some() {
+            own.apic.expire(self.backend.tsc());
+        }
+        pending.nmi = own.nmi;
+        pending.vector = own.apic.next();
+        pending.cr8_below = own.apic.kept_back();
+        pending.deadline = own.apic.deadline();
+        cpu.published.set(own.apic.identity());
+        pending
+    }
+
+    /// It takes the interrupt that is next: from now on that is in service.
+    pub fn take(&self, vcpu: VcpuId) -> Option<u8> {
+        self.with(vcpu, |own| own.apic.take())?
+    }
+
+    /// It takes a non-maskable interrupt. Whether there is one.
+    pub fn take_nmi(&self, vcpu: VcpuId) -> bool {
+        self.with(vcpu, |own| core::mem::take(&mut own.nmi)).unwrap_or(false)
+    }
+
+    /// CR8: the Task Priority's class.
+    pub fn cr8(&self, vcpu: VcpuId) -> u8 {
+        self.with(vcpu, |own| own.apic.tpr() >> 4).unwrap_or(0)
+    }
+
+    /// CR8 was set to this; if it has been that already nothing changes.
+    pub fn set_cr8(&self, vcpu: VcpuId, value: u8) {
+        self.with(vcpu, |own| {
+            if own.apic.tpr() >> 4 != value & 15 {
+                own.apic.set_tpr(value << 4);
+            }
+        });
+    }
+
+    /// It reads a register of its local APIC's page.
+    pub fn read_page(&self, vcpu: VcpuId, offset: u64) -> u32 {
+        let now = self.backend.tsc();
+        self.with(vcpu, |own| own.apic.read_page(offset, now)).unwrap_or(0)
+    }
+
+    /// It writes a register of its local APIC's page.
+    pub fn write_page(&self, vcpu: VcpuId, offset: u64, value: u32) -> Effect {
+        let now = self.backend.tsc();
+        let written = self.change(vcpu, now, |apic| Ok(apic.write_page(offset, value, now)));
+        written.map_or(Effect::None, |written| self.carry_out(vcpu, written))
+    }
+
+    /// It reads an MSR of its local APIC: 0x1b, 0x6e0, 0x800 to 0x8ff.
+    ///
+    /// # Errors
+    ///
+    /// It faults (#GP).
+    pub fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<u64, Refused> {
+        let now = self.backend.tsc();
+        self.with(vcpu, |own| match msr {
+            spec::MSR_BASE => Ok(own.apic.base()),
+            spec::MSR_TSC_DEADLINE => {
+                own.apic.expire(now);
+                Ok(own.apic.tsc_deadline())
+            }
+            _ => own.apic.read_msr(msr, now),
+        })
+        .ok_or(Refused)?
+    }
+
+    /// It writes an MSR of its local APIC.
+    ///
+    /// # Errors
+    ///
+    /// It faults (#GP), and nothing has changed.
+    pub fn write_msr(&self, vcpu: VcpuId, msr: u32, value: u64) -> Result<Effect, Refused> {
+        let now = self.backend.tsc();
+        let written = self.change(vcpu, now, |apic| match msr {
+            spec::MSR_BASE => apic.set_base(value).map(|()| Written::Look),
+            spec::MSR_TSC_DEADLINE => {
+                apic.set_tsc_deadline(value);
+                Ok(Written::Look)
+            }
+            _ => apic.write_msr(msr, value, now),
+        });
+        Ok(self.carry_out(vcpu, written?))
+    }
+
+    /// It sends an interrupt, as the Interrupt Command Register of its mode has it with both halves.
+    pub fn send_icr(&self, vcpu: VcpuId, value: u64) -> Effect {
+        let now = self.backend.tsc();
+        let written = self.change(vcpu, now, |apic| Ok(apic.command(value)));
+        written.map_or(Effect::None, |written| self.carry_out(vcpu, written))
+    }
+
+    // What anybody asks.
+
+    /// A vCPU that is to be started because STARTUP has come for it; asked until there is none.
+    pub fn next_startup(&self) -> Option<Startup> {
+        (0..).map(VcpuId).zip(&self.cpus).find_map(|(vcpu, cpu)| {
+            let own = cpu.lock();
+            let page = if own.entered { None } else { cpu.inbox.take_startup() };
+            Some(Startup { vcpu, page: page? })
+        })
+    }
+
+    /// Sets the level of a line. Setting the same level again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSuchLine`].
+    pub fn set_line(&self, gsi: u32, high: bool) -> Result<(), NoSuchLine> {
+        let pin = pin(gsi)?;
+        self.with_io(|io| io.set_line(pin, high, |message| self.deliver(message)));
+        Ok(())
+    }
+
+    /// A line goes high and low again: an edge.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSuchLine`].
+    pub fn pulse(&self, gsi: u32) -> Result<(), NoSuchLine> {
+        let pin = pin(gsi)?;
+        self.with_io(|io| {
+            for high in [true, false] {
+                io.set_line(pin, high, |message| self.deliver(message));
+            }
+        });
+        Ok(())
+    }
+
+    /// A message comes, as from a device.
+    ///
+    /// # Errors
+    ///
+    /// [`NotServed`].
+    pub fn send_msi(&self, address: u64, data: u32) -> Result<(), NotServed> {
+        let message = Message::from_msi(address, data).ok_or(NotServed::NoInterrupt { address, data })?;
+        if self.deliver(message) { Ok(()) } else { Err(NotServed::NotTaken { address, data }) }
+    }
+
+    /// Reads a register of the I/O APIC.
+    pub fn read_io(&self, offset: u64) -> u32 {
+        self.io.lock().apic.read(offset)
+    }
+
+    /// Writes a register of the I/O APIC.
+    pub fn write_io(&self, offset: u64, value: u32) {
+        self.with_io(|io| io.write(offset, value, |message| self.deliver(message)));
+    }
+
+    // How it is done.
+
+    /// By a vCPU's own CPU. What has changed is published.
+    fn with<R>(&self, vcpu: VcpuId, change: impl FnOnce(&mut Own) -> R) -> Option<R> {
+        let cpu = self.cpu(vcpu)?;
+        let mut own = cpu.lock();
+        let result = change(&mut own);
+        cpu.published.set(own.apic.identity());
+        Some(result)
+    }
+
+    /// Changes a local APIC by what its guest writes. A timer that has ended by now did so before.
+    fn change(
+        &self,
+        vcpu: VcpuId,
+        now: u64,
+        change: impl FnOnce(&mut LocalApic) -> Result<Written, Refused>,
+    ) -> Result<Written, Refused> {
+        let mut is_back = false;
+        let written = self.with(vcpu, |own| {
+            own.apic.expire(now);
+            let before = own.apic.identity().takes_vectors();
+            let written = change(&mut own.apic);
+            is_back = !before && own.apic.identity().takes_vectors();
+            written
+        });
+        // Lines that nobody took the interrupts of are still there.
+        if is_back {
+            self.with_io(|io| io.send_again(|message| self.deliver(message)));
+        }
+        written.ok_or(Refused)?
+    }
+
+    fn carry_out(&self, vcpu: VcpuId, written: Written) -> Effect {
+        match written {
+            Written::Nothing | Written::Look | Written::NotServed => Effect::None,
+            Written::Ended { vector } => {
+                self.with_io(|io| io.end(vector, |message| self.deliver(message)));
+                Effect::None
+            }
+            Written::Send(ipi) => self.send(vcpu, ipi),
+        }
+    }
+
+    fn send(&self, from: VcpuId, Ipi { target, signal }: Ipi) -> Effect {
+        let everybody = Destination { id: u32::MAX, logical: false, narrow: false };
+        let all = |but| self.deliver_to(everybody, Delivery::All, signal, but);
+        match target {
+            Target::Own => self.post(from, signal),
+            Target::All => all(None),
+            Target::Others => all(Some(from)),
+            Target::Named(destination, delivery) => self.deliver_to(destination, delivery, signal, None),
+        };
+        // Whether one of them is to be started from outside.
+        let starts = matches!(signal, Signal::Startup { .. })
+            && self.cpus.iter().any(|cpu| cpu.inbox.has_startup() && !cpu.lock().entered);
+        if starts { Effect::Startup } else { Effect::None }
+    }
+
+    /// Whether any CPU has taken it.
+    fn deliver(&self, message: Message) -> bool {
+        self.deliver_to(message.destination, message.delivery, message.signal, None)
+    }
+
+    fn deliver_to(
+        &self,
+        destination: Destination,
+        delivery: Delivery,
+        signal: Signal,
+        but: Option<VcpuId>,
+    ) -> bool {
+        let named = (0..).map(VcpuId).zip(&self.cpus).filter_map(|(vcpu, cpu)| {
+            let identity = cpu.published.get();
+            let is_named = Some(vcpu) != but && identity.is_named(vcpu.0.into(), destination);
+            (is_named && takes(&identity, signal)).then_some((vcpu, identity.priority))
+        });
+        match delivery {
+            Delivery::All => named.fold(false, |taken, (vcpu, _)| self.post(vcpu, signal) || taken),
+            Delivery::Lowest => {
+                let lowest = named.min_by_key(|(_, priority)| *priority);
+                lowest.is_some_and(|(vcpu, _)| self.post(vcpu, signal))
+            }
+        }
+    }
+
+    /// Leaves a signal with a vCPU, and has its CPU look. Whether it takes it.
+    fn post(&self, vcpu: VcpuId, signal: Signal) -> bool {
+        let Some(cpu) = self.cpu(vcpu) else { return false };
+        if signal == Signal::Init {
+            let mut own = cpu.lock();
+            if !own.entered {
+                // It waits already, with nobody to look.
+                own.apic.reset();
+                own.nmi = false;
+                own.waits = true;
+                cpu.inbox.clear();
+                cpu.published.set(own.apic.identity());
+                return true;
+            }
+        }
+        if !takes(&cpu.published.get(), signal) {
+            return false;
+        }
+        if cpu.inbox.leave(signal) {
+            self.backend.kick(vcpu);
+        }
+        true
+    }
+
+    /// Changes the I/O APIC, then says which real lines that opens and closes.
+    fn with_io(&self, change: impl FnOnce(&mut IoApic)) {
+        let mut io = self.io.lock();
+        change(&mut io.apic);
+        self.say_pins(&mut io);
+    }
+
+    fn say_pins(&self, io: &mut Io) {
+        let open = io.apic.open() & self.config.physical;
+        let changed = open ^ io.open;
+        io.open = open;
+        for pin in (0..PINS as u8).filter(|pin| changed >> pin & 1 != 0) {
+            let to = if open >> pin & 1 != 0 { Pin::Open } else { Pin::Closed };
+            self.backend.set_pin(pin, to);
+        }
+    }
+}
+
+/// Whether a local APIC takes a signal at all. There is no 8259 that would say a vector.
+fn takes(identity: &Identity, signal: Signal) -> bool {
+    match signal {
+        Signal::Vector { .. } => identity.takes_vectors(),
+        Signal::External => false,
+        Signal::Nmi | Signal::Init | Signal::Startup { .. } => true,
+    }
+}
+
+fn pin(gsi: u32) -> Result<u8, NoSuchLine> {
+    let pin = u8::try_from(gsi).ok().filter(|pin| usize::from(*pin) < PINS);
+    pin.ok_or(NoSuchLine(gsi))
+}
