@@ -20,7 +20,7 @@ impl Scale {
         (-10..=10).find_map(|shift: i8| {
             // Nanoseconds by tick with 32 bits behind the point, and 10 more so that nothing is shifted out.
             let by_tick = u128::from(NS_PER_S) << 42;
-            let multiplier = by_tick / u128::from(hz) >> (10 + shift);
+            let multiplier = (by_tick / u128::from(hz)) >> (10 + shift);
             u32::try_from(multiplier).ok().map(|multiplier| Self { multiplier, shift })
         })
     }
@@ -29,6 +29,6 @@ impl Scale {
     pub fn ns(&self, ticks: u64) -> u64 {
         let by = self.shift.unsigned_abs();
         let shifted = if self.shift < 0 { ticks >> by } else { ticks << by };
-        (u128::from(shifted) * u128::from(self.multiplier) >> 32) as u64
+        ((u128::from(shifted) * u128::from(self.multiplier)) >> 32) as u64
     }
 }
