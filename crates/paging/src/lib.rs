@@ -19,5 +19,5 @@ pub use amd_io::AmdIoFormat;
 pub use format::{Attributes, Entry, Format, Level, MemoryType};
 pub use mapper::{MapError, Mapper, UnmapError};
 pub use memory::{Invalidate, NotInvalidated, TableMemory};
-pub use nested::NestedFormat;
+pub use nested::{HostFormat, NestedFormat};
 pub use stage2::{Stage2Format, UnsupportedInputSize, physical_size_field};

@@ -122,6 +122,66 @@ impl Format for NestedFormat {
     }
 }
 
+/// The tables by which an x86 CPU finds its own memory while it runs a hypervisor: the same format, walked as accesses of a supervisor,
+/// with nothing open to user code. Memory types are as in [`NestedFormat`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFormat(NestedFormat);
+
+impl HostFormat {
+    /// As [`NestedFormat::new`].
+    pub const fn new(output_bits: u32, huge: bool) -> Self {
+        Self(NestedFormat::new(output_bits, huge))
+    }
+}
+
+impl Format for HostFormat {
+    fn input_bits(&self) -> u32 {
+        // The lower half of the canonical addresses.
+        47
+    }
+
+    fn output_bits(&self) -> u32 {
+        self.0.output_bits()
+    }
+
+    fn start_level(&self) -> Level {
+        self.0.start_level()
+    }
+
+    fn root_pages(&self) -> usize {
+        self.0.root_pages()
+    }
+
+    fn allows_leaf(&self, level: Level) -> bool {
+        self.0.allows_leaf(level)
+    }
+
+    fn serves(&self, attributes: Attributes) -> bool {
+        // What can be written isn't executed.
+        self.0.serves(attributes) && !(attributes.write && attributes.execute)
+    }
+
+    fn decode(&self, entry: u64, level: Level) -> Entry {
+        self.0.decode(entry, level)
+    }
+
+    fn encode_table(&self, table: Hpa, level: Level) -> u64 {
+        self.0.encode_table(table, level) & !USER
+    }
+
+    fn encode_leaf(&self, start: Hpa, attributes: Attributes, level: Level) -> u64 {
+        self.0.encode_leaf(start, attributes, level) & !USER
+    }
+
+    fn disabled(&self, entry: u64) -> u64 {
+        self.0.disabled(entry)
+    }
+
+    fn enabled(&self, entry: u64) -> u64 {
+        self.0.enabled(entry)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +208,14 @@ mod tests {
         assert!(FORMAT.allows_leaf(1) && !FORMAT.allows_leaf(0));
         assert!(!NestedFormat::new(48, false).allows_leaf(1));
         assert_eq!(NestedFormat::new(64, true).output_bits(), 52);
+    }
+
+    #[test]
+    fn a_hosts_own_tables_are_a_supervisors_and_never_writable_code() {
+        const HOST: HostFormat = HostFormat::new(48, false);
+        let code = Attributes { write: false, ..Attributes::RAM };
+        assert_eq!(HOST.encode_table(Hpa(0x4_0000_1000), 0), 0x4_0000_1023);
+        assert_eq!(HOST.encode_leaf(Hpa(0x4020_0000), code, 2), 0x4020_00e1);
+        assert!(HOST.serves(code) && HOST.serves(Attributes::DMA) && !HOST.serves(Attributes::RAM));
     }
 }

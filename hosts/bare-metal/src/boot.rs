@@ -14,6 +14,7 @@ use axvm_system::bundle::Bundle;
 use crate::arch::{self, Builder, Rights, SecondaryBoot};
 use crate::boot_info::BootInfo;
 use crate::cpus::{self, STACK_BYTES};
+use crate::described::PlatformSource;
 use crate::log;
 use crate::{console, memory, report, start};
 
@@ -31,7 +32,7 @@ static IMAGE_MARK: [u8; axvm_system::IMAGE_MARK.len()] = {
     mark
 };
 
-/// What the hypervisor keeps for its heap, beside its image, its stacks, and what the device tree takes.
+/// What the hypervisor keeps for its heap, beside its image, its stacks, and what reading the platform takes.
 const POOL_BYTES: u64 = 8 << 20;
 
 /// The smallest piece of memory that a VM gets: the pool starts and ends on a multiple of it, so that no VM's memory is cut into
@@ -44,12 +45,13 @@ const BLOCK: u64 = 2 << 20;
 /// reading the platform takes.
 pub fn main(info: BootInfo<'_>) -> ! {
     let registers = info.console.and_then(|console| console.place.memory());
-    if let Some((console, registers)) = info.console.zip(registers) {
-        let pages = registers.to_pages();
+    if let Some(console) = &info.console {
         // SAFETY: boot's description says that these are the registers of such a UART. No VM gets it (the plan keeps it).
         unsafe {
-            early_map(pages, Rights::Device);
-            console::init(console.uart, registers.start(), console.clock_hz);
+            if let Some(registers) = registers {
+                early_map(registers.to_pages(), Rights::Device);
+            }
+            console::init(console.uart, console.place, console.clock_hz);
         }
     }
     let pool = find_pool(&info);
@@ -69,7 +71,10 @@ pub fn main(info: BootInfo<'_>) -> ! {
     reserve(&mut platform, info.platform.span(), initrd);
     let agree = platform.free_memory().iter().any(|free| free.encloses(&pool));
     if !agree || platform.cpus.len() > info.platform.cpus() {
-        last_words(&"the device tree's outline and its reading don't agree on memory and CPUs")
+        last_words(&format_args!(
+            "{}: its outline and its reading don't agree on memory and CPUs",
+            PlatformSource::NAME
+        ))
     }
     platform.reserved.push(Reserved { span: pool, owner: "the hypervisor".to_string(), no_map: false });
     let stacks = stacks(&platform, pool);
@@ -149,8 +154,7 @@ fn name(platform: &Platform) -> &str {
 
 /// Marks what the boot loader and the hypervisor's image take of RAM. `tree`: where the board's description is.
 fn reserve(platform: &mut Platform, tree: Option<Span<Hpa>>, initrd: Option<Span<Hpa>>) {
-    for (span, owner) in
-        [(image(), "the hypervisor"), (tree, "the board's device tree"), (initrd, "the bundle")]
+    for (span, owner) in [(image(), "the hypervisor"), (tree, PlatformSource::OWNER), (initrd, "the bundle")]
     {
         if let Some(span) = span {
             platform.reserved.push(Reserved {
@@ -178,7 +182,8 @@ fn find_pool(info: &BootInfo<'_>) -> Span<Hpa> {
     match info.memory.free(size, BLOCK, &taken) {
         Ok(Some(pool)) => pool,
         Ok(None) => last_words(&format_args!(
-            "the device tree has no {} MiB of free memory for the hypervisor",
+            "{} has no {} MiB of free memory for the hypervisor",
+            PlatformSource::NAME,
             size >> 20
         )),
         Err(error) => last_words(&error),
@@ -241,13 +246,13 @@ fn driven(platform: &Platform) -> impl Iterator<Item = Span<Hpa>> {
 pub fn start_console(platform: &Platform, path: &str) -> bool {
     let device = platform.devices.iter().find(|device| device.path == path);
     let Some((device, uart)) = device.and_then(|device| Some((device, device.uart()?))) else { return false };
-    let Some(&registers) = device.registers.first() else { return false };
-    if arch::add_device(registers).is_err() {
+    let Some(place) = device.uart_place() else { return false };
+    if place.memory().is_some_and(|registers| arch::add_device(registers).is_err()) {
         return false;
     }
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);
     // SAFETY: the device tree says that it is such a UART; it is mapped, and no VM gets it (the plan keeps it).
-    unsafe { console::init(uart, registers.start(), clock) };
+    unsafe { console::init(uart, place, clock) };
     console::catch_up();
     true
 }

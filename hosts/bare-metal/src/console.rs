@@ -11,12 +11,14 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm::meanwhile::Meanwhile;
 use axvm::report::MeanwhileReport;
-use axvm_addr::{Hpa, VmId};
+use axvm_addr::VmId;
+use axvm_platform::uart::UartPlace;
 use axvm_system::wire::{self, Channel, Nonce};
-use axvm_uart::{Description, Received, Registers, Uart, Width};
+use axvm_uart::{Description, Received, Uart};
 use spin::Once;
 use spin::mutex::TicketMutex;
 
+use crate::arch::UartRegisters;
 use crate::protection;
 use crate::{arch, record};
 
@@ -38,36 +40,6 @@ fn output() -> &'static TicketMutex<Output> {
 /// The frames' number, for the last words of a fault: 0 if there are no frames.
 static NONCE: AtomicU64 = AtomicU64::new(0);
 
-/// A UART's registers, mapped one to one.
-#[derive(Clone, Copy)]
-struct Place(u64);
-
-impl Registers for Place {
-    fn read(&self, offset: u32, width: Width) -> u32 {
-        let at = self.0 + u64::from(offset);
-        // SAFETY: registers of the UART, which is mapped (`init`).
-        unsafe {
-            match width {
-                Width::Byte => u32::from((at as *const u8).read_volatile()),
-                Width::Half => u32::from((at as *const u16).read_volatile()),
-                Width::Word => (at as *const u32).read_volatile(),
-            }
-        }
-    }
-
-    fn write(&self, offset: u32, width: Width, value: u32) {
-        let at = self.0 + u64::from(offset);
-        // SAFETY: as for reads.
-        unsafe {
-            match width {
-                Width::Byte => (at as *mut u8).write_volatile(value as u8),
-                Width::Half => (at as *mut u16).write_volatile(value as u16),
-                Width::Word => (at as *mut u32).write_volatile(value),
-            }
-        }
-    }
-}
-
 /// Who begins a line without ending it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Speaker {
@@ -78,12 +50,12 @@ enum Speaker {
 /// A UART at which the hypervisor speaks while a VM has its own.
 pub struct Aside {
     description: Description,
-    base: Hpa,
+    place: UartPlace,
     clock_hz: Option<u32>,
 }
 
 struct Output {
-    uart: Option<Uart<Place>>,
+    uart: Option<Uart<UartRegisters>>,
     /// The hypervisor's own, while a VM has it.
     lent: Option<lent::Lent>,
     /// What was said while there was none because of that.
@@ -99,7 +71,7 @@ struct Output {
 }
 
 impl Output {
-    const fn new(uart: Option<Uart<Place>>, nonce: Option<Nonce>) -> Self {
+    const fn new(uart: Option<Uart<UartRegisters>>, nonce: Option<Nonce>) -> Self {
         Self {
             uart,
             lent: None,
@@ -208,9 +180,10 @@ impl Output {
 ///
 /// # Safety
 ///
-/// There must be such a UART at `base` that is mapped and driven by nobody else.
-pub unsafe fn init(description: Description, base: Hpa, clock_hz: Option<u32>) {
-    let uart = Uart::new(description, Place(base.0));
+/// There must be such a UART at `place` that is mapped and driven by nobody else.
+pub unsafe fn init(description: Description, place: UartPlace, clock_hz: Option<u32>) {
+    let Some(registers) = UartRegisters::at(place) else { return };
+    let uart = Uart::new(description, registers);
     uart.set_up(clock_hz);
     let mut now = output().lock();
     if let Some(before) = &now.uart {
@@ -292,10 +265,10 @@ pub fn lend(vm: VmId, aside: Option<Aside>) -> Result<(), NotLent> {
     NONCE.store(0, Ordering::Relaxed);
     output.lent = Some(lent::Lent { uart, settings, nonce: output.nonce.take() });
     output.stuck = false;
-    output.uart = aside.map(|Aside { description, base, clock_hz }| {
-        let uart = Uart::new(description, Place(base.0));
+    output.uart = aside.and_then(|Aside { description, place, clock_hz }| {
+        let uart = Uart::new(description, UartRegisters::at(place)?);
         uart.set_up(clock_hz);
-        uart
+        Some(uart)
     });
     MOVES.fetch_add(1, Ordering::SeqCst);
     Ok(())
@@ -404,8 +377,8 @@ pub fn emergency() -> Emergency {
 /// # Safety
 ///
 /// As [`init`].
-pub unsafe fn early_emergency(uart: Option<(Description, Hpa)>) -> Emergency {
-    let uart = uart.map(|(description, base)| Uart::new(description, Place(base.0)));
+pub unsafe fn early_emergency(uart: Option<(Description, UartPlace)>) -> Emergency {
+    let uart = uart.and_then(|(description, place)| Some(Uart::new(description, UartRegisters::at(place)?)));
     if let Some(uart) = &uart {
         uart.set_up(None);
     }

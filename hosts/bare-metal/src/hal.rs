@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use axvm::devices::{Aborted, Forward};
 use axvm::events::Violation;
 use axvm::hal::{AxVMHal, DmaMap, Equipment, Region, Resided, Resource};
-use axvm::msi::InFunctions;
 use axvm::ownership::DeviceOps;
 use axvm::space::Materialise;
 use axvm::vm::{Ground, Start};
@@ -18,8 +17,8 @@ use axvm_plan::{DevicePlan, Doorbell, LineRoute, RamPiece, VmPlan};
 use spin::Mutex;
 
 use crate::arch::{
-    DmaSpace, Domain, GuestIrqchip, GuestSpace, IommuError, Iommus, IrqchipError, NotSeated, Running, Seat,
-    SpaceError,
+    DmaSpace, Domain, GuestIrqchip, GuestSpace, IommuError, Iommus, IrqchipError, Messages, NotSeated,
+    Running, Seat, SpaceError,
 };
 use crate::host::Host;
 use crate::log;
@@ -42,7 +41,7 @@ pub enum HalError {
     #[error(transparent)]
     Unmap(#[from] axvm_paging::UnmapError),
     /// An IOMMU.
-    #[error("SMMU: {0}")]
+    #[error("{name}: {0}", name = arch::IOMMU)]
     Iommu(#[from] IommuError),
     /// A device, or a bridge above it, masters the bus still.
     #[error(transparent)]
@@ -281,7 +280,7 @@ impl AxVMHal for Hal {
     type Space = Space;
     type Dma = Dma;
     type Iommu = Iommus;
-    type Messages = InFunctions<HalError>;
+    type Messages = Messages;
     type Irqchip = GuestIrqchip;
     type Vcpu<'a> = Running<'a>;
     type Ends = Ends;
@@ -383,8 +382,8 @@ impl AxVMHal for Hal {
         &self.host.iommus
     }
 
-    fn messages(&self) -> &InFunctions<HalError> {
-        &const { InFunctions::new() }
+    fn messages(&self) -> &Messages {
+        &self.host.messages
     }
 
     fn equip(&self, ground: &Arc<Ground<Self>>) -> Result<Equipment<Self>, HalError> {

@@ -18,7 +18,7 @@ use axvm_plan::{ConsoleLent, DeviceId, DevicePlan, PciPlan, Plan, VmPlan};
 use axvm_platform::model::{PciDevice, Platform};
 use spin::{Mutex, Once};
 
-use crate::arch::{Iommus, Irqchip};
+use crate::arch::{Iommus, Irqchip, Messages};
 use crate::cpus::Cpu;
 use crate::lock::Held;
 use crate::log;
@@ -35,6 +35,8 @@ pub struct Host {
     pub irqchip: Irqchip,
     /// IOMMUs.
     pub iommus: Iommus,
+    /// Where messages of devices are routed.
+    pub messages: Messages,
     /// PCI config space.
     pub config: Config,
     /// Which PCI bridges forward requests up.
@@ -132,6 +134,7 @@ impl Host {
         Self {
             irqchip,
             iommus,
+            messages: Messages::new(&plans),
             config,
             forwarding: Held::for_hardware("the bridges", Forwarding::default()),
             registry: Held::for_hand_over("the registry of devices", registry),
@@ -175,12 +178,12 @@ impl Host {
         let hear = |line| self.irqchip.listen(line, cpu.hardware_id);
         for unheard in arch::listen_to_iommus(&self.platform, hear) {
             let pause = IOMMU_POLL_US / 1000;
-            log::warn!("{unheard}: not all of its lines reach the GIC: it is looked at every {pause} ms");
+            log::warn!("{unheard}: {}: it is looked at every {pause} ms", arch::UNHEARD);
             self.polls.store(true, Ordering::Relaxed);
         }
         if self.polls.load(Ordering::Relaxed) && !has_timer {
             boot::last_words(
-                &"an SMMU must be looked at by the clock, and the hypervisor's timer has no interrupt",
+                &"an IOMMU must be looked at by the clock, and the hypervisor's timer has no interrupt",
             )
         }
         if self.plans.iter().any(|plan| plan.watchdog.is_some()) && !has_timer {

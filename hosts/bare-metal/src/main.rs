@@ -9,7 +9,7 @@ mod boot;
 mod boot_info;
 mod console;
 mod cpus;
-mod entry;
+mod described;
 mod hal;
 mod host;
 mod lock;

@@ -84,7 +84,7 @@ impl ConfigSpace for Config {
 
     fn write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
         if let Some(address) = self.locate(function, offset, width) {
-            // SAFETY: as for reads. What a function does in consequence is bounded by the SMMU.
+            // SAFETY: as for reads. What a function does in consequence is bounded by the IOMMU.
             let _ = unsafe { arch::probe_write(address, width.bytes(), u64::from(value)) };
         }
     }

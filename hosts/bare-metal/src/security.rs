@@ -329,7 +329,12 @@ fn silence_stranger(host: &'static Host, source: DmaSource) -> bool {
     match host.iommus.silence(source) {
         Ok(()) => true,
         Err(error) => {
-            log::warn!("SMMU {}: stream {:#x} can't be silenced: {error}", source.iommu, source.id.0);
+            log::warn!(
+                "{} {}: {:#x} can't be silenced: {error}",
+                crate::arch::IOMMU,
+                source.iommu,
+                source.id.0
+            );
             false
         }
     }
@@ -356,7 +361,10 @@ fn take_iommu_events(host: &'static Host) {
             settle(host, lost(host));
         }
         if health.failed {
-            log::error!("SMMU {iommu}: it has failed and aborts everything until the machine is reset");
+            log::error!(
+                "{} {iommu}: it has failed and aborts everything until the machine is reset",
+                crate::arch::IOMMU
+            );
         }
         if drained.more {
             host.call_hypervisor_cpu();

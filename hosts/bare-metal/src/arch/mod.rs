@@ -26,34 +26,43 @@
 //! # Boot, and the hypervisor's own memory
 //!
 //! The architecture has the first instruction. It sees to it that Rust can run (relocations, `.bss`, a stack, a rough map of the
-//! image), and calls the entry of its loader's kind (`crate::entry`) with what that has handed over; if it can't, `crate::entry::refuse_early` says
+//! image), and calls the entry of its loader's kind (`crate::described`) with what that has handed over; if it can't, `crate::described::refuse_early` says
 //! why.
 //!
 //! | item | what it does |
 //! |---|---|
 //! | `image_start`, `image_layout`, `ImageLayout` | where the image is. From the first instruction on |
-//! | `DEVICE_TREE_MAX` | how large a device tree can be |
 //! | `early_map` | adds to the rough map. On the first CPU, before `Builder::activate` |
 //! | `Builder`, `Rights` | the real map: addresses as they are, each part with the rights that it needs. On the first CPU. It gives what other CPUs start with (`SecondaryBoot`) |
 //! | `add_device`, `add_memory` | add to it; what is there stays |
+//! | `UartRegisters` | the registers of a UART, where the platform says that they are |
 //! | `Window`, `WINDOW_BYTES` | the calling CPU's way to a guest's memory, which isn't mapped otherwise |
-//! | `find_firmware` | finds out what there is below the hypervisor: once, early, by the outline of the device tree |
 //! | `correct_platform` | leaves out of the platform what isn't for the hypervisor |
 //! | `start_cpu` | starts another CPU, which comes to `crate::cpus::secondary_main` |
 //! | `system_off`, `system_reset` | end the run. Where nothing can do that, they halt |
+//!
+//! And where a device tree describes the machine (`crate::described`):
+//!
+//! | item | what it does |
+//! |---|---|
+//! | `DEVICE_TREE_MAX` | how large it can be |
+//! | `find_firmware` | finds out what there is below the hypervisor: once, early, by its outline |
+//! | `memory_limit` | below which address memory must lie that the machine's own hardware walks |
 //!
 //! # The machine
 //!
 //! | item | what it does |
 //! |---|---|
-//! | `driven_registers`, `memory_limit` | what boot maps for the two below, and where memory must lie that they walk |
+//! | `driven_registers` | what boot maps for those below |
 //! | `Irqchip` | the interrupt controller: `probe` and `limits` before the plan, then `take_over`, once; `init_cpu` on each CPU; lines, messages; `count` fills in what is taken |
 //! | `Caller` | how a CPU is called: from any CPU, also by who holds locks |
 //! | `take_interrupts` | takes what is pending on the calling CPU, and passes it to the VM that runs there |
 //! | `close_iommus` | before anything else is done with the machine: no device reaches memory |
+//! | `IOMMU`, `UNHEARD` | what an IOMMU is called, and why one can't call |
 //! | `Iommus`, `Domain` | `axvm::iommu::Iommu`; `take_health` says what went wrong, `attached` how many sources reach a VM's memory |
 //! | `listen_to_iommus` | has their interrupts heard, and says which have none |
 //! | `DmaSpace` | what a VM's devices reach by one of them |
+//! | `Messages` | `axvm::msi::MsiSink`: where messages of devices are routed |
 //!
 //! # A guest
 //!
@@ -75,24 +84,27 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+
 #[cfg(target_arch = "aarch64")]
 use aarch64 as current;
 
 pub use current::{
-    Builder, Caller, DEVICE_TREE_MAX, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError,
-    GuestSpace, INJECTED, IommuError, Iommus, Irqchip, IrqchipError, NotSeated, Rights, Running, Seat,
-    SecondaryBoot, SpaceError, SpaceRoot, WINDOW_BYTES, Window, add_device, add_memory, clean_to_memory,
-    close_iommus, correct_platform, delay_us, driven_registers, early_map, establish, find_firmware, halt,
-    image_layout, image_start, listen_to_iommus, memory_limit, now_us, own_hardware_id,
+    Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
+    IOMMU, IommuError, Iommus, Irqchip, IrqchipError, Messages, NotSeated, Rights, Running, Seat,
+    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_device,
+    add_memory, clean_to_memory, close_iommus, correct_platform, delay_us, driven_registers, early_map,
+    establish, halt, image_layout, image_start, listen_to_iommus, now_us, own_hardware_id,
     physical_address_bits, probe_read, probe_write, reside, send_event, start_cpu, system_off, system_reset,
     take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off,
     zero,
 };
+pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};
 #[cfg(feature = "protection-off")]
 pub use current::{check_memory, leak_message, leak_message_number};
 
 /// The contract, as far as types can say it.
 mod checked {
+    use alloc::sync::Arc;
     use alloc::vec::Vec;
 
     use axvm::taken::Taken;
@@ -100,7 +112,6 @@ mod checked {
     use axvm_paging::{MapError, NotInvalidated, UnmapError};
     use axvm_plan::config::MappingFlags;
     use axvm_plan::{LineRoute, MsiPlan, VmPlan};
-    use axvm_platform::fdt::outline::Outline;
     use axvm_platform::limits::Limits;
     use axvm_platform::model::{Interrupt, Platform};
 
@@ -140,24 +151,28 @@ mod checked {
     have! {
         image_start: fn() -> u64,
         image_layout: fn() -> ImageLayout,
-        DEVICE_TREE_MAX: u64,
         Builder::new: fn() -> Builder,
         Builder::activate: unsafe fn(Builder, usize) -> Option<SecondaryBoot>,
         add_memory: fn(Span<Hpa>),
         WINDOW_BYTES: u64,
         Window::open: unsafe fn(Hpa) -> Option<Window>,
         Window::at: fn(&Window) -> u64,
-        find_firmware: fn(&Outline<'_>),
         correct_platform: fn(&mut Platform),
         start_cpu: fn(u64, &'static SecondaryBoot) -> Result<(), NotStarted>,
         system_off: fn() -> !,
         system_reset: fn() -> !,
     }
 
+    // Where a device tree describes the machine.
+    have! {
+        DEVICE_TREE_MAX: u64,
+        find_firmware: fn(&axvm_platform::fdt::outline::Outline<'_>),
+        memory_limit: fn(&axvm_platform::fdt::outline::Outline<'_>) -> Option<Hpa>,
+    }
+
     // The machine.
     have! {
         driven_registers: fn(&Platform) -> Vec<Span<Hpa>>,
-        memory_limit: fn(&Outline<'_>) -> Option<Hpa>,
         Irqchip::probe: unsafe fn(&mut Platform),
         Irqchip::limits: unsafe fn(&Platform, &mut Limits) -> u64,
         Irqchip::take_over: unsafe fn(&Platform) -> Result<Irqchip, IrqchipError>,
@@ -180,6 +195,9 @@ mod checked {
         Iommus::output_bits: fn(&Iommus) -> u32,
         Iommus::attached: fn(&Iommus) -> u32,
         Iommus::take_health: fn(&Iommus, IommuId) -> Health,
+        IOMMU: &str,
+        UNHEARD: &str,
+        Messages::new: fn(&[Arc<VmPlan>]) -> Messages,
         DmaSpace::new: fn(IommuId, u8, u32, u16) -> Result<DmaSpace, SpaceError>,
         DmaSpace::iommu: fn(&DmaSpace) -> IommuId,
         DmaSpace::domain: fn(&DmaSpace) -> Domain,
@@ -203,8 +221,9 @@ mod checked {
     const fn keep<
         I: axvm::irqchip::Irqchip<Seat = Seat>,
         M: axvm::iommu::Iommu<Domain = Domain>,
+        S: axvm::msi::MsiSink,
         V: axvm::vcpu::Vcpu,
     >() {
     }
-    const _: () = keep::<GuestIrqchip, Iommus, Running<'static>>();
+    const _: () = keep::<GuestIrqchip, Iommus, Messages, Running<'static>>();
 }

@@ -8,14 +8,15 @@ use axvm_platform::model::PlatformDevice;
 use axvm_system::wire::{Channel, Nonce};
 use axvm_uart::Settings;
 
-use super::{Aside, Place, Uart};
+use super::{Aside, Uart};
+use crate::arch::UartRegisters;
 use crate::host::Host;
 use crate::log;
 use crate::{arch, console, cpus};
 
 /// What is kept of it meanwhile.
 pub(super) struct Lent {
-    pub(super) uart: Uart<Place>,
+    pub(super) uart: Uart<UartRegisters>,
     pub(super) settings: Settings,
     pub(super) nonce: Option<Nonce>,
 }
@@ -58,10 +59,12 @@ pub fn unbind(host: &Host, device: &DevicePlan) -> Result<(), NotLent> {
 
 /// Another UART, ready to be driven.
 fn begin(device: &PlatformDevice) -> Option<Aside> {
-    let (description, &registers) = device.uart().zip(device.registers.first())?;
-    arch::add_device(registers).ok()?;
+    let (description, place) = device.uart().zip(device.uart_place())?;
+    if let Some(registers) = place.memory() {
+        arch::add_device(registers).ok()?;
+    }
     let clock = device.providers.iter().find_map(|it| it.fixed_clock.as_ref()).map(|clock| clock.frequency);
-    Some(Aside { description, base: registers.start(), clock_hz: clock })
+    Some(Aside { description, place, clock_hz: clock })
 }
 
 /// Has the lines of a UART interrupt the hypervisor's CPU.

@@ -22,7 +22,7 @@ extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
     if needs_host_extensions() {
         // SAFETY: the MMU is off.
         unsafe {
-            crate::entry::refuse_early(
+            crate::described::refuse_early(
                 Hpa(device_tree),
                 "this CPU has HCR_EL2.E2H fixed to one, which AxVM doesn't serve yet",
             )
@@ -30,7 +30,7 @@ extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
     }
     // SAFETY: nothing else runs yet; the span holds the image with its stack.
     if unsafe { own_map::early_enable(image_start(), image_layout().end.0) }.is_ok() {
-        crate::entry::with_device_tree(Hpa(device_tree), start)
+        crate::described::with_device_tree(Hpa(device_tree), start)
     }
     halt()
 }
@@ -39,7 +39,7 @@ extern "C" fn early_main(device_tree: u64, start: u64) -> ! {
 extern "C" fn wrong_level(device_tree: u64) -> ! {
     // SAFETY: the boot protocol has the MMU off, at whichever level.
     unsafe {
-        crate::entry::refuse_early(
+        crate::described::refuse_early(
             Hpa(device_tree),
             "not started at EL2: this board's firmware, or its settings, keep hypervisors out (QEMU: -M virt,virtualization=on)",
         )

@@ -36,6 +36,7 @@ mod speculation;
 mod stage2;
 mod sysreg;
 mod tlb;
+mod uart;
 mod vcpu;
 mod vectors;
 mod window;
@@ -60,7 +61,7 @@ pub use iommu::{
 };
 pub use irqchip::deliver::take_interrupts;
 pub use irqchip::{
-    Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, NotSeated, Seat, memory_limit,
+    Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, Messages, NotSeated, Seat, memory_limit,
 };
 #[cfg(feature = "protection-off")]
 pub use memory_promises::check as check_memory;
@@ -72,7 +73,14 @@ pub use resident::reside;
 pub use run::wait_while_off;
 pub use secondary::SecondaryBoot;
 pub use stage2::{GuestSpace, SpaceError, SpaceRoot};
+pub use uart::UartRegisters;
 pub use window::{BYTES as WINDOW_BYTES, Window};
+
+/// What an IOMMU is called.
+pub const IOMMU: &str = "SMMU";
+
+/// Why one can't call.
+pub const UNHEARD: &str = "not all of its lines reach the GIC";
 
 /// The protocol lets a device tree have this many bytes (booting.rst, 2).
 pub const DEVICE_TREE_MAX: u64 = 2 << 20;

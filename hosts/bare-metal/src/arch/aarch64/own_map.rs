@@ -6,7 +6,7 @@ use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion, PAGE_SIZE};
 use alloc::boxed::Box;
 use axvm_addr::{Hpa, Span};
-use axvm_paging::early::{self, EarlyTables, NoTables};
+use axvm_paging::early::{self, EarlyTables, Kinds, NoTables};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
@@ -250,7 +250,7 @@ pub unsafe fn early_map(start: u64, end: u64, rights: Rights) -> Result<(), NoTa
     if EARLY_USED.load(Ordering::Relaxed) == 0 {
         early_table().ok_or(NoTables)?;
     }
-    let mapped = early::map(&mut Early, Hpa(&raw const EARLY as u64), start, end, attributes);
+    let mapped = early::map(&mut Early, Kinds::ARM, Hpa(&raw const EARLY as u64), start, end, attributes);
     dsb!("sy");
     isb!();
     mapped

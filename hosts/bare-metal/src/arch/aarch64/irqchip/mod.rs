@@ -20,7 +20,9 @@ mod limits;
 pub(super) mod lists;
 mod lpis;
 mod machine;
+mod messages;
 mod vpe;
 
 pub use guest::{GuestIrqchip, GuestIrqchipError, NotSeated, Seat};
 pub use machine::{Caller, Irqchip, IrqchipError, memory_limit, registers};
+pub use messages::Messages;

@@ -1,13 +1,83 @@
-//! The entry by Linux's boot protocol: a device tree says all. It fills a [`BootInfo`].
+//! The entry by Linux's boot protocol: a device tree says all.
 
 use core::fmt::Write as _;
 
 use axvm_addr::{Hpa, Span};
-use axvm_platform::fdt::outline::Outline;
+use axvm_platform::fdt;
+use axvm_platform::fdt::blob::Tree;
+use axvm_platform::fdt::outline::{Outline, OutlineError};
+use axvm_platform::model::Platform;
 
 use crate::arch::{self, Rights};
-use crate::boot_info::{BootInfo, MemoryMap, PlatformSource};
+use crate::boot_info::BootInfo;
 use crate::{boot, console};
+
+/// What describes the machine.
+pub struct PlatformSource<'a> {
+    blob: &'a [u8],
+    /// The same, as far as it can be read without allocating.
+    outline: Outline<'a>,
+    at: Hpa,
+}
+
+/// Bytes of heap for each byte of the device tree's structure. Reading one takes 3 to 9 in real trees, 25 in one made to be the worst
+/// (thousands of nodes with a `reg` and two empty properties).
+const HEAP_PER_TREE_BYTE: u64 = 32;
+
+impl PlatformSource<'_> {
+    /// What it is called in messages.
+    pub const NAME: &'static str = "the device tree";
+    /// Who has the memory that it is in.
+    pub const OWNER: &'static str = "the board's device tree";
+
+    /// How many CPUs there are, at most.
+    pub fn cpus(&self) -> usize {
+        self.outline.cpus
+    }
+
+    /// Bytes of heap that reading it takes, at most.
+    pub fn heap(&self) -> u64 {
+        self.outline.size() as u64 * HEAP_PER_TREE_BYTE
+    }
+
+    /// Where it is.
+    pub fn span(&self) -> Option<Span<Hpa>> {
+        Span::new(self.at, self.blob.len() as u64).ok()
+    }
+
+    /// Below which address memory must lie that the machine's own hardware walks.
+    pub fn memory_limit(&self) -> Option<Hpa> {
+        arch::memory_limit(&self.outline)
+    }
+
+    /// Reads it. There is a heap.
+    ///
+    /// # Errors
+    ///
+    /// What can't be read of it.
+    pub fn read(&self) -> Result<Platform, fdt::FdtError> {
+        fdt::read_in(&Tree::parse(self.blob)?)
+    }
+}
+
+/// What is known of memory before the platform is read.
+pub struct MemoryMap<'a>(Outline<'a>);
+
+impl MemoryMap<'_> {
+    /// So many bytes of free memory, aligned, as high as can be, of which `taken` has nothing.
+    ///
+    /// # Errors
+    ///
+    /// What can't be read of it.
+    pub fn free(
+        &self,
+        size: u64,
+        align: u64,
+        taken: &[Span<Hpa>],
+    ) -> Result<Option<Span<Hpa>>, OutlineError> {
+        self.0.free(size, align, taken)
+    }
+}
 
 /// Called by the architecture's first instructions, on the first CPU, with the image mapped: the device tree's address, and the clock
 /// at the first of them.
@@ -17,9 +87,9 @@ pub fn with_device_tree(at: Hpa, start: u64) -> ! {
     let outline = Outline::open(blob).unwrap_or_else(|error| boot::last_words(&error));
     arch::find_firmware(&outline);
     boot::main(BootInfo {
-        platform: PlatformSource::DeviceTree { blob, outline, at },
+        platform: PlatformSource { blob, outline, at },
         initrd: outline.initrd(),
-        memory: MemoryMap::DeviceTree(outline),
+        memory: MemoryMap(outline),
         console: outline.console(),
         start,
     })
@@ -61,8 +131,7 @@ pub unsafe fn refuse_early(device_tree: Hpa, why: &str) -> ! {
     };
     let uart = Outline::open(blob).ok().and_then(|outline| outline.console());
     // SAFETY: the device tree says so.
-    let mut out =
-        unsafe { console::early_emergency(uart.and_then(|it| Some((it.uart, it.place.memory()?.start())))) };
+    let mut out = unsafe { console::early_emergency(uart.map(|it| (it.uart, it.place))) };
     let _ = writeln!(out, "axvm: error: {why}\r");
     arch::halt()
 }
