@@ -1,6 +1,8 @@
 //! What a guest is to be interrupted with: exceptions, and what an exit has kept from it (AMD64 APM 2, 8.2, 15.7.2 and 15.20).
 
 use crate::vmcb::{Control, Event, EventKind, Save};
+use crate::walk;
+use axvm_x86_access::Code;
 
 /// An exception that the guest has earned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,8 @@ fn class(event: Event) -> Class {
 pub fn raise(control: &mut Control, save: &mut Save, exception: Exception) -> Raised {
     let new = exception.event();
     let old = control.injected().or_else(|| again(control));
+    // What was interrupted is dealt with here.
+    control.exit_interrupt = 0;
     if let Some(old) = old {
         let double = match class(old) {
             Class::Double => {
@@ -136,6 +140,22 @@ pub fn again(control: &Control) -> Option<Event> {
         && control.interrupt_vector & 0xff == u32::from(event.vector)
         && event.kind == EventKind::Interrupt;
     (!pending).then_some(event)
+}
+
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_RF: u64 = 1 << 16;
+const DR6_BS: u64 = 1 << 14;
+
+/// An instruction is done, which the processor didn't do itself: the guest goes on at `next`. Ends an interrupt shadow, and raises the #DB of
+/// a guest that takes one step at a time (13.1.4).
+pub fn advance(control: &mut Control, save: &mut Save, next: u64) -> Option<Raised> {
+    save.rip = if walk::code(save) == Code::Bits64 { next } else { next & 0xffff_ffff };
+    save.rflags &= !RFLAGS_RF;
+    control.end_shadow();
+    (save.rflags & RFLAGS_TF != 0).then(|| {
+        save.dr6 |= DR6_BS;
+        raise(control, save, Exception::Debug)
+    })
 }
 
 #[cfg(test)]

@@ -202,3 +202,6 @@ impl Features {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,7 +183,9 @@ pub fn decode(bytes: &[u8], code: Code, exit: &Exit) -> Result<Fetched, NotIt> {
                 0x6e | 0x6f => Direction::Write,
                 _ => return Err(NotIt),
             };
-            let width = match (opcode & 1, code, prefixes.operand) {
+            // REX.W makes 64 bits, of which ports have 32, and 66 says nothing beside it.
+            let small = prefixes.operand && prefixes.rex & 8 == 0;
+            let width = match (opcode & 1, code, small) {
                 (0, _, _) => Width::B1,
                 (_, Code::Bits16, false) | (_, Code::Bits32 | Code::Bits64, true) => Width::B2,
                 _ => Width::B4,

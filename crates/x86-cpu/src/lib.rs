@@ -15,11 +15,9 @@
 //! | [`fetch`] | the instruction that has exited |
 //! | [`cpuid`], [`msr`] | what the guest sees |
 //! | [`cr`], [`dr`] | control registers and debug registers that exit |
-//! | [`clock`] | KVM's paravirtual clock |
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod clock;
 pub mod control;
 pub mod cpuid;
 pub mod cr;

@@ -101,3 +101,6 @@ const _: () = {
     assert!(size_of::<IoPermissions>() == 0x3000);
     assert!(size_of::<MsrPermissions>() == 0x2000);
 };
+
+#[cfg(test)]
+mod tests;

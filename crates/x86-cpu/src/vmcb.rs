@@ -4,10 +4,12 @@
 //! endian, as the CPU's are.
 
 mod area;
+mod consistency;
 mod event;
 mod save;
 
 pub use area::{Clean, Control, Intercepts, NESTED_PAGING, TlbControl, VirtualInterrupt};
+pub use consistency::Refused;
 pub use event::{Event, EventKind};
 pub use save::{Attributes, Save, Segment};
 

@@ -245,8 +245,9 @@ fn reserved(
     physical_mask: u64,
 ) -> bool {
     if layout.entry == 4 {
-        // Of a 4 MiB page, bit 21.
-        return is_last && level == 2 && entry & 1 << 21 != 0;
+        // Of a 4 MiB page, bit 21, and what of bits 20:13 is above the physical address.
+        let above = (entry >> 13 & 0xff) << 32 & !physical_mask;
+        return is_last && level == 2 && (entry & 1 << 21 != 0 || above != 0);
     }
     let above = !physical_mask & 0x000f_ffff_ffff_ffff;
     if is_pdpte {

@@ -13,8 +13,10 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 const SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x0000_004d];
 /// KVM_FEATURE_NOP_IO_DELAY: no writes to port 0x80.
 const NO_DELAY: u32 = 1 << 1;
-/// KVM_FEATURE_CLOCKSOURCE2 and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
-const CLOCK: u32 = 1 << 3 | 1 << 24;
+/// KVM_FEATURE_CLOCKSOURCE, KVM_FEATURE_CLOCKSOURCE2 and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
+const CLOCK: u32 = 1 << 0 | 1 << 3 | 1 << 24;
+/// KVM_HINTS_REALTIME: vCPUs are never without a CPU for long.
+const ALWAYS_RUNS: u32 = 1 << 0;
 
 /// Bits that an APIC id takes.
 fn id_bits(view: &View) -> u32 {
@@ -48,6 +50,7 @@ pub(super) fn add(
             let cores = ((1u32 << id_bits(view)) - 1).min(63);
             seen.eax |= sharing.min(0xfff) << 14 | cores << 26;
         }
+        7 if subleaf == 0 => seen.eax = here.eax.min(1),
         0xb if host.cpuid(0, 0).eax >= 0xb => topology(subleaf, vcpus, view, asker, seen),
         0xd => states(subleaf, host, view, asker, seen),
         HYPERVISOR => {
@@ -56,7 +59,7 @@ pub(super) fn add(
         }
         0x4000_0001 => {
             let clock = if view.offers.contains(Offers::CLOCK) { CLOCK } else { 0 };
-            seen.eax = NO_DELAY | clock;
+            *seen = Leaf { eax: NO_DELAY | clock, edx: ALWAYS_RUNS, ..Leaf::default() };
         }
         0x8000_0000 => {
             seen.eax = here.eax.min(LAST_EXTENDED);
@@ -80,7 +83,7 @@ pub(super) fn add(
             let sharing = if seen.eax >> 5 & 7 >= 3 { vcpus - 1 } else { 0 };
             seen.eax |= sharing.min(0xfff) << 14;
         }
-        0x8000_001e if here.eax | here.ebx | here.ecx != 0 || has_topology(host) => {
+        0x8000_001e if has_topology(host) => {
             // One thread per core, one node.
             *seen = Leaf { eax: asker.apic_id, ebx: asker.apic_id & 0xff, ecx: 0, edx: 0 };
         }

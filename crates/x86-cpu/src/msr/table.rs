@@ -12,6 +12,8 @@ const fn row(first: u32, last: u32, name: &'static str, policy: Policy, why: &'s
 /// Every MSR that a guest may name.
 pub const TABLE: &[Row] = &[
     row(0x10, 0x10, "TSC", Hypervisor(Of::Tsc), "the guest's own time, by TSC_OFFSET"),
+    row(0x11, 0x11, "KVM wall clock, old", Hypervisor(Of::WallClock), "as the new one"),
+    row(0x12, 0x12, "KVM system time, old", Hypervisor(Of::SystemTime), "as the new one"),
     row(0x1b, 0x1b, "APIC_BASE", Hypervisor(Of::ApicBase), "the local APIC is emulated"),
     row(0x48, 0x48, "SPEC_CTRL", SpecCtrl, "the save area's, where the processor switches it"),
     row(0x49, 0x49, "PRED_CMD", Barrier, "a command to the processor that harms nobody"),
