@@ -57,7 +57,7 @@ impl Vmcb {
         must(save.dr6 >> 32 == 0, Refused::Reserved("DR6"))?;
         must(save.dr7 >> 32 == 0, Refused::Reserved("DR7"))?;
         must(!long || bit(save.cr4, 5) && bit(save.cr0, 0), Refused::LongMode)?;
-        must(!long || !(save.cs.attributes.is_long() && save.cs.attributes.is_big()), Refused::Code)?;
+        must(!(long && save.cs.attributes.is_long() && save.cs.attributes.is_big()), Refused::Code)?;
         must(control.intercepts.svm & 1 != 0, Refused::Vmrun)?;
         must(control.io_permissions & above == 0, Refused::Above("the I/O permission map"))?;
         must(control.msr_permissions & above == 0, Refused::Above("the MSR permission map"))?;
