@@ -259,7 +259,7 @@ fn vcpus_are_the_cores_of_one_package() {
             assert_eq!((first.ebx >> 24, first.ebx >> 16 & 0xff), (apic_id, count));
             assert_eq!(has(first.edx, 28), vcpus > 1);
             assert_eq!(has(see(0x8000_0001, 0).ecx, 1), vcpus > 1);
-            assert_eq!(see(0x8000_0008, 0).ecx, count - 1 | bits << 12);
+            assert_eq!(see(0x8000_0008, 0).ecx, (count - 1) | (bits << 12));
             assert_eq!(see(0xb, 0), Leaf { eax: 0, ebx: 1, ecx: 0x100, edx: apic_id });
             assert_eq!(see(0xb, 1), Leaf { eax: bits, ebx: count, ecx: 0x201, edx: apic_id });
             assert_eq!(see(0xb, 2), Leaf { eax: 0, ebx: 0, ecx: 2, edx: apic_id });
