@@ -1,13 +1,16 @@
 //! What a guest may not do by itself: every intercept bit and every control bit, with its reason, in one table.
 //!
 //! Words are written as a whole. Each bit that the manual defines has a row (AMD64 APM 2, 15.9 and appendix B); what it reserves stays zero. A row
-//! says which feature its bits need: without it they are reserved, and what holds then is the row's too ([`Needs::without`]).
+//! says which feature its bits need: without it they are reserved, and what holds then is the row's too ([`Needs::without`]). Before any guest runs a CPU
+//! has to be in a certain state: that is [`FIRST`].
 
 use crate::features::{Feature, Features};
 use crate::vmcb::{Control, Intercepts, VirtualInterrupt};
 
+mod first;
 mod table;
 
+pub use first::{FIRST, First, first};
 pub use table::{FIELDS, INTERCEPTS};
 
 /// Who takes a guest's interrupts.

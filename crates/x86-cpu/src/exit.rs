@@ -115,6 +115,57 @@ pub enum Instruction {
     DescriptorTable,
 }
 
+/// What becomes of an instruction that has exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The hypervisor does what it does, or nothing, and the guest goes on behind it.
+    Carried,
+    /// #UD, as on a processor that hasn't got it: CPUID hides it.
+    Undefined,
+    /// #GP.
+    Protection,
+}
+
+impl Instruction {
+    /// What becomes of it. RDPMC is #GP for any counter that there isn't.
+    pub const fn answer(self) -> Answer {
+        match self {
+            Self::Rsm
+            | Self::Invlpga
+            | Self::Vmrun
+            | Self::Vmload
+            | Self::Vmsave
+            | Self::Stgi
+            | Self::Clgi
+            | Self::Skinit
+            | Self::Monitor
+            | Self::Mwait
+            | Self::Rdpru
+            | Self::Invlpgb
+            | Self::Invpcid
+            | Self::Mcommit
+            | Self::Tlbsync => Answer::Undefined,
+            Self::Rdpmc => Answer::Protection,
+            Self::Rdtsc
+            | Self::Pushf
+            | Self::Popf
+            | Self::Cpuid
+            | Self::Iret
+            | Self::SoftwareInterrupt
+            | Self::Invd
+            | Self::Pause
+            | Self::Hlt
+            | Self::Invlpg
+            | Self::Vmmcall
+            | Self::Rdtscp
+            | Self::Icebp
+            | Self::Wbinvd
+            | Self::Xsetbv
+            | Self::DescriptorTable => Answer::Carried,
+        }
+    }
+}
+
 /// Why a guest's run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -101,6 +101,8 @@ pub enum Vendor {
 pub struct Features {
     /// The vendor.
     pub vendor: Vendor,
+    /// The family, the extended one in it.
+    pub family: u16,
     /// Of SVM.
     pub svm: Feature,
     /// SVM is there at all (0x8000_0001 ECX bit 2).
@@ -117,6 +119,8 @@ pub struct Features {
     pub mcommit: bool,
     /// INVPCID.
     pub invpcid: bool,
+    /// XSAVES, and with it XSS.
+    pub xsaves: bool,
     /// The state components that XCR0 may enable.
     pub xcr0: u64,
 }
@@ -168,9 +172,16 @@ impl Features {
         let svm = if has_svm { leaf(0x8000_000a) } else { Leaf::default() };
         let sizes = leaf(0x8000_0008);
         let state = leaf(0xd);
+        let has_state = first.eax >= 0xd;
+        let signature = leaf(1).eax;
+        let family = match signature >> 8 & 0xf {
+            0xf => 0xf + (signature >> 20 & 0xff) as u16,
+            family => family as u16,
+        };
         let has_xsave = leaf(1).ecx & 1 << 26 != 0;
         Self {
             vendor,
+            family,
             svm: Feature::from_bits_truncate(svm.edx),
             has_svm,
             asids: svm.ebx,
@@ -179,6 +190,7 @@ impl Features {
             invlpgb: sizes.ebx & 1 << 3 != 0,
             mcommit: sizes.ebx & 1 << 8 != 0,
             invpcid: leaf(7).ebx & 1 << 10 != 0,
+            xsaves: has_xsave && has_state && source.cpuid(0xd, 1).eax & 1 << 3 != 0,
             xcr0: if has_xsave { u64::from(state.eax) | u64::from(state.edx) << 32 } else { 0 },
         }
     }

@@ -1,5 +1,7 @@
 //! The table is whole, and says what is written.
 
+extern crate std;
+
 use super::*;
 use crate::features::Feature;
 use crate::vmcb::TlbControl;
@@ -23,6 +25,7 @@ fn all_features() -> Features {
         invlpgb: true,
         mcommit: true,
         invpcid: true,
+        xsaves: true,
         ..Features::default()
     }
 }
@@ -112,4 +115,39 @@ fn what_is_awaited_is_in_the_table() {
 fn without_flush_by_asid_all_are_flushed() {
     assert_eq!(flush(&Features::default()), TlbControl::FlushAll);
     assert_eq!(flush(&all_features()), TlbControl::FlushGuest);
+}
+
+#[test]
+fn what_a_cpu_has_of_the_first_state_is_set() {
+    let all = Features { vendor: crate::features::Vendor::Amd, family: 0x17, ..all_features() };
+    let values = |features: &Features, old| {
+        first(features).map(|it| (it.msr, it.value(old))).collect::<std::vec::Vec<_>>()
+    };
+    assert_eq!(
+        values(&all, 0),
+        [
+            (0xc000_0080, 0x1000),
+            (0xc001_0114, 6),
+            (0xc000_0104, 1 << 32),
+            (0x1d9, 0),
+            (0xda0, 0),
+            (0xc001_1029, 2)
+        ]
+    );
+    assert_eq!(
+        values(&all, 0xd01),
+        [
+            (0xc000_0080, 0x1d01),
+            (0xc001_0114, 0xd07),
+            (0xc000_0104, 1 << 32),
+            (0x1d9, 0),
+            (0xda0, 0),
+            (0xc001_1029, 0xd03)
+        ]
+    );
+    // QEMU's: family 15, SVM with little.
+    let plain =
+        Features { has_svm: true, vendor: crate::features::Vendor::Amd, family: 15, ..Features::default() };
+    assert_eq!(values(&plain, 0), [(0xc000_0080, 0x1000), (0xc001_0114, 6), (0x1d9, 0)]);
+    assert_eq!(values(&Features::default(), 0), []);
 }

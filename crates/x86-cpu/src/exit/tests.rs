@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 const PLAIN: Features = Features {
     vendor: crate::features::Vendor::Amd,
+    family: 0x17,
     svm: Feature::NESTED_PAGING,
     has_svm: true,
     asids: 16,
@@ -14,6 +15,7 @@ const PLAIN: Features = Features {
     invlpgb: false,
     mcommit: false,
     invpcid: false,
+    xsaves: false,
     xcr0: 7,
 };
 
@@ -189,5 +191,26 @@ proptest! {
             let _ = Exit::decode(&control(code, info_1, info_2), &PLAIN);
             let _ = Exit::decode(&control(code, info_1, info_2), &assisted());
         }
+    }
+}
+
+/// Instructions that are intercepted for every guest, by the table of control, are all answered, and those that are hidden by #UD.
+#[test]
+fn every_instruction_that_exits_is_answered() {
+    use Answer::{Carried, Protection, Undefined};
+    let words = crate::control::intercepts(crate::control::Interrupts::Emulated, &assisted());
+    let bits = [(0x60u64, words.general), (0x80, words.svm), (0xa0, words.later)];
+    let exits = bits.into_iter().flat_map(|(base, word)| {
+        (0..32u64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| base + bit)
+    });
+    for code in exits {
+        let Exit::Instruction(instruction) = decode(code, 0, 0) else { continue };
+        let expected = match code {
+            // CPUID, HLT, VMMCALL, XSETBV, INVD, WBINVD.
+            0x72 | 0x78 | 0x81 | 0x8d | 0x76 | 0x89 => Carried,
+            0x6f => Protection,
+            _ => Undefined,
+        };
+        assert_eq!(instruction.answer(), expected, "{code:#x}");
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 fn qemu(leaf: u32, _: u32) -> Leaf {
     match leaf {
         0 => Leaf { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
-        1 => Leaf { ecx: 1 << 26, ..Leaf::default() },
+        1 => Leaf { eax: 0x0006_0fb1, ecx: 1 << 26, ..Leaf::default() },
         0xd => Leaf { eax: 0x207, ..Leaf::default() },
         0x8000_0000 => Leaf { eax: 0x8000_000a, ..Leaf::default() },
         0x8000_0001 => Leaf { ecx: 1 << 2, ..Leaf::default() },
@@ -22,6 +22,7 @@ fn qemu_s_has_nested_paging_and_little_else() {
     assert_eq!(features.vendor, Vendor::Amd);
     assert_eq!(features.svm, Feature::NESTED_PAGING | Feature::VIRTUAL_GIF | Feature::ADDRESS_CHECK);
     assert_eq!((features.asids, features.physical_bits, features.xcr0), (16, 40, 0x207));
+    assert_eq!((features.family, features.xsaves), (15, false));
     assert_eq!(features.fit(|| 0), Ok(()));
     assert_eq!(features.fit(|| VM_CR_SVMDIS), Err(Unfit::Disabled));
 }
@@ -53,4 +54,21 @@ fn without_xsave_there_is_no_state() {
         if leaf == 1 { Leaf::default() } else { qemu(leaf, subleaf) }
     });
     assert_eq!(features.xcr0, 0);
+}
+
+#[test]
+fn families_and_xsaves_are_read_as_the_manual_says() {
+    let with = |signature: u32, subleaf_1: u32| {
+        Features::read(&move |leaf: u32, subleaf: u32| match (leaf, subleaf) {
+            (1, _) => Leaf { eax: signature, ecx: 1 << 26, ..Leaf::default() },
+            (0xd, 1) => Leaf { eax: subleaf_1, ..Leaf::default() },
+            _ => qemu(leaf, subleaf),
+        })
+    };
+    // Zen 2, Zen 4, a family without an extension.
+    for (signature, family) in [(0x0083_0f10, 0x17), (0x00a1_0f11, 0x19), (0x0000_06f0, 6), (0x0ff0_06f0, 6)]
+    {
+        assert_eq!(with(signature, 0).family, family, "{signature:#x}");
+    }
+    assert!(with(0, 1 << 3).xsaves && !with(0, 7).xsaves);
 }
