@@ -22,14 +22,14 @@ pub fn run(arch: &str, system: &Path, name: &str, done: &str, timeout: Duration)
     let text = |key: &str| vm.get(key).and_then(Item::as_str);
     let folder = system.parent().context("a file lies in a folder")?;
     let kernel = folder.join(text("kernel").context("its VM has no kernel")?);
-    let flat = paths::target().join("axvm").join(arch).join(format!("{name}.bin"));
+    let image = paths::target().join("axvm").join(arch).join(format!("{name}.bin"));
     let elf = std::fs::read(&kernel).with_context(|| format!("cannot read {}", paths::shown(&kernel)))?;
-    paths::write_atomically(&flat, &image::flatten(&elf)?)?;
+    paths::write_atomically(&image, &image::bootable(arch, &elf)?)?;
     let log = paths::logs().join("runs").join(format!("{name}.log"));
     std::fs::create_dir_all(paths::logs().join("runs"))?;
     let mut command = process::command(qemu::program(arch));
     command.args(words.iter().filter_map(|word| word.as_str()));
-    command.arg("-kernel").arg(&flat).args(["-append", text("cmdline").unwrap_or_default()]);
+    command.arg("-kernel").arg(&image).args(["-append", text("cmdline").unwrap_or_default()]);
     command.args(["-display", "none", "-no-reboot", "-monitor", "none", "-serial", "stdio"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(File::create(&log).with_context(|| format!("cannot write {}", log.display()))?);

@@ -7,15 +7,20 @@
 //! PROBE name ticks
 //! ```
 //!
-//! or `PROBE name skipped: why`, then `PROBE done`, and it powers itself off. See [`probes::ALL`] for the names, and
-//! [`measure`] for what exactly lies between the two readings of the counter. What the board must have for all of them:
-//! a GICv3 with ITS, a PL031, a PL061, an `edu` on the root bus and a second CPU.
+//! or `PROBE name skipped: why`, then `PROBE done`, and it powers itself off. See `probes::ALL` of each architecture for the names, and
+//! its `measure` for what exactly lies between the two readings of the counter. What the board must have for all of them: on aarch64
+//! a GICv3 with ITS, a PL031, a PL061, an `edu` on the root bus and a second CPU; on x86_64, where the counter is the time stamp
+//! counter, a second CPU.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
-mod measure;
-mod probes;
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64/mod.rs"]
+mod arch;
+#[cfg(target_arch = "x86_64")]
+#[path = "x86_64/mod.rs"]
+mod arch;
 
-axvm_guest_runtime::entry!("PROBE", probes::run);
+axvm_guest_runtime::entry!("PROBE", arch::probes::run);

@@ -1,17 +1,13 @@
-//! The PL011 (Arm DDI 0183), polled.
+//! The console, polled.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::machine;
-
-const DR: u64 = 0x00;
-const FR: u64 = 0x18;
-const FR_TXFF: u32 = 1 << 5;
+use crate::arch::uart;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
 
-/// Where the PL011 is.
+/// Where the UART is: its registers, or its first port.
 pub fn set(base: u64) {
     BASE.store(base, Ordering::Relaxed);
 }
@@ -25,12 +21,7 @@ impl Write for Console {
             return Err(fmt::Error);
         }
         for byte in text.bytes() {
-            for _ in 0..100_000 {
-                if machine::load32(base + FR).unwrap_or(0) & FR_TXFF == 0 {
-                    break;
-                }
-            }
-            machine::store32(base + DR, byte.into()).map_err(|_| fmt::Error)?;
+            uart::send(base, byte).map_err(|_| fmt::Error)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use axvm_guest_runtime::println;
 use axvm_platform::model::PlatformDevice;
 use smccc::psci::PSCI_VERSION;
 
-use crate::measure::{self, Quiet};
+use super::measure::{self, Quiet};
 
 /// A figure, or why there is none.
 type Figure = Result<u64, String>;

@@ -6,7 +6,7 @@ use axvm_addr::Address;
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, PsciConduit};
 
-use crate::machine;
+use crate::{cmdline, machine};
 
 /// How much RAM beside the image the attacks may use.
 const SCRATCH: u64 = 1 << 20;
@@ -51,15 +51,12 @@ impl Board {
 
     /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
     pub fn number(&self, name: &str) -> Option<u64> {
-        let value = self
-            .cmdline
-            .split_whitespace()
-            .rev()
-            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
-        match value.strip_prefix("0x") {
-            Some(hex) => u64::from_str_radix(hex, 16).ok(),
-            None => value.parse().ok(),
-        }
+        cmdline::number(&self.cmdline, name)
+    }
+
+    /// How it is powered off.
+    pub(crate) fn power(&self) -> Option<PsciConduit> {
+        self.conduit
     }
 
     /// Where to read and write: what the command line says, else the first page past the VM's RAM.

@@ -1,0 +1,4 @@
+//! What is measured on x86_64, and how.
+
+pub mod measure;
+pub mod probes;

@@ -1,0 +1,186 @@
+//! What is measured.
+
+use alloc::string::String;
+use core::cell::UnsafeCell;
+
+use axvm_guest_runtime::apic::{IoApic, Local, Signal};
+use axvm_guest_runtime::board::Board;
+use axvm_guest_runtime::machine::{self, in8, out8};
+use axvm_guest_runtime::println;
+
+use super::measure;
+
+/// A figure, or why there is none.
+type Figure = Result<u64, String>;
+
+/// A figure's name and what measures it.
+type Named = (&'static str, fn(&Probe<'_>) -> Figure);
+
+/// All of them, in this order.
+pub const ALL: &[Named] = &[
+    ("nothing", |_| measured(measure::nothing())),
+    ("identify", |_| measured(measure::identify())),
+    ("refused-port", refused_port),
+    ("port-read", |probe| measured(measure::read_port(probe.port(LINE_STATUS)))),
+    ("port-write", |probe| measured(measure::write_port(probe.port(SCRATCH), 0x5a))),
+    ("local-apic-read", |probe| measured(measure::read(probe.apic.version()))),
+    ("io-apic-read", io_apic_read),
+    ("line", line),
+    ("timer", timer),
+    ("deadline", deadline),
+    ("self", to_itself),
+    ("ipi", ipi),
+];
+
+/// Registers of the 16550 (National Semiconductor PC16550D).
+const INTERRUPT_ENABLE: u16 = 1;
+const INTERRUPT_ID: u16 = 2;
+const MODEM_CONTROL: u16 = 4;
+const LINE_STATUS: u16 = 5;
+const SCRATCH: u16 = 7;
+/// The interrupt that there is room for a byte more.
+const HAS_ROOM: u8 = 1 << 1;
+/// DTR, RTS, and OUT2, which lets interrupts out of a PC's UART.
+const LETS_OUT: u8 = 0xb;
+/// What a PC's first serial port interrupts by.
+const CONSOLE_LINE: u8 = 4;
+
+/// The fourth serial port's status: no machine here has one, and no VM is given it.
+const NOBODYS: u16 = 0x2ed;
+
+/// Vectors, each for a figure of its own.
+const LINE: u8 = 0x41;
+const TIMER: u8 = 0x42;
+const SELF: u8 = 0x43;
+const OTHER: u8 = 0x44;
+
+/// The board, its local APIC started.
+pub struct Probe<'a> {
+    board: &'a Board,
+    apic: Local,
+}
+
+fn measured(figure: Option<u64>) -> Figure {
+    figure.ok_or_else(|| "skipped: no interrupt came, or another".into())
+}
+
+fn silent(_: machine::Fault) -> String {
+    "skipped: the APIC doesn't answer".into()
+}
+
+/// Measures everything.
+pub fn run(board: &Board) {
+    let apic = Local::new(board.madt.local_apic.0);
+    if apic.start().is_err() {
+        println!("PROBE broken: the local APIC doesn't answer");
+        return;
+    }
+    // No address of 64-bit mode. Were it no exception, no other refused access would be seen either.
+    if machine::load8(1 << 63).is_ok() {
+        println!("PROBE broken: an access that can't be done is no exception");
+    }
+    println!("PROBE counter {} Hz, by {:?}", machine::frequency(), board.clock);
+    let probe = Probe { board, apic };
+    for (name, figure) in ALL {
+        match figure(&probe) {
+            Ok(ticks) => println!("PROBE {name} {ticks}"),
+            Err(why) => println!("PROBE {name} {why}"),
+        }
+    }
+}
+
+impl Probe<'_> {
+    /// A port of the console's.
+    fn port(&self, register: u16) -> u16 {
+        self.board.console as u16 + register
+    }
+
+    fn id(&self) -> Result<u8, String> {
+        self.apic.id().map_err(silent)
+    }
+}
+
+/// A port that nobody has: it reads as a bus does on which nobody answers.
+fn refused_port(_: &Probe<'_>) -> Figure {
+    match in8(NOBODYS) {
+        0xff => measured(measure::read_port(NOBODYS)),
+        other => Err(alloc::format!("broken: it reads as {other:#x}")),
+    }
+}
+
+fn io_apic_read(probe: &Probe<'_>) -> Figure {
+    let io_apic = probe.board.madt.io_apics.first().ok_or("skipped: no I/O APIC")?;
+    measured(measure::read(IoApic::new(io_apic.registers.0).window().map_err(silent)?))
+}
+
+/// The console's line, which rises when the console may tell that it has room.
+fn line(probe: &Probe<'_>) -> Figure {
+    use axvm_acpi::madt::{Polarity, Sense};
+    let isa = probe.board.madt.isa(CONSOLE_LINE);
+    let found = probe.board.madt.io_apic_of(isa.gsi).ok_or("skipped: no I/O APIC")?;
+    let (io_apic, pin) = (IoApic::new(found.registers.0), isa.gsi - found.first);
+    let signal = Signal { low: isa.polarity == Polarity::Low, by_level: isa.sense == Sense::Level };
+    io_apic.route(pin, signal, LINE, probe.id()?).map_err(silent)?;
+    let (enable, id) = (probe.port(INTERRUPT_ENABLE), probe.port(INTERRUPT_ID));
+    out8(probe.port(MODEM_CONTROL), LETS_OUT);
+    let figure = measure::raised_by_port(&probe.apic, LINE, enable, HAS_ROOM, id, || {
+        out8(enable, 0);
+        in8(id);
+        Some(())
+    });
+    out8(enable, 0);
+    io_apic.mask(pin).map_err(silent)?;
+    measured(figure)
+}
+
+/// The timer, from the write that starts it to its interrupt: with the time that it was told to wait.
+fn timer(probe: &Probe<'_>) -> Figure {
+    const AHEAD: u32 = 100_000;
+    probe.apic.prepare_timer(TIMER).map_err(silent)?;
+    let figure = measure::raised_by(&probe.apic, TIMER, probe.apic.initial(), AHEAD, || Some(()));
+    let left = probe.apic.current().map_err(silent)?;
+    probe.apic.stop_timer().map_err(silent)?;
+    match left {
+        0 => measured(figure),
+        left => Err(alloc::format!("broken: {left} ticks are left of a timer that has ended")),
+    }
+}
+
+fn deadline(probe: &Probe<'_>) -> Figure {
+    const HAS_DEADLINE: u32 = 1 << 24;
+    if machine::cpuid(1, 0)[2] & HAS_DEADLINE == 0 {
+        return Err("skipped: not offered".into());
+    }
+    probe.apic.prepare_deadline(TIMER).map_err(silent)?;
+    let figure = measure::deadline(&probe.apic, TIMER);
+    probe.apic.stop_timer().map_err(silent)?;
+    measured(figure)
+}
+
+fn to_itself(probe: &Probe<'_>) -> Figure {
+    let id = probe.id()?;
+    measured(measure::raised_by(&probe.apic, SELF, probe.apic.command(), SELF.into(), || {
+        probe.apic.aim(id).ok()
+    }))
+}
+
+/// The second CPU's stack.
+#[repr(C, align(16))]
+struct Stack(UnsafeCell<[u8; 16 << 10]>);
+
+// SAFETY: nothing in Rust refers to its bytes; the second CPU, started once, has them.
+unsafe impl Sync for Stack {}
+
+static STACK: Stack = Stack(UnsafeCell::new([0; 16 << 10]));
+
+fn ipi(probe: &Probe<'_>) -> Figure {
+    let own = probe.id()?;
+    let other = probe.board.cpus().find(|id| *id != own).ok_or("skipped: one CPU only")?;
+    measure::set_apic(probe.board.madt.local_apic.0);
+    let top = STACK.0.get() as u64 + (16 << 10);
+    // SAFETY: this is called once, and the stack is there for it alone.
+    if !unsafe { machine::start_cpu(&probe.apic, other, top, measure::wait_for_interrupts) } {
+        return Err("skipped: the second CPU doesn't start".into());
+    }
+    measured(measure::to_another(&probe.apic, OTHER, other))
+}

@@ -1,0 +1,113 @@
+//! What the guest was given: its ACPI tables and its command line, by PVH's start info (Xen, xen/include/public/arch-x86/hvm/start_info.h).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use axvm_acpi::fadt::Fadt;
+use axvm_acpi::madt::{Madt, Usable};
+use axvm_acpi::spcr::Spcr;
+use axvm_acpi::{Memory, Space, Tables};
+use axvm_addr::Hpa;
+
+use super::machine::{self, Clock, Power, load8, load32, load64, out8};
+use crate::cmdline;
+
+const MAGIC: u32 = 0x336e_c578;
+const COMMAND_LINE: u64 = 24;
+const RSDP: u64 = 32;
+/// The most that a command line has.
+const LINE_MOST: u64 = 4096;
+/// The first serial port of every PC, where no table names another.
+const COM1: u64 = 0x3f8;
+
+/// The VM as the guest sees it.
+pub struct Board {
+    /// The CPUs and interrupt controllers.
+    pub madt: Madt,
+    /// The command line.
+    pub cmdline: String,
+    /// The first port of the 16550.
+    pub console: u64,
+    /// What tells how fast the time stamp counter is.
+    pub clock: Clock,
+    /// How to switch it off.
+    pub power: Option<Power>,
+}
+
+/// The first 4 GiB, which are mapped as they are.
+struct Mapped;
+
+impl Memory for Mapped {
+    fn read(&self, at: Hpa, into: &mut [u8]) -> bool {
+        let is_mapped = at.0.checked_add(into.len() as u64).is_some_and(|end| end <= 1 << 32);
+        is_mapped && (at.0..).zip(into).all(|(at, byte)| load8(at).map(|value| *byte = value).is_ok())
+    }
+}
+
+impl Board {
+    /// Reads the tables; `None` if they can't be read.
+    pub fn find(start_info: u64, image_start: u64, image_end: u64) -> Option<Self> {
+        machine::set_image(image_start, image_end);
+        if load32(start_info).ok()? != MAGIC {
+            return None;
+        }
+        let line = load64(start_info + COMMAND_LINE).ok()?;
+        let bytes = (line..line + LINE_MOST).map_while(|at| load8(at).ok().filter(|byte| *byte != 0));
+        let bytes: Vec<u8> = if line == 0 { Vec::new() } else { bytes.collect() };
+        let tables = Tables::read(&Mapped, Hpa(load64(start_info + RSDP).ok()?)).ok()?;
+        let madt = Madt::read(tables.find(b"APIC")?).ok()?;
+        let fadt = Fadt::read(tables.find(b"FACP")?).ok()?;
+        let console = tables.find(b"SPCR").and_then(|table| Spcr::read(table).ok());
+        let console = console.and_then(|spcr| spcr.registers).filter(|at| at.space == Space::Port);
+        let console = console.map_or(COM1, |at| at.address);
+        let dsdt = fadt.dsdt(&Mapped).ok();
+        let power = fadt.pm1_control[0]
+            .filter(|control| control.space == Space::Port)
+            .zip(dsdt.and_then(|table| sleep_type(table.bytes())))
+            .and_then(|(control, off)| Some(Power { control: control.address.try_into().ok()?, off }));
+        if let Some(power) = power {
+            power.remember();
+        }
+        if madt.pics {
+            // All of their lines, which would come as exceptions.
+            out8(0x21, 0xff);
+            out8(0xa1, 0xff);
+        }
+        let timer = fadt.blocks.iter().find(|block| block.name == "PM_TMR" && block.at.space == Space::Port);
+        let clock = machine::find_frequency(timer.and_then(|block| block.at.address.try_into().ok()));
+        let cmdline = String::from_utf8_lossy(&bytes).into_owned();
+        Some(Self { madt, cmdline, console, clock, power })
+    }
+
+    /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        cmdline::number(&self.cmdline, name)
+    }
+
+    /// The local APIC ids of the CPUs that can be started or run.
+    pub fn cpus(&self) -> impl Iterator<Item = u8> {
+        let usable = self.madt.cpus.iter().filter(|cpu| cpu.usable == Usable::Now);
+        usable.filter_map(|cpu| cpu.apic.try_into().ok())
+    }
+
+    /// How it is switched off.
+    pub(crate) fn power(&self) -> Option<Power> {
+        self.power
+    }
+}
+
+/// The type of sleep that is S5 (ACPI 6.5, 7.4.2.2): the first element of the package `_S5_`, as compilers of AML write it (20.2.5).
+fn sleep_type(aml: &[u8]) -> Option<u8> {
+    const PACKAGE: u8 = 0x12;
+    const BYTE: u8 = 0x0a;
+    let at = aml.windows(5).position(|it| it == [b'_', b'S', b'5', b'_', PACKAGE])?;
+    let package = aml.get(at + 5..)?;
+    // The package's length takes a byte and as many more as that one's upper bits say; the number of elements follows.
+    let elements = package.get(2 + usize::from(package.first()? >> 6)..)?;
+    match *elements {
+        [BYTE, value, ..] => Some(value),
+        // Zero and one are operators of their own.
+        [value @ (0 | 1), ..] => Some(value),
+        _ => None,
+    }
+}

@@ -1,0 +1,8 @@
+//! x86_64 in 64-bit mode.
+
+pub mod apic;
+pub mod board;
+mod boot;
+mod interrupts;
+pub mod machine;
+pub(crate) mod uart;
