@@ -60,9 +60,19 @@ pub trait MmioDevice: Send + Sync {
     /// A write of `width` at `offset`, by `vcpu`. Bits of `value` above the width are zero.
     fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64);
 
-    /// Whether a place outside of its registers, where nothing is mapped, is one of its bus's: there nobody answers, which isn't an
+    /// Whether a place outside of its registers, where nothing is mapped, is one of its bus's: that nobody answers there isn't an
     /// offence.
     fn claims(&self, _gpa: Gpa) -> bool {
+        false
+    }
+
+    /// A read by `vcpu` at a place that it claims; `None`: nobody answers there.
+    fn claimed_read(&self, _vcpu: VcpuId, _gpa: Gpa, _width: Width) -> Option<u64> {
+        None
+    }
+
+    /// A write by `vcpu` at a place that it claims; `false`: nobody takes it there.
+    fn claimed_write(&self, _vcpu: VcpuId, _gpa: Gpa, _width: Width, _value: u64) -> bool {
         false
     }
 

@@ -333,11 +333,16 @@ impl<B: Backing> AxVmDevices<B> {
     }
 
     /// Whether a device's bus has this place, where nothing is now.
-    #[cold]
     fn is_silent(&self, gpa: Gpa) -> bool {
-        self.mmio.iter().any(|entry| match &entry.target {
-            Target::Emulated(device) => device.claims(gpa),
-            Target::Forwarded { .. } => false,
+        self.claimant(gpa).is_some()
+    }
+
+    /// The device whose bus has this place, where nothing is now.
+    #[cold]
+    fn claimant(&self, gpa: Gpa) -> Option<&dyn MmioDevice> {
+        self.mmio.iter().find_map(|entry| match &entry.target {
+            Target::Emulated(device) => device.claims(gpa).then_some(&**device),
+            Target::Forwarded { .. } => None,
         })
     }
 
@@ -351,7 +356,10 @@ impl<B: Backing> AxVmDevices<B> {
         forward: &impl Forward<Backing = B>,
     ) -> Option<(u64, Handled)> {
         let Some((entry, offset)) = self.find(gpa, width, hint) else {
-            return self.is_silent(gpa).then_some((width.mask(), Handled::Silent));
+            let claimed = self.claimant(gpa)?.claimed_read(vcpu, gpa, width);
+            return Some(claimed.map_or((width.mask(), Handled::Silent), |value| {
+                (value & width.mask(), Handled::Emulated)
+            }));
         };
         match &entry.target {
             Target::Emulated(device) => {
@@ -376,7 +384,8 @@ impl<B: Backing> AxVmDevices<B> {
         forward: &impl Forward<Backing = B>,
     ) -> Option<Handled> {
         let Some((entry, offset)) = self.find(gpa, width, hint) else {
-            return self.is_silent(gpa).then_some(Handled::Silent);
+            let taken = self.claimant(gpa)?.claimed_write(vcpu, gpa, width, value & width.mask());
+            return Some(if taken { Handled::Emulated } else { Handled::Silent });
         };
         let value = value & width.mask();
         match &entry.target {

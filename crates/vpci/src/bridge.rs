@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, PciBuses, PciWindow, Span, VcpuId};
+use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciAddress, PciBuses, PciSpace, PciWindow, Span, VcpuId};
 use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::{Function, ResetError};
 use spin::Mutex;
 
 use crate::backend::Backend;
-use crate::bars::{Decode, ShownBar};
+use crate::bars::{Decode, Trapped};
 use crate::function::{Shared, VirtualFunction};
 
 /// What a host bridge is built from.
@@ -19,7 +19,7 @@ pub struct BridgeConfig {
     pub segment: u16,
     /// The bus at the start of the ECAM region, and the last one.
     pub buses: PciBuses,
-    /// Where BARs may be.
+    /// Where BARs may be. Of those of ports the addresses are the guest's ports.
     pub windows: Vec<PciWindow<Gpa>>,
     /// The VM's functions.
     pub functions: Vec<AssignedFunction>,
@@ -34,9 +34,13 @@ pub struct AssignedFunction {
     pub shown: PciAddress,
     /// The host-physical address of each of its memory BARs.
     pub bars: Vec<(u8, Hpa)>,
+    /// The machine's first port of each of its I/O BARs.
+    pub ports: Vec<(u8, u16)>,
     /// Whether it may raise the line of its pin. If not, the pin isn't shown, and the line stays turned off in
     /// hardware whatever the guest writes.
     pub intx: bool,
+    /// What its interrupt line register says at first, which firmware leaves there for drivers that don't look elsewhere.
+    pub line: u8,
 }
 
 /// A host bridge that can't be.
@@ -63,7 +67,7 @@ pub enum BridgeError {
         last: u8,
     },
     /// Two windows share an address, or one isn't made of whole pages.
-    #[error("the PCI window {0} overlaps another one or isn't made of whole pages")]
+    #[error("the PCI window {0} overlaps another one, isn't made of whole pages or has ports above 0xffff")]
     Window(Span<Gpa>),
     /// The VM has no such function.
     #[error("{0} isn't a function of the VM")]
@@ -92,12 +96,20 @@ impl<B: Backend> HostBridge<B> {
     pub fn new(config: BridgeConfig, backend: B) -> Result<Self, BridgeError> {
         let BridgeConfig { segment, buses, windows, mut functions } = config;
         for (position, window) in windows.iter().enumerate() {
-            let clash = windows.iter().take(position).any(|other| {
-                let distance = window.pci.abs_diff(other.pci);
-                let reach = if window.pci < other.pci { window.cpu.size() } else { other.cpu.size() };
-                window.cpu.overlaps(&other.cpu) || distance < reach
-            });
-            if clash || !window.cpu.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE) {
+            let is_io = |window: &PciWindow<Gpa>| window.space == PciSpace::Io;
+            let clash =
+                windows.iter().take(position).filter(|other| is_io(other) == is_io(window)).any(|other| {
+                    let distance = window.pci.abs_diff(other.pci);
+                    let reach = if window.pci < other.pci { window.cpu.size() } else { other.cpu.size() };
+                    window.cpu.overlaps(&other.cpu) || distance < reach
+                });
+            let misplaced = if is_io(window) {
+                let end = window.cpu.start().0.checked_add(window.cpu.size());
+                end.is_none_or(|end| end > 0x1_0000)
+            } else {
+                !window.cpu.is_aligned(PAGE_SIZE) || !window.pci.is_multiple_of(PAGE_SIZE)
+            };
+            if clash || misplaced {
                 return Err(BridgeError::Window(window.cpu));
             }
         }
@@ -107,9 +119,9 @@ impl<B: Backend> HostBridge<B> {
         let shared =
             Shared { backend, windows, decode: Mutex::new(Decode::default()), refused: AtomicU64::new(0) };
         let mut new = Self { segment, buses, shared, functions: Vec::new() };
-        for AssignedFunction { function, shown, bars, intx } in functions {
-            let address = function.address;
-            if function.bridge {
+        for assigned in functions {
+            let (address, shown) = (assigned.function.address, assigned.shown);
+            if assigned.function.bridge {
                 return Err(BridgeError::IsBridge(address));
             }
             if shown.segment != segment || !buses.contains(shown.bus) {
@@ -124,22 +136,7 @@ impl<B: Backend> HostBridge<B> {
                 return Err(BridgeError::Twice(address));
             }
             let has_siblings = slots.iter().filter(|&&other| other == slot(shown)).count() > 1;
-            let visible = function
-                .bars
-                .iter()
-                .filter_map(|bar| {
-                    let hpa = bars.iter().find(|(index, _)| *index == bar.index).map(|(_, hpa)| *hpa);
-                    ShownBar::new(bar, hpa)
-                })
-                .collect();
-            new.functions.push(VirtualFunction::new(
-                &new.shared,
-                function,
-                shown,
-                has_siblings,
-                visible,
-                intx,
-            ));
+            new.functions.push(VirtualFunction::new(&new.shared, assigned, has_siblings));
         }
         Ok(new)
     }
@@ -152,7 +149,8 @@ impl<B: Backend> HostBridge<B> {
     /// Whether an address belongs to the bus behind this bridge. What isn't in the second stage there is
     /// answered by nobody: it reads as all ones and ignores writes.
     pub fn claims(&self, address: Gpa) -> bool {
-        self.shared.windows.iter().any(|window| window.cpu.contains(address))
+        let mut memory = self.shared.windows.iter().filter(|window| window.space != PciSpace::Io);
+        memory.any(|window| window.cpu.contains(address))
     }
 
     /// Turns a function's bus mastering off, and keeps it off until [`HostBridge::reset_function`]. Doesn't
@@ -193,6 +191,43 @@ impl<B: Backend> HostBridge<B> {
         &self.shared.backend
     }
 
+    /// Whether all of its buses are on this one's.
+    pub(crate) fn has_bus(&self, bus: u8) -> bool {
+        self.buses.contains(bus)
+    }
+
+    /// An access by the guest to a register of the function that it sees at a requester id of this segment.
+    pub(crate) fn config_read(&self, id: u16, register: u16, width: Width) -> u64 {
+        match self.at(PciAddress::from_requester_id(self.segment, id)) {
+            Some(function) => function.read(&self.shared, register, width),
+            // A guest looks for functions everywhere: that is no offence.
+            None => width.mask(),
+        }
+    }
+
+    pub(crate) fn config_write(&self, id: u16, register: u16, width: Width, value: u32) {
+        match self.at(PciAddress::from_requester_id(self.segment, id)) {
+            Some(function) => function.write(&self.shared, register, width, value),
+            None => self.refuse(),
+        }
+    }
+
+    fn refuse(&self) {
+        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The machine's port that the guest has at a port of its, if all of an access goes to one function.
+    pub(crate) fn port(&self, port: u16, width: Width) -> Option<u16> {
+        let (_, host) = self.shared.decode.lock().port(port, width)?;
+        (!self.shared.backend.is_stopping()).then_some(host)
+    }
+
+    /// What of a function's is there and isn't mapped.
+    fn trapped(&self, gpa: Gpa) -> Option<(&VirtualFunction, Trapped)> {
+        let trapped = self.shared.decode.lock().trapped(gpa)?;
+        Some((self.find(trapped.function)?, trapped))
+    }
+
     fn find(&self, function: PciAddress) -> Option<&VirtualFunction> {
         self.functions.iter().find(|known| known.address() == function)
     }
@@ -203,12 +238,11 @@ impl<B: Backend> HostBridge<B> {
         self.functions.get(position)
     }
 
-    /// The function and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in
+    /// The requester id and the register at an offset in the region (PCIe 7.2.2: bus in bits 27:20, device in
     /// 19:15, function in 14:12).
-    fn decode(&self, offset: u64) -> Option<(&VirtualFunction, u16)> {
+    fn decode(&self, offset: u64) -> Option<(u16, u16)> {
         let bus = u8::try_from(offset >> 20).ok()?.checked_add(self.buses.first)?;
-        let id = u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff;
-        Some((self.at(PciAddress::from_requester_id(self.segment, id))?, offset as u16 & 0xfff))
+        Some((u16::from(bus) << 8 | (offset >> 12) as u16 & 0xff, offset as u16 & 0xfff))
     }
 }
 
@@ -221,20 +255,30 @@ impl<B: Backend> MmioDevice for HostBridge<B> {
         Self::claims(self, gpa)
     }
 
+    fn claimed_read(&self, _vcpu: VcpuId, gpa: Gpa, width: Width) -> Option<u64> {
+        let (function, at) = self.trapped(gpa)?;
+        Some(function.bar_read(&self.shared, at, width))
+    }
+
+    fn claimed_write(&self, _vcpu: VcpuId, gpa: Gpa, width: Width, value: u64) -> bool {
+        let found = self.trapped(gpa);
+        if let Some((function, at)) = found {
+            function.bar_write(&self.shared, at, width, value);
+        }
+        found.is_some()
+    }
+
     fn read(&self, _vcpu: VcpuId, offset: u64, width: Width) -> u64 {
         match self.decode(offset) {
-            Some((function, register)) => function.read(&self.shared, register, width),
-            // A guest looks for functions everywhere: that is no offence.
+            Some((id, register)) => self.config_read(id, register, width),
             None => width.mask(),
         }
     }
 
     fn write(&self, _vcpu: VcpuId, offset: u64, width: Width, value: u64) {
         match self.decode(offset) {
-            Some((function, register)) => function.write(&self.shared, register, width, value as u32),
-            None => {
-                self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            }
+            Some((id, register)) => self.config_write(id, register, width, value as u32),
+            None => self.refuse(),
         }
     }
 }

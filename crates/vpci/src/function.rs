@@ -3,24 +3,28 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_addr::{Gpa, PciAddress, PciWindow};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciWindow};
 use axvm_pci::spec::express::{self, DeviceControl};
 use axvm_pci::spec::header::{self, Command};
 use axvm_pci::spec::{capability, msi, power};
-use axvm_pci::{Function, Kept, Registers, ResetError, ResetMethod, Width, is_no_answer, quarantine, reset};
+use axvm_pci::{
+    Bar, BarKind, Function, Kept, Registers, ResetError, ResetMethod, Width, is_no_answer, quarantine, reset,
+};
 use spin::Mutex;
 
-use crate::backend::{Backend, Physical};
-use crate::bars::{Decode, ShownBar, Values};
+use crate::backend::{Backend, Messages, Physical};
+use crate::bars::{Decode, Decoding, ShownBar, Trapped, Values};
+use crate::bridge::AssignedFunction;
 use crate::layout;
+use crate::messages::FunctionMessages;
 use crate::rules::{Access, Rules, Special};
 
 /// How long going to D3hot or back takes (PM 5.4).
 const POWER_US: u64 = 10_000;
 
-/// What a guest may turn on in the command register. Parity and system errors are reports to the machine, I/O
-/// ports there are none.
-const COMMAND: Command = Command::MEMORY.union(Command::BUS_MASTER).union(Command::INTX_DISABLE);
+/// What a guest may turn on in the command register. Parity and system errors are reports to the machine.
+const COMMAND: Command =
+    Command::IO.union(Command::MEMORY).union(Command::BUS_MASTER).union(Command::INTX_DISABLE);
 
 /// What the functions of a bridge share.
 pub(crate) struct Shared<B> {
@@ -45,8 +49,10 @@ pub(crate) struct VirtualFunction {
     rules: Rules,
     /// What the host had set when the function was handed over.
     kept: Kept,
-    /// Whether all its memory BARs have a place, so that it may decode.
-    decodable: bool,
+    /// Memory and ports, if all its BARs of that kind have a place, so that it may decode.
+    decodable: Command,
+    /// What its interrupt line register says at first.
+    line: u8,
     /// Whether it may raise its line.
     intx: bool,
     accesses: AtomicU64,
@@ -64,34 +70,52 @@ struct State {
     gone: bool,
     /// The quarantine that was asked for is in the hardware.
     quarantined: bool,
+    /// Its messages, if the bridge has them.
+    messages: Option<FunctionMessages>,
+}
+
+impl State {
+    fn decodes(&self, what: Command) -> bool {
+        self.command.contains(what) && !self.d3 && !self.gone
+    }
 }
 
 impl VirtualFunction {
     /// Takes over a function that is quarantined and reset.
-    pub fn new<B: Backend>(
-        shared: &Shared<B>,
-        function: Function,
-        shown: PciAddress,
-        has_siblings: bool,
-        bars: Vec<ShownBar>,
-        intx: bool,
-    ) -> Self {
+    pub fn new<B: Backend>(shared: &Shared<B>, assigned: AssignedFunction, has_siblings: bool) -> Self {
+        let AssignedFunction { function, shown, bars: memory, ports, intx, line } = assigned;
+        let mut bars = shown_bars(&function, &memory, &ports);
         let physical = Physical(&shared.backend);
-        let mut rules = layout::rules(&physical, &function, &bars, intx);
+        let messages = match shared.backend.messages() {
+            Messages::Functions => None,
+            Messages::Bridge => Some(FunctionMessages::new(&shared.backend, &function, &mut bars)),
+        };
+        let mut rules = layout::rules(&physical, &function, &bars, intx, messages.as_ref());
         layout::place(&mut rules, &function, shown, has_siblings);
         let kept = Kept::save(physical.config(), &function);
-        let memory = function.bars.iter().filter(|bar| bar.kind != axvm_pci::BarKind::Io).count();
+        let mut decodable = Command::IO | Command::MEMORY;
+        for bar in &function.bars {
+            let kind = if bar.kind == BarKind::Io { Command::IO } else { Command::MEMORY };
+            if !bars.iter().any(|shown| shown.index == bar.index) {
+                decodable.remove(kind);
+            }
+        }
+        if !bars.iter().any(ShownBar::is_io) {
+            decodable.remove(Command::IO);
+        }
         shared.decode.lock().add(function.address, &bars);
         let state = State {
             command: Command::empty(),
-            line: 0,
+            line,
             values: Values::initial(&bars),
             d3: false,
             gone: false,
             quarantined: false,
+            messages,
         };
         let new = Self {
-            decodable: memory == bars.len(),
+            decodable,
+            line,
             intx,
             function,
             shown,
@@ -182,6 +206,7 @@ impl VirtualFunction {
             };
             state.gone = done.is_err();
             state.values = Values::initial(&self.bars);
+            state.line = self.line;
             if done.is_ok() {
                 self.quarantine.store(false, Ordering::SeqCst);
                 state.quarantined = false;
@@ -219,6 +244,9 @@ impl VirtualFunction {
             Some(Special::Command) => value |= u32::from(state.command.bits()),
             Some(Special::Bar(index)) => value |= state.values.read(&self.bars, index),
             Some(Special::Line) => value |= u32::from(state.line),
+            Some(Special::Message(register)) => {
+                value |= state.messages.as_ref().map_or(0, |messages| messages.read(register));
+            }
             Some(Special::Absent | Special::Power | Special::Express | Special::Msi) | None => {}
         }
         access.extract(value)
@@ -256,6 +284,13 @@ impl VirtualFunction {
             Some(Special::Line) if access.lanes & 0xff != 0 => {
                 state.line = value as u8;
                 true
+            }
+            Some(Special::Message(register)) if access.lanes & special != 0 => {
+                let decodes = state.decodes(Command::MEMORY);
+                let messages = state.messages.as_mut();
+                messages.is_some_and(|messages| {
+                    messages.write(&shared.backend, register, access.lanes & special, value, decodes)
+                })
             }
             Some(Special::Power) if access.lanes & 0xff != 0 => {
                 self.power(shared, state, value as u16 & power::STATE)
@@ -314,34 +349,72 @@ impl VirtualFunction {
         let before = state.command;
         let asked = Command::from_bits_retain(before.bits() & !lanes | value & lanes);
         let mut new = asked & COMMAND;
-        if !self.decodable {
-            new.remove(Command::MEMORY);
-        }
+        new.remove((Command::IO | Command::MEMORY).difference(self.decodable));
         let starts = new.contains(Command::BUS_MASTER) && !before.contains(Command::BUS_MASTER);
         if starts && (state.quarantined || shared.backend.set_bus_master(self.address(), true).is_err()) {
             new.remove(Command::BUS_MASTER);
         }
         state.command = new;
         // A BAR is unmapped before its function stops to answer, and mapped after it has begun to.
-        let mut mapped = true;
-        if !new.contains(Command::MEMORY) {
-            mapped = self.decode(shared, state);
-        }
+        self.decode_while(shared, state, before);
         self.write_command(shared, state);
         if before.contains(Command::BUS_MASTER) && !new.contains(Command::BUS_MASTER) {
             let _ = shared.backend.set_bus_master(self.address(), false);
         }
-        if new.contains(Command::MEMORY) {
-            mapped = self.decode(shared, state);
-        }
-        mapped && new == asked
+        let mapped = self.decode(shared, state);
+        let decodes = state.decodes(Command::MEMORY);
+        let sent = match &mut state.messages {
+            Some(messages) if decodes => messages.decodes(&shared.backend),
+            _ => true,
+        };
+        mapped && sent && new == asked
     }
 
     /// Maps or unmaps BARs as the state says.
     fn decode<B: Backend>(&self, shared: &Shared<B>, state: &State) -> bool {
-        let on = state.command.contains(Command::MEMORY) && !state.d3 && !state.gone;
-        let values = on.then_some(&state.values);
-        shared.decode.lock().set(&shared.backend, &shared.windows, self.address(), values)
+        self.decode_while(shared, state, Command::all())
+    }
+
+    /// Maps BARs as the state says, but only those that the function has decoded before.
+    fn decode_while<B: Backend>(&self, shared: &Shared<B>, state: &State, before: Command) -> bool {
+        let decodes = |what| state.decodes(what) && before.contains(what);
+        let decoding =
+            Decoding { values: &state.values, memory: decodes(Command::MEMORY), io: decodes(Command::IO) };
+        shared.decode.lock().set(&shared.backend, &shared.windows, self.address(), decoding)
+    }
+
+    /// The guest reads a BAR where it isn't mapped.
+    pub fn bar_read<B: Backend>(&self, shared: &Shared<B>, at: Trapped, width: Width) -> u64 {
+        let value = self.with(shared, |state| {
+            let hpa = self.trapped_bar(shared, state, at, width)?;
+            state.messages.as_ref()?.bar_read(&shared.backend, at.bar, hpa, at.offset, width)
+        });
+        value.unwrap_or(width.mask()) & width.mask()
+    }
+
+    /// The guest writes a BAR where it isn't mapped.
+    pub fn bar_write<B: Backend>(&self, shared: &Shared<B>, at: Trapped, width: Width, value: u64) {
+        let done = self.with(shared, |state| {
+            let hpa = self.trapped_bar(shared, state, at, width)?;
+            let messages = state.messages.as_mut()?;
+            Some(messages.bar_write(&shared.backend, at.bar, hpa, at.offset, width, value))
+        });
+        if done == Some(false) {
+            shared.refuse();
+        }
+    }
+
+    /// Where a BAR is that the guest reaches by a trap, if the function decodes and the access is one that it would take.
+    fn trapped_bar<B: Backend>(
+        &self,
+        shared: &Shared<B>,
+        state: &State,
+        at: Trapped,
+        width: Width,
+    ) -> Option<Hpa> {
+        let answers = state.decodes(Command::MEMORY) && !shared.backend.is_stopping();
+        let taken = answers && at.offset.is_multiple_of(width.bytes());
+        self.bars.iter().find(|bar| bar.index == at.bar && taken)?.hpa()
     }
 
     /// The guest asks for a power state.
@@ -415,6 +488,9 @@ impl VirtualFunction {
     /// Takes the function off the bus and its BARs from the guest.
     fn silence<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
         let mastered = state.command.contains(Command::BUS_MASTER);
+        if let Some(messages) = &mut state.messages {
+            messages.clear(&shared.backend);
+        }
         state.command = Command::empty();
         self.decode(shared, state);
         self.write_command(shared, state);
@@ -471,6 +547,17 @@ impl VirtualFunction {
     ) -> R {
         work(Registers::new(&Physical(backend), self.address()))
     }
+}
+
+/// The BARs that a guest sees of a function: those that have a place.
+fn shown_bars(function: &Function, memory: &[(u8, Hpa)], ports: &[(u8, u16)]) -> Vec<ShownBar> {
+    let shown = |bar: &Bar| match bar.kind {
+        BarKind::Io => {
+            ShownBar::ports(bar, ports.iter().find(|(index, _)| *index == bar.index).map(|(_, first)| *first))
+        }
+        _ => ShownBar::new(bar, memory.iter().find(|(index, _)| *index == bar.index).map(|(_, hpa)| *hpa)),
+    };
+    function.bars.iter().filter_map(shown).collect()
 }
 
 /// Whether an MSI control register with this value before gives no more vectors than there are.

@@ -9,6 +9,7 @@ use axvm_pci::spec::{CONVENTIONAL_SIZE, EXTENDED_SIZE, capability, extended, hea
 use axvm_pci::{ConfigSpace, Function, Registers, ResetMethod};
 
 use crate::bars::ShownBar;
+use crate::messages::{FunctionMessages, Register};
 use crate::rules::{Rules, Special};
 
 /// Error bits of the status register, which a written one clears (PCI 6.2.3).
@@ -21,10 +22,24 @@ const LINK_POWER: u32 = 0x103;
 const COMPLETION_TIMEOUT: u32 = 0x1f;
 
 /// The rules for `function`, of whose BARs `bars` are shown, and its pin if it may raise the line.
-pub(crate) fn rules<C: ConfigSpace>(config: &C, function: &Function, bars: &[ShownBar], intx: bool) -> Rules {
+///
+/// `messages` are its messages if the bridge has them.
+pub(crate) fn rules<C: ConfigSpace>(
+    config: &C,
+    function: &Function,
+    bars: &[ShownBar],
+    intx: bool,
+    messages: Option<&FunctionMessages>,
+) -> Rules {
     let mut rules = Rules::default();
     let registers = Registers::new(config, function.address);
-    let shown = standard(registers, function);
+    let mut shown = standard(registers, function);
+    // Messages that the bridge can't have the guest doesn't either.
+    shown.retain(|entry| match (entry.id, messages) {
+        (capability::MSI, Some(messages)) => messages.msi.is_some(),
+        (capability::MSIX, Some(messages)) => messages.msix.is_some(),
+        _ => true,
+    });
     head(&mut rules, bars, shown.first().map(|first| first.offset));
     if !intx {
         rules.fix(header::INTERRUPT_PIN, 0xff, 0);
@@ -33,7 +48,12 @@ pub(crate) fn rules<C: ConfigSpace>(config: &C, function: &Function, bars: &[Sho
         let next = shown.get(position + 1).map_or(0, |next| next.offset);
         rules.show(entry.offset, entry.end);
         rules.fix(entry.offset + 1, 0xff, next.into());
-        body(&mut rules, registers, function, entry);
+        match messages {
+            Some(messages) if matches!(entry.id, capability::MSI | capability::MSIX) => {
+                kept(&mut rules, registers, messages, entry);
+            }
+            _ => body(&mut rules, registers, function, entry),
+        }
     }
     extended_list(&mut rules, registers, function);
     rules
@@ -151,6 +171,35 @@ fn body<C: ConfigSpace>(rules: &mut Rules, registers: Registers<'_, C>, function
             }
         }
         _ => {}
+    }
+}
+
+/// A capability of messages that the bridge has. Mask bits are the function's own.
+fn kept<C: ConfigSpace>(
+    rules: &mut Rules,
+    registers: Registers<'_, C>,
+    messages: &FunctionMessages,
+    entry: &Shown,
+) {
+    for (offset, register) in messages.registers() {
+        if !(entry.offset..entry.end).contains(&offset) {
+            continue;
+        }
+        match register {
+            Register::MsiControl => {
+                rules.fix(offset + msi::CONTROL, (msi::MSI_ENABLE | msi::MSI_GIVEN).into(), 0);
+            }
+            Register::MsixControl => {
+                rules.fix(offset + msi::CONTROL, (msi::MSIX_ENABLE | msi::MSIX_MASK_ALL).into(), 0);
+            }
+            _ => rules.fix(offset, u32::MAX, 0),
+        }
+        rules.special(offset, Special::Message(register));
+    }
+    if entry.id == capability::MSI
+        && let Some(mask) = MsiLayout::new(registers.read16(entry.offset + msi::CONTROL)).mask
+    {
+        rules.write(entry.offset + mask, u32::MAX);
     }
 }
 

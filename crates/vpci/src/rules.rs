@@ -3,6 +3,8 @@
 use axvm_pci::Width;
 use litemap::LiteMap;
 
+use crate::messages::Register;
+
 /// What one 32-bit register is to the guest. A bit in no field reads as zero and can't be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -37,6 +39,8 @@ pub(crate) enum Special {
     Express,
     /// MSI control, in bits 31:16: the vectors given may not be more than it is capable of.
     Msi,
+    /// A register of messages that the bridge has: virtual, and performed.
+    Message(Register),
 }
 
 impl Special {
@@ -49,6 +53,8 @@ impl Special {
             Self::Power => 0b11,
             Self::Express => 1 << 15,
             Self::Msi => 0,
+            Self::Message(Register::MsiControl | Register::MsixControl) => 0xffff_0000,
+            Self::Message(_) => u32::MAX,
         }
     }
 }

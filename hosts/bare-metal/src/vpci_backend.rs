@@ -1,15 +1,16 @@
 //! What the virtual PCI host bridge of a VM has done in hardware.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use axvm::hal::Region;
 use axvm::vm::Ground;
-use axvm_addr::{Gpa, Hpa, PciAddress, Span};
+use axvm_addr::{PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, PciPlan};
-use axvm_vpci::{AssignedFunction, Backend, BridgeConfig, BridgeError, HostBridge, Refused};
+use axvm_vpci::{AssignedFunction, Backend, BarPart, BridgeConfig, BridgeError, HostBridge, Refused};
 
 use crate::hal::Hal;
 use crate::log;
@@ -32,27 +33,21 @@ impl Backend for PciBackend {
         self.ground.hal().host().config.write(function, offset, width, value);
     }
 
-    fn map_bar(
-        &self,
-        function: PciAddress,
-        bar: u8,
-        gpa: Gpa,
-        _: Hpa,
-        size: u64,
-        prefetchable: bool,
-    ) -> Result<(), Refused> {
+    fn map_bar(&self, function: PciAddress, part: &BarPart) -> Result<(), Refused> {
+        let BarPart { bar, offset, gpa, size, prefetchable, .. } = *part;
         let position = |device: &DevicePlan| device.pci == Some(function);
         let device = self.ground.plan().devices.iter().position(position).ok_or(Refused)? as u16;
         // What may be prefetched may be combined, but a driver of a function whose BARs don't say so relies on order.
         let kind = if prefetchable { MappingFlags::UNCACHED } else { MappingFlags::DEVICE };
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::USER | kind;
-        self.ground.map_registers(device, Region::Bar(bar), gpa, size, flags).map_err(|error| {
+        self.ground.map_registers(device, Region::Bar(bar), offset, gpa, size, flags).map_err(|error| {
             log::warn!("{function}: BAR {bar} can't be mapped at {gpa}: {error}");
             Refused
         })
     }
 
-    fn unmap_bar(&self, function: PciAddress, bar: u8, gpa: Gpa, size: u64) {
+    fn unmap_bar(&self, function: PciAddress, part: &BarPart) {
+        let BarPart { bar, gpa, size, .. } = *part;
         let Ok(span) = Span::new(gpa, size) else { return };
         if let Err(error) = self.ground.unmap_registers(span) {
             log::error!("{function}: BAR {bar} can't be unmapped at {gpa}: {error}");
@@ -100,6 +95,8 @@ pub fn new_bridge(ground: &Arc<Ground<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge
             function: function.clone(),
             shown,
             intx,
+            ports: Vec::new(),
+            line: 0,
             bars: function
                 .bars
                 .iter()

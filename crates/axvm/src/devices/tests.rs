@@ -161,6 +161,17 @@ impl MmioDevice for BusHead {
     fn claims(&self, gpa: Gpa) -> bool {
         (0x8000..0x9000).contains(&gpa.0)
     }
+
+    // A device on the bus, for now.
+
+    fn claimed_read(&self, _: VcpuId, gpa: Gpa, _: Width) -> Option<u64> {
+        (0x8100..0x8200).contains(&gpa.0).then_some(0xf_0000 | gpa.0)
+    }
+
+    fn claimed_write(&self, _: VcpuId, gpa: Gpa, _: Width, value: u64) -> bool {
+        assert_eq!(value, 1, "of the width");
+        (0x8100..0x8200).contains(&gpa.0)
+    }
 }
 
 #[test]
@@ -172,6 +183,9 @@ fn where_a_devices_bus_has_nothing_now_reads_are_all_ones_and_writes_are_lost() 
     assert_eq!(read(0x1000), Some((7, Handled::Emulated)));
     assert_eq!(read(0x8ffe), Some((0xffff, Handled::Silent)));
     assert_eq!(read(0x9000), None);
+    assert_eq!(read(0x8104), Some((0x8104, Handled::Emulated)), "what is there now answers");
+    let written = devices.mmio_write(VCPU, Gpa(0x81fc), Width::B2, 0x1_0001, &mut hint, &bus);
+    assert_eq!(written, Some(Handled::Emulated));
     let written = devices.mmio_write(VCPU, Gpa(0x8000), Width::B2, 1, &mut hint, &bus);
     assert_eq!(written, Some(Handled::Silent));
     assert!(devices.answers(Gpa(0x8000), Width::B8) && devices.is_device(Gpa(0x8000)));

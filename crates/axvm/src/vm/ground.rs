@@ -308,7 +308,7 @@ impl<H: AxVMHal> Ground<H> {
         self.life.vcpu_gone(vcpu, self.hal.now_ns())
     }
 
-    /// Maps a device's registers while the VM runs: a BAR that its guest has placed. `device` is its position in the plan.
+    /// Maps a device's registers while the VM runs: a BAR that its guest has placed, from `offset` in it on. `device` is its position in the plan.
     ///
     /// # Errors
     ///
@@ -317,6 +317,7 @@ impl<H: AxVMHal> Ground<H> {
         &self,
         device: u16,
         region: Region,
+        offset: u64,
         gpa: Gpa,
         length: u64,
         flags: MappingFlags,
@@ -324,7 +325,7 @@ impl<H: AxVMHal> Ground<H> {
         let Some(device) = self.has(device) else { return Err(self.no_device(device).into()) };
         let backing = self
             .hal
-            .registers(&self.plan, &Resource { device, region, offset: 0, length })
+            .registers(&self.plan, &Resource { device, region, offset, length })
             .map_err(|error| CreateError::Host { what: device.name.clone(), error })?;
         let Holdings { space, stage2, .. } = &mut *self.holdings.lock();
         Ok(space.map_linear(stage2, &device.name, gpa, backing, length, flags)?)

@@ -305,7 +305,7 @@ fn a_device_changes_hands_between_two_vms_that_stop_and_start<H: Fake>() {
         let message = MsiMessage { address: MSI_ADDRESS, data: 0 };
         assert_eq!(vm.route_message(0, 0, Some(message)).is_ok(), devices.contains(&"disk"));
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-        let mapped = vm.map_registers(0, Region::Bar(2), Gpa(BAR_2), 0x4000, flags);
+        let mapped = vm.map_registers(0, Region::Bar(2), 0, Gpa(BAR_2), 0x4000, flags);
         assert_eq!(mapped.is_ok(), devices.contains(&"disk"), "{}", H::NAME);
         let id = vm.id();
         let left = vm.dispose(&shelf).unwrap();
@@ -368,13 +368,13 @@ fn ram_that_a_stuck_device_may_reach_is_given_to_nobody<H: Fake>() {
 fn a_bar_is_mapped_where_the_guest_puts_it_and_taken_away<H: Fake>() {
     let (vm, hal, _registry) = created::<H>();
     let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-    vm.map_registers(0, Region::Bar(2), Gpa(BAR_2), 0x4000, flags).unwrap();
+    vm.map_registers(0, Region::Bar(2), 0, Gpa(BAR_2), 0x4000, flags).unwrap();
     assert!(
         hal.cpu_reaches(BAR_2 + 0x3fff) && !hal.cpu_reaches(BAR_2 + 0x4000) && !hal.device_reaches(BAR_2)
     );
-    let over = vm.map_registers(0, Region::Bar(2), Gpa(BAR_2 + 0x3000), 0x4000, flags).unwrap_err();
+    let over = vm.map_registers(0, Region::Bar(2), 0, Gpa(BAR_2 + 0x3000), 0x4000, flags).unwrap_err();
     assert!(over.to_string().contains("disk"));
-    assert!(vm.map_registers(9, Region::Bar(2), Gpa(BAR_2 + 0x8000), 0x1000, flags).is_err());
+    assert!(vm.map_registers(9, Region::Bar(2), 0, Gpa(BAR_2 + 0x8000), 0x1000, flags).is_err());
     vm.unmap_registers(Span::new(Gpa(BAR_2), 0x4000).unwrap()).unwrap();
     assert!(!hal.cpu_reaches(BAR_2));
 }

@@ -246,7 +246,9 @@ fn a_bridge_that_cannot_be_is_refused_with_the_reason() {
             shown: function.address,
             function,
             bars: vec![],
+            ports: vec![],
             intx: true,
+            line: 0,
         };
         let functions = functions.into_iter().map(assign).collect();
         let mut config =

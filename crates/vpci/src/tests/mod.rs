@@ -2,6 +2,7 @@
 
 mod config;
 mod decode;
+mod pc;
 mod property;
 mod reset;
 mod shown;
@@ -17,7 +18,7 @@ use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::fake::{FakeBus, FakeFunction};
 use axvm_pci::{BarKind, ConfigSpace, Function, enumerate};
 
-use crate::{AssignedFunction, Backend, BridgeConfig, HostBridge, Refused};
+use crate::{AssignedFunction, Backend, BarPart, BridgeConfig, HostBridge, Refused};
 
 const NIC: PciAddress = at(1);
 const NVME: PciAddress = at(2);
@@ -78,15 +79,9 @@ impl Backend for Fake {
         self.bus.write(function, offset, width, value);
     }
 
-    fn map_bar(
-        &self,
-        function: PciAddress,
-        bar: u8,
-        gpa: Gpa,
-        hpa: Hpa,
-        size: u64,
-        _prefetchable: bool,
-    ) -> Result<(), Refused> {
+    fn map_bar(&self, function: PciAddress, part: &BarPart) -> Result<(), Refused> {
+        let BarPart { bar, offset, gpa, hpa, size, .. } = *part;
+        assert_eq!(offset, 0, "the whole of it");
         let mut mapped = self.mapped.lock().unwrap();
         let span = Span::new(gpa, size).unwrap();
         assert!(span.is_aligned(0x1000) && hpa.0.is_multiple_of(0x1000));
@@ -99,7 +94,8 @@ impl Backend for Fake {
         Ok(())
     }
 
-    fn unmap_bar(&self, function: PciAddress, bar: u8, gpa: Gpa, size: u64) {
+    fn unmap_bar(&self, function: PciAddress, part: &BarPart) {
+        let BarPart { bar, gpa, size, .. } = *part;
         let (start, _, length) = self.mapped.lock().unwrap().remove(&(function, bar)).unwrap();
         assert_eq!((start, length), (gpa.0, size));
         assert!(self.bus.read(function, 4, Width::B2) & 2 != 0, "decoding went first");
@@ -201,6 +197,8 @@ impl Guest {
                     function: function.clone(),
                     shown: function.address,
                     bars: memory.filter_map(place).collect(),
+                    ports: Vec::new(),
+                    line: 0,
                     intx: function.address != ACCELERATOR,
                 }
             })

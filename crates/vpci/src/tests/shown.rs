@@ -16,7 +16,7 @@ fn elsewhere(shown: PciAddress) -> HostBridge<Fake> {
     let function = enumerate(&bus, &host, &bus).pop().unwrap();
     assert_eq!(function.address, BEHIND);
     let bars = vec![(0, Hpa(function.bars[0].address.unwrap() + HPA_OFFSET))];
-    let functions = vec![AssignedFunction { function, shown, bars, intx: true }];
+    let functions = vec![AssignedFunction { function, shown, bars, ports: vec![], intx: true, line: 0 }];
     let backend = Fake::new(bus);
     let config = BridgeConfig { segment: 0, buses: PciBuses::new(0, 1), windows: windows(), functions };
     HostBridge::new(config, backend).unwrap()
@@ -67,6 +67,8 @@ fn what_is_alone_in_its_slot_does_not_say_otherwise() {
         function: functions[position].clone(),
         shown: PciAddress::from_requester_id(0, shown),
         bars: vec![],
+        ports: vec![],
+        line: 0,
     };
     let together = vec![take(0, 0x08), take(1, 0x09)];
     let config =

@@ -370,7 +370,7 @@ impl Fake for BareMetal {
 
     fn offer_table(&self, vm: &AxVM<Self>) {
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-        vm.map_registers(0, Region::Bar(0), Gpa(BAR), PAGE_SIZE, flags).unwrap();
+        vm.map_registers(0, Region::Bar(0), 0, Gpa(BAR), PAGE_SIZE, flags).unwrap();
     }
 
     fn fire(&self, vm: &AxVM<Self>, vector: u16) -> Result<(), &'static str> {

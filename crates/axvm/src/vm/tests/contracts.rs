@@ -68,7 +68,7 @@ fn a_device_is_kept_from_the_bus_and_all_is_tried<H: Fake>() {
 fn mappings_are_taken_away_as_they_were_made_or_cut_where_that_is_said<H: Fake>() {
     let (vm, hal, _registry) = created::<H>();
     let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-    vm.map_registers(0, Region::Bar(2), Gpa(BAR_2), 0x4000, flags).unwrap();
+    vm.map_registers(0, Region::Bar(2), 0, Gpa(BAR_2), 0x4000, flags).unwrap();
     let page = Span::new(Gpa(BAR_2 + 0x1000), 0x1000).unwrap();
     let cuts = hal.iommu().abilities(IommuId(0)).cuts_mappings;
     assert_eq!(vm.unmap_registers(page).is_ok(), cuts, "{}", H::NAME);

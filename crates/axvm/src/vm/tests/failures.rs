@@ -33,7 +33,7 @@ impl<H: Fake> Bench<H> {
         vm.start().unwrap();
         vm.route_message(0, 1, Some(MsiMessage { address: MSI_ADDRESS, data: 1 })).unwrap();
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-        vm.map_registers(0, Region::Bar(2), Gpa(BAR_2), 0x4000, flags).unwrap();
+        vm.map_registers(0, Region::Bar(2), 0, Gpa(BAR_2), 0x4000, flags).unwrap();
         vm.stop(StopReason::SystemOff);
         (0..2).map(VcpuId).for_each(|vcpu| {
             vm.vcpu_gone(vcpu);
