@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::host::toolchain::{self, BareMetal};
@@ -77,6 +77,9 @@ pub fn everything(arch: &str) -> Result<()> {
 
 /// Builds the hypervisor; the path of the image that a boot loader takes. With more features it is a test image, which a release refuses to be.
 pub fn hypervisor(arch: &str, features: &[String]) -> Result<PathBuf> {
+    if !runs_on(arch, HYPERVISOR)? {
+        bail!("the hypervisor doesn't run on {arch} yet");
+    }
     let elf = elf(arch, HYPERVISOR, features)?;
     let bytes = std::fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let bootable = image::bootable(arch, &bytes)
