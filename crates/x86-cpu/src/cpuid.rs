@@ -38,7 +38,7 @@ pub struct View {
     pub vcpus: u16,
     /// How wide its physical addresses are: what nested tables and I/O page tables can translate.
     pub physical_bits: u8,
-    /// The state that XCR0 may enable; 0 hides XSAVE, and AVX with it. No more than the processor has.
+    /// The state that XCR0 may enable, as far as the processor has it and it is of [`STATES`]; 0 hides XSAVE, and AVX with it.
     pub xcr0: u64,
     /// What it is given.
     pub offers: Offers,
@@ -112,6 +112,9 @@ pub struct Row {
     pub why: &'static str,
 }
 
+/// The state that XCR0 may ever enable: x87, SSE, AVX, AVX-512. What else there is belongs to something that is hidden: MPX, protection keys, AMX.
+pub const STATES: u64 = 0b1110_0111;
+
 /// The last of the leaves that the processor's makers have in common.
 pub const LAST: u32 = 0xd;
 /// The first of the hypervisor's.
@@ -145,6 +148,7 @@ fn part(leaf: &mut Leaf, register: Register) -> &mut u32 {
 
 /// What CPUID returns to a vCPU. `host` is the CPU that the vCPU has. Leaves that aren't known, and those above the last, are zero.
 pub fn cpuid(leaf: u32, subleaf: u32, host: &impl Source, view: &View, asker: &Asker) -> Leaf {
+    let view = &View { xcr0: view.xcr0 & STATES, ..*view };
     let base = leaf & 0xc000_0000;
     let here = match base {
         0 | 0x8000_0000 => {

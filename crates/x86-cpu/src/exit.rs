@@ -30,7 +30,7 @@ pub struct StringPort {
     pub repeat: bool,
     /// The width of rSI, rDI and rCX, if the processor has said it: QEMU doesn't. `fetch` says it otherwise.
     pub address: Option<Width>,
-    /// OUTS' segment, with decode assists. INS' is ES.
+    /// The segment: INS' is ES, OUTS' is known with decode assists.
     pub segment: Option<Segment>,
 }
 
@@ -328,14 +328,14 @@ fn port(info: u64, next_rip: u64, assisted: bool) -> Port {
         5 => Some(Segment::Gs),
         _ => None,
     };
-    let string = StringPort { repeat: bit(3), address, segment: segment.filter(|_| assisted) };
-    Port {
-        port: (info >> 16) as u16,
-        width,
-        direction: if bit(0) { Direction::Read } else { Direction::Write },
-        string: bit(2).then_some(string),
-        next_rip,
-    }
+    let direction = if bit(0) { Direction::Read } else { Direction::Write };
+    let segment = match direction {
+        // INS has no other.
+        Direction::Read => Some(Segment::Es),
+        Direction::Write => segment.filter(|_| assisted),
+    };
+    let string = StringPort { repeat: bit(3), address, segment };
+    Port { port: (info >> 16) as u16, width, direction, string: bit(2).then_some(string), next_rip }
 }
 
 /// EXITINFO1 of a nested page fault (15.25.6).

@@ -145,7 +145,7 @@ fn ports_are_the_manual_s() {
     let input = Port { port: 0xcfc, width: Width::B4, direction: Direction::Read, string: None, next_rip: 2 };
     assert_eq!(decode(0x7b, 0xcfc << 16 | 1 << 6 | 1, 2), Exit::Port(input));
     // INSW, of which QEMU says no address size.
-    let string = StringPort { repeat: false, address: None, segment: None };
+    let string = StringPort { repeat: false, address: None, segment: Some(Segment::Es) };
     let words =
         Port { port: 0x1f0, width: Width::B2, direction: Direction::Read, string: Some(string), next_rip: 2 };
     assert_eq!(decode(0x7b, 0x1f0 << 16 | 1 << 5 | 1 << 2 | 1, 2), Exit::Port(words));
