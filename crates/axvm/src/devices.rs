@@ -357,9 +357,11 @@ impl<B: Backing> AxVmDevices<B> {
     ) -> Option<(u64, Handled)> {
         let Some((entry, offset)) = self.find(gpa, width, hint) else {
             let claimed = self.claimant(gpa)?.claimed_read(vcpu, gpa, width);
-            return Some(claimed.map_or((width.mask(), Handled::Silent), |value| {
-                (value & width.mask(), Handled::Emulated)
-            }));
+            return Some(
+                claimed.map_or((width.mask(), Handled::Silent), |value| {
+                    (value & width.mask(), Handled::Emulated)
+                }),
+            );
         };
         match &entry.target {
             Target::Emulated(device) => {
