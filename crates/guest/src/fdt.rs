@@ -12,8 +12,7 @@ use litemap::LiteMap;
 use vm_fdt::FdtWriter;
 
 use crate::description::{
-    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, NodeDescription,
-    WatchdogDescription,
+    ClockDescription, Description, DeviceDescription, GicDescription, NodeDescription, WatchdogDescription,
 };
 
 mod pci;
@@ -133,8 +132,8 @@ pub fn write(description: &Description, seed: Option<&Seed>) -> Result<Vec<u8>, 
         interrupt_controller(&mut tree, gic);
         timer(&mut tree, description.timer);
     }
-    if let Some(described) = &description.console {
-        console(&mut tree, description, described);
+    if let Some((registers, irq)) = emulated_console(description) {
+        console(&mut tree, description, registers, irq);
     }
     if let Some(described) = &description.watchdog {
         watchdog(&mut tree, description, described);
@@ -317,14 +316,20 @@ fn halves(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
 }
 
-fn console_name(registers: &Span<Gpa>) -> String {
+fn console_name(registers: Span<Gpa>) -> String {
     format!("pl011@{:x}", registers.start())
+}
+
+/// The emulated console's registers and line. One at ports isn't a PL011, and no device tree's.
+fn emulated_console(description: &Description) -> Option<(Span<Gpa>, Irq)> {
+    let console = description.console.as_ref()?;
+    Some((console.at.registers()?, console.irq))
 }
 
 fn chosen(tree: &mut Tree, description: &Description, seed: Option<&Seed>) {
     tree.begin("chosen");
     tree.text("bootargs", &description.cmdline);
-    let emulated = description.console.as_ref().map(|console| console_name(&console.registers));
+    let emulated = emulated_console(description).map(|(registers, _)| console_name(registers));
     if let Some(name) = emulated.as_ref().or(description.stdout.as_ref()) {
         tree.text("stdout-path", &format!("/{name}"));
     }
@@ -402,8 +407,8 @@ fn fixed_clock(tree: &mut Tree, name: &str, hz: u32, phandle: u32) {
     tree.end();
 }
 
-fn console(tree: &mut Tree, description: &Description, console: &ConsoleDescription) {
-    let name = console_name(&console.registers);
+fn console(tree: &mut Tree, description: &Description, registers: Span<Gpa>, irq: Irq) {
+    let name = console_name(registers);
     if description.gic.is_none() {
         return tree.fail(FdtWriteError::NoController(name));
     }
@@ -411,8 +416,8 @@ fn console(tree: &mut Tree, description: &Description, console: &ConsoleDescript
     fixed_clock(tree, "apb-pclk", CONSOLE_CLOCK_HZ, clock);
     tree.begin(&name);
     tree.texts("compatible", &["arm,pl011", "arm,primecell"]);
-    tree.registers(&[console.registers]);
-    tree.interrupts(&[level(console.irq)]);
+    tree.registers(&[registers]);
+    tree.interrupts(&[level(irq)]);
     tree.cells("clocks", &[clock, clock]);
     tree.texts("clock-names", &["uartclk", "apb_pclk"]);
     tree.end();

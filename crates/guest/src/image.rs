@@ -10,8 +10,10 @@ use alloc::vec::Vec;
 use axvm_addr::{Address, Gpa};
 use serde::{Deserialize, Serialize};
 
+mod bzimage;
 mod elf;
 mod linux;
+mod pvh;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +44,36 @@ pub enum ImageKind {
     Elf,
     /// Bytes, placed and entered where the system file says.
     Raw,
+    /// An x86 Linux `bzImage` with a 64-bit entry (Linux, Documentation/arch/x86/boot.rst).
+    BzImage,
+    /// An ELF executable for x86 with a PVH entry (Xen, docs/misc/pvh.pandoc), which is in 32-bit code.
+    PvhElf,
+    /// An ELF executable for x86 without one, which begins in 64-bit code.
+    ElfX86,
+}
+
+impl ImageKind {
+    /// What people call it, with its article.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinuxImage => "an arm64 Linux Image",
+            Self::Elf => "an ELF file for AArch64",
+            Self::Raw => "a raw binary",
+            Self::BzImage => "an x86 bzImage",
+            Self::PvhElf | Self::ElfX86 => "an ELF file for x86",
+        }
+    }
+}
+
+/// What a `bzImage` says to who boots it, beside what every kernel says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Its setup header, from `setup_sects` at 0x1f1 on: it becomes part of the boot parameters.
+    pub header: Vec<u8>,
+    /// `cmdline_size`: the most bytes of a command line, without its end.
+    pub command_line: u32,
+    /// `initrd_addr_max`: the highest address that the initial RAM disk may take.
+    pub initrd_last: u64,
 }
 
 /// A part of the file and where it goes.
@@ -74,6 +106,8 @@ pub struct ImageInfo {
     pub entry_offset: u64,
     /// What is copied: in order, not overlapping, all within `memory_size`. The rest is zero.
     pub segments: Vec<Segment>,
+    /// Of a `bzImage`: its setup header.
+    pub setup: Option<Setup>,
 }
 
 /// A file that isn't a kernel which can be started.
@@ -94,11 +128,11 @@ pub enum ImageError {
         hint: String,
     },
     /// It is for another processor.
-    #[error("the kernel is {0}, not one for arm64")]
+    #[error("the kernel is {0}, which this board can't run")]
     WrongArchitecture(String),
     /// The format isn't known.
     #[error(
-        "the kernel is neither an arm64 Linux Image nor an ELF file; a raw binary needs `load` and `entry`"
+        "the kernel is neither a Linux Image or bzImage nor an ELF file; a raw binary needs `load` and `entry`"
     )]
     Unknown,
     /// The header contradicts itself or the file.
@@ -142,6 +176,10 @@ impl ImageInfo {
         if let Some((load, entry)) = raw {
             return Self::raw(bytes.len() as u64, load, entry);
         }
+        // Its EFI stub makes a bzImage begin with "MZ", as that of an `Image` does, but nothing else is alike.
+        if cfg!(feature = "x86_64") && bzimage::is_bzimage(bytes) {
+            return bzimage::parse(bytes);
+        }
         if linux::is_image(bytes) {
             return linux::parse(bytes);
         }
@@ -170,6 +208,7 @@ impl ImageInfo {
             memory_size: length,
             entry_offset,
             segments: vec![Segment { file_offset: 0, file_size: length, offset: 0, memory_size: length }],
+            setup: None,
         })
     }
 

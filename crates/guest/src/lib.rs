@@ -7,8 +7,10 @@ extern crate alloc;
 mod description;
 pub mod fdt;
 pub mod image;
+pub mod x86_64;
 
 pub use description::{
-    ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
-    NodeDescription, PciDescription, PinDescription, WatchdogDescription,
+    AcpiDescription, ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription,
+    IoApicDescription, MsiSender, NodeDescription, PciDescription, PinDescription, Place, PowerDescription,
+    WatchdogDescription,
 };

@@ -9,7 +9,7 @@ use axvm_addr::{
 use axvm_guest::fdt::{FdtWriteError, Seed, write};
 use axvm_guest::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, GicDescription, MsiSender,
-    NodeDescription, PciDescription, PinDescription, WatchdogDescription,
+    NodeDescription, PciDescription, PinDescription, Place, WatchdogDescription,
 };
 use axvm_platform::fdt;
 use axvm_platform::model::PsciConduit;
@@ -46,13 +46,14 @@ fn guest() -> Description {
         memory: vec![span(0x4000_0000, 0x2000_0000)],
         cmdline: "console=ttyAMA0 quiet".into(),
         initrd: Some(span(0x4800_0000, 0x12_3456)),
+        acpi: None,
         gic: Some(GicDescription {
             distributor: span(0x800_0000, 0x1_0000),
             redistributors: span(0x80a_0000, 0x4_0000),
             its: Some(span(0x808_0000, 0x2_0000)),
         }),
         timer: [29, 30, 27, 26],
-        console: Some(ConsoleDescription { registers: span(0x900_0000, 0x1000), irq: Irq(33) }),
+        console: Some(ConsoleDescription { at: Place::Memory(span(0x900_0000, 0x1000)), irq: Irq(33) }),
         stdout: None,
         watchdog: Some(WatchdogDescription {
             control: span(0x100_0000, 0x1000),
@@ -77,6 +78,7 @@ fn guest() -> Description {
                     cpu: span(0x80_0000_0000, 0x80_0000_0000),
                 },
             ],
+            ports: None,
             coherent: true,
             msi: [(0x18, 0x18), (0x10, 0x10), (0x11, 0x11), (0x12, 0x99)].map(sender).into(),
             lines: vec![
@@ -87,6 +89,8 @@ fn guest() -> Description {
         devices: vec![DeviceDescription {
             name: "pl031@9010000".into(),
             registers: vec![span(0x901_0000, 0x1000)],
+            ports: vec![],
+            ids: vec![],
             interrupts: vec![line(34, false)],
             clocks: vec![ClockDescription { frequency: 24_000_000, output_name: "clk24mhz".into() }],
             coherent: false,
@@ -242,6 +246,8 @@ fn device(index: u64) -> impl Strategy<Value = DeviceDescription> {
             DeviceDescription {
                 name: format!("device@{base:x}"),
                 registers: pages.into_iter().enumerate().map(register).collect(),
+                ports: vec![],
+                ids: vec![],
                 interrupts: lines.into_iter().map(|(irq, edge)| line(irq, edge)).collect(),
                 clocks: clocks.into_iter().map(|(frequency, name)| clock(frequency, name)).collect(),
                 coherent,

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{Iova, MsiControllerId, PciSpace, PciWindow, VcpuId, VmId};
+use axvm_pci::BarKind;
 use axvm_system::model::Vm;
 
 use super::board::Board;
@@ -11,10 +12,10 @@ use super::findings::{Findings, VmRef};
 use super::hardware::{Given, Kind};
 use super::layout::Layout;
 use super::load;
-use super::machine::Mode;
+use super::machine::{self, Mode};
 use super::model::{
-    DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, Presence, RamPiece, RegisterPlan, VcpuPlan,
-    VmPlan,
+    Blob, DevicePlan, Doorbell, LineRoute, LoadPlan, MsiPlan, PciPlan, PortPlan, Presence, RamPiece,
+    RegisterPlan, VcpuPlan, VmPlan,
 };
 use crate::config::{MappingFlags, VMInterruptMode};
 use crate::problem::Rule;
@@ -59,6 +60,7 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         address_bits: layout.address_bits,
         ram,
         registers: registers(given, findings),
+        ports: ports(given),
         devices: given.iter().map(|device| device_plan(device, given, silent, findings)).collect(),
         doorbells: if silent { Vec::new() } else { doorbells(given, layout, board) },
         lines: if silent { Vec::new() } else { lines(given, mode) },
@@ -67,35 +69,36 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         pci: bridges(given, board, layout),
         load,
         description: axvm_guest::Description::default(),
-        tree: Vec::new(),
+        blobs: Vec::new(),
     };
     plan.description = describe::describe(&plan, &config.cmdline, given, board);
     if config.dtb.is_none() {
-        plan.tree = tree(vm, config, &plan, findings);
+        plan.blobs = blobs(vm, config, &plan, findings);
     }
     plan
 }
 
-/// The guest's device tree, written here so that what can't be written is a problem of the plan.
-fn tree(vm: VmRef<'_>, config: &Vm, plan: &VmPlan, findings: &mut Findings) -> Vec<u8> {
+/// What the guest is told of its machine, written here so that what can't be written is a problem of the plan.
+fn blobs(vm: VmRef<'_>, config: &Vm, plan: &VmPlan, findings: &mut Findings) -> Vec<Blob> {
     // That its command line can't be said has been.
     if !load::is_command_line(&plan.description.cmdline) {
         return Vec::new();
     }
-    let tree = axvm_guest::fdt::write(&plan.description, None).unwrap_or_else(|error| {
-        findings.vm(vm, "", Rule::Description, format_args!("its device tree can't be written: {error}"));
+    let by = plan.machine.words().guest_by;
+    let blobs = machine::write(plan).unwrap_or_else(|error| {
+        findings.vm(vm, "", Rule::Description, format_args!("its {by} can't be written: {error}"));
         Vec::new()
     });
-    let room = plan.load.device_tree.size();
-    if tree.len() as u64 > room {
+    let room = plan.load.description.size();
+    let written = blobs.first().map_or(0, |first| first.bytes.len());
+    if written as u64 > room {
         findings.vm(
             vm,
             if config.device_tree.is_some() { "device_tree" } else { "memory" },
             Rule::ImageFit,
             format_args!(
-                "its device tree has {} bytes, but there is room for {room} at {}: {}",
-                tree.len(),
-                plan.load.device_tree.start(),
+                "its {by} has {written} bytes, but there is room for {room} at {}: {}",
+                plan.load.description.start(),
                 if config.device_tree.is_some() {
                     "choose another `device_tree`"
                 } else {
@@ -104,7 +107,20 @@ fn tree(vm: VmRef<'_>, config: &Vm, plan: &VmPlan, findings: &mut Findings) -> V
             ),
         );
     }
-    tree
+    blobs
+}
+
+fn ports(given: &[&Given<'_>]) -> Vec<PortPlan> {
+    let of = |(device, at): (u16, &&Given<'_>)| {
+        let blocks: Vec<PortPlan> = at
+            .hardware
+            .ports
+            .iter()
+            .map(|block| PortPlan { device, ports: block.ports, direct: block.direct })
+            .collect();
+        blocks
+    };
+    (0..).zip(given).flat_map(of).collect()
 }
 
 fn registers(given: &[&Given<'_>], findings: &mut Findings) -> Vec<RegisterPlan> {
@@ -141,7 +157,7 @@ fn device_plan(
             }
             (Some(address), Some(shown), reset)
         }
-        Kind::Node(_) | Kind::Region => (None, None, None),
+        Kind::Node(_) | Kind::Region | Kind::Ports => (None, None, None),
     };
     DevicePlan {
         id: device.id(),
@@ -235,7 +251,18 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciP
                     })
                 })
                 .collect(),
+            ports: bridge.ports.filter(|_| has_ports(host, given)),
             functions,
         })
         .collect()
+}
+
+/// Whether a function of the VM's behind a bridge has BARs of ports.
+fn has_ports(host: usize, given: &[&Given<'_>]) -> bool {
+    given.iter().any(|device| match device.hardware.kind {
+        Kind::Pci { host: at, function: Some(found), .. } => {
+            at == host && found.function.bars.iter().any(|bar| bar.kind == BarKind::Io)
+        }
+        _ => false,
+    })
 }

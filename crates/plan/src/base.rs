@@ -39,7 +39,10 @@ struct Place {
 /// Where the VM sees the start of its RAM.
 pub(super) fn of(config: &Vm, board: &Board<'_>) -> Option<Gpa> {
     config.memory_base.or_else(|| {
-        if board.platform.limits.guest_machine == GuestMachine::Own {
+        if !board.machine.ram_areas().is_empty() {
+            return Some(board.machine.own_layout().ram);
+        }
+        if board.guest_machine() == GuestMachine::Own {
             return Some(own(config, board));
         }
         let boards = board.platform.memory.first()?.start().0.checked_next_multiple_of(BLOCK).map(Gpa)?;
@@ -127,7 +130,7 @@ fn taken(config: &Vm, board: &Board<'_>) -> Vec<Span<Gpa>> {
         _ => None,
     });
     let fixed = layout::fixed(board).into_iter().map(|claim| claim.span);
-    let registers: Vec<Span<Gpa>> = match board.platform.limits.guest_machine {
+    let registers: Vec<Span<Gpa>> = match board.guest_machine() {
         GuestMachine::MirrorsBoard => {
             let devices = board.platform.devices.iter().flat_map(|device| &device.registers);
             devices.map(|&span| same(span)).collect()

@@ -5,12 +5,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{CpuId, Hpa, Interrupt, Span};
+use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::{KeptWhat, Platform, PlatformDevice};
 use axvm_system::model::{Arch, Item, System};
 
 use super::console::{Console, Lent, shown};
 use super::findings::Findings;
-use super::machine::{Driven, Held, Machine};
+use super::machine::{Driven, DrivenPorts, Held, Machine};
 use super::places::{self, Bridge};
 use super::suggest::nearest;
 use crate::problem::Rule;
@@ -37,6 +38,8 @@ pub(super) struct Board<'a> {
     pub(super) lent: Option<Lent<'a>>,
     /// What no guest is given as registers.
     pub(super) taken: Vec<Taken>,
+    /// The same of ports.
+    pub(super) taken_ports: Vec<DrivenPorts>,
     /// The hypervisor's own lines.
     pub(super) lines: Vec<Held>,
     /// The host bridges that guests see, one for each of the platform's.
@@ -63,13 +66,24 @@ impl<'a> Board<'a> {
             lent,
             taken: taken(platform, machine, kept, lent.and_then(|lent| lent.aside)),
             lines: lines(platform, machine, kept, lent.and_then(|lent| lent.aside)),
-            bridges: places::bridges(platform, machine.own_layout(), address_bits(platform)),
+            taken_ports: taken_ports(platform, machine, kept, lent.and_then(|lent| lent.aside)),
+            bridges: places::bridges(
+                platform,
+                machine.guest_machine(platform),
+                machine.own_layout(),
+                address_bits(platform),
+            ),
         }
     }
 
     /// The address bits that every CPU and IOMMU reaches.
     pub(super) fn address_bits(&self) -> u8 {
         address_bits(self.platform)
+    }
+
+    /// The machine that guests see.
+    pub(super) fn guest_machine(&self) -> GuestMachine {
+        self.machine.guest_machine(self.platform)
     }
 
     /// Whether this is the hypervisor's console, which no VM is given.
@@ -121,11 +135,12 @@ fn check_platform(platform: &Platform, machine: Machine, findings: &mut Findings
     let mut lacks = |what: &str| {
         findings.general(Item::Board(String::new()), Rule::Platform, format_args!("the board has no {what}"));
     };
+    let by = machine.words().board_by;
     if platform.cpus.is_empty() {
-        lacks("CPU in its device tree");
+        lacks(&format!("CPU in its {by}"));
     }
     if platform.memory.is_empty() {
-        lacks("memory in its device tree");
+        lacks(&format!("memory in its {by}"));
     }
     machine.lacks(platform).into_iter().for_each(lacks);
 }
@@ -190,7 +205,10 @@ fn absent_console(path: &str, platform: &Platform, findings: &mut Findings) {
     findings.general(
         Item::Hypervisor("console".into()),
         Rule::Hypervisor,
-        format_args!("hypervisor: the console \"{path}\" isn't in the device tree: {hint}"),
+        format_args!(
+            "hypervisor: the console \"{path}\" isn't in the {}: {hint}",
+            Machine::of(platform).words().board_by
+        ),
     );
 }
 
@@ -235,6 +253,22 @@ fn taken(
     for reserved in &platform.reserved {
         take(reserved.span, reserved.owner.clone());
     }
+    taken
+}
+
+fn taken_ports(
+    platform: &Platform,
+    machine: Machine,
+    console: Option<&PlatformDevice>,
+    aside: Option<&PlatformDevice>,
+) -> Vec<DrivenPorts> {
+    let mut taken = machine.ports(platform);
+    for device in console.into_iter().chain(aside) {
+        let what = || format!("the hypervisor's console ({})", device.path);
+        taken.extend(device.ports.iter().map(|&ports| DrivenPorts { ports, what: what() }));
+    }
+    let kept = platform.kept_ports.iter();
+    taken.extend(kept.map(|kept| DrivenPorts { ports: kept.ports, what: kept.owner.clone() }));
     taken
 }
 

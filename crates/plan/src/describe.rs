@@ -4,7 +4,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_addr::Span;
 use axvm_guest::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, MsiSender, NodeDescription,
     PciDescription, PinDescription, WatchdogDescription,
@@ -13,6 +12,7 @@ use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 
 use super::board::Board;
 use super::hardware::{Given, Kind};
+use super::memory;
 use super::model::VmPlan;
 use super::own_devices::own_console;
 use crate::config::VMInterruptMode;
@@ -21,12 +21,10 @@ use crate::config::VMInterruptMode;
 pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board: &Board<'_>) -> Description {
     let mut description = Description {
         cpus: plan.cpus.iter().map(|vcpu| vcpu.hardware_id).collect(),
-        memory: memory(plan),
+        memory: memory::banks(&plan.ram),
         cmdline: cmdline.to_string(),
         initrd: plan.load.initrd,
-        console: plan
-            .console
-            .map(|console| ConsoleDescription { registers: console.registers, irq: console.irq }),
+        console: plan.console.map(|console| ConsoleDescription { at: console.at, irq: console.irq }),
         watchdog: plan.watchdog.map(|watchdog| WatchdogDescription {
             control: watchdog.control,
             refresh: watchdog.refresh,
@@ -36,32 +34,18 @@ pub(super) fn describe(plan: &VmPlan, cmdline: &str, given: &[&Given<'_>], board
         devices: given
             .iter()
             .filter_map(|device| match device.hardware.kind {
-                Kind::Node(node) => Some(platform_device(node, device, plan.mode)),
+                Kind::Node(node) => Some(platform_device(node, device, plan.mode, board)),
                 _ => None,
             })
             .collect(),
         stdout: own_console(given, board).and_then(|own| match own.hardware.kind {
-            Kind::Node(node) => Some(platform_device(node, own, plan.mode).name),
+            Kind::Node(node) => Some(platform_device(node, own, plan.mode, board).name),
             _ => None,
         }),
         ..Description::default()
     };
     board.machine.describe(&plan.machine, board.platform, &mut description);
     description
-}
-
-/// RAM is one piece for the guest, whatever it is made of.
-fn memory(plan: &VmPlan) -> Vec<Span<axvm_addr::Gpa>> {
-    let mut memory: Vec<Span<axvm_addr::Gpa>> = Vec::new();
-    for span in plan.ram.iter().map(|piece| piece.gpa) {
-        match memory.last_mut() {
-            Some(last) if last.end() == span.start() => {
-                *last = Span::new(last.start(), last.size().saturating_add(span.size())).unwrap_or(*last);
-            }
-            _ => memory.push(span),
-        }
-    }
-    memory
 }
 
 fn pci(
@@ -90,24 +74,37 @@ fn pci(
         ecam: bridge.ecam,
         buses: bridge.buses,
         windows: bridge.windows.clone(),
+        ports: bridge.ports,
         coherent: host.coherent,
         msi,
         lines,
     })
 }
 
-fn platform_device(node: &PlatformDevice, given: &Given<'_>, mode: VMInterruptMode) -> DeviceDescription {
+fn platform_device(
+    node: &PlatformDevice,
+    given: &Given<'_>,
+    mode: VMInterruptMode,
+    board: &Board<'_>,
+) -> DeviceDescription {
     let registers: Vec<_> = given.hardware.blocks.iter().map(|block| block.gpa).collect();
     let silent = mode == VMInterruptMode::NoIrq;
     DeviceDescription {
         name: node_name(&node.path, registers.first().map(|span| span.start().0)),
         registers,
+        ports: given.hardware.ports.iter().map(|block| block.ports).collect(),
+        ids: ids(node, board),
         interrupts: if silent { Vec::new() } else { given.hardware.lines.clone() },
         clocks: fixed_clocks(node),
         coherent: node.coherent,
         properties: node.properties.clone(),
         children: node.children.iter().map(child).collect(),
     }
+}
+
+/// What ACPI knows it by. A device tree says the same among its properties.
+fn ids(node: &PlatformDevice, board: &Board<'_>) -> Vec<String> {
+    if board.machine.has_device_tree() { Vec::new() } else { node.compatible.clone() }
 }
 
 /// Its clocks, if they are all fixed ones: the guest knows them by their order, so that one alone would be taken for another.

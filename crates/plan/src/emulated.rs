@@ -15,7 +15,8 @@ use crate::problem::Rule;
 pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
     let own = plan.machine.registers().into_iter();
     let mut spans: Vec<(Span<Gpa>, String)> = own.map(|one| (one.span, one.what.into())).collect();
-    spans.extend(plan.console.map(|console| (console.registers, "the console".into())));
+    let console = plan.console.and_then(|console| console.at.registers());
+    spans.extend(console.map(|registers| (registers, "the console".into())));
     spans.extend(plan.watchdog.into_iter().flat_map(|watchdog| {
         [(watchdog.control, "the watchdog".into()), (watchdog.refresh, "the watchdog's refresh page".into())]
     }));

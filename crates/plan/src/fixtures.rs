@@ -3,6 +3,9 @@
 #![expect(missing_docs, reason = "each does what its name says")]
 #![allow(clippy::missing_panics_doc)]
 
+#[cfg(feature = "x86_64")]
+pub mod x86_64;
+
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -178,6 +181,7 @@ pub fn images(vms: usize) -> Images {
         memory_size: KERNEL_SIZE,
         entry_offset: 0,
         segments: vec![Segment { file_offset: 0, file_size: 44 << 20, offset: 0, memory_size: KERNEL_SIZE }],
+        setup: None,
     };
     let one = VmImages { kernel: Ok(kernel), initrd_len: Some(10_000_001), dtb_len: None };
     Images { vms: vec![one; vms] }

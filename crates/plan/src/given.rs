@@ -11,10 +11,11 @@ use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
 
 use super::board::Board;
 use super::findings::{DeviceRef, Findings, VmRef};
-use super::hardware::{Block, Given, Hardware, Kind, Thing, check_line};
+use super::hardware::{Block, Given, Hardware, Kind, PortBlock, Thing, check_line};
 use super::judge::{self, Said};
-use super::pci;
+use super::pci::{self, check_messages};
 use super::places::same;
+use super::ports;
 use super::suggest::nearest;
 use crate::problem::Rule;
 
@@ -42,15 +43,7 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
                     node(reference, path, *access, &Said { key: "node", dma, accept }, board, findings)
                 }
                 Device::Region { .. } => region(reference, device, board, findings),
-                Device::Ports { .. } => {
-                    findings.device(
-                        reference,
-                        "ports",
-                        Rule::Ports,
-                        "I/O ports are x86's, aarch64 has none: name a `node` or a region of memory",
-                    );
-                    None
-                }
+                Device::Ports { .. } => ports::range(reference, device, board, findings),
             };
             let refused = findings.problems.iter().skip(before).any(|problem| is_final(problem.rule));
             all.extend(hardware.map(|hardware| Given { vm, index, name, hardware, refused }));
@@ -84,12 +77,14 @@ fn name_of(device: &Device) -> String {
 /// The names that a file chooses: those of raw regions. Within a VM they tell its devices apart, in reports and in its address
 /// space, so that none may be another device's (`0000:00:02.0`, `/pl011@9000000`).
 fn check_name(reference: DeviceRef<'_>, device: &Device, devices: &[Device], findings: &mut Findings) {
-    let Device::Region { name, .. } = device else { return };
+    let (Device::Region { name, .. } | Device::Ports { name, .. }) = device else { return };
     let others = (0u16..).zip(devices).filter(|&(index, _)| index != reference.index);
     let mut same = others.filter(|(_, other)| name_of(other) == *name);
     if name.is_empty() {
         findings.device(reference, "name", Rule::File, "a raw region needs a name");
-    } else if same.any(|(index, other)| index < reference.index || !matches!(other, Device::Region { .. })) {
+    } else if same.any(|(index, other)| {
+        index < reference.index || !matches!(other, Device::Region { .. } | Device::Ports { .. })
+    }) {
         findings.device(reference, "name", Rule::DeviceTwice, "another device of this VM has this name");
     }
 }
@@ -121,7 +116,7 @@ fn node<'a>(
     let Some((position, device)) =
         platform.devices.iter().enumerate().find(|(_, device)| device.path == path)
     else {
-        absent(reference, path, platform, findings);
+        absent(reference, path, board, findings);
         return None;
     };
     if let Some(BusSpan { start, size }) = device.lost.first() {
@@ -135,7 +130,9 @@ fn node<'a>(
             ),
         );
     }
-    if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings)) {
+    if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings))
+        || !device.ports.iter().all(|&block| ports::check_place(reference, block, "node", board, findings))
+    {
         return None;
     }
     let irqchip = board.machine.words().irqchip;
@@ -151,7 +148,10 @@ fn node<'a>(
         };
         findings.device(reference, "node", Rule::Interrupt, format_args!("{why}: it can't be routed"));
     }
-    let reached = judge::reached(platform, Some((position, device)), &device.registers);
+    let mut reached = judge::reached(platform, Some((position, device)), &device.registers);
+    let by_ports = ports::reached(platform, Some(position), &device.ports);
+    reached.extend(by_ports.into_iter().filter(|(at, _)| *at != position));
+    check_messages(reference, &device.sources, board, findings);
     let sources = judge::judge(reference, &reached, true, said, platform, findings);
     let lines = device
         .interrupts
@@ -164,6 +164,7 @@ fn node<'a>(
         kind: Kind::Node(device),
         things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),
         blocks: blocks.collect(),
+        ports: device.ports.iter().map(|&ports| PortBlock { ports, direct }).collect(),
         lines: lines.copied().collect(),
         group: None,
         sources,
@@ -186,7 +187,8 @@ fn reserved_node(board: &Board<'_>, path: &str) -> Option<String> {
     board.machine.reserved_node(platform, path).map(String::from)
 }
 
-fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &mut Findings) {
+fn absent(reference: DeviceRef<'_>, path: &str, board: &Board<'_>, findings: &mut Findings) {
+    let platform = board.platform;
     let hint = match nearest(path, platform.devices.iter().map(|device| device.path.as_str())) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => "`axvm inspect` lists what there is".into(),
@@ -195,7 +197,10 @@ fn absent(reference: DeviceRef<'_>, path: &str, platform: &Platform, findings: &
         reference,
         "node",
         Rule::DeviceAbsent,
-        format_args!("no device with registers is at this path of the device tree: {hint}"),
+        format_args!(
+            "no device with registers is at this path of the {}: {hint}",
+            board.machine.words().board_by
+        ),
     );
 }
 
@@ -276,6 +281,7 @@ fn region<'a>(
         kind: Kind::Region,
         things: reached.iter().map(|&(position, _)| Thing::Device(position)).collect(),
         blocks: alloc::vec![Block { gpa, hpa, direct }],
+        ports: Vec::new(),
         lines: lines.into_iter().collect(),
         group: None,
         sources,
@@ -284,7 +290,7 @@ fn region<'a>(
 }
 
 /// How a line signals, if the platform knows a device with it.
-fn trigger_of(platform: &Platform, irq: Irq) -> Option<Trigger> {
+pub(super) fn trigger_of(platform: &Platform, irq: Irq) -> Option<Trigger> {
     let devices = platform.devices.iter().flat_map(|device| &device.interrupts);
     let pins = platform.pci_hosts.iter().flat_map(|host| host.lines.iter().map(|route| &route.line));
     devices.chain(pins).find(|line| line.irq == irq).map(|line| line.trigger)

@@ -4,7 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{DmaSource, Gpa, Hpa, Irq, PAGE_SIZE, PciAddress, Span};
+use axvm_addr::{DmaSource, Gpa, Hpa, Irq, PAGE_SIZE, PciAddress, Ports, Span};
 use axvm_pci::ResetMethod;
 use axvm_platform::model::{Interrupt, PciDevice, PlatformDevice};
 
@@ -51,6 +51,15 @@ pub(super) enum Kind<'a> {
     },
     Node(&'a PlatformDevice),
     Region,
+    Ports,
+}
+
+/// Ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PortBlock {
+    pub(super) ports: Ports,
+    /// Whether the guest is to reach them itself.
+    pub(super) direct: bool,
 }
 
 /// What a device is on this platform.
@@ -58,6 +67,7 @@ pub(super) struct Hardware<'a> {
     pub(super) kind: Kind<'a>,
     pub(super) things: Vec<Thing>,
     pub(super) blocks: Vec<Block>,
+    pub(super) ports: Vec<PortBlock>,
     pub(super) lines: Vec<Interrupt>,
     pub(super) group: Option<u32>,
     pub(super) sources: Vec<DmaSource>,
@@ -85,9 +95,12 @@ impl Given<'_> {
         match &self.hardware.kind {
             Kind::Pci { address, .. } => DeviceId::Function(*address),
             Kind::Node(node) => DeviceId::Node(node.path.clone()),
-            Kind::Region => {
-                DeviceId::Registers(self.hardware.blocks.first().map(|block| block.hpa).unwrap_or_default())
-            }
+            Kind::Region | Kind::Ports => match self.hardware.ports.first() {
+                Some(block) => DeviceId::Ports(block.ports),
+                None => DeviceId::Registers(
+                    self.hardware.blocks.first().map(|block| block.hpa).unwrap_or_default(),
+                ),
+            },
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm_addr::{Gpa, Span};
+use axvm_guest::image::VmImages;
 use axvm_platform::limits::GuestMachine;
 use axvm_system::model::Vm;
 
@@ -57,20 +58,29 @@ pub(super) struct Layout {
     pub(super) address_bits: u8,
 }
 
+/// What is laid out around.
+#[derive(Clone, Copy)]
+pub(super) struct Room<'a> {
+    pub(super) mode: Mode,
+    /// RAM, in pieces that aren't neighbours.
+    pub(super) ram: &'a [Span<Gpa>],
+    pub(super) images: Option<&'a VmImages>,
+}
+
 /// Lays out the map of a VM with this RAM, and says what collides in it.
 pub(super) fn lay_out(
     vm: VmRef<'_>,
     config: &Vm,
-    mode: Mode,
-    ram: Option<Span<Gpa>>,
+    room: Room<'_>,
     given: &[&Given<'_>],
     board: &Board<'_>,
     findings: &mut Findings,
 ) -> Layout {
+    let Room { mode, ram, .. } = room;
     let mut claims = Vec::new();
     let mut claim = |span: Span<Gpa>, owner, what: String| claims.push(Claim { span, owner, what });
-    if let Some(ram) = ram {
-        claim(ram, Owner::Ram, "RAM".into());
+    for &bank in ram {
+        claim(bank, Owner::Ram, "RAM".into());
     }
     for (position, device) in given.iter().enumerate() {
         for block in &device.hardware.blocks {
@@ -78,13 +88,13 @@ pub(super) fn lay_out(
         }
     }
     claims.extend(fixed(board));
-    let mut machine = board.machine.plan(vm, config, mode, given, board, findings);
+    let mut machine = board.machine.plan(vm, config, room, given, board, findings);
     let left = Left { vm, mode, given, board, claims: &claims };
     let console = left.console(findings);
     let watchdog = left.watchdog(config, console, findings);
     let mut claim = |span, what: &str| claims.push(Claim { span, owner: Owner::Machine, what: what.into() });
-    if let Some(console) = console {
-        claim(console.registers, "the emulated console");
+    if let Some(registers) = console.and_then(|console| console.at.registers()) {
+        claim(registers, "the emulated console");
     }
     if let Some(watchdog) = watchdog {
         claim(watchdog.control, "the emulated watchdog");
@@ -115,8 +125,9 @@ pub(super) fn fixed(board: &Board<'_>) -> Vec<Claim> {
             claim(window.cpu, Owner::Window, format!("a PCI window of {}", host.path));
         }
     }
-    let own = board.platform.limits.guest_machine == GuestMachine::Own;
-    for (span, path) in kept_from_dma(board.platform) {
+    let own = board.guest_machine() == GuestMachine::Own;
+    let kept = kept_from_dma(board.platform).filter(|_| board.machine.windows_take_dma());
+    for (span, path) in kept {
         let shown = |bridge: &places::Bridge| bridge.windows.iter().any(|window| window.cpu == span);
         if own || !board.bridges.iter().any(shown) {
             let owner = if own { Owner::Bus } else { Owner::Window };
@@ -135,7 +146,7 @@ fn check_doorbells(
     board: &Board<'_>,
     findings: &mut Findings,
 ) {
-    if board.platform.limits.guest_machine == GuestMachine::MirrorsBoard {
+    if board.guest_machine() == GuestMachine::MirrorsBoard {
         return;
     }
     let pages = given.iter().filter_map(|device| machine.doorbell(device.hardware.msi?.source.controller));

@@ -32,6 +32,7 @@ mod memory;
 mod model;
 mod pci;
 mod places;
+mod ports;
 mod replan;
 mod sharing;
 mod show;
@@ -42,10 +43,9 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{CpuId, Gpa, Span};
+use axvm_addr::{CpuId, Gpa, Hpa, Span};
 use axvm_guest::image::Images;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Item, System, Vm};
@@ -53,6 +53,7 @@ use axvm_system::model::{Item, System, Vm};
 pub use console::Console;
 pub use machine::MachinePlan;
 pub use machine::aarch64::{Aarch64Plan, GicPlan, ItsPlan};
+pub use machine::x86_64::{EntryPlan, IoApicPlan, PowerPlan, X86_64Plan};
 pub use model::*;
 pub use problem::{Problem, Rule};
 pub use replan::{
@@ -66,6 +67,7 @@ use assemble::Parts;
 use board::Board;
 use findings::{Bytes, Findings, VmRef};
 use hardware::Given;
+use layout::Room;
 use memory::{BLOCK, Memory};
 
 /// Plans all VMs of a system at once.
@@ -77,7 +79,7 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let mut findings = Findings::default();
     let board = Board::new(system, platform, &mut findings);
     check_vms(system, &board, &mut findings);
-    limits::check_life(system, &platform.limits, &mut findings);
+    limits::check_life(system, &board, &mut findings);
     let mut apart = Apart::new(&board);
     check_cpus(system, &board, &mut apart, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
@@ -97,17 +99,24 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         let devices: Vec<&Given<'_>> =
             given.iter().filter(|device| device.vm.index == index && !device.refused).collect();
         // Where RAM is short the rest is checked with the RAM that was asked for.
-        let seen = ram.as_ref().and_then(|ram| whole(ram)).or_else(|| wanted(config, &board));
-        let layout = layout::lay_out(vm, config, mode, seen, &devices, &board, &mut findings);
-        if let Some(seen) = seen {
-            base::note_high(vm, config, seen, &devices, &board, &mut findings);
-        }
+        let seen = ram.as_ref().map(|ram| memory::banks(ram)).or_else(|| wanted(config, &board));
+        let seen = seen.unwrap_or_default();
         let images = images.vms.get(usize::from(index));
-        let load = seen.and_then(|seen| load::place(vm, config, images, seen, &mut findings));
+        let room = Room { mode, ram: &seen, images };
+        let layout = layout::lay_out(vm, config, room, &devices, &board, &mut findings);
+        let first = seen.first().copied();
+        if let Some(first) = first {
+            base::note_high(vm, config, first, &devices, &board, &mut findings);
+        }
+        let images = load::check(vm, config, images, &board, &mut findings);
+        let load = first
+            .zip(images)
+            .and_then(|(first, images)| board.machine.place(vm, config, images, first, &mut findings));
         if let (Some(ram), Some(load)) = (ram, load) {
             let parts = Parts { vm, config, mode, ram, load, layout: &layout, given: &devices };
             let plan = assemble::assemble(parts, &board, &mut findings);
             emulated::check(vm, &plan, &mut findings);
+            ports::check_places(vm, &plan, &devices, &mut findings);
             vms.push(plan);
         }
     }
@@ -251,25 +260,18 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             vm,
             position,
             Rule::CpuAbsent,
-            format_args!(
-                "CPU {cpu} ({}) can't be started: its device-tree node isn't okay or has no {}, or {} doesn't serve it",
-                found.path,
-                board.machine.words().firmware,
-                board.machine.words().controller
-            ),
+            format_args!("CPU {cpu} ({}) can't be started: {}", found.path, board.machine.words().cant_start),
         ),
         Some(_) => {}
     }
 }
 
-fn wanted(config: &Vm, board: &Board<'_>) -> Option<Span<Gpa>> {
+/// The RAM that was asked for, wherever on the board it would be.
+fn wanted(config: &Vm, board: &Board<'_>) -> Option<Vec<Span<Gpa>>> {
     (config.memory > 0).then_some(())?;
-    Span::new(base::of(config, board)?, config.memory).ok()
-}
-
-fn whole(ram: &[RamPiece]) -> Option<Span<Gpa>> {
-    let (first, last) = (ram.first()?, ram.last()?);
-    Span::new(first.gpa.start(), last.gpa.end().0.checked_sub(first.gpa.start().0)?).ok()
+    let pieces = [(Hpa(0), config.memory)];
+    let ram = memory::lay_out(base::of(config, board)?, board.machine.ram_areas(), &pieces)?;
+    Some(memory::banks(&ram))
 }
 
 fn ram(
@@ -304,6 +306,15 @@ fn ram(
         );
         sound = false;
     }
+    if config.memory_base.is_some() && !board.machine.ram_areas().is_empty() {
+        findings.vm(
+            vm,
+            "memory_base",
+            Rule::MemoryPlace,
+            "guests of this board have their RAM from 0 on, as their kernels take for granted: leave `memory_base` out",
+        );
+        sound = false;
+    }
     if !sound {
         return None;
     }
@@ -327,10 +338,13 @@ fn ram(
         return None;
     };
     memory.give(vm.index, &pieces);
-    let ram = memory::lay_out(base, &pieces);
+    let ram = memory::lay_out(base, board.machine.ram_areas(), &pieces);
     if ram.is_none() {
-        let what = String::from("its RAM passes the end of the address space: choose another `memory_base`");
-        findings.vm(vm, "memory_base", Rule::MemoryPlace, what);
+        let (key, what) = match board.machine.ram_areas() {
+            [] => ("memory_base", "the end of the address space: choose another `memory_base`"),
+            _ => ("memory", "what there is room for: give it less memory"),
+        };
+        findings.vm(vm, key, Rule::MemoryPlace, format_args!("its RAM passes {what}"));
     }
     ram
 }

@@ -89,7 +89,8 @@ pub(super) fn check_devices(given: &[Given<'_>], board: &Board<'_>, findings: &m
 
 /// Whether what is to follow a VM's end, and its watchdog, are such as the host has. That a guest which resets itself starts again is so
 /// unless the file says otherwise: that it doesn't here is no reason not to run it.
-pub(super) fn check_life(system: &System, limits: &Limits, findings: &mut Findings) {
+pub(super) fn check_life(system: &System, board: &Board<'_>, findings: &mut Findings) {
+    let limits = &board.platform.limits;
     let mut stay: Vec<String> = Vec::new();
     for (index, config) in (0..).zip(&system.vms) {
         let vm = VmRef::of(system, index);
@@ -106,7 +107,7 @@ pub(super) fn check_life(system: &System, limits: &Limits, findings: &mut Findin
                 );
             }
         }
-        if config.watchdog.is_some() && limits.watchdogs == Serves::No {
+        if config.watchdog.is_some() && (limits.watchdogs == Serves::No || !board.machine.has_watchdog()) {
             findings.vm(
                 vm,
                 "watchdog",
@@ -242,7 +243,14 @@ fn events_each(plan: &VmPlan) -> u64 {
 
 /// The message interrupts of all its devices.
 fn messages(plan: &VmPlan) -> u64 {
-    (senders(plan).len() as u64).saturating_mul(events_each(plan))
+    if plan.machine.machine().guests_size_tables() {
+        return (senders(plan).len() as u64).saturating_mul(events_each(plan));
+    }
+    let of = |sender: MsiSource| {
+        let all = plan.devices.iter().filter_map(|device| device.msi);
+        all.filter(|msi| msi.source == sender).map(|msi| u64::from(msi.messages)).max().unwrap_or(0)
+    };
+    senders(plan).into_iter().fold(0, |sum: u64, sender| sum.saturating_add(of(sender)))
 }
 
 /// What a VM takes.

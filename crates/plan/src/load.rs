@@ -1,47 +1,34 @@
-//! Where kernel, initial RAM disk and device tree go (Linux, Documentation/arch/arm64/booting.rst).
+//! What images must be to be placed at all, and where kernels lie. The rest is each architecture's.
 
 use alloc::format;
 
 use axvm_addr::{Address, Gpa, Span};
-use axvm_guest::image::{ImageInfo, ImageKind, VmImages};
+use axvm_guest::image::{ImageError, ImageInfo, VmImages};
 use axvm_system::model::Vm;
 
+use super::board::Board;
 use super::findings::{Bytes, Findings, VmRef};
-use super::model::LoadPlan;
 use crate::problem::Rule;
 
-/// booting.rst, 2: a device tree has at most 2 MiB, and is mapped by blocks of that size.
-const DEVICE_TREE_MAX: u64 = 2 << 20;
+/// The most that a device tree may have: kernels map it by blocks of that size (Linux, Documentation/arch/arm64/booting.rst, 2).
+pub(super) const DEVICE_TREE_MAX: u64 = 2 << 20;
 
-/// booting.rst, 2, as the devicetree specification, 5.1: a device tree begins at a multiple of 8.
-const TREE_ALIGNMENT: u64 = 8;
+/// Linux keeps so many bytes of a command line (asm/setup.h, COMMAND_LINE_SIZE, without its end), and cuts the rest off without a word.
+const COMMAND_LINE: usize = 2047;
 
-/// What a generated device tree is given where RAM is short: many times what one takes.
-const DEVICE_TREE_SMALL: u64 = 64 << 10;
-
-/// Linux on arm64 keeps so many bytes of a command line, its end included (asm/setup.h, COMMAND_LINE_SIZE), and cuts the rest off
-/// without a word.
-const COMMAND_LINE: usize = 2048;
-
-/// booting.rst, 4: the initial RAM disk must lie with the kernel in a window of this size aligned to 1 GiB.
-const WINDOW: u64 = 32 << 30;
-
-/// Places the images in `ram`, or says what is wrong with them.
-pub(super) fn place(
+/// What a kernel takes of RAM.
+pub(super) fn takes(
     vm: VmRef<'_>,
-    config: &Vm,
-    images: Option<&VmImages>,
+    kernel: &ImageInfo,
     ram: Span<Gpa>,
+    key: &str,
     findings: &mut Findings,
-) -> Option<LoadPlan> {
-    let images = check(vm, config, images, findings)?;
-    let kernel = images.kernel.as_ref().ok()?;
-    let Some(span) = kernel.place(ram.start()).and_then(|start| Span::new(start, kernel.memory_size).ok())
-    else {
+) -> Option<Span<Gpa>> {
+    let span = kernel.place(ram.start()).and_then(|start| Span::new(start, kernel.memory_size).ok());
+    let Some(span) = span else {
         findings.vm(vm, "kernel", Rule::ImageFit, "the kernel would pass the end of the address space");
         return None;
     };
-    let key = if config.load.is_some() { "load" } else { "memory" };
     if !ram.encloses(&span) {
         findings.vm(
             vm,
@@ -54,55 +41,15 @@ pub(super) fn place(
         );
         return None;
     }
-    let mut free = Free { ram, kernel: span, taken: None, after: kernel.kind == ImageKind::LinuxImage };
-    let device_tree = match config.device_tree {
-        Some(at) => free.take_at(at, images.dtb_len).map_err(|wrong| {
-            findings.vm(
-                vm,
-                "device_tree",
-                wrong.rule(),
-                format_args!("its device tree can't lie at {at}: {wrong}"),
-            );
-        }),
-        None => device_tree(&mut free, images.dtb_len).ok_or_else(|| {
-            findings.vm(
-                vm,
-                "memory",
-                Rule::ImageFit,
-                "RAM has no room for a device tree beside the kernel: give it more memory",
-            );
-        }),
-    };
-    let device_tree = device_tree.ok()?;
-    let initrd = match images.initrd_len {
-        Some(length @ 1..) => match free.take(length, 4096).filter(|at| in_one_window(at, &span)) {
-            Some(at) => Span::new(at.start(), length).ok(),
-            None => {
-                findings.vm(
-                    vm,
-                    "initrd",
-                    Rule::ImageFit,
-                    format_args!(
-                        "RAM of {} has no room for the initial RAM disk ({length} bytes) beside the kernel ({}): give it more memory",
-                        Bytes(ram.size()),
-                        Bytes(span.size())
-                    ),
-                );
-                return None;
-            }
-        },
-        _ => None,
-    };
-    let entry = entry(vm, kernel, &span, findings)?;
-    Some(LoadPlan { kernel: span.start(), entry, initrd, device_tree })
+    Some(span)
 }
 
 /// Whether kernels take a command line as a whole.
 pub(super) fn is_command_line(text: &str) -> bool {
-    !text.contains('\0') && text.len() < COMMAND_LINE
+    !text.contains('\0') && text.len() <= COMMAND_LINE
 }
 
-fn check_command_line(vm: VmRef<'_>, text: &str, findings: &mut Findings) {
+fn check_command_line(vm: VmRef<'_>, text: &str, most: usize, findings: &mut Findings) {
     if text.contains('\0') {
         findings.vm(
             vm,
@@ -111,24 +58,24 @@ fn check_command_line(vm: VmRef<'_>, text: &str, findings: &mut Findings) {
             "its command line has a NUL byte, at which kernels take it to end",
         );
     }
-    if text.len() >= COMMAND_LINE {
+    if text.len() > most {
         findings.vm(
             vm,
             "cmdline",
             Rule::CommandLine,
             format_args!(
-                "its command line has {} bytes: kernels take {}, and Linux cuts off what is more without a word",
-                text.len(),
-                COMMAND_LINE - 1
+                "its command line has {} bytes: kernels take {most}, and Linux cuts off what is more without a word",
+                text.len()
             ),
         );
     }
 }
 
-fn check<'a>(
+pub(super) fn check<'a>(
     vm: VmRef<'_>,
     config: &Vm,
     images: Option<&'a VmImages>,
+    board: &Board<'_>,
     findings: &mut Findings,
 ) -> Option<&'a VmImages> {
     if config.load.is_some() != config.entry.is_some() {
@@ -139,13 +86,38 @@ fn check<'a>(
             "`load` and `entry` go together: a raw binary needs both, other kernels neither",
         );
     }
-    check_command_line(vm, &config.cmdline, findings);
+    let has_device_tree = board.machine.has_device_tree();
+    for (said, key) in [(config.dtb.is_some(), "dtb"), (config.device_tree.is_some(), "device_tree")] {
+        if said && !has_device_tree {
+            let by = board.machine.words().guest_by;
+            findings.vm(
+                vm,
+                key,
+                Rule::Description,
+                format_args!("kernels of this board are told of their machine by {by}: leave `{key}` out"),
+            );
+        }
+    }
+    let said = images.and_then(|images| images.kernel.as_ref().ok()?.setup.as_ref());
+    let most = said.and_then(|setup| usize::try_from(setup.command_line).ok());
+    check_command_line(
+        vm,
+        &config.cmdline,
+        most.map_or(COMMAND_LINE, |most| most.min(COMMAND_LINE)),
+        findings,
+    );
     let Some(images) = images else {
         findings.vm(vm, "kernel", Rule::Kernel, format!("the kernel {} is missing", config.kernel));
         return None;
     };
-    if let Err(error) = &images.kernel {
-        findings.vm(vm, "kernel", Rule::Kernel, format!("{}: {error}", config.kernel));
+    match &images.kernel {
+        Err(error) => findings.vm(vm, "kernel", Rule::Kernel, format!("{}: {error}", config.kernel)),
+        Ok(kernel) if !board.machine.runs(kernel.kind) => {
+            let error = ImageError::WrongArchitecture(kernel.kind.name().into());
+            findings.vm(vm, "kernel", Rule::Kernel, format!("{}: {error}", config.kernel));
+            return None;
+        }
+        Ok(_) => {}
     }
     if let Some(length) = images.dtb_len.filter(|&length| length > DEVICE_TREE_MAX) {
         findings.vm(
@@ -159,110 +131,15 @@ fn check<'a>(
     Some(images)
 }
 
-fn entry(vm: VmRef<'_>, kernel: &ImageInfo, span: &Span<Gpa>, findings: &mut Findings) -> Option<Gpa> {
+pub(super) fn entry(
+    vm: VmRef<'_>,
+    kernel: &ImageInfo,
+    span: &Span<Gpa>,
+    findings: &mut Findings,
+) -> Option<Gpa> {
     let entry = span.start().checked_add(kernel.entry_offset).filter(|&entry| span.contains(entry));
     if entry.is_none() {
         findings.vm(vm, "kernel", Rule::Kernel, "the kernel's entry lies outside it");
     }
     entry
-}
-
-/// Room for the device tree: 2 MiB where there is that much, else what there is.
-fn device_tree(free: &mut Free, own: Option<u64>) -> Option<Span<Gpa>> {
-    free.take(DEVICE_TREE_MAX, DEVICE_TREE_MAX).or_else(|| {
-        let size = own.unwrap_or(DEVICE_TREE_SMALL).max(DEVICE_TREE_SMALL).checked_next_multiple_of(4096)?;
-        free.take(size, size.checked_next_power_of_two()?)
-    })
-}
-
-fn in_one_window(a: &Span<Gpa>, b: &Span<Gpa>) -> bool {
-    let start = a.start().min(b.start()).align_down(1 << 30);
-    a.end().max(b.end()).0 - start.0 <= WINDOW
-}
-
-/// RAM beside the kernel, of which one piece may be taken already.
-struct Free {
-    ram: Span<Gpa>,
-    kernel: Span<Gpa>,
-    taken: Option<Span<Gpa>>,
-    /// From the kernel's end upward: Linux needs its device tree near (booting.rst, 2, for old ones within 512 MiB). For
-    /// others from the top of RAM downward: what follows an image is often its heap, whatever its header says.
-    after: bool,
-}
-
-impl Free {
-    fn take(&mut self, size: u64, alignment: u64) -> Option<Span<Gpa>> {
-        let taken = self.taken.unwrap_or(Span::new(self.kernel.start(), 0).ok()?);
-        let mut edges = [self.kernel, taken];
-        edges.sort_unstable();
-        let [low, high] = edges;
-        let below = (self.ram.start().0, low.start().0);
-        let between = (low.end().0.max(self.ram.start().0), high.start().0);
-        let above = (low.end().0.max(high.end().0), self.ram.end().0);
-        let found = if self.after {
-            // Above the kernel first, then below it.
-            [between, above, below].into_iter().find_map(|gap| lowest(gap, size, alignment))
-        } else {
-            [above, between, below].into_iter().find_map(|gap| highest(gap, size, alignment))
-        };
-        let span = Span::new(Gpa(found?), size).ok()?;
-        self.taken = Some(span);
-        Some(span)
-    }
-
-    /// Room for a device tree at a place that the file says: up to what comes next, and no more than one may have.
-    fn take_at(&mut self, at: Gpa, own: Option<u64>) -> Result<Span<Gpa>, WrongPlace> {
-        if !at.is_aligned(TREE_ALIGNMENT) {
-            return Err(WrongPlace::Askew);
-        }
-        if !self.ram.contains(at) {
-            return Err(WrongPlace::OutsideRam(self.ram));
-        }
-        let end = if self.kernel.start() > at { self.kernel.start() } else { self.ram.end() };
-        let room = end.0.saturating_sub(at.0).min(DEVICE_TREE_MAX);
-        let span = Span::new(at, room).map_err(|_| WrongPlace::OutsideRam(self.ram))?;
-        if span.overlaps(&self.kernel) {
-            return Err(WrongPlace::InKernel(self.kernel));
-        }
-        // A generated one is measured once it is written.
-        match own.filter(|&length| length > room) {
-            Some(length) => Err(WrongPlace::Short { room, length, end }),
-            None => {
-                self.taken = Some(span);
-                Ok(span)
-            }
-        }
-    }
-}
-
-/// Why a device tree can't lie where the file says.
-#[derive(Debug, thiserror::Error)]
-enum WrongPlace {
-    #[error("that isn't a multiple of {TREE_ALIGNMENT}")]
-    Askew,
-    #[error("RAM is {0}")]
-    OutsideRam(Span<Gpa>),
-    #[error("the kernel takes {0}: choose another place for one of the two (`load`)")]
-    InKernel(Span<Gpa>),
-    #[error("it has {length} bytes, but there are {room} up to {end}")]
-    Short { room: u64, length: u64, end: Gpa },
-}
-
-impl WrongPlace {
-    fn rule(&self) -> Rule {
-        match self {
-            Self::Askew => Rule::Alignment,
-            Self::OutsideRam(_) | Self::InKernel(_) | Self::Short { .. } => Rule::ImageFit,
-        }
-    }
-}
-
-fn lowest((start, end): (u64, u64), size: u64, alignment: u64) -> Option<u64> {
-    let at = start.checked_next_multiple_of(alignment)?;
-    (at.checked_add(size)? <= end).then_some(at)
-}
-
-fn highest((start, end): (u64, u64), size: u64, alignment: u64) -> Option<u64> {
-    let at = end.checked_sub(size)? & !(alignment - 1);
-    (at >= start).then_some(at)
 }

@@ -93,15 +93,41 @@ impl Pool {
     }
 }
 
-/// The pieces one after the other in guest-physical terms from `base`; `None` past the end of the address space.
-pub(super) fn lay_out(base: Gpa, pieces: &[(Hpa, u64)]) -> Option<Vec<RamPiece>> {
-    let mut at = base.0;
+/// The pieces one after the other in guest-physical terms: in these areas, each with its start and its end, one after the other, or from
+/// `base` if there are none. `None` where there is no room for all.
+pub(super) fn lay_out(base: Gpa, areas: &[(u64, u64)], pieces: &[(Hpa, u64)]) -> Option<Vec<RamPiece>> {
+    let whole = [(base.0, u64::MAX)];
+    let mut areas = if areas.is_empty() { whole.iter() } else { areas.iter() };
+    let (mut at, mut end) = *areas.next()?;
     let mut ram = Vec::with_capacity(pieces.len());
-    for &(hpa, size) in pieces {
-        ram.push(RamPiece { gpa: Span::new(Gpa(at), size).ok()?, hpa });
-        at = at.checked_add(size)?;
+    for &(mut hpa, mut size) in pieces {
+        while size > 0 {
+            if at == end {
+                (at, end) = *areas.next()?;
+            }
+            // The whole is never cut.
+            let part = if areas.len() == 0 { size } else { size.min(end - at) };
+            ram.push(RamPiece { gpa: Span::new(Gpa(at), part).ok()?, hpa });
+            at = at.checked_add(part).filter(|&past| past <= end)?;
+            hpa = Hpa(hpa.0.checked_add(part)?);
+            size -= part;
+        }
     }
     Some(ram)
+}
+
+/// RAM as its guest sees it, whatever it is made of.
+pub(super) fn banks(ram: &[RamPiece]) -> Vec<Span<Gpa>> {
+    let mut banks: Vec<Span<Gpa>> = Vec::new();
+    for span in ram.iter().map(|piece| piece.gpa) {
+        match banks.last_mut() {
+            Some(last) if last.end() == span.start() => {
+                *last = Span::new(last.start(), last.size().saturating_add(span.size())).unwrap_or(*last);
+            }
+            _ => banks.push(span),
+        }
+    }
+    banks
 }
 
 #[cfg(test)]

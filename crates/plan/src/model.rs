@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use axvm_addr::{
-    CpuId, DmaSource, Gpa, Hpa, Iova, Irq, MsiSource, PciAddress, PciBuses, PciWindow, Span, VcpuId, VmId,
+    CpuId, DmaSource, Gpa, Hpa, Iova, Irq, MsiSource, PciAddress, PciBuses, PciWindow, Ports, Span, VcpuId,
+    VmId,
 };
-use axvm_guest::Description;
+use axvm_guest::{Description, Place};
 use axvm_pci::ResetMethod;
 use axvm_platform::model::Trigger;
 use axvm_system::model::{AfterEnd, ViolationPolicy};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AxVMConfig, MappingFlags, PassThroughDeviceConfig, VMInterruptMode};
 use crate::machine::MachinePlan;
 use crate::machine::aarch64::Aarch64Plan;
+use crate::machine::x86_64::X86_64Plan;
 
 /// The whole plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,8 @@ pub struct VmPlan {
     /// Registers that are mapped into the second stage from the start (BARs are not among them: the virtual host bridge maps
     /// them as the guest enables them).
     pub registers: Vec<RegisterPlan>,
+    /// Ports that reach devices. Where a machine has ports, all others answer with ones, and take what is written to them.
+    pub ports: Vec<PortPlan>,
     /// Devices, in the order of the system file. Each has its place whether the VM has it or not.
     pub devices: Vec<DevicePlan>,
     /// Where DMA may go beside RAM: doorbell pages.
@@ -89,11 +93,12 @@ pub struct VmPlan {
     pub pci: Vec<PciPlan>,
     /// Where the images go.
     pub load: LoadPlan,
-    /// What the guest's device tree says (unless the file brings its own).
+    /// What the guest is told of its machine (unless the file brings its own device tree).
     pub description: Description,
-    /// The same as the bytes of a device tree; empty where the file brings its own.
+    /// What is copied into RAM beside the images: the same in bytes, and what else a kernel of this architecture is handed. Empty where the
+    /// file brings its own device tree.
     #[serde(skip)]
-    pub tree: Vec<u8>,
+    pub blobs: Vec<Blob>,
 }
 
 impl VmPlan {
@@ -104,14 +109,24 @@ impl VmPlan {
 
     /// What only aarch64 has.
     pub fn aarch64(&self) -> Option<&Aarch64Plan> {
-        let MachinePlan::Aarch64(plan) = &self.machine;
-        Some(plan)
+        match &self.machine {
+            MachinePlan::Aarch64(plan) => Some(plan),
+            MachinePlan::X86_64(_) => None,
+        }
+    }
+
+    /// What only x86_64 has.
+    pub fn x86_64(&self) -> Option<&X86_64Plan> {
+        match &self.machine {
+            MachinePlan::X86_64(plan) => Some(plan),
+            MachinePlan::Aarch64(_) => None,
+        }
     }
 
     /// All registers that the hypervisor emulates for it, but for those of its devices.
     pub fn emulated(&self) -> Vec<Span<Gpa>> {
         let mut spans: Vec<Span<Gpa>> = self.machine.registers().into_iter().map(|one| one.span).collect();
-        spans.extend(self.console.map(|console| console.registers));
+        spans.extend(self.console.and_then(|console| console.at.registers()));
         spans.extend(self.watchdog.into_iter().flat_map(|watchdog| [watchdog.control, watchdog.refresh]));
         spans.extend(self.pci.iter().map(|bridge| bridge.ecam));
         spans
@@ -172,6 +187,17 @@ pub struct RegisterPlan {
     pub flags: MappingFlags,
 }
 
+/// A device's ports. The guest sees them by the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortPlan {
+    /// The position in [`VmPlan::devices`].
+    pub device: u16,
+    /// Which.
+    pub ports: Ports,
+    /// Whether the guest reaches them itself (`true`) or each access exits and is forwarded.
+    pub direct: bool,
+}
+
 /// The physical thing that a device is. Names are for people: two VMs may call two regions the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DeviceId {
@@ -181,6 +207,8 @@ pub enum DeviceId {
     Node(String),
     /// Registers that the platform doesn't describe. No two devices' registers overlap, so that where they are says which.
     Registers(Span<Hpa>),
+    /// The same, of ports.
+    Ports(Ports),
 }
 
 /// Whether a VM has a device that its file names.
@@ -272,8 +300,8 @@ pub struct LineRoute {
 /// The emulated console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsolePlan {
-    /// Its registers.
-    pub registers: Span<Gpa>,
+    /// Where it answers.
+    pub at: Place,
     /// Its line.
     pub irq: Irq,
 }
@@ -302,8 +330,19 @@ pub struct PciPlan {
     pub buses: PciBuses,
     /// Where BARs may be put.
     pub windows: Vec<PciWindow<Gpa>>,
+    /// Where BARs of ports may be put, if a function has such: ports of the VM's by the same numbers.
+    pub ports: Option<Ports>,
     /// The functions shown: positions in [`VmPlan::devices`].
     pub functions: Vec<u16>,
+}
+
+/// Bytes that are in a VM's RAM when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Where they begin.
+    pub at: Gpa,
+    /// The bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// Where the images of a VM go, all in its RAM.
@@ -313,8 +352,10 @@ pub struct LoadPlan {
     pub kernel: Gpa,
     /// The first instruction.
     pub entry: Gpa,
+    /// What the first vCPU is handed: where what it is told of its machine lies.
+    pub argument: Gpa,
     /// The initial RAM disk.
     pub initrd: Option<Span<Gpa>>,
-    /// The device tree: where, and the most bytes it may have.
-    pub device_tree: Span<Gpa>,
+    /// The description of the machine, a device tree or ACPI's tables: where, and the most bytes it may have.
+    pub description: Span<Gpa>,
 }

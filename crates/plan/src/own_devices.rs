@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{Address, Gpa, Irq, PAGE_SIZE, Span};
+use axvm_guest::Place;
 use axvm_platform::limits::GuestMachine;
 use axvm_system::model::Vm;
 
@@ -26,13 +27,13 @@ pub(super) struct Left<'a> {
 
 impl Left<'_> {
     fn is_own_machine(&self) -> bool {
-        self.board.platform.limits.guest_machine == GuestMachine::Own
+        self.board.guest_machine() == GuestMachine::Own
     }
 
     /// A page that nothing has, but for `taken`: 64 KiB from any other, so that a guest of any page size can map it alone.
     fn page(&self, taken: &[Span<Gpa>]) -> Option<Span<Gpa>> {
         let own = self.board.machine.own_layout();
-        let first = if self.is_own_machine() { own.console.0 >> 16 } else { 0x100 };
+        let first = if self.is_own_machine() { own.emulated.0 >> 16 } else { 0x100 };
         (first..0x1_0000u64)
             .filter_map(|step| Span::new(Gpa(step << 16), PAGE_SIZE).ok())
             .find(|page| !self.claims.iter().any(|claim| claim.span.overlaps(page)) && !taken.contains(page))
@@ -54,6 +55,13 @@ impl Left<'_> {
         if own_console(self.given, board).is_some() {
             return None;
         }
+        if board.machine.has_ports() {
+            let plan = board.machine.console_ports(self.given);
+            if plan.is_none() {
+                findings.vm(self.vm, "", Rule::NoRoom, "no ports are left for the emulated console");
+            }
+            return plan;
+        }
         let kind = board.machine.words().console_compatible;
         let like_boards = board
             .console_device
@@ -64,7 +72,7 @@ impl Left<'_> {
             let lines = &board.platform.limits.lines;
             let irq = device.interrupts.iter().map(|line| line.irq).find(|line| lines.contains(&line.0));
             Some(ConsolePlan {
-                registers: Span::new(Gpa(start.0), PAGE_SIZE).ok()?,
+                at: Place::Memory(Span::new(Gpa(start.0), PAGE_SIZE).ok()?),
                 irq: self.mode.console_line.or(irq)?,
             })
         });
@@ -72,7 +80,7 @@ impl Left<'_> {
             return at_boards;
         }
         let irq = self.mode.console_line.or_else(|| self.line(None));
-        let plan = self.page(&[]).zip(irq).map(|(registers, irq)| ConsolePlan { registers, irq });
+        let plan = self.page(&[]).zip(irq).map(|(page, irq)| ConsolePlan { at: Place::Memory(page), irq });
         if plan.is_none() {
             findings.vm(self.vm, "", Rule::NoRoom, "no page or no line is left for the emulated console");
         }
@@ -87,8 +95,8 @@ impl Left<'_> {
         console: Option<ConsolePlan>,
         findings: &mut Findings,
     ) -> Option<WatchdogPlan> {
-        let then = config.watchdog?;
-        let mut taken = console.map(|console| console.registers).into_iter().collect::<Vec<_>>();
+        let then = config.watchdog.filter(|_| self.board.machine.has_watchdog())?;
+        let mut taken = console.and_then(|console| console.at.registers()).into_iter().collect::<Vec<_>>();
         let mut page = || {
             let page = self.page(&taken)?;
             taken.push(page);

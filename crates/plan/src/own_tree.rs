@@ -208,16 +208,16 @@ impl Look<'_> {
 
     fn console(&mut self, tree: &Platform) {
         let Some(console) = self.plan.console else { return };
+        let Some(registers) = console.at.registers() else { return };
         let words = self.plan.machine.words();
         let here = tree.devices.iter().find(|device| {
-            device.enabled
-                && device.registers.iter().any(|&span| here(span).start() == console.registers.start())
+            device.enabled && device.registers.iter().any(|&span| here(span).start() == registers.start())
         });
         match here {
             None => self.note(format_args!(
                 "doesn't name the console, {} at {}, {} {}",
                 words.console,
-                console.registers.start(),
+                registers.start(),
                 words.irq,
                 console.irq
             )),

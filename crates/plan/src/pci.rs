@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use axvm_addr::{PciAddress, PciBuses};
+use axvm_addr::{DmaSource, PciAddress, PciBuses};
 use axvm_pci::quirks::{self, Word};
 use axvm_pci::spec::extended;
 use axvm_pci::{BarKind, Function, Virtio, aliases};
@@ -78,6 +78,7 @@ pub(super) fn resolve<'a>(
             kind,
             things,
             blocks: Vec::new(),
+            ports: Vec::new(),
             lines: Vec::new(),
             group,
             sources: Vec::new(),
@@ -89,6 +90,8 @@ pub(super) fn resolve<'a>(
     {
         outside(reference, words, findings);
     }
+    check_messages(reference, &device.sources, board, findings);
+    check_firmware(reference, device, findings);
     check_ports(reference, device, functions, findings);
     note_quirks(reference, device, functions, findings);
     if function.resets.is_empty() && !without_reset {
@@ -106,6 +109,7 @@ pub(super) fn resolve<'a>(
         kind,
         things,
         blocks: Vec::new(),
+        ports: Vec::new(),
         lines: line.into_iter().collect(),
         group: Some(device.group),
         sources: device.sources.clone(),
@@ -131,6 +135,7 @@ fn unseen<'a>(
         kind: Kind::Pci { address, host: position, shown: address, function: None, reset: None },
         things: alloc::vec![Thing::Function(address)],
         blocks: Vec::new(),
+        ports: Vec::new(),
         lines: Vec::new(),
         group: None,
         sources: source.into_iter().collect(),
@@ -217,6 +222,42 @@ fn check_virtio(reference: DeviceRef<'_>, function: &Function, findings: &mut Fi
         ),
     );
     false
+}
+
+/// What a device sends must be bounded where interrupts are messages that anybody could send.
+pub(super) fn check_messages(
+    reference: DeviceRef<'_>,
+    sources: &[DmaSource],
+    board: &Board<'_>,
+    findings: &mut Findings,
+) {
+    let free = |source: &&DmaSource| !board.machine.bounds_messages(board.platform, source.iommu);
+    if let Some(source) = sources.iter().find(free) {
+        let words = board.machine.words();
+        findings.device(
+            reference,
+            "",
+            Rule::Dma,
+            format_args!(
+                "{} {} doesn't remap interrupts, so that it could send any interrupt to any processor (QEMU: {})",
+                words.iommu, source.iommu, words.qemu_msi
+            ),
+        );
+    }
+}
+
+/// Memory that firmware has it reach is the firmware's: it stays mapped for it, whoever has the function, or what rests on it breaks.
+fn check_firmware(reference: DeviceRef<'_>, device: &PciDevice, findings: &mut Findings) {
+    if let Some(span) = device.firmware_memory.first() {
+        findings.device(
+            reference,
+            "pci",
+            Rule::Dma,
+            format_args!(
+                "firmware has it reach memory at {span}, so that it can't be confined to its VM's: it can't be given"
+            ),
+        );
+    }
 }
 
 /// Every memory BAR must have found room when the host assigned addresses.

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciBuses, PciSpace, PciWindow, Span};
+use axvm_addr::{Gpa, Hpa, PAGE_SIZE, PciBuses, PciSpace, PciWindow, Ports, Span};
 use axvm_pci::BarKind;
 use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::Platform;
@@ -28,6 +28,9 @@ const BUS: u64 = 1 << 20;
 /// Windows of a guest machine of its own are whole blocks of this.
 const BLOCK: u64 = 16 << 20;
 
+/// Windows of ports are whole blocks of this, which is what a bridge's window is a multiple of (PCI-to-PCI Bridge Architecture 1.2, 3.2.5.6).
+const PORT_BLOCK: u32 = 0x1000;
+
 /// Fewer address bits leave no room for a window above 4 GiB.
 const LEAST_HIGH_BITS: u8 = 34;
 
@@ -37,11 +40,18 @@ pub(super) struct Bridge {
     pub(super) ecam: Span<Gpa>,
     pub(super) buses: PciBuses,
     pub(super) windows: Vec<PciWindow<Gpa>>,
+    /// Where BARs of ports are.
+    pub(super) ports: Option<Ports>,
 }
 
 /// The bridges that guests see, one for each of the board's.
-pub(super) fn bridges(platform: &Platform, own: &OwnLayout, address_bits: u8) -> Vec<Bridge> {
-    match platform.limits.guest_machine {
+pub(super) fn bridges(
+    platform: &Platform,
+    machine: GuestMachine,
+    own: &OwnLayout,
+    address_bits: u8,
+) -> Vec<Bridge> {
+    match machine {
         GuestMachine::MirrorsBoard => platform
             .pci_hosts
             .iter()
@@ -50,6 +60,7 @@ pub(super) fn bridges(platform: &Platform, own: &OwnLayout, address_bits: u8) ->
                 ecam: same(host.ecam),
                 buses: host.buses,
                 windows: host.windows.iter().map(mirrored).collect(),
+                ports: None,
             })
             .collect(),
         GuestMachine::Own => {
@@ -85,6 +96,11 @@ fn bridge(number: u16, count: u64, own: &OwnLayout, address_bits: u8) -> Bridge 
         ecam: if there { span(start, BUS) } else { Span::default() },
         buses: PciBuses::new(0, 0),
         windows: low.into_iter().chain(high.map(|cpu| window(PciSpace::Memory64, cpu))).collect(),
+        ports: own.port_window.and_then(|all| {
+            let share = (all.count() / u32::try_from(count).ok()?) & !(PORT_BLOCK - 1);
+            let first = u32::from(all.first()).checked_add(u32::from(number).checked_mul(share)?)?;
+            Ports::of(u16::try_from(first).ok()?, share)
+        }),
     }
 }
 
@@ -108,7 +124,7 @@ pub(super) fn kept_from_dma(platform: &Platform) -> impl Iterator<Item = (Span<G
 /// Gives platform devices their places in a guest machine of its own: one after the other in the order of the file, around the raw
 /// regions, whose places the file says.
 pub(super) fn place_devices(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut Findings) {
-    if board.platform.limits.guest_machine == GuestMachine::MirrorsBoard {
+    if board.guest_machine() == GuestMachine::MirrorsBoard {
         return;
     }
     let area = &board.machine.own_layout().devices;
@@ -156,13 +172,39 @@ fn free_from(
     }
 }
 
+/// The same of BARs of ports.
+fn check_port_bars(host: usize, bridge: &Bridge, given: &[&Given<'_>], findings: &mut Findings) {
+    let Some(ports) = bridge.ports else { return };
+    let (mut sum, mut largest) = (0u64, 0);
+    for device in given {
+        let Kind::Pci { host: at, function: Some(found), .. } = device.hardware.kind else { continue };
+        for bar in found.function.bars.iter().filter(|bar| at == host && bar.kind == BarKind::Io) {
+            sum = sum.saturating_add(bar.size);
+            largest = largest.max(bar.size);
+            if sum.saturating_add(largest) > ports.count().into() {
+                findings.device(
+                    device.reference(),
+                    "pci",
+                    Rule::NoRoom,
+                    format_args!(
+                        "BAR {} ({} ports) and those of the functions before it don't fit into the ports {ports} of the guest's machine",
+                        bar.index, bar.size
+                    ),
+                );
+                return;
+            }
+        }
+    }
+}
+
 /// Whether the windows of a guest machine of its own hold the BARs of a VM's functions, however its guest orders them. The board's own
 /// windows do: the functions have their addresses there.
 pub(super) fn check_bars(given: &[&Given<'_>], board: &Board<'_>, findings: &mut Findings) {
-    if board.platform.limits.guest_machine == GuestMachine::MirrorsBoard {
+    if board.guest_machine() == GuestMachine::MirrorsBoard {
         return;
     }
     for (host, bridge) in board.bridges.iter().enumerate() {
+        check_port_bars(host, bridge, given, findings);
         let high = bridge.windows.iter().find(|window| window.space == PciSpace::Memory64);
         for window in &bridge.windows {
             let (mut sum, mut largest) = (0u64, 0);

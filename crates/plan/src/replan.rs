@@ -16,12 +16,13 @@ use core::borrow::Borrow;
 use core::fmt;
 use core::ops::Range;
 
-use axvm_addr::{CpuId, DmaSource, Hpa, Irq, MsiSource, PciAddress, Span, VmId};
+use axvm_addr::{CpuId, DmaSource, Hpa, Irq, MsiSource, PciAddress, Ports, Span, VmId};
 use axvm_pci::ResetMethod;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VMInterruptMode;
 use crate::findings::And;
+use crate::machine;
 use crate::model::{DeviceId, DevicePlan, Presence, VmPlan};
 
 /// A VM that has what its plan names, from before it is built until all of it has been given back.
@@ -85,6 +86,8 @@ pub enum Thing {
     Device(DeviceId),
     /// Registers of a device.
     Registers(Span<Hpa>),
+    /// Ports of a device.
+    Ports(Ports),
     /// An isolation group.
     Group(u32),
     /// An id of a DMA master.
@@ -102,6 +105,7 @@ impl Thing {
     pub fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ram(a) | Self::Registers(a), Self::Ram(b) | Self::Registers(b)) => a.overlaps(b),
+            (Self::Ports(a), Self::Ports(b)) => a.overlaps(b),
             (Self::Messages(a), Self::Messages(b)) => a.start.max(b.start) < a.end.min(b.end),
             (a, b) => a == b,
         }
@@ -125,6 +129,7 @@ impl fmt::Display for Thing {
             Self::Device(DeviceId::Registers(span)) | Self::Registers(span) => {
                 write!(f, "the registers {span}")
             }
+            Self::Device(DeviceId::Ports(ports)) | Self::Ports(ports) => write!(f, "the ports {ports}"),
             Self::Group(group) => write!(f, "a device of isolation group {group}"),
             Self::Source(source) => {
                 write!(f, "a device with DMA id {:#x} of IOMMU {}", source.id.0, source.iommu)
@@ -228,7 +233,9 @@ impl Refusal {
             Self::NotTold(vm, id) => {
                 let why = match id {
                     DeviceId::Function(_) => "its PCI bridge has no hot-plug",
-                    DeviceId::Node(_) | DeviceId::Registers(_) => "it is no PCI function",
+                    DeviceId::Node(_) | DeviceId::Registers(_) | DeviceId::Ports(_) => {
+                        "it is no PCI function"
+                    }
                 };
                 let id = device(id);
                 format!(
@@ -239,7 +246,7 @@ impl Refusal {
             Self::OwnTree(vm, id) => {
                 format!("{} brings a device tree of its own, which says that it has {}", name(vm), device(id))
             }
-            Self::NotDescribed(vm) => format!("the device tree of {} can't be written", name(vm)),
+            Self::NotDescribed(vm) => format!("what {} is told of its machine can't be written", name(vm)),
             Self::Held(vm, things) => {
                 let things: Vec<String> = things.iter().map(Thing::to_string).collect();
                 format!("{} has {}", name(vm), And(&things))
@@ -297,9 +304,8 @@ pub fn plan_with(vm: &VmPlan, devices: &[u16]) -> Result<VmPlan, Refusal> {
     let nodes = plan.devices.iter().filter(|device| matches!(device.id, DeviceId::Node(_)));
     let mut is_here = nodes.map(|device| device.presence == Presence::Here);
     plan.description.devices.retain(|_| is_here.next() != Some(false));
-    if !plan.tree.is_empty() {
-        plan.tree =
-            axvm_guest::fdt::write(&plan.description, None).map_err(|_| Refusal::NotDescribed(vm.id))?;
+    if !plan.blobs.is_empty() {
+        plan.blobs = machine::write(&plan).map_err(|_| Refusal::NotDescribed(vm.id))?;
     }
     Ok(plan)
 }
@@ -359,7 +365,7 @@ fn start(vms: &[impl Borrow<VmPlan>], running: &Running, vm: VmId) -> Result<Vec
 fn lasting(vm: &VmPlan) -> Vec<Thing> {
     let devices = (0..).zip(&vm.devices).filter(|(_, device)| !matches!(device.id, DeviceId::Function(_)));
     let mut things = things_of_devices(vm, &devices.map(|(position, _)| position).collect::<Vec<_>>());
-    things.retain(|thing| matches!(thing, Thing::Device(_) | Thing::Registers(_)));
+    things.retain(|thing| matches!(thing, Thing::Device(_) | Thing::Registers(_) | Thing::Ports(_)));
     things
 }
 
@@ -437,7 +443,7 @@ fn can_do_without(
     devices: &[DeviceId],
 ) -> Result<(), Refusal> {
     let others = vms.iter().map(Borrow::borrow).filter(|vm: &&VmPlan| Some(vm.id) != owner);
-    for vm in others.filter(|vm| vm.tree.is_empty()) {
+    for vm in others.filter(|vm| vm.blobs.is_empty()) {
         let is_one = |device: &&DevicePlan| device.pci.is_none() && devices.contains(&device.id);
         if let Some(device) = vm.devices.iter().find(is_one) {
             return Err(Refusal::OwnTree(vm.id, device.id.clone()));
@@ -546,6 +552,8 @@ pub fn things_of_devices(vm: &VmPlan, devices: &[u16]) -> Vec<Thing> {
             let span = Span::new(block.hpa, block.gpa.size()).unwrap_or_default();
             things.push(Thing::Registers(if block.direct { span.to_pages() } else { span }));
         }
+        let ports = vm.ports.iter().filter(|block| block.device == position);
+        things.extend(ports.map(|block| Thing::Ports(block.ports)));
     }
     let lines =
         vm.lines.iter().filter(|route| holder_of_line(vm, devices, route.irq, route.device).is_some());
@@ -571,7 +579,7 @@ fn holder_of_line(vm: &VmPlan, devices: &[u16], irq: Irq, first: u16) -> Option<
         DeviceId::Node(_) => {
             nodes.next().is_some_and(|node| node.interrupts.iter().any(|line| line.irq == irq))
         }
-        DeviceId::Registers(_) => true,
+        DeviceId::Registers(_) | DeviceId::Ports(_) => true,
     });
     let has_it: Vec<u16> = has_it.map(|(position, _)| position).collect();
     has_it.into_iter().find(|position| devices.contains(position))
@@ -586,6 +594,7 @@ fn with_devices(vm: &VmPlan, devices: &[u16]) -> VmPlan {
         }
     }
     plan.registers.retain(|block| devices.contains(&block.device));
+    plan.ports.retain(|block| devices.contains(&block.device));
     let lines = vm.lines.iter();
     plan.lines = lines
         .filter_map(|route| {

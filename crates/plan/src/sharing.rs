@@ -50,6 +50,7 @@ fn is_same(device: &Given<'_>, other: &Given<'_>) -> bool {
     let (mine, theirs) = (&device.hardware, &other.hardware);
     mine.things.iter().any(|thing| theirs.things.contains(thing))
         || mine.blocks.iter().any(|block| theirs.blocks.iter().any(|other| other.hpa.overlaps(&block.hpa)))
+        || mine.ports.iter().any(|block| theirs.ports.iter().any(|other| other.ports.overlaps(&block.ports)))
 }
 
 /// Whether the VMs of two devices have both of them: so each of the two has all that can't be told apart, and they take turns.
@@ -274,7 +275,7 @@ fn lines(
     apart: &mut Apart,
     findings: &mut Findings,
 ) {
-    let key = if matches!(device.hardware.kind, Kind::Region) { "irq" } else { "" };
+    let key = if matches!(device.hardware.kind, Kind::Region | Kind::Ports) { "irq" } else { "" };
     for line in &device.hardware.lines {
         if let Some(held) = board.lines.iter().find(|held| held.irq == line.irq) {
             findings.device(

@@ -40,9 +40,9 @@ impl fmt::Display for VmPlan {
         if let Some(initrd) = &self.load.initrd {
             writeln!(f, "  initrd {initrd}")?;
         }
-        writeln!(f, "  device tree at {}", self.load.device_tree.start())?;
+        writeln!(f, "  {} at {}", words.guest_by, self.load.description.start())?;
         if let Some(console) = &self.console {
-            writeln!(f, "  console {} (emulated), interrupt {}", console.registers, console.irq)?;
+            writeln!(f, "  console {} (emulated), interrupt {}", console.at, console.irq)?;
         }
         if let Some(watchdog) = &self.watchdog {
             write!(f, "  watchdog {} and {} (emulated)", watchdog.control, watchdog.refresh)?;
@@ -56,6 +56,14 @@ impl fmt::Display for VmPlan {
             for block in self.registers.iter().filter(|block| block.device == index) {
                 let how = if block.direct { "mapped" } else { "trapped" };
                 writeln!(f, "    registers {} at {}, {how}", block.gpa, block.hpa)?;
+            }
+            for block in self.ports.iter().filter(|block| block.device == index) {
+                writeln!(
+                    f,
+                    "    ports {}, {}",
+                    block.ports,
+                    if block.direct { "direct" } else { "trapped" }
+                )?;
             }
             for line in self.lines.iter().filter(|line| line.device == index) {
                 writeln!(f, "    interrupt {}, {:?}", line.irq, line.trigger)?;

@@ -37,7 +37,7 @@ struct Unit {
 /// Gives every function an address for its VM.
 pub(super) fn place(given: &mut [Given<'_>], board: &Board<'_>, findings: &mut Findings) {
     let mut units = units(given);
-    let mirrors = board.platform.limits.guest_machine == GuestMachine::MirrorsBoard;
+    let mirrors = board.guest_machine() == GuestMachine::MirrorsBoard;
     if mirrors {
         // What is on the root bus keeps its place, so it comes first.
         units.sort_unstable_by_key(|unit| (unit.vm, unit.host, !unit.on_root, unit.slot));

@@ -54,6 +54,8 @@ pub struct Limits {
     pub vms: u16,
     /// vCPUs that a virtual interrupt controller serves.
     pub vcpus: u16,
+    /// Whether the processors have what runs guests, and firmware leaves it to whoever asks.
+    pub processors: Serves,
     /// List registers of a CPU.
     pub list_registers: u8,
     /// The lines of devices: those of the interrupt controller (of a GIC: SPIs, by GICD_TYPER.ITLinesNumber), and of a virtual one.
@@ -84,6 +86,7 @@ impl Default for Limits {
         Self {
             vms: 255,
             vcpus: 256,
+            processors: Serves::Yes,
             list_registers: 4,
             lines: 32..992,
             messages: 16_384,

@@ -261,6 +261,8 @@ pub enum Device {
         count: u16,
         /// `irq`: its line.
         irq: Option<Irq>,
+        /// `access`.
+        access: RegisterAccess,
     },
 }
 

@@ -230,12 +230,12 @@ fn check_guest_map(vm: &VmPlan, platform: &Platform) -> Result<(), TestCaseError
     }
     let load = &vm.load;
     let ram = vm.description.memory[0];
-    let images: Vec<Span<Gpa>> = [Some(load.device_tree), load.initrd].into_iter().flatten().collect();
+    let images: Vec<Span<Gpa>> = [Some(load.description), load.initrd].into_iter().flatten().collect();
     prop_assert!(ram.contains(load.kernel) && images.iter().all(|span| ram.encloses(span)));
     prop_assert!(images.len() < 2 || !images[0].overlaps(&images[1]));
     let kernel = Span::new(load.kernel, KERNEL_SIZE).unwrap();
     prop_assert!(images.iter().all(|span| !span.overlaps(&kernel)));
-    prop_assert!(vm.tree.len() as u64 <= load.device_tree.size());
+    prop_assert!(vm.blobs[0].bytes.len() as u64 <= load.description.size());
     Ok(())
 }
 

@@ -167,14 +167,14 @@ impl<H: AxVMHal> Ground<H> {
         self.life.state()
     }
 
-    /// It may run: its first vCPU starts at the kernel's entry with the device tree's address, the others are off.
+    /// It may run: its first vCPU starts at the kernel's entry with what the plan hands it, the others are off.
     ///
     /// # Errors
     ///
     /// [`WrongState`] unless it was just built.
     pub fn start(&self) -> Result<(), WrongState> {
         let load = &self.plan.load;
-        let first = Start { entry: load.entry.0, argument: load.device_tree.start().0 };
+        let first = Start { entry: load.entry.0, argument: load.argument.0 };
         self.life.start(first, self.hal.now_ns())
     }
 

@@ -216,6 +216,7 @@ fn vm_plan() -> VmPlan {
             },
             device("clock", vec![]),
         ],
+        ports: vec![],
         doorbells: vec![Doorbell { iova: Iova(DOORBELL), hpa: Hpa(DOORBELL) }],
         lines: vec![LineRoute {
             device: 1,
@@ -227,9 +228,15 @@ fn vm_plan() -> VmPlan {
         machine: MachinePlan::default(),
         console: None,
         pci: vec![],
-        load: LoadPlan { kernel: Gpa(RAM), entry: Gpa(RAM), initrd: None, device_tree: gpa(RAM, 8) },
+        load: LoadPlan {
+            kernel: Gpa(RAM),
+            entry: Gpa(RAM),
+            argument: Gpa(RAM),
+            initrd: None,
+            description: gpa(RAM, 8),
+        },
         description: axvm_guest::Description::default(),
-        tree: vec![],
+        blobs: vec![],
     }
 }
 
@@ -285,7 +292,12 @@ fn a_vm_reaches_what_its_plan_says_and_nothing_else<H: Fake>() {
 }
 
 fn a_device_changes_hands_between_two_vms_that_stop_and_start<H: Fake>() {
-    let plans = [0, 1].map(|id| VmPlan { id: VmId(id), name: format!("vm{id}"), tree: vec![0], ..vm_plan() });
+    let plans = [0, 1].map(|id| VmPlan {
+        id: VmId(id),
+        name: format!("vm{id}"),
+        blobs: vec![axvm_plan::Blob { at: Gpa(RAM), bytes: vec![0] }],
+        ..vm_plan()
+    });
     let mut claims = Claims::new(plans.iter().cloned().map(Arc::new).collect());
     let disk = DeviceId::Node("disk".into());
     let registry = Registry::new(&plans[0].devices);

@@ -1,5 +1,5 @@
-//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64): loaded by their physical addresses, or,
-//! if they are position-independent and apply their relocations themselves, anywhere.
+//! ELF executables (ELF for the Arm 64-bit Architecture, AAELF64; System V ABI, AMD64 supplement): loaded by their physical addresses,
+//! or, if they are position-independent and apply their relocations themselves, anywhere.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use axvm_addr::Gpa;
 use elf::abi::{
     EI_CLASS, EI_DATA, EI_NIDENT, EI_VERSION, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, EM_386, EM_AARCH64,
-    EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, PF_X, PT_INTERP, PT_LOAD,
+    EM_ARM, EM_RISCV, EM_X86_64, ET_DYN, ET_EXEC, EV_CURRENT, PF_X, PT_INTERP, PT_LOAD, PT_NOTE,
 };
 use elf::endian::LittleEndian;
 use elf::file::{Class, FileHeader};
@@ -35,7 +35,7 @@ fn cut(_: ParseError) -> ImageError {
     broken("it ends within its header")
 }
 
-/// The file's header, if it is a 64-bit file for little-endian AArch64.
+/// The file's header, if it is a 64-bit file for a little-endian processor that is served.
 fn header(bytes: &[u8]) -> Result<FileHeader<LittleEndian>, ImageError> {
     let byte = |at: usize| bytes.get(at).copied();
     match (byte(EI_DATA), byte(EI_VERSION)) {
@@ -46,7 +46,9 @@ fn header(bytes: &[u8]) -> Result<FileHeader<LittleEndian>, ImageError> {
     // What follows the identification begins with the same fields in files of 32 and of 64 bits.
     let ident = (LittleEndian, Class::ELF64, 0, 0);
     let header = FileHeader::parse_tail(ident, bytes.get(EI_NIDENT..).unwrap_or_default()).map_err(cut)?;
-    if header.e_machine != EM_AARCH64 || byte(EI_CLASS) != Some(ELFCLASS64) {
+    let served =
+        header.e_machine == EM_AARCH64 || (cfg!(feature = "x86_64") && header.e_machine == EM_X86_64);
+    if !served || byte(EI_CLASS) != Some(ELFCLASS64) {
         let name = match header.e_machine {
             EM_386 | EM_X86_64 => "an ELF file for x86".into(),
             EM_ARM => "an ELF file for 32-bit Arm".into(),
@@ -79,12 +81,17 @@ fn segments<'a>(
 
 pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     let header = header(bytes)?;
+    let is_x86 = cfg!(feature = "x86_64") && header.e_machine == EM_X86_64;
     if header.e_type != ET_EXEC && header.e_type != ET_DYN {
         return Err(ImageError::Unsupported("it is an ELF file, but not an executable (unlinked?)".into()));
     }
     let mut load = Vec::new();
     let mut entry = None;
+    let mut pvh: Option<u64> = None;
     for segment in segments(&header, bytes)? {
+        if is_x86 && segment.p_type == PT_NOTE {
+            pvh = super::pvh::entry(&segment, bytes)?.or(pvh);
+        }
         if segment.p_type == PT_INTERP {
             return Err(ImageError::Unsupported(
                 "it is a dynamically linked program of an operating system".into(),
@@ -124,13 +131,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         return Err(broken("it has nothing to load"));
     };
     let start = first.p_paddr;
-    let entry = entry.ok_or_else(|| broken("its entry lies in no executable segment"))?;
-    if entry & 3 != 0 {
+    let kind = match (is_x86, pvh) {
+        (false, _) => ImageKind::Elf,
+        (true, None) => ImageKind::ElfX86,
+        // The entry by the note is a physical address, and that of 32-bit code.
+        (true, Some(at)) => {
+            entry = load.iter().any(|(segment, end)| segment.p_paddr <= at && at < *end).then_some(at);
+            ImageKind::PvhElf
+        }
+    };
+    let entry = entry.ok_or_else(|| match pvh {
+        None => broken("its entry lies in no executable segment"),
+        Some(_) => broken("its PVH entry (the Xen note of type 18) lies in no segment"),
+    })?;
+    if entry & 3 != 0 && !is_x86 {
         return Err(broken("its entry isn't a multiple of 4"));
     }
-    let movable = header.e_type == ET_DYN;
+    // The address that a PVH note says isn't relative to anything.
+    let movable = header.e_type == ET_DYN && pvh.is_none();
     Ok(ImageInfo {
-        kind: ImageKind::Elf,
+        kind,
         load: (!movable).then_some(Gpa(start)),
         alignment: if movable { ALIGNMENT } else { 1 },
         text_offset: if movable { start % ALIGNMENT } else { 0 },
@@ -145,5 +165,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
                 memory_size: segment.p_memsz,
             })
             .collect(),
+        setup: None,
     })
 }

@@ -59,5 +59,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         memory_size,
         entry_offset: 0,
         segments: vec![Segment { file_offset: 0, file_size: length, offset: 0, memory_size }],
+        setup: None,
     })
 }

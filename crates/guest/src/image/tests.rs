@@ -132,14 +132,143 @@ fn an_elf_file_whose_headers_are_not_all_there_is_refused() {
     }
 }
 
+/// A bzImage with one sector of real-mode code before a kernel of so many bytes, as Linux 6.12's headers are.
+fn bzimage(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0x90; 0x400 + length];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, b"MZ");
+    put(0x1f1, &[1]);
+    put(0x1f4, &(length.div_ceil(16) as u32).to_le_bytes());
+    put(0x1fe, &0xaa55u16.to_le_bytes());
+    put(0x200, &[0xeb, 0x6a]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x020fu16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(0x230, &0x20_0000u32.to_le_bytes());
+    put(0x234, &[1, 21]);
+    put(0x236, &0x7fu16.to_le_bytes());
+    put(0x238, &2047u32.to_le_bytes());
+    put(0x258, &0x100_0000u64.to_le_bytes());
+    put(0x260, &0x300_0000u32.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_bzimage_is_placed_at_its_preferred_address_and_entered_in_64_bits() {
+    let mut bytes = bzimage(0x1000);
+    // A signature behind the kernel isn't part of it.
+    bytes.extend([0x5a; 0x123]);
+    let kernel = Kernel::parse(&bytes, None).unwrap();
+    let info = &kernel.info;
+    assert_eq!(
+        (info.kind, info.place(Gpa(0)), info.entry_offset),
+        (ImageKind::BzImage, Some(Gpa(0x100_0000)), 0x200)
+    );
+    assert_eq!(info.memory_size, 0x300_0000);
+    let segments: Vec<_> = kernel.segments().collect();
+    assert_eq!(segments, [LoadSegment { offset: 0, data: &bytes[0x400..0x1400], zeros: 0 }]);
+    let setup = info.setup.as_ref().unwrap();
+    assert_eq!((setup.command_line, setup.initrd_last), (2047, u64::MAX));
+    assert_eq!(setup.header, bytes[0x1f1..0x202 + 0x6a]);
+    bytes[0x236] = 1;
+    let low = ImageInfo::parse(&bytes, None).unwrap().setup.unwrap();
+    assert_eq!(low.initrd_last, 0x7fff_ffff, "a kernel that takes nothing above 4 GiB");
+}
+
+#[test]
+fn a_kernel_that_can_t_be_moved_goes_to_its_address_alone() {
+    let at = |relocatable: u8, preferred: u64| {
+        let mut bytes = bzimage(0x1000);
+        bytes[0x234] = relocatable;
+        bytes[0x258..0x260].copy_from_slice(&preferred.to_le_bytes());
+        ImageInfo::parse(&bytes, None).map(|info| info.load.unwrap().0)
+    };
+    assert_eq!(at(1, 0x100_1000), Ok(0x120_0000), "aligned as it wants");
+    assert_eq!(at(0, 0x100_1000), Ok(0x100_1000));
+    assert!(at(1, 0xf_ffff).is_err() && at(0, 0).is_err() && at(1, u64::MAX).is_err());
+}
+
+#[test]
+fn a_bzimage_that_is_broken_or_isn_t_supported_says_what_it_is() {
+    let with = |at: usize, field: &[u8]| {
+        let mut bytes = bzimage(0x1000);
+        bytes[at..at + field.len()].copy_from_slice(field);
+        ImageInfo::parse(&bytes, None).unwrap_err().to_string()
+    };
+    for (at, field, expected) in [
+        (0x1fe, &[0, 0][..], "boot_flag"),
+        (0x206, &[0x0b, 2], "2.11"),
+        (0x201, &[0x60], "setup header is shorter"),
+        (0x211, &[0], "below 1 MiB"),
+        (0x236, &[0, 0], "64-bit entry"),
+        (0x1f1, &[9], "setup_sects"),
+        (0x1f4, &[1, 1, 0, 0], "syssize"),
+        (0x1f4, &[0x20, 0, 0, 0], "syssize"),
+        (0x230, &[3, 0, 0, 0], "kernel_alignment"),
+        (0x230, &[0, 0, 0, 0], "kernel_alignment"),
+        (0x260, &[0, 0, 0, 0], "init_size"),
+        (0x238, &[0, 0, 0, 0], "cmdline_size"),
+    ] {
+        let said = with(at, field);
+        assert!(said.contains(expected), "{at:#x}: {said}");
+    }
+    // With 0 as the number of sectors there are four.
+    assert!(with(0x1f1, &[0]).contains("syssize"));
+    let whole = bzimage(0x1000);
+    // A file may end within its last paragraph.
+    for end in 0x206..=whole.len() - 16 {
+        assert!(ImageInfo::parse(&whole[..end], None).is_err(), "{end:#x}");
+    }
+}
+
+/// An ELF file for x86 with a note: its name, type and content.
+fn with_note(name: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for field in [name.len() as u32, content.len() as u32, kind] {
+        note.extend(field.to_le_bytes());
+    }
+    note.extend_from_slice(name);
+    note.extend_from_slice(content);
+    let mut file = elf64(
+        62,
+        0xffff_ffff_8010_0000,
+        &[(0x10_0000, 0xffff_ffff_8010_0000, b"text", 0x1000), (0, 0, &note, note.len() as u64)],
+    );
+    file[64 + 56..64 + 60].copy_from_slice(&4u32.to_le_bytes());
+    file
+}
+
+#[test]
+fn an_elf_file_for_x86_is_entered_by_its_pvh_note_or_else_in_64_bits() {
+    let info = ImageInfo::parse(&elf64(62, 0x10_0003, &[(0x10_0000, 0x10_0000, b"text", 8)]), None).unwrap();
+    assert_eq!((info.kind, info.load, info.entry_offset), (ImageKind::ElfX86, Some(Gpa(0x10_0000)), 3));
+    for entry in [&0x10_0010u32.to_le_bytes()[..], &0x10_0010u64.to_le_bytes()] {
+        let info = ImageInfo::parse(&with_note(b"Xen\0", 18, entry), None).unwrap();
+        assert_eq!(
+            (info.kind, info.load, info.entry_offset),
+            (ImageKind::PvhElf, Some(Gpa(0x10_0000)), 0x10)
+        );
+        assert_eq!(info.memory_size, 0x1000, "notes aren't loaded");
+    }
+    for (name, kind) in [(b"Xen\0", 17), (b"GNU\0", 18)] {
+        let info = ImageInfo::parse(&with_note(name, kind, &[0; 4]), None).unwrap();
+        assert_eq!((info.kind, info.entry_offset), (ImageKind::ElfX86, 0), "another note");
+    }
+    for content in [&[0; 3][..], &[], &0x20_0000u32.to_le_bytes(), &0x1_0010_0010u64.to_le_bytes()] {
+        let error = ImageInfo::parse(&with_note(b"Xen\0", 18, content), None).unwrap_err();
+        assert!(error.to_string().contains("PVH"), "{error}");
+    }
+    let mut file = with_note(b"Xen\0", 18, &[0; 4]);
+    file.truncate(file.len() - 1);
+    assert!(matches!(ImageInfo::parse(&file, None), Err(ImageError::Broken(_))));
+}
+
 #[test]
 fn kernels_of_other_machines_and_compressed_ones_are_named() {
-    let mut bzimage = vec![0; 0x300];
-    bzimage[..2].copy_from_slice(b"MZ");
-    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
     let cases = [
-        (bzimage, "x86 bzImage"),
-        (elf64(62, 0, &[(0, 0, b"text", 4)]), "x86"),
+        (elf64(243, 0, &[(0, 0, b"text", 4)]), "RISC-V"),
+        (elf64(3, 0, &[(0, 0, b"text", 4)]), "x86"),
         (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "gzip -dc"),
         (b"\xfd7zXZ\0rest".to_vec(), "xz -dc"),
         (b"hello".to_vec(), "`load` and `entry`"),
@@ -167,8 +296,10 @@ proptest! {
         base in prop::sample::select(vec![
             linux(0, 0x2000, 0, 0x100),
             elf64(183, 0x1000, &[(0x1000, 0x1000, b"text", 4), (0x2000, 0x2000, b"data", 0x100)]),
+            bzimage(0x300),
+            with_note(b"Xen\0", 18, &0x10_0010u32.to_le_bytes()),
         ]),
-        changes in prop::collection::vec((0usize..0x200, any::<u8>()), 0..12),
+        changes in prop::collection::vec((0usize..0x280, any::<u8>()), 0..12),
         cut in 0usize..0x200,
     ) {
         let mut bytes = base;

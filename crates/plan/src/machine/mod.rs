@@ -4,13 +4,18 @@
 //! It is data and rules, without `cfg`: a desk plans for any board. What is common asks `Machine`, and names none of it.
 
 pub(crate) mod aarch64;
+pub(crate) mod x86_64;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Address, Gpa, Hpa, Interrupt, Irq, MsiControllerId, Span};
+use axvm_addr::{Address, Gpa, Hpa, Interrupt, IommuId, Irq, MsiControllerId, Ports, Span};
 use axvm_guest::Description;
+use axvm_guest::image::{ImageKind, VmImages};
+use axvm_platform::limits::GuestMachine;
+#[cfg(feature = "x86_64")]
+use axvm_platform::model::Irqchip;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Arch, System, Vm};
 use serde::{Deserialize, Serialize};
@@ -20,12 +25,15 @@ use crate::board::Board;
 use crate::config::VMInterruptMode;
 use crate::findings::{Findings, VmRef};
 use crate::hardware::Given;
+use crate::layout::Room;
+use crate::model::{Blob, ConsolePlan, LoadPlan, VmPlan};
 use crate::own_tree::Look;
 
-/// The architecture of a board.
+/// The architecture of a board. Of one that this build doesn't serve there is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Machine {
     Aarch64,
+    X86_64(x86_64::Served),
 }
 
 /// What only machines of one architecture have, for one VM.
@@ -33,6 +41,8 @@ pub(crate) enum Machine {
 pub enum MachinePlan {
     /// aarch64.
     Aarch64(aarch64::Aarch64Plan),
+    /// x86_64.
+    X86_64(x86_64::X86_64Plan),
 }
 
 impl Default for MachinePlan {
@@ -45,6 +55,7 @@ impl MachinePlan {
     pub(crate) fn machine(&self) -> Machine {
         match self {
             Self::Aarch64(_) => Machine::Aarch64,
+            Self::X86_64(plan) => Machine::X86_64(plan.served),
         }
     }
 
@@ -54,27 +65,51 @@ impl MachinePlan {
 
     /// What is emulated of the interrupt controller, each part with its name.
     pub(crate) fn registers(&self) -> Vec<Emulated> {
-        let Self::Aarch64(plan) = self;
-        plan.registers()
+        match self {
+            Self::Aarch64(plan) => plan.registers(),
+            Self::X86_64(plan) => plan.registers(),
+        }
+    }
+
+    /// What is emulated at ports beside the console, each part with its name.
+    pub(crate) fn ports(&self) -> Vec<EmulatedPorts> {
+        match self {
+            Self::Aarch64(_) => Vec::new(),
+            Self::X86_64(plan) => plan.ports(),
+        }
     }
 
     /// Whether the VM has a controller for message interrupts.
     pub(crate) fn takes_messages(&self) -> bool {
-        let Self::Aarch64(plan) = self;
-        plan.gic.is_some_and(|gic| gic.its.is_some())
+        match self {
+            Self::Aarch64(plan) => plan.gic.is_some_and(|gic| gic.its.is_some()),
+            Self::X86_64(_) => true,
+        }
     }
 
     /// The page that the guest has its devices send their message interrupts to, of the controller with the host's behind it.
     pub(crate) fn doorbell(&self, controller: MsiControllerId) -> Option<Gpa> {
-        let Self::Aarch64(plan) = self;
+        // x86's processors take what is sent to addresses that nothing else has, and none of it is mapped.
+        let Self::Aarch64(plan) = self else { return None };
         let its = plan.gic?.its.filter(|its| its.host == controller)?;
         its.registers.start().checked_add(aarch64::DOORBELL)
     }
 
     /// Whether the hardware delivers the message interrupts of a VM in this mode, by the numbers that its guest gives them.
     pub(crate) fn delivers_messages(&self, mode: VMInterruptMode) -> bool {
-        let Self::Aarch64(plan) = self;
-        mode == VMInterruptMode::Passthrough || plan.virtual_lpis
+        let by_hardware = match self {
+            Self::Aarch64(plan) => plan.virtual_lpis,
+            Self::X86_64(_) => false,
+        };
+        mode == VMInterruptMode::Passthrough || by_hardware
+    }
+}
+
+/// What is copied into a VM's RAM beside its images, of a VM that brings no device tree of its own.
+pub(crate) fn write(vm: &VmPlan) -> Result<Vec<Blob>, String> {
+    match &vm.machine {
+        MachinePlan::Aarch64(_) => aarch64::write(vm),
+        MachinePlan::X86_64(plan) => x86_64::write(vm, plan),
     }
 }
 
@@ -84,6 +119,21 @@ pub(crate) struct Emulated {
     pub(crate) span: Span<Gpa>,
     /// With its article.
     pub(crate) what: &'static str,
+}
+
+/// Ports that the hypervisor emulates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EmulatedPorts {
+    pub(crate) ports: Ports,
+    /// With its article.
+    pub(crate) what: &'static str,
+}
+
+/// Ports of the board's that no guest is given.
+pub(crate) struct DrivenPorts {
+    pub(crate) ports: Ports,
+    /// With its article.
+    pub(crate) what: String,
 }
 
 /// Registers of the board's that the hypervisor drives.
@@ -140,11 +190,13 @@ pub(crate) struct Words {
     pub(crate) console_compatible: &'static str,
     /// The emulated watchdog, with its article.
     pub(crate) watchdog: &'static str,
-    /// What gives a CPU to guests, beside its own node: the firmware, and the interrupt controller with its article.
-    pub(crate) firmware: &'static str,
-    pub(crate) controller: &'static str,
+    /// Why a CPU can't be started.
+    pub(crate) cant_start: &'static str,
     /// What tells the translations of VMs apart.
     pub(crate) tag: &'static str,
+    /// What the board is described by, and what guests are told of their machine by.
+    pub(crate) board_by: &'static str,
+    pub(crate) guest_by: &'static str,
     /// How QEMU's board is started with a controller of message interrupts, and with an IOMMU.
     pub(crate) qemu_msi: &'static str,
     pub(crate) qemu_iommu: &'static str,
@@ -154,8 +206,8 @@ pub(crate) struct Words {
 pub(crate) struct OwnLayout {
     /// Where its RAM begins, where nothing speaks against it.
     pub(crate) ram: Gpa,
-    /// The page of the emulated console.
-    pub(crate) console: Gpa,
+    /// The first page for emulated devices: the console's, where that is in memory.
+    pub(crate) emulated: Gpa,
     /// Where platform devices' registers are.
     pub(crate) devices: Range<u64>,
     /// The config spaces of its host bridges.
@@ -164,6 +216,8 @@ pub(crate) struct OwnLayout {
     pub(crate) low_window: Range<u64>,
     /// 64-bit BARs are in the last quarter of what so many bits address, or of what the CPUs reach if that is less.
     pub(crate) high_bits: u8,
+    /// Where BARs of ports are, in machines with ports.
+    pub(crate) port_window: Option<Ports>,
 }
 
 /// Bytes that tables take.
@@ -184,6 +238,16 @@ pub(crate) struct Tables {
 
 impl Machine {
     /// That of a platform: readers refuse the descriptions of others.
+    #[cfg(feature = "x86_64")]
+    pub(crate) fn of(platform: &Platform) -> Self {
+        match platform.irqchip {
+            Some(Irqchip::Apic(_)) => Self::X86_64(x86_64::Served),
+            Some(Irqchip::Gic(_)) | None => Self::Aarch64,
+        }
+    }
+
+    /// That of a platform: readers refuse the descriptions of others.
+    #[cfg(not(feature = "x86_64"))]
     pub(crate) fn of(_: &Platform) -> Self {
         Self::Aarch64
     }
@@ -192,12 +256,14 @@ impl Machine {
     pub(crate) fn arch(self) -> Arch {
         match self {
             Self::Aarch64 => Arch::Aarch64,
+            Self::X86_64(_) => Arch::X86_64,
         }
     }
 
     pub(crate) fn words(self) -> &'static Words {
         match self {
             Self::Aarch64 => &aarch64::WORDS,
+            Self::X86_64(_) => &x86_64::WORDS,
         }
     }
 
@@ -205,6 +271,7 @@ impl Machine {
     pub(crate) fn lacks(self, platform: &Platform) -> Vec<&'static str> {
         match self {
             Self::Aarch64 => aarch64::lacks(platform),
+            Self::X86_64(_) => x86_64::lacks(platform),
         }
     }
 
@@ -212,6 +279,7 @@ impl Machine {
     pub(crate) fn irqchip(self, platform: &Platform) -> Vec<Driven> {
         match self {
             Self::Aarch64 => aarch64::irqchip(platform),
+            Self::X86_64(_) => x86_64::irqchip(platform),
         }
     }
 
@@ -219,6 +287,7 @@ impl Machine {
     pub(crate) fn irqchip_lines(self, platform: &Platform) -> Vec<Held> {
         match self {
             Self::Aarch64 => aarch64::irqchip_lines(platform),
+            Self::X86_64(_) => x86_64::irqchip_lines(platform),
         }
     }
 
@@ -226,6 +295,7 @@ impl Machine {
     pub(crate) fn reserved_node(self, platform: &Platform, path: &str) -> Option<&'static str> {
         match self {
             Self::Aarch64 => aarch64::reserved_node(platform, path),
+            Self::X86_64(_) => x86_64::reserved_node(path),
         }
     }
 
@@ -233,6 +303,7 @@ impl Machine {
     pub(crate) fn lines(self) -> Range<u32> {
         match self {
             Self::Aarch64 => aarch64::SPIS,
+            Self::X86_64(_) => x86_64::LINES,
         }
     }
 
@@ -240,6 +311,7 @@ impl Machine {
     pub(crate) fn msi_controllers(self, platform: &Platform) -> usize {
         match self {
             Self::Aarch64 => platform.gic().map_or(0, |gic| gic.its.len()),
+            Self::X86_64(_) => platform.iommus.len(),
         }
     }
 
@@ -247,6 +319,110 @@ impl Machine {
     pub(crate) fn own_layout(self) -> &'static OwnLayout {
         match self {
             Self::Aarch64 => &aarch64::layout::OWN,
+            Self::X86_64(_) => &x86_64::layout::OWN,
+        }
+    }
+
+    /// The machine that guests see: on x86 its own, as what a PC has lies where the hypervisor's own is.
+    pub(crate) fn guest_machine(self, platform: &Platform) -> GuestMachine {
+        match self {
+            Self::Aarch64 => platform.limits.guest_machine,
+            Self::X86_64(_) => GuestMachine::Own,
+        }
+    }
+
+    /// Where RAM is, piece by piece, in a machine that has it at fixed places; else it is in one piece where there is room.
+    pub(crate) fn ram_areas(self) -> &'static [(u64, u64)] {
+        match self {
+            Self::Aarch64 => &[],
+            Self::X86_64(_) => &x86_64::layout::RAM,
+        }
+    }
+
+    /// Whether the board's host bridges take what a device sends for theirs where it is an address of one of their windows, before an IOMMU has
+    /// seen it.
+    pub(crate) fn windows_take_dma(self) -> bool {
+        match self {
+            Self::Aarch64 => true,
+            Self::X86_64(_) => false,
+        }
+    }
+
+    /// Whether there are I/O ports.
+    pub(crate) fn has_ports(self) -> bool {
+        match self {
+            Self::Aarch64 => false,
+            Self::X86_64(_) => true,
+        }
+    }
+
+    /// The ports of the board's with which the hypervisor works.
+    pub(crate) fn ports(self, platform: &Platform) -> Vec<DrivenPorts> {
+        match self {
+            Self::Aarch64 => Vec::new(),
+            Self::X86_64(_) => x86_64::ports(platform),
+        }
+    }
+
+    /// Whether an IOMMU bounds the messages of the devices that it serves, or something behind it does.
+    pub(crate) fn bounds_messages(self, platform: &Platform, iommu: IommuId) -> bool {
+        match self {
+            Self::Aarch64 => true,
+            Self::X86_64(_) => x86_64::bounds_messages(platform, iommu),
+        }
+    }
+
+    /// Whether it is for guests to say how many messages a device can send, so that each may have as many as any.
+    pub(crate) fn guests_size_tables(self) -> bool {
+        match self {
+            Self::Aarch64 => true,
+            Self::X86_64(_) => false,
+        }
+    }
+
+    /// Whether it runs kernels of this kind.
+    pub(crate) fn runs(self, kind: ImageKind) -> bool {
+        match self {
+            Self::Aarch64 => matches!(kind, ImageKind::LinuxImage | ImageKind::Elf | ImageKind::Raw),
+            Self::X86_64(_) => {
+                matches!(kind, ImageKind::BzImage | ImageKind::PvhElf | ImageKind::ElfX86 | ImageKind::Raw)
+            }
+        }
+    }
+
+    /// Whether its guests can be told of their machine by a device tree, so that a file may bring one.
+    pub(crate) fn has_device_tree(self) -> bool {
+        match self {
+            Self::Aarch64 => true,
+            Self::X86_64(_) => false,
+        }
+    }
+
+    /// Whether an emulated watchdog is one that its guests know.
+    pub(crate) fn has_watchdog(self) -> bool {
+        self.has_device_tree()
+    }
+
+    /// The emulated console, where it is at ports.
+    pub(crate) fn console_ports(self, given: &[&Given<'_>]) -> Option<ConsolePlan> {
+        match self {
+            Self::Aarch64 => None,
+            Self::X86_64(_) => x86_64::layout::console(given),
+        }
+    }
+
+    /// Where the images go, in RAM of which this is the first piece.
+    pub(crate) fn place(
+        self,
+        vm: VmRef<'_>,
+        config: &Vm,
+        images: &VmImages,
+        ram: Span<Gpa>,
+        findings: &mut Findings,
+    ) -> Option<LoadPlan> {
+        match self {
+            Self::Aarch64 => aarch64::load::place(vm, config, images, ram, findings),
+            Self::X86_64(_) => x86_64::load::place(vm, config, images, ram, findings),
         }
     }
 
@@ -254,6 +430,7 @@ impl Machine {
     pub(crate) fn doorbell(self, platform: &Platform, controller: MsiControllerId) -> Option<Hpa> {
         match self {
             Self::Aarch64 => platform.gic()?.its.get(usize::from(controller.0))?.doorbell(),
+            Self::X86_64(_) => None,
         }
     }
 
@@ -261,6 +438,7 @@ impl Machine {
     pub(crate) fn note_unused(self, platform: &Platform, findings: &mut Findings) {
         match self {
             Self::Aarch64 => aarch64::note_unused(platform, findings),
+            Self::X86_64(_) => {}
         }
     }
 
@@ -268,6 +446,8 @@ impl Machine {
     pub(crate) fn vcpu_id(self, vcpu: u16) -> u64 {
         match self {
             Self::Aarch64 => aarch64::affinity(vcpu),
+            // Local APICs' ids, which are counted.
+            Self::X86_64(_) => vcpu.into(),
         }
     }
 
@@ -282,6 +462,7 @@ impl Machine {
     ) -> Vec<Mode> {
         match self {
             Self::Aarch64 => aarch64::mode::choose(system, given, board, apart, findings),
+            Self::X86_64(_) => x86_64::mode::choose(system, findings),
         }
     }
 
@@ -290,15 +471,16 @@ impl Machine {
         self,
         vm: VmRef<'_>,
         config: &Vm,
-        mode: Mode,
+        room: Room<'_>,
         given: &[&Given<'_>],
         board: &Board<'_>,
         findings: &mut Findings,
     ) -> MachinePlan {
         match self {
             Self::Aarch64 => {
-                MachinePlan::Aarch64(aarch64::layout::plan(vm, config, mode, given, board, findings))
+                MachinePlan::Aarch64(aarch64::layout::plan(vm, config, room.mode, given, board, findings))
             }
+            Self::X86_64(served) => x86_64::layout::plan(vm, served, room.images, given, findings),
         }
     }
 
@@ -306,6 +488,7 @@ impl Machine {
     pub(crate) fn fixed(self, platform: &Platform) -> Vec<Emulated> {
         match self {
             Self::Aarch64 => aarch64::layout::fixed(platform),
+            Self::X86_64(_) => x86_64::layout::fixed(),
         }
     }
 
@@ -316,20 +499,25 @@ impl Machine {
         given: &[&Given<'_>],
         own: impl Iterator<Item = Irq>,
     ) {
-        let MachinePlan::Aarch64(plan) = plan;
-        aarch64::layout::set_spis(plan, given, own);
+        // The pins of an I/O APIC are always the same.
+        if let MachinePlan::Aarch64(plan) = plan {
+            aarch64::layout::set_spis(plan, given, own);
+        }
     }
 
     /// What the guest's description says of the machine.
     pub(crate) fn describe(self, plan: &MachinePlan, platform: &Platform, description: &mut Description) {
-        let MachinePlan::Aarch64(plan) = plan;
-        aarch64::describe(plan, platform, description);
+        match plan {
+            MachinePlan::Aarch64(plan) => aarch64::describe(plan, platform, description),
+            MachinePlan::X86_64(plan) => x86_64::describe(plan, description),
+        }
     }
 
     /// What tables take.
     pub(crate) fn tables(self) -> &'static Tables {
         match self {
             Self::Aarch64 => &aarch64::TABLES,
+            Self::X86_64(_) => &x86_64::TABLES,
         }
     }
 
@@ -337,6 +525,8 @@ impl Machine {
     pub(crate) fn look(self, look: &mut Look<'_>, tree: &Platform) {
         match self {
             Self::Aarch64 => aarch64::own_tree::look(look, tree),
+            // A VM of it has no device tree.
+            Self::X86_64(_) => {}
         }
     }
 }

@@ -71,7 +71,7 @@ fn the_emulated_gic_and_console_are_where_the_board_has_its_own() {
     assert_eq!(gic.its.map(|its| (its.registers.start(), its.host.0)), Some((Gpa(0x0808_0000), 0)));
     assert_eq!(gic.spis, 32, "lines up to INTID 38");
     let console = vm.console.unwrap();
-    assert_eq!((console.registers.start(), console.irq), (Gpa(0x0900_0000), Irq(33)));
+    assert_eq!((console.at.registers().unwrap().start(), console.irq), (Gpa(0x0900_0000), Irq(33)));
     assert_eq!(vm.address_bits, 40, "the high PCI window ends at 1 TiB");
 }
 
@@ -104,7 +104,7 @@ fn images_lie_in_ram_beside_each_other_as_linux_wants_them() {
     let vm = &plan.vms[0];
     let load = &vm.load;
     assert_eq!((load.kernel, load.entry), (Gpa(0x4000_0000), Gpa(0x4000_0000)));
-    assert_eq!(load.device_tree, Span::new(Gpa(0x4300_0000), 2 << 20).unwrap());
+    assert_eq!(load.description, Span::new(Gpa(0x4300_0000), 2 << 20).unwrap());
     let initrd = load.initrd.unwrap();
     assert_eq!((initrd.start(), initrd.size()), (Gpa(0x4320_0000), 10_000_001));
 }
@@ -118,16 +118,16 @@ fn a_device_tree_lies_where_the_guest_looks_for_it_and_the_rest_beside_it() {
     system.vms[0].device_tree = Some(Gpa(0x4000_0000));
     let placed = |system: &System| plan(system, &board(), &images).unwrap().vms.remove(0).load;
     let there = placed(&system);
-    assert_eq!(there.device_tree, Span::new(Gpa(0x4000_0000), 2 << 20).unwrap());
+    assert_eq!(there.description, Span::new(Gpa(0x4000_0000), 2 << 20).unwrap());
     assert_eq!(there.kernel, load);
     assert!(there.initrd.unwrap().start() >= Gpa(0x4030_0000));
     // Behind the kernel, and up to the end of RAM.
     system.vms[0].device_tree = Some(Gpa(0x4030_0008));
-    assert_eq!(placed(&system).device_tree, Span::new(Gpa(0x4030_0008), 2 << 20).unwrap());
+    assert_eq!(placed(&system).description, Span::new(Gpa(0x4030_0008), 2 << 20).unwrap());
     system.vms[0].device_tree = Some(Gpa(0x5fff_0000));
     let there = placed(&system);
-    assert_eq!(there.device_tree, Span::new(Gpa(0x5fff_0000), 64 << 10).unwrap());
-    assert!(!there.initrd.unwrap().overlaps(&there.device_tree));
+    assert_eq!(there.description, Span::new(Gpa(0x5fff_0000), 64 << 10).unwrap());
+    assert!(!there.initrd.unwrap().overlaps(&there.description));
 }
 
 #[test]
@@ -252,11 +252,11 @@ fn a_board_whose_console_is_no_pl011_gets_an_emulated_one_on_a_free_page() {
     let console = platform.devices.iter_mut().find(|device| device.path == "/pl011@9000000").unwrap();
     console.compatible = vec!["ns16550a".into()];
     let plan = planned(&demo(), &platform);
-    let console = plan.vms[0].console.unwrap();
-    assert!(console.registers.is_aligned(4096));
-    assert!(plan.vms[0].registers.iter().all(|block| !block.gpa.overlaps(&console.registers)));
-    assert!(plan.vms[0].lines.iter().all(|line| line.irq != console.irq));
-    assert!(!plan.vms[0].aarch64().unwrap().gic.unwrap().distributor.overlaps(&console.registers));
+    let console = plan.vms[0].console.unwrap().at.registers().unwrap();
+    assert!(console.is_aligned(4096));
+    assert!(plan.vms[0].registers.iter().all(|block| !block.gpa.overlaps(&console)));
+    assert!(plan.vms[0].lines.iter().all(|line| line.irq != plan.vms[0].console.unwrap().irq));
+    assert!(!plan.vms[0].aarch64().unwrap().gic.unwrap().distributor.overlaps(&console));
 }
 
 #[test]
@@ -287,8 +287,8 @@ fn a_plan_travels_as_it_is() {
     let mut unpacked = postcard::from_bytes::<Plan>(&packed).unwrap();
     for (vm, packed) in unpacked.vms.iter_mut().zip(&plan.vms) {
         // It follows from the description, and isn't packed.
-        vm.tree = axvm_guest::fdt::write(&vm.description, None).unwrap();
-        assert_eq!(vm.tree, packed.tree);
+        vm.blobs = crate::machine::write(vm).unwrap();
+        assert_eq!(vm.blobs, packed.blobs);
     }
     assert_eq!(unpacked, plan);
 }

@@ -389,8 +389,8 @@ fn a_plan_without_a_device_has_nothing_that_reaches_it_and_tells_the_guest_nothi
         let never = planned(&system(vec![vm("a", &[1], named)]), &by_time(board()));
         let never = &never.vms[0];
         assert_eq!(without.description, never.description);
-        assert_eq!(without.tree, never.tree);
-        assert_ne!(without.tree, full.tree);
+        assert_eq!(without.blobs, never.blobs);
+        assert_ne!(without.blobs, full.blobs);
         let present: Vec<DevicePlan> = without.present().map(|(_, device)| device.clone()).collect();
         assert_eq!(present, never.devices);
         let place = |device: u16| without.present().position(|(own, _)| own == device).unwrap() as u16;
@@ -622,7 +622,7 @@ mod properties {
                         used.lines.extend(found.interrupts.iter().map(|line| line.irq));
                     }
                 }
-                DeviceId::Registers(_) => panic!(),
+                DeviceId::Registers(_) | DeviceId::Ports(_) => panic!(),
             }
         }
         used

@@ -10,6 +10,7 @@ mod own_machine;
 mod own_tree;
 mod refused;
 mod watchdog;
+mod x86_64;
 
 use alloc::string::String;
 use alloc::vec;

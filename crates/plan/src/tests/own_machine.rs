@@ -120,7 +120,7 @@ fn what_is_behind_it_is_the_boards_all_the_same() {
 #[test]
 fn its_device_tree_says_where_it_has_everything() {
     let vm = planned(&demo(), &own(board())).vms.remove(0);
-    let tree = axvm_platform::fdt::read(&vm.tree).unwrap();
+    let tree = axvm_platform::fdt::read(&vm.blobs[0].bytes).unwrap();
     let here = |span: Span<Hpa>| Span::new(Gpa(span.start().0), span.size()).unwrap();
     let (gic, planned) = (tree.gic().unwrap(), vm.aarch64().unwrap().gic.unwrap());
     assert_eq!(here(gic.distributor).start(), planned.distributor.start());
@@ -135,7 +135,7 @@ fn its_device_tree_says_where_it_has_everything() {
     let clock = tree.devices.iter().find(|device| device.path.contains("pl031")).unwrap();
     assert_eq!(here(clock.registers[0]), vm.registers[0].gpa);
     let console = tree.devices.iter().find(|device| Some(&device.path) == tree.console.as_ref()).unwrap();
-    assert_eq!(here(console.registers[0]), vm.console.unwrap().registers);
+    assert_eq!(here(console.registers[0]), vm.console.unwrap().at.registers().unwrap());
 }
 
 fn with_window(pci: u64, size: u64) -> Platform {

@@ -15,7 +15,7 @@ use crate::model::{Arch, Device, Dma, Hazard, Item, RegisterAccess};
 const KINDS: [(&str, &str, &[&str]); 4] = [
     ("pci", "a PCI function", &["pci", "reset", "intx"]),
     ("node", "a platform device", &["node", "access", "dma", "streams", "accept"]),
-    ("ports", "a range of ports", &["name", "ports", "irq"]),
+    ("ports", "a range of ports", &["name", "ports", "irq", "access"]),
     (
         "base_hpa",
         "a raw region",
@@ -136,6 +136,7 @@ fn ports<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>, arch: Opti
     if !section.has("name") {
         section.missing("name", "what the ports are called");
     }
+    let access = access(section);
     let name = section.string("name");
     let irq = section.number("irq").map(Irq);
     let numbers = section.numbers::<u16>("ports")?;
@@ -146,7 +147,7 @@ fn ports<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>, arch: Opti
     if *count == 0 || u32::from(*base) + u32::from(*count) > 0x1_0000 {
         section.wrong("ports", "`ports` must be one port at least and end at 0xffff at most".to_string());
     }
-    Some(Device::Ports { name: name?, base: *base, count: *count, irq })
+    Some(Device::Ports { name: name?, base: *base, count: *count, irq, access })
 }
 
 fn access<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> RegisterAccess {

@@ -299,8 +299,12 @@ fn write_device(device: &Device) -> String {
             irq(line),
             common(access, dma, accept)
         ),
-        Device::Ports { name, base, count, irq: line } => {
-            format!("name = {name:?}\nports = [{base}, {count}]\n{}", irq(line))
+        Device::Ports { name, base, count, irq: line, access } => {
+            format!(
+                "name = {name:?}\nports = [{base}, {count}]\n{}{}",
+                irq(line),
+                common(access, &Dma::Unstated, &[])
+            )
         }
     }
 }
@@ -335,12 +339,8 @@ fn device() -> impl Strategy<Value = Device> {
                 dma,
                 accept
             }),
-        ("[a-z]{1,8}", 0u16..0xff00, 1u16..0x100, irq()).prop_map(|(name, base, count, irq)| Device::Ports {
-            name,
-            base,
-            count,
-            irq
-        }),
+        ("[a-z]{1,8}", 0u16..0xff00, 1u16..0x100, irq(), access())
+            .prop_map(|(name, base, count, irq, access)| Device::Ports { name, base, count, irq, access }),
     ]
 }
 

@@ -97,9 +97,9 @@ fn devices(
     let mut devices = irqchip.add_to(AxVmDevices::builder(), &host.platform);
     let output = Arc::new(Ring::new(host));
     let mut console: Option<Arc<dyn Console>> = None;
-    if let Some(at) = plan.console {
+    if let Some((at, registers)) = plan.console.and_then(|at| Some((at, at.at.registers()?))) {
         let uart = Arc::new(Pl011::new(output.clone(), Arc::new(Lines::new(irqchip.clone())), at.irq));
-        devices = devices.mmio(at.registers, uart.clone());
+        devices = devices.mmio(registers, uart.clone());
         console = Some(uart);
     }
     let mut watchdog = None;
@@ -141,8 +141,8 @@ fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildE
     if let (Some(span), Some(bytes)) = (plan.load.initrd, files.initrd) {
         put(span.start(), bytes)?;
     }
-    match files.device_tree {
-        Some(bytes) => put(plan.load.device_tree.start(), bytes),
-        None => put(plan.load.device_tree.start(), &plan.tree),
+    if let Some(bytes) = files.device_tree {
+        put(plan.load.description.start(), bytes)?;
     }
+    plan.blobs.iter().try_for_each(|blob| put(blob.at, &blob.bytes))
 }

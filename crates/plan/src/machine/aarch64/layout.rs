@@ -33,11 +33,12 @@ pub(crate) fn plan(
 /// A guest machine of its own: interrupt controller and console below 96 MiB, then platform devices, PCI up to 2 GiB, and RAM from there on.
 pub(crate) const OWN: OwnLayout = OwnLayout {
     ram: Gpa(0x8000_0000),
-    console: Gpa(0x0100_0000),
+    emulated: Gpa(0x0100_0000),
     devices: 0x0600_0000..0x1800_0000,
     config_spaces: 0x1800_0000..0x2000_0000,
     low_window: 0x2000_0000..0x8000_0000,
     high_bits: 39,
+    port_window: None,
 };
 
 /// Its GIC: room for 256 redistributors, and the two frames of an ITS.

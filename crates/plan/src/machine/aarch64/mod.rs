@@ -1,11 +1,13 @@
 //! aarch64: GICv3 with ITSs, SMMUv3, PSCI, and the generic timer.
 
 pub(crate) mod layout;
+pub(crate) mod load;
 pub(crate) mod mode;
 mod mode_words;
 pub(crate) mod own_tree;
 
 use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -15,6 +17,7 @@ use axvm_platform::model::Platform;
 use serde::{Deserialize, Serialize};
 
 use crate::findings::Findings;
+use crate::model::{Blob, VmPlan};
 
 use super::{Driven, Emulated, Held, Tables, Words};
 
@@ -38,9 +41,10 @@ pub(crate) const WORDS: Words = Words {
     console: "a PL011",
     console_compatible: "arm,pl011",
     watchdog: "an arm,sbsa-gwdt",
-    firmware: "PSCI",
-    controller: "the GIC",
+    cant_start: "its device-tree node isn't okay or has no PSCI, or the GIC doesn't serve it",
     tag: "VMID",
+    board_by: "device tree",
+    guest_by: "device tree",
     qemu_msi: "-M virt,gic-version=3,its=on",
     qemu_iommu: "-M virt,iommu=smmuv3",
 };
@@ -119,6 +123,12 @@ pub(crate) fn describe(plan: &Aarch64Plan, platform: &Platform, description: &mu
         its: gic.its.map(|its| its.registers),
     });
     description.timer = timer(platform);
+}
+
+/// Its device tree.
+pub(crate) fn write(vm: &VmPlan) -> Result<Vec<Blob>, String> {
+    let tree = axvm_guest::fdt::write(&vm.description, None).map_err(|error| error.to_string())?;
+    Ok(alloc::vec![Blob { at: vm.load.description.start(), bytes: tree }])
 }
 
 pub(crate) fn lacks(platform: &Platform) -> Vec<&'static str> {

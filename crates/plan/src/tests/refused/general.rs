@@ -69,7 +69,13 @@ fn a_board_that_lacks_what_axvm_needs_is_refused_naming_each() {
 
 #[test]
 fn other_architectures_and_ports_are_refused() {
-    let mut system = given(Device::Ports { name: "com2".into(), base: 0x2f8, count: 8, irq: None });
+    let mut system = given(Device::Ports {
+        name: "com2".into(),
+        base: 0x2f8,
+        count: 8,
+        irq: None,
+        access: RegisterAccess::Direct,
+    });
     assert_eq!(refusals(&system, &board()), [(Rule::Ports, of_device("ports"))]);
     system.board.arch = Arch::X86_64;
     assert!(refusals(&system, &board()).contains(&(Rule::Architecture, Item::Board("arch".into()))));
