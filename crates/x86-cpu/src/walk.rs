@@ -163,6 +163,7 @@ pub fn translate(
         return Ok(linear);
     }
     let long = save.efer & EFER_LMA != 0;
+    let linear = if long { linear } else { linear & 0xffff_ffff };
     let pae = save.cr4 & CR4_PAE != 0;
     let layout = match (long, pae) {
         (true, _) => Layout { levels: if save.cr4 & CR4_LA57 != 0 { 5 } else { 4 }, bits: 9, entry: 8 },
@@ -191,7 +192,6 @@ pub fn translate(
     for level in (1..=layout.levels).rev() {
         let shift = 12 + layout.bits * (level - 1);
         let index = linear >> shift & ((1 << layout.bits) - 1);
-        let index = if !long && pae && level == 3 { index & 3 } else { index };
         let mut bytes = [0; 8];
         memory.read(table + index * layout.entry as u64, bytes.get_mut(..layout.entry).unwrap_or(&mut []))?;
         let entry = u64::from_le_bytes(bytes);

@@ -314,6 +314,9 @@ fn reserved_bits_fault() {
     assert_eq!(with(Mode::Long, 1, 2, 1 << 29), fault(0, 9));
     assert_eq!(with(Mode::Pae, 1, 2, 1 << 13), fault(0, 9));
     // There is no page of 512 GiB.
+    assert_eq!(with(Mode::Long, 0, 1, 0), fault(0, 9));
+    assert_eq!(with(Mode::Long57, 1, 2, 0), fault(0, 9));
+    assert_eq!(with(Mode::Long57, 0, 1, 0), fault(0, 9));
     assert_eq!(with(Mode::Long, 0, 4, PS), fault(0, 9));
     assert_eq!(with(Mode::Long57, 1, 5, PS), fault(0, 9));
     // 32-bit: bit 21 of a 4 MiB page, and frames above the physical address.
@@ -331,6 +334,18 @@ fn large_pages_of_32_bit_need_pse() {
     let mut save = save(Mode::Legacy);
     save.cr4 = 0;
     assert_eq!(go(&save, 0x123, Access::Read, &ram), Ok(0x9123));
+}
+
+#[test]
+fn outside_long_mode_linear_addresses_have_32_bits() {
+    for mode in [Mode::Legacy, Mode::Pae] {
+        let mut ram = Ram::default();
+        let mut entries = uppers(mode, sizes(mode)[0].0);
+        *entries.last_mut().unwrap() |= 0x7000;
+        map(&mut ram, mode, 0xc000_1000, &entries);
+        assert_eq!(go(&save(mode), 0xf_c000_1004, Access::Read, &ram), Ok(0x7004), "{mode:?}");
+        assert_eq!(go(&save(mode), 0xf_c000_2004, Access::Read, &ram), fault(0xc000_2004, 0));
+    }
 }
 
 #[test]
