@@ -103,6 +103,13 @@ const TARGETS: &[Target] = &[
         test: Some("oracle"),
         filter: "",
     },
+    Target {
+        name: "x86-cpu",
+        what: "an x86 guest's instructions, page tables, registers and exits",
+        package: "axvm-x86-cpu",
+        test: None,
+        filter: "",
+    },
     Target { name: "acpi", what: "ACPI's tables", package: "axvm-acpi", test: Some("tables"), filter: "" },
     Target {
         name: "tables",
