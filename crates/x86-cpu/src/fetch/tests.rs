@@ -326,3 +326,32 @@ fn a_longer_instruction_than_15_bytes_is_none() {
     bytes[13..15].copy_from_slice(&[0x0f, 0xa2]);
     assert_eq!(decode(&bytes, Code::Bits64, &Exit::Instruction(Instruction::Cpuid)).unwrap().length, 15);
 }
+
+/// With paging, a page directory at 0x8000: its first 4 MiB are there, the next aren't.
+struct Paged;
+
+impl Memory for Paged {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NoMemory> {
+        for (at, byte) in into.iter_mut().enumerate() {
+            *byte = match address + at as u64 {
+                // Present, a large page.
+                0x8000 => 0x81,
+                0x8001..0x9000 => 0,
+                other => other as u8,
+            };
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_page_that_isn_t_there_ends_the_bytes() {
+    let mut save = flat(0x3f_fffa, u32::MAX);
+    save.cr0 |= 1 << 31;
+    save.cr3 = 0x8000;
+    save.cr4 = 1 << 4;
+    assert_eq!(bytes(&save, 40, &Paged).unwrap().as_slice(), [0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff]);
+    save.rip = 0x40_0000;
+    let fault = crate::event::PageFault { address: 0x40_0000, error: 0 };
+    assert_eq!(bytes(&save, 40, &Paged), Err(Fault::Page(fault)));
+}
