@@ -111,6 +111,14 @@ const TARGETS: &[Target] = &[
         filter: "",
     },
     Target { name: "acpi", what: "ACPI's tables", package: "axvm-acpi", test: Some("tables"), filter: "" },
+    Target { name: "aml", what: "ACPI's AML", package: "axvm-aml", test: Some("hostile"), filter: "" },
+    Target {
+        name: "pc",
+        what: "the platform that ACPI's tables describe",
+        package: "axvm-platform",
+        test: Some("acpi"),
+        filter: "",
+    },
     Target {
         name: "tables",
         what: "sequences of mappings",

@@ -51,7 +51,11 @@ pub struct Fadt {
     pub reset: Option<Reset>,
     /// PM1a_CNT and PM1b_CNT, which switch the power off.
     pub pm1_control: [Option<GenericAddress>; 2],
-    /// Every block of registers that it names, those two among them.
+    /// Bits of the PM timer: 24 or 32 (TMR_VAL_EXT).
+    pub timer_bits: u8,
+    /// SLEEP_CONTROL_REG, which switches a machine off that has no PM registers.
+    pub sleep_control: Option<GenericAddress>,
+    /// Every block of registers that it names, those among them.
     pub blocks: Vec<Block>,
 }
 
@@ -105,6 +109,7 @@ mod boot {
 
 /// The flags (table 5.10).
 mod flags {
+    pub const TIMER_32: u32 = 1 << 8;
     pub const RESET: u32 = 1 << 10;
     pub const HARDWARE_REDUCED: u32 = 1 << 20;
 }
@@ -178,6 +183,8 @@ impl Fadt {
             no_msi: boot & boot::NO_MSI != 0,
             no_cmos_clock: boot & boot::NO_CMOS_CLOCK != 0,
             reset: reset.map(|register| Reset { register, value: raw.reset_value }),
+            timer_bits: if is(flags::TIMER_32) { 32 } else { 24 },
+            sleep_control: raw.sleep_control.get(),
             pm1_control: [place(2).map(|(at, _)| at), place(3).map(|(at, _)| at)],
             blocks,
         })

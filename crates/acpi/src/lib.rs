@@ -11,6 +11,7 @@
 //! | [`madt`] | CPUs and interrupt controllers |
 //! | [`mcfg`] | PCI's config space |
 //! | [`spcr`] | the console |
+//! | [`hpet`] | the event timer |
 //! | [`ivrs`] | AMD's IOMMUs |
 //! | [`dmar`] | Intel's IOMMUs |
 #![no_std]
@@ -21,6 +22,7 @@ extern crate alloc;
 pub mod dmar;
 mod error;
 pub mod fadt;
+pub mod hpet;
 pub mod ivrs;
 pub mod madt;
 pub mod mcfg;
@@ -30,6 +32,6 @@ pub mod spcr;
 mod table;
 
 pub use error::Error;
-pub use root::{Memory, Tables};
+pub use root::{Listed, Memory, Tables, list, listed};
 pub use signature::Signature;
 pub use table::{GenericAddress, Space, Table};

@@ -57,12 +57,22 @@ impl Spcr {
     /// It isn't an SPCR, or too short for one.
     pub fn read(table: &Table) -> Result<Self, Error> {
         let (raw, _) = table.fixed::<Fixed>(b"SPCR")?;
+        Ok(Self::of(raw))
+    }
+
+    /// What the bytes of one say, of which nothing was checked: for whoever has no memory yet for a [`Table`].
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let (raw, _) = Fixed::ref_from_prefix(bytes).ok()?;
+        Some(Self::of(raw))
+    }
+
+    fn of(raw: &Fixed) -> Self {
         let function = PciAddress::new(raw.segment.into(), raw.bus, raw.device, raw.function);
-        Ok(Self {
+        Self {
             kind: raw.kind,
             registers: raw.registers.get(),
             gsi: (raw.interrupt_kind & GSI != 0).then_some(raw.gsi.get()),
             function: function.filter(|_| raw.pci_device.get() != 0xffff),
-        })
+        }
     }
 }

@@ -72,6 +72,12 @@ impl Table {
         self.signature
     }
 
+    /// Who made it, and what they call the machine (OEMID, OEM Table ID): six bytes and eight, with spaces or zeros at their ends.
+    pub fn maker(&self) -> (&[u8], &[u8]) {
+        let part = |from: usize, to: usize| self.bytes.get(from..to).unwrap_or_default();
+        (part(10, 16), part(16, 24))
+    }
+
     /// All of its bytes, with the header.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

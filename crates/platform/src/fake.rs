@@ -7,6 +7,10 @@ pub const QEMU_VIRT: &[u8] = include_bytes!("../tests/qemu-virt.dtb");
 /// A device tree that has in one place what real boards have in many (`tests/made-up.dts`).
 pub const MADE_UP: &[u8] = include_bytes!("../tests/made-up.dtb");
 
+mod pc;
+
+pub use pc::{Pc, q35_amd, q35_intel};
+
 #[cfg(feature = "proptest")]
 #[allow(missing_docs, reason = "what has none does what its name says")]
 #[path = "../tests/tree/any.rs"]

@@ -6,7 +6,8 @@ use axvm_addr::{DmaSource, Hpa, MsiControllerId, MsiSource, PciAddress, Span};
 use axvm_pci::{Function, Membership, bridges_above, requester_ids};
 
 use crate::model::{
-    FirmwareDma, IdMapping, Interrupt, Iommu, Irqchip, PciDevice, PciHost, PciScope, Platform,
+    BridgeLines, FirmwareDma, IdMapping, Interrupt, Iommu, Irqchip, PciDevice, PciHost, PciScope, PciStep,
+    PinRoute, Platform,
 };
 
 /// A bridge chain longer than there are bus numbers is a loop.
@@ -127,21 +128,7 @@ impl PciScope {
                 None => Vec::new(),
             },
             Self::Path { segment, bus, steps, below } => {
-                let mut at: Option<&Function> = None;
-                for step in steps {
-                    let is_next = |it: &&Function| match at {
-                        None => it.address.segment == *segment && it.address.bus == *bus,
-                        Some(above) => it.parent == Some(above.address),
-                    };
-                    let is_it = |it: &&Function| {
-                        (it.address.device(), it.address.function()) == (step.device, step.function)
-                    };
-                    match all.iter().filter(is_next).find(is_it) {
-                        Some(next) => at = Some(next),
-                        None => return Vec::new(),
-                    }
-                }
-                let Some(end) = at else { return Vec::new() };
+                let Some(end) = follow(all, *segment, *bus, steps) else { return Vec::new() };
                 let mut ids = alloc::vec![Ids {
                     segment: *segment,
                     first: end.address.requester_id().into(),
@@ -194,18 +181,40 @@ fn look_up(map: &[IdMapping], id: u32) -> Option<(u16, u32)> {
 }
 
 /// The line of a function's pin: each bridge above turns the pin by the slot below it (PCI-to-PCI Bridge
-/// Architecture 1.2, 9.1), and the root bus' `interrupt-map` says the rest.
+/// Architecture 1.2, 9.1), and the root bus' routes say the rest; or those of the bridge, where the platform has such.
 fn line(host: &PciHost, function: &Function, all: &[Function]) -> Option<Interrupt> {
     let mut pin = function.interrupt_pin.checked_sub(1).filter(|&pin| pin < 4)?;
     let mut at = function;
     for _ in 0..MOST_BRIDGES {
         let device = at.address.device();
-        let Some(parent) = at.parent else {
-            let route = host.lines.iter().find(|route| route.device == device && route.pin == pin + 1);
-            return route.map(|route| route.line);
+        let leads = |lines: &[PinRoute]| {
+            lines.iter().find(|route| route.device == device && route.pin == pin + 1).map(|route| route.line)
         };
+        let Some(parent) = at.parent else { return leads(&host.lines) };
+        let routed = host.bridge_lines.iter().find(|it| {
+            let bridge = follow(all, host.segment, host.buses.first, &it.bridge);
+            bridge.is_some_and(|bridge| bridge.address == parent)
+        });
+        if let Some(BridgeLines { lines, .. }) = routed {
+            return leads(lines);
+        }
         pin = (pin + device) % 4;
         at = all.iter().find(|function| function.address == parent)?;
     }
     None
+}
+
+/// The function that a path leads to.
+fn follow<'a>(all: &'a [Function], segment: u16, bus: u8, steps: &[PciStep]) -> Option<&'a Function> {
+    let mut at: Option<&Function> = None;
+    for step in steps {
+        at = Some(all.iter().find(|it| {
+            let is_next = match at {
+                None => it.address.segment == segment && it.address.bus == bus,
+                Some(above) => it.parent == Some(above.address),
+            };
+            is_next && (it.address.device(), it.address.function()) == (step.device, step.function)
+        })?);
+    }
+    at
 }

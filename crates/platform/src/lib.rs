@@ -2,7 +2,7 @@
 //!
 //! # Where to begin
 //!
-//! [`fdt::read`] makes a [`Platform`](model::Platform) from a device tree; [`Platform::add_functions`](model::Platform::add_functions)
+//! [`fdt::read`] makes a [`Platform`](model::Platform) from a device tree, [`acpi::read`] from ACPI's tables; [`Platform::add_functions`](model::Platform::add_functions)
 //! adds what PCI enumeration found; [`snapshot`] saves and loads it.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ extern crate alloc;
 #[cfg(feature = "proptest")]
 extern crate std;
 
+pub mod acpi;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod fdt;

@@ -19,7 +19,7 @@ pub use firmware::{
 };
 pub use iommu::{FirmwareDma, IdMapping, Iommu, IommuKind, IommuScope, PciScope, PciStep};
 pub use irqchip::{Apic, ApicLine, Gic, IoApic, Irqchip, IsaInterrupt, Its, Polarity};
-pub use pci::{PciDevice, PciHost, PinRoute};
+pub use pci::{BridgeLines, PciDevice, PciHost, PinRoute};
 
 use crate::limits::Limits;
 

@@ -49,6 +49,7 @@ pub(super) fn host(
         msi_map_mask: tree.u32(id, "msi-map-mask").unwrap_or(u32::MAX),
         msi_map,
         lines: lines(tree, id, buses.first),
+        bridge_lines: Vec::new(),
     })
 }
 

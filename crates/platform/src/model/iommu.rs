@@ -87,7 +87,7 @@ pub struct IdMapping {
     pub first: u32,
     /// How many.
     pub count: u32,
-    /// The position in [`Platform::iommus`] or [`Gic::its`]; `None`: it is none that the platform lists.
+    /// The position in [`Platform::iommus`](super::Platform::iommus) or [`Gic::its`](super::Gic::its); `None`: it is none that the platform lists.
     pub target: Option<u16>,
     /// What `first` becomes.
     pub base: u32,

@@ -7,7 +7,7 @@ use axvm_addr::{DmaSource, Hpa, Interrupt, MsiSource, PciAddress, PciBuses, PciW
 use axvm_pci::{Function, Reach};
 use serde::{Deserialize, Serialize};
 
-use super::IdMapping;
+use super::{IdMapping, PciStep};
 
 /// A PCI host bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +36,20 @@ pub struct PciHost {
     pub msi_map: Vec<IdMapping>,
     /// `interrupt-map` or `_PRT`, resolved.
     pub lines: Vec<PinRoute>,
+    /// Bridges below it whose lines are routed otherwise than by turning pins.
+    pub bridge_lines: Vec<BridgeLines>,
 }
 
-/// Where the pin of a device on a root bus leads.
+/// Where the pins of devices right below a bridge lead, which the platform says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeLines {
+    /// The bridge: the way to it from the root bus.
+    pub bridge: Vec<PciStep>,
+    /// Where they lead.
+    pub lines: Vec<PinRoute>,
+}
+
+/// Where the pin of a device on a bus leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinRoute {
     /// The device (slot) number.

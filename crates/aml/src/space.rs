@@ -1,0 +1,42 @@
+//! The hardware, as AML reaches it: by regions of address spaces (ACPI 6.5, 5.5.2.4).
+
+/// An address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Memory.
+    Memory,
+    /// I/O ports.
+    Ports,
+    /// Config space of the PCI function that the region's device is.
+    PciConfig,
+    /// Something else: an embedded controller, SMBus, CMOS.
+    Other(u8),
+}
+
+impl Space {
+    pub(crate) fn new(number: u8) -> Self {
+        match number {
+            0 => Self::Memory,
+            1 => Self::Ports,
+            2 => Self::PciConfig,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Who answers when AML reads from hardware. Nobody is told when it writes: that is counted, and has no effect.
+pub trait Hardware {
+    /// So many bytes (1, 2, 4 or 8) at an address. `None`: there is no answer; AML goes on with zero, and what comes of it is in doubt
+    /// ([`Answer::is_sure`](crate::Answer::is_sure)).
+    fn read(&mut self, space: Space, address: u64, bytes: u8) -> Option<u64>;
+}
+
+/// No hardware at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Hardware for Nothing {
+    fn read(&mut self, _: Space, _: u64, _: u8) -> Option<u64> {
+        None
+    }
+}
