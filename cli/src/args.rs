@@ -131,7 +131,7 @@ pub struct Check {
     /// The system file
     #[arg(value_name = "SYSTEM.toml")]
     pub system: PathBuf,
-    /// Plan for this platform: a device tree, or what `inspect --save` wrote
+    /// Plan for this platform: a device tree, ACPI's tables (as for `inspect`), or what `inspect --save` wrote
     #[arg(long, value_name = "DTB|SNAPSHOT")]
     pub platform: Option<PathBuf>,
     /// What the platform leaves out.
@@ -157,7 +157,8 @@ pub struct Inspect {
         required_unless_present = "platform"
     )]
     pub system: Option<PathBuf>,
-    /// Look at this platform: a device tree, or what `inspect --save` wrote
+    /// Look at this platform: a device tree, what `inspect --save` wrote, or ACPI's tables of an x86 machine: a folder with a copy of
+    /// /sys/firmware/acpi/tables, or acpidump's text; beside them, for the memory map, /proc/iomem or Linux's boot log
     #[arg(long, value_name = "FILE")]
     pub platform: Option<PathBuf>,
     /// What the platform leaves out.

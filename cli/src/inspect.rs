@@ -80,15 +80,21 @@ fn describe(platform: &Platform) -> Value {
         "cpus": platform.cpus.len(),
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "incomplete": functions.is_none(),
-        "pci_hosts": platform.pci_hosts.iter().map(host).collect::<Vec<_>>(),
+        "pci_hosts": platform.pci_hosts.iter().map(|it| host(platform, it)).collect::<Vec<_>>(),
         "pci": pci.unwrap_or_default(),
         "devices": devices,
+        "unclear": platform.unclear,
     })
+}
+
+/// What the number of an interrupt is called.
+fn irq(platform: &Platform) -> &'static str {
+    if platform.apic().is_some() { "GSI" } else { "INTID" }
 }
 
 /// The board's console: whether it can be driven, and where the hypervisor speaks if no VM has a UART.
 fn console(platform: &Platform) -> Value {
-    let console = Console::of(&system(Vec::new()), platform);
+    let console = Console::of(&system(platform, Vec::new()), platform);
     json!({
         "address": console.named,
         "name": console.own.map_or(&[][..], |device| &device.compatible),
@@ -98,9 +104,10 @@ fn console(platform: &Platform) -> Value {
     })
 }
 
-/// A host bridge, and whether any of its functions' DMA passes an SMMUv3.
-fn host(host: &PciHost) -> Value {
-    let confined = host.iommu_map.iter().any(|entry| entry.target.is_some());
+/// A host bridge, and whether any of its functions' DMA passes an IOMMU.
+fn host(platform: &Platform, host: &PciHost) -> Value {
+    let mapped = host.iommu_map.iter().any(|entry| entry.target.is_some());
+    let confined = mapped || !platform.iommu_scopes.is_empty();
     json!({ "address": host.path, "confined": confined })
 }
 
@@ -125,7 +132,7 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
         .collect();
     let msi = function.msix.map(|msix| format!("MSI-X {}", msix.vectors));
     let msi = msi.or(function.msi_vectors.map(|vectors| format!("MSI {vectors}")));
-    let line = device.line.map(|line| format!("INTID {}", line.irq));
+    let line = device.line.map(|line| format!("{} {}", irq(platform), line.irq));
     let reference = Device::Pci { address: function.address, without_reset: false, without_intx: false };
     json!({
         "address": function.address.to_string(),
@@ -153,7 +160,8 @@ fn node(platform: &Platform, device: &PlatformDevice) -> Value {
         "name": device.compatible.first().map_or("", String::as_str),
         "registers": device.registers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "not the CPU's": device.lost.iter().map(|lost| format!("{:#x} size {:#x}", lost.start, lost.size)).collect::<Vec<_>>(),
-        "interrupts": device.interrupts.iter().map(|one| format!("INTID {}", one.irq)).collect::<Vec<_>>(),
+        "ports": device.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "interrupts": device.interrupts.iter().map(|one| format!("{} {}", irq(platform), one.irq)).collect::<Vec<_>>(),
         "iommu": sources(platform, &device.sources),
         "why_not": why_not(platform, reference),
     })
@@ -180,11 +188,16 @@ fn problems(platform: &Platform, devices: Vec<Device>) -> Vec<Problem> {
     // Any guest will do: what is asked about is the device alone.
     let kernel = ImageInfo::parse(&[0; 4096], Some((Gpa(0), Gpa(0))));
     let images = Images { vms: vec![VmImages { kernel, initrd_len: None, dtb_len: None }] };
-    plan(&system(devices), platform, &images).err().unwrap_or_default()
+    plan(&system(platform, devices), platform, &images).err().unwrap_or_default()
+}
+
+/// The architecture of a platform: device trees are read of aarch64 boards, ACPI's tables of x86 machines.
+fn arch(platform: &Platform) -> Arch {
+    if platform.apic().is_some() { Arch::X86_64 } else { Arch::Aarch64 }
 }
 
 /// One VM with these devices.
-fn system(devices: Vec<Device>) -> System {
+fn system(platform: &Platform, devices: Vec<Device>) -> System {
     let vm = Vm {
         name: "vm".into(),
         cpus: vec![CpuId(1)],
@@ -206,8 +219,7 @@ fn system(devices: Vec<Device>) -> System {
         autostart: true,
         devices,
     };
-    // Device trees are read on aarch64 boards only, so far.
-    let board = BoardModel { arch: Arch::Aarch64, qemu: None };
+    let board = BoardModel { arch: arch(platform), qemu: None };
     System { board, hypervisor: Hypervisor::default(), vms: vec![vm] }
 }
 
@@ -224,12 +236,23 @@ fn text(result: &Value) -> String {
         list(&result["memory"])
     );
     text += &format!("{}\n", word(&result["console"]["says"]));
+    for unclear in result["unclear"].as_array().into_iter().flatten() {
+        text += &format!("not clear: {}\n", word(unclear));
+    }
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
             text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
-            for key in
-                ["behind", "registers", "not the CPU's", "interrupts", "iommu", "group", "reaches", "reset"]
-            {
+            for key in [
+                "behind",
+                "registers",
+                "ports",
+                "not the CPU's",
+                "interrupts",
+                "iommu",
+                "group",
+                "reaches",
+                "reset",
+            ] {
                 let shown = list(&device[key]);
                 if !shown.is_empty() {
                     text += &format!("    {key}: {shown}\n");

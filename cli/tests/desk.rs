@@ -109,6 +109,35 @@ fn devices_are_listed_with_why_they_cannot_be_assigned() {
 }
 
 #[test]
+fn acpi_s_tables_are_a_platform_too() {
+    let place = Place::new(GOOD);
+    let pc = axvm_platform::fake::q35_amd();
+    fs::create_dir_all(place.path("tables/dynamic")).unwrap();
+    for (_, bytes) in pc.contents.iter().filter(|(_, bytes)| !bytes.starts_with(b"RS")) {
+        let name = String::from_utf8_lossy(&bytes[..4]).to_string();
+        fs::write(place.path("tables").join(name), bytes).unwrap();
+    }
+    fs::write(place.path("tables/iomem"), "00100000-7ffdefff : System RAM\n").unwrap();
+    let done = place.axvm(&["inspect", "--platform", "tables", "--json", "--save", "pc.axvm"]);
+    let listed: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((&listed["model"], &listed["incomplete"]), (&"BOCHS BXPC".into(), &true.into()));
+    assert_eq!(listed["memory"], serde_json::json!(["0x100000-0x7ffdefff"]));
+    let com1 =
+        listed["devices"].as_array().unwrap().iter().find(|device| device["address"] == "com1").unwrap();
+    assert_eq!(
+        (&com1["ports"], &com1["interrupts"]),
+        (&serde_json::json!(["0x3f8-0x3ff"]), &serde_json::json!(["GSI 4"]))
+    );
+    let again = place.axvm(&["inspect", "--platform", "pc.axvm", "--json"]);
+    assert_eq!(again.out, done.out);
+    // A folder without any is none.
+    fs::create_dir(place.path("empty")).unwrap();
+    let done = place.axvm(&["inspect", "--platform", "empty"]);
+    assert_eq!(done.status, Some(2));
+    assert!(done.err.contains("none of the files there is an ACPI table"), "{}", done.err);
+}
+
+#[test]
 fn a_listing_says_what_the_boards_console_is_and_what_stands_in_for_it() {
     let place = Place::new(GOOD);
     let console = |kind: &str, named: Option<&str>| {

@@ -108,7 +108,9 @@ impl<H: Hardware> Aml<H> {
         }
         elements.resize(count, Value::None);
         code.at = end;
-        Ok(Value::Package(Shared::new(elements)))
+        let package = Shared::new(elements);
+        package.doubtful.set(self.doubt);
+        Ok(Value::Package(package))
     }
 
     /// What a name stands for: a value, or what a method gives.
@@ -138,8 +140,21 @@ impl<H: Hardware> Aml<H> {
         }
     }
 
-    fn arguments(&mut self, frame: &mut Frame, code: &mut Code, count: u8) -> Result<Vec<Value>, Error> {
-        (0..count).map(|_| self.expression(frame, code)).collect()
+    /// The arguments of a call. Whether one is in doubt goes with it; the call itself isn't because of that.
+    fn arguments(
+        &mut self,
+        frame: &mut Frame,
+        code: &mut Code,
+        count: u8,
+    ) -> Result<Vec<Rc<Shared<Value>>>, Error> {
+        let before = self.doubt;
+        let mut arguments = Vec::new();
+        for _ in 0..count {
+            let argument = Shared::new(self.expression(frame, code)?);
+            argument.doubtful.set(core::mem::replace(&mut self.doubt, before));
+            arguments.push(argument);
+        }
+        Ok(arguments)
     }
 
     /// The value of an object, or a reference to one that has none.

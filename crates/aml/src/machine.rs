@@ -37,7 +37,8 @@ mod most {
 pub struct Answer {
     /// The value.
     pub value: Data,
-    /// Whether nothing of it comes from hardware that was asked and gave no answer.
+    /// Whether nothing of it comes from hardware that was asked and gave no answer: neither a part of it, nor which way a method that made
+    /// it has gone. One thing isn't seen: what an earlier evaluation would have stored, had it gone another way.
     pub is_sure: bool,
 }
 
@@ -56,7 +57,8 @@ pub struct Aml<H> {
     pub(crate) hardware: H,
     /// Whether integers have 64 bits: the DSDT's revision says it.
     pub(crate) wide: bool,
-    /// Something was asked of hardware that gave no answer.
+    /// What is being computed, or whether it is, depends on hardware that was asked and gave no answer. Where a value is kept, that is kept
+    /// beside it.
     pub(crate) doubt: bool,
     pub(crate) writes: u64,
     failures: Vec<Failure>,
@@ -107,7 +109,7 @@ impl<H: Hardware> Aml<H> {
         let steps = most::STEPS_EACH.saturating_add(size.saturating_mul(most::STEPS_PER_BYTE));
         self.begin(steps, bytes.len().saturating_mul(most::BYTES_PER_BYTE));
         let code = Code { at: HEADER.min(bytes.len()), end: bytes.len(), bytes };
-        let mut frame = Frame::new(NodeId::ROOT);
+        let mut frame = Frame::new(NodeId::ROOT, false);
         if let Err(error) = self.run(&mut frame, code, true) {
             self.fail(frame.scope, Some(error));
         }
@@ -181,7 +183,7 @@ impl<H: Hardware> Aml<H> {
     /// [`Error`] says why there is none.
     pub fn evaluate(&mut self, id: NodeId, arguments: &[u64]) -> Result<Answer, Error> {
         self.begin(most::STEPS_EACH, most::BYTES);
-        let arguments = arguments.iter().map(|number| Value::Integer(*number)).collect();
+        let arguments = arguments.iter().map(|number| Shared::new(Value::Integer(*number))).collect();
         let value = match self.names.get(id).map(|node| node.object.clone()) {
             Some(Object::Method { code, .. }) => self.call(id, code, arguments)?,
             Some(_) => self.dereference(&Reference::Node(id))?,
@@ -227,14 +229,20 @@ impl<H: Hardware> Aml<H> {
     }
 
     /// A method's value.
-    pub(crate) fn call(&mut self, method: NodeId, code: Code, arguments: Vec<Value>) -> Result<Value, Error> {
-        let before = self.names.len();
-        let mut frame = Frame::new(method);
-        for (slot, value) in frame.arguments().iter_mut().zip(arguments) {
-            *slot = Some(Shared::new(value));
+    pub(crate) fn call(
+        &mut self,
+        method: NodeId,
+        code: Code,
+        arguments: Vec<Rc<Shared<Value>>>,
+    ) -> Result<Value, Error> {
+        let (before, doubt) = (self.names.len(), self.doubt);
+        let mut frame = Frame::new(method, doubt);
+        for (slot, argument) in frame.arguments().iter_mut().zip(arguments) {
+            *slot = Some(argument);
         }
         let result = self.deeper(|aml| aml.run(&mut frame, code, false));
         self.names.truncate(before);
+        self.doubt |= doubt;
         result
     }
 

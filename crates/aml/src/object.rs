@@ -134,6 +134,7 @@ impl<H: Hardware> Aml<H> {
             Reference::Nowhere => Ok(()),
             Reference::Slot(slot) => {
                 let value = self.copy(value, 8)?;
+                slot.doubtful.set(self.doubt);
                 slot.change(|slot| *slot = value)
             }
             Reference::Element { package, index } => {
@@ -201,7 +202,7 @@ impl<H: Hardware> Aml<H> {
         let doubt = self.doubt;
         if let Some(node) = self.names.get_mut(id) {
             node.object = Object::Value(value);
-            node.doubtful |= doubt;
+            node.doubtful = doubt;
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ use crate::value::{Shared, Value};
 /// What a method has for itself while it runs.
 pub(crate) struct Frame {
     pub scope: NodeId,
+    /// Whether it runs at all, or comes to where it is, is in doubt.
+    doubt: bool,
     /// Eight local variables and seven arguments.
     slots: [Option<Rc<Shared<Value>>>; 15],
 }
@@ -22,8 +24,8 @@ pub(crate) struct Frame {
 const LOCALS: usize = 8;
 
 impl Frame {
-    pub fn new(scope: NodeId) -> Self {
-        Self { scope, slots: Default::default() }
+    pub fn new(scope: NodeId, doubt: bool) -> Self {
+        Self { scope, doubt, slots: Default::default() }
     }
 
     pub fn arguments(&mut self) -> &mut [Option<Rc<Shared<Value>>>] {
@@ -73,18 +75,26 @@ impl<H: Hardware> Aml<H> {
             if code.is_at_end() {
                 match blocks.pop() {
                     Some(block) => leave(frame, &mut code, &block),
-                    None => return Ok(Value::None),
+                    None => {
+                        self.doubt = frame.doubt;
+                        return Ok(Value::None);
+                    }
                 }
                 continue;
             }
             self.step(1)?;
-            if loading {
-                self.doubt = blocks.iter().any(|block| block.doubtful);
-            }
+            self.doubt = frame.doubt || blocks.iter().any(|block| block.doubtful);
+            let start = code.clone();
             let next = match self.statement(frame, &mut code, &mut blocks, loading) {
                 Ok(next) => next,
                 Err(error @ (Error::Steps | Error::Memory)) => return Err(error),
                 Err(error) if loading => {
+                    // One that says where it ends is passed by; of another it isn't known what follows.
+                    if let Some(end) = end_of(start) {
+                        self.fail(frame.scope, Some(error));
+                        code.at = end;
+                        continue;
+                    }
                     let block = blocks.pop().ok_or(error)?;
                     self.fail(frame.scope, Some(error));
                     code.at = code.end;
@@ -134,8 +144,11 @@ impl<H: Hardware> Aml<H> {
                 let end = code.package_end()?;
                 let mut inner = code.until(end);
                 let decided = self.integer_of(frame, &mut inner)? != 0;
-                if loading && self.doubt {
-                    self.fail(frame.scope, None);
+                match loading {
+                    true if self.doubt => self.fail(frame.scope, None),
+                    true => {}
+                    // What comes after it depends on what it would have done.
+                    false => frame.doubt |= self.doubt,
                 }
                 match (opcode, decided) {
                     (0xa0, true) => {
@@ -340,6 +353,14 @@ impl<H: Hardware> Aml<H> {
         }
         self.define_at(frame.scope, &path, Object::BufferField { of, at, bits })?;
         Ok(())
+    }
+}
+
+/// Where a statement ends that says it.
+fn end_of(mut code: Code) -> Option<usize> {
+    match code.opcode().ok()? {
+        0x10 | 0x14 | 0x5b81..=0x5b87 | 0xa0..=0xa2 => code.package_end().ok(),
+        _ => None,
     }
 }
 

@@ -132,10 +132,18 @@ fn a_broken_device_costs_no_other() {
 }
 
 #[test]
+fn a_scope_that_is_nowhere_is_passed_by() {
+    // Scope (NONE) { Name (A___, 1) } Name (B___, 2)
+    let code = [vec![0x10], package(b"NONE\x08A___\x01"), b"\x08B___\x0a\x02".to_vec()].concat();
+    let aml = loaded(&code);
+    assert_eq!((aml.failures().len(), aml.failures()[0].error), (1, Some(Error::NoObject)));
+    assert!(aml.child(aml.root(), b"B___").is_some());
+}
+
+#[test]
 fn what_is_stored_in_doubt_is_in_doubt_later() {
-    // OperationRegion (REG_, SystemMemory, 0, 4); Field (REG_, DWordAcc) { VAL_, 32 }; Name (KEPT, 5); Name (BUFF, Buffer (1) {1})
-    let mut code = b"\x5b\x80REG_\x00\x00\x0a\x04".to_vec();
-    code.extend([b"\x5b\x81".to_vec(), package(b"REG_\x03VAL_\x20")].concat());
+    // Name (KEPT, 5); Name (BUFF, Buffer (1) {1})
+    let mut code = register();
     code.extend(b"\x08KEPT\x0a\x05");
     code.extend([b"\x08BUFF\x11".to_vec(), package(&[0x01, 0x01])].concat());
     // Method (TAKE) { Store (VAL_, KEPT) }, Method (PUT_) { Store (VAL_, Index (BUFF, 0)) }
@@ -149,8 +157,50 @@ fn what_is_stored_in_doubt_is_in_doubt_later() {
         aml.evaluate(id, &[]).unwrap().is_sure
     };
     assert!(sure(b"GIVE") && sure(b"SHOW"));
-    assert!(!sure(b"TAKE") && !sure(b"PUT_"));
+    sure(b"TAKE");
+    sure(b"PUT_");
     assert!(!sure(b"GIVE") && !sure(b"SHOW"));
+}
+
+/// `OperationRegion (REG_, SystemMemory, 0, 4); Field (REG_, DWordAcc) { VAL_, 32 }`.
+fn register() -> Vec<u8> {
+    let field = [b"\x5b\x81".to_vec(), package(b"REG_\x03VAL_\x20")].concat();
+    [b"\x5b\x80REG_\x00\x00\x0a\x04".to_vec(), field].concat()
+}
+
+#[test]
+fn what_hardware_decides_is_in_doubt_and_what_it_does_not_is_sure() {
+    let code = [
+        register(),
+        b"\x08MODE\x00".to_vec(),
+        // Method (POKE) { If (VAL_) { Noop } } Method (TELL, 1) { POKE () Store (Arg0, MODE) } Method (GIVE) { Return (MODE) }
+        method(b"POKE", 0, &[vec![0xa0], package(b"VAL_\xa3")].concat()),
+        method(b"TELL", 1, b"POKE\x70\x68MODE"),
+        method(b"GIVE", 0, b"\xa4MODE"),
+        // Method (EARL) { If (VAL_) { Return (One) } Return (5) }: the second one is reached because of it.
+        method(b"EARL", 0, &[vec![0xa0], package(b"VAL_\xa4\x01"), vec![0xa4, 0x0a, 5]].concat()),
+        // Method (PART) { If (VAL_) { Store (5, MODE) } Return (One) }: so may be what it returns.
+        method(b"PART", 0, &[vec![0xa0], package(b"VAL_\x70\x0a\x05MODE"), vec![0xa4, 0x01]].concat()),
+        // Method (LOCA) { Store (VAL_, Local0) Store (3, Local1) Return (Local1) }, and of Local0.
+        method(b"LOCA", 0, b"\x70VAL_\x60\x70\x0a\x03\x61\xa4\x61"),
+        method(b"LOCB", 0, b"\x70VAL_\x60\x70\x0a\x03\x61\xa4\x60"),
+        // Method (PASS, 2) { Return (Arg1) } Method (CALA) { Return (PASS (VAL_, 1)) } Method (CALB) { Return (PASS (1, VAL_)) }
+        method(b"PASS", 2, b"\xa4\x69"),
+        method(b"CALA", 0, b"\xa4PASSVAL_\x01"),
+        method(b"CALB", 0, b"\xa4PASS\x01VAL_"),
+    ]
+    .concat();
+    let mut aml = loaded(&code);
+    assert_eq!(aml.failures(), []);
+    let mut sure = |name: &[u8; 4]| {
+        let id = aml.child(aml.root(), name).unwrap();
+        aml.evaluate(id, &[1]).unwrap().is_sure
+    };
+    sure(b"TELL");
+    assert!(sure(b"GIVE"), "what is told isn't what hardware was asked before");
+    assert!(!sure(b"EARL") && !sure(b"PART"));
+    assert!(sure(b"LOCA") && !sure(b"LOCB"));
+    assert!(sure(b"CALA") && !sure(b"CALB"));
 }
 
 /// Hardware that says whatever comes.

@@ -20,6 +20,7 @@ use axvm_addr::{Hpa, Ports, Span};
 
 mod cpus;
 mod devices;
+pub mod dump;
 mod firmware;
 mod iommu;
 mod memory_map;
@@ -49,7 +50,7 @@ pub enum AcpiError {
 }
 
 /// Tables that must be whole, if they are there.
-const NEEDED: [&[u8; 4]; 5] = [b"APIC", b"FACP", b"IVRS", b"DMAR", b"MCFG"];
+const NEEDED: [&[u8; 4]; 6] = [b"APIC", b"FACP", b"IVRS", b"DMAR", b"MCFG", b"DSDT"];
 /// Where the MSIs of all devices go, and each CPU sees its local APIC.
 const MESSAGES: (u64, u64) = (0xfee0_0000, 0x10_0000);
 /// Bytes of an HPET's registers.
@@ -87,6 +88,15 @@ pub fn read_dump(tables: &Tables, map: &[MemoryRange]) -> Result<Platform, AcpiE
     assemble(tables, tables.find(b"DSDT"), map, None)
 }
 
+/// Whether a damaged table is one that must be whole.
+fn is_needed(damaged: &Error) -> bool {
+    let table = match damaged {
+        Error::Checksum { table, .. } | Error::Short { table, .. } => table,
+        _ => return false,
+    };
+    NEEDED.iter().any(|needed| table.0 == **needed)
+}
+
 fn reserved(span: Span<Hpa>, owner: &str) -> Reserved {
     Reserved { span, owner: owner.to_string(), no_map: false }
 }
@@ -99,12 +109,10 @@ fn assemble(
 ) -> Result<Platform, AcpiError> {
     let mut unclear: Vec<String> = Vec::new();
     for damaged in tables.damaged() {
-        if let Error::Checksum { table, .. } | Error::Short { table, .. } = damaged
-            && NEEDED.iter().any(|needed| table.0 == **needed)
-        {
-            return Err((*damaged).into());
+        match is_needed(damaged) {
+            true => return Err((*damaged).into()),
+            false => unclear.push(damaged.to_string()),
         }
-        unclear.push(damaged.to_string());
     }
     let madt = tables
         .find(b"APIC")

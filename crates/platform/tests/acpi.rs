@@ -6,6 +6,7 @@ use axvm_addr::{
 };
 use axvm_pci::spec::express::PortType;
 use axvm_pci::{Function, Membership};
+use axvm_platform::acpi::dump::Dump;
 use axvm_platform::acpi::outline::Outline;
 use axvm_platform::acpi::{self, AcpiError, MemoryKind, MemoryMap, MemoryRange};
 use axvm_platform::fake::{self, Pc};
@@ -541,5 +542,86 @@ proptest! {
         if let Some(free) = free {
             prop_assert!(platform.free_memory().iter().any(|span| span.encloses(&free)), "{free}");
         }
+    }
+}
+
+/// A table as acpidump writes it.
+fn as_text(bytes: &[u8]) -> String {
+    let mut text = format!("{} @ 0x0000000000000000\n", String::from_utf8_lossy(&bytes[..4]));
+    for (number, row) in bytes.chunks(16).enumerate() {
+        let digits: Vec<String> = row.iter().map(|byte| format!("{byte:02X}")).collect();
+        let shown: String =
+            row.iter().map(|byte| if byte.is_ascii_graphic() { *byte as char } else { '.' }).collect();
+        text += &format!("    {:04X}: {:<47}  {shown}\n", number * 16, digits.join(" "));
+    }
+    text + "\n"
+}
+
+#[test]
+fn dumps_are_read_in_each_of_their_forms() {
+    let pc = fake::q35_amd();
+    let whole = pc.platform().unwrap();
+    let log = "\
+[    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
+[    0.000000] BIOS-e820: [mem 0x000000000009fc00-0x000000000009ffff] reserved
+[    0.000000] BIOS-e820: [mem 0x00000000000f0000-0x00000000000fffff] reserved
+[    0.000000] BIOS-e820: [mem 0x0000000000100000-0x000000007ffdefff] usable
+[    0.000000] BIOS-e820: [mem 0x000000007ffdf000-0x000000007fffffff] reserved
+[    0.000000] BIOS-e820: [mem 0x00000000b0000000-0x00000000bfffffff] reserved
+[    0.000000] BIOS-e820: [mem 0x00000000fed1c000-0x00000000fed1ffff] reserved
+[    0.000000] BIOS-e820: [mem 0x00000000fffc0000-0x00000000ffffffff] reserved
+[    0.000000] BIOS-e820: [mem 0x0000000100000000-0x000000017fffffff] usable
+";
+    // Files of their own, with the boot log.
+    let mut dump = Dump::default();
+    let is_table = |bytes: &[u8]| !bytes.starts_with(b"RSDT");
+    for (_, bytes) in pc.contents.iter().filter(|(_, bytes)| is_table(bytes)) {
+        assert!(dump.add(bytes));
+    }
+    assert!(dump.add(b"FACS") && dump.add(log.as_bytes()) && !dump.add(b"something else"));
+    assert_eq!(dump.platform().unwrap(), whole);
+    // acpidump's text, with the log behind it in one file.
+    let text: String =
+        pc.contents.iter().filter(|(_, bytes)| is_table(bytes)).map(|(_, bytes)| as_text(bytes)).collect();
+    let mut dump = Dump::default();
+    assert!(dump.add((text.clone() + log).as_bytes()));
+    assert_eq!(dump.platform().unwrap(), whole);
+    // /proc/iomem says less of what is reserved, and the same of memory.
+    let iomem = "\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+0009fc00-0009ffff : Reserved
+000a0000-000bffff : PCI Bus 0000:00
+00100000-7ffdefff : System RAM
+  4cc00000-4dbfffff : Kernel code
+100000000-17fffffff : System RAM
+";
+    let mut dump = Dump::default();
+    assert!(dump.add(text.as_bytes()) && dump.add(iomem.as_bytes()));
+    let platform = dump.platform().unwrap();
+    assert_eq!(platform.free_memory(), whole.free_memory());
+    // Without one there is no memory, and that is said.
+    let mut dump = Dump::default();
+    dump.add(text.as_bytes());
+    let platform = dump.platform().unwrap();
+    assert!(platform.memory.is_empty() && platform.unclear[0].contains("memory map"));
+    // A table that is cut off isn't one that isn't there.
+    let ivrs = &pc.contents[5].1;
+    let cut = as_text(ivrs);
+    for file in [ivrs[..100].to_vec(), cut.as_bytes()[..cut.len() - 200].to_vec()] {
+        let mut dump = Dump::default();
+        assert!(dump.add(&file) && dump.add(&pc.contents[1].1) && dump.add(&pc.contents[2].1));
+        let error = dump.platform().unwrap_err();
+        assert!(error.to_string().contains("IVRS"), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_file_is_a_dump_or_not(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[ -~\n]{0,300}") {
+        let mut dump = Dump::default();
+        dump.add(&bytes);
+        dump.add(text.as_bytes());
+        let _ = dump.platform();
     }
 }

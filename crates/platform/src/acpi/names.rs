@@ -85,14 +85,19 @@ impl<'a> Names<'a> {
                 .push("there is no DSDT: what is beside PCI isn't known, nor PCI's windows and lines".into()),
         }
         ssdts.iter().for_each(|ssdt| aml.load(ssdt.bytes()));
+        let doubtful = aml.failures().iter().filter(|failure| failure.error.is_none()).count();
+        if doubtful != 0 {
+            unclear.push(alloc::format!(
+                "at least {doubtful} parts of ACPI's namespace depend on hardware that isn't asked"
+            ));
+        }
         for failure in aml.failures() {
-            let scope = &failure.scope;
-            unclear.push(match failure.error {
-                Some(error) => alloc::format!("a part of {scope} in ACPI's namespace can't be read: {error}"),
-                None => alloc::format!(
-                    "a part of {scope} in ACPI's namespace depends on hardware that isn't asked"
-                ),
-            });
+            if let Some(error) = failure.error {
+                unclear.push(alloc::format!(
+                    "a part of {} in ACPI's namespace can't be read: {error}",
+                    failure.scope
+                ));
+            }
         }
         let mut names = Self { aml };
         // Variables that others look at (6.5.1); then the interrupt model: 1 is that of APICs (5.8.1).
