@@ -1,5 +1,7 @@
 //! What the processor offers for guests, by CPUID (AMD64 APM 3, appendix E.4.9: 0x8000_000A).
 
+use crate::speculation::Speculation;
+
 /// What CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leaf {
@@ -123,6 +125,8 @@ pub struct Features {
     pub xsaves: bool,
     /// The state components that XCR0 may enable.
     pub xcr0: u64,
+    /// What it says of speculation.
+    pub speculation: Speculation,
 }
 
 /// Why guests can't run here.
@@ -179,6 +183,7 @@ impl Features {
             family => family as u16,
         };
         let has_xsave = leaf(1).ecx & 1 << 26 != 0;
+        let further = leaf(0x8000_0021);
         Self {
             vendor,
             family,
@@ -192,6 +197,7 @@ impl Features {
             invpcid: leaf(7).ebx & 1 << 10 != 0,
             xsaves: has_xsave && has_state && source.cpuid(0xd, 1).eax & 1 << 3 != 0,
             xcr0: if has_xsave { u64::from(state.eax) | u64::from(state.edx) << 32 } else { 0 },
+            speculation: Speculation::read(sizes.ebx, further.eax, further.ecx),
         }
     }
 

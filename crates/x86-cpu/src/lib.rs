@@ -14,6 +14,7 @@
 //! | [`walk`] | from an operand to guest-physical memory |
 //! | [`fetch`] | the instruction that has exited |
 //! | [`cpuid`], [`msr`] | what the guest sees |
+//! | [`speculation`] | what is done against speculation that a guest steers |
 //! | [`cr`], [`dr`] | control registers and debug registers that exit |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod features;
 pub mod fetch;
 pub mod msr;
 pub mod permissions;
+pub mod speculation;
 pub mod start;
 pub mod vmcb;
 pub mod walk;

@@ -1,6 +1,7 @@
 //! The state that a CPU has to be in before it runs any guest: what the table rests on.
 
 use crate::features::{Feature, Features, VM_CR, VM_CR_DIS_A20M, VM_CR_R_INIT, Vendor};
+use crate::speculation::Speculation;
 
 /// Bits of an MSR of the CPU's.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,14 @@ pub const FIRST: &[First] = &[
         set: 1 << 12,
         has: |features| features.has_svm,
         why: "VMRUN is #UD without it",
+    },
+    First {
+        msr: EFER,
+        name: "EFER.AIBRSE",
+        clear: 0,
+        set: 1 << 21,
+        has: |features| features.speculation.contains(Speculation::AUTOMATIC_IBRS),
+        why: "the hypervisor's indirect branches don't go by what guests have trained, and #VMEXIT forgets their calls (automatic IBRS)",
     },
     First {
         msr: VM_CR,

@@ -26,6 +26,7 @@ fn all_features() -> Features {
         mcommit: true,
         invpcid: true,
         xsaves: true,
+        speculation: crate::speculation::Speculation::all(),
         ..Features::default()
     }
 }
@@ -127,6 +128,7 @@ fn what_a_cpu_has_of_the_first_state_is_set() {
         values(&all, 0),
         [
             (0xc000_0080, 0x1000),
+            (0xc000_0080, 1 << 21),
             (0xc001_0114, 6),
             (0xc000_0104, 1 << 32),
             (0x1d9, 0),
@@ -138,6 +140,7 @@ fn what_a_cpu_has_of_the_first_state_is_set() {
         values(&all, 0xd01),
         [
             (0xc000_0080, 0x1d01),
+            (0xc000_0080, 0x20_0d01),
             (0xc001_0114, 0xd07),
             (0xc000_0104, 1 << 32),
             (0x1d9, 0),

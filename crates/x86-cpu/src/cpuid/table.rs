@@ -227,7 +227,7 @@ pub const TABLE: &[Row] = &[
         Host,
         "CLZERO, XSAVE of x87's errors, WBNOINVD, what needs no mitigation (SSB_NO, BTC_NO)",
     ),
-    row(0x8000_0008, Ebx, bits([12]), HostIf(Offers::BARRIER), "IBPB"),
+    row(0x8000_0008, Ebx, bits([12, 30]), HostIf(Offers::BARRIER), "IBPB, and that it forgets returns"),
     row(0x8000_0008, Ebx, bits([14, 15, 24]), HostIf(Offers::SPEC_CTRL), "IBRS, STIBP, SSBD"),
     row(0x8000_0008, Ebx, bits([1, 3, 4, 8]), Hidden, "retired instructions, INVLPGB, RDPRU, MCOMMIT"),
     row(0x8000_0008, Ecx, ALL, Computed, "cores of the package"),
@@ -248,10 +248,12 @@ pub const TABLE: &[Row] = &[
     row(
         0x8000_0021,
         Eax,
-        bits([0, 6, 10, 11, 29]),
+        bits([0, 5, 6, 10, 11, 29, 30]),
         Host,
-        "nested breakpoints, null selectors, fast strings, what needs no mitigation (SRSO_NO)",
+        "nested breakpoints, VERW that clears, null selectors, fast strings, what needs no mitigation (SRSO_NO)",
     ),
+    row(0x8000_0021, Eax, bits([28]), HostIf(Offers::BARRIER), "IBPB forgets kinds of branches"),
+    row(0x8000_0021, Ecx, bits([1, 2]), Host, "what needs no mitigation (TSA)"),
     row(0x8000_0021, Eax, bits([2]), HostIf(Offers::LFENCE), "LFENCE serializes"),
     row(
         0x8000_0021,

@@ -214,7 +214,10 @@ fn what_is_offered_shows_and_nothing_else_changes() {
     );
     assert_eq!(changes(Offers::CLOCK), BTreeMap::from([(0x4000_0001, [1 | 1 << 3 | 1 << 24, 0, 0, 0])]));
     assert_eq!(changes(Offers::INVARIANT_TSC), BTreeMap::from([(0x8000_0007, [0, 0, 0, 1 << 8])]));
-    assert_eq!(changes(Offers::BARRIER), BTreeMap::from([(0x8000_0008, [0, 1 << 12, 0, 0])]));
+    assert_eq!(
+        changes(Offers::BARRIER),
+        BTreeMap::from([(0x8000_0008, [0, 1 << 12 | 1 << 30, 0, 0]), (0x8000_0021, [1 << 28, 0, 0, 0])])
+    );
     assert_eq!(
         changes(Offers::SPEC_CTRL),
         BTreeMap::from([(0x8000_0008, [0, 1 << 14 | 1 << 15 | 1 << 24, 0, 0])])

@@ -17,6 +17,7 @@ const PLAIN: Features = Features {
     invpcid: false,
     xsaves: false,
     xcr0: 7,
+    speculation: crate::speculation::Speculation::empty(),
 };
 
 fn assisted() -> Features {
