@@ -53,9 +53,9 @@ pub const TABLE: &[Row] = &[
         measure: Measure::Barrier,
         moment: Moment::Exit,
         needs: |features| {
-            // Zen 1 to 4, but those that say that they don't need it.
+            // From Bulldozer to Zen 4, but those that say that they don't need it.
             features.vendor == Vendor::Amd
-                && (0x17..=0x19).contains(&features.family)
+                && (0x15..=0x19).contains(&features.family)
                 && !features.speculation.contains(Speculation::NO_RETURN_OVERFLOW)
                 && features.speculation.contains(Speculation::BARRIER)
         },

@@ -52,6 +52,10 @@ fn each_processor_gets_what_it_needs() {
         all(&amd(0x00b0_0f21, IBPB, 1 << 8 | 1 << 29 | 1 << 5, 0b110)),
         [Vec::new(), Vec::new(), std::vec![Barrier]]
     );
+    // By its family alone, and families before any of that.
+    assert_eq!(all(&amd(0x00b0_0f21, IBPB, 1 << 8, 0))[1], []);
+    assert_eq!(all(&amd(0x0060_0f12, IBPB, 0, 0))[1], [Barrier, FillReturns]);
+    assert_eq!(all(&amd(0x0050_0f10, IBPB, 0, 0))[1], [FillReturns]);
     // A Zen that says that it doesn't need it.
     assert_eq!(all(&amd(0x00a1_0f11, IBPB, 1 << 29, 0))[1], [FillReturns]);
 }
