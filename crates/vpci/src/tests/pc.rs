@@ -715,6 +715,8 @@ enum Step {
     Command(usize, u32),
     Control(usize, u8, u32),
     Table(usize, u64, Width, u64),
+    /// Memory decode and MSI-X are turned on, and an entry is written in one go, masked or not.
+    Arm(usize, u32, u32, bool),
     Full(bool),
     Reset(usize),
     Quarantine(usize),
@@ -734,6 +736,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (which.clone(), prop::sample::select(&[capability::MSI, capability::MSIX][..]), control)
             .prop_map(|(f, id, value)| Step::Control(f, id, value)),
         8 => (which.clone(), 0u64..0x60, wide, value).prop_map(|(f, at, width, value)| Step::Table(f, at & !(width.bytes() - 1), width, value)),
+        4 => (which.clone(), 0u32..5, 0u32..4, any::<bool>()).prop_map(|(f, vector, to, masked)| Step::Arm(f, vector, to, masked)),
         1 => any::<bool>().prop_map(Step::Full),
         1 => which.clone().prop_map(Step::Reset),
         1 => which.prop_map(Step::Quarantine),
@@ -749,6 +752,14 @@ proptest! {
     fn no_function_ever_sends_what_the_host_has_not_given(steps in prop::collection::vec(step(), 1..80)) {
         let pc = Pc::new();
         let all = [NIC, NVME, IGB, EDU];
+        // Where the guest has put a function's table, if it is anywhere.
+        let found = |function| {
+            pc.board().tables.get(&function)?;
+            let at = pc.capability(function, capability::MSIX)?;
+            let place = pc.read(function, at + 4, Width::B4);
+            let bar = pc.read(function, 0x10 + 4 * (place & 7) as u16, Width::B4) & !0xf;
+            u64::from(bar).checked_sub(LOW_PCI).map(|bar| bar + LOW_GPA + u64::from(place & !7))
+        };
         for step in steps {
             match step {
                 Step::Config(f, at, width, value) => pc.write(all[f], at, width, value & width.mask() as u32),
@@ -759,16 +770,20 @@ proptest! {
                     }
                 }
                 Step::Table(f, at, width, value) => {
-                    // Where the guest has put it, if it is anywhere.
-                    let table = pc.board().tables.get(&all[f]).copied();
-                    let found = table.and_then(|_| {
-                        let at = pc.capability(all[f], capability::MSIX)?;
-                        let place = pc.read(all[f], at + 4, Width::B4);
-                        let bar = pc.read(all[f], 0x10 + 4 * (place & 7) as u16, Width::B4) & !0xf;
-                        u64::from(bar).checked_sub(LOW_PCI).map(|bar| bar + LOW_GPA + u64::from(place & !7))
-                    });
-                    if let Some(table) = found {
+                    if let Some(table) = found(all[f]) {
                         pc.store(table + at, width, value & width.mask());
+                    }
+                }
+                Step::Arm(f, vector, to, masked) => {
+                    pc.write(all[f], 4, Width::B2, 6);
+                    if let Some(at) = pc.capability(all[f], capability::MSIX) {
+                        pc.write(all[f], at + 2, Width::B2, 0x8000);
+                    }
+                    // Without the mask's bit first, as drivers that don't know better do it.
+                    for (word, value) in [(0, 0xfee0_1000), (4, 0), (8, 0x40 + to), (12, masked.into())] {
+                        if let Some(table) = found(all[f]) {
+                            pc.store(table + 16 * u64::from(vector) + word, Width::B4, value.into());
+                        }
                     }
                 }
                 Step::Full(full) => pc.board().full.store(full, Ordering::Relaxed),
@@ -779,6 +794,12 @@ proptest! {
             }
             for function in all {
                 pc.board().check(function);
+                let board = pc.board();
+                let sends = |id, bit| board.control(function, id).is_some_and(|(_, control)| control & bit != 0);
+                if !sends(capability::MSI, msi::MSI_ENABLE) && !sends(capability::MSIX, msi::MSIX_ENABLE) {
+                    let routes = board.routes.lock().unwrap();
+                    prop_assert!(routes.keys().all(|(routed, _)| *routed != function), "routed, and off");
+                }
                 // What is routed is what the guest has in its table, where it could be looked at.
                 let Some(at) = pc.capability(function, capability::MSIX) else { continue };
                 let on = pc.board().control(function, capability::MSIX).unwrap().1 & 0x8000 != 0;
