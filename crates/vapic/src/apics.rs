@@ -286,6 +286,12 @@ impl<B: Backend> Apics<B> {
         pending
     }
 
+    /// Whether there is an interrupt to be taken as soon as the CPU takes interrupts, of those that the last [`Apics::poll`] has seen. Nothing else is
+    /// taken in, so that what that says once isn't missed.
+    pub fn has_next(&self, vcpu: VcpuId) -> bool {
+        self.cpu(vcpu).is_some_and(|cpu| cpu.lock().apic.next().is_some())
+    }
+
     /// It takes the interrupt that is next: from now on that is in service.
     pub fn take(&self, vcpu: VcpuId) -> Option<u8> {
         self.with(vcpu, |own| own.apic.take())?
@@ -370,7 +376,8 @@ impl<B: Backend> Apics<B> {
 
     /// A vCPU that is to be started because STARTUP has come for it; asked until there is none.
     pub fn next_startup(&self) -> Option<Startup> {
-        (0..).map(VcpuId).zip(&self.cpus).find_map(|(vcpu, cpu)| {
+        let mut sent = (0..).map(VcpuId).zip(&self.cpus).filter(|(_, cpu)| cpu.inbox.has_startup());
+        sent.find_map(|(vcpu, cpu)| {
             let own = cpu.lock();
             let page = if own.entered { None } else { cpu.inbox.take_startup() };
             Some(Startup { vcpu, page: page? })
@@ -525,6 +532,13 @@ impl<B: Backend> Apics<B> {
         }
         if !takes(&cpu.published.get(), signal) {
             return false;
+        }
+        if matches!(signal, Signal::Startup { .. }) {
+            let own = cpu.lock();
+            // One that runs doesn't wait for it, and an INIT that it hasn't taken in yet can't come behind its back.
+            if own.entered && !own.waits && !cpu.inbox.has_init() {
+                return true;
+            }
         }
         if cpu.inbox.leave(signal) {
             self.backend.kick(vcpu);

@@ -82,6 +82,11 @@ impl Inbox {
         (value & STARTUP != 0).then_some(value as u8)
     }
 
+    /// Whether an INIT waits.
+    pub fn has_init(&self) -> bool {
+        self.init.load(Ordering::SeqCst)
+    }
+
     /// Whether a STARTUP waits.
     pub fn has_startup(&self) -> bool {
         self.startup.load(Ordering::SeqCst) & STARTUP != 0

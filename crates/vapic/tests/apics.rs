@@ -120,7 +120,8 @@ fn an_interrupt_between_cpus_calls_whom_it_is_for_once() {
     assert_eq!(vm.poll(B).vector, Some(0x52));
     assert_eq!(send(&vm, C, 1, 0x61), Effect::None);
     assert_eq!(kicked(&vm), [1], "it has");
-    assert_eq!((vm.poll(B).vector, vm.take(B)), (Some(0x61), Some(0x61)));
+    assert_eq!((vm.poll(B).vector, vm.has_next(B), vm.take(B)), (Some(0x61), true, Some(0x61)));
+    assert!(!vm.has_next(B) && !vm.has_next(VcpuId(3)));
     assert_eq!((vm.poll(B).vector, vm.poll(B).cr8_below), (None, None), "its own keeps the others back");
     // Shorthands, and a logical destination.
     write(&vm, B, offset::EOI, 0);
@@ -200,6 +201,10 @@ fn the_others_are_started_by_init_and_startup() {
     send(&vm, A, 1, 0x4699).no_startup();
     let pending = vm.poll(B);
     assert_eq!((pending.activity, pending.reset), (Activity::Runs, false), "it runs already");
+    // That one is over: it doesn't start it when it has left.
+    vm.leave(B);
+    assert_eq!(vm.next_startup(), None);
+    vm.enter(B);
     // In its place it is reset there.
     write(&vm, B, offset::SVR, 0x1ff);
     send(&vm, A, 1, 0x41).no_startup();
@@ -215,6 +220,12 @@ fn the_others_are_started_by_init_and_startup() {
     assert_eq!(pending.activity, Activity::Startup { page: 0x12 });
     assert!(pending.wakes(false));
     assert_eq!(vm.poll(B).activity, Activity::Runs, "once");
+    // To look what is next takes nothing in.
+    send(&vm, A, 1, 0x4500).no_startup();
+    send(&vm, A, 1, 0x4613).no_startup();
+    assert!(!vm.has_next(B));
+    let pending = vm.poll(B);
+    assert_eq!((pending.activity, pending.reset), (Activity::Startup { page: 0x13 }, true));
     // Both before it looks.
     send(&vm, A, 1, 0x4613).no_startup();
     send(&vm, A, 1, 0x4500).no_startup();
@@ -305,6 +316,12 @@ fn a_real_line_is_open_while_the_guest_can_hear_it() {
     assert_eq!(pins(&vm), [(9, Pin::Closed)]);
     write(&vm, B, offset::EOI, 0);
     assert_eq!(pins(&vm), [(9, Pin::Open)]);
+    // Taken just when the guest masked it, it says so itself once it is unmasked, if it is still high.
+    entry(&vm, 9, 0x51 | LEVEL | MASKED, 1);
+    vm.set_line(9, true).unwrap();
+    assert_eq!(pins(&vm), [(9, Pin::Closed)]);
+    entry(&vm, 9, 0x51 | LEVEL, 1);
+    assert_eq!((pins(&vm), vm.poll(B).vector, remote(&vm, 9)), (vec![(9, Pin::Open)], None, false));
     // Two real lines of one vector, and one that counts by its edge.
     entry(&vm, 9, 0x51 | MASKED, 1);
     entry(&vm, 10, 0x41, 0);
@@ -371,6 +388,14 @@ fn what_the_tasks_priority_keeps_back_comes_when_that_falls() {
     assert_eq!((vm.take(B), vm.cr8(B)), (None, 5));
     vm.set_cr8(B, 4);
     assert_eq!(vm.poll(B), Pending { vector: Some(0x51), ..idle() });
+    // One in service keeps it back as well: CR8 alone doesn't let it through.
+    assert_eq!(vm.take(B), Some(0x51));
+    vm.set_cr8(B, 9);
+    send(&vm, A, 1, 0x52).no_startup();
+    assert_eq!(vm.poll(B), idle());
+    send(&vm, A, 1, 0x61).no_startup();
+    assert_eq!(vm.poll(B), Pending { cr8_below: Some(6), ..idle() });
+    vm.set_cr8(B, 4);
     // The lower half of the register stays if the class does.
     write(&vm, B, offset::TPR, 0x47);
     vm.set_cr8(B, 4);

@@ -365,6 +365,28 @@ fn a_periodic_timer_begins_again() {
     assert_eq!(apic.deadline(), None);
 }
 
+/// What ends while it is masked makes no interrupt, also if nobody looked meanwhile.
+#[test]
+fn a_timer_that_has_ended_masked_is_over() {
+    for (mode, svr) in [(0, false), (2 << 17, false), (0, true)] {
+        let mut apic = xapic();
+        write(&mut apic, offset::DIVIDE, 0xb);
+        write(&mut apic, offset::LVT_TIMER, mode | 0x41);
+        apic.write_page(offset::INITIAL_COUNT.into(), 100, 0);
+        apic.set_tsc_deadline(100);
+        if svr {
+            // Turned off by software all entries are masked.
+            write(&mut apic, offset::SVR, 0xff);
+            apic.write_page(offset::SVR.into(), 0x1ff, 200);
+        } else {
+            write(&mut apic, offset::LVT_TIMER, mode | 1 << 16 | 0x41);
+        }
+        apic.write_page(offset::LVT_TIMER.into(), mode | 0x41, 200);
+        apic.expire(300);
+        assert_eq!((apic.highest_request(), apic.deadline()), (None, None), "{mode:#x} {svr}");
+    }
+}
+
 /// Another divisor changes the speed and not the count.
 #[test]
 fn a_divisor_changes_the_speed_of_what_is_under_way() {
