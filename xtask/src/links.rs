@@ -15,7 +15,7 @@ const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".txt", ".c", ".ld", ".dts", "
 const OUTSIDE: &[&str] = &["target", ".git"];
 
 /// Names that stand for a user's files: those of examples, and what `axvm pack` writes.
-const OTHERS: &[&str] = &["my/system.toml", "boot-uboot.txt", "boot-grub.txt"];
+const OTHERS: &[&str] = &["my/system.toml", "boot-uboot.txt", "boot-grub.txt", "boot-pvh.txt"];
 
 /// Every mention of something that isn't there: `FILE:LINE: ...`.
 pub fn broken() -> Result<Vec<String>> {

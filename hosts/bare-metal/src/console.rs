@@ -377,6 +377,10 @@ pub fn emergency() -> Emergency {
 /// # Safety
 ///
 /// As [`init`].
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(dead_code, reason = "there the image is mapped before anything can fail")
+)]
 pub unsafe fn early_emergency(uart: Option<(Description, UartPlace)>) -> Emergency {
     let uart = uart.and_then(|(description, place)| Some(Uart::new(description, UartRegisters::at(place)?)));
     if let Some(uart) = &uart {

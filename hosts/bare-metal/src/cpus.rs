@@ -114,6 +114,10 @@ impl Cpu {
     }
 
     /// What it does at each way in from a guest.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "there the code at the way in is the same on all CPUs")
+    )]
     pub fn entry_work(&self) -> EntryWork {
         EntryWork::from_bits(self.entry_work.load(Ordering::Relaxed))
     }
@@ -163,6 +167,10 @@ impl Cpu {
     }
 
     /// How it is called.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "there a CPU's interrupts stay the hypervisor's")
+    )]
     pub fn caller(&self) -> &Caller {
         &self.caller
     }

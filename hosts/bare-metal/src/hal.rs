@@ -234,6 +234,14 @@ impl Forward for Hal {
         // SAFETY: as for reads.
         unsafe { arch::probe_write(at.0.wrapping_add(offset), width.bytes(), value) }.map_err(|_| Aborted)
     }
+
+    fn forward_port_read(&self, port: u16, width: Width) -> u32 {
+        arch::read_port(port, width)
+    }
+
+    fn forward_port_write(&self, port: u16, width: Width, value: u32) {
+        arch::write_port(port, width, value);
+    }
 }
 
 /// Zeroes RAM that is, or was, a VM's.

@@ -104,6 +104,10 @@ pub fn write64(address: Hpa, value: u64) {
 }
 
 /// Writes an entry of several words of a table or queue in the hypervisor's memory.
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(dead_code, reason = "no table there has entries that are written as a whole")
+)]
 pub fn write_entry<const WORDS: usize>(address: Hpa, entry: &[u64; WORDS]) {
     // SAFETY: as `write64`.
     unsafe { (address.0 as *mut [u64; WORDS]).write_volatile(*entry) }

@@ -68,6 +68,7 @@ impl Mmio {
     }
 
     /// Writes 8 bits.
+    #[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "no controller there has such registers"))]
     pub fn write8(&self, offset: u64, value: u8) {
         if let Some(at) = self.at(offset, 1) {
             // SAFETY: as `read32`.
@@ -85,12 +86,14 @@ pub struct Row {
 
 impl Mmio {
     /// `count` registers from `offset` on; none of them if not all are in the block.
+    #[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "no controller there is on a fast path"))]
     pub fn row(&self, offset: u64, count: u32) -> Row {
         let fits = offset & 3 == 0 && offset.saturating_add(u64::from(count) * 4) <= self.size;
         Row { first: self.base.wrapping_add(offset), count: if fits { count } else { 0 } }
     }
 }
 
+#[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "no controller there is on a fast path"))]
 impl Row {
     /// Reads the register at `place`; all ones beyond the row.
     #[inline(always)]

@@ -6,10 +6,12 @@ mod held;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use axvm::devices::AxVmDevicesBuilder;
 use axvm::report::VmReport;
 use axvm::vm::AxVM;
 pub use axvm::vm::StopReason;
 use axvm::vm::{Suspension, WrongState};
+use axvm_addr::Hpa;
 use axvm_axdevice::Console;
 use axvm_gwdt::Watchdog;
 
@@ -31,6 +33,14 @@ pub const LEAVE_WITHIN_S: u64 = 3;
 
 /// A VM.
 pub type Vm = AxVM<Hal>;
+
+/// A VM's devices with its emulated console, if it has one.
+pub struct AddedConsole {
+    /// All of them.
+    pub devices: AxVmDevicesBuilder<Hpa>,
+    /// The console among them.
+    pub console: Option<Arc<dyn Console>>,
+}
 
 /// The hypervisor's own ends of a VM's devices.
 pub struct Ends {

@@ -5,13 +5,17 @@ use alloc::vec::Vec;
 
 use axvm::hal::Region;
 use axvm::vm::Ground;
-use axvm_addr::{PciAddress, Span};
+use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{Clock, ConfigSpace};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, PciPlan};
-use axvm_vpci::{AssignedFunction, Backend, BarPart, BridgeConfig, BridgeError, HostBridge, Refused};
+use axvm_vpci::{
+    AssignedFunction, Backend, BarPart, BarPorts, BridgeConfig, BridgeError, HostBridge, Messages,
+    MsiMessage, Refused,
+};
 
+use crate::arch;
 use crate::hal::Hal;
 use crate::log;
 use crate::pci::Ticks;
@@ -22,6 +26,21 @@ pub type Bridge = HostBridge<PciBackend>;
 /// The hypervisor's side of a virtual host bridge.
 pub struct PciBackend {
     ground: Arc<Ground<Hal>>,
+}
+
+impl PciBackend {
+    /// A function's position in the plan.
+    fn position(&self, function: PciAddress) -> Result<u16, Refused> {
+        let position = |device: &DevicePlan| device.pci == Some(function);
+        Ok(self.ground.plan().devices.iter().position(position).ok_or(Refused)? as u16)
+    }
+}
+
+/// Registers of a BAR that the bridge answers for: what is mapped already stays.
+fn map_registers(at: Hpa, width: Width) {
+    if let Ok(span) = Span::new(at, width.bytes()) {
+        let _ = arch::add_device(span);
+    }
 }
 
 impl Backend for PciBackend {
@@ -35,8 +54,7 @@ impl Backend for PciBackend {
 
     fn map_bar(&self, function: PciAddress, part: &BarPart) -> Result<(), Refused> {
         let BarPart { bar, offset, gpa, size, prefetchable, .. } = *part;
-        let position = |device: &DevicePlan| device.pci == Some(function);
-        let device = self.ground.plan().devices.iter().position(position).ok_or(Refused)? as u16;
+        let device = self.position(function)?;
         // What may be prefetched may be combined, but a driver of a function whose BARs don't say so relies on order.
         let kind = if prefetchable { MappingFlags::UNCACHED } else { MappingFlags::DEVICE };
         let flags = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::USER | kind;
@@ -64,6 +82,52 @@ impl Backend for PciBackend {
 
     fn is_stopping(&self) -> bool {
         self.ground.is_stopping()
+    }
+
+    fn messages(&self) -> Messages {
+        arch::MESSAGES
+    }
+
+    fn route(&self, function: PciAddress, vector: u16, message: MsiMessage) -> Result<MsiMessage, Refused> {
+        let MsiMessage { address, data } = message;
+        let wanted = axvm::msi::MsiMessage { address, data };
+        self.ground.route_message(self.position(function)?, vector, Some(wanted)).map_err(|error| {
+            log::warn!("{function}: vector {vector} leads nowhere: {error}");
+            Refused
+        })?;
+        Ok(arch::hardware_message(vector))
+    }
+
+    fn unroute(&self, function: PciAddress, vector: u16) {
+        let unrouted = self.position(function).map(|device| self.ground.route_message(device, vector, None));
+        if let Ok(Err(error)) = unrouted {
+            log::error!("{function}: vector {vector} can't be taken away: {error}");
+        }
+    }
+
+    fn bar_read(&self, _: PciAddress, _: u8, at: Hpa, width: Width) -> u64 {
+        map_registers(at, width);
+        // SAFETY: a BAR of a function that the VM has; an abort is caught.
+        unsafe { arch::probe_read(at.0, width.bytes()) }.unwrap_or(width.mask())
+    }
+
+    fn bar_write(&self, _: PciAddress, _: u8, at: Hpa, width: Width, value: u64) {
+        map_registers(at, width);
+        // SAFETY: as for reads. What the function does in consequence is bounded by the IOMMU.
+        let _ = unsafe { arch::probe_write(at.0, width.bytes(), value) };
+    }
+
+    fn map_ports(&self, _: PciAddress, _: &BarPorts) -> Result<(), Refused> {
+        // Each access is trapped and forwarded.
+        Ok(())
+    }
+
+    fn port_read(&self, port: u16, width: Width) -> u32 {
+        arch::read_port(port, width)
+    }
+
+    fn port_write(&self, port: u16, width: Width, value: u32) {
+        arch::write_port(port, width, value);
     }
 
     fn now_us(&self) -> u64 {

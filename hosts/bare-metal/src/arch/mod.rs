@@ -70,6 +70,10 @@
 //! |---|---|
 //! | `GuestSpace`, `SpaceRoot` | the second stage: `unmap` and `revoke` return when no CPU uses what is gone |
 //! | `GuestIrqchip`, `Seat`, `NotSeated` | the interrupt controller that the guest sees, and what it has done in hardware: `axvm::irqchip::Irqchip` |
+//! | `MESSAGES`, `hardware_message` | who has the messages of functions, and what one is to send for a vector where the bridge has them |
+//! | `add_config_ports` | adds the way to config space by ports, where there are such |
+//! | `read_port`, `write_port` | the machine's ports |
+//! | `add_console` | adds its emulated console, of the kind that its architecture expects, to its devices |
 //! | `reside` | has a vCPU on the calling CPU, which is its own, while it is run: at the end nothing of it is left there but its `Seat` |
 //! | `Running` | the vCPU meanwhile: `axvm::vcpu::Vcpu`. What happens most is answered without coming back |
 //! | `wait_while_off` | sleeps on the CPU of a vCPU that is off |
@@ -84,20 +88,25 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 use aarch64 as current;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as current;
 
 pub use current::{
     Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
-    IOMMU, IommuError, Iommus, Irqchip, IrqchipError, Messages, NotSeated, Rights, Running, Seat,
-    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_device,
-    add_memory, clean_to_memory, close_iommus, correct_platform, delay_us, driven_registers, early_map,
-    establish, halt, image_layout, image_start, listen_to_iommus, now_us, own_hardware_id,
-    physical_address_bits, probe_read, probe_write, reside, send_event, start_cpu, system_off, system_reset,
-    take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off,
-    zero,
+    IOMMU, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights, Running, Seat,
+    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_config_ports,
+    add_console, add_device, add_memory, clean_to_memory, close_iommus, correct_platform, delay_us,
+    driven_registers, early_map, establish, halt, hardware_message, image_layout, image_start,
+    listen_to_iommus, now_us, own_hardware_id, physical_address_bits, probe_read, probe_write, read_port,
+    reside, send_event, start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as,
+    wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, write_port, zero,
 };
+#[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};
 #[cfg(feature = "protection-off")]
 pub use current::{check_memory, leak_message, leak_message_number};
@@ -164,6 +173,7 @@ mod checked {
     }
 
     // Where a device tree describes the machine.
+    #[cfg(not(target_arch = "x86_64"))]
     have! {
         DEVICE_TREE_MAX: u64,
         find_firmware: fn(&axvm_platform::fdt::outline::Outline<'_>),

@@ -8,10 +8,9 @@ use axvm::hal::Equipment;
 use axvm::irqchip::{Irqchip, Lines};
 use axvm::vm::{AxVM, CreateError, Ground};
 use axvm_addr::{Address, Gpa, Hpa, Span};
-use axvm_axdevice::Console;
 use axvm_guest::image::Kernel;
-use axvm_pl011::Pl011;
 use axvm_plan::VmPlan;
+use axvm_vpci::IoWindow;
 
 use super::{Ends, VmRef};
 use crate::arch::{self, GuestIrqchip, GuestIrqchipError};
@@ -96,11 +95,11 @@ fn devices(
     let (plan, host) = (ground.plan(), ground.hal().host());
     let mut devices = irqchip.add_to(AxVmDevices::builder(), &host.platform);
     let output = Arc::new(Ring::new(host));
-    let mut console: Option<Arc<dyn Console>> = None;
-    if let Some((at, registers)) = plan.console.and_then(|at| Some((at, at.at.registers()?))) {
-        let uart = Arc::new(Pl011::new(output.clone(), Arc::new(Lines::new(irqchip.clone())), at.irq));
-        devices = devices.mmio(registers, uart.clone());
-        console = Some(uart);
+    let mut console = None;
+    if let Some(at) = plan.console {
+        let lines = Arc::new(Lines::new(irqchip.clone()));
+        let added = arch::add_console(devices, at, output.clone(), lines);
+        (devices, console) = (added.devices, added.console);
     }
     let mut watchdog = None;
     if let Some(at) = &plan.watchdog {
@@ -116,7 +115,19 @@ fn devices(
             Some(real) => devices.forwarded(pci.ecam, real, 0, "the machine's config space"),
             None => devices.mmio(pci.ecam, bridge.clone()),
         };
+        if let Some(ports) = pci.ports {
+            let window = IoWindow::new(bridge.clone(), ports.first());
+            devices = devices.ports(ports.first(), ports.count() as u16, Arc::new(window));
+        }
         bridges.push(bridge);
+    }
+    if !bridges.is_empty() {
+        devices = arch::add_config_ports(devices, &bridges);
+    }
+    for entry in plan.ports.iter().filter(|entry| !entry.direct) {
+        let name = plan.devices.get(usize::from(entry.device)).map_or("", |device| device.name.as_str());
+        let first = entry.ports.first();
+        devices = devices.forwarded_ports(first, entry.ports.count() as u16, first, entry.device, name);
     }
     for block in plan.registers.iter().filter(|block| !block.direct) {
         let name = plan.devices.get(usize::from(block.device)).map_or("", |device| device.name.as_str());

@@ -15,6 +15,7 @@ mod fault;
 mod firmware;
 mod frame;
 mod guarded;
+mod guest_console;
 mod guest_psci;
 mod idregs;
 mod image;
@@ -24,6 +25,7 @@ mod irqchip;
 #[cfg(feature = "protection-off")]
 mod memory_promises;
 mod names;
+mod no_ports;
 mod own_map;
 mod pending;
 mod protection;
@@ -55,6 +57,7 @@ pub use fast::Running;
 pub use firmware::{correct as correct_platform, find as find_firmware, system_off, system_reset};
 pub use frame::EntryWork;
 pub use guarded::{Aborted, probe_read, probe_write};
+pub use guest_console::add_console;
 pub use image::{ImageLayout, image_layout, image_start};
 pub use iommu::{
     DmaSpace, Domain, Health, IommuError, Iommus, close as close_iommus, listen as listen_to_iommus,
@@ -65,6 +68,7 @@ pub use irqchip::{
 };
 #[cfg(feature = "protection-off")]
 pub use memory_promises::check as check_memory;
+pub use no_ports::{MESSAGES, add_config_ports, hardware_message, read_port, write_port};
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]

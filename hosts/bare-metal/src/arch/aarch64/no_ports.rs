@@ -1,0 +1,31 @@
+//! What of x86 has no counterpart here: ports, and messages that somebody else than the functions' guests has.
+
+use alloc::sync::Arc;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm_addr::Hpa;
+use axvm_axdevice::Width;
+use axvm_vpci::{Messages, MsiMessage};
+
+use crate::vpci_backend::Bridge;
+
+/// Functions are told their messages by their guests: the ITS knows them by their ids.
+pub const MESSAGES: Messages = Messages::Functions;
+
+/// Nobody asks.
+pub const fn hardware_message(vector: u16) -> MsiMessage {
+    MsiMessage { address: 0, data: vector as u32 }
+}
+
+/// There are no ports.
+pub const fn read_port(_: u16, width: Width) -> u32 {
+    width.mask() as u32
+}
+
+/// There are no ports.
+pub const fn write_port(_: u16, _: Width, _: u32) {}
+
+/// Config space is in memory only.
+pub fn add_config_ports(devices: AxVmDevicesBuilder<Hpa>, _: &[Arc<Bridge>]) -> AxVmDevicesBuilder<Hpa> {
+    devices
+}

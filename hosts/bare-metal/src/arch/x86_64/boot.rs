@@ -1,0 +1,215 @@
+//! The first instructions: entered by PVH in 32-bit mode, and what brings another CPU up.
+//!
+//! The entry is that of Xen's PVH direct boot (xen, docs/misc/pvh.pandoc): an ELF note of type 18 says where; protected mode, flat
+//! segments, paging off, interrupts off, EBX has the address of the start info.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use axvm_addr::Hpa;
+
+use super::local_apic::LocalApic;
+use super::percpu::PerCpu;
+use super::secondary::SecondaryBoot;
+use super::{cpu, trampoline, vectors};
+
+/// The first Rust code, on the first CPU, in long mode with the image mapped, interrupts off. `start`: the clock at the first
+/// instruction.
+extern "C" fn early_main(start_info: u64, start: u64) -> ! {
+    // SAFETY: the first CPU, once, before anything looks for its own.
+    unsafe { PerCpu::install_first() };
+    vectors::install();
+    cpu::calibrate();
+    crate::described::with_start_info(Hpa(start_info), start)
+}
+
+/// The first Rust code of any other CPU, in long mode on the hypervisor's own map, interrupts off. `argument` is its position in
+/// [`crate::cpus`].
+extern "C" fn secondary_main(argument: u64) -> ! {
+    PerCpu::install();
+    vectors::install();
+    crate::cpus::secondary_main(argument as u16)
+}
+
+/// A CPU that can't be started: there was no room below 1 MiB for its first instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStarted;
+
+/// What the CPU that is being started begins with: the address of its [`SecondaryBoot`].
+static STARTING: AtomicU64 = AtomicU64::new(0);
+
+/// Starts the CPU whose local APIC has this id: it comes to `crate::cpus::secondary_main`. `boot` stays in place until it has; one CPU is
+/// started at a time. By the sequence of the Intel SDM 3, 9.4.4.1 (AMD APM 2, 15.27.8).
+pub fn start_cpu(hardware_id: u64, boot: &'static SecondaryBoot) -> Result<(), NotStarted> {
+    let page = trampoline::page().ok_or(NotStarted)?;
+    STARTING.store(&raw const *boot as u64, Ordering::SeqCst);
+    let apic = LocalApic::own();
+    apic.send_init(hardware_id);
+    cpu::delay_us(10_000);
+    for _ in 0..2 {
+        apic.send_startup(hardware_id, (page.0 >> 12) as u8);
+        cpu::delay_us(200);
+    }
+    Ok(())
+}
+
+global_asm!(
+    r#"
+    .section .note.Xen, "a", @note
+    .balign 4
+    .long   4, 4, 18                    // name's size, description's size, XEN_ELFNOTE_PHYS32_ENTRY
+    .asciz  "Xen"
+    .long   _pvh_start
+
+    .section .head, "ax"
+    .code32
+    .global _pvh_start
+_pvh_start:
+    cli
+    cld
+    mov     ebp, ebx
+    rdtsc
+    mov     esi, eax
+    mov     ebx, edx
+
+    // The first map: the image alone, one to one.
+    xor     eax, eax
+    lea     edi, [early_root]
+    mov     ecx, 3 * 1024
+    rep     stosd
+    lea     eax, [early_root + 0x1000]
+    or      eax, 3
+    mov     [early_root], eax
+    lea     eax, [early_root + 0x2000]
+    or      eax, 3
+    mov     [early_root + 0x1000], eax
+    lea     eax, [__image_start]
+    lea     ecx, [__image_end]
+2:  mov     edx, eax
+    shr     edx, 18
+    or      eax, 0x83
+    mov     [early_root + 0x2000 + edx], eax
+    and     eax, ~0x83
+    add     eax, 0x200000
+    cmp     eax, ecx
+    jb      2b
+
+    lgdt    [first_gdt_pointer]
+    mov     eax, 1 << 5                 // CR4.PAE
+    mov     cr4, eax
+    lea     eax, [early_root]
+    mov     cr3, eax
+    mov     ecx, 0xc0000080             // EFER: LME, NXE
+    rdmsr
+    or      eax, 1 << 8 | 1 << 11
+    wrmsr
+    mov     eax, 0x80010033             // CR0: PG, WP, NE, ET, MP, PE
+    mov     cr0, eax
+    // Far: to 64-bit code.
+    .byte   0xea
+    .long   first_long
+    .word   8
+
+    .code64
+first_long:
+    mov     eax, 16
+    mov     ds, eax
+    mov     es, eax
+    mov     ss, eax
+    xor     eax, eax
+    mov     fs, eax
+    mov     gs, eax
+    lldt    ax
+    mov     r12d, ebp
+    mov     r13d, esi
+    mov     r14d, ebx
+    shl     r14, 32
+    or      r13, r14
+    lea     rdi, [rip + __bss_start]
+    lea     rcx, [rip + __bss_end]
+    sub     rcx, rdi
+    rep     stosb
+    lea     rsp, [rip + __boot_stack_top]
+    mov     rdi, r12
+    mov     rsi, r13
+    xor     ebp, ebp
+    call    {early_main}
+    ud2
+
+    // Another CPU, from the trampoline: long mode, the first map.
+    .global secondary_long
+secondary_long:
+    mov     eax, 16
+    mov     ds, eax
+    mov     es, eax
+    mov     ss, eax
+    xor     eax, eax
+    mov     fs, eax
+    mov     gs, eax
+    lldt    ax
+    mov     rax, [rip + {starting}]
+    mov     rcx, [rax]
+    mov     rsp, [rax + 8]
+    mov     rdi, [rax + 16]
+    mov     cr3, rcx
+    xor     ebp, ebp
+    call    {secondary_main}
+    ud2
+
+    // What a CPU is started with, in real mode at the start of a page below 1 MiB: copied there.
+    .section .rodata.trampoline, "a"
+    .global trampoline_start, trampoline_end
+    .balign 16
+trampoline_start:
+    .code16
+    cli
+    cld
+    mov     ax, cs
+    mov     ds, ax
+    .byte   0x66, 0x0f, 0x01, 0x16      // lgdt, with a base of 32 bits
+    .word   trampoline_gdt_pointer - trampoline_start
+    mov     eax, 1 << 5                 // CR4.PAE
+    mov     cr4, eax
+    .byte   0x66, 0xb8                  // mov eax
+    .long   early_root
+    mov     cr3, eax
+    .byte   0x66, 0xb9                  // mov ecx
+    .long   0xc0000080                  // EFER: LME, NXE
+    rdmsr
+    or      eax, 1 << 8 | 1 << 11
+    wrmsr
+    .byte   0x66, 0xb8                  // mov eax
+    .long   0x80010033                  // CR0: PG, WP, NE, ET, MP, PE
+    mov     cr0, eax
+    .byte   0x66, 0xea                  // far, 16:32
+    .long   secondary_long
+    .word   8
+    .balign 4
+trampoline_gdt_pointer:
+    .word   3 * 8 - 1
+    .long   first_gdt
+trampoline_end:
+    .code64
+
+    .section .rodata.first_gdt, "a"
+    .balign 8
+first_gdt:
+    .quad   0
+    .quad   0x00af9b000000ffff          // 8: 64-bit code
+    .quad   0x00cf93000000ffff          // 16: data
+first_gdt_pointer:
+    .word   3 * 8 - 1
+    .long   first_gdt
+
+    .section .uninit, "aw", @nobits
+    .balign 4096
+    .global early_root
+early_root:
+    .skip   3 * 4096
+
+    .text
+    "#,
+    early_main = sym early_main,
+    secondary_main = sym secondary_main,
+    starting = sym STARTING,
+);

@@ -1,0 +1,182 @@
+//! Small things that every part needs of the CPU.
+
+use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use axvm_addr::Hpa;
+use x86_64::instructions::{hlt, interrupts};
+
+use super::local_apic::LocalApic;
+use super::percpu::PerCpu;
+use super::pit;
+
+/// Ticks of the TSC in a second.
+static TICK_HZ: AtomicU64 = AtomicU64::new(0);
+
+/// The clock: the TSC. AxVM rests on one that is the same on all CPUs and never stops, as CPUID 0x8000_0007, EDX bit 8 says of
+/// processors of the last fifteen years.
+#[inline(always)]
+pub fn ticks() -> u64 {
+    // SAFETY: reading the clock changes nothing. What is before it in the program is read before it (AMD APM 3, RDTSC).
+    unsafe {
+        _mm_lfence();
+        _rdtsc()
+    }
+}
+
+/// Ticks per second.
+#[inline(always)]
+pub fn tick_hz() -> u64 {
+    TICK_HZ.load(Ordering::Relaxed).max(1)
+}
+
+/// Finds out how fast the clock is: what the CPU says of it, else by the PIT, which every machine has that boots by PVH or a BIOS.
+pub fn calibrate() {
+    TICK_HZ.store(hz_by_cpuid().or_else(pit::measure_tick_hz).unwrap_or(FALLBACK_HZ), Ordering::Relaxed);
+}
+
+/// Where nothing says how fast the clock is: so fast that no deadline comes early.
+const FALLBACK_HZ: u64 = 5_000_000_000;
+
+/// CPUID 0x15 (Intel SDM 2A): the TSC's frequency as a ratio to a crystal's, where the CPU knows both.
+fn hz_by_cpuid() -> Option<u64> {
+    if __cpuid(0).eax < 0x15 {
+        return None;
+    }
+    let leaf = __cpuid(0x15);
+    if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
+        return None;
+    }
+    Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax))
+}
+
+/// Microseconds by the clock. Deadlines are by it.
+pub fn now_us() -> u64 {
+    ticks_as(ticks(), 1_000_000)
+}
+
+/// So many ticks in a unit of which a second has so many, no more than 10^9. Exact: what is left of a second is less than 2^34 ticks.
+#[inline(never)]
+pub fn ticks_as(ticks: u64, per_second: u64) -> u64 {
+    let hz = tick_hz();
+    (ticks / hz).saturating_mul(per_second).saturating_add((ticks % hz).saturating_mul(per_second) / hz)
+}
+
+/// Waits at least this long.
+pub fn delay_us(microseconds: u64) {
+    let start = ticks();
+    let most = microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1;
+    while ticks().saturating_sub(start) < most {
+        core::hint::spin_loop();
+    }
+}
+
+/// Waits until `done`, for so many microseconds at most. Whether it was.
+pub fn wait_us(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let start = ticks();
+    let most = microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1;
+    loop {
+        // The clock first: whoever was kept from running in between doesn't take that for a timeout.
+        let waited = ticks().saturating_sub(start);
+        if done() {
+            return true;
+        }
+        if waited > most {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Writes what the caches have of a span of memory to where those read who don't look there.
+pub fn clean_to_memory(start: Hpa, bytes: u64) {
+    /// CPUID 1, EBX bits 15:8: a line in units of 8 bytes. All processors with CLFLUSH have lines of 64 bytes or more.
+    const LINE: u64 = 64;
+    let end = start.0.saturating_add(bytes);
+    for line in (start.0 & !(LINE - 1)..end).step_by(LINE as usize) {
+        // SAFETY: flushing changes no content; the callers' spans are mapped memory.
+        unsafe { _mm_clflush(line as *const u8) };
+    }
+    memory_barrier();
+}
+
+/// Zeroes a span of memory.
+///
+/// # Safety
+///
+/// The span must be mapped memory in which no Rust object lies.
+pub unsafe fn zero(start: Hpa, bytes: u64) {
+    // SAFETY: by the caller's promise. By words: on processors with fast strings as fast as anything.
+    unsafe {
+        core::arch::asm!(
+            "rep stosq",
+            "mov rcx, {rest}",
+            "rep stosb",
+            rest = in(reg) bytes % 8,
+            inout("rcx") bytes / 8 => _,
+            inout("rdi") start.0 => _,
+            in("rax") 0u64,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Lets interrupts that are pending in: the stubs note each, and end it. What is noted is dealt with by whoever takes it.
+pub fn open_window() {
+    interrupts::enable();
+    // STI holds interrupts off for one instruction more.
+    x86_64::instructions::nop();
+    interrupts::disable();
+}
+
+/// Sleeps until an interrupt comes, which stays noted.
+pub fn wait_for_interrupt() {
+    if PerCpu::own().has_taken() {
+        return;
+    }
+    // One that is pending by now ends the HLT: nothing is let in between the two.
+    interrupts::enable_and_hlt();
+    interrupts::disable();
+}
+
+/// As [`wait_for_interrupt`], but no longer than so many microseconds.
+pub fn wait_for_interrupt_or_us(microseconds: u64) {
+    let apic = LocalApic::own();
+    apic.set_timer(ticks().saturating_add(microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1));
+    wait_for_interrupt();
+    apic.stop_timer();
+}
+
+/// Stays here, for good. Nothing is switched off, so that what memory holds can be looked at.
+pub fn halt() -> ! {
+    interrupts::disable();
+    loop {
+        hlt();
+    }
+}
+
+/// Nobody waits for events here that aren't interrupts.
+pub const fn send_event() {}
+
+/// What the board calls this CPU: its local APIC's id.
+#[inline(always)]
+pub fn own_hardware_id() -> u64 {
+    PerCpu::own().hardware_id()
+}
+
+/// Orders all earlier accesses before all later ones, for every observer.
+pub fn memory_barrier() {
+    // SAFETY: a barrier.
+    unsafe { _mm_mfence() }
+}
+
+/// The smaller of what the CPU and 48 bits can address (CPUID 0x8000_0008, EAX bits 7:0).
+pub fn physical_address_bits() -> u8 {
+    let bits = if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).eax as u8 } else { 36 };
+    bits.min(48)
+}
+
+/// Whether tables may have blocks of 1 GiB (CPUID 0x8000_0001, EDX bit 26).
+pub fn has_huge_blocks() -> bool {
+    __cpuid(0x8000_0001).edx & 1 << 26 != 0
+}

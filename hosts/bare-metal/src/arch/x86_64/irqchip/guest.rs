@@ -1,0 +1,205 @@
+//! The interrupt controller of a VM: virtual APICs, and what their pins have done in hardware.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm::msi::MsiMessage;
+use axvm::vcpu::IpiRequest;
+use axvm_addr::{CpuId, Hpa, Irq, MsiSource, VcpuId};
+use axvm_plan::{LineRoute, VmPlan};
+use axvm_platform::model::Platform;
+use axvm_pvclock::{ClockMsrs, PvClock};
+use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, IoPage, LocalPage, Pin};
+
+use super::machine::IrqchipError;
+use crate::arch::x86_64::cpu::{tick_hz, ticks};
+use crate::arch::x86_64::power::Power;
+use crate::cpus;
+use crate::hal::HalError;
+use crate::host::Host;
+use crate::memory::GuestRam;
+
+/// Why a VM has no interrupt controller.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestIrqchipError {
+    /// The plan has no APICs for it.
+    #[error("the plan has no APICs")]
+    None,
+    /// The clock's rate isn't known.
+    #[error("the time-stamp counter's rate isn't known")]
+    NoClock,
+    /// A line can't be led to it.
+    #[error(transparent)]
+    Line(#[from] IrqchipError),
+}
+
+/// Why a vCPU can't have its CPU's interrupts: there is no reason here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSeated {}
+
+/// What the virtual APICs have done in hardware.
+pub struct ApicBackend {
+    host: &'static Host,
+    cpus: Vec<CpuId>,
+    lines: Vec<LineRoute>,
+    /// When its time-stamp counter was zero.
+    zero: u64,
+}
+
+impl Backend for ApicBackend {
+    fn kick(&self, vcpu: VcpuId) {
+        // It polls before it enters its guest.
+        if let Some(cpu) = self.cpus.get(usize::from(vcpu.0)).and_then(|&id| cpus::get(id))
+            && cpus::current().is_none_or(|own| own.id != cpu.id)
+        {
+            cpu.kick(&self.host.irqchip);
+        }
+    }
+
+    fn tsc(&self) -> u64 {
+        ticks().wrapping_sub(self.zero)
+    }
+
+    fn set_pin(&self, pin: u8, to: Pin) {
+        let irq = Irq(pin.into());
+        if self.lines.iter().any(|line| line.irq == irq) {
+            self.host.irqchip.mask_line(irq, to == Pin::Closed);
+        }
+    }
+}
+
+/// The interrupt controller of a VM.
+pub struct GuestIrqchip {
+    apics: Arc<Apics<ApicBackend>>,
+    local: axvm_addr::Span<axvm_addr::Gpa>,
+    io: axvm_addr::Span<axvm_addr::Gpa>,
+    clock: ClockMsrs,
+    power: Power,
+}
+
+/// What a CPU has of a vCPU's interrupts: nothing, as all are injected.
+pub struct Seat;
+
+/// MSRs of a local APIC: its base, its deadline, and those of x2APIC mode (AMD APM 2, 16.11.1).
+const MSRS: [(u32, u32); 3] = [(0x1b, 0x1b), (0x6e0, 0x6e0), (0x800, 0x8ff)];
+
+impl GuestIrqchip {
+    /// That of a plan.
+    pub fn new(host: &'static Host, plan: &VmPlan, _: &GuestRam) -> Result<Self, GuestIrqchipError> {
+        let own = plan.x86_64().ok_or(GuestIrqchipError::None)?;
+        let cpus: Vec<CpuId> = plan.cpus.iter().map(|vcpu| vcpu.cpu).collect();
+        let pins = plan.lines.iter().filter(|line| line.irq.0 < 32);
+        let physical = pins.fold(0, |pins, line| pins | 1 << line.irq.0);
+        let config = ApicsConfig {
+            vcpus: cpus.len() as u16,
+            base: own.local_apic.start(),
+            has_x2apic: true,
+            io_id: own.io_apic.id,
+            physical,
+        };
+        for line in &plan.lines {
+            let cpu = cpus.get(usize::from(line.vcpu.0)).copied().unwrap_or_default();
+            if let Err(error) = host.irqchip.give_line(plan.id, cpu, line) {
+                plan.lines.iter().for_each(|line| host.irqchip.unroute_line(line));
+                return Err(error.into());
+            }
+        }
+        let clock =
+            ClockMsrs::new(cpus.len() as u16, PvClock::new(tick_hz(), 0).ok_or(GuestIrqchipError::NoClock)?);
+        let backend = ApicBackend { host, cpus, lines: plan.lines.clone(), zero: ticks() };
+        let apics = Arc::new(Apics::new(config, backend));
+        Ok(Self {
+            apics,
+            local: own.local_apic,
+            io: own.io_apic.registers,
+            clock,
+            power: Power::new(own.power),
+        })
+    }
+
+    /// Adds its registers to the VM's devices.
+    pub fn add_to(&self, devices: AxVmDevicesBuilder<Hpa>, _: &Platform) -> AxVmDevicesBuilder<Hpa> {
+        let devices = devices
+            .mmio(self.local, Arc::new(LocalPage(self.apics.clone())))
+            .mmio(self.io, Arc::new(IoPage(self.apics.clone())));
+        MSRS.iter().fold(devices, |devices, &(first, last)| {
+            let (first, last) = (axvm_axdevice::SysReg(first), axvm_axdevice::SysReg(last));
+            devices.sysregs(first, last, Arc::new(ApicMsrs(self.apics.clone())))
+        })
+    }
+
+    /// The virtual APICs.
+    #[inline(always)]
+    pub(in crate::arch::x86_64) fn apics(&self) -> &Apics<ApicBackend> {
+        &self.apics
+    }
+
+    /// The paravirtual clock.
+    pub(in crate::arch::x86_64) fn clock(&self) -> &ClockMsrs {
+        &self.clock
+    }
+
+    /// The registers of its power.
+    pub(in crate::arch::x86_64) fn power(&self) -> &Power {
+        &self.power
+    }
+
+    /// The hypervisor's clock when the guests' time-stamp counters were zero.
+    pub(in crate::arch::x86_64) fn zero(&self) -> u64 {
+        self.apics.backend().zero
+    }
+
+    /// Whether a vCPU's local APIC is on.
+    pub(in crate::arch::x86_64) fn is_enabled(&self, vcpu: VcpuId) -> bool {
+        /// APIC_BASE: the enable bit.
+        const ENABLED: u64 = 1 << 11;
+        self.apics.read_msr(vcpu, 0x1b).is_ok_and(|base| base & ENABLED != 0)
+    }
+
+    /// Whether the VM's CPUs take physical interrupts themselves.
+    #[inline(always)]
+    pub const fn takes_interrupts(&self) -> bool {
+        false
+    }
+}
+
+impl axvm::irqchip::Irqchip for GuestIrqchip {
+    type Error = HalError;
+    type Seat = Seat;
+
+    fn enter(&self, vcpu: VcpuId) -> Result<Seat, HalError> {
+        self.apics.enter(vcpu);
+        Ok(Seat)
+    }
+
+    fn leave(&self, vcpu: VcpuId, _: Seat) {
+        self.apics.leave(vcpu);
+    }
+
+    fn set_level(&self, irq: Irq, high: bool) -> Result<(), HalError> {
+        self.apics.set_line(irq.0, high).map_err(|_| HalError::Unknown)
+    }
+
+    fn inject_irq_to_vcpu(&self, _: VcpuId, irq: Irq) -> Result<(), HalError> {
+        self.apics.pulse(irq.0).map_err(|_| HalError::Unknown)
+    }
+
+    fn send_msi(&self, _: Option<MsiSource>, message: MsiMessage) -> Result<(), HalError> {
+        self.apics.send_msi(message.address, message.data).map_err(|_| HalError::Unknown)
+    }
+
+    fn send_ipi(&self, from: VcpuId, request: IpiRequest) {
+        let _ = self.apics.send_icr(from, request.0);
+    }
+
+    fn reset(&self) {
+        self.clock.reset();
+        self.apics.reset();
+    }
+
+    fn release(self) -> bool {
+        // Devices hold it too, and go with the VM: what hardware has of it was taken away line by line.
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! Messages of devices. Each that a guest has its device send is a vector of one of the VM's CPUs, by an entry of the IOMMU's for this
+//! device: whatever else the device writes comes to nobody.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use axvm::msi::{MsiMessage, MsiSink};
+use axvm_addr::{CpuId, DmaSource, MsiSource, VmId};
+use axvm_amdvi::{Destination, Interrupt, InterruptKind};
+use axvm_plan::{DevicePlan, VmPlan};
+use spin::Mutex;
+
+use super::machine::IrqchipError;
+use super::vectors::{self, Target};
+use crate::arch::x86_64::iommu::Iommus;
+use crate::cpus;
+use crate::hal::HalError;
+
+/// A message that is routed.
+#[derive(Clone, Copy, Debug)]
+struct Routed {
+    at: At,
+    /// Where it went before: what was sent by then may be on its way there still. Given back at the next change.
+    before: Option<At>,
+}
+
+/// A CPU's vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct At {
+    cpu: CpuId,
+    vector: u8,
+}
+
+impl Routed {
+    /// Nothing sends it any more.
+    fn give_back(self) {
+        for At { cpu, vector } in [Some(self.at), self.before].into_iter().flatten() {
+            vectors::give_back(cpu, vector);
+        }
+    }
+}
+
+/// Which entry of the IOMMU's: of which sender, and its number.
+type Entry = (MsiSource, u16);
+
+static ROUTED: Mutex<BTreeMap<Entry, Routed>> = Mutex::new(BTreeMap::new());
+
+/// How many senders have messages, and how many messages those are.
+pub fn routed() -> (u32, u32) {
+    let routed = ROUTED.lock();
+    let mut sources: Vec<MsiSource> = routed.keys().map(|entry| entry.0).collect();
+    sources.dedup();
+    (sources.len() as u32, routed.len() as u32)
+}
+
+/// Where interrupts of this sender arrive: at the IOMMU that remaps them.
+fn at_iommu(source: MsiSource) -> DmaSource {
+    DmaSource::new(source.controller.0, source.id.0)
+}
+
+/// A sender has no messages any more.
+pub fn forget(iommus: &Iommus, source: MsiSource) -> Result<(), IrqchipError> {
+    let mut routed = ROUTED.lock();
+    let of: Vec<Entry> = routed.range((source, 0)..=(source, u16::MAX)).map(|(entry, _)| *entry).collect();
+    for entry in of {
+        iommus.route(at_iommu(source), entry.1, None)?;
+        if let Some(routed) = routed.remove(&entry) {
+            routed.give_back();
+        }
+    }
+    Ok(())
+}
+
+/// For a test image: a message of this sender counts as routed, though nobody sends it.
+#[cfg(feature = "protection-off")]
+pub fn leak(source: MsiSource) {
+    ROUTED.lock().insert((source, 0), Routed { at: At { cpu: CpuId(0), vector: 0 }, before: None });
+}
+
+/// Where messages are routed.
+pub struct Messages {
+    plans: Vec<Arc<VmPlan>>,
+    iommus: Iommus,
+}
+
+impl Messages {
+    /// For VMs of these plans.
+    pub fn new(plans: &[Arc<VmPlan>]) -> Self {
+        Self { plans: plans.to_vec(), iommus: Iommus::closed() }
+    }
+}
+
+/// The vCPU that a message is for, as far as it names one: others take it, too, and pass it on by their virtual APICs.
+fn receiver(plan: &VmPlan, message: MsiMessage) -> Option<CpuId> {
+    /// The message's address: the destination in bits 19:12, logical with bit 2 (Intel SDM 3, 11.11.1).
+    const LOGICAL: u64 = 1 << 2;
+    let named = (message.address & LOGICAL == 0).then_some(message.address >> 12 & 0xff);
+    let vcpu = plan.cpus.iter().find(|vcpu| Some(vcpu.hardware_id) == named).or_else(|| plan.cpus.first())?;
+    Some(vcpu.cpu)
+}
+
+impl MsiSink for Messages {
+    type Error = HalError;
+
+    fn route(
+        &self,
+        vm: VmId,
+        function: &DevicePlan,
+        vector: u16,
+        message: Option<MsiMessage>,
+    ) -> Result<(), HalError> {
+        let plan = self.plans.get(usize::from(vm.0)).ok_or(HalError::Unknown)?;
+        let source = function.msi.ok_or(HalError::Unknown)?.source;
+        let device = plan.devices.iter().position(|it| it.id == function.id).ok_or(HalError::Unknown)? as u16;
+        let mut routed = ROUTED.lock();
+        let before = routed.get(&(source, vector)).copied();
+        let Some(message) = message else {
+            if let Some(before) = before {
+                self.iommus.route(at_iommu(source), vector, None)?;
+                routed.remove(&(source, vector));
+                before.give_back();
+            }
+            return Ok(());
+        };
+        let cpu = receiver(plan, message).ok_or(HalError::Unknown)?;
+        let target = Target::Message { vm, device, message };
+        if let Some(before) = before {
+            // Also what is on its way to where it went before becomes this from now on.
+            vectors::change(before.at.cpu, before.at.vector, target);
+            if before.at.cpu == cpu {
+                return Ok(());
+            }
+        }
+        let hardware_id = cpus::get(cpu).ok_or(HalError::Unknown)?.hardware_id as u32;
+        let at = At { cpu, vector: vectors::take(cpu, target).ok_or(IrqchipError::NoVector(cpu))? };
+        let interrupt = Interrupt {
+            vector: at.vector,
+            destination: Destination::Physical(hardware_id),
+            kind: InterruptKind::Fixed,
+        };
+        if let Err(error) = self.iommus.route(at_iommu(source), vector, Some(interrupt)) {
+            vectors::give_back(cpu, at.vector);
+            return Err(error.into());
+        }
+        if let Some(At { cpu, vector }) = before.and_then(|before| before.before) {
+            vectors::give_back(cpu, vector);
+        }
+        routed.insert((source, vector), Routed { at, before: before.map(|before| before.at) });
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! The calling CPU's local APIC, as the hypervisor has it for itself (AMD APM 2, 16; Intel SDM 3, 11).
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use axvm_addr::{Hpa, PAGE_SIZE, Span};
+use x86_64::registers::model_specific::Msr;
+
+use super::cpu::{tick_hz, ticks, wait_us};
+
+/// The vectors that the hypervisor has for itself, on every CPU. Devices' are below.
+pub const CALL: u8 = 0xf0;
+/// The timer's.
+pub const TIMER: u8 = 0xf1;
+/// What a local APIC gives that has nothing to give after all.
+pub const SPURIOUS: u8 = 0xff;
+
+/// IA32_APIC_BASE: its MSR, and its bits (AMD APM 2, 16.3.1 and 16.9).
+const BASE_MSR: u32 = 0x1b;
+const BASE_ENABLED: u64 = 1 << 11;
+const BASE_X2APIC: u64 = 1 << 10;
+const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Registers, by their offsets in the page; in x2APIC mode the MSR is 0x800 and the offset divided by 16.
+mod offset {
+    pub const TPR: u32 = 0x80;
+    pub const EOI: u32 = 0xb0;
+    pub const LDR: u32 = 0xd0;
+    pub const DFR: u32 = 0xe0;
+    pub const SVR: u32 = 0xf0;
+    pub const ESR: u32 = 0x280;
+    pub const ICR_LOW: u32 = 0x300;
+    pub const ICR_HIGH: u32 = 0x310;
+    pub const LVT_TIMER: u32 = 0x320;
+    pub const LVT_THERMAL: u32 = 0x330;
+    pub const LVT_COUNTER: u32 = 0x340;
+    pub const LVT_LINT0: u32 = 0x350;
+    pub const LVT_LINT1: u32 = 0x360;
+    pub const LVT_ERROR: u32 = 0x370;
+    pub const TIMER_INITIAL: u32 = 0x380;
+    pub const TIMER_CURRENT: u32 = 0x390;
+    pub const TIMER_DIVIDE: u32 = 0x3e0;
+}
+
+/// LVT entries: masked; the timer's mode by the TSC.
+const MASKED: u32 = 1 << 16;
+const TSC_DEADLINE: u32 = 2 << 17;
+
+/// IA32_TSC_DEADLINE.
+const DEADLINE_MSR: u32 = 0x6e0;
+
+/// ICR: the message, in bits 10:8, level asserted (bit 14), and still on its way (bit 12).
+const FIXED: u32 = 0;
+const INIT: u32 = 5 << 8;
+const STARTUP: u32 = 6 << 8;
+const ASSERT: u32 = 1 << 14;
+const ON_ITS_WAY: u32 = 1 << 12;
+
+/// Ticks of the timer in 2^20 of the TSC, where it has no mode by the TSC; 0: not measured.
+static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
+
+/// The calling CPU's.
+#[derive(Clone, Copy)]
+pub struct LocalApic {
+    /// Its page; `None`: it is in x2APIC mode.
+    page: Option<u64>,
+}
+
+/// What the calling CPU's local APIC has as its id, by what CPUID says of it (AMD APM 3, leaves 0xB and 1).
+pub fn id_by_cpuid() -> u64 {
+    if __cpuid(0).eax >= 0xb {
+        let leaf = __cpuid_count(0xb, 0);
+        if leaf.ebx & 0xffff != 0 {
+            return leaf.edx.into();
+        }
+    }
+    u64::from(__cpuid(1).ebx >> 24)
+}
+
+fn base() -> u64 {
+    // SAFETY: every CPU with long mode has this register; reading it changes nothing.
+    unsafe { Msr::new(BASE_MSR).read() }
+}
+
+/// Where local APICs have their page: on all CPUs alike, as firmware leaves it.
+pub fn registers() -> Option<Span<Hpa>> {
+    Span::new(Hpa(base() & BASE_ADDRESS), PAGE_SIZE).ok()
+}
+
+impl LocalApic {
+    /// The calling CPU's.
+    #[inline(always)]
+    pub fn own() -> Self {
+        let base = base();
+        Self { page: (base & BASE_X2APIC == 0).then_some(base & BASE_ADDRESS) }
+    }
+
+    /// Whether it is in x2APIC mode.
+    pub fn is_x2apic(self) -> bool {
+        self.page.is_none()
+    }
+
+    fn read(self, register: u32) -> u32 {
+        match self.page {
+            // SAFETY: the hypervisor maps this page as registers, and drives them alone.
+            Some(page) => unsafe { ((page + u64::from(register)) as *const u32).read_volatile() },
+            // SAFETY: in this mode the register is there.
+            None => unsafe { Msr::new(0x800 + (register >> 4)).read() as u32 },
+        }
+    }
+
+    fn write(self, register: u32, value: u32) {
+        match self.page {
+            // SAFETY: as for reads; what they do is bounded: interrupts are masked, and their vectors lead to stubs.
+            Some(page) => unsafe { ((page + u64::from(register)) as *mut u32).write_volatile(value) },
+            // SAFETY: the same.
+            None => unsafe { Msr::new(0x800 + (register >> 4)).write(value.into()) },
+        }
+    }
+
+    /// Turns it on, with everything masked that nobody has asked for.
+    pub fn set_up(self) {
+        if base() & BASE_ENABLED == 0 {
+            // SAFETY: the page stays where it is.
+            unsafe { Msr::new(BASE_MSR).write(base() | BASE_ENABLED) };
+        }
+        self.write(offset::SVR, 0x100 | u32::from(SPURIOUS));
+        self.write(offset::TPR, 0);
+        if self.page.is_some() {
+            // Nobody is named by a logical destination.
+            self.write(offset::DFR, u32::MAX);
+            self.write(offset::LDR, 0);
+        }
+        // The entries that there are: the version register's bits 23:16, and on all processors these four.
+        for entry in [offset::LVT_TIMER, offset::LVT_LINT0, offset::LVT_LINT1, offset::LVT_ERROR] {
+            self.write(entry, MASKED | u32::from(SPURIOUS));
+        }
+        let entries = self.read(0x30) >> 16 & 0xff;
+        if entries >= 4 {
+            self.write(offset::LVT_COUNTER, MASKED | u32::from(SPURIOUS));
+        }
+        if entries >= 5 {
+            self.write(offset::LVT_THERMAL, MASKED | u32::from(SPURIOUS));
+        }
+        self.write(offset::ESR, 0);
+        // Nothing that came before is in service.
+        for _ in 0..256 {
+            let in_service = (0..8).any(|word| self.read(0x100 + word * 0x10) != 0);
+            if !in_service {
+                break;
+            }
+            self.end_interrupt();
+        }
+        self.set_up_timer();
+    }
+
+    /// The highest interrupt in service has been dealt with.
+    #[inline(always)]
+    pub fn end_interrupt(self) {
+        self.write(offset::EOI, 0);
+    }
+
+    /// Sends an interrupt of this vector to a CPU, by the id of its local APIC.
+    pub fn send(self, hardware_id: u64, vector: u8) {
+        self.command(hardware_id, FIXED | ASSERT | u32::from(vector));
+    }
+
+    /// Sends INIT.
+    pub fn send_init(self, hardware_id: u64) {
+        self.command(hardware_id, INIT | ASSERT);
+    }
+
+    /// Sends a STARTUP, to begin at this page.
+    pub fn send_startup(self, hardware_id: u64, page: u8) {
+        self.command(hardware_id, STARTUP | ASSERT | u32::from(page));
+    }
+
+    fn command(self, hardware_id: u64, command: u32) {
+        /// What is on its way is so for a few cycles of the bus.
+        const MOST_US: u64 = 1000;
+        match self.page {
+            Some(_) => {
+                wait_us(MOST_US, || self.read(offset::ICR_LOW) & ON_ITS_WAY == 0);
+                self.write(offset::ICR_HIGH, (hardware_id as u32) << 24);
+                self.write(offset::ICR_LOW, command);
+            }
+            None => {
+                // Accesses to memory before it are seen by who gets it (Intel SDM 3, 11.12.3).
+                super::cpu::memory_barrier();
+                // SAFETY: in this mode the register is there; what it sends are calls and starts of the hypervisor's own.
+                unsafe { Msr::new(0x830).write(hardware_id << 32 | u64::from(command)) };
+            }
+        }
+    }
+
+    /// Whether the timer can be set to a value of the TSC (CPUID 1, ECX bit 24).
+    fn has_deadlines() -> bool {
+        __cpuid(1).ecx & 1 << 24 != 0
+    }
+
+    fn set_up_timer(self) {
+        /// By 1: every tick of its clock counts.
+        const BY_1: u32 = 0xb;
+        if Self::has_deadlines() {
+            self.write(offset::LVT_TIMER, TSC_DEADLINE | u32::from(TIMER));
+            return;
+        }
+        self.write(offset::TIMER_DIVIDE, BY_1);
+        if TIMER_RATE.load(Ordering::Relaxed) == 0 {
+            // All CPUs' run at one rate.
+            let start = ticks();
+            self.write(offset::TIMER_INITIAL, u32::MAX);
+            let most = tick_hz() / 100;
+            while ticks().saturating_sub(start) < most {
+                core::hint::spin_loop();
+            }
+            let counted = u64::from(u32::MAX - self.read(offset::TIMER_CURRENT));
+            let took = ticks().saturating_sub(start).max(1);
+            TIMER_RATE.store(((counted << 20) / took).max(1), Ordering::Relaxed);
+            self.write(offset::TIMER_INITIAL, 0);
+        }
+        self.write(offset::LVT_TIMER, u32::from(TIMER));
+    }
+
+    /// Has the timer interrupt when the clock is `at`, or somewhat earlier where that is farther than it can count.
+    pub fn set_timer(self, at: u64) {
+        if Self::has_deadlines() {
+            // 0 would turn it off.
+            // SAFETY: the CPU has this register; the timer is the hypervisor's.
+            unsafe { Msr::new(DEADLINE_MSR).write(at.max(1)) };
+            return;
+        }
+        let rate = u128::from(TIMER_RATE.load(Ordering::Relaxed));
+        let count = (u128::from(at.saturating_sub(ticks())) * rate) >> 20;
+        self.write(offset::TIMER_INITIAL, count.clamp(1, u32::MAX.into()) as u32);
+    }
+
+    /// Has it interrupt no more.
+    pub fn stop_timer(self) {
+        if Self::has_deadlines() {
+            // SAFETY: as above.
+            unsafe { Msr::new(DEADLINE_MSR).write(0) };
+        } else {
+            self.write(offset::TIMER_INITIAL, 0);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The machine's ports, and a guest's way to config space by some.
+
+use alloc::sync::Arc;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm_addr::Hpa;
+use axvm_axdevice::Width;
+use axvm_vpci::{ConfigPorts, Messages, MsiMessage};
+use x86_64::instructions::port::Port;
+
+use crate::vpci_backend::Bridge;
+
+/// The bridge has the messages: by its address and data alone each could be any CPU's any vector.
+pub const MESSAGES: Messages = Messages::Bridge;
+
+/// What a function is to send for a vector: the IOMMU looks its entry up by the data, and whose it is by who sends it (AMD 48882, 2.2.5.2).
+pub const fn hardware_message(vector: u16) -> MsiMessage {
+    /// An interrupt message, to nobody in particular (Intel SDM 3, 11.11.1).
+    const ADDRESS: u64 = 0xfee0_0000;
+    MsiMessage { address: ADDRESS, data: vector as u32 }
+}
+
+/// Reads a port that the plan gives to a VM, or that a BAR of its has.
+pub fn read_port(port: u16, width: Width) -> u32 {
+    // SAFETY: it isn't one that the hypervisor drives; a device that masters the bus is bounded by the IOMMU.
+    unsafe {
+        match width {
+            Width::B1 => Port::<u8>::new(port).read().into(),
+            Width::B2 => Port::<u16>::new(port).read().into(),
+            Width::B4 | Width::B8 => Port::<u32>::new(port).read(),
+        }
+    }
+}
+
+/// Writes one.
+pub fn write_port(port: u16, width: Width, value: u32) {
+    // SAFETY: as for reads.
+    unsafe {
+        match width {
+            Width::B1 => Port::<u8>::new(port).write(value as u8),
+            Width::B2 => Port::<u16>::new(port).write(value as u16),
+            Width::B4 | Width::B8 => Port::<u32>::new(port).write(value),
+        }
+    }
+}
+
+/// The old way to config space (PCI 3.0, 3.2.2.3.2).
+pub fn add_config_ports(
+    devices: AxVmDevicesBuilder<Hpa>,
+    bridges: &[Arc<Bridge>],
+) -> AxVmDevicesBuilder<Hpa> {
+    devices.ports(0xcf8, 8, Arc::new(ConfigPorts::new(bridges.to_vec())))
+}

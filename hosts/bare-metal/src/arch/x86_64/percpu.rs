@@ -1,0 +1,147 @@
+//! What a CPU has for itself: its segments, its stacks for faults, and the interrupts that it has taken and not dealt with.
+
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use alloc::boxed::Box;
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, Segment};
+use x86_64::instructions::tables::load_tss;
+use x86_64::registers::model_specific::GsBase;
+use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::local_apic::{self, TIMER};
+use crate::memory;
+
+/// Bytes of each stack for faults, on which last words are said.
+const FAULT_STACK: usize = 16 << 10;
+
+/// Which stack a fault has (`vectors`): those that can come at any instruction, or for want of a stack, have their own.
+pub const FAULT_STACKS: [u16; 3] = [1, 2, 3];
+
+/// How many there are.
+const STACKS: usize = FAULT_STACKS.len();
+
+/// The first CPU's, which it needs before there is a heap.
+// Not in `.bss`: what is there before nobody looks at.
+#[unsafe(link_section = ".uninit")]
+static mut FIRST_STACKS: MaybeUninit<[u8; STACKS * FAULT_STACK]> = MaybeUninit::uninit();
+
+/// What one CPU has for itself. GS leads to it while the hypervisor runs.
+#[repr(C)]
+pub struct PerCpu {
+    /// Its own address, by which it is found.
+    this: u64,
+    /// What its local APIC has as its id.
+    hardware_id: u64,
+    /// Vectors that were taken, a bit each, and not dealt with.
+    taken: [AtomicU64; 4],
+    /// The timer has interrupted since somebody asked.
+    timer_over: AtomicBool,
+    segments: GlobalDescriptorTable<8>,
+    task: TaskStateSegment,
+}
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            this: 0,
+            hardware_id: 0,
+            taken: [const { AtomicU64::new(0) }; 4],
+            timer_over: AtomicBool::new(false),
+            segments: GlobalDescriptorTable::empty(),
+            task: TaskStateSegment::new(),
+        }
+    }
+
+    /// Makes it the calling CPU's. `stacks`: the lowest byte of those for faults.
+    fn set_up(&'static mut self, stacks: u64) {
+        self.this = &raw const *self as u64;
+        self.hardware_id = local_apic::id_by_cpuid();
+        let mut tops = self.task.interrupt_stack_table;
+        for (top, number) in tops.iter_mut().take(STACKS).zip(1..) {
+            // Aligned as the processor does it itself for an interrupt's frame.
+            *top = VirtAddr::new(stacks + number * FAULT_STACK as u64);
+        }
+        self.task.interrupt_stack_table = tops;
+        let code = self.segments.append(Descriptor::kernel_code_segment());
+        self.segments.append(Descriptor::kernel_data_segment());
+        // SAFETY: the task's segment stays where it is, for good.
+        let task = self.segments.append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.task) });
+        let this: &'static Self = self;
+        this.segments.load();
+        // SAFETY: these are this CPU's segments, just loaded; 64-bit code goes on as before.
+        unsafe {
+            CS::set_reg(code);
+            load_tss(task);
+        }
+        GsBase::write(VirtAddr::new(this.this));
+    }
+
+    /// The first CPU's, which needs no heap.
+    ///
+    /// # Safety
+    ///
+    /// Once, on the first CPU.
+    pub unsafe fn install_first() {
+        static mut FIRST: PerCpu = PerCpu::new();
+        // SAFETY: by the caller's promise there is one reference only.
+        let first: &'static mut Self = unsafe { &mut *core::ptr::addr_of_mut!(FIRST) };
+        first.set_up(&raw const FIRST_STACKS as u64);
+    }
+
+    /// Any other CPU's, once, on it.
+    pub fn install() {
+        let stacks = memory::allocate(STACKS * FAULT_STACK, FAULT_STACK).map_or(0, |stacks| stacks.0);
+        Box::leak(Box::new(Self::new())).set_up(stacks);
+    }
+
+    /// The calling CPU's.
+    #[inline(always)]
+    pub fn own() -> &'static Self {
+        let this: u64;
+        // SAFETY: GS leads to a `PerCpu` from before anything calls this, for good.
+        unsafe {
+            core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(pure, readonly, nostack, preserves_flags));
+            &*(this as *const Self)
+        }
+    }
+
+    /// What its local APIC has as its id.
+    pub fn hardware_id(&self) -> u64 {
+        self.hardware_id
+    }
+
+    /// Whether the timer has interrupted since this was asked last: it is to be set again then, however near it came.
+    pub fn take_timer_over(&self) -> bool {
+        self.timer_over.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes a vector that was taken.
+    pub fn note(&self, vector: u8) {
+        if vector == TIMER {
+            self.timer_over.store(true, Ordering::Relaxed);
+        }
+        if let Some(word) = self.taken.get(usize::from(vector) / 64) {
+            word.fetch_or(1 << (vector % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any was, that wasn't dealt with.
+    pub fn has_taken(&self) -> bool {
+        self.taken.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Those that were, the highest first, which are dealt with now.
+    pub fn take(&self) -> impl Iterator<Item = u8> {
+        (0u8..4).rev().zip(self.taken.iter().rev()).flat_map(|(position, word)| {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            core::iter::from_fn(move || {
+                let bit = 63u32.checked_sub(bits.leading_zeros())?;
+                bits &= !(1 << bit);
+                Some(position * 64 + bit as u8)
+            })
+        })
+    }
+}

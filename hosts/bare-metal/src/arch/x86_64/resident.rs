@@ -1,0 +1,54 @@
+//! A vCPU that has its CPU: what it leaves in the CPU's registers, and the one way in which that ends.
+
+use alloc::boxed::Box;
+
+use axvm::vm::Start;
+use axvm_addr::VcpuId;
+use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
+use axvm_x86_cpu::start;
+
+use super::cpu::own_hardware_id;
+use super::irqchip::Seat;
+use super::local_apic::LocalApic;
+use super::registers::{self, Switched};
+use super::run::{BY_STARTUP, Running};
+use super::vcpu::Context;
+use super::vector_state;
+use crate::vm::Vm;
+
+/// Has a vCPU reside on the calling CPU, which is its own, while `run` runs it. Afterwards nothing of it is in the CPU.
+pub fn reside<'a>(
+    vm: &'a Vm,
+    vcpu: VcpuId,
+    start: Start,
+    seat: Seat,
+    run: impl FnOnce(&mut Running<'a>),
+) -> Seat {
+    let walk = vm.ends().space.walk(own_hardware_id());
+    let mut io = Box::new(IoPermissions::closed());
+    for opened in vm.plan().ports.iter().filter(|it| it.direct) {
+        (opened.ports.first()..=opened.ports.last()).for_each(|port| io.open_port(port));
+    }
+    let mut msr = Box::new(MsrPermissions::closed());
+    axvm_x86_cpu::msr::open(&mut msr);
+    // What is switched here and not by VMRUN.
+    let switched = Switched::save();
+    let context = Context::reset(vm, &begins(vm, start), walk, io, msr);
+    let allowed = registers::allowed(vm);
+    let mut running = Running::new(vm, vcpu, context, allowed);
+    run(&mut running);
+    let features = running.context.features;
+    drop(running);
+    LocalApic::own().stop_timer();
+    vector_state::reset(features.xcr0);
+    switched.restore();
+    seat
+}
+
+/// How it begins.
+fn begins(vm: &Vm, start: Start) -> start::Start {
+    if start.argument == BY_STARTUP {
+        return start::Start::Sipi { vector: (start.entry >> 12) as u8 };
+    }
+    registers::planned_start(vm, start)
+}

@@ -1,0 +1,223 @@
+//! Into a guest, and what is done when it was left: a vCPU as the core's loop runs it.
+
+use axvm::devices::Hint;
+use axvm::stats::{ExitCounters, ExitReason};
+use axvm::vcpu::{Answer, Exit, Slept, Vcpu};
+use axvm::vm::Start;
+use axvm_addr::VcpuId;
+use axvm_vapic::{Activity, Pending as Waiting};
+use axvm_x86_cpu::control::AWAIT_WINDOW;
+use axvm_x86_cpu::cr::Allowed;
+use axvm_x86_cpu::exit::Exit as Left;
+use axvm_x86_cpu::start;
+use axvm_x86_cpu::vmcb::Event;
+
+use super::cpu::{self, ticks};
+use super::exit::{handle, next_of};
+use super::irqchip::GuestIrqchip;
+use super::irqchip::deliver::take_interrupts;
+use super::local_apic::LocalApic;
+use super::pending::Pending;
+use super::percpu::PerCpu;
+use super::vcpu::Context;
+use crate::vm::Vm;
+
+/// How a vCPU begins that another one has started by INIT and STARTUP: in real mode, at the page that `Start::entry` is. The plan's
+/// arguments are addresses, so that none is this.
+pub const BY_STARTUP: u64 = u64::MAX;
+
+/// A vCPU in its run loop.
+pub struct Running<'a> {
+    /// Its state.
+    pub context: Context,
+    /// Its VM.
+    pub vm: &'a Vm,
+    /// Which it is.
+    pub vcpu: VcpuId,
+    /// What the core is to answer.
+    pub(super) pending: Pending,
+    /// What its control registers may have.
+    pub(super) allowed: Allowed,
+    /// Its VM's interrupt controller.
+    pub(super) irqchip: &'a GuestIrqchip,
+    /// Its counters.
+    exits: Option<&'a ExitCounters>,
+    /// When the CPU's timer is to interrupt, as it is set.
+    timer: Option<u64>,
+}
+
+impl<'a> Running<'a> {
+    /// A vCPU that is about to be entered.
+    pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context, allowed: Allowed) -> Self {
+        Self {
+            context,
+            vm,
+            vcpu,
+            pending: Pending::None,
+            allowed,
+            irqchip: vm.irqchip(),
+            exits: vm.exits(vcpu),
+            timer: None,
+        }
+    }
+
+    /// Counts an exit that never gets to the core.
+    #[inline(always)]
+    pub fn count(&self, reason: ExitReason) {
+        if let Some(exits) = self.exits {
+            exits.count(reason);
+        }
+    }
+
+    /// Its time-stamp counter.
+    pub fn guest_ticks(&self) -> u64 {
+        ticks().wrapping_sub(self.irqchip.zero())
+    }
+
+    /// vCPUs that aren't running and were sent STARTUP begin.
+    fn start_others(&self) {
+        while let Some(startup) = self.irqchip.apics().next_startup() {
+            let start = Start { entry: u64::from(startup.page) << 12, argument: BY_STARTUP };
+            // One that is on, or goes off at this moment, has had its STARTUP as a CPU that doesn't wait for one.
+            let _ = self.vm.start_vcpu(startup.vcpu, start);
+        }
+    }
+
+    /// Has the CPU's timer interrupt when the guest's is to.
+    fn set_timer(&mut self, deadline: Option<u64>) {
+        if PerCpu::own().take_timer_over() {
+            // It may have come a little early.
+            self.timer = None;
+        }
+        if self.timer == deadline {
+            return;
+        }
+        self.timer = deadline;
+        match deadline {
+            Some(deadline) => LocalApic::own().set_timer(deadline.saturating_add(self.irqchip.zero())),
+            None => LocalApic::own().stop_timer(),
+        }
+    }
+
+    /// What has come for it meanwhile: INIT and STARTUP take effect here.
+    fn poll(&mut self) -> Waiting {
+        let waiting = self.irqchip.apics().poll(self.vcpu);
+        if waiting.reset {
+            self.context.begin(&start::Start::Reset);
+        }
+        if let Activity::Startup { page } = waiting.activity {
+            self.context.begin(&start::Start::Sipi { vector: page });
+        }
+        waiting
+    }
+
+    /// Injects what comes next, or sees to it that the guest is left when it can take it.
+    fn inject(&mut self, waiting: &Waiting) {
+        let apics = self.irqchip.apics();
+        let waits_aside = self.context.inject_aside();
+        if waiting.nmi && self.context.takes_nmis() && apics.take_nmi(self.vcpu) {
+            self.context.inject_nmi();
+        }
+        let mut wants_window = waits_aside;
+        if waiting.vector.is_some() {
+            if !waits_aside && self.context.takes_interrupts() {
+                if let Some(vector) = apics.take(self.vcpu) {
+                    self.context.vmcb.control.inject(Event::interrupt(vector));
+                }
+                // Another one may wait behind it.
+                wants_window = apics.has_next(self.vcpu);
+            } else {
+                wants_window = true;
+            }
+        }
+        let control = &mut self.context.vmcb.control;
+        let tpr = apics.cr8(self.vcpu);
+        control.virtual_interrupt = if wants_window {
+            control.intercepts.general |= AWAIT_WINDOW;
+            control.virtual_interrupt.open_window()
+        } else {
+            control.intercepts.general &= !AWAIT_WINDOW;
+            control.virtual_interrupt.withdraw()
+        }
+        .with_tpr(tpr);
+    }
+}
+
+impl Vcpu for Running<'_> {
+    fn run(&mut self) -> Exit {
+        if let Some(next) = next_of(&self.pending) {
+            return next;
+        }
+        self.start_others();
+        let waiting = self.poll();
+        if waiting.activity == Activity::WaitsForStartup {
+            return Exit::Halt { deadline: None };
+        }
+        self.inject(&waiting);
+        self.set_timer(waiting.deadline);
+        self.context.enter();
+        let tpr = self.context.vmcb.control.virtual_interrupt.tpr();
+        self.irqchip.apics().set_cr8(self.vcpu, tpr);
+        let left = Left::decode(&self.context.vmcb.control, &self.context.features);
+        match left {
+            Left::Interrupt | Left::Nmi | Left::Smi | Left::Init | Left::Window => {
+                self.count(ExitReason::Interrupt);
+                take_interrupts(Some((self.vm, self.vcpu)));
+                Exit::Interrupted
+            }
+            left => {
+                // Its tables may have been revoked or shut: what it was left for is no fault of its own, and happens again.
+                let moot = self.vm.must_leave()
+                    && (self.vm.is_stopping()
+                        || matches!(left, Left::NestedFault(_)) && self.vm.is_moot(self.vcpu));
+                if moot { Exit::Interrupted } else { handle(self, left) }
+            }
+        }
+    }
+
+    fn complete(&mut self, answer: Answer) {
+        super::pending::complete(self, answer);
+    }
+
+    fn sleep(&mut self, _: Option<u64>) -> Slept {
+        self.start_others();
+        let waiting = self.irqchip.apics().poll(self.vcpu);
+        let accepts = self.context.takes_interrupts();
+        if waiting.reset {
+            self.context.begin(&start::Start::Reset);
+        }
+        if let Activity::Startup { page } = waiting.activity {
+            self.context.begin(&start::Start::Sipi { vector: page });
+            return Slept::Awake;
+        }
+        if waiting.wakes(accepts) {
+            return Slept::Awake;
+        }
+        self.set_timer(waiting.deadline);
+        cpu::wait_for_interrupt();
+        take_interrupts(Some((self.vm, self.vcpu)));
+        Slept::Asleep
+    }
+
+    fn hold(&mut self) -> Slept {
+        cpu::wait_for_interrupt();
+        take_interrupts(Some((self.vm, self.vcpu)));
+        Slept::Asleep
+    }
+
+    fn let_go(&mut self) {}
+
+    fn hint(&mut self) -> &mut Hint {
+        &mut self.context.hint
+    }
+
+    fn pc(&self) -> u64 {
+        self.context.vmcb.save.rip
+    }
+}
+
+/// Sleeps while a vCPU is off. What comes for it waits in its virtual APIC.
+pub fn wait_while_off(vm: &Vm, vcpu: VcpuId) {
+    cpu::wait_for_interrupt();
+    take_interrupts(Some((vm, vcpu)));
+}

@@ -1,0 +1,368 @@
+//! A vCPU's state while it has its CPU: the VMCB, and what isn't in it.
+
+use core::arch::global_asm;
+use core::arch::x86_64::__cpuid_count;
+
+use alloc::boxed::Box;
+use axvm::devices::Hint;
+use axvm_x86_cpu::control::{self, AWAIT_IRET, Interrupts, Own};
+use axvm_x86_cpu::cr::Shown;
+use axvm_x86_cpu::dr::Breakpoints;
+use axvm_x86_cpu::event::{self, Exception, Raised};
+use axvm_x86_cpu::features::{Features, Leaf};
+use axvm_x86_cpu::msr::Msrs;
+use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
+use axvm_x86_cpu::start;
+use axvm_x86_cpu::vmcb::{Event, Vmcb};
+
+use super::stage2::Walk;
+use crate::vm::Vm;
+
+/// What the calling CPU has.
+pub fn features() -> Features {
+    Features::read(&cpuid)
+}
+
+/// CPUID as the hypervisor has it.
+pub fn cpuid(leaf: u32, subleaf: u32) -> Leaf {
+    let found = __cpuid_count(leaf, subleaf);
+    Leaf { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx }
+}
+
+/// A vCPU's state.
+pub struct Context {
+    /// What VMRUN takes and gives. Its address is physical, as all of the hypervisor's memory is mapped one to one.
+    pub vmcb: Box<Vmcb>,
+    /// Of the general registers, by their numbers, those that the VMCB hasn't got: all but rAX (0) and rSP (4).
+    registers: [u64; 16],
+    /// What the hypervisor has of the registers that VMLOAD and VMSAVE move.
+    host: Box<Vmcb>,
+    /// Model-specific registers that are in no VMCB.
+    pub msrs: Msrs,
+    /// What CR4 is to it.
+    pub shown: Shown,
+    /// Its debug registers.
+    pub breakpoints: Breakpoints,
+    /// XCR0, which is in the CPU.
+    pub xcr0: u64,
+    /// What the CPU has.
+    pub features: Features,
+    /// The next entry forgets its translations.
+    forgets: bool,
+    /// Its right to walk the VM's tables.
+    walk: Walk,
+    /// Whether it is in an NMI's handler.
+    nmi: Nmi,
+    /// What was pushed aside by an exception, and is to be delivered after it.
+    aside: Option<Event>,
+    /// The device that it reached last.
+    pub hint: Hint,
+    /// Kept as long as the VMCB refers to it.
+    _io_permissions: Box<IoPermissions>,
+    _msr_permissions: Box<MsrPermissions>,
+}
+
+/// Whether non-maskable interrupts are kept out (AMD APM 2, 8.2.3): from one until the IRET of its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nmi {
+    Open,
+    Handled,
+    /// The IRET is about to be executed.
+    Ending,
+}
+
+/// rAX and rSP among the general registers.
+const RAX: u8 = 0;
+const RSP: u8 = 4;
+
+/// The address space identifier of every guest: a CPU runs one, and forgets its translations when that changes.
+const ASID: u32 = 1;
+
+impl Context {
+    /// One that starts as `start` says.
+    pub fn reset(
+        vm: &Vm,
+        start: &start::Start,
+        walk: Walk,
+        io: Box<IoPermissions>,
+        msr: Box<MsrPermissions>,
+    ) -> Self {
+        let features = features();
+        let own = Own {
+            io_permissions: &raw const *io as u64,
+            msr_permissions: &raw const *msr as u64,
+            nested_cr3: vm.ends().space.nested_root.0,
+            asid: ASID,
+            // Its counter begins with the VM.
+            tsc_offset: vm.irqchip().zero().wrapping_neg(),
+        };
+        let mut vmcb = Box::new(Vmcb::zero());
+        vmcb.control = control::area(Interrupts::Emulated, &features, &own);
+        let mut context = Self {
+            vmcb,
+            registers: [0; 16],
+            host: Box::new(Vmcb::zero()),
+            msrs: Msrs::default(),
+            shown: Shown::default(),
+            breakpoints: Breakpoints::default(),
+            xcr0: 1,
+            features,
+            forgets: true,
+            walk,
+            nmi: Nmi::Open,
+            aside: None,
+            hint: Hint::default(),
+            _io_permissions: io,
+            _msr_permissions: msr,
+        };
+        context.begin(start);
+        context
+    }
+
+    /// Begins anew, as `start` says: after a reset or an INIT.
+    pub fn begin(&mut self, start: &start::Start) {
+        let state = start.state(cpuid(1, 0).eax);
+        self.vmcb.save = state.save;
+        self.registers = state.registers;
+        let control = &mut self.vmcb.control;
+        control.injection = 0;
+        control.exit_interrupt = 0;
+        control.end_shadow();
+        control.virtual_interrupt = control.virtual_interrupt.withdraw();
+        self.msrs = Msrs::default();
+        self.shown = Shown::default();
+        self.breakpoints = Breakpoints::default();
+        self.xcr0 = 1;
+        self.aside = None;
+        self.end_nmi();
+        self.nmi = Nmi::Open;
+        self.forgets = true;
+        super::vector_state::reset(self.features.xcr0);
+    }
+
+    /// A general register, by its number.
+    pub fn register(&self, number: u8) -> u64 {
+        match number {
+            RAX => self.vmcb.save.rax,
+            RSP => self.vmcb.save.rsp,
+            other => self.registers.get(usize::from(other)).copied().unwrap_or(0),
+        }
+    }
+
+    /// Sets one.
+    pub fn set_register(&mut self, number: u8, value: u64) {
+        match number {
+            RAX => self.vmcb.save.rax = value,
+            RSP => self.vmcb.save.rsp = value,
+            other => {
+                if let Some(register) = self.registers.get_mut(usize::from(other)) {
+                    *register = value;
+                }
+            }
+        }
+    }
+
+    /// EDX:EAX.
+    pub fn edx_eax(&self) -> u64 {
+        self.register(2) << 32 | self.register(0) & 0xffff_ffff
+    }
+
+    /// Sets it: the upper halves of both registers are cleared.
+    pub fn set_edx_eax(&mut self, value: u64) {
+        self.set_register(0, value & 0xffff_ffff);
+        self.set_register(2, value >> 32);
+    }
+
+    /// Goes on at `rip`: an instruction has been done in the guest's place. Of a guest that takes one step at a time that is an exception.
+    pub fn go_on_at(&mut self, rip: u64) {
+        let Vmcb { control, save } = &mut *self.vmcb;
+        if let Some(raised) = event::advance(control, save, rip) {
+            // A #DB is never the end.
+            let _ = self.note_raised(raised);
+        }
+    }
+
+    /// Keeps what an exception has pushed aside. `false`: it is a triple fault.
+    fn note_raised(&mut self, raised: Raised) -> bool {
+        match raised {
+            Raised::Delivered { aside } => {
+                self.aside = aside.or(self.aside);
+                true
+            }
+            Raised::DoubleFault => true,
+            Raised::Shutdown => false,
+        }
+    }
+
+    /// Raises an exception in the guest. `false`: it is a triple fault, and the vCPU is at its end.
+    #[must_use]
+    pub fn raise(&mut self, exception: Exception) -> bool {
+        let Vmcb { control, save } = &mut *self.vmcb;
+        let raised = event::raise(control, save, exception);
+        self.note_raised(raised)
+    }
+
+    /// Whether the guest can take an interrupt at its next instruction.
+    pub fn takes_interrupts(&self) -> bool {
+        /// RFLAGS.IF.
+        const IF: u64 = 1 << 9;
+        self.vmcb.save.rflags & IF != 0
+            && !self.vmcb.control.in_shadow()
+            && self.vmcb.control.injected().is_none()
+    }
+
+    /// Whether it can take a non-maskable interrupt: it isn't in the handler of one.
+    pub fn takes_nmis(&self) -> bool {
+        self.nmi == Nmi::Open && self.vmcb.control.injected().is_none()
+    }
+
+    /// Injects one. The guest is left at the IRET that ends its handler.
+    pub fn inject_nmi(&mut self) {
+        self.nmi = Nmi::Handled;
+        self.vmcb.control.intercepts.general |= AWAIT_IRET;
+        self.vmcb.control.inject(Event::nmi());
+    }
+
+    /// The guest is at the IRET, which it is about to execute: from the next exit on it can take another one.
+    pub fn end_nmi(&mut self) {
+        self.nmi = Nmi::Ending;
+        self.vmcb.control.intercepts.general &= !AWAIT_IRET;
+    }
+
+    /// Injects what was pushed aside, once there is room for it. Whether something waits for room still.
+    pub fn inject_aside(&mut self) -> bool {
+        if let Some(event) = self.aside
+            && self.vmcb.control.injected().is_none()
+            && (self.takes_interrupts() || event == Event::nmi())
+        {
+            self.vmcb.control.inject(event);
+            self.aside = None;
+        }
+        self.aside.is_some()
+    }
+
+    /// What is kept of its translations is wrong: the next entry forgets them.
+    pub fn forget_translations(&mut self) {
+        self.forgets = true;
+    }
+
+    /// Its breakpoints are in the CPU while it has some that are on. The hypervisor's own DR7 is none (VMRUN switches it).
+    fn load_breakpoints(&self) {
+        let Some([first, second, third, fourth]) = self.breakpoints.armed(&self.vmcb.save) else { return };
+        // SAFETY: addresses of breakpoints, which are on in the guest alone.
+        unsafe {
+            core::arch::asm!(
+                "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+                in(reg) first, in(reg) second, in(reg) third, in(reg) fourth,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
+
+    /// Enters the guest until it is left.
+    pub fn enter(&mut self) {
+        let flush = self.walk.begin() | core::mem::take(&mut self.forgets);
+        let how = if flush { control::flush(&self.features) } else { axvm_x86_cpu::vmcb::TlbControl::Keep };
+        self.vmcb.control.set_tlb(how);
+        self.load_breakpoints();
+        let (vmcb, host) = (&raw const *self.vmcb as u64, &raw const *self.host as u64);
+        // SAFETY: both are VMCBs; the guest's has what `control` and `start` say: nested tables, every port and register closed that the
+        // plan hasn't opened, every interrupt the hypervisor's. It is entered with interrupts masked, and left so.
+        unsafe { run_guest(&mut self.registers, vmcb, host) };
+        self.walk.end();
+        if self.nmi == Nmi::Ending {
+            self.nmi = Nmi::Open;
+        }
+        // What was injected is delivered, or its delivery was interrupted: then it comes again.
+        let control = &mut self.vmcb.control;
+        control.injection = 0;
+        if let Some(event) = event::again(control) {
+            control.inject(event);
+        }
+        control.exit_interrupt = 0;
+    }
+}
+
+unsafe extern "C" {
+    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64);
+}
+
+global_asm!(
+    r#"
+    .section .text.run_guest, "ax"
+    .global run_guest
+    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's)
+run_guest:
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    push    rdi
+    push    rdx
+    // From here on nothing is taken, whatever RFLAGS.IF says, but by leaving the guest (APM 2, 15.17).
+    clgi
+    mov     rax, rdx
+    vmsave  rax
+    mov     rax, rsi
+    vmload  rax
+    mov     rcx, [rdi + 8]
+    mov     rdx, [rdi + 16]
+    mov     rbx, [rdi + 24]
+    mov     rbp, [rdi + 40]
+    mov     rsi, [rdi + 48]
+    mov     r8, [rdi + 64]
+    mov     r9, [rdi + 72]
+    mov     r10, [rdi + 80]
+    mov     r11, [rdi + 88]
+    mov     r12, [rdi + 96]
+    mov     r13, [rdi + 104]
+    mov     r14, [rdi + 112]
+    mov     r15, [rdi + 120]
+    mov     rdi, [rdi + 56]
+    // The host's IF, which says whether physical interrupts end the run (15.21.1).
+    sti
+    vmrun   rax
+    cli
+    // rAX, rSP and rFLAGS are the host's again.
+    push    rdi
+    mov     rdi, [rsp + 16]
+    mov     [rdi + 8], rcx
+    mov     [rdi + 16], rdx
+    mov     [rdi + 24], rbx
+    mov     [rdi + 40], rbp
+    mov     [rdi + 48], rsi
+    mov     [rdi + 64], r8
+    mov     [rdi + 72], r9
+    mov     [rdi + 80], r10
+    mov     [rdi + 88], r11
+    mov     [rdi + 96], r12
+    mov     [rdi + 104], r13
+    mov     [rdi + 112], r14
+    mov     [rdi + 120], r15
+    pop     rcx
+    mov     [rdi + 56], rcx
+    vmsave  rax
+    pop     rax
+    vmload  rax
+    // What the guest left in registers no prediction of the hypervisor's goes by.
+    xor     ecx, ecx
+    xor     edx, edx
+    xor     esi, esi
+    xor     r8d, r8d
+    xor     r9d, r9d
+    xor     r10d, r10d
+    xor     r11d, r11d
+    stgi
+    pop     rdi
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+    .text
+    "#
+);
