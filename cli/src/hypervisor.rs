@@ -40,6 +40,9 @@ pub fn find(given: Option<&Path>, arch: Arch) -> Result<PathBuf, String> {
     }
     let bytes = fs::read(&path).map_err(complain)?;
     match version(&bytes).as_deref() {
+        Some(VERSION) if built_for(&bytes).is_some_and(|other| other != arch) => {
+            Err(format!("the hypervisor image \"{}\" is not for {}", path.display(), name(arch)))
+        }
         Some(VERSION) => fs::canonicalize(&path).map_err(complain),
         Some(version) => Err(format!(
             "the hypervisor image \"{}\" is of version {version}, this is {VERSION}: they must be equal",
@@ -67,6 +70,16 @@ pub fn in_target_folder(file: &Path) -> Option<PathBuf> {
     program.ancestors().skip(1).take(4).map(|folder| folder.join(file)).find(|path| path.is_file())
 }
 
+/// The architecture that an image is for, where its form says that: arm64's Image header (Linux, Documentation/arch/arm64/booting.rst),
+/// or ELF's of an x86-64 file.
+fn built_for(image: &[u8]) -> Option<Arch> {
+    const X86_64: [u8; 2] = 62_u16.to_le_bytes();
+    if image.get(56..60) == Some(b"ARM\x64") {
+        return Some(Arch::Aarch64);
+    }
+    (image.starts_with(b"\x7fELF") && image.get(18..20) == Some(&X86_64)).then_some(Arch::X86_64)
+}
+
 /// The version that an image says it is of.
 fn version(image: &[u8]) -> Option<String> {
     let mark = VERSION_MARK.as_bytes();
@@ -79,6 +92,20 @@ fn version(image: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_for_what_its_form_says() {
+        let with = |at: usize, bytes: &[u8]| {
+            let mut image = b"\x7fELF".to_vec();
+            image.resize(64, 0);
+            image[at..at + bytes.len()].copy_from_slice(bytes);
+            built_for(&image)
+        };
+        assert_eq!(with(18, &[62, 0]), Some(Arch::X86_64));
+        assert_eq!(with(18, &[183, 0]), None);
+        assert_eq!(with(56, b"ARM\x64"), Some(Arch::Aarch64));
+        assert_eq!(built_for(axvm_system::IMAGE_MARK.as_bytes()), None);
+    }
 
     #[test]
     fn an_image_says_its_version_and_other_files_say_none() {

@@ -118,3 +118,16 @@ fn grub() -> String {
         "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    linux /{IMAGE}\n    initrd /{BUNDLE}\n}}\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_loader_is_given_lines_only_for_an_entry_that_the_image_has() {
+        let names =
+            |arch| boot_files(arch, vec![], vec![]).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Arch::Aarch64), [IMAGE, BUNDLE, UBOOT, "boot-grub.txt"]);
+        assert_eq!(names(Arch::X86_64), [IMAGE, BUNDLE, "boot-pvh.txt"]);
+    }
+}
