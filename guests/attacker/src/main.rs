@@ -16,6 +16,8 @@
 //! region), `axvm.pins=ADDRESS` and `axvm.pins-line=INTID` (of a PL061's registers from GPIODIR on),
 //! `axvm.typed=N` (how many bytes are typed), `axvm.resets=N` (how often it resets itself), `axvm.rounds=N` (how long `counts` does, and a storm), `axvm.hole=ADDRESS` and `axvm.trapped-hole=ADDRESS` (registers that don't answer).
 //!
+//! On x86_64, where `x86_64::ALL` has the words, `axvm.window=ADDRESS` is where BARs may be.
+//!
 //! It touches no address that its device tree doesn't name or its command line doesn't ask for, and it never
 //! gives `edu` an offset outside its internal buffer: that would corrupt QEMU, not test AxVM.
 #![no_std]
@@ -23,8 +25,16 @@
 
 extern crate alloc;
 
+#[cfg(target_arch = "aarch64")]
 mod attacks;
+mod carry;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
+#[cfg(target_arch = "x86_64")]
+use x86_64 as attacks;
+
+#[cfg(target_arch = "aarch64")]
 use axvm_guest_runtime::{board, edu, machine, println, registers};
 
 axvm_guest_runtime::entry!("ATTACK", attacks::run);

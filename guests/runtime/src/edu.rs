@@ -1,8 +1,11 @@
 //! QEMU's teaching device (QEMU, docs/specs/edu.rst): a DMA engine with 4 KiB of its own.
 
+#[cfg(target_arch = "aarch64")]
 use axvm_addr::{Address, PciSpace};
+#[cfg(target_arch = "aarch64")]
 use axvm_platform::model::Platform;
 
+use crate::board::Board;
 use crate::machine::{self, Fault, load16, load32, store16, store32, store64};
 
 const ID: u32 = 0x11e8_1234;
@@ -45,38 +48,82 @@ pub struct Edu {
     pub config: u64,
 }
 
-/// Config spaces of all functions on the root bus: (device, function), address.
-pub fn functions(platform: &Platform) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
-    let ecam = platform.pci_hosts.first().map(|host| host.ecam.start().get());
+/// Where the functions on the root bus are, and may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pci {
+    /// Their config spaces.
+    pub ecam: u64,
+    /// Where the CPU finds the window of 32-bit BARs.
+    pub window: u64,
+    /// The address that a BAR has at the window's beginning.
+    pub bars: u64,
+    /// Bytes of the window.
+    pub size: u64,
+}
+
+impl Pci {
+    /// As the device tree says.
+    #[cfg(target_arch = "aarch64")]
+    pub fn of(platform: &Platform) -> Option<Self> {
+        let host = platform.pci_hosts.first()?;
+        let window = host.windows.iter().find(|window| window.space == PciSpace::Memory32)?;
+        Some(Self {
+            ecam: host.ecam.start().get(),
+            window: window.cpu.start().get(),
+            bars: window.pci,
+            size: window.cpu.size(),
+        })
+    }
+}
+
+/// Config spaces of all functions on a root bus: (device, function), address.
+fn functions_at(ecam: u64) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
     let all = (0..32u8).flat_map(|device| (0..8u8).map(move |function| (device, function)));
-    all.filter_map(move |(device, function)| {
-        Some(((device, function), ecam? + (u64::from(device) << 15) + (u64::from(function) << 12)))
+    all.map(move |(device, function)| {
+        ((device, function), ecam + (u64::from(device) << 15) + (u64::from(function) << 12))
     })
 }
 
+/// Config spaces of all functions on the root bus: (device, function), address.
+#[cfg(target_arch = "aarch64")]
+pub fn functions(platform: &Platform) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
+    let ecam = platform.pci_hosts.first().map(|host| host.ecam.start().get());
+    ecam.into_iter().flat_map(functions_at)
+}
+
 /// The requester id of the VM's `edu`: what the ITS knows it by, on a board without a map of ids.
+#[cfg(target_arch = "aarch64")]
 pub fn requester_id(platform: &Platform) -> Option<u64> {
     let found = functions(platform).find(|&(_, config)| load32(config) == Ok(ID));
     found.map(|((device, function), _)| u64::from(device) << 3 | u64::from(function))
 }
 
 impl Edu {
+    /// The board's first, which is given an address in the host bridge's window if it has none, and is switched on.
+    pub fn of(board: &Board) -> Option<Self> {
+        Self::all_at(board.pci()?).next()
+    }
+
     /// Finds it, gives it an address in the host bridge's window if it has none, switches it on.
+    #[cfg(target_arch = "aarch64")]
     pub fn find(platform: &Platform) -> Option<Self> {
         Self::all(platform).next()
     }
 
     /// The same with all that there are.
+    #[cfg(target_arch = "aarch64")]
     pub fn all(platform: &Platform) -> impl Iterator<Item = Self> {
-        let found = functions(platform).filter(|&(_, config)| load32(config) == Ok(ID));
-        (0..).zip(found).filter_map(|(nth, (_, config))| Self::switched_on(platform, config, nth))
+        Pci::of(platform).into_iter().flat_map(Self::all_at)
     }
 
-    fn switched_on(platform: &Platform, config: u64, nth: u64) -> Option<Self> {
-        let host = platform.pci_hosts.first()?;
-        let window = host.windows.iter().find(|window| window.space == PciSpace::Memory32)?;
-        let start = window.pci.next_multiple_of(BAR_SIZE) + nth * BAR_SIZE;
-        let inside = |bar: u64| bar >= start && bar + BAR_SIZE <= window.pci + window.cpu.size();
+    fn all_at(pci: Pci) -> impl Iterator<Item = Self> {
+        let found = functions_at(pci.ecam).filter(|&(_, config)| load32(config) == Ok(ID));
+        (0..).zip(found).filter_map(move |(nth, (_, config))| Self::switched_on(pci, config, nth))
+    }
+
+    fn switched_on(pci: Pci, config: u64, nth: u64) -> Option<Self> {
+        let start = pci.bars.next_multiple_of(BAR_SIZE) + nth * BAR_SIZE;
+        let inside = |bar: u64| bar >= start && bar + BAR_SIZE <= pci.bars + pci.size;
         let mut bar = u64::from(load32(config + BAR0).ok()? & !0xf);
         if !inside(bar) {
             bar = start;
@@ -86,7 +133,7 @@ impl Edu {
         if load16(config + COMMAND).ok()? & COMMAND_MASTER == 0 {
             return None;
         }
-        Some(Self { registers: window.cpu.start().get() + (bar - window.pci), config })
+        Some(Self { registers: pci.window + (bar - pci.bars), config })
     }
 
     /// Waits, bounded, for the end of a transfer that somebody else has begun: without a reset the device goes on with it.

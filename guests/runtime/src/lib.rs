@@ -15,7 +15,6 @@
 extern crate alloc;
 
 pub mod console;
-#[cfg(target_arch = "aarch64")]
 pub mod edu;
 #[cfg(target_arch = "aarch64")]
 pub mod gic;

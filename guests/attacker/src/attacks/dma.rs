@@ -6,42 +6,10 @@ use alloc::vec::Vec;
 
 use super::typed;
 use crate::board::Board;
-use crate::edu::{CHUNK, Edu};
-use crate::machine::{Fault, frequency, load32, load64, mask_everything, now, store32, store64};
+use crate::carry::{PATTERN, carry, fill, inside, with_edu};
+use crate::edu::Edu;
+use crate::machine::{Fault, frequency, load32, load64, mask_everything, now, store32};
 use crate::println;
-
-/// Patterns that no memory has by itself.
-const PATTERN: u64 = 0x4158_564d_2041_5454;
-const OTHER: u64 = 0x5a5a_1234_a5a5_4321;
-
-fn with_edu(board: &Board, attack: impl FnOnce(&Edu) -> Result<String, Fault>) -> String {
-    match Edu::find(&board.platform) {
-        None => "skipped: no edu".into(),
-        Some(edu) => attack(&edu).unwrap_or_else(|Fault| "broken: edu's registers don't answer".into()),
-    }
-}
-
-fn fill(address: u64, value: u64) -> Result<(), Fault> {
-    (0..CHUNK / 8).try_for_each(|word| store64(address + word * 8, value))
-}
-
-/// Within the VM's own RAM it works, or a blocked access elsewhere would show nothing.
-pub fn inside(board: &Board) -> String {
-    with_edu(board, |edu| {
-        let seen = carry(edu, board)?;
-        Ok(if seen == PATTERN { "ok".into() } else { format!("broken: {seen:#x} in place of {PATTERN:#x}") })
-    })
-}
-
-/// Has the device carry [`PATTERN`] from one page to another; what arrives there.
-fn carry(edu: &Edu, board: &Board) -> Result<u64, Fault> {
-    let (from, to) = (board.scratch, board.scratch + 0x1000);
-    fill(from, PATTERN)?;
-    fill(to, OTHER)?;
-    edu.read(from)?;
-    edu.write(to)?;
-    load64(to)
-}
 
 /// The same over and over, until something is typed: a neighbour who is none the worse for what others do. (It takes no memory meanwhile:
 /// what such a guest takes doesn't come back.)
@@ -56,49 +24,6 @@ pub fn neighbour(board: &Board) -> String {
             transfers += 1;
         }
         Ok(format!("ok: {transfers} transfers"))
-    })
-}
-
-/// What the device reads at the target, brought home; the device's buffer held [`PATTERN`] before.
-fn peek(edu: &Edu, board: &Board, target: u64) -> Result<u64, Fault> {
-    let (from, to) = (board.scratch, board.scratch + 0x1000);
-    fill(from, PATTERN)?;
-    fill(to, OTHER)?;
-    edu.read(from)?;
-    edu.read(target)?;
-    edu.write(to)?;
-    load64(to)
-}
-
-/// Reads outside the VM's RAM.
-pub fn read(board: &Board) -> String {
-    let Some(target) = board.target() else { return "skipped: no target".into() };
-    with_edu(board, |edu| {
-        let seen = peek(edu, board, target)?;
-        Ok(match (seen, board.number("axvm.secret")) {
-            (OTHER, _) => "broken: the buffer didn't come home".into(),
-            (_, Some(secret)) if seen == secret => format!("succeeded: {target:#x} has {seen:#x}"),
-            (_, Some(_)) | (PATTERN, None) => format!("blocked at {target:#x}"),
-            // A read that failed gives zeros in QEMU; so does memory that is zero.
-            (0, None) => "skipped: zero says nothing, `axvm.secret` must be what lies there".into(),
-            (_, None) => format!("succeeded: {target:#x} has {seen:#x}"),
-        })
-    })
-}
-
-/// Writes outside the VM's RAM, and looks by DMA whether it is there.
-pub fn write(board: &Board) -> String {
-    let Some(target) = board.target() else { return "skipped: no target".into() };
-    with_edu(board, |edu| {
-        fill(board.scratch + 0x2000, OTHER ^ PATTERN)?;
-        edu.read(board.scratch + 0x2000)?;
-        edu.write(target)?;
-        let seen = peek(edu, board, target)?;
-        Ok(if seen == OTHER ^ PATTERN {
-            format!("succeeded: {target:#x} was written")
-        } else {
-            format!("blocked at {target:#x}")
-        })
     })
 }
 

@@ -3,7 +3,7 @@
 use alloc::string::String;
 
 use crate::board::Board;
-use crate::{machine, println};
+use crate::{carry, machine, println};
 
 mod counts;
 mod cpu;
@@ -30,9 +30,9 @@ type Attack = (&'static str, fn(&Board) -> String);
 /// All of them.
 pub const ALL: &[Attack] = &[
     // `edu`: what must work, then what must not.
-    ("edu-dma-inside", dma::inside),
-    ("edu-dma-read", dma::read),
-    ("edu-dma-write", dma::write),
+    ("edu-dma-inside", carry::inside),
+    ("edu-dma-read", carry::read),
+    ("edu-dma-write", carry::write),
     ("edu-dma-flood", dma::flood),
     ("storm", dma::storm),
     ("calm", dma::calm),

@@ -6,6 +6,7 @@ use axvm_addr::Address;
 use axvm_platform::fdt;
 use axvm_platform::model::{Platform, PsciConduit};
 
+use crate::edu::Pci;
 use crate::{cmdline, machine};
 
 /// How much RAM beside the image the attacks may use.
@@ -52,6 +53,11 @@ impl Board {
     /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
     pub fn number(&self, name: &str) -> Option<u64> {
         cmdline::number(&self.cmdline, name)
+    }
+
+    /// Where PCI functions are.
+    pub(crate) fn pci(&self) -> Option<Pci> {
+        Pci::of(&self.platform)
     }
 
     /// How it is powered off.

@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 use axvm_acpi::fadt::Fadt;
 use axvm_acpi::madt::{Madt, Usable};
 use axvm_acpi::spcr::Spcr;
-use axvm_acpi::{Memory, Space, Tables};
+use axvm_acpi::{Memory, Space, Tables, mcfg};
 use axvm_addr::Hpa;
 
 use super::machine::{self, Clock, Power, load8, load32, load64, out8};
 use crate::cmdline;
+use crate::edu::Pci;
 
 const MAGIC: u32 = 0x336e_c578;
 const COMMAND_LINE: u64 = 24;
@@ -32,6 +33,10 @@ pub struct Board {
     pub clock: Clock,
     /// How to switch it off.
     pub power: Option<Power>,
+    /// Where PCI functions have their config spaces.
+    pub ecam: Option<u64>,
+    /// A megabyte of RAM, page-aligned, that nothing else uses any more.
+    pub scratch: u64,
 }
 
 /// The first 4 GiB, which are mapped as they are.
@@ -75,8 +80,12 @@ impl Board {
         }
         let timer = fadt.blocks.iter().find(|block| block.name == "PM_TMR" && block.at.space == Space::Port);
         let clock = machine::find_frequency(timer.and_then(|block| block.at.address.try_into().ok()));
+        let mcfg = tables.find(b"MCFG").and_then(|table| mcfg::read(table).ok());
+        let ecam = mcfg.and_then(|found| Some(found.first()?.base.0));
+        // All that was said has been read.
+        let scratch = image_end.next_multiple_of(0x1000);
         let cmdline = String::from_utf8_lossy(&bytes).into_owned();
-        Some(Self { madt, cmdline, console, clock, power })
+        Some(Self { madt, cmdline, console, clock, power, ecam, scratch })
     }
 
     /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
@@ -88,6 +97,17 @@ impl Board {
     pub fn cpus(&self) -> impl Iterator<Item = u8> {
         let usable = self.madt.cpus.iter().filter(|cpu| cpu.usable == Usable::Now);
         usable.filter_map(|cpu| cpu.apic.try_into().ok())
+    }
+
+    /// Where to read and write: what the command line says.
+    pub fn target(&self) -> Option<u64> {
+        self.number("axvm.target")
+    }
+
+    /// Where PCI functions are, and where the command line says that BARs may be (`axvm.window=ADDRESS`): the tables say that in code.
+    pub(crate) fn pci(&self) -> Option<Pci> {
+        let window = self.number("axvm.window")?;
+        Some(Pci { ecam: self.ecam?, window, bars: window, size: 16 << 20 })
     }
 
     /// How it is switched off.
