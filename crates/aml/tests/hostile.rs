@@ -151,15 +151,20 @@ fn what_is_stored_in_doubt_is_in_doubt_later() {
     code.extend(method(b"PUT_", 0, b"\x70VAL_\x88BUFF\x00\x00"));
     code.extend(method(b"GIVE", 0, b"\xa4KEPT"));
     code.extend(method(b"SHOW", 0, b"\xa4BUFF"));
+    // Name (PACK, Package () { One }), Method (PUTP) { Store (VAL_, Index (PACK, 0)) }, Method (SHOP) { Return (PACK) }
+    code.extend(b"\x08PACK\x12\x03\x01\x01");
+    code.extend(method(b"PUTP", 0, b"\x70VAL_\x88PACK\x00\x00"));
+    code.extend(method(b"SHOP", 0, b"\xa4PACK"));
     let mut aml = loaded(&code);
     let mut sure = |name| {
         let id = aml.child(aml.root(), name).unwrap();
         aml.evaluate(id, &[]).unwrap().is_sure
     };
-    assert!(sure(b"GIVE") && sure(b"SHOW"));
-    sure(b"TAKE");
-    sure(b"PUT_");
-    assert!(!sure(b"GIVE") && !sure(b"SHOW"));
+    assert!(sure(b"GIVE") && sure(b"SHOW") && sure(b"SHOP"));
+    for name in [b"TAKE", b"PUT_", b"PUTP"] {
+        sure(name);
+    }
+    assert!(!sure(b"GIVE") && !sure(b"SHOW") && !sure(b"SHOP"));
 }
 
 /// `OperationRegion (REG_, SystemMemory, 0, 4); Field (REG_, DWordAcc) { VAL_, 32 }`.

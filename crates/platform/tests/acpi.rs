@@ -364,6 +364,15 @@ fn a_dump_is_read_as_the_machine_is() {
     assert!(platform.unclear.iter().any(|it| it.contains("DSDT")), "{:?}", platform.unclear);
 }
 
+#[test]
+fn a_timer_that_only_the_dsdt_has_is_kept_whether_or_not_it_says_that_it_is_there() {
+    // Its `_STA` reads its registers.
+    let platform = acpi::read_dump(&tables(&["DSDT", "FACP", "APIC", "MCFG"]), &fake::q35_amd().map).unwrap();
+    assert!(
+        platform.kept.iter().any(|kept| kept.owner.contains("HPET") && kept.span.contains(Hpa(0xfed0_0000)))
+    );
+}
+
 /// A table with this body, whole.
 fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = signature.to_vec();
