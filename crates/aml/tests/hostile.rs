@@ -132,6 +132,19 @@ fn a_broken_device_costs_no_other() {
 }
 
 #[test]
+fn what_a_method_defines_is_gone_when_it_ends() {
+    // Method (ONCE) { Name (TEMP, 5) Name (\\KEEP, 6) Return (TEMP) }
+    let mut aml = loaded(&method(b"ONCE", 0, b"\x08TEMP\x0a\x05\x08\\KEEP\x0a\x06\xa4TEMP"));
+    let id = aml.child(aml.root(), b"ONCE").unwrap();
+    for _ in 0..3 {
+        assert_eq!(aml.evaluate(id, &[]).unwrap().value.integer(), Some(5));
+        assert_eq!(aml.child(id, b"TEMP"), None);
+        assert_eq!(aml.child(aml.root(), b"KEEP"), None);
+    }
+    assert_eq!(aml.child(aml.root(), b"ONCE"), Some(id), "what was there before stays");
+}
+
+#[test]
 fn a_scope_that_is_nowhere_is_passed_by() {
     // Scope (NONE) { Name (A___, 1) } Name (B___, 2)
     let code = [vec![0x10], package(b"NONE\x08A___\x01"), b"\x08B___\x0a\x02".to_vec()].concat();
