@@ -9,6 +9,12 @@ use axvm_guest_runtime::println;
 
 use crate::carry;
 
+mod apics;
+mod instructions;
+mod memory;
+mod ports;
+mod registers;
+
 /// An attack: the word that asks for it, and what does it and says what came of it.
 type Attack = (&'static str, fn(&Board) -> String);
 
@@ -22,6 +28,23 @@ pub const ALL: &[Attack] = &[
     ("memory-outside", memory_outside),
     ("memory-outside-write", memory_outside_write),
     ("config-foreign", config_foreign),
+    // Registers and instructions of the CPU.
+    ("cpuid", registers::identify),
+    ("msrs", registers::model_specific),
+    ("control-registers", registers::control),
+    ("instructions", instructions::hidden),
+    ("calls", instructions::calls),
+    ("crossing", instructions::crossing),
+    // Memory.
+    ("memory-above", memory::above),
+    ("memory-of-the-machine", memory::of_the_machine),
+    // Ports.
+    ("ports", ports::read),
+    ("ports-write", ports::write),
+    // The interrupt controllers.
+    ("apic-registers", apics::local),
+    ("apic-commands", apics::commands),
+    ("io-apic-registers", apics::io),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", victim),
     ("pause", pause),

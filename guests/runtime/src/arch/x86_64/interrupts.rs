@@ -54,6 +54,8 @@ exception:
     movq    %rax, 24(%rsp)
     movq    $0, {resume}(%rip)
     incq    {faults}(%rip)
+    movq    8(%rsp), %rax
+    movq    %rax, {vector}(%rip)
     popq    %rax
     addq    $16, %rsp
     iretq
@@ -65,6 +67,7 @@ exception:
     "#,
     resume = sym machine::RESUME,
     faults = sym machine::FAULTS,
+    vector = sym machine::VECTOR,
     unexpected = sym unexpected,
     options(att_syntax),
 );

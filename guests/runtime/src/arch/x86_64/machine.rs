@@ -12,7 +12,7 @@ use super::interrupts;
 pub static FAULTS: AtomicU64 = AtomicU64::new(0);
 
 /// Where an access that fails is gone on; 0: no access may.
-pub(super) static RESUME: AtomicU64 = AtomicU64::new(0);
+pub static RESUME: AtomicU64 = AtomicU64::new(0);
 
 /// The image's own memory, which the accessors below refuse: it is Rust's.
 static IMAGE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(u64::MAX)];
@@ -34,23 +34,34 @@ fn check(address: u64) {
     assert!(!own.contains(&address), "the image's own memory isn't accessed by address");
 }
 
-/// An instruction that may fail, and the registers that it uses: whether it didn't.
+/// The vector of the last exception that was stepped over.
+pub static VECTOR: AtomicU64 = AtomicU64::new(0);
+
+/// An instruction that may fail, and the registers that it uses: whether it didn't. What it does to memory and to what the program runs on is
+/// its user's affair.
+#[macro_export]
 macro_rules! guarded {
-    ($instruction:literal, $($operands:tt)*) => {{
-        let before = FAULTS.load(Ordering::Relaxed);
+    ($instruction:expr, $($operands:tt)*) => {{
+        let before = $crate::machine::FAULTS.load(core::sync::atomic::Ordering::Relaxed);
+        // Operands are the user's, whatever they are: that is what it is for.
         // SAFETY: see the caller; if it faults, the entries go on at the label.
+        #[allow(clippy::macro_metavars_in_unsafe)]
         unsafe {
-            asm!(
+            core::arch::asm!(
                 "lea {resume}, [rip + 2f]",
                 "mov [{place}], {resume}",
                 $instruction,
                 "2: mov qword ptr [{place}], 0",
                 resume = out(reg) _,
-                place = in(reg) RESUME.as_ptr(),
+                place = in(reg) $crate::machine::RESUME.as_ptr(),
                 $($operands)*
             )
         };
-        if FAULTS.load(Ordering::Relaxed) == before { Ok(()) } else { Err(Fault) }
+        if $crate::machine::FAULTS.load(core::sync::atomic::Ordering::Relaxed) == before {
+            Ok(())
+        } else {
+            Err($crate::machine::Fault)
+        }
     }};
 }
 

@@ -1,0 +1,86 @@
+//! Physical memory that the VM hasn't got, below 4 GiB and above, up to the last address that there is.
+
+use alloc::alloc::{Layout, alloc_zeroed};
+use alloc::format;
+use alloc::string::String;
+
+use axvm_guest_runtime::board::Board;
+use axvm_guest_runtime::machine::{cpuid, load32, store32};
+
+/// Where the second entry of the topmost table begins to translate.
+const SECOND: u64 = 1 << 39;
+/// Present, writable, and of a page of 1 GiB.
+const PRESENT: u64 = 0b11;
+const LARGE: u64 = 1 << 7;
+const GIB: u64 = 1 << 30;
+
+/// Maps 512 GiB of physical memory from `first` on, by pages of 1 GiB; where they are then.
+fn map(first: u64) -> Option<u64> {
+    // SAFETY: the layout isn't empty, and the tables are the program's, which runs by the first entry alone. Memory is mapped as it is.
+    unsafe {
+        let table = alloc_zeroed(Layout::from_size_align(4096, 4096).ok()?).cast::<u64>();
+        if table.is_null() {
+            return None;
+        }
+        for index in 0..512 {
+            table.add(index).write_volatile((first + index as u64 * GIB) | LARGE | PRESENT);
+        }
+        let top: u64;
+        core::arch::asm!("mov {}, cr3", out(reg) top, options(nomem, nostack));
+        (top as *mut u64).add(1).write_volatile(table as u64 | PRESENT);
+        core::arch::asm!("mov cr3, {}", in(reg) top, options(nostack));
+    }
+    Some(SECOND)
+}
+
+/// Reads and writes there: at each place nobody answers.
+pub fn above(_: &Board) -> String {
+    const MARK: u32 = 0x4158_564d;
+    let bits = cpuid(0x8000_0008, 0)[0] & 0xff;
+    if cpuid(0x8000_0001, 0)[3] & 1 << 26 == 0 {
+        return "skipped: no pages of 1 GiB".into();
+    }
+    let end = 1u64 << bits;
+    let mut places = 0u32;
+    // From 4 GiB on, in the middle, and the last.
+    for first in [0, end / 2, end.saturating_sub(1 << 39)] {
+        let Some(base) = map(first) else { return "skipped: no memory".into() };
+        for gib in [4, 5, 8, 64, 255, 511] {
+            let (at, physical) = (base + gib * GIB, first + gib * GIB);
+            let _ = store32(at, MARK);
+            match load32(at) {
+                Ok(u32::MAX) | Err(_) => places += 1,
+                Ok(value) => return format!("succeeded: {physical:#x} has {value:#x}"),
+            }
+            let _ = store32(at + GIB - 4, MARK);
+            if load32(at + GIB - 4).is_ok_and(|value| value != u32::MAX) {
+                return format!("succeeded: {:#x} has something", physical + GIB - 4);
+            }
+        }
+    }
+    format!("blocked: {bits} bits of addresses, nobody at {places} places above")
+}
+
+/// What the machine has below 4 GiB, and the VM hasn't: the IOMMU's registers, the event timer's, the machine's own config space, the
+/// firmware, and RAM of others.
+pub fn of_the_machine(_: &Board) -> String {
+    const MARK: u32 = 0x4158_564d;
+    const OTHERS: [u64; 8] = [
+        0x800_0000,
+        0x2000_0000,
+        0x3fff_f000,
+        0xb000_0000,
+        0xfed0_0000,
+        0xfed8_0000,
+        0xfed9_0000,
+        0xffff_fff0,
+    ];
+    for place in OTHERS {
+        let _ = store32(place, MARK);
+        match load32(place) {
+            Ok(u32::MAX) | Err(_) => {}
+            Ok(value) => return format!("succeeded: {place:#x} has {value:#x}"),
+        }
+    }
+    format!("blocked: nobody answers at {} places", OTHERS.len())
+}
