@@ -103,7 +103,7 @@ impl<H: Hardware> Aml<H> {
             elements.push(if inner.is_at_name() {
                 Value::Name { scope: frame.scope, path: Rc::new(inner.path()?) }
             } else {
-                self.expression(frame, &mut inner)?
+                self.expression(frame, &mut inner)?.into_element()?
             });
         }
         elements.resize(count, Value::None);

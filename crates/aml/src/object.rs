@@ -138,7 +138,7 @@ impl<H: Hardware> Aml<H> {
                 slot.change(|slot| *slot = value)
             }
             Reference::Element { package, index } => {
-                let value = self.copy(value, 8)?;
+                let value = self.copy(value, 8)?.into_element()?;
                 package.doubtful.set(package.doubtful.get() | self.doubt);
                 package.change(|package| match package.get_mut(*index) {
                     Some(element) => {

@@ -96,6 +96,17 @@ pub(crate) enum Value {
     },
 }
 
+impl Value {
+    /// It, if a package may hold it. References to parts of packages and to variables may not be in one: they could be linked to a chain
+    /// without an end, or to a ring.
+    pub fn into_element(self) -> Result<Self, Error> {
+        match self {
+            Self::Reference(Reference::Slot(_) | Reference::Element { .. }) => Err(Error::Type),
+            other => Ok(other),
+        }
+    }
+}
+
 /// What can be stored to.
 #[derive(Clone)]
 pub(crate) enum Reference {

@@ -117,6 +117,21 @@ fn a_package_in_itself_is_not_followed_for_ever() {
 }
 
 #[test]
+fn a_chain_of_references_does_not_grow() {
+    // Local0 = Package () { 0 }; While (1) { Local1 = Package () { 0 }; Local1[0] = a reference to Local0[0]; Local0 = Local1 }: taking it
+    // apart would take a step of the stack for each link.
+    let turn = b"\x01\x70\x12\x03\x01\x00\x61\x70\x88\x60\x00\x00\x88\x61\x00\x00\x70\x61\x60";
+    let body = [b"\x70\x12\x03\x01\x00\x60\xa2".to_vec(), package(turn)].concat();
+    let code = method(b"CHAI", 0, &body);
+    on_a_small_stack(move || assert_eq!(result(&code, b"CHAI"), Err(Error::Type)));
+    // Package () { Index (Local0, 0) } the same.
+    let turn = b"\x01\x70\x12\x06\x01\x88\x60\x00\x00\x60";
+    let body = [b"\x70\x12\x03\x01\x00\x60\xa2".to_vec(), package(turn)].concat();
+    let code = method(b"CHAI", 0, &body);
+    on_a_small_stack(move || assert_eq!(result(&code, b"CHAI"), Err(Error::Type)));
+}
+
+#[test]
 fn a_broken_device_costs_no_other() {
     // Device (BAD_) { an opcode that is none } Device (GOOD) { Name (_ADR, 5) }
     let bad = [b"\x5b\x82".to_vec(), package(b"BAD_\x02\x03")].concat();

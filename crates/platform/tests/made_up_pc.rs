@@ -30,6 +30,8 @@ fn made_up() -> Pc {
     let mut own = 0x8800_0000u32.to_le_bytes().to_vec();
     own.resize(16, 0);
     pc.contents.push((Hpa(0x7ff0_0000), own));
+    // The registers would answer, but aren't memory of firmware's own by the map.
+    pc.contents.insert(0, (Hpa(0xfed4_0000), vec![1; 0x100]));
     pc
 }
 
