@@ -32,6 +32,7 @@ mod registers;
 mod resident;
 mod run;
 mod secondary;
+mod speculation;
 mod stage2;
 mod trampoline;
 mod uart;

@@ -47,6 +47,8 @@ pub struct Context {
     pub xcr0: u64,
     /// What the CPU has.
     pub features: Features,
+    /// What its entries and exits do against speculation.
+    speculation: u64,
     /// The next entry forgets its translations.
     forgets: bool,
     /// Its right to walk the VM's tables.
@@ -107,6 +109,7 @@ impl Context {
             breakpoints: Breakpoints::default(),
             xcr0: 1,
             features,
+            speculation: super::speculation::word(&features),
             forgets: true,
             walk,
             nmi: Nmi::Open,
@@ -268,7 +271,7 @@ impl Context {
         let (vmcb, host) = (&raw const *self.vmcb as u64, &raw const *self.host as u64);
         // SAFETY: both are VMCBs; the guest's has what `control` and `start` say: nested tables, every port and register closed that the
         // plan hasn't opened, every interrupt the hypervisor's. It is entered with interrupts masked, and left so.
-        unsafe { run_guest(&mut self.registers, vmcb, host) };
+        unsafe { run_guest(&mut self.registers, vmcb, host, self.speculation) };
         self.walk.end();
         if self.nmi == Nmi::Ending {
             self.nmi = Nmi::Open;
@@ -284,14 +287,14 @@ impl Context {
 }
 
 unsafe extern "C" {
-    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64);
+    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64, speculation: u64);
 }
 
 global_asm!(
     r#"
     .section .text.run_guest, "ax"
     .global run_guest
-    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's)
+    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's, rcx: `speculation::word`)
 run_guest:
     push    rbx
     push    rbp
@@ -301,6 +304,7 @@ run_guest:
     push    r15
     push    rdi
     push    rdx
+    push    rcx
     // From here on nothing is taken, whatever RFLAGS.IF says, but by leaving the guest (APM 2, 15.17).
     clgi
     mov     rax, rdx
@@ -321,13 +325,17 @@ run_guest:
     mov     r14, [rdi + 112]
     mov     r15, [rdi + 120]
     mov     rdi, [rdi + 56]
+    test    dword ptr [rsp], {verw}
+    jz      2f
+    verw    word ptr [rsp + 4]
+2:
     // The host's IF, which says whether physical interrupts end the run (15.21.1).
     sti
     vmrun   rax
     cli
     // rAX, rSP and rFLAGS are the host's again.
     push    rdi
-    mov     rdi, [rsp + 16]
+    mov     rdi, [rsp + 24]
     mov     [rdi + 8], rcx
     mov     [rdi + 16], rdx
     mov     [rdi + 24], rbx
@@ -344,8 +352,34 @@ run_guest:
     pop     rcx
     mov     [rdi + 56], rcx
     vmsave  rax
+    pop     r8
     pop     rax
     vmload  rax
+    // What the guest has trained goes before anything that is predicted by it: returns, and branches by registers. Until here there
+    // was none, and interrupts' handlers, which have some, come after stgi.
+    test    r8d, {barrier}
+    jz      3f
+    mov     ecx, 0x49
+    mov     eax, 1
+    xor     edx, edx
+    wrmsr
+3:
+    test    r8d, {fill}
+    jz      6f
+    mov     ecx, 16
+4:
+    call    5f
+    int3
+5:
+    call    7f
+    int3
+7:
+    add     rsp, 16
+    dec     ecx
+    jnz     4b
+6:
+    // Nor do those two branches let anything begin behind them.
+    lfence
     // What the guest left in registers no prediction of the hypervisor's goes by.
     xor     ecx, ecx
     xor     edx, edx
@@ -364,5 +398,8 @@ run_guest:
     pop     rbx
     ret
     .text
-    "#
+    "#,
+    verw = const super::speculation::VERW,
+    barrier = const super::speculation::BARRIER,
+    fill = const super::speculation::FILL,
 );
