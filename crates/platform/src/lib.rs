@@ -22,3 +22,4 @@ pub mod model;
 pub mod roles;
 pub mod snapshot;
 pub mod uart;
+mod windows;

@@ -123,7 +123,8 @@ fn driven_first(platform: &Platform) -> Option<String> {
 fn enumerate(platform: &mut Platform, config: &Config) {
     let mut functions = Vec::new();
     for host in &platform.pci_hosts {
-        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows: host.windows.clone() };
+        let windows = platform.bus_windows(host);
+        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows };
         functions.extend(axvm_pci::enumerate(config.shared(), &bridge, &Ticks));
     }
     let groups = axvm_pci::groups(&functions, config.shared());

@@ -5,11 +5,11 @@ use alloc::vec::Vec;
 
 use axvm::hal::Region;
 use axvm::vm::Ground;
-use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Span};
 use axvm_axdevice::Width;
-use axvm_pci::{Clock, ConfigSpace};
+use axvm_pci::{BarKind, Clock, ConfigSpace, Function};
 use axvm_plan::config::MappingFlags;
-use axvm_plan::{DevicePlan, PciPlan};
+use axvm_plan::{DevicePlan, PciPlan, VmPlan};
 use axvm_vpci::{
     AssignedFunction, Backend, BarPart, BarPorts, BridgeConfig, BridgeError, HostBridge, Messages,
     MsiMessage, Refused,
@@ -139,6 +139,19 @@ impl Backend for PciBackend {
     }
 }
 
+/// The machine's first port of each of a function's I/O BARs, where the guest has ports at all.
+fn first_ports(pci: &PciPlan, function: &Function) -> Vec<(u8, u16)> {
+    let io = function.bars.iter().filter(|bar| bar.kind == BarKind::Io && pci.ports.is_some());
+    io.filter_map(|bar| Some((bar.index, u16::try_from(bar.address?).ok()?))).collect()
+}
+
+/// What firmware would leave in a function's interrupt line register: the number of its line, if that fits.
+fn line_of(plan: &VmPlan, function: PciAddress) -> u8 {
+    let position = plan.devices.iter().position(|device| device.pci == Some(function));
+    let line = plan.lines.iter().find(|line| Some(usize::from(line.device)) == position);
+    line.and_then(|line| u8::try_from(line.irq.0).ok()).unwrap_or(0)
+}
+
 /// The virtual host bridge that a plan asks for.
 ///
 /// # Errors
@@ -159,8 +172,8 @@ pub fn new_bridge(ground: &Arc<Ground<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge
             function: function.clone(),
             shown,
             intx,
-            ports: Vec::new(),
-            line: 0,
+            ports: first_ports(pci, function),
+            line: line_of(plan, function.address),
             bars: function
                 .bars
                 .iter()
@@ -171,6 +184,11 @@ pub fn new_bridge(ground: &Arc<Ground<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge
         })
         .collect();
     let segment = host.platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
-    let config = BridgeConfig { segment, buses: pci.buses, windows: pci.windows.clone(), functions };
+    let mut windows = pci.windows.clone();
+    if let Some(ports) = pci.ports {
+        let cpu = Span::new(Gpa(ports.first().into()), ports.count().into()).unwrap_or_default();
+        windows.push(PciWindow { space: PciSpace::Io, prefetchable: false, pci: ports.first().into(), cpu });
+    }
+    let config = BridgeConfig { segment, buses: pci.buses, windows, functions };
     Ok(Arc::new(HostBridge::new(config, PciBackend { ground: ground.clone() })?))
 }
