@@ -131,7 +131,11 @@ fn node<'a>(
         );
     }
     if !device.registers.iter().all(|block| check_place(reference, block, "node", board, findings))
-        || !device.ports.iter().all(|&block| ports::check_place(reference, block, "node", board, findings))
+        || !(board.machine.has_no_ports()
+            || device
+                .ports
+                .iter()
+                .all(|&block| ports::check_place(reference, block, "node", board, findings)))
     {
         return None;
     }
@@ -149,8 +153,9 @@ fn node<'a>(
         findings.device(reference, "node", Rule::Interrupt, format_args!("{why}: it can't be routed"));
     }
     let mut reached = judge::reached(platform, Some((position, device)), &device.registers);
-    let by_ports = ports::reached(platform, Some(position), &device.ports);
-    reached.extend(by_ports.into_iter().filter(|(at, _)| *at != position));
+    if !board.machine.has_no_ports() {
+        reached.extend(ports::reached(platform, position, &device.ports));
+    }
     check_messages(reference, &device.sources, board, findings);
     let sources = judge::judge(reference, &reached, true, said, platform, findings);
     let lines = device

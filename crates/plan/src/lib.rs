@@ -116,7 +116,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
             let parts = Parts { vm, config, mode, ram, load, layout: &layout, given: &devices };
             let plan = assemble::assemble(parts, &board, &mut findings);
             emulated::check(vm, &plan, &mut findings);
-            ports::check_places(vm, &plan, &devices, &mut findings);
+            if !board.machine.has_no_ports() {
+                ports::check_places(vm, &plan, &devices, &mut findings);
+            }
             vms.push(plan);
         }
     }

@@ -55,7 +55,7 @@ impl Left<'_> {
         if own_console(self.given, board).is_some() {
             return None;
         }
-        if board.machine.has_ports() {
+        if !board.machine.has_no_ports() {
             let plan = board.machine.console_ports(self.given);
             if plan.is_none() {
                 findings.vm(self.vm, "", Rule::NoRoom, "no ports are left for the emulated console");

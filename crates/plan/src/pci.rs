@@ -91,7 +91,9 @@ pub(super) fn resolve<'a>(
         outside(reference, words, findings);
     }
     check_messages(reference, &device.sources, board, findings);
-    check_firmware(reference, device, findings);
+    if board.machine.firmware_masters() {
+        check_firmware(reference, device, findings);
+    }
     check_ports(reference, device, functions, findings);
     note_quirks(reference, device, functions, findings);
     if function.resets.is_empty() && !without_reset {

@@ -25,7 +25,7 @@ pub(super) fn range<'a>(
     findings: &mut Findings,
 ) -> Option<Hardware<'a>> {
     let Device::Ports { base, count, irq, access, .. } = device else { return None };
-    if !board.machine.has_ports() {
+    if board.machine.has_no_ports() {
         let what = "I/O ports are x86's, aarch64 has none: name a `node` or a region of memory";
         findings.device(reference, "ports", Rule::Ports, what);
         return None;
@@ -38,7 +38,7 @@ pub(super) fn range<'a>(
     if !check_place(reference, ports, "ports", board, findings) {
         return None;
     }
-    let reached = reached(board.platform, None, &[ports]);
+    let reached = reached(board.platform, usize::MAX, &[ports]);
     // What is behind ports alone has no way to memory but by the controller of ISA's DMA, which nobody is given.
     let (dma, accept): (Dma, &[Hazard]) = (Dma::None, &[]);
     let said = Said { key: "ports", dma: &dma, accept };
@@ -59,11 +59,11 @@ pub(super) fn range<'a>(
     })
 }
 
-/// The device of this name, if there is one, then all others that have any of these ports.
-pub(super) fn reached<'a>(platform: &'a Platform, named: Option<usize>, ports: &[Ports]) -> Reached<'a> {
+/// The devices that have any of these ports, but for the one at this position.
+pub(super) fn reached<'a>(platform: &'a Platform, named: usize, ports: &[Ports]) -> Reached<'a> {
     let all = platform.devices.iter().enumerate();
     let has_any = |theirs: &[Ports]| theirs.iter().any(|it| ports.iter().any(|mine| mine.overlaps(it)));
-    all.filter(|(position, device)| Some(*position) != named && has_any(&device.ports)).collect()
+    all.filter(|(position, device)| *position != named && has_any(&device.ports)).collect()
 }
 
 /// Whether ports are such as a guest may be given.

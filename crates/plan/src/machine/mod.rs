@@ -348,8 +348,16 @@ impl Machine {
         }
     }
 
-    /// Whether there are I/O ports.
-    pub(crate) fn has_ports(self) -> bool {
+    /// Whether there are no I/O ports.
+    pub(crate) fn has_no_ports(self) -> bool {
+        match self {
+            Self::Aarch64 => true,
+            Self::X86_64(_) => false,
+        }
+    }
+
+    /// Whether firmware may say that devices reach memory of its own.
+    pub(crate) fn firmware_masters(self) -> bool {
         match self {
             Self::Aarch64 => false,
             Self::X86_64(_) => true,
