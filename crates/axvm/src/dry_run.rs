@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Irq, MsiSource, Span, VcpuId, VmId};
+use axvm_addr::{DmaSource, Gpa, Hpa, IommuId, Iova, Irq, MsiSource, Ports, Span, VcpuId, VmId};
 use axvm_axdevice::Width;
 use axvm_platform::limits::{Claims, Limits};
 use axvm_platform::model::Platform;
@@ -30,6 +30,8 @@ use axvm_plan::config::MappingFlags;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Change, DeviceId, DevicePlan, Doorbell, LineRoute, Plan, RamPiece, Running, VmPlan, replan};
 
+#[cfg(test)]
+mod ports;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -67,6 +69,9 @@ pub enum DryRunError {
     /// A DMA master of another VM's.
     #[error("id {id:#x} of IOMMU {iommu} is VM {1}'s already", iommu = .0.iommu, id = .0.id.0)]
     SourceTaken(DmaSource, VmId),
+    /// Ports that another VM has.
+    #[error("ports {0} are VM {1}'s already")]
+    PortsTaken(Ports, VmId),
     /// Not a page that MSIs are sent to.
     #[error("{0:#x} isn't a page to which MSIs are sent")]
     NoDoorbell(Hpa),
@@ -91,6 +96,7 @@ struct State {
     attached: Vec<Attached>,
     lines: Vec<Irq>,
     messages: Vec<(Range<u32>, VmId)>,
+    ports: Vec<(Ports, VmId)>,
     tables: u64,
 }
 
@@ -119,6 +125,17 @@ impl Counts {
             return Err(DryRunError::Messages(messages));
         }
         state.messages.push((messages, plan.id));
+        Ok(())
+    }
+
+    fn own_ports(&self, plan: &VmPlan) -> Result<(), DryRunError> {
+        let mut state = self.state.lock();
+        for ports in plan.ports.iter().map(|block| block.ports) {
+            if let Some(&(_, owner)) = state.ports.iter().find(|(theirs, _)| theirs.overlaps(&ports)) {
+                return Err(DryRunError::PortsTaken(ports, owner));
+            }
+            state.ports.push((ports, plan.id));
+        }
         Ok(())
     }
 
@@ -389,6 +406,7 @@ impl AxVMHal for Counting {
             return Err(DryRunError::TooManyVms(self.counts.limits.vms));
         }
         self.counts.keep_messages(plan)?;
+        self.counts.own_ports(plan)?;
         Ok((Tables::new(&self.counts, plan.id)?, Tables::new(&self.counts, plan.id)?))
     }
 
@@ -407,6 +425,7 @@ impl AxVMHal for Counting {
         state.tables = state.tables.saturating_sub(tables.iter().sum::<u64>().saturating_mul(TABLE));
         state.owned.retain(|(_, owner)| *owner != vm);
         state.messages.retain(|(_, owner)| *owner != vm);
+        state.ports.retain(|(_, owner)| *owner != vm);
     }
 
     fn withhold(&self, _: VmId, _: Tables, _: Tables, _: Vec<Hpa>) {}

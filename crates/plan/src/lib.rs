@@ -80,6 +80,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     let board = Board::new(system, platform, &mut findings);
     check_vms(system, &board, &mut findings);
     limits::check_life(system, &board, &mut findings);
+    for unclear in &platform.unclear {
+        findings.note(format_args!("the board: {unclear}"));
+    }
     let mut apart = Apart::new(&board);
     check_cpus(system, &board, &mut apart, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);

@@ -71,7 +71,12 @@ pub(super) fn resolve<'a>(
         reset: if without_reset { None } else { function.resets.first().copied() },
     };
     let things = alloc::vec![Thing::Function(address)];
-    if !check_kind(reference, function, findings) {
+    let iommu = board.machine.iommu_at(platform, address);
+    if let Some(what) = iommu {
+        let what = format_args!("it is {what}: the hypervisor's own");
+        findings.device(reference, "pci", Rule::DeviceReserved, what);
+    }
+    if iommu.is_some() || !check_kind(reference, function, findings) {
         // It can't be given at all: what else is wrong with it isn't worth a line.
         let group = Some(device.group);
         return Some(Hardware {

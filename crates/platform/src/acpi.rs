@@ -33,6 +33,7 @@ pub use memory_map::{MemoryKind, MemoryMap, MemoryRange};
 use names::Names;
 use pci::Notes;
 
+use crate::limits::Limits;
 use crate::model::{Firmware, IdMapping, Iommu, Irqchip, Kept, KeptWhat, Platform, PlatformDevice, Reserved};
 
 /// ACPI's tables that can't be used.
@@ -201,7 +202,8 @@ fn assemble(
         functions: None,
         devices,
         address_bits: 0,
-        limits: Default::default(),
+        // As many as the I/O APIC of a PC, and that of guests, has. What the board's have, their registers say.
+        limits: Limits { lines: 0..24, ..Limits::default() },
         unclear,
     })
 }

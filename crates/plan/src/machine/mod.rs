@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Address, Gpa, Hpa, Interrupt, IommuId, Irq, MsiControllerId, Ports, Span};
+use axvm_addr::{Address, Gpa, Hpa, Interrupt, IommuId, Irq, MsiControllerId, PciAddress, Ports, Span};
 use axvm_guest::Description;
 use axvm_guest::image::{ImageKind, VmImages};
 use axvm_platform::limits::GuestMachine;
@@ -353,6 +353,14 @@ impl Machine {
         match self {
             Self::Aarch64 => true,
             Self::X86_64(_) => false,
+        }
+    }
+
+    /// The IOMMU that a PCI function is, with its article.
+    pub(crate) fn iommu_at(self, platform: &Platform, function: PciAddress) -> Option<&'static str> {
+        match self {
+            Self::Aarch64 => None,
+            Self::X86_64(_) => x86_64::iommu_at(platform, function),
         }
     }
 

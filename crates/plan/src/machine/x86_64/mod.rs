@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use axvm_addr::{Gpa, Hpa, Interrupt, Irq, Ports, Span, Trigger};
+use axvm_addr::{Gpa, Hpa, Interrupt, Irq, PciAddress, Ports, Span, Trigger};
 use axvm_guest::image::Setup;
 use axvm_guest::{AcpiDescription, Description, IoApicDescription, PowerDescription};
 use axvm_platform::model::{IommuKind, Place, Platform, PowerOff};
@@ -251,6 +251,12 @@ pub(crate) fn ports(platform: &Platform) -> Vec<DrivenPorts> {
         }
     }
     ports
+}
+
+/// The IOMMU that is a PCI function.
+pub(crate) fn iommu_at(platform: &Platform, address: PciAddress) -> Option<&'static str> {
+    let is_it = |kind: IommuKind| matches!(kind, IommuKind::AmdVi { function, .. } if function == address);
+    platform.iommus.iter().any(|iommu| is_it(iommu.kind)).then_some("an IOMMU, which bounds others' DMA")
 }
 
 /// Whether all that a device sends arrives at an IOMMU that bounds its messages too: by one that doesn't, it could send any processor any

@@ -274,6 +274,23 @@ fn a_device_whose_messages_nothing_bounds_is_not_given() {
 }
 
 #[test]
+fn an_iommu_is_given_to_nobody() {
+    let mut function = endpoint(1, 0);
+    function.class = 0x08_0600;
+    let platform = with(vec![function, endpoint(2, 0)]);
+    assert_eq!(refusals(&given(vec![pci(1, 0)]), &platform), [(Rule::DeviceReserved, of_device(0, "pci"))]);
+    assert!(plan(&given(vec![pci(2, 0)]), &platform, &images(1)).is_ok());
+}
+
+#[test]
+fn what_isn_t_understood_of_a_board_is_said() {
+    let mut platform = board();
+    platform.unclear.push("its _CRS can't be read".into());
+    let plan = planned(&demo(), &platform);
+    assert!(plan.notes.iter().any(|note| note == "the board: its _CRS can't be read"), "{:?}", plan.notes);
+}
+
+#[test]
 fn a_device_outside_every_iommu_is_not_given() {
     let mut platform = board();
     platform.functions.as_mut().unwrap()[1].sources.clear();
