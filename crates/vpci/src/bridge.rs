@@ -8,7 +8,7 @@ use axvm_axdevice::{MmioDevice, Width};
 use axvm_pci::{Function, ResetError};
 use spin::Mutex;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Messages};
 use crate::bars::{Decode, Trapped};
 use crate::function::{Shared, VirtualFunction};
 
@@ -224,6 +224,10 @@ impl<B: Backend> HostBridge<B> {
 
     /// What of a function's is there and isn't mapped.
     fn trapped(&self, gpa: Gpa) -> Option<(&VirtualFunction, Trapped)> {
+        // Only what the bridge answers for in a function's stead is left out of what is mapped.
+        if self.shared.backend.messages() == Messages::Functions {
+            return None;
+        }
         let trapped = self.shared.decode.lock().trapped(gpa)?;
         Some((self.find(trapped.function)?, trapped))
     }

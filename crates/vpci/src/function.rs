@@ -78,6 +78,15 @@ impl State {
     fn decodes(&self, what: Command) -> bool {
         self.command.contains(what) && !self.d3 && !self.gone
     }
+
+    /// Its messages, if the bridge has them. A backend's answer never changes, so that an image in which functions have theirs has no code
+    /// for the other case.
+    fn messages<B: Backend>(&mut self, backend: &B) -> Option<&mut FunctionMessages> {
+        match backend.messages() {
+            Messages::Functions => None,
+            Messages::Bridge => self.messages.as_mut(),
+        }
+    }
 }
 
 impl VirtualFunction {
@@ -245,7 +254,9 @@ impl VirtualFunction {
             Some(Special::Bar(index)) => value |= state.values.read(&self.bars, index),
             Some(Special::Line) => value |= u32::from(state.line),
             Some(Special::Message(register)) => {
-                value |= state.messages.as_ref().map_or(0, |messages| messages.read(register));
+                let messages =
+                    state.messages.as_ref().filter(|_| shared.backend.messages() == Messages::Bridge);
+                value |= messages.map_or(0, |messages| messages.read(register));
             }
             Some(Special::Absent | Special::Power | Special::Express | Special::Msi) | None => {}
         }
@@ -287,7 +298,7 @@ impl VirtualFunction {
             }
             Some(Special::Message(register)) if access.lanes & special != 0 => {
                 let decodes = state.decodes(Command::MEMORY);
-                let messages = state.messages.as_mut();
+                let messages = state.messages(&shared.backend);
                 messages.is_some_and(|messages| {
                     messages.write(&shared.backend, register, access.lanes & special, value, decodes)
                 })
@@ -363,7 +374,7 @@ impl VirtualFunction {
         }
         let mapped = self.decode(shared, state);
         let decodes = state.decodes(Command::MEMORY);
-        let sent = match &mut state.messages {
+        let sent = match state.messages(&shared.backend) {
             Some(messages) if decodes => messages.decodes(&shared.backend),
             _ => true,
         };
@@ -387,7 +398,7 @@ impl VirtualFunction {
     pub fn bar_read<B: Backend>(&self, shared: &Shared<B>, at: Trapped, width: Width) -> u64 {
         let value = self.with(shared, |state| {
             let hpa = self.trapped_bar(shared, state, at, width)?;
-            state.messages.as_ref()?.bar_read(&shared.backend, at.bar, hpa, at.offset, width)
+            state.messages(&shared.backend)?.bar_read(&shared.backend, at.bar, hpa, at.offset, width)
         });
         value.unwrap_or(width.mask()) & width.mask()
     }
@@ -396,7 +407,7 @@ impl VirtualFunction {
     pub fn bar_write<B: Backend>(&self, shared: &Shared<B>, at: Trapped, width: Width, value: u64) {
         let done = self.with(shared, |state| {
             let hpa = self.trapped_bar(shared, state, at, width)?;
-            let messages = state.messages.as_mut()?;
+            let messages = state.messages(&shared.backend)?;
             Some(messages.bar_write(&shared.backend, at.bar, hpa, at.offset, width, value))
         });
         if done == Some(false) {
@@ -488,7 +499,7 @@ impl VirtualFunction {
     /// Takes the function off the bus and its BARs from the guest.
     fn silence<B: Backend>(&self, shared: &Shared<B>, state: &mut State) {
         let mastered = state.command.contains(Command::BUS_MASTER);
-        if let Some(messages) = &mut state.messages {
+        if let Some(messages) = state.messages(&shared.backend) {
             messages.clear(&shared.backend);
         }
         state.command = Command::empty();

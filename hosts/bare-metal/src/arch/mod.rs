@@ -71,7 +71,8 @@
 //! | `GuestSpace`, `SpaceRoot` | the second stage: `unmap` and `revoke` return when no CPU uses what is gone |
 //! | `GuestIrqchip`, `Seat`, `NotSeated` | the interrupt controller that the guest sees, and what it has done in hardware: `axvm::irqchip::Irqchip` |
 //! | `MESSAGES`, `hardware_message` | who has the messages of functions, and what one is to send for a vector where the bridge has them |
-//! | `add_config_ports` | adds the way to config space by ports, where there are such |
+//! | `add_bar_ports` | adds the ports of BARs of a bridge, where there are such |
+//! | `add_bar_ports, add_config_ports` | adds the way to config space by ports, where there are such |
 //! | `read_port`, `write_port` | the machine's ports |
 //! | `add_console` | adds its emulated console, of the kind that its architecture expects, to its devices |
 //! | `reside` | has a vCPU on the calling CPU, which is its own, while it is run: at the end nothing of it is left there but its `Seat` |
@@ -99,9 +100,9 @@ use x86_64 as current;
 pub use current::{
     Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
     IOMMU, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights, Running, Seat,
-    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_config_ports,
-    add_console, add_device, add_memory, clean_to_memory, close_iommus, correct_platform, delay_us,
-    driven_registers, early_map, establish, halt, hardware_message, image_layout, image_start,
+    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_bar_ports,
+    add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, correct_platform,
+    delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout, image_start,
     listen_to_iommus, now_us, own_hardware_id, physical_address_bits, probe_read, probe_write, read_port,
     reside, send_event, start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as,
     wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, write_port, zero,

@@ -10,7 +10,6 @@ use axvm::vm::{AxVM, CreateError, Ground};
 use axvm_addr::{Address, Gpa, Hpa, Span};
 use axvm_guest::image::Kernel;
 use axvm_plan::VmPlan;
-use axvm_vpci::IoWindow;
 
 use super::{Ends, VmRef};
 use crate::arch::{self, GuestIrqchip, GuestIrqchipError};
@@ -115,10 +114,7 @@ fn devices(
             Some(real) => devices.forwarded(pci.ecam, real, 0, "the machine's config space"),
             None => devices.mmio(pci.ecam, bridge.clone()),
         };
-        if let Some(ports) = pci.ports {
-            let window = IoWindow::new(bridge.clone(), ports.first());
-            devices = devices.ports(ports.first(), ports.count() as u16, Arc::new(window));
-        }
+        devices = arch::add_bar_ports(devices, pci, &bridge);
         bridges.push(bridge);
     }
     if !bridges.is_empty() {

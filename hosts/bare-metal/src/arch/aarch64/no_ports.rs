@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use axvm::devices::AxVmDevicesBuilder;
 use axvm_addr::Hpa;
 use axvm_axdevice::Width;
+use axvm_plan::PciPlan;
 use axvm_vpci::{Messages, MsiMessage};
 
 use crate::vpci_backend::Bridge;
@@ -24,6 +25,15 @@ pub const fn read_port(_: u16, width: Width) -> u32 {
 
 /// There are no ports.
 pub const fn write_port(_: u16, _: Width, _: u32) {}
+
+/// No BAR has ports.
+pub fn add_bar_ports(
+    devices: AxVmDevicesBuilder<Hpa>,
+    _: &PciPlan,
+    _: &Arc<Bridge>,
+) -> AxVmDevicesBuilder<Hpa> {
+    devices
+}
 
 /// Config space is in memory only.
 pub fn add_config_ports(devices: AxVmDevicesBuilder<Hpa>, _: &[Arc<Bridge>]) -> AxVmDevicesBuilder<Hpa> {

@@ -64,7 +64,7 @@ pub use irqchip::{
     Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, Messages, NotSeated, Seat,
 };
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
-pub use own_ports::{MESSAGES, add_config_ports, hardware_message, read_port, write_port};
+pub use own_ports::{MESSAGES, add_bar_ports, add_config_ports, hardware_message, read_port, write_port};
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]
 pub use protection::{check_memory, leak_message, leak_message_number};

@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use axvm::devices::AxVmDevicesBuilder;
 use axvm_addr::Hpa;
 use axvm_axdevice::Width;
-use axvm_vpci::{ConfigPorts, Messages, MsiMessage};
+use axvm_plan::PciPlan;
+use axvm_vpci::{ConfigPorts, IoWindow, Messages, MsiMessage};
 use x86_64::instructions::port::Port;
 
 use crate::vpci_backend::Bridge;
@@ -42,6 +43,17 @@ pub fn write_port(port: u16, width: Width, value: u32) {
             Width::B4 | Width::B8 => Port::<u32>::new(port).write(value),
         }
     }
+}
+
+/// The ports of a bridge's window for BARs that have such.
+pub fn add_bar_ports(
+    devices: AxVmDevicesBuilder<Hpa>,
+    pci: &PciPlan,
+    bridge: &Arc<Bridge>,
+) -> AxVmDevicesBuilder<Hpa> {
+    let Some(ports) = pci.ports else { return devices };
+    let window = IoWindow::new(bridge.clone(), ports.first());
+    devices.ports(ports.first(), ports.count() as u16, Arc::new(window))
 }
 
 /// The old way to config space (PCI 3.0, 3.2.2.3.2).
