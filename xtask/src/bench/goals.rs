@@ -130,7 +130,7 @@ pub const GOALS: &[Goal] = &[
     Goal {
         // What it was, 528,832, what VMs that take turns, devices that change hands and a console that is lent took with the compiler's own
         // library, 43,456, and one page: its parts end at pages, so that a few bytes may cost one.
-        meanwhile: Some(576_384),
+        meanwhile: Some(598_016),
         ..goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None)
     },
 ];
