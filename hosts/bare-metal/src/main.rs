@@ -1,4 +1,4 @@
-//! AxVM's bare-metal host: boots at EL2, closes what is open, finds the hardware, plans, and runs the VMs.
+//! AxVM's bare-metal host: boots below all guests, closes what is open, finds the hardware, plans, and runs the VMs.
 #![no_std]
 #![no_main]
 
