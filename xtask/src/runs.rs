@@ -53,6 +53,9 @@ pub struct Run {
     /// Texts of which each must be in some line.
     #[serde(default)]
     says: Vec<String>,
+    /// Sets of texts: of each, a line must have one. For what the machine's pace decides.
+    #[serde(default)]
+    says_one_of: Vec<Vec<String>>,
     /// Texts that no line may have.
     #[serde(default)]
     never: Vec<String>,
@@ -382,6 +385,9 @@ impl Run {
         }
         for text in self.says.iter().filter(|text| !outcome.says(text)) {
             problems.push(format!("no line says `{text}`"));
+        }
+        for texts in self.says_one_of.iter().filter(|texts| !texts.iter().any(|text| outcome.says(text))) {
+            problems.push(format!("no line says one of `{}`", texts.join("`, `")));
         }
         for text in self.never.iter().filter(|text| outcome.says(text)) {
             problems.push(format!("a line says `{text}`"));

@@ -97,12 +97,16 @@ fn victim(board: &Board) -> String {
     }
     println!("ATTACK victim waits");
     let (start, seconds) = (now(), board.number("axvm.seconds").unwrap_or(10));
+    let mut seen: Option<String> = None;
+    // To the end even then: with its VM its RAM would go, and with that what an attacker looks for there.
     while now() - start < seconds * frequency() {
-        if let Some(word) = words().find(|&word| load64(word) != Ok(secret)) {
-            return format!("broken: {word:#x} changed");
+        if seen.is_none() {
+            seen = words()
+                .find(|&word| load64(word) != Ok(secret))
+                .map(|word| format!("broken: {word:#x} changed"));
         }
     }
-    "ok".into()
+    seen.unwrap_or_else(|| "ok".into())
 }
 
 /// Gives a neighbour the time to start.
