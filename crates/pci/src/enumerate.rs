@@ -51,36 +51,40 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
     fn bus(&mut self, bus: u8, parent: Option<(PciAddress, bool)>, depth: u8) {
         // A link ends in one device, which some take to be every device number (PCIe 7.3.1).
         let devices = if matches!(parent, Some((_, true))) { 1 } else { 32 };
+        let first = self.functions.len();
         for device in 0..devices {
-            for number in 0..8 {
-                let Some(address) = PciAddress::new(self.host.segment, bus, device, number) else { continue };
-                let registers = Registers::new(self.config, address);
-                if !self.is_there(registers) {
-                    if number == 0 {
-                        break;
-                    }
-                    continue;
+            self.device(bus, device, parent.map(|parent| parent.0));
+        }
+        // Only now: what firmware has numbered behind one bridge must not be what another one is given.
+        let found = self.functions.get(first..).unwrap_or(&[]).iter().filter(|function| function.bridge);
+        let bridges: Vec<Bridge> = found
+            .map(|it| Bridge { address: it.address, link: it.port.is_some_and(PortType::has_link_below) })
+            .collect();
+        for bridge in bridges {
+            self.behind(&bridge, depth);
+        }
+    }
+
+    /// Finds a device's functions. Behind bridges nobody is reached after that.
+    fn device(&mut self, bus: u8, device: u8, parent: Option<PciAddress>) {
+        let mut multifunction = false;
+        for number in 0..8 {
+            let Some(address) = PciAddress::new(self.host.segment, bus, device, number) else { return };
+            let registers = Registers::new(self.config, address);
+            if self.is_there(registers) {
+                if number == 0 {
+                    multifunction = registers.read8(header::HEADER_TYPE) & header::MULTIFUNCTION != 0;
                 }
-                let multifunction = match self.functions.iter().find(|first| {
-                    first.address.bus == bus
-                        && first.address.device() == device
-                        && first.address.function() == 0
-                }) {
-                    Some(first) => first.multifunction,
-                    None => registers.read8(header::HEADER_TYPE) & header::MULTIFUNCTION != 0,
-                };
-                let mut function = inspect(registers, address, parent.map(|parent| parent.0), multifunction);
+                let mut function = inspect(registers, address, parent, multifunction);
                 function.bars = bars::size(registers, function.bridge);
                 function.stuck = silence(registers, &function);
-                let bridge = function.bridge;
-                let link = function.port.is_some_and(PortType::has_link_below);
+                if function.bridge {
+                    set_buses(registers, 0, 0, 0);
+                }
                 self.functions.push(function);
-                if bridge {
-                    self.behind(address, link, depth);
-                }
-                if number == 0 && !multifunction {
-                    break;
-                }
+            }
+            if number == 0 && !multifunction {
+                return;
             }
         }
     }
@@ -99,23 +103,37 @@ impl<C: ConfigSpace + ?Sized> Scan<'_, C> {
     }
 
     /// Gives the bridge its bus numbers and goes on behind it.
-    fn behind(&mut self, bridge: PciAddress, link: bool, depth: u8) {
-        let registers = Registers::new(self.config, bridge);
-        let numbers = |secondary: u8, subordinate: u8| {
-            registers.write8(header::PRIMARY_BUS, bridge.bus);
-            registers.write8(header::SECONDARY_BUS, secondary);
-            registers.write8(header::SUBORDINATE_BUS, subordinate);
-        };
+    fn behind(&mut self, bridge: &Bridge, depth: u8) {
         if self.last >= self.host.buses.last || depth >= MAX_DEPTH {
-            numbers(0, 0);
             return;
         }
+        let registers = Registers::new(self.config, bridge.address);
+        let primary = bridge.address.bus;
         self.last += 1;
         let secondary = self.last;
-        numbers(secondary, self.host.buses.last);
-        self.bus(secondary, Some((bridge, link)), depth + 1);
-        numbers(secondary, self.last);
+        set_buses(registers, primary, secondary, self.host.buses.last);
+        self.bus(secondary, Some((bridge.address, bridge.link)), depth + 1);
+        set_buses(registers, primary, secondary, self.last);
     }
+}
+
+/// A bridge that nothing is known of but where it is.
+struct Bridge {
+    address: PciAddress,
+    /// Whether a link is below it.
+    link: bool,
+}
+
+/// Sets a bridge's bus numbers; all 0: it passes on no access to config space (PCI-to-PCI Bridge Architecture 1.2, 3.2.5.2).
+fn set_buses<C: ConfigSpace + ?Sized>(
+    registers: Registers<'_, C>,
+    primary: u8,
+    secondary: u8,
+    subordinate: u8,
+) {
+    registers.write8(header::PRIMARY_BUS, primary);
+    registers.write8(header::SECONDARY_BUS, secondary);
+    registers.write8(header::SUBORDINATE_BUS, subordinate);
 }
 
 /// Reads what a function is and turns its decoding and bus mastering off.

@@ -343,6 +343,27 @@ fn virtio_devices_say_whether_their_dma_passes_the_iommu() {
     }
 }
 
+/// Firmware has numbered the buses, as that of every PC has: in another order, with gaps, and with what it left between.
+#[test]
+fn bus_numbers_that_bridges_have_already_are_in_nobodys_way() {
+    let addresses = |bus: &FakeBus| -> Vec<PciAddress> {
+        enumerate(bus, &board(), bus).iter().map(|function| function.address).collect()
+    };
+    let expected = addresses(&switched());
+    // Of the two ports of the root bus.
+    for [first, second] in
+        [[0x0001_0100, 0x0007_0200], [0x0009_0800, 0x0007_0100], [0x00ff_0100, 0x00ff_0100]]
+    {
+        let bus = switched();
+        for (device, numbers) in [(1, first), (2, second)] {
+            bus.function(at(0, device, 0), |port| port.set(header::PRIMARY_BUS, Width::B4, numbers)).unwrap();
+        }
+        assert_eq!(addresses(&bus), expected, "{first:#x} {second:#x}");
+        // What the first time has left is in nobody's way either.
+        assert_eq!(addresses(&bus), expected, "{first:#x} {second:#x}");
+    }
+}
+
 #[test]
 fn a_bridge_without_a_bus_number_left_shows_nothing_behind_it() {
     let bus = FakeBus::new(0, 0).with(1, 0, FakeFunction::root_port(0)).with_behind(

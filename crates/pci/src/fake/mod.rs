@@ -110,12 +110,16 @@ fn find(slots: &mut [Slot], bus: u8, address: PciAddress) -> Option<&mut Slot> {
             .iter_mut()
             .find(|slot| slot.device == address.device() && slot.number == address.function());
     }
-    slots.iter_mut().filter(|slot| slot.function.is_bridge()).find_map(|slot| {
+    let mut claims = slots.iter_mut().filter_map(|slot| {
         let secondary = slot.function.get(header::SECONDARY_BUS, Width::B1) as u8;
         let subordinate = slot.function.get(header::SUBORDINATE_BUS, Width::B1) as u8;
         let behind = secondary != 0 && (secondary..=subordinate).contains(&address.bus);
-        if behind { find(&mut slot.behind, secondary, address) } else { None }
-    })
+        (slot.function.is_bridge() && behind).then_some((slot, secondary))
+    });
+    // What becomes of a request that two bridges take for theirs no specification says: nobody answers it.
+    let claim = claims.next();
+    let (slot, secondary) = claim.filter(|_| claims.next().is_none())?;
+    find(&mut slot.behind, secondary, address)
 }
 
 impl Clock for FakeBus {
