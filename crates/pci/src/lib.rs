@@ -8,6 +8,7 @@
 //! | say which of them can't be kept apart | [`groups`] |
 //! | take one from its owner | [`quarantine`] |
 //! | bring one back to its state after power-on | [`reset`] |
+//! | say what all this would find on a machine that isn't here | [`recorded`] |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ pub mod ids;
 mod path;
 pub mod quirks;
 mod reach;
+pub mod recorded;
 mod reset;
 mod settle;
 mod silence;

@@ -4,6 +4,7 @@ mod aliases;
 mod away;
 mod clock;
 mod groups;
+mod recorded;
 mod settle;
 
 use std::string::ToString;
