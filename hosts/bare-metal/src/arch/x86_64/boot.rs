@@ -19,6 +19,7 @@ extern "C" fn early_main(start_info: u64, start: u64) -> ! {
     // SAFETY: the first CPU, once, before anything looks for its own.
     unsafe { PerCpu::install_first() };
     vectors::install();
+    LocalApic::use_x2apic();
     cpu::calibrate();
     crate::described::with_start_info(Hpa(start_info), start)
 }
@@ -28,6 +29,7 @@ extern "C" fn early_main(start_info: u64, start: u64) -> ! {
 extern "C" fn secondary_main(argument: u64) -> ! {
     PerCpu::install();
     vectors::install();
+    LocalApic::use_x2apic();
     crate::cpus::secondary_main(argument as u16)
 }
 

@@ -1,5 +1,6 @@
 //! Small things that every part needs of the CPU.
 
+use core::arch::global_asm;
 use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,13 +132,43 @@ pub fn open_window() {
 
 /// Sleeps until an interrupt comes, which stays noted.
 pub fn wait_for_interrupt() {
-    if PerCpu::own().has_taken() {
-        return;
+    if !PerCpu::own().has_taken() {
+        // SAFETY: it sleeps, and comes back with interrupts masked.
+        unsafe { sleep_with_interrupts() };
     }
-    // One that is pending by now ends the HLT: nothing is let in between the two.
-    interrupts::enable_and_hlt();
-    interrupts::disable();
 }
+
+/// Where the CPU goes on that took an NMI at `rip`: one that has looked whether it was called and is about to sleep doesn't.
+pub fn awake(rip: u64) -> u64 {
+    let (first, end) = (&raw const sleep_first as u64, &raw const sleep_end as u64);
+    if (first..end).contains(&rip) { end } else { rip }
+}
+
+unsafe extern "C" {
+    fn sleep_with_interrupts();
+    static sleep_first: u8;
+    static sleep_end: u8;
+}
+
+global_asm!(
+    r#"
+    .section .text.sleep, "ax"
+    .global sleep_with_interrupts, sleep_first, sleep_end
+sleep_with_interrupts:
+sleep_first:
+    // A call that comes from here on ends the sleep before it begins: `awake`.
+    cmp     qword ptr gs:[{called}], 0
+    jne     sleep_end
+    // An interrupt that is pending by now ends the HLT: nothing is let in between the two.
+    sti
+    hlt
+sleep_end:
+    cli
+    ret
+    .text
+    "#,
+    called = const super::percpu::CALLED,
+);
 
 /// As [`wait_for_interrupt`], but no longer than so many microseconds.
 pub fn wait_for_interrupt_or_us(microseconds: u64) {

@@ -35,6 +35,8 @@ pub struct PerCpu {
     this: u64,
     /// What its local APIC has as its id.
     hardware_id: u64,
+    /// It was called, and hasn't looked around since: not zero.
+    called: AtomicU64,
     /// Vectors that were taken, a bit each, and not dealt with.
     taken: [AtomicU64; 4],
     /// The timer has interrupted since somebody asked.
@@ -43,11 +45,15 @@ pub struct PerCpu {
     task: TaskStateSegment,
 }
 
+/// Where [`PerCpu`] says whether its CPU was called, as seen from GS.
+pub const CALLED: usize = core::mem::offset_of!(PerCpu, called);
+
 impl PerCpu {
     const fn new() -> Self {
         Self {
             this: 0,
             hardware_id: 0,
+            called: AtomicU64::new(0),
             taken: [const { AtomicU64::new(0) }; 4],
             timer_over: AtomicBool::new(false),
             segments: GlobalDescriptorTable::empty(),
@@ -111,6 +117,16 @@ impl PerCpu {
     /// What its local APIC has as its id.
     pub fn hardware_id(&self) -> u64 {
         self.hardware_id
+    }
+
+    /// The CPU is called: whoever sleeps or is about to enter a guest there looks around before.
+    pub fn note_call(&self) {
+        self.called.store(1, Ordering::Relaxed);
+    }
+
+    /// Before the CPU looks around: what it is called for from now on is another call.
+    pub fn take_call(&self) {
+        self.called.store(0, Ordering::Relaxed);
     }
 
     /// Whether the timer has interrupted since this was asked last: it is to be set again then, however near it came.

@@ -19,7 +19,7 @@ use super::irqchip::deliver::take_interrupts;
 use super::local_apic::LocalApic;
 use super::pending::Pending;
 use super::percpu::PerCpu;
-use super::vcpu::Context;
+use super::vcpu::{Context, Entered};
 use crate::vm::Vm;
 
 /// How a vCPU begins that another one has started by INIT and STARTUP: in real mode, at the page that `Start::entry` is. The plan's
@@ -155,7 +155,10 @@ impl Vcpu for Running<'_> {
         }
         self.inject(&waiting);
         self.set_timer(waiting.deadline);
-        self.context.enter();
+        if self.context.enter() == Entered::Called {
+            take_interrupts(Some((self.vm, self.vcpu)));
+            return Exit::Interrupted;
+        }
         let tpr = self.context.vmcb.control.virtual_interrupt.tpr();
         self.irqchip.apics().set_cr8(self.vcpu, tpr);
         let left = Left::decode(&self.context.vmcb.control, &self.context.features);

@@ -13,7 +13,7 @@ use axvm_plan::config::MappingFlags;
 use spin::Mutex;
 
 use super::cpu::{has_huge_blocks, memory_barrier, physical_address_bits, wait_us};
-use super::local_apic::{CALL, LocalApic};
+use super::local_apic::LocalApic;
 use crate::memory;
 
 /// Tables in the hypervisor's heap. CPUs and AMD's IOMMU look into the caches when they walk.
@@ -97,7 +97,7 @@ impl Invalidate for Walkers {
         let walkers = self.walkers.lock();
         let walks_older = |walker: &Walker| (1..new).contains(&walker.walks.load(Ordering::SeqCst));
         for walker in walkers.iter().filter(|walker| walks_older(walker)) {
-            LocalApic::own().send(walker.hardware_id, CALL);
+            LocalApic::own().send_nmi(walker.hardware_id);
         }
         match wait_us(LEAVES_WITHIN_US, || !walkers.iter().any(walks_older)) {
             true => Ok(()),

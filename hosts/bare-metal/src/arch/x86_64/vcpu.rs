@@ -262,8 +262,8 @@ impl Context {
         }
     }
 
-    /// Enters the guest until it is left.
-    pub fn enter(&mut self) {
+    /// Enters the guest until it is left, unless the CPU was called and hasn't looked around since.
+    pub fn enter(&mut self) -> Entered {
         let flush = self.walk.begin() | core::mem::take(&mut self.forgets);
         let how = if flush { control::flush(&self.features) } else { axvm_x86_cpu::vmcb::TlbControl::Keep };
         self.vmcb.control.set_tlb(how);
@@ -271,8 +271,13 @@ impl Context {
         let (vmcb, host) = (&raw const *self.vmcb as u64, &raw const *self.host as u64);
         // SAFETY: both are VMCBs; the guest's has what `control` and `start` say: nested tables, every port and register closed that the
         // plan hasn't opened, every interrupt the hypervisor's. It is entered with interrupts masked, and left so.
-        unsafe { run_guest(&mut self.registers, vmcb, host, self.speculation) };
+        let was_entered = unsafe { run_guest(&mut self.registers, vmcb, host, self.speculation) };
         self.walk.end();
+        if was_entered == 0 {
+            // What was forgotten was so for nobody else; once more costs little.
+            self.forgets |= flush;
+            return Entered::Called;
+        }
         if self.nmi == Nmi::Ending {
             self.nmi = Nmi::Open;
         }
@@ -283,18 +288,28 @@ impl Context {
             control.inject(event);
         }
         control.exit_interrupt = 0;
+        Entered::Left
     }
 }
 
+/// How an entry went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// The guest ran, and was left.
+    Left,
+    /// It didn't: the CPU was called before.
+    Called,
+}
+
 unsafe extern "C" {
-    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64, speculation: u64);
+    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64, speculation: u64) -> u64;
 }
 
 global_asm!(
     r#"
     .section .text.run_guest, "ax"
     .global run_guest
-    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's, rcx: `speculation::word`)
+    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's, rcx: `speculation::word`) -> whether the guest was entered
 run_guest:
     push    rbx
     push    rbp
@@ -307,6 +322,9 @@ run_guest:
     push    rcx
     // From here on nothing is taken, whatever RFLAGS.IF says, but by leaving the guest (APM 2, 15.17).
     clgi
+    // A call that came before is no longer pending: an NMI of the hypervisor's. One that comes from here on ends the run.
+    cmp     qword ptr gs:[{called}], 0
+    jne     8f
     mov     rax, rdx
     vmsave  rax
     mov     rax, rsi
@@ -388,6 +406,8 @@ run_guest:
     xor     r9d, r9d
     xor     r10d, r10d
     xor     r11d, r11d
+    mov     eax, 1
+9:
     stgi
     pop     rdi
     pop     r15
@@ -397,8 +417,13 @@ run_guest:
     pop     rbp
     pop     rbx
     ret
+8:
+    add     rsp, 16
+    xor     eax, eax
+    jmp     9b
     .text
     "#,
+    called = const super::percpu::CALLED,
     verw = const super::speculation::VERW,
     barrier = const super::speculation::BARRIER,
     fill = const super::speculation::FILL,

@@ -11,7 +11,7 @@ use x86_64::structures::DescriptorTablePointer;
 
 use super::local_apic::{LocalApic, SPURIOUS};
 use super::percpu::{FAULT_STACKS, PerCpu};
-use super::{fault, guarded};
+use super::{cpu, fault, guarded};
 
 /// Vectors from here on are interrupts (AMD APM 2, 8.2).
 const FIRST_INTERRUPT: u64 = 32;
@@ -93,8 +93,11 @@ pub struct Frame {
 
 extern "C" fn taken(frame: &mut Frame) {
     match frame.vector {
-        // A call, that there was one is all it says.
-        NMI => {}
+        // A call. Whoever is about to sleep doesn't.
+        NMI => {
+            PerCpu::own().note_call();
+            frame.rip = cpu::awake(frame.rip);
+        }
         vector if vector < FIRST_INTERRUPT => match guarded::fixup(frame.rip) {
             Some(rip) => frame.rip = rip,
             None => fault::end(frame),

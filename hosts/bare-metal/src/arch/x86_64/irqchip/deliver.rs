@@ -11,14 +11,15 @@ use crate::vm::Vm;
 
 /// Takes every interrupt that is pending for this CPU. `running`: the vCPU whose CPU it is.
 pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
-    open_window();
     let own = PerCpu::own();
+    own.take_call();
+    open_window();
     if !own.has_taken() {
         return;
     }
     let Some(cpu) = cpus::current() else { return };
     for vector in own.take() {
-        // Calls and the timer say no more than that they came: whoever is called looks around.
+        // The timer says no more than that it came: whoever is woken looks around.
         if let Some(target) = vectors::target(cpu.id, vector) {
             deliver(running, target);
         }

@@ -12,7 +12,7 @@ use super::io_apic::{IoApic, Way};
 use super::messages;
 use super::vectors::{self, Target};
 use crate::arch::x86_64::iommu::{IommuError, Iommus};
-use crate::arch::x86_64::local_apic::{self, CALL, LocalApic};
+use crate::arch::x86_64::local_apic::{self, LocalApic};
 use crate::cpus;
 use crate::log;
 
@@ -245,6 +245,7 @@ impl Caller {
 
     /// Makes it leave its guest or its sleep, and look around.
     pub fn call(&self, _: &Irqchip, _: CpuId) {
-        LocalApic::own().send(self.hardware_id, CALL);
+        // An NMI: nothing that a guest does to its interrupts keeps it back.
+        LocalApic::own().send_nmi(self.hardware_id);
     }
 }

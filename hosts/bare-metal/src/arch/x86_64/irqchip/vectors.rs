@@ -6,7 +6,7 @@ use axvm::msi::MsiMessage;
 use axvm_addr::{CpuId, Irq, VmId};
 use spin::{Mutex, Once};
 
-use crate::arch::x86_64::local_apic::CALL;
+use crate::arch::x86_64::local_apic::TIMER;
 
 /// The first that a device can have (AMD APM 2, 8.2: those below are exceptions'). Two classes of priority are left out: nothing of the
 /// machine's that firmware left is there.
@@ -52,7 +52,7 @@ fn of(cpu: CpuId) -> Option<&'static Mutex<Targets>> {
 /// Takes a vector of a CPU for this. `None`: all are taken.
 pub fn take(cpu: CpuId, target: Target) -> Option<u8> {
     let mut targets = of(cpu)?.lock();
-    let free = (FIRST..CALL).find(|&vector| targets.get(usize::from(vector)).is_some_and(Option::is_none))?;
+    let free = (FIRST..TIMER).find(|&vector| targets.get(usize::from(vector)).is_some_and(Option::is_none))?;
     *targets.get_mut(usize::from(free))? = Some(target);
     Some(free)
 }
