@@ -110,6 +110,8 @@ pub struct PowerDescription {
     pub event: Ports,
     /// PM1a_CNT, 16 bits.
     pub control: Ports,
+    /// PM_TMR, 32 bits.
+    pub timer: Ports,
     /// The line of their events, which signals by its level.
     pub sci: Irq,
     /// What PM1a_CNT's SLP_TYP is for S5, the power switched off.

@@ -63,6 +63,7 @@ fn machine() -> Description {
             power: PowerDescription {
                 event: Ports::of(0x600, 4).unwrap(),
                 control: Ports::of(0x604, 2).unwrap(),
+                timer: Ports::of(0x608, 4).unwrap(),
                 sci: Irq(9),
                 s5: 5,
                 reset: 0xcf9,
@@ -168,7 +169,10 @@ fn the_static_tables_say_the_machine() {
     assert_eq!((reset.register.address, reset.value), (0xcf9, 6));
     let blocks: Vec<_> =
         fadt.blocks.iter().map(|block| (block.name, block.at.address, block.bytes)).collect();
-    assert_eq!(blocks, [("PM1a_EVT", 0x600, 4), ("PM1a_CNT", 0x604, 2), ("RESET_REG", 0xcf9, 1)]);
+    assert_eq!(
+        blocks,
+        [("PM1a_EVT", 0x600, 4), ("PM1a_CNT", 0x604, 2), ("PM_TMR", 0x608, 4), ("RESET_REG", 0xcf9, 1)]
+    );
     assert_eq!(fadt.dsdt(&read.ram).unwrap().signature().0, *b"DSDT");
 
     let madt = Madt::read(read.tables.find(b"APIC").unwrap()).unwrap();

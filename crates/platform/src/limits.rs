@@ -56,6 +56,8 @@ pub struct Limits {
     pub vcpus: u16,
     /// Whether the processors have what runs guests, and firmware leaves it to whoever asks.
     pub processors: Serves,
+    /// Whether the processors' part of the interrupt controller can be given to a guest, so that it takes interrupts itself.
+    pub direct_interrupts: Serves,
     /// List registers of a CPU.
     pub list_registers: u8,
     /// The lines of devices: those of the interrupt controller (of a GIC: SPIs, by GICD_TYPER.ITLinesNumber), and of a virtual one.
@@ -87,6 +89,7 @@ impl Default for Limits {
             vms: 255,
             vcpus: 256,
             processors: Serves::Yes,
+            direct_interrupts: Serves::Yes,
             list_registers: 4,
             lines: 32..992,
             messages: 16_384,

@@ -77,6 +77,10 @@ pub enum Protection {
     LeakNumber,
     /// Not a protection: the same, a device whose messages the interrupt controller knows, and a message of it.
     LeakMessage,
+    /// What a guest sends by a local APIC of its own, and what its entries deliver, is answered. Without it: the registers are the guest's.
+    Apic,
+    /// A CPU's local APIC is cleaned before and after it is a guest's. Without it: it is as it was left.
+    Clean,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -119,6 +123,8 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("leak-line", Protection::LeakLine),
     ("leak-number", Protection::LeakNumber),
     ("leak-message", Protection::LeakMessage),
+    ("apic", Protection::Apic),
+    ("clean", Protection::Clean),
 ];
 
 #[cfg(test)]

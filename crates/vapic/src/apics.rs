@@ -9,12 +9,14 @@ use alloc::boxed::Box;
 use axvm_addr::{Gpa, VcpuId};
 use spin::{Mutex, MutexGuard};
 
+use crate::direct;
 use crate::identity::{Identity, Published};
 use crate::inbox::Inbox;
 use crate::io::IoApic;
 use crate::local::{LocalApic, Refused, Written};
 use crate::message::{Delivery, Destination, Ipi, Message, Signal, Target};
 use crate::spec::{self, PINS};
+use crate::vectors::Vectors;
 
 /// What the host does for a VM's APICs. Called with locks held: none of it may call [`Apics`].
 pub trait Backend: Send + Sync {
@@ -27,6 +29,41 @@ pub trait Backend: Send + Sync {
 
     /// What a pin of [`ApicsConfig::physical`] has become: its line is to be masked or unmasked in hardware.
     fn set_pin(&self, pin: u8, to: Pin);
+
+    /// [`Taker::Guest`]: interrupts the CPU of a vCPU that is in its place, by this vector and as an edge.
+    fn send(&self, _: VcpuId, _: u8) {}
+
+    /// [`Taker::Guest`], on the vCPU's own CPU: a register of its local APIC becomes this.
+    fn set_register(&self, _: direct::Register, _: u32) {}
+
+    /// [`Taker::Guest`], on the vCPU's own CPU: ends the interrupt that is in service, and says which that was.
+    fn end(&self) -> Option<u8> {
+        None
+    }
+
+    /// [`Taker::Guest`], on the vCPU's own CPU: what its local APIC has noted as errors since this was asked last.
+    fn take_errors(&self) -> u32 {
+        0
+    }
+}
+
+/// Who takes what has a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taker {
+    /// Whoever has the vCPUs, and injects it.
+    Host,
+    /// The guest, on CPUs of its own, by the local APICs of these: all of it is sent to them, and what the guest does to them without an exit
+    /// ([`direct::OPEN`]) nobody hears of. Its vCPUs are in x2APIC mode for good.
+    Guest,
+}
+
+/// Whether the ends of interrupts are to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// The guest ends its interrupts by itself.
+    Unseen,
+    /// An interrupt that counts by its level is on its way or in service: each end comes to [`Apics::write_msr`].
+    Seen,
 }
 
 /// Whether anybody hears a pin's line.
@@ -51,6 +88,8 @@ pub struct ApicsConfig {
     pub io_id: u8,
     /// Pins whose lines are real ones, a bit each ([`IoApic::with_resampled`]).
     pub physical: u32,
+    /// Who takes interrupts.
+    pub taker: Taker,
 }
 
 /// What a CPU is at.
@@ -82,6 +121,8 @@ pub struct Pending {
     pub cr8_below: Option<u8>,
     /// It is to be looked again at this value of the guest's time-stamp counter.
     pub deadline: Option<u64>,
+    /// Whether the guest is to be left where it ends an interrupt ([`Taker::Guest`]).
+    pub ends: Ends,
 }
 
 impl Pending {
@@ -146,12 +187,26 @@ struct Own {
     nmi: bool,
     /// Whether it is in its place, so that it takes out of its inbox.
     entered: bool,
+    /// [`Taker::Guest`]: vectors that were sent for lines that count by their level, and haven't ended.
+    levels: Vectors,
 }
 
 impl Own {
     fn new(number: u16, config: &ApicsConfig) -> Self {
-        let apic = LocalApic::new(number.into(), config.base.0, number == 0, config.has_x2apic);
-        Self { apic, waits: number != 0, nmi: false, entered: false }
+        let (id, base, first) = (number.into(), config.base.0, number == 0);
+        let apic = match config.taker {
+            Taker::Host => LocalApic::new(id, base, first, config.has_x2apic),
+            Taker::Guest => LocalApic::in_x2apic(id, base, first),
+        };
+        Self { apic, waits: number != 0, nmi: false, entered: false, levels: Vectors::default() }
+    }
+
+    /// As after an INIT.
+    fn init(&mut self) {
+        self.apic.reset();
+        self.waits = true;
+        self.nmi = false;
+        self.levels = Vectors::default();
     }
 }
 
@@ -246,6 +301,7 @@ impl<B: Backend> Apics<B> {
             vector: None,
             cr8_below: None,
             deadline: None,
+            ends: Ends::Unseen,
         };
         let Some(cpu) = self.cpu(vcpu) else { return pending };
         let mut guard = cpu.lock();
@@ -254,10 +310,15 @@ impl<B: Backend> Apics<B> {
             let mut arrived = cpu.inbox.take_vectors();
             let nmi = cpu.inbox.take_nmi();
             if cpu.inbox.take_init() {
-                own.apic.reset();
-                own.waits = true;
-                own.nmi = false;
+                own.init();
                 pending.reset = true;
+            } else if self.config.taker == Taker::Guest {
+                own.nmi |= nmi;
+                // From here on its end is seen.
+                while let Some(vector) = arrived.levels.pop().filter(|vector| *vector >= direct::FIRST_SENT) {
+                    own.levels.set(vector, true);
+                    self.backend.send(vcpu, vector);
+                }
             } else {
                 own.nmi |= nmi;
                 while let Some(vector) = arrived.edges.pop() {
@@ -282,6 +343,9 @@ impl<B: Backend> Apics<B> {
         pending.vector = own.apic.next();
         pending.cr8_below = own.apic.kept_back();
         pending.deadline = own.apic.deadline();
+        if own.levels.highest().is_some() {
+            pending.ends = Ends::Seen;
+        }
         cpu.published.set(own.apic.identity());
         pending
     }
@@ -336,6 +400,9 @@ impl<B: Backend> Apics<B> {
     /// It faults (#GP).
     pub fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<u64, Refused> {
         let now = self.backend.tsc();
+        if self.config.taker == Taker::Guest && !direct::is_answered(msr) {
+            return Err(Refused);
+        }
         self.with(vcpu, |own| match msr {
             spec::MSR_BASE => Ok(own.apic.base()),
             spec::MSR_TSC_DEADLINE => {
@@ -354,6 +421,9 @@ impl<B: Backend> Apics<B> {
     /// It faults (#GP), and nothing has changed.
     pub fn write_msr(&self, vcpu: VcpuId, msr: u32, value: u64) -> Result<Effect, Refused> {
         let now = self.backend.tsc();
+        if self.config.taker == Taker::Guest {
+            return self.write_direct(vcpu, msr, value, now);
+        }
         let written = self.change(vcpu, now, |apic| match msr {
             spec::MSR_BASE => apic.set_base(value).map(|()| Written::Look),
             spec::MSR_TSC_DEADLINE => {
@@ -361,6 +431,52 @@ impl<B: Backend> Apics<B> {
                 Ok(Written::Look)
             }
             _ => apic.write_msr(msr, value, now),
+        });
+        Ok(self.carry_out(vcpu, written?))
+    }
+
+    /// The same, of a guest that has the rest of its local APIC itself.
+    fn write_direct(&self, vcpu: VcpuId, msr: u32, value: u64, now: u64) -> Result<Effect, Refused> {
+        match msr {
+            // It stays in the mode in which it begins.
+            spec::MSR_BASE => {
+                let base = self.with(vcpu, |own| own.apic.base()).ok_or(Refused)?;
+                return if value == base { Ok(Effect::None) } else { Err(Refused) };
+            }
+            direct::EOI if value == 0 => {
+                // Which it is hardware says: the guest has others too.
+                let ended = self.with(vcpu, |own| {
+                    let vector = self.backend.end()?;
+                    let was_level = own.levels.contains(vector);
+                    own.levels.set(vector, false);
+                    was_level.then_some(vector)
+                });
+                let written = ended.flatten().map_or(Written::Nothing, |vector| Written::Ended { vector });
+                return Ok(self.carry_out(vcpu, written));
+            }
+            _ if !direct::is_answered(msr) => return Err(Refused),
+            _ => {}
+        }
+        let errors = if msr == direct::ESR { self.backend.take_errors() } else { 0 };
+        let written = self.change(vcpu, now, |apic| {
+            apic.note_errors(errors);
+            let written = apic.write_msr(msr, value, now)?;
+            let set = |register| self.backend.set_register(register, apic.for_hardware(register));
+            match msr {
+                // What is off has its entries masked.
+                direct::SVR => {
+                    set(direct::Register::Spurious);
+                    set(direct::Register::Error);
+                }
+                direct::LVT_TIMER => set(direct::Register::Timer),
+                direct::LVT_ERROR => set(direct::Register::Error),
+                _ => {}
+            }
+            // Its own errors are interrupts, too.
+            while let Some(vector) = apic.take_request() {
+                self.backend.send(vcpu, vector);
+            }
+            Ok(written)
         });
         Ok(self.carry_out(vcpu, written?))
     }
@@ -522,9 +638,7 @@ impl<B: Backend> Apics<B> {
             let mut own = cpu.lock();
             if !own.entered {
                 // It waits already, with nobody to look.
-                own.apic.reset();
-                own.nmi = false;
-                own.waits = true;
+                own.init();
                 cpu.inbox.clear();
                 cpu.published.set(own.apic.identity());
                 return true;
@@ -539,6 +653,15 @@ impl<B: Backend> Apics<B> {
             if own.entered && !own.waits && !cpu.inbox.has_init() {
                 return true;
             }
+        }
+        if let (Taker::Guest, Signal::Vector { vector, level: false }) = (self.config.taker, signal) {
+            // While it is in its place its CPU is this VM's: it doesn't leave while this is locked.
+            let own = cpu.lock();
+            let is_sent = own.entered && vector >= direct::FIRST_SENT;
+            if is_sent {
+                self.backend.send(vcpu, vector);
+            }
+            return is_sent;
         }
         if cpu.inbox.leave(signal) {
             self.backend.kick(vcpu);

@@ -28,6 +28,12 @@ impl Base {
         Self { value, has_x2apic }
     }
 
+    /// As firmware leaves it that uses x2APIC mode.
+    pub fn in_x2apic(address: u64, first: bool) -> Self {
+        let Self { value, .. } = Self::new(address, first, true);
+        Self { value: value.with_x2apic(true), has_x2apic: true }
+    }
+
     /// What it reads as.
     pub fn read(&self) -> u64 {
         self.value.into()

@@ -21,6 +21,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// That of one that is in x2APIC mode, whose logical id follows from its id (SDM 3, 12.12.10.2).
+    pub fn in_x2apic(id: u32) -> Self {
+        let logical = (id >> 4) << 16 | 1 << (id & 15);
+        Self { mode: Mode::X2Apic, enabled: true, logical, flat: false, priority: 0 }
+    }
+
     /// Whether the one with this id is among those that a destination names (APM 2, 16.6; SDM 3, 12.12.9).
     pub fn is_named(&self, own: u32, destination: Destination) -> bool {
         let Destination { id, logical, narrow } = destination;

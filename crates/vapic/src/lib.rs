@@ -13,6 +13,7 @@
 //! | `vectors` | 256 bits |
 //! | `io` | an I/O APIC |
 //! | `inbox` | what comes for a local APIC from other CPUs |
+//! | [`direct`] | what a guest does by itself that has its CPUs' local APICs |
 //! | `apics` | all of a VM's, with their locks |
 //! | `devices` | their registers, as devices |
 #![no_std]
@@ -23,6 +24,7 @@ extern crate alloc;
 mod apics;
 mod base;
 mod devices;
+pub mod direct;
 mod identity;
 mod inbox;
 mod io;
@@ -33,7 +35,7 @@ mod timer;
 mod vectors;
 
 pub use apics::{
-    Activity, Apics, ApicsConfig, Backend, Effect, NoSuchLine, NotServed, Pending, Pin, Startup,
+    Activity, Apics, ApicsConfig, Backend, Effect, Ends, NoSuchLine, NotServed, Pending, Pin, Startup, Taker,
 };
 pub use base::{Base, Mode};
 pub use devices::{ApicMsrs, IoPage, LocalPage};

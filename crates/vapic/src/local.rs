@@ -1,6 +1,7 @@
 //! A local APIC (AMD64 APM 2, 16; Intel SDM 3, 12).
 
 use crate::base::{Base, Mode};
+use crate::direct;
 use crate::identity::Identity;
 use crate::message::{Destination, Ipi, Signal, Target, signal};
 use crate::spec::{
@@ -86,6 +87,11 @@ impl LocalApic {
         };
         apic.reset();
         apic
+    }
+
+    /// As after reset, but in x2APIC mode from the beginning.
+    pub fn in_x2apic(id: u32, base: u64, first: bool) -> Self {
+        Self { base: Base::in_x2apic(base, first), ..Self::new(id, base, first, true) }
     }
 
     /// INIT: all but its id and its mode (APM 2, 16.3.2).
@@ -341,6 +347,20 @@ impl LocalApic {
         self.lvt.get(LINT1).is_some_and(|entry| !entry.masked() && entry.mode() == DeliveryMode::Nmi)
     }
 
+    /// What of it stands in a register of hardware's: the guest has that one itself.
+    pub fn for_hardware(&self, register: direct::Register) -> u32 {
+        let entry = |number: usize| {
+            self.lvt.get(number).copied().unwrap_or_else(|| LocalVector::new().with_masked(true))
+        };
+        match register {
+            direct::Register::Spurious => {
+                Spurious::new().with_vector(self.svr.vector()).with_enabled(self.svr.enabled()).into()
+            }
+            direct::Register::Timer => direct::harmless(entry(TIMER)),
+            direct::Register::Error => direct::harmless(entry(ERROR).with_timer(TimerMode::OneShot)),
+        }
+    }
+
     /// Requests an interrupt. Whether it is accepted: an APIC that is off takes none.
     pub fn request(&mut self, vector: u8, level: bool) -> bool {
         if self.mode() == Mode::Off || !self.svr.enabled() {
@@ -409,6 +429,18 @@ impl LocalApic {
         if legal {
             self.request_local(ERROR);
         }
+    }
+
+    /// Takes the highest interrupt out that is requested, for hardware to have it.
+    pub(crate) fn take_request(&mut self) -> Option<u8> {
+        let vector = self.highest_request()?;
+        self.irr.set(vector, false);
+        Some(vector)
+    }
+
+    /// What hardware has noted as errors beside.
+    pub(crate) fn note_errors(&mut self, errors: u32) {
+        self.errors |= errors;
     }
 
     /// Writes both halves of the Interrupt Command Register, whichever way that is reached.

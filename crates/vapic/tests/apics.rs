@@ -9,8 +9,8 @@ use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::{MmioDevice, SysReg, SysRegDevice, Width};
 use axvm_vapic::spec::{io, offset};
 use axvm_vapic::{
-    Activity, ApicMsrs, Apics, ApicsConfig, Backend, Effect, IoPage, LocalPage, NoSuchLine, Pending, Pin,
-    Startup,
+    Activity, ApicMsrs, Apics, ApicsConfig, Backend, Effect, Ends, IoPage, LocalPage, NoSuchLine, Pending,
+    Pin, Startup, Taker,
 };
 use proptest::prelude::*;
 
@@ -48,8 +48,14 @@ const C: VcpuId = VcpuId(2);
 type Vm = Apics<Host>;
 
 fn new(vcpus: u16) -> Vm {
-    let config =
-        ApicsConfig { vcpus, base: Gpa(0xfee0_0000), has_x2apic: true, io_id: 0, physical: PHYSICAL };
+    let config = ApicsConfig {
+        vcpus,
+        base: Gpa(0xfee0_0000),
+        has_x2apic: true,
+        io_id: 0,
+        physical: PHYSICAL,
+        taker: Taker::Host,
+    };
     Apics::new(config, Host::default())
 }
 
@@ -375,6 +381,7 @@ fn idle() -> Pending {
         vector: None,
         cr8_below: None,
         deadline: None,
+        ends: Ends::Unseen,
     }
 }
 

@@ -16,7 +16,7 @@ bitflags::bitflags! {
     pub struct Offers: u8 {
         /// The local APIC has a mode with MSRs.
         const X2APIC = 1 << 0;
-        /// The local APIC's timer has a mode with deadlines, and never stops (ARAT).
+        /// The local APIC's timer has a mode with deadlines.
         const TSC_DEADLINE = 1 << 1;
         /// KVM's paravirtual clock.
         const CLOCK = 1 << 2;
@@ -28,6 +28,8 @@ bitflags::bitflags! {
         const SPEC_CTRL = 1 << 5;
         /// LFENCE serializes (DE_CFG): the hypervisor has seen to it on each CPU.
         const LFENCE = 1 << 6;
+        /// The local APIC's timer never stops (ARAT).
+        const STEADY_TIMER = 1 << 7;
     }
 }
 

@@ -86,6 +86,19 @@ impl MsrPermissions {
         Ok(())
     }
 
+    /// The guest may no longer write the MSR.
+    ///
+    /// # Errors
+    ///
+    /// The map doesn't cover it.
+    pub const fn close_write(&mut self, msr: u32) -> Result<(), NotCovered> {
+        match Self::bit(msr) {
+            Ok(bit) => self.0[(bit + 1) / 8] |= 1 << ((bit + 1) % 8),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Whether the guest may read it.
     pub fn may_read(&self, msr: u32) -> bool {
         Self::bit(msr).is_ok_and(|bit| self.0[bit / 8] & 1 << (bit % 8) == 0)

@@ -12,6 +12,7 @@ use crate::carry;
 mod apics;
 mod instructions;
 mod memory;
+mod own_apic;
 mod ports;
 mod registers;
 
@@ -45,6 +46,12 @@ pub const ALL: &[Attack] = &[
     ("apic-registers", apics::local),
     ("apic-commands", apics::commands),
     ("io-apic-registers", apics::io),
+    // The CPU's own local APIC.
+    ("own-apic-clean", own_apic::clean),
+    ("own-apic-commands", own_apic::commands),
+    ("own-apic-entries", own_apic::entries),
+    ("own-apic-base", own_apic::base),
+    ("own-apic-mess", own_apic::mess),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", victim),
     ("pause", pause),

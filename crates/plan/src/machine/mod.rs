@@ -478,7 +478,7 @@ impl Machine {
     ) -> Vec<Mode> {
         match self {
             Self::Aarch64 => aarch64::mode::choose(system, given, board, apart, findings),
-            Self::X86_64(_) => x86_64::mode::choose(system, findings),
+            Self::X86_64(_) => x86_64::mode::choose(system, board.platform, findings),
         }
     }
 

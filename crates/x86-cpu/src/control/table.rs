@@ -117,7 +117,14 @@ pub const INTERCEPTS: &[Intercept] = {
         own(General, 21, "INT n", "the guest's own"),
         exit(General, 22, "INVD", "others' modified cache lines would be lost"),
         own(General, 23, "PAUSE", "a vCPU has its CPU: nobody else would use the time"),
-        exit(General, 24, "HLT", "the hypervisor waits, and knows of what wakes the guest"),
+        row(
+            General,
+            24,
+            24,
+            "HLT",
+            Only(Emulated),
+            "the hypervisor waits, and knows of what wakes the guest. Direct: the guest's interrupts do, and an NMI is the hypervisor's call",
+        ),
         own(General, 25, "INVLPG", "it reaches the guest's own address space identifier only"),
         exit(General, 26, "INVLPGA", "it reaches other guests' entries: #UD"),
         exit(General, 27, "IOIO_PROT", "ports by the permission map: without it all are open"),
@@ -167,7 +174,7 @@ pub const INTERCEPTS: &[Intercept] = {
             .needs(|features| features.mcommit, UNDEFINED),
         exit(Later, 4, "TLBSYNC", "it waits for other CPUs").needs(|features| features.invlpgb, UNDEFINED),
         own(Later, 5, "bus lock threshold", "a guest may slow its neighbours by locks across cache lines"),
-        own(Later, 6, "HLT without a pending interrupt", "HLT exits always"),
+        own(Later, 6, "HLT without a pending interrupt", "HLT exits always, or never"),
     ]
 };
 

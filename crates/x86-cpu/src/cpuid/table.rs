@@ -89,7 +89,7 @@ pub const TABLE: &[Row] = &[
     row(4, Ecx, ALL, Host, "its sets"),
     row(4, Edx, 0b111, Host, "inclusive, complex"),
     row(5, Eax, ALL, Hidden, "MONITOR"),
-    row(6, Eax, bits([2]), If(Offers::TSC_DEADLINE), "ARAT: the timer never stops"),
+    row(6, Eax, bits([2]), If(Offers::STEADY_TIMER), "ARAT: the timer never stops"),
     row(6, Ecx, ALL, Hidden, "thermal control, MPERF and APERF: the machine's"),
     // Leaf 7.
     sub(7, 0, Eax, ALL, Computed, "the last subleaf"),

@@ -54,6 +54,11 @@ fn msrs_have_two_bits_each() {
             "{msr:#x}"
         );
     }
+    let mut map = MsrPermissions::closed();
+    map.open_write(0x80b).and_then(|()| map.open_write(0x80a)).unwrap();
+    map.close_write(0x80b).unwrap();
+    assert_eq!((map.may_write(0x80b), map.may_write(0x80a), map.may_read(0x80b)), (false, true, false));
+    assert_eq!(map.close_write(0x2000), Err(NotCovered(0x2000)));
     for msr in [0x2000, 0xbfff_ffff, 0xc000_2000, 0xc000_ffff, 0xc001_2000, 0x4b56_4d00, u32::MAX] {
         let mut map = MsrPermissions::closed();
         assert_eq!((map.open_read(msr), map.open_write(msr)), (Err(NotCovered(msr)), Err(NotCovered(msr))));

@@ -71,7 +71,7 @@ fn board(description: &Description, acpi: &AcpiDescription) -> Result<Done, Acpi
         resources.registers(host.ecam)?;
     }
     let power = &acpi.power;
-    for ports in [power.event, power.control, Ports::one(power.reset)] {
+    for ports in [power.event, power.control, power.timer, Ports::one(power.reset)] {
         resources.ports(ports);
     }
     let (id, uid) = (named("_HID", &EISAName::new(BOARD)), named("_UID", &ZERO));

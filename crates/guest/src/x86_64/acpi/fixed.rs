@@ -50,6 +50,9 @@ pub(super) fn fadt(description: &Description, acpi: &AcpiDescription, facs: u64,
     fadt.pm1a_cnt_blk = u32::from(power.control.first()).into();
     fadt.pm1_cnt_len = power.control.count() as u8;
     fadt.x_pm1a_cnt_blk = ports(power.control, AccessSize::WordAccess);
+    fadt.pm_tmr_blk = u32::from(power.timer.first()).into();
+    fadt.pm_tmr_len = power.timer.count() as u8;
+    fadt.x_pm_tmr_blk = ports(power.timer, AccessSize::DwordAccess);
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.reset_reg = ports(Ports::one(power.reset), AccessSize::ByteAccess);

@@ -56,9 +56,10 @@ const _: () = assert!(GDT + long_mode::GDT_BYTES <= PAGE_TABLES, "the GDT lies b
 const UARTS: [(u16, Irq); 4] = [(0x3f8, Irq(4)), (0x2f8, Irq(3)), (0x3e8, Irq(4)), (0x2e8, Irq(3))];
 const UART_PORTS: u32 = 8;
 
-/// ACPI's fixed registers: PM1a_STS and PM1a_EN, then PM1a_CNT; S5 has a type that is no other state's.
+/// ACPI's fixed registers: PM1a_STS and PM1a_EN, then PM1a_CNT, then PM_TMR; S5 has a type that is no other state's.
 const EVENT: Option<Ports> = Ports::of(0x600, 4);
 const CONTROL: Option<Ports> = Ports::of(0x604, 2);
+const TIMER: Option<Ports> = Ports::of(0x608, 4);
 const S5: u8 = 5;
 
 /// The line of ACPI's events, as on a PC, where nothing has it.
@@ -96,6 +97,7 @@ pub(crate) fn plan(
         power: PowerPlan {
             event: EVENT.unwrap_or(none),
             control: CONTROL.unwrap_or(none),
+            timer: TIMER.unwrap_or(none),
             sci: sci.unwrap_or(SCI),
             s5: S5,
             reset: RESET.0,

@@ -116,6 +116,8 @@ pub struct PowerPlan {
     pub event: Ports,
     /// PM1a_CNT, 16 bits.
     pub control: Ports,
+    /// PM_TMR, 32 bits: what a guest measures the rate of its local APIC's timer by.
+    pub timer: Ports,
     /// The line of their events, which signals by its level.
     pub sci: Irq,
     /// What PM1a_CNT's SLP_TYP is for S5, the power switched off.
@@ -148,11 +150,12 @@ impl X86_64Plan {
     }
 
     pub(crate) fn ports(&self) -> Vec<EmulatedPorts> {
-        let PowerPlan { event, control, reset, .. } = self.power;
+        let PowerPlan { event, control, timer, reset, .. } = self.power;
         let emulated = |ports, what| EmulatedPorts { ports, what };
         let mut ports = alloc::vec![
             emulated(event, "ACPI's event registers"),
             emulated(control, "ACPI's control register"),
+            emulated(timer, "ACPI's timer"),
             emulated(Ports::one(reset), "the reset register"),
         ];
         let (first, count) = CONFIG_PORTS;
@@ -162,7 +165,7 @@ impl X86_64Plan {
 }
 
 pub(crate) fn describe(plan: &X86_64Plan, description: &mut Description) {
-    let PowerPlan { event, control, sci, s5, reset, reset_value } = plan.power;
+    let PowerPlan { event, control, timer, sci, s5, reset, reset_value } = plan.power;
     description.acpi = Some(AcpiDescription {
         local_apic: plan.local_apic.start(),
         io_apic: IoApicDescription {
@@ -170,7 +173,7 @@ pub(crate) fn describe(plan: &X86_64Plan, description: &mut Description) {
             registers: plan.io_apic.registers.start(),
             first: Irq(0),
         },
-        power: PowerDescription { event, control, sci, s5, reset, reset_value },
+        power: PowerDescription { event, control, timer, sci, s5, reset, reset_value },
     });
 }
 

@@ -33,12 +33,22 @@ fn a_kernel_for_another_processor_is_refused_by_what_it_is() {
 }
 
 #[test]
-fn passthrough_of_interrupts_isn_t_served_yet() {
+fn passthrough_of_interrupts_needs_local_apics_that_can_be_given() {
     let mut system = demo();
+    let mut board = board();
+    board.limits.direct_interrupts = axvm_platform::limits::Serves::No;
     system.vms[0].interrupts = InterruptChoice::Passthrough;
-    assert_eq!(refusals(&system, &board()), [(Rule::InterruptMode, of_vm("interrupts"))]);
+    assert_eq!(refusals(&system, &board), [(Rule::InterruptMode, of_vm("interrupts"))]);
+    system.vms[0].interrupts = InterruptChoice::Auto;
+    let plan = planned(&system, &board);
+    assert_eq!(plan.vms[0].mode, crate::config::VMInterruptMode::Emulated);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("interrupts are emulated: the processors")),
+        "{:?}",
+        plan.notes
+    );
     system.vms[0].interrupts = InterruptChoice::Emulated;
-    let plan = planned(&system, &board());
+    let plan = planned(&system, &board);
     assert!(plan.notes.iter().all(|note| !note.contains("passthrough")), "{:?}", plan.notes);
 }
 
@@ -156,7 +166,9 @@ fn ports_that_are_emulated_are_not_given() {
     // A board that has something there which nothing keeps.
     let mut platform = board();
     platform.firmware = Some(Firmware::Acpi(AcpiFirmware::default()));
-    for (first, whose) in [(0x600, "ACPI's event registers"), (0x605, "ACPI's control register")] {
+    for (first, whose) in
+        [(0x600, "ACPI's event registers"), (0x605, "ACPI's control register"), (0x60b, "ACPI's timer")]
+    {
         let system = given(vec![range("odd", first, 1, None)]);
         assert_eq!(refusals(&system, &platform), [(Rule::RegisterOverlap, of_device(0, ""))]);
         assert!(lines(&system, &platform)[0].contains(whose));

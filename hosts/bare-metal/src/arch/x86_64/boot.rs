@@ -19,6 +19,7 @@ extern "C" fn early_main(start_info: u64, start: u64) -> ! {
     // SAFETY: the first CPU, once, before anything looks for its own.
     unsafe { PerCpu::install_first() };
     vectors::install();
+    vectors::install_dropping();
     LocalApic::use_x2apic();
     cpu::calibrate();
     crate::described::with_start_info(Hpa(start_info), start)

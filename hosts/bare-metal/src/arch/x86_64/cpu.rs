@@ -138,16 +138,28 @@ pub fn wait_for_interrupt() {
     }
 }
 
+/// Sleeps until the CPU is called. Interrupts that come meanwhile wait: they are a guest's.
+pub fn wait_for_call() {
+    // SAFETY: it sleeps, and comes back with interrupts masked as they are.
+    unsafe { sleep_without_interrupts() };
+}
+
 /// Where the CPU goes on that took an NMI at `rip`: one that has looked whether it was called and is about to sleep doesn't.
 pub fn awake(rip: u64) -> u64 {
-    let (first, end) = (&raw const sleep_first as u64, &raw const sleep_end as u64);
-    if (first..end).contains(&rip) { end } else { rip }
+    let all = [
+        (&raw const sleep_first as u64, &raw const sleep_end as u64),
+        (&raw const call_first as u64, &raw const call_end as u64),
+    ];
+    all.into_iter().find(|(first, end)| (*first..*end).contains(&rip)).map_or(rip, |(_, end)| end)
 }
 
 unsafe extern "C" {
     fn sleep_with_interrupts();
+    fn sleep_without_interrupts();
     static sleep_first: u8;
     static sleep_end: u8;
+    static call_first: u8;
+    static call_end: u8;
 }
 
 global_asm!(
@@ -164,6 +176,14 @@ sleep_first:
     hlt
 sleep_end:
     cli
+    ret
+    .global sleep_without_interrupts, call_first, call_end
+sleep_without_interrupts:
+call_first:
+    cmp     qword ptr gs:[{called}], 0
+    jne     call_end
+    hlt
+call_end:
     ret
     .text
     "#,

@@ -4,9 +4,14 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_addr::{Hpa, PAGE_SIZE, Span};
+use axvm_vapic::direct::Register;
 use x86_64::registers::model_specific::Msr;
 
 use super::cpu::{tick_hz, ticks, wait_us};
+use super::guarded::write_msr;
+use super::percpu::PerCpu;
+use super::vectors;
+use crate::protection::{Protection, is_off};
 
 /// The timer's vector. Devices' are below. CPUs call each other by NMIs, which have none.
 pub const TIMER: u8 = 0xf0;
@@ -26,6 +31,8 @@ mod offset {
     pub const LDR: u32 = 0xd0;
     pub const DFR: u32 = 0xe0;
     pub const SVR: u32 = 0xf0;
+    pub const ISR: u32 = 0x100;
+    pub const IRR: u32 = 0x200;
     pub const ESR: u32 = 0x280;
     pub const ICR_LOW: u32 = 0x300;
     pub const ICR_HIGH: u32 = 0x310;
@@ -48,11 +55,20 @@ const TSC_DEADLINE: u32 = 2 << 17;
 const DEADLINE_MSR: u32 = 0x6e0;
 
 /// ICR: the message, in bits 10:8, level asserted (bit 14), and still on its way (bit 12).
+const FIXED: u32 = 0;
 const NMI: u32 = 4 << 8;
 const INIT: u32 = 5 << 8;
 const STARTUP: u32 = 6 << 8;
 const ASSERT: u32 = 1 << 14;
 const ON_ITS_WAY: u32 = 1 << 12;
+
+/// SVR: the APIC is on.
+const ENABLED: u32 = 1 << 8;
+
+/// Interrupts go on coming to a CPU that nobody has any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupts of whoever had this CPU go on coming")]
+pub struct NotClean;
 
 /// Ticks of the timer in 2^20 of the TSC, where it has no mode by the TSC; 0: not measured.
 static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
@@ -112,6 +128,12 @@ impl LocalApic {
         self.page.is_none()
     }
 
+    /// Whether a guest can have it: its registers are MSRs, each of which is given or not, and its timer doesn't stop where the CPU sleeps
+    /// (CPUID 6, EAX bit 2: ARAT), so that the guest needs no other.
+    pub fn can_be_given(self) -> bool {
+        self.is_x2apic() && __cpuid(0).eax >= 6 && __cpuid(6).eax & 1 << 2 != 0
+    }
+
     fn read(self, register: u32) -> u32 {
         match self.page {
             // SAFETY: the hypervisor maps this page as registers, and drives them alone.
@@ -136,6 +158,14 @@ impl LocalApic {
             // SAFETY: the page stays where it is.
             unsafe { Msr::new(BASE_MSR).write(base() | BASE_ENABLED) };
         }
+        self.quieten();
+        // Nothing that came before is in service.
+        self.end_all();
+        self.set_up_timer();
+    }
+
+    /// It is on, takes whatever comes, and sends nothing by itself.
+    fn quieten(self) {
         self.write(offset::SVR, 0x100 | u32::from(SPURIOUS));
         self.write(offset::TPR, 0);
         if self.page.is_some() {
@@ -154,22 +184,153 @@ impl LocalApic {
         if entries >= 5 {
             self.write(offset::LVT_THERMAL, MASKED | u32::from(SPURIOUS));
         }
+        self.stop_timer();
+        // In the other mode, too.
+        self.write(offset::TIMER_INITIAL, 0);
         self.write(offset::ESR, 0);
-        // Nothing that came before is in service.
+    }
+
+    /// Ends all that is in service: each is so once at the most.
+    fn end_all(self) {
         for _ in 0..256 {
-            let in_service = (0..8).any(|word| self.read(0x100 + word * 0x10) != 0);
-            if !in_service {
+            if self.highest(offset::ISR).is_none() {
                 break;
             }
             self.end_interrupt();
         }
-        self.set_up_timer();
+    }
+
+    /// The highest vector of a register of 256 bits.
+    fn highest(self, first: u32) -> Option<u8> {
+        (0..8u8).rev().find_map(|word| {
+            let bits = self.read(first + u32::from(word) * 0x10);
+            Some(word * 32 + 31u32.checked_sub(bits.leading_zeros())? as u8)
+        })
+    }
+
+    /// Whether an interrupt of this vector is in service.
+    pub fn is_in_service(self, vector: u8) -> bool {
+        self.read(offset::ISR + u32::from(vector / 32) * 0x10) >> (vector % 32) & 1 != 0
+    }
+
+    /// Has nothing left of whoever had the CPU's interrupts: nothing is in service, nothing waits, and nothing comes any more. Who sends has
+    /// been stopped before. What is on its way to this CPU by then arrives meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Something goes on coming.
+    pub fn clean(self) -> Result<(), NotClean> {
+        /// An interrupt is on its way for less than a microsecond.
+        const QUIET_US: u64 = 20;
+        const MOST_US: u64 = 10_000;
+        if is_off(Protection::Clean) {
+            return Ok(());
+        }
+        self.quieten();
+        let start = ticks();
+        let passed =
+            |since: u64, us: u64| ticks().saturating_sub(since) > us * (tick_hz() / 1_000_000).max(1);
+        let mut quiet_since = start;
+        while !passed(quiet_since, QUIET_US) {
+            if self.highest(offset::IRR).is_some() || self.highest(offset::ISR).is_some() {
+                vectors::drop_pending();
+                self.end_all();
+                quiet_since = ticks();
+            }
+            if passed(start, MOST_US) {
+                return Err(NotClean);
+            }
+        }
+        // What was dropped was nobody's.
+        PerCpu::own().take().for_each(drop);
+        Ok(())
+    }
+
+    /// Hands the CPU's interrupts to a guest, as they are after a reset: the APIC is off, but for calls.
+    ///
+    /// # Errors
+    ///
+    /// [`NotClean`]
+    pub fn hand_over(self) -> Result<(), NotClean> {
+        self.clean()?;
+        if is_off(Protection::Clean) {
+            return Ok(());
+        }
+        for entry in [offset::LVT_TIMER, offset::LVT_ERROR] {
+            self.write(entry, MASKED);
+        }
+        self.write(offset::TIMER_DIVIDE, 0);
+        self.write(offset::SVR, u32::from(SPURIOUS));
+        Ok(())
+    }
+
+    /// Takes them back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotClean`]
+    pub fn take_back(self) -> Result<(), NotClean> {
+        self.clean()?;
+        if is_off(Protection::Clean) {
+            return Ok(());
+        }
+        self.set_up();
+        Ok(())
+    }
+
+    /// A guest has written a register, of which this is harmless.
+    pub fn set_for_guest(self, register: Register, value: u32) {
+        match register {
+            Register::Spurious => {
+                self.write(offset::SVR, value);
+                if value & ENABLED == 0 {
+                    // As the manual has it of all entries of one that is off, whether it does so by itself or not.
+                    self.write(offset::LVT_TIMER, self.read(offset::LVT_TIMER) | MASKED);
+                }
+            }
+            Register::Timer => self.write(offset::LVT_TIMER, value),
+            Register::Error => self.write(offset::LVT_ERROR, value),
+        }
+    }
+
+    /// Ends the interrupt that is in service, and says which that was.
+    pub fn end_in_service(self) -> Option<u8> {
+        let vector = self.highest(offset::ISR)?;
+        self.end_interrupt();
+        Some(vector)
+    }
+
+    /// What it has noted as errors since this was asked last.
+    pub fn take_errors(self) -> u32 {
+        self.write(offset::ESR, 0);
+        self.read(offset::ESR)
+    }
+
+    /// Whether it refuses what the manual reserves in the timer's entry (AMD APM 2, 16.4.1), of which a guest must not set anything. One in
+    /// QEMU takes it, and makes NMIs and SMIs of it.
+    pub fn keeps_timer_harmless(self) -> bool {
+        /// The kind of delivery that entries of pins have: an SMI.
+        const SMI: u64 = 2 << 8;
+        if !self.is_x2apic() {
+            return false;
+        }
+        let register = 0x800 + (offset::LVT_TIMER >> 4);
+        let before = self.read(offset::LVT_TIMER);
+        // SAFETY: it is masked, and as before afterwards.
+        let taken = unsafe { write_msr(register, u64::from(MASKED) | SMI) }.is_ok();
+        self.write(offset::LVT_TIMER, before);
+        !taken
     }
 
     /// The highest interrupt in service has been dealt with.
     #[inline(always)]
     pub fn end_interrupt(self) {
         self.write(offset::EOI, 0);
+    }
+
+    /// Sends an interrupt of this vector to a CPU, by the id of its local APIC: to one that a guest has.
+    pub fn send(self, hardware_id: u64, vector: u8) {
+        self.command(hardware_id, FIXED | ASSERT | u32::from(vector));
     }
 
     /// Sends an NMI to a CPU, by the id of its local APIC.

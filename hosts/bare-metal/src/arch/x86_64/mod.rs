@@ -27,6 +27,7 @@ mod pic;
 mod pit;
 mod ports;
 mod power;
+mod power_timer;
 mod protection;
 mod registers;
 mod resident;

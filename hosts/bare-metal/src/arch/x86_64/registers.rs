@@ -25,13 +25,20 @@ use crate::vm::Vm;
 
 /// IA32_TSC_AUX.
 const TSC_AUX: u32 = 0xc000_0103;
+/// The interrupt command register, of x2APIC mode.
+pub const COMMAND: u32 = 0x830;
 /// PRED_CMD, and its barrier (IBPB).
 const PRED_CMD: u32 = 0x49;
 const BARRIER: u64 = 1;
 
-/// What guests are given beside what the processor has.
+/// What all guests are given beside what the processor has.
 const OFFERS: Offers =
-    Offers::X2APIC.union(Offers::TSC_DEADLINE).union(Offers::CLOCK).union(Offers::INVARIANT_TSC);
+    Offers::X2APIC.union(Offers::STEADY_TIMER).union(Offers::CLOCK).union(Offers::INVARIANT_TSC);
+
+/// What a VM's are given. A deadline in hardware would be one of the hypervisor's clock, not of the guest's.
+fn offers(vm: &Vm) -> Offers {
+    if vm.irqchip().takes_interrupts() { OFFERS } else { OFFERS.union(Offers::TSC_DEADLINE) }
+}
 
 /// What the processor has while a guest runs that isn't in its VMCB: kept here for the hypervisor meanwhile.
 pub struct Switched {
@@ -72,7 +79,7 @@ fn view(vm: &Vm, features: &axvm_x86_cpu::features::Features) -> View {
         vcpus: vm.plan().cpus.len() as u16,
         physical_bits: physical_address_bits(),
         xcr0: features.xcr0,
-        offers: OFFERS,
+        offers: offers(vm),
     }
 }
 
@@ -122,7 +129,7 @@ pub fn msr(running: &mut Running<'_>, direction: Direction, length: u64) -> Exit
     match direction {
         Direction::Read => {
             let context = &running.context;
-            match msr::read(number, &context.vmcb.save, &context.msrs, OFFERS) {
+            match msr::read(number, &context.vmcb.save, &context.msrs, offers(running.vm)) {
                 Read::Value(value) => done(running, length, Some(value)),
                 Read::Hypervisor(of) => match of {
                     Of::Tsc => {
@@ -150,7 +157,7 @@ pub fn msr(running: &mut Running<'_>, direction: Direction, length: u64) -> Exit
                 value,
                 &mut context.vmcb.save,
                 &mut context.msrs,
-                OFFERS,
+                offers(running.vm),
                 &running.allowed,
             ) {
                 Written::Done(flush) => {
@@ -170,6 +177,7 @@ pub fn msr(running: &mut Running<'_>, direction: Direction, length: u64) -> Exit
                         set_tsc_aux(value);
                         done(running, length, None)
                     }
+                    Of::X2Apic if number == COMMAND => command(running, value, length),
                     Of::ApicBase | Of::X2Apic | Of::Deadline => {
                         asked(running, number, Some(value), direction, length)
                     }
@@ -201,6 +209,21 @@ fn done(running: &mut Running<'_>, length: u64, value: Option<u64>) -> Exit {
     skip(running, length);
     running.count(ExitReason::Sysreg);
     RESUME
+}
+
+/// It sends its vCPUs an interrupt. What else there is to it comes with the next entry.
+fn command(running: &mut Running<'_>, value: u64, length: u64) -> Exit {
+    running.count(ExitReason::Ipi);
+    match running.irqchip.apics().write_msr(running.vcpu, COMMAND, value) {
+        Ok(_) => {
+            skip(running, length);
+            RESUME
+        }
+        Err(_) => {
+            running.vm.refusals.sysreg.count();
+            give(running, Exception::GP)
+        }
+    }
 }
 
 fn refused(running: &mut Running<'_>, exception: Exception) -> Exit {

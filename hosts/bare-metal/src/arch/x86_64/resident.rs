@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use axvm::vm::Start;
 use axvm_addr::VcpuId;
+use axvm_vapic::direct::{self, Opening};
 use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
 use axvm_x86_cpu::start;
 
@@ -14,6 +15,7 @@ use super::registers::{self, Switched};
 use super::run::{BY_STARTUP, Running};
 use super::vcpu::Context;
 use super::vector_state;
+use crate::protection::{Protection, is_off};
 use crate::vm::Vm;
 
 /// Has a vCPU reside on the calling CPU, which is its own, while `run` runs it. Afterwards nothing of it is in the CPU.
@@ -31,6 +33,9 @@ pub fn reside<'a>(
     }
     let mut msr = Box::new(MsrPermissions::closed());
     axvm_x86_cpu::msr::open(&mut msr);
+    if vm.irqchip().takes_interrupts() {
+        open_own_apic(&mut msr);
+    }
     // What is switched here and not by VMRUN.
     let switched = Switched::save();
     let context = Context::reset(vm, &begins(vm, start), walk, io, msr);
@@ -39,10 +44,33 @@ pub fn reside<'a>(
     run(&mut running);
     let features = running.context.features;
     drop(running);
-    LocalApic::own().stop_timer();
+    if !vm.irqchip().takes_interrupts() {
+        LocalApic::own().stop_timer();
+    }
     vector_state::reset(features.xcr0);
     switched.restore();
     seat
+}
+
+/// What the guest reaches of the CPU's local APIC without an exit.
+fn open_own_apic(msr: &mut MsrPermissions) {
+    let keeps_timer_harmless = LocalApic::own().keeps_timer_harmless();
+    for row in direct::OPEN {
+        for register in row.first..=row.last {
+            // The map covers them all; what it didn't would exit.
+            if row.opening != Opening::Write {
+                let _ = msr.open_read(register);
+            }
+            if row.opening != Opening::Read && (register != direct::LVT_TIMER || keeps_timer_harmless) {
+                let _ = msr.open_write(register);
+            }
+        }
+    }
+    if is_off(Protection::Apic) {
+        for register in [registers::COMMAND, direct::LVT_TIMER] {
+            let _ = msr.open_write(register);
+        }
+    }
 }
 
 /// How it begins.

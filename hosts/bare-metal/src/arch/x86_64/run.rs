@@ -83,8 +83,32 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Sleeps until there is something for it, which is taken in.
+    fn wait(&self) {
+        if self.irqchip.takes_interrupts() {
+            // What interrupts the CPU is the guest's.
+            cpu::wait_for_call();
+            PerCpu::own().take_call();
+        } else {
+            cpu::wait_for_interrupt();
+            take_interrupts(Some((self.vm, self.vcpu)));
+        }
+    }
+
+    /// The CPU has been called, or interrupted.
+    fn look_around(&self) {
+        if self.irqchip.takes_interrupts() {
+            PerCpu::own().take_call();
+        } else {
+            take_interrupts(Some((self.vm, self.vcpu)));
+        }
+    }
+
     /// Has the CPU's timer interrupt when the guest's is to.
     fn set_timer(&mut self, deadline: Option<u64>) {
+        if self.irqchip.takes_interrupts() {
+            return;
+        }
         if PerCpu::own().take_timer_over() {
             // It may have come a little early.
             self.timer = None;
@@ -104,10 +128,12 @@ impl<'a> Running<'a> {
         let waiting = self.irqchip.apics().poll(self.vcpu);
         if waiting.reset {
             self.context.begin(&start::Start::Reset);
+            self.irqchip.reset_own();
         }
         if let Activity::Startup { page } = waiting.activity {
             self.context.begin(&start::Start::Sipi { vector: page });
         }
+        self.context.see_ends(waiting.ends);
         waiting
     }
 
@@ -117,6 +143,18 @@ impl<'a> Running<'a> {
         let waits_aside = self.context.inject_aside();
         if waiting.nmi && self.context.takes_nmis() && apics.take_nmi(self.vcpu) {
             self.context.inject_nmi();
+        }
+        if self.irqchip.takes_interrupts() {
+            // What was pushed aside waits for the next moment at which the guest takes interrupts, as an injected one would.
+            let control = &mut self.context.vmcb.control;
+            control.virtual_interrupt = if waits_aside {
+                control.intercepts.general |= AWAIT_WINDOW;
+                control.virtual_interrupt.open_window()
+            } else {
+                control.intercepts.general &= !AWAIT_WINDOW;
+                control.virtual_interrupt.withdraw()
+            };
+            return;
         }
         let mut wants_window = waits_aside;
         if waiting.vector.is_some() {
@@ -156,16 +194,18 @@ impl Vcpu for Running<'_> {
         self.inject(&waiting);
         self.set_timer(waiting.deadline);
         if self.context.enter() == Entered::Called {
-            take_interrupts(Some((self.vm, self.vcpu)));
+            self.look_around();
             return Exit::Interrupted;
         }
-        let tpr = self.context.vmcb.control.virtual_interrupt.tpr();
-        self.irqchip.apics().set_cr8(self.vcpu, tpr);
+        if !self.irqchip.takes_interrupts() {
+            let tpr = self.context.vmcb.control.virtual_interrupt.tpr();
+            self.irqchip.apics().set_cr8(self.vcpu, tpr);
+        }
         let left = Left::decode(&self.context.vmcb.control, &self.context.features);
         match left {
             Left::Interrupt | Left::Nmi | Left::Smi | Left::Init | Left::Window => {
                 self.count(ExitReason::Interrupt);
-                take_interrupts(Some((self.vm, self.vcpu)));
+                self.look_around();
                 Exit::Interrupted
             }
             left => {
@@ -184,27 +224,18 @@ impl Vcpu for Running<'_> {
 
     fn sleep(&mut self, _: Option<u64>) -> Slept {
         self.start_others();
-        let waiting = self.irqchip.apics().poll(self.vcpu);
         let accepts = self.context.takes_interrupts();
-        if waiting.reset {
-            self.context.begin(&start::Start::Reset);
-        }
-        if let Activity::Startup { page } = waiting.activity {
-            self.context.begin(&start::Start::Sipi { vector: page });
-            return Slept::Awake;
-        }
-        if waiting.wakes(accepts) {
+        let waiting = self.poll();
+        if matches!(waiting.activity, Activity::Startup { .. }) || waiting.wakes(accepts) {
             return Slept::Awake;
         }
         self.set_timer(waiting.deadline);
-        cpu::wait_for_interrupt();
-        take_interrupts(Some((self.vm, self.vcpu)));
+        self.wait();
         Slept::Asleep
     }
 
     fn hold(&mut self) -> Slept {
-        cpu::wait_for_interrupt();
-        take_interrupts(Some((self.vm, self.vcpu)));
+        self.wait();
         Slept::Asleep
     }
 

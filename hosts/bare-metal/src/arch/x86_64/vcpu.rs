@@ -5,6 +5,7 @@ use core::arch::x86_64::__cpuid_count;
 
 use alloc::boxed::Box;
 use axvm::devices::Hint;
+use axvm_vapic::{Ends, direct};
 use axvm_x86_cpu::control::{self, AWAIT_IRET, Interrupts, Own};
 use axvm_x86_cpu::cr::Shown;
 use axvm_x86_cpu::dr::Breakpoints;
@@ -61,7 +62,9 @@ pub struct Context {
     pub hint: Hint,
     /// Kept as long as the VMCB refers to it.
     _io_permissions: Box<IoPermissions>,
-    _msr_permissions: Box<MsrPermissions>,
+    msr_permissions: Box<MsrPermissions>,
+    /// Whether it is left where it ends an interrupt of its own local APIC.
+    ends: Ends,
 }
 
 /// Whether non-maskable interrupts are kept out (AMD APM 2, 8.2.3): from one until the IRET of its handler.
@@ -99,7 +102,9 @@ impl Context {
             tsc_offset: vm.irqchip().zero().wrapping_neg(),
         };
         let mut vmcb = Box::new(Vmcb::zero());
-        vmcb.control = control::area(Interrupts::Emulated, &features, &own);
+        let interrupts =
+            if vm.irqchip().takes_interrupts() { Interrupts::Direct } else { Interrupts::Emulated };
+        vmcb.control = control::area(interrupts, &features, &own);
         let mut context = Self {
             vmcb,
             registers: [0; 16],
@@ -116,7 +121,8 @@ impl Context {
             aside: None,
             hint: Hint::default(),
             _io_permissions: io,
-            _msr_permissions: msr,
+            msr_permissions: msr,
+            ends: Ends::Unseen,
         };
         context.begin(start);
         context
@@ -242,6 +248,19 @@ impl Context {
             self.aside = None;
         }
         self.aside.is_some()
+    }
+
+    /// Has it left where it ends an interrupt of its own local APIC, or not.
+    pub fn see_ends(&mut self, ends: Ends) {
+        if self.ends == ends {
+            return;
+        }
+        self.ends = ends;
+        // The map covers it: a test says so of all that is opened.
+        let _ = match ends {
+            Ends::Seen => self.msr_permissions.close_write(direct::EOI),
+            Ends::Unseen => self.msr_permissions.open_write(direct::EOI),
+        };
     }
 
     /// What is kept of its translations is wrong: the next entry forgets them.

@@ -63,11 +63,45 @@ pub fn install() {
     unsafe { lidt(&pointer) };
 }
 
+/// As long as what a guest has left is dropped: vectors of exceptions are interrupts then, of which guests may send themselves some.
+static mut DROPPING: [Gate; 256] = [Gate([0; 2]); 256];
+
+/// Fills in a second table, for [`drop_pending`].
+pub fn install_dropping() {
+    let (from, to) = ((&raw const GATES).cast::<Gate>(), (&raw mut DROPPING).cast::<Gate>());
+    for vector in 0..256usize {
+        // SAFETY: inside both tables. Each CPU writes what is there already.
+        unsafe {
+            let gate = match vector {
+                16..32 => Gate::new(&raw const dropping_stubs as u64 + (vector as u64 - 16) * STUB_BYTES, 0),
+                _ => from.add(vector).read_volatile(),
+            };
+            to.add(vector).write_volatile(gate);
+        }
+    }
+}
+
+/// Takes every interrupt that is pending for this CPU, whatever its vector, and drops it.
+pub fn drop_pending() {
+    let load = |table: *const Gate| {
+        let pointer = DescriptorTablePointer { limit: 256 * 16 - 1, base: VirtAddr::from_ptr(table) };
+        // SAFETY: both tables stay, and their gates lead to stubs.
+        unsafe { lidt(&pointer) };
+    };
+    load((&raw const DROPPING).cast());
+    cpu::open_window();
+    load((&raw const GATES).cast());
+}
+
+/// What a stub of [`DROPPING`]'s adds to its vector.
+const DROPPED: u64 = 0x100;
+
 /// Bytes between stubs.
 const STUB_BYTES: u64 = 16;
 
 unsafe extern "C" {
     static stubs: u8;
+    static dropping_stubs: u8;
 }
 
 /// What the stubs leave on the stack. Layout known to the assembly below.
@@ -102,6 +136,16 @@ extern "C" fn taken(frame: &mut Frame) {
             Some(rip) => frame.rip = rip,
             None => fault::end(frame),
         },
+        vector if vector >= DROPPED => {
+            // An interrupt is in service; a machine check isn't.
+            let apic = LocalApic::own();
+            if apic.is_in_service(vector as u8) {
+                apic.end_interrupt();
+            } else {
+                frame.vector -= DROPPED;
+                fault::end(frame)
+            }
+        }
         vector => {
             // A spurious one is in no service (AMD APM 2, 16.4.7).
             if vector != u64::from(SPURIOUS) {
@@ -126,6 +170,19 @@ stubs:
     push    0
     .endif
     .byte   0x68                        // push, 32 bits
+    .long   vector
+    jmp     taken_any
+    .set    vector, vector + 1
+    .endr
+
+    .global dropping_stubs
+    .balign 16
+dropping_stubs:
+    .set    vector, {dropped} + 16
+    .rept   16
+    .balign 16
+    push    0
+    .byte   0x68
     .long   vector
     jmp     taken_any
     .set    vector, vector + 1
@@ -170,4 +227,5 @@ taken_any:
     .text
     "#,
     taken = sym taken,
+    dropped = const DROPPED,
 );

@@ -1,12 +1,13 @@
 //! Physical interrupts that the hypervisor takes: what each is to the VM whose CPU it came to.
 
 use axvm::irqchip::Irqchip as _;
-use axvm_addr::{Trigger, VcpuId};
+use axvm_addr::{Irq, Trigger, VcpuId};
 
 use super::vectors::{self, Target};
 use crate::arch::x86_64::cpu::open_window;
 use crate::arch::x86_64::percpu::PerCpu;
 use crate::cpus;
+use crate::host::Host;
 use crate::vm::Vm;
 
 /// Takes every interrupt that is pending for this CPU. `running`: the vCPU whose CPU it is.
@@ -31,25 +32,27 @@ fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
         // Whoever waits for it looks around after every interrupt; then the line may come again.
         Target::Own => crate::host::get().irqchip.end_own_lines(),
         Target::Line { vm: whose, irq } => {
-            let irqchip = &crate::host::get().irqchip;
-            let Some((vm, vcpu)) = running.filter(|(vm, _)| vm.id() == whose) else {
-                irqchip.mask_line(irq, true);
-                irqchip.end_line(irq);
-                return;
-            };
-            let line = vm.plan().lines.iter().find(|line| line.irq == irq);
-            let Some(line) = line else { return };
-            let device = line.device;
-            if line.trigger == Trigger::Level {
-                // It stays active until the guest has served the device: kept back until it ends the interrupt.
-                irqchip.mask_line(irq, true);
-                irqchip.end_line(irq);
-                let _ = vm.irqchip().set_level(irq, true);
-            } else {
-                irqchip.end_line(irq);
-                let _ = vm.irqchip().inject_irq_to_vcpu(vcpu, irq);
+            let host = crate::host::get();
+            match running.filter(|(vm, _)| vm.id() == whose) {
+                Some((vm, vcpu)) => {
+                    if let Some(device) = deliver_line(host, vm, vcpu, irq) {
+                        count(vm, vcpu, device);
+                    }
+                }
+                // Those of a VM whose CPUs are its own come to the hypervisor's.
+                None => match host.vm(whose).filter(|vm| vm.irqchip().takes_interrupts()) {
+                    Some(vm) => {
+                        let device = deliver_line(host, &vm, VcpuId(0), irq);
+                        if let Some(counters) = device.and_then(|device| vm.device(device)) {
+                            counters.interrupts.count();
+                        }
+                    }
+                    None => {
+                        host.irqchip.mask_line(irq, true);
+                        host.irqchip.end_line(irq);
+                    }
+                },
             }
-            count(vm, vcpu, device);
         }
         Target::Message { vm: whose, device, message } => {
             let Some((vm, vcpu)) = running.filter(|(vm, _)| vm.id() == whose) else { return };
@@ -58,6 +61,21 @@ fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
             }
         }
     }
+}
+
+/// A line of a VM's is active: it becomes one of its virtual I/O APIC. The device, if the line has one.
+fn deliver_line(host: &Host, vm: &Vm, vcpu: VcpuId, irq: Irq) -> Option<u16> {
+    let line = vm.plan().lines.iter().find(|line| line.irq == irq)?;
+    if line.trigger == Trigger::Level {
+        // It stays active until the guest has served the device: kept back until it ends the interrupt.
+        host.irqchip.mask_line(irq, true);
+        host.irqchip.end_line(irq);
+        let _ = vm.irqchip().set_level(irq, true);
+    } else {
+        host.irqchip.end_line(irq);
+        let _ = vm.irqchip().inject_irq_to_vcpu(vcpu, irq);
+    }
+    Some(line.device)
 }
 
 fn count(vm: &Vm, vcpu: VcpuId, device: u16) {

@@ -6,18 +6,22 @@ use alloc::vec::Vec;
 use axvm::devices::AxVmDevicesBuilder;
 use axvm::msi::MsiMessage;
 use axvm::vcpu::IpiRequest;
-use axvm_addr::{CpuId, Hpa, Irq, MsiSource, VcpuId};
+use axvm_addr::{CpuId, Hpa, Irq, MsiSource, Ports, VcpuId};
+use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{LineRoute, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_pvclock::{ClockMsrs, PvClock};
-use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, IoPage, LocalPage, Pin};
+use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, IoPage, LocalPage, Pin, Taker, direct};
 
 use super::machine::IrqchipError;
 use crate::arch::x86_64::cpu::{tick_hz, ticks};
+use crate::arch::x86_64::local_apic::{LocalApic, NotClean};
 use crate::arch::x86_64::power::Power;
+use crate::arch::x86_64::power_timer::PowerTimer;
 use crate::cpus;
 use crate::hal::HalError;
 use crate::host::Host;
+use crate::log;
 use crate::memory::GuestRam;
 
 /// Why a VM has no interrupt controller.
@@ -34,9 +38,13 @@ pub enum GuestIrqchipError {
     Line(#[from] IrqchipError),
 }
 
-/// Why a vCPU can't have its CPU's interrupts: there is no reason here.
+/// Why a vCPU can't have its CPU's interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotSeated {}
+pub enum NotSeated {
+    /// There are others' still.
+    #[error(transparent)]
+    NotClean(#[from] NotClean),
+}
 
 /// What the virtual APICs have done in hardware.
 pub struct ApicBackend {
@@ -67,6 +75,24 @@ impl Backend for ApicBackend {
             self.host.irqchip.mask_line(irq, to == Pin::Closed);
         }
     }
+
+    fn send(&self, vcpu: VcpuId, vector: u8) {
+        if let Some(cpu) = self.cpus.get(usize::from(vcpu.0)).and_then(|&id| cpus::get(id)) {
+            LocalApic::own().send(cpu.hardware_id, vector);
+        }
+    }
+
+    fn set_register(&self, register: direct::Register, value: u32) {
+        LocalApic::own().set_for_guest(register, value);
+    }
+
+    fn end(&self) -> Option<u8> {
+        LocalApic::own().end_in_service()
+    }
+
+    fn take_errors(&self) -> u32 {
+        LocalApic::own().take_errors()
+    }
 }
 
 /// The interrupt controller of a VM.
@@ -76,6 +102,8 @@ pub struct GuestIrqchip {
     io: axvm_addr::Span<axvm_addr::Gpa>,
     clock: ClockMsrs,
     power: Power,
+    timer: Ports,
+    taker: Taker,
 }
 
 /// What a CPU has of a vCPU's interrupts: nothing, as all are injected.
@@ -91,15 +119,24 @@ impl GuestIrqchip {
         let cpus: Vec<CpuId> = plan.cpus.iter().map(|vcpu| vcpu.cpu).collect();
         let pins = plan.lines.iter().filter(|line| line.irq.0 < 32);
         let physical = pins.fold(0, |pins, line| pins | 1 << line.irq.0);
+        let taker = match plan.mode {
+            VMInterruptMode::Passthrough => Taker::Guest,
+            VMInterruptMode::Emulated | VMInterruptMode::NoIrq => Taker::Host,
+        };
         let config = ApicsConfig {
             vcpus: cpus.len() as u16,
             base: own.local_apic.start(),
             has_x2apic: true,
             io_id: own.io_apic.id,
             physical,
+            taker,
         };
         for line in &plan.lines {
-            let cpu = cpus.get(usize::from(line.vcpu.0)).copied().unwrap_or_default();
+            let cpu = match taker {
+                Taker::Host => cpus.get(usize::from(line.vcpu.0)).copied().unwrap_or_default(),
+                // What interrupts the guest's own CPUs is the guest's, which would tell nobody of the end.
+                Taker::Guest => host.hypervisor_cpu(),
+            };
             if let Err(error) = host.irqchip.give_line(plan.id, cpu, line) {
                 plan.lines.iter().for_each(|line| host.irqchip.unroute_line(line));
                 return Err(error.into());
@@ -115,13 +152,20 @@ impl GuestIrqchip {
             io: own.io_apic.registers,
             clock,
             power: Power::new(own.power),
+            timer: own.power.timer,
+            taker,
         })
     }
 
     /// Adds its registers to the VM's devices.
     pub fn add_to(&self, devices: AxVmDevicesBuilder<Hpa>, _: &Platform) -> AxVmDevicesBuilder<Hpa> {
+        // In x2APIC mode, in which such a guest's are for good, there is no page.
+        let devices = match self.taker {
+            Taker::Host => devices.mmio(self.local, Arc::new(LocalPage(self.apics.clone()))),
+            Taker::Guest => devices,
+        };
         let devices = devices
-            .mmio(self.local, Arc::new(LocalPage(self.apics.clone())))
+            .ports(self.timer.first(), self.timer.count() as u16, Arc::new(PowerTimer))
             .mmio(self.io, Arc::new(IoPage(self.apics.clone())));
         MSRS.iter().fold(devices, |devices, &(first, last)| {
             let (first, last) = (axvm_axdevice::SysReg(first), axvm_axdevice::SysReg(last));
@@ -159,8 +203,16 @@ impl GuestIrqchip {
 
     /// Whether the VM's CPUs take physical interrupts themselves.
     #[inline(always)]
-    pub const fn takes_interrupts(&self) -> bool {
-        false
+    pub fn takes_interrupts(&self) -> bool {
+        self.taker == Taker::Guest
+    }
+
+    /// On a vCPU's own CPU: it has had an INIT, by which its local APIC is as after a reset.
+    pub(in crate::arch::x86_64) fn reset_own(&self) {
+        if self.takes_interrupts() && LocalApic::own().hand_over().is_err() {
+            // They are the VM's own, from its own devices.
+            log::warn!("interrupts come faster than they are dropped while a vCPU is reset");
+        }
     }
 }
 
@@ -169,12 +221,23 @@ impl axvm::irqchip::Irqchip for GuestIrqchip {
     type Seat = Seat;
 
     fn enter(&self, vcpu: VcpuId) -> Result<Seat, HalError> {
+        if self.takes_interrupts() {
+            // Before anything is sent to it as this VM's.
+            LocalApic::own().hand_over().map_err(NotSeated::from)?;
+        }
         self.apics.enter(vcpu);
         Ok(Seat)
     }
 
     fn leave(&self, vcpu: VcpuId, _: Seat) {
         self.apics.leave(vcpu);
+        // Nothing is sent to it any more but by devices, whose messages end with the VM.
+        if self.takes_interrupts()
+            && let Err(error) = LocalApic::own().take_back()
+        {
+            log::warn!("vCPU {vcpu}: {error}");
+            LocalApic::own().set_up();
+        }
     }
 
     fn set_level(&self, irq: Irq, high: bool) -> Result<(), HalError> {

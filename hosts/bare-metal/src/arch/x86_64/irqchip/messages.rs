@@ -8,7 +8,10 @@ use alloc::vec::Vec;
 use axvm::msi::{MsiMessage, MsiSink};
 use axvm_addr::{CpuId, DmaSource, MsiSource, VmId};
 use axvm_amdvi::{Destination, Interrupt, InterruptKind};
+use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{DevicePlan, VmPlan};
+use axvm_vapic::direct::FIRST_SENT;
+use axvm_vapic::{Identity, Message, Signal};
 use spin::Mutex;
 
 use super::machine::IrqchipError;
@@ -20,7 +23,8 @@ use crate::hal::HalError;
 /// A message that is routed.
 #[derive(Clone, Copy, Debug)]
 struct Routed {
-    at: At,
+    /// `None`: to the guest itself, by the vector that it says.
+    at: Option<At>,
     /// Where it went before: what was sent by then may be on its way there still. Given back at the next change.
     before: Option<At>,
 }
@@ -35,7 +39,7 @@ struct At {
 impl Routed {
     /// Nothing sends it any more.
     fn give_back(self) {
-        for At { cpu, vector } in [Some(self.at), self.before].into_iter().flatten() {
+        for At { cpu, vector } in [self.at, self.before].into_iter().flatten() {
             vectors::give_back(cpu, vector);
         }
     }
@@ -75,7 +79,7 @@ pub fn forget(iommus: &Iommus, source: MsiSource) -> Result<(), IrqchipError> {
 /// For a test image: a message of this sender counts as routed, though nobody sends it.
 #[cfg(feature = "protection-off")]
 pub fn leak(source: MsiSource) {
-    ROUTED.lock().insert((source, 0), Routed { at: At { cpu: CpuId(0), vector: 0 }, before: None });
+    ROUTED.lock().insert((source, 0), Routed { at: None, before: None });
 }
 
 /// Where messages are routed.
@@ -98,6 +102,22 @@ fn receiver(plan: &VmPlan, message: MsiMessage) -> Option<CpuId> {
     let named = (message.address & LOGICAL == 0).then_some(message.address >> 12 & 0xff);
     let vcpu = plan.cpus.iter().find(|vcpu| Some(vcpu.hardware_id) == named).or_else(|| plan.cpus.first())?;
     Some(vcpu.cpu)
+}
+
+/// What a message of a guest's that takes interrupts itself is in hardware: an interrupt by its own vector, of one of its own CPUs. `None`:
+/// it is none that such a guest may have sent. That is what isn't an ordinary interrupt (an NMI, an SMI, an INIT), and what has a vector of
+/// an exception.
+fn direct(plan: &VmPlan, message: MsiMessage) -> Option<Interrupt> {
+    let Message { destination, signal, .. } = Message::from_msi(message.address, message.data)?;
+    let Signal::Vector { vector, .. } = signal else { return None };
+    let is_named = |id: u64| Identity::in_x2apic(id as u32).is_named(id as u32, destination);
+    let vcpu = plan.cpus.iter().find(|vcpu| is_named(vcpu.hardware_id))?;
+    let hardware_id = cpus::get(vcpu.cpu)?.hardware_id as u32;
+    (vector >= FIRST_SENT).then_some(Interrupt {
+        vector,
+        destination: Destination::Physical(hardware_id),
+        kind: InterruptKind::Fixed,
+    })
 }
 
 impl MsiSink for Messages {
@@ -123,12 +143,21 @@ impl MsiSink for Messages {
             }
             return Ok(());
         };
+        if plan.mode == VMInterruptMode::Passthrough {
+            let interrupt = direct(plan, message);
+            self.iommus.route(at_iommu(source), vector, interrupt)?;
+            match interrupt {
+                Some(_) => routed.insert((source, vector), Routed { at: None, before: None }),
+                None => routed.remove(&(source, vector)),
+            };
+            return Ok(());
+        }
         let cpu = receiver(plan, message).ok_or(HalError::Unknown)?;
         let target = Target::Message { vm, device, message };
-        if let Some(before) = before {
+        if let Some(at) = before.and_then(|before| before.at) {
             // Also what is on its way to where it went before becomes this from now on.
-            vectors::change(before.at.cpu, before.at.vector, target);
-            if before.at.cpu == cpu {
+            vectors::change(at.cpu, at.vector, target);
+            if at.cpu == cpu {
                 return Ok(());
             }
         }
@@ -146,7 +175,7 @@ impl MsiSink for Messages {
         if let Some(At { cpu, vector }) = before.and_then(|before| before.before) {
             vectors::give_back(cpu, vector);
         }
-        routed.insert((source, vector), Routed { at, before: before.map(|before| before.at) });
+        routed.insert((source, vector), Routed { at: Some(at), before: before.and_then(|before| before.at) });
         Ok(())
     }
 }

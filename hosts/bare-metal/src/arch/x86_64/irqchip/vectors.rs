@@ -52,7 +52,8 @@ fn of(cpu: CpuId) -> Option<&'static Mutex<Targets>> {
 /// Takes a vector of a CPU for this. `None`: all are taken.
 pub fn take(cpu: CpuId, target: Target) -> Option<u8> {
     let mut targets = of(cpu)?.lock();
-    let free = (FIRST..TIMER).find(|&vector| targets.get(usize::from(vector)).is_some_and(Option::is_none))?;
+    let free =
+        (FIRST..TIMER).find(|&vector| targets.get(usize::from(vector)).is_some_and(Option::is_none))?;
     *targets.get_mut(usize::from(free))? = Some(target);
     Some(free)
 }
