@@ -25,7 +25,7 @@ pub enum Command {
     /// Plan the system without running it: print every problem with its line, or the plan
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
-    /// List a platform's devices, and which of them can be assigned
+    /// List this machine's devices, or a platform's, and which of them can be assigned
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(Inspect),
     /// Write what a boot loader needs: hypervisor image, bundle, and the lines to type
@@ -47,7 +47,12 @@ Examples:
   axvm check system.toml --platform board.snapshot --json";
 
 const INSPECT_EXAMPLES: &str = "\
+Without arguments it is this machine, as its Linux tells of it: which driver has each device, what it is used for, and what AxVM could
+give away if it ran there. Only root sees all of that; a group is known while Linux has the IOMMU on.
+
 Examples:
+  sudo axvm inspect
+  sudo axvm inspect --save machine.snapshot
   axvm inspect --system system.toml
   axvm inspect --system system.toml --save board.snapshot
   axvm inspect --platform board.dtb --json";
@@ -150,12 +155,7 @@ pub struct Check {
 #[group(skip)]
 pub struct Inspect {
     /// Look at the board of this system file, which must be QEMU
-    #[arg(
-        long,
-        value_name = "SYSTEM.toml",
-        conflicts_with = "platform",
-        required_unless_present = "platform"
-    )]
+    #[arg(long, value_name = "SYSTEM.toml", conflicts_with = "platform")]
     pub system: Option<PathBuf>,
     /// Look at this platform: a device tree, what `inspect --save` wrote, or ACPI's tables of an x86 machine: a folder with a copy of
     /// /sys/firmware/acpi/tables, or acpidump's text; beside them, for the memory map, /proc/iomem or Linux's boot log

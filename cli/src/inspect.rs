@@ -1,5 +1,6 @@
-//! `axvm inspect`.
+//! `axvm inspect`: what a platform has, or this machine.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use axvm_addr::DmaSource;
@@ -9,6 +10,7 @@ use axvm_plan::problem::Problem;
 use axvm_plan::{Console, plan, reset_name};
 use axvm_platform::model::{PciDevice, PciHost, Platform, PlatformDevice};
 use axvm_platform::snapshot;
+use axvm_platform::sysfs::{Function as LinuxFunction, Machine};
 use axvm_system::model::{
     Arch, Board as BoardModel, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, Vm,
 };
@@ -17,13 +19,15 @@ use serde_json::{Value, json};
 use crate::args::Inspect;
 use crate::board::{Board, How};
 use crate::input::Input;
+use crate::linux;
 use crate::output::{print, print_json};
+use crate::pci_names::Names;
 use crate::platform;
 
 /// Lists devices.
 pub fn inspect(arguments: &Inspect) -> ExitCode {
-    let platform = match find_platform(arguments) {
-        Ok(platform) => platform,
+    let machine = match find(arguments) {
+        Ok(machine) => machine,
         Err(messages) => {
             for message in messages {
                 eprintln!("{message}");
@@ -32,14 +36,14 @@ pub fn inspect(arguments: &Inspect) -> ExitCode {
         }
     };
     if let Some(path) = &arguments.save {
-        let saved = snapshot::save(&platform).map_err(|error| error.to_string());
+        let saved = snapshot::save(&machine.platform).map_err(|error| error.to_string());
         let written = saved.and_then(|bytes| std::fs::write(path, bytes).map_err(|error| error.to_string()));
         if let Err(error) = written {
             eprintln!("axvm: the platform can't be written to \"{}\": {error}", path.display());
             return ExitCode::from(2);
         }
     }
-    let result = describe(&platform);
+    let result = describe(&machine);
     if arguments.json {
         print_json(&result);
     } else {
@@ -48,11 +52,24 @@ pub fn inspect(arguments: &Inspect) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn find_platform(arguments: &Inspect) -> Result<Platform, Vec<String>> {
-    if let Some(path) = &arguments.platform {
-        return platform::read(path, &arguments.stand_in).map_err(|message| vec![message]);
+/// What is to be looked at: a platform, or a machine with the Linux that runs there.
+fn find(arguments: &Inspect) -> Result<Machine, Vec<String>> {
+    let of_linux = |root: &Path| linux::machine(root).map_err(|error| vec![error.to_string()]);
+    match (&arguments.platform, &arguments.system) {
+        (Some(path), _) if linux::is_copy(path) => of_linux(path),
+        (Some(path), _) => {
+            let platform = platform::read(path, &arguments.stand_in).map_err(|message| vec![message])?;
+            Ok(Machine { platform, functions: Vec::new() })
+        }
+        (None, Some(system)) => {
+            Ok(Machine { platform: find_board(system, arguments)?, functions: Vec::new() })
+        }
+        (None, None) => of_linux(Path::new("/")),
     }
-    let path = arguments.system.as_deref().unwrap_or("".as_ref());
+}
+
+/// What a system file's board says of itself.
+fn find_board(path: &Path, arguments: &Inspect) -> Result<Platform, Vec<String>> {
     let mut input = Input::read(path);
     let board = Board::prepare(&mut input, arguments.image.hypervisor.as_deref(), &[]);
     let problems = |input: &Input| input.problems().iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -69,9 +86,12 @@ fn find_platform(arguments: &Inspect) -> Result<Platform, Vec<String>> {
 }
 
 /// The devices, as they are shown to machines.
-fn describe(platform: &Platform) -> Value {
+fn describe(machine: &Machine) -> Value {
+    let (platform, names) = (&machine.platform, Names::find());
     let functions = platform.functions.as_ref();
-    let pci = functions.map(|all| all.iter().map(|device| pci(platform, device)).collect::<Vec<_>>());
+    let mut pci: Vec<Value> =
+        functions.into_iter().flatten().map(|device| pci(machine, device, &names)).collect();
+    pci.extend(machine.functions.iter().filter(|it| it.address.is_none()).map(|it| only_linux(it, &names)));
     let devices: Vec<Value> = platform.devices.iter().map(|device| node(platform, device)).collect();
     json!({
         "lacks": lacks(platform),
@@ -81,7 +101,7 @@ fn describe(platform: &Platform) -> Value {
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "incomplete": functions.is_none(),
         "pci_hosts": platform.pci_hosts.iter().map(|it| host(platform, it)).collect::<Vec<_>>(),
-        "pci": pci.unwrap_or_default(),
+        "pci": pci,
         "devices": devices,
         "unclear": platform.unclear,
     })
@@ -120,8 +140,41 @@ fn sources(platform: &Platform, sources: &[DmaSource]) -> Vec<String> {
     sources.iter().map(shown).collect()
 }
 
-fn pci(platform: &Platform, device: &PciDevice) -> Value {
+/// A function that Linux has, and bare metal wouldn't find.
+fn only_linux(function: &LinuxFunction, names: &Names) -> Value {
+    let ids = function.ids();
+    let why_not = match function.virtual_of {
+        Some(of) => vec![format!(
+            "it is a virtual function of {of}, which a hypervisor on bare metal doesn't turn on"
+        )],
+        None => Vec::new(),
+    };
+    json!({
+        "address": function.linux.to_string(),
+        "name": format!("{:04x}:{:04x} class {:06x}", ids.vendor, ids.device, ids.class),
+        "called": names.of(ids.vendor, ids.device),
+        "linux": here(function),
+        "why_not": (!why_not.is_empty()).then_some(why_not),
+    })
+}
+
+/// What Linux has of a function.
+fn here(function: &LinuxFunction) -> Value {
+    json!({
+        "address": function.linux.to_string(),
+        "driver": function.driver,
+        "group": function.group,
+        "with": function.with.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "reset": function.resets,
+        "uses": function.uses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "in_use": function.uses.iter().any(|it| it.is_in_use()),
+    })
+}
+
+fn pci(machine: &Machine, device: &PciDevice, names: &Names) -> Value {
+    let platform = &machine.platform;
     let function = &device.function;
+    let linux = machine.functions.iter().find(|it| it.address == Some(function.address));
     let bars: Vec<String> = function
         .bars
         .iter()
@@ -137,6 +190,8 @@ fn pci(platform: &Platform, device: &PciDevice) -> Value {
     json!({
         "address": function.address.to_string(),
         "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),
+        "called": names.of(function.vendor, function.device),
+        "linux": linux.map(here),
         "registers": bars,
         "interrupts": msi.into_iter().chain(line).collect::<Vec<_>>(),
         "iommu": sources(platform, &device.sources),
@@ -241,7 +296,9 @@ fn text(result: &Value) -> String {
     }
     for kind in ["pci", "devices"] {
         for device in result[kind].as_array().into_iter().flatten() {
-            text += &format!("{}  {}\n", word(&device["address"]), word(&device["name"]));
+            let called = device["called"].as_str().map_or_else(String::new, |called| format!("  {called}"));
+            text += &format!("{}  {}{called}\n", word(&device["address"]), word(&device["name"]));
+            text += &text_of_linux(device);
             for key in [
                 "behind",
                 "registers",
@@ -271,6 +328,35 @@ fn text(result: &Value) -> String {
     }
     if result["incomplete"] == true {
         text += "incomplete: this platform doesn't list PCI functions\n";
+    }
+    text
+}
+
+/// What Linux has of a function, for people.
+fn text_of_linux(device: &Value) -> String {
+    let linux = &device["linux"];
+    if linux.is_null() {
+        return String::new();
+    }
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| text += &format!("    {key}: {value}\n");
+    if linux["address"] != device["address"] {
+        line("in Linux", word(&linux["address"]).into());
+    }
+    line("driver", linux["driver"].as_str().unwrap_or("none").into());
+    let with = list(&linux["with"]);
+    let alone = if with.is_empty() { "alone".to_string() } else { format!("with {with}") };
+    match linux["group"].as_u64() {
+        Some(group) => line("Linux's group", format!("{group}, {alone}")),
+        None => line("Linux's group", "none: it has no IOMMU in use (see the manual)".into()),
+    }
+    let reset = list(&linux["reset"]);
+    if !reset.is_empty() {
+        line("Linux's resets", reset);
+    }
+    let uses = list(&linux["uses"]);
+    if !uses.is_empty() {
+        line(if linux["in_use"] == true { "in use" } else { "used for" }, uses);
     }
     text
 }

@@ -137,6 +137,49 @@ fn acpi_s_tables_are_a_platform_too() {
     assert!(done.err.contains("none of the files there is an ACPI table"), "{}", done.err);
 }
 
+/// A copy of what Linux tells of a board with two PCI functions, of which one is a driver's.
+#[test]
+fn a_machine_is_listed_with_who_has_its_devices_there() {
+    let place = Place::new(GOOD);
+    let folder = |address: &str| place.path("linux/sys/bus/pci/devices").join(address);
+    fs::create_dir_all(place.path("linux/sys/firmware")).unwrap();
+    fs::copy(&*fake::VIRT, place.path("linux/sys/firmware/fdt")).unwrap();
+    for (address, ids) in
+        [("0000:00:02.0", [0x36, 0x1b, 0x10, 0]), ("0000:00:03.0", [0x86, 0x80, 0xd3, 0x10])]
+    {
+        let mut config = [0; 256];
+        config[..4].copy_from_slice(&ids);
+        config[0x10] = 4;
+        fs::create_dir_all(folder(address)).unwrap();
+        fs::write(folder(address).join("config"), config).unwrap();
+        fs::write(folder(address).join("resource"), "0x10000000 0x10003fff 0x40200\n").unwrap();
+    }
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, folder("0000:00:02.0").join(name)).unwrap();
+    };
+    link("../../../../bus/pci/drivers/nvme", "driver");
+    link("../../../../kernel/iommu_groups/7", "iommu_group");
+    let done = place.axvm(&["inspect", "--platform", "linux", "--json", "--save", "machine.axvm"]);
+    let listed: Value = serde_json::from_str(&done.out).unwrap();
+    let [first, second] = &listed["pci"].as_array().unwrap()[..] else { panic!("{}", done.out) };
+    assert_eq!(
+        (&first["address"], &first["registers"]),
+        (&"0000:00:02.0".into(), &serde_json::json!(["BAR0 0x8000000000 size 0x4000"]))
+    );
+    assert_eq!((&first["linux"]["driver"], &first["linux"]["group"]), (&"nvme".into(), &7.into()));
+    assert_eq!(second["linux"]["driver"], Value::Null);
+    let text = place.axvm(&["inspect", "--platform", "linux"]).out;
+    assert!(text.contains("    driver: nvme\n    Linux's group: 7, alone\n"), "{text}");
+    assert!(text.contains("    driver: none\n    Linux's group: none"), "{text}");
+    // What was saved is what bare metal would find.
+    let saved = place.axvm(&["inspect", "--platform", "machine.axvm", "--json"]);
+    let saved: Value = serde_json::from_str(&saved.out).unwrap();
+    assert_eq!(
+        (&saved["pci"][0]["registers"], &saved["pci"][0]["linux"]),
+        (&first["registers"], &Value::Null)
+    );
+}
+
 #[test]
 fn a_listing_says_what_the_boards_console_is_and_what_stands_in_for_it() {
     let place = Place::new(GOOD);

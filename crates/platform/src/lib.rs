@@ -2,7 +2,7 @@
 //!
 //! # Where to begin
 //!
-//! [`fdt::read`] makes a [`Platform`](model::Platform) from a device tree, [`acpi::read`] from ACPI's tables; [`Platform::add_functions`](model::Platform::add_functions)
+//! [`fdt::read`] makes a [`Platform`](model::Platform) from a device tree, [`acpi::read`] from ACPI's tables, [`sysfs::read`] from what a running Linux says; [`Platform::add_functions`](model::Platform::add_functions)
 //! adds what PCI enumeration found; [`snapshot`] saves and loads it.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,5 +21,6 @@ pub mod memory;
 pub mod model;
 pub mod roles;
 pub mod snapshot;
+pub mod sysfs;
 pub mod uart;
 mod windows;

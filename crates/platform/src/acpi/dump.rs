@@ -45,6 +45,11 @@ impl Dump {
         true
     }
 
+    /// Adds a range of the memory map, which was read elsewhere.
+    pub fn add_range(&mut self, range: MemoryRange) {
+        self.map.push(range);
+    }
+
     /// The platform that they describe.
     ///
     /// # Errors
@@ -147,7 +152,7 @@ fn logged(line: &str) -> Option<MemoryRange> {
 }
 
 /// `00100000-7ffdefff : System RAM`: a line of `/proc/iomem` that is within no other.
-fn resource(line: &str) -> Option<MemoryRange> {
+pub(crate) fn resource(line: &str) -> Option<MemoryRange> {
     let (span, kind) = line.split_once(" : ")?;
     let kind = match kind.trim() {
         "System RAM" => MemoryKind::Usable,

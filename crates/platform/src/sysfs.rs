@@ -1,0 +1,199 @@
+//! Reads what a running Linux tells of its machine, in `/proc` and `/sys`: the firmware's description, the PCI functions with their config
+//! space, and who uses them.
+//!
+//! The [`Platform`] is what AxVM would find there without that Linux. PCI functions have the addresses that enumeration would give
+//! them, which are Linux's own but where firmware has left out bus numbers ([`Function::address`] and [`Function::linux`]).
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::Cell;
+
+use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_pci::recorded::Recorded;
+use axvm_pci::{Clock, HostBridge};
+
+use crate::acpi::dump::Dump;
+use crate::acpi::{AcpiError, MemoryKind, MemoryRange};
+use crate::fdt::{self, FdtError};
+use crate::memory;
+use crate::model::Platform;
+
+mod functions;
+mod uses;
+
+pub use functions::{Function, Ids};
+pub use uses::Use;
+
+/// Files of a Linux, by their paths without the leading slash: `sys/firmware/fdt`.
+pub trait Files {
+    /// A file's content; `None`: there is none, or it can't be read.
+    fn read(&self, path: &str) -> Option<Vec<u8>>;
+
+    /// The names in a folder, in any order; none if there is no such folder.
+    fn list(&self, path: &str) -> Vec<String>;
+
+    /// What a symbolic link says.
+    fn link(&self, path: &str) -> Option<String>;
+
+    /// A file's text, without white space around it.
+    fn text(&self, path: &str) -> Option<String> {
+        let bytes = self.read(path)?;
+        Some(String::from_utf8_lossy(&bytes).trim().to_string())
+    }
+
+    /// The name at the end of a symbolic link.
+    fn link_name(&self, path: &str) -> Option<String> {
+        Some(self.link(path)?.rsplit('/').next()?.to_string())
+    }
+}
+
+/// A Linux that doesn't say what its machine is.
+#[derive(Debug, thiserror::Error)]
+pub enum SysfsError {
+    /// Neither a device tree nor ACPI's tables can be read.
+    #[error(
+        "neither /sys/firmware/fdt nor /sys/firmware/acpi/tables can be read: as a rule only root may (run it with sudo)"
+    )]
+    NoDescription,
+    /// The device tree is broken.
+    #[error("/sys/firmware/fdt: {0}")]
+    Fdt(#[from] FdtError),
+    /// ACPI's tables are, or they aren't an x86 machine's.
+    #[error("/sys/firmware/acpi/tables: {0}")]
+    Acpi(#[from] AcpiError),
+}
+
+/// A machine that runs Linux.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What AxVM would find there.
+    pub platform: Platform,
+    /// What Linux knows of the PCI functions, in the order of their addresses there.
+    pub functions: Vec<Function>,
+}
+
+/// A recorded machine changes by nothing but what is written: time passes as fast as it is asked for.
+#[derive(Default)]
+struct Fast(Cell<u64>);
+
+impl Clock for Fast {
+    fn now_us(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn delay_us(&self, microseconds: u64) {
+        self.0.set(self.0.get().saturating_add(microseconds));
+    }
+}
+
+/// Reads it.
+///
+/// # Errors
+///
+/// [`SysfsError`]. What is missing beside the firmware's description is in [`Platform::unclear`].
+pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
+    let mut platform = firmware(files)?;
+    let mut functions = functions::all(files);
+    if functions.iter().any(Function::is_cut_off) {
+        platform.unclear.push(
+            "only a part of PCI's config space can be read, which root sees whole (run it with sudo): what functions can do isn't known".into(),
+        );
+        platform.functions = None;
+    } else {
+        enumerate(&mut platform, &mut functions);
+    }
+    uses::find(files, &mut functions);
+    Ok(Machine { platform, functions })
+}
+
+/// What firmware says.
+fn firmware(files: &impl Files) -> Result<Platform, SysfsError> {
+    if let Some(tree) = files.read("sys/firmware/fdt") {
+        let mut platform = fdt::read(&tree)?;
+        if platform.memory.is_empty() {
+            // A boot loader that is EFI's takes the memory nodes away.
+            let usable = ranges(files).into_iter().filter(|range| range.kind == MemoryKind::Usable);
+            platform.memory = memory::merge(usable.map(|range| range.span).collect());
+        }
+        return Ok(platform);
+    }
+    let mut dump = Dump::default();
+    let mut any = false;
+    for folder in ["sys/firmware/acpi/tables", "sys/firmware/acpi/tables/dynamic"] {
+        for name in sorted(files.list(folder)) {
+            if let Some(table) = files.read(&format!("{folder}/{name}")) {
+                any |= dump.add(&table);
+            }
+        }
+    }
+    if !any {
+        return Err(SysfsError::NoDescription);
+    }
+    ranges(files).into_iter().for_each(|range| dump.add_range(range));
+    Ok(dump.platform()?)
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
+/// The memory map: as firmware gave it, else what Linux made of it.
+fn ranges(files: &impl Files) -> Vec<MemoryRange> {
+    let of_firmware: Vec<MemoryRange> = files
+        .list("sys/firmware/memmap")
+        .iter()
+        .filter_map(|entry| {
+            let field = |name| files.text(&format!("sys/firmware/memmap/{entry}/{name}"));
+            let (first, last) = (number(&field("start")?)?, number(&field("end")?)?);
+            let kind = match field("type")?.as_str() {
+                "System RAM" => MemoryKind::Usable,
+                "ACPI Tables" => MemoryKind::AcpiTables,
+                "ACPI Non-volatile Storage" => MemoryKind::AcpiNvs,
+                "Unusable memory" => MemoryKind::Bad,
+                _ => MemoryKind::Reserved,
+            };
+            let size = last.checked_sub(first)?.checked_add(1)?;
+            Some(MemoryRange { span: Span::new(Hpa(first), size).ok()?, kind })
+        })
+        .collect();
+    if !of_firmware.is_empty() {
+        return of_firmware;
+    }
+    let text = files.text("proc/iomem").unwrap_or_default();
+    text.lines().filter_map(crate::acpi::dump::resource).collect()
+}
+
+/// A number as sysfs has them: hexadecimal.
+fn number(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
+}
+
+/// Finds the functions as AxVM would.
+fn enumerate(platform: &mut Platform, functions: &mut [Function]) {
+    if platform.pci_hosts.is_empty() && !functions.is_empty() {
+        return;
+    }
+    let recorded = Recorded::new(functions.iter().map(|function| function.record.clone()).collect());
+    let mut found = Vec::new();
+    for host in &platform.pci_hosts {
+        let windows = platform.bus_windows(host);
+        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows };
+        found.extend(axvm_pci::enumerate(&recorded, &bridge, &Fast::default()));
+    }
+    let groups = axvm_pci::groups(&found, &recorded);
+    for function in functions.iter_mut() {
+        let is_it = |address: &PciAddress| recorded.recorded_at(*address) == Some(function.linux);
+        function.address = found.iter().map(|it| it.address).find(is_it);
+    }
+    for found in &mut found {
+        let here = functions.iter().find(|function| function.address == Some(found.address));
+        // What a device would answer isn't recorded.
+        found.virtio = found.virtio.and(here.and_then(Function::virtio));
+    }
+    platform.add_functions(found, &groups);
+}
+
+#[cfg(test)]
+mod tests;

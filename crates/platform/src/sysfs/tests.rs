@@ -1,0 +1,238 @@
+//! Linux's files, as it would have them on QEMU's q35 with AMD's IOMMU.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use axvm_addr::PciAddress;
+use axvm_pci::Virtio;
+
+use super::{Files, Ids, Use, read};
+use crate::fake;
+
+/// Files and links by their paths.
+#[derive(Clone, Default)]
+struct Tree {
+    files: BTreeMap<String, Vec<u8>>,
+    links: BTreeMap<String, String>,
+}
+
+impl Files for Tree {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.files.get(path).cloned()
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{}/", path.trim_end_matches('/'));
+        let all = self.files.keys().chain(self.links.keys());
+        let names = all.filter_map(|it| it.strip_prefix(&prefix)?.split('/').next());
+        let mut names: Vec<String> = names.map(ToString::to_string).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn link(&self, path: &str) -> Option<String> {
+        self.links.get(path).cloned()
+    }
+}
+
+impl Tree {
+    fn file(&mut self, path: &str, content: impl AsRef<[u8]>) -> &mut Self {
+        self.files.insert(path.into(), content.as_ref().to_vec());
+        self
+    }
+
+    fn link_to(&mut self, path: &str, target: &str) -> &mut Self {
+        self.links.insert(path.into(), target.into());
+        self
+    }
+
+    /// A function with this config space and the lines of `resource`.
+    fn function(&mut self, address: &str, config: Vec<u8>, resource: &str) -> &mut Self {
+        let folder = format!("sys/bus/pci/devices/{address}");
+        self.file(&format!("{folder}/config"), config).file(&format!("{folder}/resource"), resource)
+    }
+}
+
+/// Config space of a type 0 function without capabilities.
+fn config(vendor: u16, device: u16, class: u32, bar: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 256];
+    bytes[..2].copy_from_slice(&vendor.to_le_bytes());
+    bytes[2..4].copy_from_slice(&device.to_le_bytes());
+    bytes[8..12].copy_from_slice(&(class << 8).to_le_bytes());
+    bytes[0x10..0x14].copy_from_slice(&bar.to_le_bytes());
+    bytes
+}
+
+/// A bridge to another bus, with a port's Express capability.
+fn port(secondary: u8, subordinate: u8) -> Vec<u8> {
+    let mut bytes = config(0x1b36, 0xc, 0x06_04_00, 0);
+    bytes[6] = 0x10;
+    bytes[0xe] = 1;
+    bytes[0x18..0x1b].copy_from_slice(&[0, secondary, subordinate]);
+    bytes[0x34] = 0x40;
+    bytes[0x40..0x44].copy_from_slice(&[0x10, 0, 0x42, 0]);
+    bytes
+}
+
+const MEMORY_16K: &str = "0x00000000febf0000 0x00000000febf3fff 0x0000000000040200\n";
+
+fn q35() -> Tree {
+    let mut tree = Tree::default();
+    let pc = fake::q35_amd();
+    for (_, bytes) in pc.contents.iter().filter(|(_, bytes)| !bytes.starts_with(b"RS")) {
+        let name = String::from_utf8_lossy(&bytes[..4]).to_string();
+        tree.file(&format!("sys/firmware/acpi/tables/{name}"), bytes);
+    }
+    for (entry, start, end, kind) in
+        [(0, "0x0", "0x9fbff", "System RAM"), (1, "0x100000", "0x7ffdefff", "System RAM")]
+    {
+        let folder = format!("sys/firmware/memmap/{entry}");
+        tree.file(&format!("{folder}/start"), format!("{start}\n"));
+        tree.file(&format!("{folder}/end"), format!("{end}\n"));
+        tree.file(&format!("{folder}/type"), format!("{kind}\n"));
+    }
+    tree.function("0000:00:02.0", config(0x1b36, 0x10, 0x01_08_02, 0xfebf_0004), MEMORY_16K);
+    // Firmware has left a bus number out.
+    tree.function("0000:00:03.0", port(2, 2), "");
+    tree.function("0000:02:00.0", config(0x8086, 0x10d3, 0x02_00_00, 0xfea0_0000), MEMORY_16K);
+    for (address, driver, group) in
+        [("0000:00:02.0", "nvme", "3"), ("0000:00:03.0", "pcieport", "4"), ("0000:02:00.0", "e1000e", "4")]
+    {
+        let folder = format!("sys/bus/pci/devices/{address}");
+        tree.link_to(&format!("{folder}/driver"), &format!("../../../bus/pci/drivers/{driver}"));
+        tree.link_to(&format!("{folder}/iommu_group"), &format!("../../../kernel/iommu_groups/{group}"));
+    }
+    tree.file("sys/bus/pci/devices/0000:00:02.0/reset_method", "flr bus\n")
+        .file("sys/bus/pci/devices/0000:00:02.0/vendor", "0x1b36\n")
+        .file("sys/bus/pci/devices/0000:00:02.0/device", "0x0010\n")
+        .file("sys/bus/pci/devices/0000:00:02.0/class", "0x010802\n");
+    tree
+}
+
+fn at(text: &str) -> PciAddress {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_machine_is_what_its_files_say() {
+    let machine = read(&q35()).unwrap();
+    let platform = &machine.platform;
+    assert_eq!(platform.iommus.len(), 1);
+    let memory: Vec<_> = platform.memory.iter().map(ToString::to_string).collect();
+    assert_eq!(memory, ["0x0-0x9fbff", "0x100000-0x7ffdefff"]);
+    let functions = platform.functions.as_ref().unwrap();
+    let addresses: Vec<_> = functions.iter().map(|it| it.function.address.to_string()).collect();
+    assert_eq!(addresses, ["0000:00:02.0", "0000:00:03.0", "0000:01:00.0"]);
+    assert_eq!(functions[0].function.bars[0].size, 0x4000);
+    assert_eq!(functions[2].bridges, [at("0000:00:03.0")]);
+
+    let [nvme, bridge, nic] = &machine.functions[..] else { panic!("{:?}", machine.functions) };
+    assert_eq!((nvme.linux, nvme.address), (at("0000:00:02.0"), Some(at("0000:00:02.0"))));
+    assert_eq!((nvme.driver.as_deref(), nvme.group, &nvme.with[..]), (Some("nvme"), Some(3), &[][..]));
+    assert_eq!(nvme.resets, ["flr", "bus"]);
+    assert_eq!(nvme.ids(), Ids { vendor: 0x1b36, device: 0x10, class: 0x01_08_02 });
+    assert_eq!((nic.linux, nic.address), (at("0000:02:00.0"), Some(at("0000:01:00.0"))));
+    assert_eq!((&nic.with[..], &bridge.with[..]), (&[bridge.linux][..], &[nic.linux][..]));
+}
+
+#[test]
+fn what_a_function_is_used_for_is_found_through_partitions_and_what_is_made_of_them() {
+    let mut tree = q35();
+    let (nvme, nic) =
+        ("../devices/pci0000:00/0000:00:02.0", "../../devices/pci0000:00/0000:00:03.0/0000:02:00.0");
+    tree.link_to("sys/block/nvme0n1", &format!("{nvme}/nvme/nvme0/nvme0n1"))
+        .link_to("sys/block/dm-0", "../devices/virtual/block/dm-0")
+        .file("sys/block/nvme0n1/dev", "259:0\n")
+        .file("sys/block/nvme0n1/nvme0n1p1/partition", "1\n")
+        .file("sys/block/nvme0n1/nvme0n1p1/dev", "259:1\n")
+        .file("sys/block/nvme0n1/nvme0n1p2/partition", "2\n")
+        .file("sys/block/nvme0n1/nvme0n1p2/holders/dm-0", "")
+        .file("sys/block/nvme0n1/nvme0n1p3/partition", "3\n")
+        .file("sys/block/dm-0/dm/name", "system-root\n")
+        .file("sys/block/nvme0n1/queue/partition", "no partition of its\n")
+        .file(
+            "proc/self/mountinfo",
+            "22 1 0:20 / / rw - btrfs /dev/mapper/system-root rw\n30 22 259:1 / /boot rw shared:1 - ext4 /dev/root rw\n",
+        )
+        .file("proc/swaps", "Filename Type Size Used Priority\n/dev/nvme0n1p3 partition 1 0 -2\n")
+        .link_to("sys/class/net/eth0", &format!("{nic}/net/eth0"))
+        .link_to("sys/class/net/lo", "../../devices/virtual/net/lo")
+        .file("proc/net/route", "Iface Destination\neth0 0000000A\neth0 00000000 0102000A\n");
+    let machine = read(&tree).unwrap();
+    let said = |index: usize| -> Vec<String> {
+        machine.functions[index].uses.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(said(0), ["nvme0n1p1 is mounted on /boot", "dm-0 is mounted on /", "nvme0n1p3 is swapped to"]);
+    assert!(machine.functions[0].uses.iter().all(Use::is_in_use));
+    assert_eq!(said(2), ["network interface eth0, which has the default route"]);
+    // Nothing but a disk, and an interface that packets go by for some networks only.
+    tree.file("proc/self/mountinfo", "").file("proc/swaps", "").file("proc/net/route", "\neth0 0000000A\n");
+    let machine = read(&tree).unwrap();
+    assert_eq!(machine.functions[0].uses, [Use::Disk { disk: "nvme0n1".into() }]);
+    assert!(!machine.functions.iter().flat_map(|it| &it.uses).any(Use::is_in_use));
+}
+
+#[test]
+fn who_may_not_see_all_of_config_space_is_told_so() {
+    let mut tree = q35();
+    let whole = tree.files["sys/bus/pci/devices/0000:00:02.0/config"].clone();
+    tree.file("sys/bus/pci/devices/0000:00:02.0/config", &whole[..64]);
+    let machine = read(&tree).unwrap();
+    assert_eq!(machine.platform.functions, None);
+    assert!(machine.platform.unclear.iter().any(|it| it.contains("root")), "{:?}", machine.platform.unclear);
+    assert_eq!(machine.functions.len(), 3);
+    let none = Tree::default();
+    assert!(read(&none).unwrap_err().to_string().contains("sudo"));
+}
+
+#[test]
+fn a_virtual_function_is_nothing_that_bare_metal_finds() {
+    let mut tree = q35();
+    tree.function("0000:00:02.1", config(0xffff, 0xffff, 0, 0), MEMORY_16K)
+        .link_to("sys/bus/pci/devices/0000:00:02.1/physfn", "../0000:00:02.0");
+    let machine = read(&tree).unwrap();
+    let virtual_one = machine.functions.iter().find(|it| it.linux == at("0000:00:02.1")).unwrap();
+    assert_eq!((virtual_one.virtual_of, virtual_one.address), (Some(at("0000:00:02.0")), None));
+    assert_eq!(machine.platform.functions.unwrap().len(), 3);
+}
+
+#[test]
+fn what_a_virtio_device_says_of_its_dma_its_driver_knows() {
+    let said = |features: Option<&str>| {
+        let mut tree = q35();
+        let mut device = config(0x1af4, 0x1041, 0x02_00_00, 0xfea0_0000);
+        device[6] = 0x10;
+        device[0x34] = 0x40;
+        // Its common configuration in BAR 0, and the window on it (Virtio 1.2, 4.1.4).
+        device[0x40..0x44].copy_from_slice(&[9, 0x54, 16, 1]);
+        device[0x4c..0x50].copy_from_slice(&0x38u32.to_le_bytes());
+        device[0x54..0x58].copy_from_slice(&[9, 0, 20, 5]);
+        tree.function("0000:00:04.0", device, MEMORY_16K);
+        if let Some(features) = features {
+            tree.file("sys/bus/pci/devices/0000:00:04.0/virtio0/features", features);
+        }
+        let functions = read(&tree).unwrap().platform.functions.unwrap();
+        functions.iter().find(|it| it.function.address == at("0000:00:04.0")).unwrap().function.virtio
+    };
+    let features =
+        |on: &[usize]| -> String { (0..64).map(|bit| if on.contains(&bit) { '1' } else { '0' }).collect() };
+    assert_eq!(said(None), Some(Virtio::Unknown));
+    assert_eq!(said(Some(&features(&[32, 33]))), Some(Virtio::Platform));
+    assert_eq!(said(Some(&features(&[32]))), Some(Virtio::Past));
+    assert_eq!(said(Some(&features(&[]))), Some(Virtio::Legacy));
+}
+
+#[test]
+fn a_board_with_a_device_tree_is_read_by_that() {
+    let mut tree = Tree::default();
+    tree.file("sys/firmware/fdt", fake::QEMU_VIRT);
+    let machine = read(&tree).unwrap();
+    assert_eq!(machine.platform.pci_hosts.len(), 1);
+    assert_eq!(machine.platform.functions, Some(vec![]));
+    tree.file("sys/firmware/fdt", &fake::QEMU_VIRT[..100]);
+    assert!(read(&tree).is_err());
+}
