@@ -1,4 +1,4 @@
-//! What is tried on x86_64.
+//! What is tried on x86_64 alone, and how what is shared is done there.
 
 use alloc::format;
 use alloc::string::String;
@@ -7,28 +7,23 @@ use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::machine::{frequency, load32, load64, now, store32, store64};
 use axvm_guest_runtime::println;
 
-use crate::carry;
+use crate::attacks::Attack;
 
 mod apics;
+mod hears;
 mod instructions;
 mod memory;
 mod own_apic;
 mod ports;
 mod registers;
 
-/// An attack: the word that asks for it, and what does it and says what came of it.
-type Attack = (&'static str, fn(&Board) -> String);
+pub use hears::{Hearing, MESSAGE, keep, kept, on_other_cpu, reset};
 
-/// All of them.
+/// What is tried on this architecture alone.
 pub const ALL: &[Attack] = &[
-    // `edu`: what must work, then what must not.
-    ("edu-dma-inside", carry::inside),
-    ("edu-dma-read", carry::read),
-    ("edu-dma-write", carry::write),
     // Accesses.
     ("memory-outside", memory_outside),
     ("memory-outside-write", memory_outside_write),
-    ("config-foreign", config_foreign),
     // Registers and instructions of the CPU.
     ("cpuid", registers::identify),
     ("msrs", registers::model_specific),
@@ -54,7 +49,8 @@ pub const ALL: &[Attack] = &[
     ("own-apic-mess", own_apic::mess),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", victim),
-    ("pause", pause),
+    // Not one either: it ends itself as a machine does that has no table of interrupts any more.
+    ("triple-fault", triple_fault),
 ];
 
 /// Reads where nothing was given: such an address reads as all ones.
@@ -76,17 +72,6 @@ fn memory_outside_write(board: &Board) -> String {
         (_, Ok(MARK)) => format!("succeeded: {target:#x} was written"),
         (Err(_), _) => format!("blocked at {target:#x}: exception"),
         (Ok(()), _) => format!("blocked at {target:#x}: ignored"),
-    }
-}
-
-/// Looks for the function that every board of this kind has, and that no VM is given: the bridge to ISA at 00:1f.0.
-fn config_foreign(board: &Board) -> String {
-    const ISA_BRIDGE: u64 = 0x1f << 15;
-    let Some(ecam) = board.ecam else { return "skipped: no config space".into() };
-    match load32(ecam + ISA_BRIDGE) {
-        Err(_) => "blocked: exception".into(),
-        Ok(u32::MAX) => "blocked: nobody is there".into(),
-        Ok(id) => format!("succeeded: {id:#x} is there"),
     }
 }
 
@@ -116,19 +101,8 @@ fn victim(board: &Board) -> String {
     seen.unwrap_or_else(|| "ok".into())
 }
 
-/// Gives a neighbour the time to start.
-fn pause(_: &Board) -> String {
-    let start = now();
-    while now() - start < frequency() * 2 {}
-    "ok".into()
-}
-
-/// Runs what the command line asks for, in its order.
-pub fn run(board: &Board) {
-    for word in board.cmdline.split_whitespace() {
-        if let Some((name, attack)) = ALL.iter().find(|(name, _)| *name == word) {
-            println!("ATTACK {name} begins");
-            println!("ATTACK {name} {}", attack(board));
-        }
-    }
+/// It is reset, or the VM ends, by the file's word.
+fn triple_fault(_: &Board) -> String {
+    println!("ATTACK triple-fault comes");
+    axvm_guest_runtime::machine::triple_fault()
 }

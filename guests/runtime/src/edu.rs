@@ -15,6 +15,7 @@ const COMMAND_MASTER: u16 = 1 << 2;
 const BAR0: u64 = 0x10;
 const BAR_SIZE: u64 = 1 << 20;
 
+const LIVENESS: u64 = 0x04;
 const DMA_SOURCE: u64 = 0x80;
 const DMA_DESTINATION: u64 = 0x88;
 const DMA_COUNT: u64 = 0x90;
@@ -84,6 +85,11 @@ fn functions_at(ecam: u64) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
     })
 }
 
+/// Config spaces of all functions on the board's root bus: (device, function), address.
+pub fn functions_of(board: &Board) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
+    board.ecam().into_iter().flat_map(functions_at)
+}
+
 /// Config spaces of all functions on the root bus: (device, function), address.
 #[cfg(target_arch = "aarch64")]
 pub fn functions(platform: &Platform) -> impl Iterator<Item = ((u8, u8), u64)> + use<> {
@@ -101,22 +107,21 @@ pub fn requester_id(platform: &Platform) -> Option<u64> {
 impl Edu {
     /// The board's first, which is given an address in the host bridge's window if it has none, and is switched on.
     pub fn of(board: &Board) -> Option<Self> {
-        Self::all_at(board.pci()?).next()
+        Self::all_of(board).next()
+    }
+
+    /// All that the board has.
+    pub fn all_of(board: &Board) -> impl Iterator<Item = Self> + use<> {
+        board.pci().into_iter().flat_map(Self::all_at)
     }
 
     /// Finds it, gives it an address in the host bridge's window if it has none, switches it on.
     #[cfg(target_arch = "aarch64")]
     pub fn find(platform: &Platform) -> Option<Self> {
-        Self::all(platform).next()
+        Pci::of(platform).into_iter().flat_map(Self::all_at).next()
     }
 
-    /// The same with all that there are.
-    #[cfg(target_arch = "aarch64")]
-    pub fn all(platform: &Platform) -> impl Iterator<Item = Self> {
-        Pci::of(platform).into_iter().flat_map(Self::all_at)
-    }
-
-    fn all_at(pci: Pci) -> impl Iterator<Item = Self> {
+    fn all_at(pci: Pci) -> impl Iterator<Item = Self> + use<> {
         let found = functions_at(pci.ecam).filter(|&(_, config)| load32(config) == Ok(ID));
         (0..).zip(found).filter_map(move |(nth, (_, config))| Self::switched_on(pci, config, nth))
     }
@@ -184,8 +189,19 @@ impl Edu {
         self.start(BUFFER, address, length, DMA_TO_RAM)
     }
 
-    /// Lets it raise its interrupt by writing to a doorbell (PCI Local Bus 3.0, 6.8.1): event 0.
-    pub fn enable_msi(&self, doorbell: u64) -> Result<(), Fault> {
+    /// A word of its that nothing else uses, and that no reset of a VM touches: what was kept there last, 0 since power came (the "liveness
+    /// check" register, which reads as the inverse of what was written).
+    pub fn kept(&self) -> Result<u32, Fault> {
+        load32(self.registers + LIVENESS)
+    }
+
+    /// Keeps a word there.
+    pub fn keep(&self, word: u32) -> Result<(), Fault> {
+        store32(self.registers + LIVENESS, !word)
+    }
+
+    /// Lets it raise its interrupt by writing a word to a doorbell (PCI Local Bus 3.0, 6.8.1).
+    pub fn enable_msi(&self, doorbell: u64, word: u16) -> Result<(), Fault> {
         let mut at = u64::from(load32(self.config + CAPABILITIES)? & 0xfc);
         // So many fit into the config space.
         for _ in 0..48 {
@@ -199,7 +215,7 @@ impl Edu {
                 if header & MSI_WIDE != 0 {
                     store32(self.config + at + 8, (doorbell >> 32) as u32)?;
                 }
-                store16(self.config + at + data, 0)?;
+                store16(self.config + at + data, word)?;
                 return store16(self.config + at + 2, ((header | MSI_ENABLE) >> 16) as u16);
             }
             at = u64::from(header >> 8 & 0xfc);

@@ -5,11 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use alloc::format;
 use alloc::string::String;
 
-use axvm_guest_runtime::gic::LPI;
-use axvm_guest_runtime::icc;
-
-use super::interface::on_other_cpu;
-use super::suspend::arm;
+use crate::arch::{Hearing, MESSAGE, on_other_cpu};
 use crate::board::Board;
 use crate::edu::{ACKNOWLEDGE, DMA_DONE};
 use crate::machine::{Fault, SURELY_S, store32, within};
@@ -35,25 +31,26 @@ extern "C" fn second() -> ! {
 pub fn counts(board: &Board) -> String {
     let rounds = board.number("axvm.rounds").unwrap_or(1);
     let test = || {
-        let Some(edu) = arm(board)? else { return Ok("skipped: no edu".into()) };
+        let Some(hearing) = Hearing::begin(board)? else { return Ok("skipped: no edu".into()) };
+        hearing.open()?;
+        let edu = &hearing.edu;
         println!("ATTACK counts at {:#x}", COUNTS.as_ptr() as u64);
-        if board.platform.cpus.len() > 1 && !on_other_cpu(board, second) {
+        if board.cpu_count() > 1 && !on_other_cpu(board, second) {
             return Ok("broken: its second CPU can't be started".into());
         }
         for round in 0..rounds {
             edu.read_and_tell(board.scratch)?;
-            let mut came = 0;
-            let is_there = within(SURELY_S, || {
+            let mut came = None;
+            // Before it comes there is nothing.
+            within(SURELY_S, || {
                 count(0);
-                // Before it comes there is nothing.
-                came = icc::acknowledge();
-                came != icc::NONE
+                came = hearing.take();
+                came.is_some()
             });
-            if !is_there || came != LPI {
-                return Ok(format!("broken: interrupt {came} in place of {LPI} in round {round}"));
+            if came != Some(MESSAGE) {
+                return Ok(format!("broken: interrupt {came:?} in place of {MESSAGE} in round {round}"));
             }
             store32(edu.registers + ACKNOWLEDGE, DMA_DONE)?;
-            icc::end(came);
             edu.wait_until_idle()?;
         }
         Ok(format!("ok: {rounds} rounds"))

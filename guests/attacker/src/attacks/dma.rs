@@ -5,10 +5,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::typed;
+use crate::arch::{keep, kept};
 use crate::board::Board;
 use crate::carry::{PATTERN, carry, fill, inside, with_edu};
 use crate::edu::Edu;
-use crate::machine::{Fault, frequency, load32, load64, mask_everything, now, store32};
+use crate::machine::{Fault, frequency, load64, mask_everything, now};
 use crate::println;
 
 /// The same over and over, until something is typed: a neighbour who is none the worse for what others do. (It takes no memory meanwhile:
@@ -57,7 +58,7 @@ fn transfers(board: &Board, target: u64) -> String {
     const LENGTH: u64 = 0x1000;
     const PAGES: u64 = 16;
     let all = || -> Result<String, Fault> {
-        let edus: Vec<Edu> = Edu::all(&board.platform).collect();
+        let edus: Vec<Edu> = Edu::all_of(board).collect();
         let rounds = board.number("axvm.rounds").unwrap_or(1);
         for transfer in 0..rounds {
             for (edu, nth) in edus.iter().zip(transfer..) {
@@ -94,18 +95,17 @@ pub fn hold_core(board: &Board) -> String {
     })
 }
 
-/// Not an attack: DMA without a pause, each transfer checked, until somebody ends the VM. How often it was started the match register of a
-/// PL031 (`axvm.clock`) keeps, as for `resets`; the last of `axvm.starts` ends by itself.
+/// Not an attack: DMA without a pause, each transfer checked, until somebody ends the VM. How often it was started a device keeps, as for
+/// `resets`; the last of `axvm.starts` ends by itself.
 pub fn on(board: &Board) -> String {
-    const MR: u64 = 0x04;
     /// So many transfers there and back are enough to say that it works.
     const ENOUGH: u64 = 3;
-    let (Some(clock), Some(starts)) = (board.number("axvm.clock"), board.number("axvm.starts")) else {
-        return "skipped: no axvm.clock, axvm.starts".into();
+    let (Some(kept), Some(starts)) = (kept(board), board.number("axvm.starts")) else {
+        return "skipped: nothing keeps the count of starts, or no axvm.starts".into();
     };
     with_edu(board, |edu| {
         edu.wait_until_idle()?;
-        let start = load32(clock + MR)? + 1;
+        let start = kept? + 1;
         let (from, to) = (board.scratch, board.scratch + 0x1000);
         for round in 1.. {
             fill(from, PATTERN ^ round)?;
@@ -117,7 +117,7 @@ pub fn on(board: &Board) -> String {
             }
             if round == ENOUGH {
                 let is_last = u64::from(start) >= starts;
-                store32(clock + MR, if is_last { 0 } else { start })?;
+                keep(board, if is_last { 0 } else { start })?;
                 if is_last {
                     return Ok(format!("ok: start {start}"));
                 }

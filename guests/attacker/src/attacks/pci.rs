@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::board::Board;
-use crate::edu::{Edu, functions};
+use crate::edu::{Edu, functions_of};
 use crate::machine::{load32, load64, store16, store32, store64};
 
 const COMMAND: u64 = 0x04;
@@ -15,7 +15,7 @@ const NOBODY: u32 = u32::MAX;
 /// Functions that don't answer must not be reachable by writing either.
 pub fn config_poke(board: &Board) -> String {
     let (mut present, mut absent) = (0, 0);
-    for ((device, function), config) in functions(&board.platform) {
+    for ((device, function), config) in functions_of(board) {
         if load32(config) != Ok(NOBODY) {
             present += 1;
             continue;
@@ -34,7 +34,7 @@ pub fn config_poke(board: &Board) -> String {
 /// No other function than the VM's own is seen; `axvm.functions` says how many those are.
 pub fn config_foreign(board: &Board) -> String {
     let Some(own) = board.number("axvm.functions") else { return "skipped: no axvm.functions".into() };
-    let seen: Vec<_> = functions(&board.platform)
+    let seen: Vec<_> = functions_of(board)
         .filter(|(_, config)| !matches!(load32(*config), Ok(NOBODY) | Err(_)))
         .map(|(address, _)| address)
         .collect();
@@ -48,7 +48,7 @@ pub fn config_foreign(board: &Board) -> String {
 /// A present function's identity, capabilities pointer and ROM can't be changed.
 pub fn config_identity(board: &Board) -> String {
     let mut tried = 0;
-    for ((device, function), config) in functions(&board.platform) {
+    for ((device, function), config) in functions_of(board) {
         let Ok(id) = load32(config) else { continue };
         if id == NOBODY {
             continue;
@@ -67,7 +67,7 @@ pub fn config_identity(board: &Board) -> String {
 
 /// A BAR put over RAM must not hide it, nor be reached there; put back, it works again.
 pub fn bar_over_ram(board: &Board) -> String {
-    let Some(edu) = Edu::find(&board.platform) else { return "skipped: no edu".into() };
+    let Some(edu) = Edu::of(board) else { return "skipped: no edu".into() };
     let mark = 0x1122_3344_5566_7788u64;
     let place = (board.scratch + 0xf_ffff) & !0xf_ffff;
     let Ok(old) = load32(edu.config + BAR0) else { return "broken: no BAR".into() };

@@ -4,15 +4,11 @@
 use alloc::format;
 use alloc::string::String;
 
-use axvm_addr::{Address, PciSpace};
-use axvm_guest_runtime::gic::{Gic, LPI};
-use axvm_guest_runtime::icc;
-
+use super::message::comes;
+use crate::arch::{Hearing, MESSAGE};
 use crate::board::Board;
-use crate::edu::{ACKNOWLEDGE, DMA_DONE, Edu, RAISE, functions, requester_id};
-use crate::machine::{
-    Fault, SURELY_S, frequency, load16, load32, load64, mpidr, now, store16, store32, store64, within,
-};
+use crate::edu::{DMA_DONE, RAISE, functions_of};
+use crate::machine::{Fault, frequency, load16, load32, load64, now, store16, store32, store64};
 
 /// What no memory has by itself.
 const MARK: u64 = 0x6c65_6674_2062_6168;
@@ -48,20 +44,18 @@ impl Nvme {
     /// Finds it, gives it an address, and has it decode.
     fn find(board: &Board) -> Result<Option<Self>, Fault> {
         let is_one = |config: u64| load32(config + CLASS).is_ok_and(|it| it >> 8 == CLASS_NVME);
-        let Some((_, config)) = functions(&board.platform).into_iter().find(|&(_, config)| is_one(config))
-        else {
+        let Some((_, config)) = functions_of(board).find(|&(_, config)| is_one(config)) else {
             return Ok(None);
         };
-        let host = board.platform.pci_hosts.first().ok_or(Fault)?;
-        let window = host.windows.iter().find(|window| window.space == PciSpace::Memory32).ok_or(Fault)?;
+        let pci = board.pci().ok_or(Fault)?;
         let mastered = load16(config + COMMAND)? & COMMAND_MASTER != 0;
         let msix_was_on = load32(msix(config)?)? & MSIX_ENABLE != 0;
         // Behind the megabyte that `edu` gets.
-        let bar = window.pci.next_multiple_of(SCRATCH) + 2 * SCRATCH;
+        let bar = pci.bars.next_multiple_of(SCRATCH) + 2 * SCRATCH;
         store32(config + BAR0, bar as u32)?;
         store32(config + BAR0 + 4, 0)?;
         store16(config + COMMAND, COMMAND_MEMORY)?;
-        let registers = window.cpu.start().get() + (bar - window.pci);
+        let registers = pci.window + (bar - pci.bars);
         Ok(Some(Self { registers, config, mastered, msix_was_on }))
     }
 }
@@ -84,8 +78,7 @@ fn msix(config: u64) -> Result<u64, Fault> {
 
 /// The words of RAM that are marked: all that neither the image nor another attack uses.
 fn words(board: &Board) -> impl Iterator<Item = u64> + use<> {
-    let end = board.platform.memory.iter().map(|bank| bank.end().get()).max().unwrap_or(0);
-    (board.scratch + SCRATCH..end).step_by(STRIDE as usize)
+    (board.scratch + SCRATCH..board.memory_end()).step_by(STRIDE as usize)
 }
 
 /// Nothing of the last one is left.
@@ -130,34 +123,18 @@ pub fn leaves(board: &Board) -> String {
 /// No message of the last one's is pending; a message of its own comes; and another one that it doesn't take is left.
 pub fn message(board: &Board) -> String {
     let test = || {
-        let (Some(edu), Some(id)) = (Edu::find(&board.platform), requester_id(&board.platform)) else {
-            return Ok("skipped: no edu".into());
-        };
-        let gic = Gic::find(&board.platform).ok_or(Fault)?;
-        let own = gic.redistributor(mpidr())?;
-        gic.start()?;
-        own.start()?;
-        icc::open();
-        gic.map_msi(id, &own, board.scratch.next_multiple_of(0x1_0000))?;
+        let Some(hearing) = Hearing::begin(board)? else { return Ok("skipped: no edu".into()) };
         let start = now();
         while now() - start < frequency() / 4 {
-            let came = icc::acknowledge();
-            if came == LPI {
+            if hearing.take() == Some(MESSAGE) {
                 return Ok("broken: a message that another has left came".into());
             }
         }
-        edu.enable_msi(gic.doorbell().ok_or(Fault)?)?;
-        store32(edu.registers + RAISE, DMA_DONE)?;
-        let mut came = 0;
-        let is_there = within(SURELY_S, || {
-            came = icc::acknowledge();
-            came == LPI
-        });
-        store32(edu.registers + ACKNOWLEDGE, DMA_DONE)?;
-        icc::end(came);
+        hearing.open()?;
+        let answer = comes(&hearing)?;
         // This one stays pending.
-        store32(edu.registers + RAISE, DMA_DONE)?;
-        Ok(if is_there { "ok".into() } else { format!("broken: interrupt {came} in place of {LPI}") })
+        store32(hearing.edu.registers + RAISE, DMA_DONE)?;
+        Ok(answer)
     };
     test().unwrap_or_else(|Fault| "broken: registers don't answer".into())
 }

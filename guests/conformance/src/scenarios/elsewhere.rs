@@ -109,7 +109,7 @@ pub fn message(scene: &Scene<'_>) {
         map_lpi(scene)?;
         let doorbell = Gic::find(platform).and_then(|gic| gic.doorbell()).ok_or("no doorbell")?;
         let edu = Edu::find(platform).ok_or("no edu")?;
-        edu.enable_msi(doorbell).map_err(|_| "edu has no MSI")?;
+        edu.enable_msi(doorbell, 0).map_err(|_| "edu has no MSI")?;
         // What came before.
         while taken_there_soon().is_some() {
             second::do_it(Ask::End);

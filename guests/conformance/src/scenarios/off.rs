@@ -121,7 +121,7 @@ impl Sender {
     fn device(platform: &Platform) -> Result<Self, &'static str> {
         let doorbell = Gic::find(platform).and_then(|gic| gic.doorbell()).ok_or("no doorbell")?;
         let edu = Edu::find(platform).ok_or("no edu")?;
-        edu.enable_msi(doorbell).map_err(|_| "edu has no MSI")?;
+        edu.enable_msi(doorbell, 0).map_err(|_| "edu has no MSI")?;
         Ok(Self::Device(edu))
     }
 

@@ -227,7 +227,7 @@ fn messages<'a>(probe: &Probe<'_>, target: &'a [Redistributor]) -> Result<(Edu, 
     let its = Its::start(&probe.gic, id, 1, target, memory).and_then(|mut its| {
         its.set(0, PRIORITY, true)?;
         its.map(0, 0)?;
-        edu.enable_msi(doorbell)?;
+        edu.enable_msi(doorbell, 0)?;
         Ok(its)
     });
     Ok((edu, its.map_err(|_| "skipped: ITS or edu don't answer")?))

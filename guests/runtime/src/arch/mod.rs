@@ -7,11 +7,6 @@ mod aarch64;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{board, icc, machine, registers};
+pub use aarch64::{board, icc, machine, registers, uart};
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{apic, board, machine};
-
-#[cfg(target_arch = "aarch64")]
-pub(crate) use aarch64::uart;
-#[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::uart;
+pub use x86_64::{apic, board, machine, uart};

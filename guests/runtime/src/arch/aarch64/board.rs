@@ -56,8 +56,23 @@ impl Board {
     }
 
     /// Where PCI functions are.
-    pub(crate) fn pci(&self) -> Option<Pci> {
+    pub fn pci(&self) -> Option<Pci> {
         Pci::of(&self.platform)
+    }
+
+    /// Where PCI functions have their config spaces.
+    pub fn ecam(&self) -> Option<u64> {
+        Some(self.platform.pci_hosts.first()?.ecam.start().get())
+    }
+
+    /// How many CPUs it has.
+    pub fn cpu_count(&self) -> usize {
+        self.platform.cpus.len()
+    }
+
+    /// The end of its RAM.
+    pub fn memory_end(&self) -> u64 {
+        self.platform.memory.iter().map(|bank| bank.end().get()).max().unwrap_or(0)
     }
 
     /// How it is powered off.

@@ -6,4 +6,4 @@ mod el2;
 pub mod icc;
 pub mod machine;
 pub mod registers;
-pub(crate) mod uart;
+pub mod uart;

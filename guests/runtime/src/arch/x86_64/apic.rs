@@ -1,6 +1,6 @@
 //! Drivers of the local APIC by its page (AMD APM 2, 16.3) and of the I/O APIC (Intel 82093AA), as small as a guest for tests can do with.
 
-use super::machine::{Fault, load32, store32};
+use super::machine::{Fault, load32, now, store32, write_msr};
 
 const ID: u64 = 0x20;
 const VERSION: u64 = 0x30;
@@ -89,6 +89,13 @@ impl Local {
     pub fn prepare_timer(&self, vector: u8) -> Result<(), Fault> {
         store32(self.base + DIVIDER, 0xb)?;
         store32(self.base + TIMER, vector.into())
+    }
+
+    /// Has the timer interrupt once so many ticks of the time stamp counter have gone by (AMD APM 2, 16.4.1), by the deadline of MSR 0x6e0.
+    pub fn start_timer(&self, vector: u8, ticks: u64) -> Result<(), Fault> {
+        const DEADLINE_REGISTER: u32 = 0x6e0;
+        self.prepare_deadline(vector)?;
+        write_msr(DEADLINE_REGISTER, now() + ticks)
     }
 
     /// Has the timer interrupt, once the time stamp counter has the value of MSR 0x6e0.

@@ -16,6 +16,11 @@ use crate::edu::Pci;
 const MAGIC: u32 = 0x336e_c578;
 const COMMAND_LINE: u64 = 24;
 const RSDP: u64 = 32;
+/// Where the memory map is, and how many entries it has; of an entry: address, bytes, type (1: RAM).
+const MAP: u64 = 40;
+const MAP_ENTRIES: u64 = 48;
+const ENTRY: u64 = 24;
+const ENTRY_RAM: u32 = 1;
 /// The most that a command line has.
 const LINE_MOST: u64 = 4096;
 /// The first serial port of every PC, where no table names another.
@@ -37,6 +42,8 @@ pub struct Board {
     pub ecam: Option<u64>,
     /// A megabyte of RAM, page-aligned, that nothing else uses any more.
     pub scratch: u64,
+    memory_end: u64,
+    reset: Option<(u16, u8)>,
 }
 
 /// The first 4 GiB, which are mapped as they are.
@@ -85,7 +92,10 @@ impl Board {
         // All that was said has been read.
         let scratch = image_end.next_multiple_of(0x1000);
         let cmdline = String::from_utf8_lossy(&bytes).into_owned();
-        Some(Self { madt, cmdline, console, clock, power, ecam, scratch })
+        let memory_end = memory_end(start_info, image_end)?;
+        let reset = fadt.reset.filter(|reset| reset.register.space == Space::Port);
+        let reset = reset.and_then(|reset| Some((reset.register.address.try_into().ok()?, reset.value)));
+        Some(Self { madt, cmdline, console, clock, power, ecam, scratch, memory_end, reset })
     }
 
     /// The number of a word `name=number` of the command line: decimal, or hexadecimal after `0x`. The last one counts.
@@ -105,15 +115,47 @@ impl Board {
     }
 
     /// Where PCI functions are, and where the command line says that BARs may be (`axvm.window=ADDRESS`): the tables say that in code.
-    pub(crate) fn pci(&self) -> Option<Pci> {
+    pub fn pci(&self) -> Option<Pci> {
         let window = self.number("axvm.window")?;
         Some(Pci { ecam: self.ecam?, window, bars: window, size: 16 << 20 })
+    }
+
+    /// Where PCI functions have their config spaces.
+    pub fn ecam(&self) -> Option<u64> {
+        self.ecam
+    }
+
+    /// How many CPUs it has.
+    pub fn cpu_count(&self) -> usize {
+        self.cpus().count()
+    }
+
+    /// The end of its RAM below 4 GiB.
+    pub fn memory_end(&self) -> u64 {
+        self.memory_end
+    }
+
+    /// How it is reset: a port, and the value that is written there.
+    pub fn reset(&self) -> Option<(u16, u8)> {
+        self.reset
     }
 
     /// How it is switched off.
     pub(crate) fn power(&self) -> Option<Power> {
         self.power
     }
+}
+
+/// Where the piece of RAM ends in which the image is, by the memory map.
+fn memory_end(start_info: u64, image_end: u64) -> Option<u64> {
+    let map = load64(start_info + MAP).ok()?;
+    let entries = load32(start_info + MAP_ENTRIES).ok()?;
+    (0..u64::from(entries)).map(|nth| map + nth * ENTRY).find_map(|entry| {
+        let start = load64(entry).ok()?;
+        let end = start.checked_add(load64(entry + 8).ok()?)?;
+        let is_ram = load32(entry + 16) == Ok(ENTRY_RAM);
+        (is_ram && start < image_end && image_end <= end).then_some(end)
+    })
 }
 
 /// The type of sleep that is S5 (ACPI 6.5, 7.4.2.2): the first element of the package `_S5_`, as compilers of AML write it (20.2.5).

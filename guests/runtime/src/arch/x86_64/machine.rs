@@ -239,6 +239,49 @@ pub fn within(seconds: u64, mut what: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Lets interrupts in for a moment: the vector of one that came, which is ended at the local APIC. What doesn't come in that moment
+/// waits for the next call.
+pub fn take_interrupt(apic: &Local) -> Option<u8> {
+    let vector: u64;
+    // SAFETY: the entry of an interrupt uses what is named here, and the APIC's register; the instruction behind STI is executed before one
+    // is taken, so that the second NOP is where one is, and an interrupt's entry has them masked again until it returns to CLI.
+    unsafe {
+        asm!(
+            "sti", "nop", "nop", "cli",
+            out("rax") _, out("rdx") _, out("r11") _, inout("r12") 0u64 => vector,
+            in("r14") 0u64, in("r15") apic.end(),
+        )
+    };
+    u8::try_from(vector).ok().filter(|vector| *vector != 0)
+}
+
+/// Sleeps until an interrupt comes, which is ended at the local APIC: its vector.
+pub fn sleep(apic: &Local) -> Option<u8> {
+    let vector: u64;
+    // SAFETY: as above. What comes before HLT is executed waits until it is: STI lets nothing in before the instruction behind it.
+    unsafe {
+        asm!(
+            "sti", "hlt", "cli",
+            out("rax") _, out("rdx") _, out("r11") _, inout("r12") 0u64 => vector,
+            in("r14") 0u64, in("r15") apic.end(),
+        )
+    };
+    u8::try_from(vector).ok().filter(|vector| *vector != 0)
+}
+
+/// Lets no interrupt reach this CPU by any means that software has.
+pub fn mask_everything() {
+    // SAFETY: nothing here waits for an interrupt.
+    unsafe { asm!("cli", options(nomem, nostack)) }
+}
+
+/// The calling CPU comes to a triple fault: there is no table of interrupts any more (AMD APM 2, 8.2.9, 15.14.3).
+pub fn triple_fault() -> ! {
+    let nothing = [0u8; 10];
+    // SAFETY: this is the end of the program, which is what its caller wants.
+    unsafe { asm!("lidt [{0}]", "int3", "2: hlt", "jmp 2b", in(reg) nothing.as_ptr(), options(noreturn)) }
+}
+
 /// The stack and the function of the CPU that is started next; the first instructions read them.
 pub(super) static NEXT_STACK: AtomicU32 = AtomicU32::new(0);
 static NEXT_FUNCTION: AtomicU64 = AtomicU64::new(0);

@@ -5,4 +5,4 @@ pub mod board;
 mod boot;
 mod interrupts;
 pub mod machine;
-pub(crate) mod uart;
+pub mod uart;

@@ -1,14 +1,14 @@
 //! The CPU interface of a VM whose interrupts are passthrough: what must work, and what must not reach further.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 
 use axvm_guest_runtime::gic::Gic;
 use axvm_guest_runtime::icc;
 
+use super::hears::on_other_cpu;
 use crate::board::Board;
-use crate::machine::{Fault, Start, frequency, load32, mpidr, now, send_sgi, start_cpu, store32};
+use crate::machine::{Fault, frequency, load32, mpidr, now, send_sgi, store32};
 
 const SGI_FRAME: u64 = 0x1_0000;
 const IGROUPR: u64 = 0x080;
@@ -97,17 +97,6 @@ pub fn split_end(board: &Board) -> String {
         })
     };
     answer(test())
-}
-
-/// Starts the VM's second CPU with a function.
-pub(super) fn on_other_cpu(board: &Board, function: extern "C" fn() -> !) -> bool {
-    const STACK: usize = 0x4000;
-    let Some(conduit) = board.conduit else { return false };
-    let Some(other) = board.platform.cpus.get(1) else { return false };
-    let stack = Box::leak(alloc::vec![0u128; STACK / 16].into_boxed_slice());
-    let start = Box::leak(Box::new(Start { stack_top: stack.as_ptr() as u64 + STACK as u64, function }));
-    // SAFETY: the stack was allocated for it just now, and nothing else knows of it.
-    unsafe { start_cpu(conduit, other.hardware_id, start) }
 }
 
 /// Forges the highest active priority, which keeps every interrupt from this CPU: those of the hypervisor as well.
