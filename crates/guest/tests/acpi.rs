@@ -11,7 +11,7 @@ use axvm_addr::{Gpa, Hpa, Interrupt, Irq, PciAddress, PciBuses, PciSpace, PciWin
 use axvm_guest::x86_64::acpi::{self, AcpiWriteError};
 use axvm_guest::{
     AcpiDescription, ConsoleDescription, Description, DeviceDescription, IoApicDescription, PciDescription,
-    PinDescription, Place, PowerDescription,
+    PinDescription, Place, PowerDescription, WatchdogDescription,
 };
 use proptest::prelude::*;
 
@@ -313,4 +313,43 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, AcpiWriteError::Pin { .. }), "{}", error),
         }
     }
+}
+
+#[test]
+fn a_watchdog_is_described_by_what_is_to_be_written_where() {
+    let mut description = machine();
+    assert!(read(&description).tables.find(b"WDAT").is_none());
+    description.watchdog = Some(WatchdogDescription {
+        control: span(0xe800_0000, 0x1000),
+        refresh: span(0xe801_0000, 0x1000),
+        irq: None,
+    });
+    let read = read(&description);
+    let table = read.tables.find(b"WDAT").unwrap().bytes().to_vec();
+    let word = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
+    // The header's length, no PCI function, a count of 2 ms, the most and the least of them, there and on, so many instructions.
+    assert_eq!(word(36), 0x20);
+    assert_eq!(table[40..48], [0xff, 0, 0xff, 0xff, 0xff, 0, 0, 0]);
+    assert_eq!([word(48), word(52), word(56), word(60)], [2, 0xf_ffff, 1, 1]);
+    let count = word(64) as usize;
+    assert_eq!(table.len(), 68 + count * 24);
+    let instructions: Vec<(u8, u8, u32, u32, u32)> = (0..count)
+        .map(|nth| {
+            let at = 68 + nth * 24;
+            // A register of 32 bits in memory, accessed as such.
+            assert_eq!((&table[at + 4..at + 8], word(at + 12)), (&[0, 32, 0, 3][..], 0));
+            (table[at], table[at + 1], word(at + 8), word(at + 16), word(at + 20))
+        })
+        .collect();
+    // What Linux's wdat_wdt asks for: ping, count, start, stop, and whether it runs.
+    for asked in [
+        (0x01, 2, 0xe801_0000, 1, u32::MAX),
+        (0x06, 3, 0xe800_0008, 0, 0xf_ffff),
+        (0x08, 0, 0xe800_0000, 1, 1),
+        (0x09, 2, 0xe800_0000, 1, 1),
+        (0x0b, 2, 0xe800_0000, 0, 1),
+    ] {
+        assert!(instructions.contains(&asked), "{asked:x?} is none of {instructions:x?}");
+    }
+    read.dsl("watchdog");
 }

@@ -107,7 +107,7 @@ pub(super) fn check_life(system: &System, board: &Board<'_>, findings: &mut Find
                 );
             }
         }
-        if config.watchdog.is_some() && (limits.watchdogs == Serves::No || !board.machine.has_watchdog()) {
+        if config.watchdog.is_some() && limits.watchdogs == Serves::No {
             findings.vm(
                 vm,
                 "watchdog",

@@ -313,7 +313,8 @@ pub struct WatchdogPlan {
     pub control: Span<Gpa>,
     /// The page by which it is refreshed.
     pub refresh: Span<Gpa>,
-    /// The line that says that half its time is over. None where lines are the board's own: there would have to be one for it.
+    /// The line that says that half its time is over. None where lines are the board's own, as there would have to be one for it, and where
+    /// guests aren't told of it.
     pub irq: Option<Irq>,
     /// What follows when its guest lets it expire.
     pub then: AfterEnd,

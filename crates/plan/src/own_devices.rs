@@ -88,14 +88,14 @@ impl Left<'_> {
     }
 
     /// The watchdog, if the VM is to have one. Its line only says that half its time is over, which is for debuggers; so it has none where
-    /// that would take one of the board's.
+    /// that would take one of the board's, or its guests aren't told of one.
     pub(super) fn watchdog(
         &self,
         config: &Vm,
         console: Option<ConsolePlan>,
         findings: &mut Findings,
     ) -> Option<WatchdogPlan> {
-        let then = config.watchdog.filter(|_| self.board.machine.has_watchdog())?;
+        let then = config.watchdog?;
         let mut taken = console.and_then(|console| console.at.registers()).into_iter().collect::<Vec<_>>();
         let mut page = || {
             let page = self.page(&taken)?;
@@ -103,8 +103,8 @@ impl Left<'_> {
             Some(page)
         };
         let pages = page().zip(page());
-        let injected = self.mode.console_line.is_none();
-        let irq = if injected { self.line(console.map(|console| console.irq)) } else { None };
+        let has_line = self.mode.console_line.is_none() && self.board.machine.watchdog_has_line();
+        let irq = if has_line { self.line(console.map(|console| console.irq)) } else { None };
         let plan = pages.map(|(control, refresh)| WatchdogPlan { control, refresh, irq, then });
         if plan.is_none() {
             findings.vm(self.vm, "watchdog", Rule::NoRoom, "no pages are left for the emulated watchdog");

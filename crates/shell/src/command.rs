@@ -76,6 +76,7 @@ pub const FORMS: &[Form] = &[
     form("vms", &[], None, "the VMs and their states"),
     form("devices", &[], None, "devices that VMs are given, and who has them"),
     form("start", &[Operand::Vm], None, "start a VM"),
+    form("shutdown", &[Operand::Vm], None, "press a VM's power button: its guest ends itself"),
     form("stop", &[Operand::Vm], None, "stop a VM and take back what it has"),
     form("suspend", &[Operand::Vm], None, "halt a VM's CPUs"),
     form("resume", &[Operand::Vm], None, "let a suspended VM go on"),
@@ -100,6 +101,8 @@ pub enum Command<'a> {
     Devices,
     /// Start a VM.
     Start(&'a str),
+    /// Have a VM's guest asked to end itself.
+    Shutdown(&'a str),
     /// Stop a VM.
     Stop(&'a str),
     /// Halt a VM.
@@ -214,6 +217,7 @@ impl<'a> Command<'a> {
             "vms" => Self::Vms,
             "devices" => Self::Devices,
             "start" => Self::Start(first),
+            "shutdown" => Self::Shutdown(first),
             "stop" => Self::Stop(first),
             "suspend" => Self::Suspend(first),
             "resume" => Self::Resume(first),
@@ -236,6 +240,7 @@ impl<'a> Command<'a> {
             Self::Vms => ("vms", [None, None]),
             Self::Devices => ("devices", [None, None]),
             Self::Start(vm) => ("start", [Some(vm), None]),
+            Self::Shutdown(vm) => ("shutdown", [Some(vm), None]),
             Self::Stop(vm) => ("stop", [Some(vm), None]),
             Self::Suspend(vm) => ("suspend", [Some(vm), None]),
             Self::Resume(vm) => ("resume", [Some(vm), None]),
@@ -278,6 +283,7 @@ mod tests {
             ("vms", Vms),
             ("devices", Devices),
             ("start a", Start("a")),
+            ("shutdown a", Shutdown("a")),
             ("stop a", Stop("a")),
             ("suspend a", Suspend("a")),
             ("resume a", Resume("a")),

@@ -14,6 +14,7 @@ use axvm_plan::{DeviceId, Refusal, Thing, VmPlan};
 use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
 use axvm_system::wire::{Channel, MAX_COMMAND};
 
+use crate::arch::press_power_button;
 use crate::host::{Host, UNSETTLED};
 use crate::report::pack;
 use crate::vm::{self, StopReason, VmRef};
@@ -187,6 +188,16 @@ impl<'a> Around<'a> {
                     Answer::Done(format!("vm \"{name}\" is starting"))
                 }
             },
+            Command::Shutdown(name) => {
+                let vm = self.live(name)?;
+                if vm.is_stopping() {
+                    return Err(not_now(name, vm.state()));
+                }
+                if !press_power_button(vm.irqchip()) {
+                    return Err(wrong(name, "has no guest that hears a power button: stop it"));
+                }
+                Answer::Done(format!("vm \"{name}\" is asked to end"))
+            }
             Command::Stop(name) => {
                 self.stop(name, StopReason::Stopped)?;
                 Answer::Done(format!("vm \"{name}\" is stopping"))

@@ -11,12 +11,12 @@ use crate::host::Host;
 use crate::log;
 use crate::vm::{Vm, VmRef};
 
-/// The counter that guests read, which is the machine's own.
+/// The counter by which a guest sets its watchdog.
 struct Counter(&'static Host);
 
 impl Clock for Counter {
     fn now(&self) -> u64 {
-        arch::ticks()
+        arch::watchdog_ticks()
     }
 
     fn rearmed(&self) {
@@ -43,7 +43,7 @@ fn attend_one(vm: &Vm) -> Option<u64> {
     match vm.ends().watchdog.as_ref()?.attend() {
         Attention::None => None,
         Attention::At(tick) => {
-            Some(arch::ticks_as(tick.saturating_sub(arch::ticks()), 1_000_000).saturating_add(1))
+            Some(arch::watchdog_us(tick.saturating_sub(arch::watchdog_ticks())).saturating_add(1))
         }
         Attention::Expired => {
             log::warn!("{}: its watchdog has expired", vm.name());

@@ -22,7 +22,11 @@ const MODULES: &[&str] =
 
 /// Modules of what only an architecture's boards have.
 fn more_modules(arch: &str) -> &'static [&'static str] {
-    if arch == "aarch64" { &["sbsa_gwdt"] } else { &[] }
+    match arch {
+        "aarch64" => &["sbsa_gwdt"],
+        "x86_64" => &["wdat_wdt", "button"],
+        _ => &[],
+    }
 }
 
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.

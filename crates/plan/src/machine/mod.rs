@@ -414,8 +414,8 @@ impl Machine {
         }
     }
 
-    /// Whether an emulated watchdog is one that its guests know.
-    pub(crate) fn has_watchdog(self) -> bool {
+    /// Whether an emulated watchdog has a line by which it says that half its time is over.
+    pub(crate) fn watchdog_has_line(self) -> bool {
         self.has_device_tree()
     }
 

@@ -74,6 +74,8 @@
 //! | `add_bar_ports` | adds the ports of BARs of a bridge, where there are such |
 //! | `add_bar_ports, add_config_ports` | adds the way to config space by ports, where there are such |
 //! | `read_port`, `write_port` | the machine's ports |
+//! | `watchdog_ticks`, `watchdog_us` | the counter by which guests set their watchdogs, and how long so many of its ticks are |
+//! | `press_power_button` | has the guest asked to power itself off, by a button that its description names; whether it listens |
 //! | `add_console` | adds its emulated console, of the kind that its architecture expects, to its devices |
 //! | `reside` | has a vCPU on the calling CPU, which is its own, while it is run: at the end nothing of it is left there but its `Seat` |
 //! | `Running` | the vCPU meanwhile: `axvm::vcpu::Vcpu`. What happens most is answered without coming back |
@@ -103,9 +105,10 @@ pub use current::{
     SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_bar_ports,
     add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, correct_platform,
     delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout, image_start,
-    listen_to_iommus, now_us, own_hardware_id, physical_address_bits, probe_read, probe_write, read_port,
-    reside, send_event, start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as,
-    wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, write_port, zero,
+    listen_to_iommus, now_us, own_hardware_id, physical_address_bits, press_power_button, probe_read,
+    probe_write, read_port, reside, send_event, start_cpu, system_off, system_reset, take_interrupts,
+    tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, watchdog_ticks,
+    watchdog_us, write_port, zero,
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};

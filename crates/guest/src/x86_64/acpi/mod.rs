@@ -5,6 +5,7 @@
 mod dsdt;
 mod fixed;
 mod resources;
+mod watchdog;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,6 +18,8 @@ use acpi_tables::xsdt::XSDT;
 use axvm_addr::{Gpa, Irq, PciAddress};
 
 use crate::description::{AcpiDescription, Description};
+
+pub use watchdog::HZ as WATCHDOG_HZ;
 
 /// Who made the tables, and what they call themselves.
 const OEM: [u8; 6] = *b"AXVM  ";
@@ -95,6 +98,9 @@ pub fn write(description: &Description, at: Gpa, room: u64) -> Result<Vec<u8>, A
     }
     if let Some(table) = fixed::spcr(description) {
         root.add_entry(put(table.as_slice(), ALIGNMENT));
+    }
+    if let Some(watchdog) = &description.watchdog {
+        root.add_entry(put(watchdog::write(watchdog).as_slice(), ALIGNMENT));
     }
     let root = put(&aml(&root), ALIGNMENT);
     let rsdp = aml(&Rsdp::new(OEM, root));

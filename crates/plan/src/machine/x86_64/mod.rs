@@ -228,6 +228,22 @@ pub(crate) fn reserved_node(path: &str) -> Option<&'static str> {
     (path == HPET).then_some("the HPET, whose messages go past the IOMMU")
 }
 
+/// Ports of a PC's that are the hypervisor's, or nobody's, whether or not the firmware names them: whoever has one of these can interrupt,
+/// reset or end the board, have firmware run, or say something in the hypervisor's place.
+const OWN_PORTS: [(u16, u32, &str); 10] = [
+    (0x20, 2, "the 8259"),
+    (0xa0, 2, "the 8259"),
+    (0x40, 4, "the 8254"),
+    (0x61, 1, "the 8254's gate and the board's NMIs"),
+    (0x64, 1, "the keyboard controller's commands, of which one resets the board"),
+    (0x80, 1, "the port of POST codes"),
+    (0x92, 1, "the reset and A20 port"),
+    (0xb2, 2, "the ports by which firmware is called (SMI)"),
+    // QEMU's `isa-debugcon` and `isa-debug-exit`, where those are by custom.
+    (0xe9, 1, "an emulator's debug port"),
+    (0xf4, 4, "an emulator's exit"),
+];
+
 /// The ports of the board's that no guest is given: those with which the hypervisor works.
 pub(crate) fn ports(platform: &Platform) -> Vec<DrivenPorts> {
     let mut ports = Vec::new();
@@ -236,6 +252,9 @@ pub(crate) fn ports(platform: &Platform) -> Vec<DrivenPorts> {
     };
     let (first, count) = CONFIG_PORTS;
     take(Ports::of(first, count), "PCI's config space");
+    for (first, count, what) in OWN_PORTS {
+        take(Ports::of(first, count), what);
+    }
     let firmware = platform.acpi();
     let registers = firmware.into_iter().flat_map(|firmware| {
         let off = firmware.power_off.into_iter().flat_map(|off| match off {

@@ -233,6 +233,29 @@ fn events_of_acpi_have_a_line_that_no_device_has() {
 }
 
 #[test]
+fn a_watchdog_has_pages_of_its_own_and_no_line() {
+    let mut system = demo();
+    system.vms[0].watchdog = Some(AfterEnd::Restart);
+    let mut without = board();
+    without.limits.watchdogs = axvm_platform::limits::Serves::No;
+    assert_eq!(refusals(&system, &without), [(Rule::Limit, Item::Vm(0, "watchdog".into()))]);
+    let plan = planned(&system, &board());
+    let plan = &plan.vms[0];
+    let watchdog = plan.watchdog.unwrap();
+    assert_eq!((watchdog.irq, watchdog.then), (None, AfterEnd::Restart));
+    for page in [watchdog.control, watchdog.refresh] {
+        let mut others = VmPlan { watchdog: None, ..plan.clone() }.emulated();
+        others.extend(plan.ram.iter().map(|piece| piece.gpa));
+        others.extend(plan.pci.iter().flat_map(|bridge| bridge.windows.iter().map(|window| window.cpu)));
+        others.extend(plan.pci.iter().map(|bridge| bridge.ecam));
+        assert!(others.iter().all(|other| !other.overlaps(&page)), "{page}");
+        assert!(plan.emulated().contains(&page));
+    }
+    let described = plan.description.watchdog.unwrap();
+    assert_eq!((described.control, described.refresh), (watchdog.control, watchdog.refresh));
+}
+
+#[test]
 fn without_interrupts_a_vm_has_neither_lines_nor_messages() {
     let mut system = demo();
     system.vms[0].interrupts = InterruptChoice::None;

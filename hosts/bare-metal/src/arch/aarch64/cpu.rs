@@ -88,6 +88,11 @@ pub fn ticks_as(ticks: u64, per_second: u64) -> u64 {
     (ticks / hz).saturating_mul(per_second).saturating_add((ticks % hz).saturating_mul(per_second) / hz)
 }
 
+/// How long so many ticks of a watchdog's are, in microseconds: they are the system counter's.
+pub fn watchdog_us(ticks: u64) -> u64 {
+    ticks_as(ticks, 1_000_000)
+}
+
 /// Waits at least this long.
 pub fn delay_us(microseconds: u64) {
     let end = ticks().saturating_add(microseconds.saturating_mul(tick_hz()) / 1_000_000 + 1);

@@ -51,7 +51,8 @@ use axvm_platform::model::Platform;
 pub use boot::{NotStarted, start_cpu};
 pub use cpu::{
     clean_to_memory, delay_us, halt, now_us, own_hardware_id, physical_address_bits, send_event, tick_hz,
-    ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, zero,
+    ticks, ticks as watchdog_ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, watchdog_us,
+    zero,
 };
 pub use fast::Running;
 pub use firmware::{correct as correct_platform, find as find_firmware, system_off, system_reset};
@@ -68,7 +69,9 @@ pub use irqchip::{
 };
 #[cfg(feature = "protection-off")]
 pub use memory_promises::check as check_memory;
-pub use no_ports::{MESSAGES, add_bar_ports, add_config_ports, hardware_message, read_port, write_port};
+pub use no_ports::{
+    MESSAGES, add_bar_ports, add_config_ports, hardware_message, press_power_button, read_port, write_port,
+};
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]

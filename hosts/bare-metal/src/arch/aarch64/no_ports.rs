@@ -1,4 +1,4 @@
-//! What of x86 has no counterpart here: ports, and messages that somebody else than the functions' guests has.
+//! What of x86 has no counterpart here: ports, a power button, and messages that somebody else than the functions' guests has.
 
 use alloc::sync::Arc;
 
@@ -8,6 +8,7 @@ use axvm_axdevice::Width;
 use axvm_plan::PciPlan;
 use axvm_vpci::{Messages, MsiMessage};
 
+use super::irqchip::GuestIrqchip;
 use crate::vpci_backend::Bridge;
 
 /// Functions are told their messages by their guests: the ITS knows them by their ids.
@@ -16,6 +17,11 @@ pub const MESSAGES: Messages = Messages::Functions;
 /// Nobody asks.
 pub const fn hardware_message(vector: u16) -> MsiMessage {
     MsiMessage { address: 0, data: vector as u32 }
+}
+
+/// No device tree names one.
+pub const fn press_power_button(_: &GuestIrqchip) -> bool {
+    false
 }
 
 /// There are no ports.

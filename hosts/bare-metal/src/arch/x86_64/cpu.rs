@@ -5,6 +5,7 @@ use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_addr::Hpa;
+use axvm_guest::x86_64::acpi::WATCHDOG_HZ;
 use x86_64::instructions::{hlt, interrupts};
 
 use super::local_apic::LocalApic;
@@ -61,6 +62,16 @@ pub fn now_us() -> u64 {
 pub fn ticks_as(ticks: u64, per_second: u64) -> u64 {
     let hz = tick_hz();
     (ticks / hz).saturating_mul(per_second).saturating_add((ticks % hz).saturating_mul(per_second) / hz)
+}
+
+/// The counter of a watchdog's, whose rate is what its guest is told.
+pub fn watchdog_ticks() -> u64 {
+    ticks_as(ticks(), WATCHDOG_HZ)
+}
+
+/// How long so many of its ticks are, in microseconds.
+pub const fn watchdog_us(ticks: u64) -> u64 {
+    ticks.saturating_mul(1_000_000 / WATCHDOG_HZ)
 }
 
 /// Waits at least this long.

@@ -284,12 +284,12 @@ fn ports(running: &mut Running<'_>, left: Left, port: Port) -> Exit {
         Ok(Some(mut transfer)) => {
             let first = transfer.access();
             // Its power is no device of the VM's.
-            if running.irqchip.power().has(first.port) {
+            if let Some(accessed) = running.irqchip.power().access(running.irqchip, &first) {
                 running.count(ExitReason::Port);
-                return match running.irqchip.power().access(first.port, first.write.map(u64::from)) {
+                return match accessed {
                     Accessed::Asks(request) => Exit::Power(request),
                     Accessed::Value(value) => {
-                        if let Next::Access = transfer.answered(running, value) {
+                        if let Next::Access = transfer.answered(running, value.into()) {
                             running.pending = Pending::Ports(transfer);
                         }
                         RESUME

@@ -17,7 +17,7 @@ pub fn fill(platform: &Platform, limits: &mut Limits) -> u64 {
     limits.processors = if is_fit { Serves::Yes } else { Serves::No };
     limits.direct_interrupts = if LocalApic::own().can_be_given() { Serves::Yes } else { Serves::No };
     limits.guest_machine = GuestMachine::Own;
-    limits.watchdogs = Serves::No;
+    limits.watchdogs = Serves::Yes;
     limits.messages = 180 * platform.cpus.len() as u32;
     platform.cpus.len() as u64 * VECTORS
 }

@@ -50,7 +50,7 @@ use axvm_platform::model::Platform;
 pub use boot::{NotStarted, start_cpu};
 pub use cpu::{
     clean_to_memory, delay_us, halt, now_us, own_hardware_id, physical_address_bits, send_event, tick_hz,
-    ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, zero,
+    ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, watchdog_ticks, watchdog_us, zero,
 };
 pub use establish::{EntryWork, establish};
 pub use firmware::{correct as correct_platform, system_off, system_reset};
@@ -66,6 +66,7 @@ pub use irqchip::{
 };
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use own_ports::{MESSAGES, add_bar_ports, add_config_ports, hardware_message, read_port, write_port};
+pub use power::press_power_button;
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]
 pub use protection::{check_memory, leak_message, leak_message_number};

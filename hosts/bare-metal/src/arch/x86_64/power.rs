@@ -1,72 +1,70 @@
-//! A guest's ACPI registers and its reset register: what it asks its power for.
+//! A guest's power: ACPI's registers, whose line is the guest's SCI, and what it asks for by them.
 
-use core::sync::atomic::{AtomicU16, Ordering};
-
-use axvm::vcpu::PowerRequest;
+use axvm::irqchip::Irqchip as _;
+use axvm::vcpu::{PortAccess, PowerRequest};
+use axvm_acpipm::{Asked, Places, Power};
+use axvm_addr::Irq;
 use axvm_plan::PowerPlan;
+use spin::Mutex;
 
-/// The registers.
-pub struct Power {
-    plan: PowerPlan,
-    status: AtomicU16,
-    enable: AtomicU16,
+use super::irqchip::GuestIrqchip;
+
+/// The registers, and their line.
+pub struct GuestPower {
+    registers: Mutex<Power>,
+    sci: Irq,
 }
 
 /// What an access comes to.
 pub enum Accessed {
     /// A value was read, or a write was taken.
-    Value(u64),
+    Value(u32),
     /// It asks for this.
     Asks(PowerRequest),
 }
 
-/// PM1_CNT: SCI_EN, always on; SLP_TYP in bits 12:10; SLP_EN (ACPI 6.5, 4.8.3.2).
-const SCI_ENABLED: u64 = 1;
-const TYPE_SHIFT: u32 = 10;
-const SLEEP: u64 = 1 << 13;
-
-impl Power {
-    /// As after reset.
-    pub const fn new(plan: PowerPlan) -> Self {
-        Self { plan, status: AtomicU16::new(0), enable: AtomicU16::new(0) }
+impl GuestPower {
+    /// As after a reset.
+    pub const fn new(plan: &PowerPlan) -> Self {
+        let places = Places { event: plan.event, control: plan.control, s5: plan.s5, reset: plan.reset };
+        Self { registers: Mutex::new(Power::new(places)), sci: plan.sci }
     }
 
-    /// Whether a port is one of them.
-    pub fn has(&self, port: u16) -> bool {
-        self.plan.event.contains(port) || self.plan.control.contains(port) || port == self.plan.reset
+    /// The machine has been reset.
+    pub fn reset(&self) {
+        self.registers.lock().reset();
     }
 
-    /// A read of so many bytes at one of them.
-    fn read(&self, port: u16) -> u64 {
-        let events = u64::from(self.status.load(Ordering::Relaxed))
-            | u64::from(self.enable.load(Ordering::Relaxed)) << 16;
-        if self.plan.event.contains(port) {
-            events >> (8 * (port - self.plan.event.first()))
-        } else if self.plan.control.contains(port) {
-            SCI_ENABLED >> (8 * (port - self.plan.control.first()))
-        } else {
-            0
-        }
+    /// An access to a port. `None`: none of the registers is there.
+    pub fn access(&self, irqchip: &GuestIrqchip, access: &PortAccess) -> Option<Accessed> {
+        self.with(irqchip, |registers| match access.write {
+            None => registers.read(access.port, access.width).map(Accessed::Value),
+            Some(value) => registers.write(access.port, access.width, value).map(|asked| match asked {
+                Asked::Nothing => Accessed::Value(0),
+                Asked::Off => Accessed::Asks(PowerRequest::SystemOff),
+                Asked::Reset => Accessed::Asks(PowerRequest::SystemReset),
+            }),
+        })
     }
 
-    /// An access: a read, or a write of a value.
-    pub fn access(&self, port: u16, write: Option<u64>) -> Accessed {
-        let Some(value) = write else { return Accessed::Value(self.read(port)) };
-        if port == self.plan.reset && value & 0xff == u64::from(self.plan.reset_value) {
-            return Accessed::Asks(PowerRequest::SystemReset);
+    /// Does something with the registers, and brings their line to what follows from it: with their lock held, so that whoever is last has the
+    /// last word.
+    fn with<R>(&self, irqchip: &GuestIrqchip, change: impl FnOnce(&mut Power) -> R) -> R {
+        let mut registers = self.registers.lock();
+        let before = registers.line();
+        let result = change(&mut registers);
+        let after = registers.line();
+        if before != after {
+            let _ = irqchip.set_level(self.sci, after);
         }
-        if port == self.plan.control.first()
-            && value & SLEEP != 0
-            && value >> TYPE_SHIFT & 7 == u64::from(self.plan.s5)
-        {
-            return Accessed::Asks(PowerRequest::SystemOff);
-        }
-        if port == self.plan.event.first() {
-            // A one clears.
-            self.status.fetch_and(!(value as u16), Ordering::Relaxed);
-        } else if port == self.plan.event.first() + 2 {
-            self.enable.store(value as u16, Ordering::Relaxed);
-        }
-        Accessed::Value(0)
+        result
     }
+}
+
+/// Presses a guest's power button. Whether it listens to that, as a guest does that has a driver for it.
+pub fn press_power_button(irqchip: &GuestIrqchip) -> bool {
+    irqchip.power().with(irqchip, |registers| {
+        registers.press();
+        registers.line()
+    })
 }

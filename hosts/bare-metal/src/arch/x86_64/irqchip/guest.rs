@@ -16,7 +16,7 @@ use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, IoPage, LocalPage, Pin, 
 use super::machine::IrqchipError;
 use crate::arch::x86_64::cpu::{tick_hz, ticks};
 use crate::arch::x86_64::local_apic::{LocalApic, NotClean};
-use crate::arch::x86_64::power::Power;
+use crate::arch::x86_64::power::GuestPower;
 use crate::arch::x86_64::power_timer::PowerTimer;
 use crate::cpus;
 use crate::hal::HalError;
@@ -101,7 +101,7 @@ pub struct GuestIrqchip {
     local: axvm_addr::Span<axvm_addr::Gpa>,
     io: axvm_addr::Span<axvm_addr::Gpa>,
     clock: ClockMsrs,
-    power: Power,
+    power: GuestPower,
     timer: Ports,
     taker: Taker,
 }
@@ -151,7 +151,7 @@ impl GuestIrqchip {
             local: own.local_apic,
             io: own.io_apic.registers,
             clock,
-            power: Power::new(own.power),
+            power: GuestPower::new(&own.power),
             timer: own.power.timer,
             taker,
         })
@@ -185,7 +185,7 @@ impl GuestIrqchip {
     }
 
     /// The registers of its power.
-    pub(in crate::arch::x86_64) fn power(&self) -> &Power {
+    pub(in crate::arch::x86_64) fn power(&self) -> &GuestPower {
         &self.power
     }
 
@@ -258,6 +258,7 @@ impl axvm::irqchip::Irqchip for GuestIrqchip {
 
     fn reset(&self) {
         self.clock.reset();
+        self.power.reset();
         self.apics.reset();
     }
 
