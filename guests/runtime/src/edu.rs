@@ -121,12 +121,26 @@ impl Edu {
         Pci::of(platform).into_iter().flat_map(Self::all_at).next()
     }
 
-    fn all_at(pci: Pci) -> impl Iterator<Item = Self> + use<> {
-        let found = functions_at(pci.ecam).filter(|&(_, config)| load32(config) == Ok(ID));
-        (0..).zip(found).filter_map(move |(nth, (_, config))| Self::switched_on(pci, config, nth))
+    /// The board's first, whether or not it may master the bus: its registers answer.
+    pub fn answering(board: &Board) -> Option<Self> {
+        let (pci, config) = Self::found(board.pci()?).next()?;
+        Self::placed(pci, config, 0)
     }
 
-    fn switched_on(pci: Pci, config: u64, nth: u64) -> Option<Self> {
+    fn found(pci: Pci) -> impl Iterator<Item = (Pci, u64)> + use<> {
+        let found = functions_at(pci.ecam).filter(|&(_, config)| load32(config) == Ok(ID));
+        found.map(move |(_, config)| (pci, config))
+    }
+
+    fn all_at(pci: Pci) -> impl Iterator<Item = Self> + use<> {
+        (0..).zip(Self::found(pci)).filter_map(|(nth, (pci, config))| {
+            let edu = Self::placed(pci, config, nth)?;
+            store16(config + COMMAND, COMMAND_MEMORY | COMMAND_MASTER).ok()?;
+            (load16(config + COMMAND).ok()? & COMMAND_MASTER != 0).then_some(edu)
+        })
+    }
+
+    fn placed(pci: Pci, config: u64, nth: u64) -> Option<Self> {
         let start = pci.bars.next_multiple_of(BAR_SIZE) + nth * BAR_SIZE;
         let inside = |bar: u64| bar >= start && bar + BAR_SIZE <= pci.bars + pci.size;
         let mut bar = u64::from(load32(config + BAR0).ok()? & !0xf);
@@ -134,10 +148,8 @@ impl Edu {
             bar = start;
             store32(config + BAR0, bar as u32).ok()?;
         }
-        store16(config + COMMAND, COMMAND_MEMORY | COMMAND_MASTER).ok()?;
-        if load16(config + COMMAND).ok()? & COMMAND_MASTER == 0 {
-            return None;
-        }
+        let command = load16(config + COMMAND).ok()?;
+        store16(config + COMMAND, command | COMMAND_MEMORY).ok()?;
         Some(Self { registers: pci.window + (bar - pci.bars), config })
     }
 

@@ -8,7 +8,9 @@ use super::message::comes;
 use crate::arch::{Hearing, MESSAGE};
 use crate::board::Board;
 use crate::edu::{DMA_DONE, RAISE, functions_of};
-use crate::machine::{Fault, frequency, load16, load32, load64, now, store16, store32, store64};
+use crate::machine::{
+    Fault, SURELY_S, frequency, load16, load32, load64, now, store16, store32, store64, within,
+};
 
 /// What no memory has by itself.
 const MARK: u64 = 0x6c65_6674_2062_6168;
@@ -31,6 +33,9 @@ const NOBODY: u32 = u32::MAX;
 /// NVMe 1.4, 3.1.5: CC. The sizes of queue entries, without EN: nothing comes of them, and a reset clears them.
 const NVME_CC: u64 = 0x14;
 const NVME_MARK: u32 = 0x0046_0000;
+/// 3.1.6: CSTS.RDY.
+const NVME_CSTS: u64 = 0x1c;
+const NVME_READY: u32 = 1 << 0;
 
 /// An NVMe controller's registers, and what its config space was when it was found.
 struct Nvme {
@@ -110,6 +115,9 @@ pub fn leaves(board: &Board) -> String {
             store64(word, MARK)?;
         }
         let Some(nvme) = Nvme::find(board)? else { return Ok("skipped: no NVMe controller".into()) };
+        // One that firmware left on takes nothing but being switched off, and forgets then.
+        store32(nvme.registers + NVME_CC, 0)?;
+        within(SURELY_S, || load32(nvme.registers + NVME_CSTS).is_ok_and(|status| status & NVME_READY == 0));
         store32(nvme.registers + NVME_CC, NVME_MARK)?;
         store16(nvme.config + COMMAND, COMMAND_MEMORY | COMMAND_MASTER)?;
         let msix = msix(nvme.config)?;

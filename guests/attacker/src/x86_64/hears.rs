@@ -93,10 +93,10 @@ pub fn reset(board: &Board, nth: u32) -> String {
 
 /// What was kept over the last start, in `edu`: no reset of a VM touches a device that the file has change hands as it is. `None`: there is none.
 pub fn kept(board: &Board) -> Option<Result<u32, Fault>> {
-    Some(Edu::of(board)?.kept())
+    Some(Edu::answering(board)?.kept())
 }
 
 /// Keeps a word for the next start.
 pub fn keep(board: &Board, word: u32) -> Result<(), Fault> {
-    Edu::of(board).ok_or(Fault)?.keep(word)
+    Edu::answering(board).ok_or(Fault)?.keep(word)
 }
