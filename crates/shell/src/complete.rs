@@ -129,7 +129,7 @@ pub(crate) mod tests {
         for (line, completion) in [
             ("ev", done("ents ")),
             ("ass", done("ign ")),
-            ("s", Several("start  stop  suspend".into())),
+            ("s", Several("start  shutdown  stop  suspend".into())),
             ("re", Several("resume  restart  release".into())),
             ("st", Several("start  stop".into())),
             ("x", None),
