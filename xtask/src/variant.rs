@@ -21,6 +21,8 @@ pub struct Change {
     pub kernel: Option<String>,
     /// The network card's model.
     pub nic: Option<String>,
+    /// The IOMMU's model with its options, where that is a device.
+    pub iommu: Option<String>,
     /// Words after every VM's kernel command line.
     pub append: Option<String>,
     /// How VMs get interrupts.
@@ -50,6 +52,9 @@ impl From<&str> for Interrupts {
 /// Network cards that may stand for each other.
 const CARDS: &[&str] = &["e1000e", "igb"];
 
+/// IOMMUs that may stand for each other.
+const IOMMUS: &[&str] = &["amd-iommu", "intel-iommu"];
+
 /// The system file with the change: itself where nothing changes.
 pub fn of(system: &Path, change: &Change, name: &str) -> Result<PathBuf> {
     if *change == Change::default() {
@@ -74,6 +79,12 @@ fn apply(text: &str, change: &Change) -> Result<String> {
         replace_after(qemu, "-device", |word| {
             let (model, rest) = word.split_once(',').unwrap_or((word, ""));
             CARDS.contains(&model).then(|| format!("{card},{rest}"))
+        })?;
+    }
+    if let Some(iommu) = &change.iommu {
+        replace_after(qemu, "-device", |word| {
+            let model = word.split(',').next().unwrap_or(word);
+            IOMMUS.contains(&model).then(|| iommu.clone())
         })?;
     }
     let machines = document["vm"].as_array_of_tables_mut().context("it has no vm")?;
@@ -190,6 +201,19 @@ mod tests {
         assert!(changed.contains("kernel = \"own\""));
         assert!(apply(file, &change("5.10")).is_err());
         assert!(apply("[board]\nqemu = []\n[[vm]]\nkernel = \"own\"\n", &change("6.1")).is_err());
+    }
+
+    #[test]
+    fn an_iommu_is_replaced_with_its_options() {
+        let file =
+            "[board]\nqemu = [\"-device\", \"amd-iommu,dma-remap=on\", \"-device\", \"nvme\"]\n[[vm]]\n";
+        let change = Change { iommu: Some("intel-iommu,eim=on".into()), ..Change::default() };
+        let changed = apply(file, &change).unwrap();
+        assert!(
+            changed.contains("[\"-device\", \"intel-iommu,eim=on\", \"-device\", \"nvme\"]"),
+            "{changed}"
+        );
+        assert!(apply(FILE, &change).is_err(), "it has none");
     }
 
     #[test]

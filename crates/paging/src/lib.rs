@@ -10,6 +10,7 @@ mod amd_io;
 mod chain;
 pub mod early;
 mod format;
+mod intel_io;
 mod mapper;
 mod memory;
 mod nested;
@@ -17,6 +18,7 @@ mod stage2;
 
 pub use amd_io::AmdIoFormat;
 pub use format::{Attributes, Entry, Format, Level, MemoryType};
+pub use intel_io::{IntelIoFeatures, IntelIoFormat};
 pub use mapper::{MapError, Mapper, UnmapError};
 pub use memory::{Invalidate, NotInvalidated, TableMemory};
 pub use nested::{HostFormat, NestedFormat};

@@ -10,6 +10,8 @@ use crate::spec::registers::{Capability, Extended, offset};
 pub struct Features {
     /// The bits of a domain id.
     pub domain_bits: u32,
+    /// The bits of the largest address that a device can have translated (MGAW).
+    pub input_bits: u32,
     /// Tables of three levels are walked.
     pub three_levels: bool,
     /// Tables of four levels are.
@@ -18,6 +20,8 @@ pub struct Features {
     pub blocks_2m: bool,
     /// Blocks of 1 GiB.
     pub blocks_1g: bool,
+    /// Tables can have a device's accesses snooped, whatever it says itself.
+    pub snoop_control: bool,
     /// The processors' caches are snooped when tables are read.
     pub coherent: bool,
     /// Single pages can be invalidated.
@@ -41,10 +45,12 @@ impl Features {
         let level = |bit: u8| capability.widths() >> bit & 1 != 0;
         let features = Self {
             domain_bits: (4 + 2 * u32::from(capability.domains())).min(16),
+            input_bits: u32::from(capability.most_bits()) + 1,
             three_levels: level(1),
             four_levels: level(2),
             blocks_2m: capability.blocks() & 1 != 0,
             blocks_1g: capability.blocks() & 2 != 0,
+            snoop_control: extended.snoop_control(),
             coherent: extended.coherent(),
             pages: capability.pages(),
             write_buffer: capability.write_buffer(),

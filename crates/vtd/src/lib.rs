@@ -40,6 +40,8 @@ pub use features::Features;
 pub use id::DeviceId;
 pub use remap::{Destination, Interrupt};
 pub use spec::faults::Fault;
-pub use spec::interrupts::{Kind as InterruptKind, msi_address};
+pub use spec::interrupts::{
+    Kind as InterruptKind, io_apic_high, io_apic_low, msi_address, msi_address_of_several,
+};
 pub use spec::registers::REGISTER_BYTES;
-pub use unit::{Domain, Drained, Options, Unit};
+pub use unit::{Domain, Drained, Options, OwnInterrupt, Unit};

@@ -15,8 +15,8 @@ use crate::shared::Shared;
 use crate::spec::commands::{self, Command};
 use crate::spec::faults::{self, Fault};
 use crate::spec::registers::{
-    FAULT_MASKED, FaultStatus, InterruptTable, PROTECTED_ENABLE, PROTECTED_STATUS, REGISTER_BYTES, RootTable,
-    offset,
+    FAULT_MASKED, FaultStatus, Global, InterruptTable, PROTECTED_ENABLE, PROTECTED_STATUS, REGISTER_BYTES,
+    RootTable, offset,
 };
 use crate::spec::tables::{ContextHigh, ContextLow};
 use crate::tables::Tables;
@@ -31,15 +31,22 @@ pub struct Options {
     pub interrupts_log2: u8,
     /// Whether destinations of interrupts have 32 bits, where the unit can: the processors' local APICs are in x2APIC mode.
     pub x2apic: bool,
-    /// Whether the unit sends its own MSI when it has recorded a fault, and what that is: address and data.
-    pub fault_interrupt: Option<(u64, u32)>,
 }
 
 impl Default for Options {
-    /// 4096 interrupts (64 KiB), xAPIC destinations, no interrupt of its own.
+    /// 4096 interrupts (64 KiB), xAPIC destinations.
     fn default() -> Self {
-        Self { interrupts_log2: 12, x2apic: false, fault_interrupt: None }
+        Self { interrupts_log2: 12, x2apic: false }
     }
+}
+
+/// The message that a unit sends by itself. No unit remaps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnInterrupt {
+    /// Where it is written: who gets it. With destinations of 32 bits the upper half has bits 31:8 of the local APIC's id (11.4.7.5).
+    pub address: u64,
+    /// What is written: the vector.
+    pub data: u32,
 }
 
 /// What a device may reach: one set of second-stage tables.
@@ -125,14 +132,16 @@ impl<R: Registers, M: Memory> Unit<R, M> {
             attached: LiteMap::new(),
             next_fault: 0,
         };
-        unit.start(options)?;
+        unit.start()?;
         Ok(unit)
     }
 
     /// The order of 6.5 and 11.4.4.1: the queue, the root table, what is held of another one, translation; then the same of
     /// interrupts.
-    fn start(&mut self, options: Options) -> Result<(), Error> {
-        self.listen(options.fault_interrupt);
+    fn start(&mut self) -> Result<(), Error> {
+        // Records of whoever was here before are no one's.
+        self.interrupt_by(None);
+        let _ = self.drain_faults(usize::MAX, |_| ());
         self.queue.start(&self.registers)?;
         let root = RootTable::new().with_address(self.tables.root().0 >> 12);
         self.registers.write64(offset::ROOT_TABLE, root.into());
@@ -159,13 +168,13 @@ impl<R: Registers, M: Memory> Unit<R, M> {
         Ok(())
     }
 
-    /// Its own interrupt. Records of whoever was here before are no one's.
-    fn listen(&mut self, interrupt: Option<(u64, u32)>) {
+    /// Has the unit send a message of its own when it has recorded a fault and none was pending, or none. Whoever asks for it takes the
+    /// records after that ([`drain_faults`](Self::drain_faults)): of those that are there already nothing is sent any more.
+    pub fn interrupt_by(&mut self, interrupt: Option<OwnInterrupt>) {
         let registers = &self.registers;
+        // It doesn't send half of one and half of another.
         registers.write32(offset::FAULT_CONTROL, FAULT_MASKED);
-        let _ = self.drain_faults(usize::MAX, |_| ());
-        if let Some((address, data)) = interrupt {
-            let registers = &self.registers;
+        if let Some(OwnInterrupt { address, data }) = interrupt {
             registers.write32(offset::FAULT_DATA, data);
             registers.write32(offset::FAULT_ADDRESS, address as u32);
             registers.write32(offset::FAULT_UPPER_ADDRESS, (address >> 32) as u32);
@@ -285,7 +294,9 @@ impl<R: Registers, M: Memory> Unit<R, M> {
     /// Has a device's interrupt that names the entry `index` become another one, or be blocked. Entries are the unit's, not a device's: who
     /// hands them out gives each to one device, and only that one's interrupts are let through by it.
     ///
-    /// A device names the entry by [`msi_address`](crate::msi_address), with zero as data.
+    /// A device names the entry by [`msi_address`](crate::msi_address), with zero as data, or by
+    /// [`msi_address_of_several`](crate::msi_address_of_several); an I/O APIC by [`io_apic_high`](crate::io_apic_high) and
+    /// [`io_apic_low`](crate::io_apic_low).
     ///
     /// # Errors
     ///
@@ -361,7 +372,15 @@ impl<R: Registers, M: Memory> Unit<R, M> {
             drained.overflowed = true;
             registers.write32(offset::FAULT_STATUS, FaultStatus::new().with_overflow(true).into());
         }
-        drained.more = FaultStatus::from(registers.read32(offset::FAULT_STATUS)).pending();
+        // An overflow that came meanwhile keeps the unit from interrupting for what comes next (11.4.7.1), until it is taken too.
+        let left = FaultStatus::from(registers.read32(offset::FAULT_STATUS));
+        drained.more = left.pending() || left.overflow();
         drained
+    }
+
+    /// Whether the unit still does what it was set up to: something that has access to its registers may have turned it off.
+    pub fn is_enabled(&self) -> bool {
+        let status = Global::from(self.registers.read32(offset::STATUS));
+        status.translation() && (self.interrupts.is_none() || status.interrupts() && !status.compatibility())
     }
 }

@@ -91,11 +91,13 @@ impl Backend for PciBackend {
     fn route(&self, function: PciAddress, vector: u16, message: MsiMessage) -> Result<MsiMessage, Refused> {
         let MsiMessage { address, data } = message;
         let wanted = axvm::msi::MsiMessage { address, data };
-        self.ground.route_message(self.position(function)?, vector, Some(wanted)).map_err(|error| {
+        let position = self.position(function)?;
+        self.ground.route_message(position, vector, Some(wanted)).map_err(|error| {
             log::warn!("{function}: vector {vector} leads nowhere: {error}");
             Refused
         })?;
-        Ok(arch::hardware_message(vector))
+        let plan = self.ground.plan().devices.get(usize::from(position));
+        plan.and_then(|plan| arch::hardware_message(plan, vector)).ok_or(Refused)
     }
 
     fn unroute(&self, function: PciAddress, vector: u16) {

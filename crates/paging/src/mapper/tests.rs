@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::amd_io::AmdIoFormat;
 use crate::format::MemoryType;
+use crate::intel_io::{IntelIoFeatures, IntelIoFormat};
 use crate::nested::NestedFormat;
 
 const K4: u64 = 1 << 12;
@@ -35,6 +36,8 @@ struct Inner {
     unordered: BTreeSet<u64>,
     invalidations: Vec<Span<Gpa>>,
     invalidation_fails: bool,
+    /// The bits of an entry of which one is set in each that is valid.
+    valid: u64,
     /// What an entry leads to that is a table's.
     leads_to: Option<fn(u64) -> Option<u64>>,
 }
@@ -54,6 +57,7 @@ impl Fake {
     fn of(leads_to: fn(u64) -> Option<u64>) -> Self {
         let fake = Self::default();
         fake.inner.borrow_mut().next = 0x10_0000;
+        fake.inner.borrow_mut().valid = 1;
         fake.inner.borrow_mut().leads_to = Some(leads_to);
         fake
     }
@@ -116,13 +120,13 @@ impl TableMemory for Fake {
     fn write(&self, entry: Hpa, value: u64) {
         let old = self.read(entry);
         let inner = &mut *self.inner.borrow_mut();
-        if value & 1 != 0 {
-            assert_eq!(old & 1, 0, "{entry}: a valid entry was replaced without a break");
+        if value & inner.valid != 0 {
+            assert_eq!(old & inner.valid, 0, "{entry}: a valid entry was replaced without a break");
             if let Some(seen) = inner.seen.get(&entry.0) {
                 panic!("{entry}: {seen:#x} may still be held while {value:#x} is made");
             }
         }
-        if old & 1 != 0 {
+        if old & inner.valid != 0 {
             inner.seen.insert(entry.0, old);
             inner.held.insert(entry.0 & !0xfff);
             // A table entry that goes may be held, and with it the table.
@@ -566,5 +570,16 @@ proptest! {
             (entry & 1 != 0 && (1..4).contains(&(entry >> 9 & 7))).then_some(entry & 0xf_ffff_ffff_f000)
         });
         compare(&fake, AmdIoFormat::new(48).unwrap(), actions)?;
+    }
+
+    /// D51397, 9.8: read and written, no block. What an entry has in bits 53:52, no table has.
+    #[test]
+    fn any_sequence_of_second_stage_tables_does(blocks_2m: bool, blocks_1g: bool, snoop_control: bool, actions in actions()) {
+        let fake = Fake::of(|entry| {
+            (entry & 0x83 == 3 && entry >> 52 & 3 == 0).then_some(entry & 0xf_ffff_ffff_f000)
+        });
+        fake.inner.borrow_mut().valid = 3;
+        let features = IntelIoFeatures { blocks_2m, blocks_1g, snoop_control };
+        compare(&fake, IntelIoFormat::new(4, features).unwrap(), actions)?;
     }
 }

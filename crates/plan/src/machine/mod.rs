@@ -478,7 +478,10 @@ impl Machine {
     ) -> Vec<Mode> {
         match self {
             Self::Aarch64 => aarch64::mode::choose(system, given, board, apart, findings),
-            Self::X86_64(_) => x86_64::mode::choose(system, board.platform, findings),
+            Self::X86_64(_) => {
+                x86_64::note_iommus(given, board.platform, findings);
+                x86_64::mode::choose(system, board.platform, findings)
+            }
         }
     }
 

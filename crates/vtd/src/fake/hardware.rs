@@ -215,13 +215,15 @@ impl State {
         Outcome::Faults
     }
 
-    pub(super) fn msi(&mut self, device: u16, address: u32) -> Delivery {
+    pub(super) fn msi(&mut self, device: u16, address: u32, data: u16) -> Delivery {
         let status = self.status();
         let remappable = address >> 4 & 1 != 0;
         if !status.interrupts() || !remappable && status.compatibility() {
             return Delivery::Passes;
         }
-        let index = (address >> 5 & 0x7fff | (address >> 2 & 1) << 15) as u16;
+        let handle = (address >> 5 & 0x7fff | (address >> 2 & 1) << 15) as u16;
+        // 5.1.2.2, SHV: the data's lower half is added.
+        let index = if address >> 3 & 1 != 0 { handle.wrapping_add(data) } else { handle };
         let blocked = |state: &mut Self, reason| {
             state.record(Fault::encode(device, reason, false, u64::from(index) << 48));
             Delivery::Faults

@@ -146,9 +146,14 @@ impl Fake {
         self.0.borrow_mut().dma(device, address, write)
     }
 
-    /// A device's MSI.
+    /// A device's MSI, with zero as data.
     pub fn msi(&self, device: u16, address: u32) -> Delivery {
-        self.0.borrow_mut().msi(device, address)
+        self.message(device, address, 0)
+    }
+
+    /// A device's MSI.
+    pub fn message(&self, device: u16, address: u32, data: u16) -> Delivery {
+        self.0.borrow_mut().msi(device, address, data)
     }
 
     /// The descriptors consumed since the last call, without waits.

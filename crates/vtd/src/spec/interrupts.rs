@@ -66,6 +66,23 @@ pub const fn msi_address(index: u16) -> u32 {
     0xfee0_0000 | (index as u32 & 0x7fff) << 5 | 1 << 4 | (index as u32 >> 15) << 2
 }
 
+/// The address of MSIs of a device that has several entries in a row, `first` its first one. The data of each is how many come before its
+/// own (SHV, 5.1.2.2).
+pub const fn msi_address_of_several(first: u16) -> u32 {
+    msi_address(first) | 1 << 3
+}
+
+/// The lower half of an I/O APIC's entry (5.1.2.1) that names an entry of the table, beside what says how the pin signals. The vector is the
+/// one that the interrupt becomes, as an I/O APIC looks for it when a local APIC ends a level.
+pub const fn io_apic_low(index: u16, vector: u8) -> u32 {
+    (index as u32 >> 15) << 11 | vector as u32
+}
+
+/// The upper half: the remappable format, and the rest of the index.
+pub const fn io_apic_high(index: u16) -> u32 {
+    (index as u32 & 0x7fff) << 17 | 1 << 16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +98,8 @@ mod tests {
         assert_eq!(msi_address(0), 0xfee0_0010, "5.1.2.2");
         assert_eq!(msi_address(0x7fff), 0xfeef_fff0);
         assert_eq!(msi_address(0x8001), 0xfee0_0034);
+        assert_eq!(msi_address_of_several(0x8001), 0xfee0_003c);
+        assert_eq!((io_apic_high(0x8001), io_apic_low(0x8001, 0x41)), (0x0003_0000, 0x841), "5.1.2.1");
+        assert_eq!((io_apic_high(0x7fff), io_apic_low(0x7fff, 0x41)), (0xffff_0000, 0x41));
     }
 }

@@ -99,7 +99,12 @@ pub struct Extended {
     pub interrupts: bool,
     /// EIM: destinations of 32 bits.
     pub x2apic: bool,
-    #[bits(59)]
+    __: bool,
+    /// PT: requests of a device can pass untranslated.
+    pub pass_through: bool,
+    /// SC: tables can have accesses snooped.
+    pub snoop_control: bool,
+    #[bits(56)]
     __: u64,
 }
 
@@ -221,6 +226,8 @@ mod tests {
         assert!(capability.drains_reads() && capability.drains_writes());
         let extended = Extended::from(0xf0_0f5a);
         assert!(!extended.coherent() && extended.queue() && extended.interrupts() && extended.x2apic());
+        assert!(extended.pass_through() && !extended.snoop_control());
+        assert_eq!(u64::from(Extended::new().with_snoop_control(true)), 1 << 7, "11.4.3");
         assert_eq!(u32::from(Global::new().with_translation(true).with_root_table(true)), 0xc000_0000);
         assert_eq!(u32::from(Global::new().with_write_buffer(true).with_queue(true)), 0x0c00_0000);
         assert_eq!(u32::from(Global::new().with_interrupts(true).with_interrupt_table(true)), 0x0300_0000);

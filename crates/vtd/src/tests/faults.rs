@@ -41,3 +41,52 @@ fn an_overflow_is_told_and_recording_goes_on() {
         assert_eq!((faults.len(), faults[0].address), (1, Some(Iova(round * PAGE))));
     }
 }
+
+/// A unit that has just been looked at when another fault finds no room.
+struct Late<'a> {
+    fake: &'a Fake,
+    comes: core::cell::Cell<bool>,
+}
+
+impl Registers for Late<'_> {
+    fn size(&self) -> u64 {
+        self.fake.size()
+    }
+
+    fn now_us(&self) -> u64 {
+        self.fake.now_us()
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        let value = self.fake.read32(offset);
+        if offset == offset::FAULT_STATUS && self.comes.replace(false) {
+            self.fake.dma(DEVICE.0, 0x9000, true);
+        }
+        value
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.fake.write32(offset, value);
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        Registers::read64(self.fake, offset)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        Registers::write64(self.fake, offset, value);
+    }
+}
+
+/// 11.4.7.1: as long as an overflow isn't taken, nothing else makes the unit interrupt.
+#[test]
+fn an_overflow_that_comes_while_records_are_taken_is_not_left_behind() {
+    let fake = Fake::new();
+    let late = Late { fake: &fake, comes: core::cell::Cell::new(false) };
+    let mut unit = Unit::new(&late, &fake, Options::default()).unwrap();
+    (0..8).for_each(|page| assert_eq!(fake.dma(DEVICE.0, page * PAGE, true), Outcome::Faults));
+    late.comes.set(true);
+    let drained = unit.drain_faults(usize::MAX, |_| ());
+    assert_eq!(drained, Drained { faults: 8, overflowed: false, more: true });
+    assert_eq!(unit.drain_faults(8, |_| panic!()), Drained { faults: 0, overflowed: true, more: false });
+}

@@ -64,3 +64,19 @@ fn what_there_is_not_is_refused() {
     assert!(!without.features().interrupts);
     assert_eq!(without.route(0, None), Err(Error::NoInterrupts));
 }
+
+#[test]
+fn a_device_with_several_entries_names_each_by_its_data() {
+    let fake = Fake::new();
+    let mut unit = unit(&fake);
+    for (index, vector) in [(40, 0x41), (41, 0x42)] {
+        unit.route(index, Some((DEVICE, fixed(vector, 3)))).unwrap();
+    }
+    let address = msi_address_of_several(40);
+    assert_eq!(fake.message(DEVICE.0, address, 0), Delivery::To { destination: 3, vector: 0x41 });
+    assert_eq!(fake.message(DEVICE.0, address, 1), Delivery::To { destination: 3, vector: 0x42 });
+    // Another's entries, whatever it adds.
+    unit.route(42, Some((OTHER, fixed(0x43, 3)))).unwrap();
+    assert_eq!(fake.message(DEVICE.0, address, 2), Delivery::Faults);
+    assert_eq!(fake.message(DEVICE.0, address, 3), Delivery::Faults);
+}

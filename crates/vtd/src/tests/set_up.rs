@@ -111,11 +111,25 @@ fn its_own_interrupt_is_as_asked() {
     let fake = Fake::new();
     drop(unit(&fake));
     assert_eq!(fake.get(offset::FAULT_CONTROL), 1 << 31, "masked");
-    let options = Options { fault_interrupt: Some((0x1_fee0_3000, 0x41)), ..Options::default() };
-    drop(Unit::new(&fake, &fake, options).unwrap());
+    unit(&fake).interrupt_by(Some(OwnInterrupt { address: 0x1_fee0_3000, data: 0x41 }));
     let read =
         [offset::FAULT_DATA, offset::FAULT_ADDRESS, offset::FAULT_UPPER_ADDRESS, offset::FAULT_CONTROL];
     assert_eq!(read.map(|at| fake.get(at)), [0x41, 0xfee0_3000, 1, 0]);
+    unit(&fake).interrupt_by(None);
+    assert_eq!(fake.get(offset::FAULT_CONTROL), 1 << 31, "masked again");
+}
+
+#[test]
+fn one_that_is_turned_off_says_so() {
+    let fake = Fake::new();
+    let unit = unit(&fake);
+    assert!(unit.is_enabled());
+    let status = fake.get(offset::STATUS);
+    // Translation, remapping; MSIs of the old format pass.
+    for changed in [status & !(1 << 31), status & !(1 << 25), status | 1 << 23] {
+        fake.set(offset::STATUS, changed);
+        assert!(!unit.is_enabled(), "{changed:#x}");
+    }
 }
 
 /// Firmware may have let MSIs of the old format pass, and have taken some of the fault records.

@@ -124,7 +124,7 @@ mod checked {
     use axvm_addr::{CpuId, Gpa, Hpa, IommuId, Span, VcpuId};
     use axvm_paging::{MapError, NotInvalidated, UnmapError};
     use axvm_plan::config::MappingFlags;
-    use axvm_plan::{LineRoute, MsiPlan, VmPlan};
+    use axvm_plan::{DevicePlan, LineRoute, MsiPlan, VmPlan};
     use axvm_platform::limits::Limits;
     use axvm_platform::model::{Interrupt, Platform};
 
@@ -212,6 +212,7 @@ mod checked {
         IOMMU: &str,
         UNHEARD: &str,
         Messages::new: fn(&[Arc<VmPlan>]) -> Messages,
+        hardware_message: fn(&DevicePlan, u16) -> Option<axvm_vpci::MsiMessage>,
         DmaSpace::new: fn(IommuId, u8, u32, u16) -> Result<DmaSpace, SpaceError>,
         DmaSpace::iommu: fn(&DmaSpace) -> IommuId,
         DmaSpace::domain: fn(&DmaSpace) -> Domain,

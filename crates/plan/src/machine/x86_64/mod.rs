@@ -19,6 +19,8 @@ use axvm_platform::model::{IommuKind, Place, Platform, PowerOff};
 use serde::{Deserialize, Serialize};
 
 use super::{Driven, DrivenPorts, Emulated, EmulatedPorts, Held, Tables, Words};
+use crate::findings::Findings;
+use crate::hardware::Given;
 
 pub(crate) use write::write;
 
@@ -288,5 +290,23 @@ pub(crate) fn bounds_messages(platform: &Platform, iommu: axvm_addr::IommuId) ->
         Some(IommuKind::AmdVi { .. }) => true,
         Some(IommuKind::VtD { remaps_interrupts, .. }) => remaps_interrupts,
         Some(IommuKind::SmmuV3 { .. }) | None => false,
+    }
+}
+
+/// What QEMU's tables have as their maker.
+const QEMU: &str = "BOCHS";
+
+/// Says what an emulated IOMMU doesn't do that the real one does, where a device is given behind one.
+pub(crate) fn note_iommus(given: &[&Given<'_>], platform: &Platform, findings: &mut Findings) {
+    let is_vtd = |iommu| {
+        let iommu = platform.iommu(iommu);
+        iommu.is_some_and(|iommu| matches!(iommu.kind, IommuKind::VtD { .. }))
+    };
+    let mut sources = given.iter().flat_map(|device| &device.hardware.sources);
+    if platform.model.starts_with(QEMU) && sources.any(|source| is_vtd(source.iommu)) {
+        findings.note(format_args!(
+            "the board: QEMU's VT-d lets devices send any interrupt to any processor by DMA, which a machine's doesn't: a hostile VM \
+             that has a device isn't kept from others' interrupts here (with -device amd-iommu it is)"
+        ));
     }
 }

@@ -327,3 +327,19 @@ fn a_board_lacks_what_it_can_t_do_without() {
         assert!(said.contains(expected), "{expected}: {said}");
     }
 }
+
+#[test]
+fn what_an_emulated_vtd_lacks_is_said_where_a_device_is_behind_it() {
+    let vtd = IommuKind::VtD { remaps_interrupts: true, address_bits: 48 };
+    let notes = |system: &System, model: &str, kind: Option<IommuKind>| {
+        let mut platform = board();
+        platform.model = model.into();
+        platform.iommus[0].kind = kind.unwrap_or(platform.iommus[0].kind);
+        let said = planned(system, &platform).notes;
+        said.iter().filter(|note| note.contains("QEMU's VT-d lets devices")).count()
+    };
+    assert_eq!(notes(&demo(), "BOCHS BXPC", Some(vtd)), 1);
+    assert_eq!(notes(&demo(), "BOCHS BXPC", None), 0, "AMD-Vi there does");
+    assert_eq!(notes(&demo(), "ALASKA A M I", Some(vtd)), 0, "so does a machine's");
+    assert_eq!(notes(&given(vec![]), "BOCHS BXPC", Some(vtd)), 0, "nobody has a device");
+}

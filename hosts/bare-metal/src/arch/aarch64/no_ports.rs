@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use axvm::devices::AxVmDevicesBuilder;
 use axvm_addr::Hpa;
 use axvm_axdevice::Width;
-use axvm_plan::PciPlan;
+use axvm_plan::{DevicePlan, PciPlan};
 use axvm_vpci::{Messages, MsiMessage};
 
 use super::irqchip::GuestIrqchip;
@@ -15,8 +15,8 @@ use crate::vpci_backend::Bridge;
 pub const MESSAGES: Messages = Messages::Functions;
 
 /// Nobody asks.
-pub const fn hardware_message(vector: u16) -> MsiMessage {
-    MsiMessage { address: 0, data: vector as u32 }
+pub const fn hardware_message(_: &DevicePlan, _: u16) -> Option<MsiMessage> {
+    None
 }
 
 /// No device tree names one.

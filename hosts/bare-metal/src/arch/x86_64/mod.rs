@@ -1,4 +1,4 @@
-//! x86_64: SVM with nested paging, local and I/O APICs, AMD-Vi, ACPI.
+//! x86_64: SVM with nested paging, local and I/O APICs, AMD-Vi or VT-d, ACPI.
 //!
 //! `boot` has the first instructions, `vectors` the hypervisor's own exceptions and interrupts. `run` enters a guest; what it was left for
 //! comes to `exit`, which has `emulate` (accesses to registers in memory), `ports` and `registers` (CPUID, model-specific and control
@@ -61,11 +61,12 @@ pub use iommu::{
     DmaSpace, Domain, Health, IommuError, Iommus, close as close_iommus, listen as listen_to_iommus,
 };
 pub use irqchip::deliver::take_interrupts;
+pub use irqchip::messages::hardware_message;
 pub use irqchip::{
     Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, Messages, NotSeated, Seat,
 };
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
-pub use own_ports::{MESSAGES, add_bar_ports, add_config_ports, hardware_message, read_port, write_port};
+pub use own_ports::{MESSAGES, add_bar_ports, add_config_ports, read_port, write_port};
 pub use power::press_power_button;
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]
@@ -81,7 +82,7 @@ pub use window::{BYTES as WINDOW_BYTES, Window};
 pub const IOMMU: &str = "IOMMU";
 
 /// Why one can't call.
-pub const UNHEARD: &str = "its messages aren't taken";
+pub const UNHEARD: &str = "it can't send the hypervisor's CPU a message";
 
 /// The registers that the hypervisor itself drives, but for its console's.
 pub fn driven_registers(platform: &Platform) -> Vec<Span<Hpa>> {

@@ -6,20 +6,13 @@ use axvm::devices::AxVmDevicesBuilder;
 use axvm_addr::Hpa;
 use axvm_axdevice::Width;
 use axvm_plan::PciPlan;
-use axvm_vpci::{ConfigPorts, IoWindow, Messages, MsiMessage};
+use axvm_vpci::{ConfigPorts, IoWindow, Messages};
 use x86_64::instructions::port::Port;
 
 use crate::vpci_backend::Bridge;
 
 /// The bridge has the messages: by its address and data alone each could be any CPU's any vector.
 pub const MESSAGES: Messages = Messages::Bridge;
-
-/// What a function is to send for a vector: the IOMMU looks its entry up by the data, and whose it is by who sends it (AMD 48882, 2.2.5.2).
-pub const fn hardware_message(vector: u16) -> MsiMessage {
-    /// An interrupt message, to nobody in particular (Intel SDM 3, 11.11.1).
-    const ADDRESS: u64 = 0xfee0_0000;
-    MsiMessage { address: ADDRESS, data: vector as u32 }
-}
 
 /// Reads a port that the plan gives to a VM, or that a BAR of its has.
 pub fn read_port(port: u16, width: Width) -> u32 {

@@ -31,6 +31,8 @@ fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
     match target {
         // Whoever waits for it looks around after every interrupt; then the line may come again.
         Target::Own => crate::host::get().irqchip.end_own_lines(),
+        // The hypervisor's CPU, which looks at their records each time around.
+        Target::Iommus => {}
         Target::Line { vm: whose, irq } => {
             let host = crate::host::get();
             match running.filter(|(vm, _)| vm.id() == whose) {

@@ -1,12 +1,11 @@
 //! A physical I/O APIC (Intel 82093AA; Intel I/O Controller Hub 9, 13.5), behind the IOMMU's remapping of interrupts where there is one.
 
-use axvm_addr::{DmaSource, Irq, Trigger};
-use axvm_amdvi::{Destination, Interrupt, InterruptKind};
+use axvm_addr::{Irq, Trigger};
 use axvm_platform::model::{ApicLine, IoApic as Described, Polarity};
 use spin::Mutex;
 
 use super::machine::IrqchipError;
-use crate::arch::x86_64::iommu::Iommus;
+use crate::arch::x86_64::iommu::{Interrupt, IommuError, Iommus, Sender};
 use crate::mmio::Mmio;
 
 /// Where an index is written, and by what the register that it names is read and written; and the EOI register of version 0x20.
@@ -31,7 +30,8 @@ pub struct IoApic {
     gsi_base: u32,
     pins: u32,
     has_eoi: bool,
-    source: Option<DmaSource>,
+    /// Where its messages are remapped.
+    sender: Option<Sender>,
 }
 
 /// Where a pin leads.
@@ -49,7 +49,7 @@ impl IoApic {
     /// # Safety
     ///
     /// The registers must be mapped, and driven by nobody else.
-    pub unsafe fn new(described: &Described) -> Self {
+    pub unsafe fn new(described: &Described, iommus: &Iommus) -> Self {
         // SAFETY: by the caller's promise.
         let registers = unsafe { Mmio::new(described.registers) };
         registers.write32(SELECT, VERSION);
@@ -59,7 +59,10 @@ impl IoApic {
             gsi_base: described.gsi_base,
             pins: (version >> 16 & 0xff) + 1,
             has_eoi: version & 0xff >= WITH_EOI,
-            source: described.source,
+            sender: described
+                .source
+                .filter(|&source| iommus.remaps(source))
+                .map(|source| Sender { source, function: None }),
         };
         (0..io_apic.pins).for_each(|pin| io_apic.write_entry(pin, MASKED));
         io_apic
@@ -96,7 +99,7 @@ impl IoApic {
         registers.write32(DATA, low);
     }
 
-    /// Has a pin lead to a CPU, masked as yet. Behind a remapping IOMMU the entry of the pin's own number says where.
+    /// Has a pin lead to a CPU, masked as yet. Behind a remapping IOMMU an entry of that says where.
     pub fn route(&self, iommus: &Iommus, pin: u32, line: ApicLine, way: Way) -> Result<(), IrqchipError> {
         let mut low = MASKED;
         if line.line.trigger == Trigger::Level {
@@ -105,16 +108,17 @@ impl IoApic {
         if line.polarity == Polarity::Low {
             low |= LOW_ACTIVE;
         }
-        match self.source {
-            Some(source) => {
+        match self.sender {
+            Some(sender) => {
                 let interrupt = Interrupt {
                     vector: way.vector,
-                    destination: Destination::Physical(way.hardware_id as u32),
-                    kind: InterruptKind::Fixed,
+                    hardware_id: way.hardware_id as u32,
+                    level: line.line.trigger == Trigger::Level,
                 };
-                iommus.route(source, pin as u16, Some(interrupt))?;
-                // The message has as its data what the entry has as vector and delivery mode: the index (AMD 48882, 2.2.5.1).
-                self.write_both(pin, low | pin & 0x7ff, 0);
+                iommus.route(sender, self.pins, pin as u16, Some(interrupt))?;
+                let named = iommus.pin(sender, pin as u16, way.vector);
+                let (own_low, own_high) = named.ok_or(IommuError::NoEntry(pin as u16))?;
+                self.write_both(pin, low | own_low, own_high);
             }
             None => {
                 if way.hardware_id > 0xfe {
@@ -130,8 +134,8 @@ impl IoApic {
     pub fn unroute(&self, iommus: &Iommus, pin: u32) -> Result<(), IrqchipError> {
         self.write_entry(pin, MASKED);
         self.end(pin);
-        match self.source {
-            Some(source) => Ok(iommus.route(source, pin as u16, None)?),
+        match self.sender {
+            Some(sender) => Ok(iommus.route(sender, self.pins, pin as u16, None)?),
             None => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use axvm_platform::model::{Apic, Interrupt, Platform};
 use super::io_apic::{IoApic, Way};
 use super::messages;
 use super::vectors::{self, Target};
-use crate::arch::x86_64::iommu::{IommuError, Iommus};
+use crate::arch::x86_64::iommu::{self, IommuError, Iommus};
 use crate::arch::x86_64::local_apic::{self, LocalApic};
 use crate::cpus;
 use crate::log;
@@ -56,6 +56,7 @@ impl Irqchip {
     ///
     /// The registers must be mapped as the platform describes them, and driven by nobody else.
     pub unsafe fn probe(platform: &mut Platform) {
+        iommu::correct(platform);
         // Ids from 255 on can be called in x2APIC mode only, in which firmware leaves machines that have them.
         let x2apic = LocalApic::own().is_x2apic();
         for cpu in platform.cpus.iter_mut().filter(|cpu| !x2apic && cpu.hardware_id > 0xfe) {
@@ -87,9 +88,10 @@ impl Irqchip {
         if apic.legacy_8259 {
             super::super::pic::mask_all();
         }
+        let iommus = Iommus::closed();
         // SAFETY: by the caller's promise.
-        let io_apics = apic.io_apics.iter().map(|io_apic| unsafe { IoApic::new(io_apic) }).collect();
-        Ok(Self { apic, io_apics, iommus: Iommus::closed() })
+        let io_apics = apic.io_apics.iter().map(|io_apic| unsafe { IoApic::new(io_apic, &iommus) }).collect();
+        Ok(Self { apic, io_apics, iommus })
     }
 
     /// Brings up the calling CPU's part of it.

@@ -6,8 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use axvm::msi::{MsiMessage, MsiSink};
-use axvm_addr::{CpuId, DmaSource, MsiSource, VmId};
-use axvm_amdvi::{Destination, Interrupt, InterruptKind};
+use axvm_addr::{CpuId, DmaSource, MsiSource, PciAddress, VmId};
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{DevicePlan, VmPlan};
 use axvm_vapic::direct::FIRST_SENT;
@@ -16,7 +15,7 @@ use spin::Mutex;
 
 use super::machine::IrqchipError;
 use super::vectors::{self, Target};
-use crate::arch::x86_64::iommu::Iommus;
+use crate::arch::x86_64::iommu::{Interrupt, Iommus, Sender};
 use crate::cpus;
 use crate::hal::HalError;
 
@@ -45,8 +44,8 @@ impl Routed {
     }
 }
 
-/// Which entry of the IOMMU's: of which sender, and its number.
-type Entry = (MsiSource, u16);
+/// Which message: of what arrives with which id, of which function, and its number there.
+type Entry = (MsiSource, Option<PciAddress>, u16);
 
 static ROUTED: Mutex<BTreeMap<Entry, Routed>> = Mutex::new(BTreeMap::new());
 
@@ -63,23 +62,35 @@ fn at_iommu(source: MsiSource) -> DmaSource {
     DmaSource::new(source.controller.0, source.id.0)
 }
 
-/// A sender has no messages any more.
+/// By what the IOMMU tells a function's messages from others'.
+fn sender((source, function, _): Entry) -> Sender {
+    Sender { source: at_iommu(source), function }
+}
+
+/// What arrives with this id are no messages any more.
 pub fn forget(iommus: &Iommus, source: MsiSource) -> Result<(), IrqchipError> {
     let mut routed = ROUTED.lock();
-    let of: Vec<Entry> = routed.range((source, 0)..=(source, u16::MAX)).map(|(entry, _)| *entry).collect();
+    let of: Vec<Entry> = routed.keys().filter(|entry| entry.0 == source).copied().collect();
     for entry in of {
-        iommus.route(at_iommu(source), entry.1, None)?;
+        iommus.route(sender(entry), 0, entry.2, None)?;
         if let Some(routed) = routed.remove(&entry) {
             routed.give_back();
         }
     }
+    iommus.release(at_iommu(source));
     Ok(())
+}
+
+/// What a function is to send for a vector that is routed.
+pub fn hardware_message(function: &DevicePlan, vector: u16) -> Option<axvm_vpci::MsiMessage> {
+    let sender = sender((function.msi?.source, function.pci, vector));
+    Iommus::closed().message(sender, vector)
 }
 
 /// For a test image: a message of this sender counts as routed, though nobody sends it.
 #[cfg(feature = "protection-off")]
 pub fn leak(source: MsiSource) {
-    ROUTED.lock().insert((source, 0), Routed { at: None, before: None });
+    ROUTED.lock().insert((source, None, 0), Routed { at: None, before: None });
 }
 
 /// Where messages are routed.
@@ -113,11 +124,7 @@ fn direct(plan: &VmPlan, message: MsiMessage) -> Option<Interrupt> {
     let is_named = |id: u64| Identity::in_x2apic(id as u32).is_named(id as u32, destination);
     let vcpu = plan.cpus.iter().find(|vcpu| is_named(vcpu.hardware_id))?;
     let hardware_id = cpus::get(vcpu.cpu)?.hardware_id as u32;
-    (vector >= FIRST_SENT).then_some(Interrupt {
-        vector,
-        destination: Destination::Physical(hardware_id),
-        kind: InterruptKind::Fixed,
-    })
+    (vector >= FIRST_SENT).then_some(Interrupt { vector, hardware_id, level: false })
 }
 
 impl MsiSink for Messages {
@@ -131,24 +138,25 @@ impl MsiSink for Messages {
         message: Option<MsiMessage>,
     ) -> Result<(), HalError> {
         let plan = self.plans.get(usize::from(vm.0)).ok_or(HalError::Unknown)?;
-        let source = function.msi.ok_or(HalError::Unknown)?.source;
+        let msi = function.msi.ok_or(HalError::Unknown)?;
+        let (entry, count) = ((msi.source, function.pci, vector), u32::from(msi.messages));
         let device = plan.devices.iter().position(|it| it.id == function.id).ok_or(HalError::Unknown)? as u16;
         let mut routed = ROUTED.lock();
-        let before = routed.get(&(source, vector)).copied();
+        let before = routed.get(&entry).copied();
         let Some(message) = message else {
             if let Some(before) = before {
-                self.iommus.route(at_iommu(source), vector, None)?;
-                routed.remove(&(source, vector));
+                self.iommus.route(sender(entry), count, vector, None)?;
+                routed.remove(&entry);
                 before.give_back();
             }
             return Ok(());
         };
         if plan.mode == VMInterruptMode::Passthrough {
             let interrupt = direct(plan, message);
-            self.iommus.route(at_iommu(source), vector, interrupt)?;
+            self.iommus.route(sender(entry), count, vector, interrupt)?;
             match interrupt {
-                Some(_) => routed.insert((source, vector), Routed { at: None, before: None }),
-                None => routed.remove(&(source, vector)),
+                Some(_) => routed.insert(entry, Routed { at: None, before: None }),
+                None => routed.remove(&entry),
             };
             return Ok(());
         }
@@ -163,19 +171,15 @@ impl MsiSink for Messages {
         }
         let hardware_id = cpus::get(cpu).ok_or(HalError::Unknown)?.hardware_id as u32;
         let at = At { cpu, vector: vectors::take(cpu, target).ok_or(IrqchipError::NoVector(cpu))? };
-        let interrupt = Interrupt {
-            vector: at.vector,
-            destination: Destination::Physical(hardware_id),
-            kind: InterruptKind::Fixed,
-        };
-        if let Err(error) = self.iommus.route(at_iommu(source), vector, Some(interrupt)) {
+        let interrupt = Interrupt { vector: at.vector, hardware_id, level: false };
+        if let Err(error) = self.iommus.route(sender(entry), count, vector, Some(interrupt)) {
             vectors::give_back(cpu, at.vector);
             return Err(error.into());
         }
         if let Some(At { cpu, vector }) = before.and_then(|before| before.before) {
             vectors::give_back(cpu, vector);
         }
-        routed.insert((source, vector), Routed { at: Some(at), before: before.and_then(|before| before.at) });
+        routed.insert(entry, Routed { at: Some(at), before: before.and_then(|before| before.at) });
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ pub(super) mod deliver;
 mod guest;
 mod io_apic;
 mod machine;
-mod messages;
-mod vectors;
+pub(super) mod messages;
+pub(super) mod vectors;
 
 pub use guest::{GuestIrqchip, GuestIrqchipError, NotSeated, Seat};
 pub use machine::{Caller, Irqchip, IrqchipError, registers};

@@ -17,6 +17,8 @@ const FIRST: u8 = 0x30;
 pub enum Target {
     /// A line that the hypervisor listens to.
     Own,
+    /// An IOMMU has recorded something.
+    Iommus,
     /// A line of a VM's.
     Line {
         /// Whose.
