@@ -3,6 +3,7 @@
 use core::fmt;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{OutOfMemory, TimedOut};
 
 use crate::id::DeviceId;
 use crate::spec::interrupts;
@@ -115,5 +116,17 @@ impl fmt::Display for Wait {
             Self::Stop => "CmdBufRun or EventLogRun stays set",
             Self::Start => "CmdBufRun or EventLogRun stays clear",
         })
+    }
+}
+
+impl From<TimedOut<Wait>> for Error {
+    fn from(TimedOut(what): TimedOut<Wait>) -> Self {
+        Self::Timeout(what)
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(OutOfMemory { what, bytes }: OutOfMemory) -> Self {
+        Self::OutOfMemory { what, bytes }
     }
 }

@@ -1,6 +1,7 @@
 //! What an IOMMU can do.
 
-use crate::access::Registers;
+use axvm_iommu::Registers;
+
 use crate::spec::registers::{ExtendedFeatures, offset};
 
 /// What the Extended Feature Register says (3.4.7).

@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{Address, Hpa, Iova, PAGE_SIZE, Span};
+use axvm_iommu::{Memory, Registers};
 use litemap::LiteMap;
 
-use crate::access::{Memory, Registers};
 use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;

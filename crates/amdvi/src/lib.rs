@@ -5,7 +5,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`spec`] | the manual's registers, entries, commands and events, as data |
-//! | `access` | the two traits |
 //! | `id` | what an IOMMU knows a device by |
 //! | `features` | what the Extended Feature Register says |
 //! | `ring` | commands in, events out |
@@ -17,7 +16,6 @@
 
 extern crate alloc;
 
-mod access;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 #[allow(missing_docs, reason = "what has none does what its name says")]
@@ -32,7 +30,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Memory, Registers};
+pub use axvm_iommu::{Memory, Registers};
 pub use error::{Error, Wait};
 pub use features::Features;
 pub use id::DeviceId;

@@ -1,8 +1,8 @@
 //! Interrupt tables (2.2.5): one for each device that has interrupts.
 
 use axvm_addr::Hpa;
+use axvm_iommu::{Memory, allocate};
 
-use crate::access::{Memory, allocate};
 use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;

@@ -1,8 +1,8 @@
 //! The command buffer and the event log (2.4, 2.5).
 
 use axvm_addr::Hpa;
+use axvm_iommu::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, allocate, wait_for};
 
-use crate::access::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, allocate, wait_for};
 use crate::error::{Error, Wait};
 use crate::spec::commands::{self, Command};
 use crate::spec::events::{self, Event};
@@ -151,7 +151,8 @@ impl CommandBuffer {
         wait_for(registers, most_us, Wait::Stop, || (!status(registers).commands_run()).then_some(()))?;
         self.install(registers);
         change_control(registers, |control| control.with_commands(true));
-        wait_for(registers, most_us, Wait::Start, || status(registers).commands_run().then_some(()))
+        let runs = || status(registers).commands_run().then_some(());
+        Ok(wait_for(registers, most_us, Wait::Start, runs)?)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The device table (2.2.2): an entry for each device id.
 
 use axvm_addr::{Hpa, PAGE_SIZE};
+use axvm_iommu::{Memory, allocate};
 
-use crate::access::{Memory, allocate};
 use crate::error::Error;
 use crate::id::DeviceId;
 use crate::spec::device_table::{ENTRY_BYTES, Entry, blocked};

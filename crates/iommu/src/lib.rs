@@ -4,6 +4,12 @@
 
 extern crate alloc;
 
+mod access;
 mod entries;
+mod shared;
+mod wait;
 
+pub use access::{Memory, Registers};
 pub use entries::Entries;
+pub use shared::{OutOfMemory, Shared, allocate};
+pub use wait::{MOST_OF_THE_DEAF_US, MOST_US, TimedOut, wait_for};

@@ -1,6 +1,7 @@
 //! The first step: all transactions abort.
 
-use crate::access::{MOST_US, Registers, wait_for};
+use axvm_iommu::{MOST_US, Registers, wait_for};
+
 use crate::error::{Error, Wait};
 use crate::spec::registers::REGISTER_BYTES;
 use crate::spec::registers::{cr0, gbpa};
@@ -42,7 +43,8 @@ pub(crate) fn set_cr0(registers: &impl Registers, enable: u64) -> Result<(), Err
         | cr0::CMDQEN.mask()
         | cr0::ATSCHK.mask();
     registers.write32(cr0::OFFSET, enable as u32);
-    wait_for(registers, MOST_US, Wait::Cr0, || {
+    let followed = || {
         (u64::from(registers.read32(cr0::ACK_OFFSET)) & ACKNOWLEDGED == enable & ACKNOWLEDGED).then_some(())
-    })
+    };
+    Ok(wait_for(registers, MOST_US, Wait::Cr0, followed)?)
 }

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{OutOfMemory, TimedOut};
 
 use crate::id::StreamId;
 use crate::spec::commands::Reason;
@@ -45,7 +46,7 @@ pub enum Error {
         /// What it was for.
         what: &'static str,
         /// How much.
-        bytes: usize,
+        bytes: u64,
     },
     /// The SMMU didn't answer in time.
     #[error("the SMMU didn't answer in time: {0}")]
@@ -149,5 +150,17 @@ impl fmt::Display for Wait {
             Self::CommandRoom => "the command queue stays full",
             Self::Sync => "CMD_SYNC isn't consumed",
         })
+    }
+}
+
+impl From<TimedOut<Wait>> for Error {
+    fn from(TimedOut(what): TimedOut<Wait>) -> Self {
+        Self::Timeout(what)
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(OutOfMemory { what, bytes }: OutOfMemory) -> Self {
+        Self::OutOfMemory { what, bytes }
     }
 }

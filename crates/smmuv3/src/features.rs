@@ -1,6 +1,7 @@
 //! What the identification registers say.
 
-use crate::access::Registers;
+use axvm_iommu::Registers;
+
 use crate::error::Error;
 use crate::spec::registers::{idr0, idr1, idr5, output_bits};
 

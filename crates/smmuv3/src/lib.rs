@@ -5,8 +5,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`spec`] | the manual's registers, entries, commands and events, as data |
-//! | `access` | the two traits |
-//! | `shared` | memory that is shared with it, coherent or not |
 //! | `id` | what an SMMU knows a DMA master by |
 //! | `close` | the first step: abort everything |
 //! | `features` | what the identification registers say |
@@ -18,7 +16,6 @@
 
 extern crate alloc;
 
-mod access;
 mod close;
 mod error;
 #[cfg(any(test, feature = "fake"))]
@@ -27,14 +24,13 @@ pub mod fake;
 mod features;
 mod id;
 mod queue;
-mod shared;
 mod smmu;
 pub mod spec;
 mod stream_table;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Memory, Registers};
+pub use axvm_iommu::{Memory, Registers};
 pub use close::close;
 pub use error::{CommandError, Error, Wait};
 pub use features::Features;

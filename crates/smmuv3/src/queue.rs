@@ -1,10 +1,9 @@
 //! The command queue and the event queue (3.5).
 
 use axvm_addr::Hpa;
+use axvm_iommu::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, Shared, wait_for};
 
-use crate::access::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, wait_for};
 use crate::error::{CommandError, Error, Wait};
-use crate::shared::Shared;
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::events::{self, Event};
 use crate::spec::registers::{cmdq, eventq, gerror, queue_base};

@@ -1,16 +1,15 @@
 //! The driver.
 
 use axvm_addr::{Address, Gpa, Hpa, PAGE_SIZE, Span};
+use axvm_iommu::{MOST_US, Memory, Registers, Shared, wait_for};
 use bitflags::bitflags;
 use litemap::LiteMap;
 
-use crate::access::{MOST_US, Memory, Registers, wait_for};
 use crate::close::{close, set_cr0};
 use crate::error::{Error, Wait};
 use crate::features::Features;
 use crate::id::StreamId;
 use crate::queue::{CommandQueue, EventQueue};
-use crate::shared::Shared;
 use crate::spec::commands;
 use crate::spec::events::Event;
 use crate::spec::registers::{
@@ -206,7 +205,7 @@ impl<R: Registers, M: Memory> Smmu<R, M> {
             registers.write64(gerror::IRQ_CFG0_OFFSET, 0);
             registers.write64(eventq::IRQ_CFG0_OFFSET, 0);
         }
-        set(irq_ctrl::GERROR_IRQEN.mask() | irq_ctrl::EVENTQ_IRQEN.mask())
+        Ok(set(irq_ctrl::GERROR_IRQEN.mask() | irq_ctrl::EVENTQ_IRQEN.mask())?)
     }
 
     /// What the SMMU can do.

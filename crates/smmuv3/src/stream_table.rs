@@ -1,12 +1,11 @@
 //! Where a stream's entry lies (3.3.1): in one array, or in the second-level tables of an array.
 
 use axvm_addr::{Address, Hpa};
+use axvm_iommu::{Memory, Shared};
 
-use crate::access::Memory;
 use crate::error::Error;
 use crate::features::Features;
 use crate::id::StreamId;
-use crate::shared::Shared;
 use crate::spec::registers::{strtab_base, strtab_base_cfg};
 use crate::spec::stream_table::{ABORT, ENTRY_BYTES, ENTRY_SHIFT, level1};
 

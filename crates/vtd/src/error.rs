@@ -3,6 +3,7 @@
 use core::fmt;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{OutOfMemory, TimedOut};
 
 use crate::id::DeviceId;
 
@@ -125,5 +126,17 @@ impl fmt::Display for Wait {
             Self::Invalidation => "an invalidation wait isn't completed",
             Self::Protected => "Protected Memory Enable stays set",
         })
+    }
+}
+
+impl From<TimedOut<Wait>> for Error {
+    fn from(TimedOut(what): TimedOut<Wait>) -> Self {
+        Self::Timeout(what)
+    }
+}
+
+impl From<OutOfMemory> for Error {
+    fn from(OutOfMemory { what, bytes }: OutOfMemory) -> Self {
+        Self::OutOfMemory { what, bytes }
     }
 }

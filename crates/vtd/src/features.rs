@@ -1,6 +1,7 @@
 //! What a unit can do.
 
-use crate::access::Registers;
+use axvm_iommu::Registers;
+
 use crate::error::Error;
 use crate::spec::faults;
 use crate::spec::registers::{Capability, Extended, offset};

@@ -5,8 +5,6 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`spec`] | the manual's registers, entries, descriptors and fault records, as data |
-//! | `access` | the two traits |
-//! | `shared` | memory that is shared with a unit, coherent or not |
 //! | `id` | what a unit knows a device by |
 //! | `features` | what the capability registers say |
 //! | `queue` | invalidations |
@@ -18,7 +16,6 @@
 
 extern crate alloc;
 
-mod access;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 #[allow(missing_docs, reason = "what has none does what its name says")]
@@ -27,14 +24,13 @@ mod features;
 mod id;
 mod queue;
 mod remap;
-mod shared;
 pub mod spec;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod unit;
 
-pub use access::{Memory, Registers};
+pub use axvm_iommu::{Memory, Registers};
 pub use error::{Error, Wait};
 pub use features::Features;
 pub use id::DeviceId;

@@ -1,10 +1,9 @@
 //! The invalidation queue (6.5.2).
 
 use axvm_addr::Hpa;
+use axvm_iommu::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, Shared, wait_for};
 
-use crate::access::{MOST_OF_THE_DEAF_US, MOST_US, Memory, Registers, wait_for};
 use crate::error::{Error, Wait};
-use crate::shared::Shared;
 use crate::spec::commands::{self, Command};
 use crate::spec::registers::{FaultStatus, Global, POINTER_MASK, QueueAddress, offset};
 
@@ -22,7 +21,7 @@ pub(crate) fn command(
     // What is enabled stays so. The bits of pointers say in the status that they were done, and would be commands here.
     let now = status().with_root_table(false).with_interrupt_table(false).with_write_buffer(false);
     registers.write32(offset::COMMAND, change(now).into());
-    wait_for(registers, MOST_US, Wait::Command, || done(status()).then_some(()))
+    Ok(wait_for(registers, MOST_US, Wait::Command, || done(status()).then_some(()))?)
 }
 
 /// The queue. The driver waits for completion each time, so that it is empty in between.

@@ -1,11 +1,10 @@
 //! Root and context tables (3.4.2): a context table for each bus, with an entry for each of its functions.
 
 use axvm_addr::{Hpa, PAGE_SIZE};
+use axvm_iommu::{Memory, Shared};
 
-use crate::access::Memory;
 use crate::error::Error;
 use crate::id::DeviceId;
-use crate::shared::Shared;
 use crate::spec::tables::{ContextLow, ENTRY_BYTES, Root};
 
 /// The tables.

@@ -3,15 +3,14 @@
 use alloc::vec::Vec;
 
 use axvm_addr::{Address, Hpa, Iova, PAGE_SIZE, Span};
+use axvm_iommu::{MOST_US, Memory, Registers, Shared, wait_for};
 use litemap::LiteMap;
 
-use crate::access::{MOST_US, Memory, Registers, wait_for};
 use crate::error::{Error, Wait};
 use crate::features::Features;
 use crate::id::DeviceId;
 use crate::queue::{Queue, command};
 use crate::remap::{self, Interrupt};
-use crate::shared::Shared;
 use crate::spec::commands::{self, Command};
 use crate::spec::faults::{self, Fault};
 use crate::spec::registers::{
@@ -189,9 +188,8 @@ impl<R: Registers, M: Memory> Unit<R, M> {
             return Ok(());
         }
         registers.write32(offset::PROTECTED, 0);
-        wait_for(registers, MOST_US, Wait::Protected, || {
-            (registers.read32(offset::PROTECTED) & PROTECTED_STATUS == 0).then_some(())
-        })
+        let given_up = || (registers.read32(offset::PROTECTED) & PROTECTED_STATUS == 0).then_some(());
+        Ok(wait_for(registers, MOST_US, Wait::Protected, given_up)?)
     }
 
     fn run(&mut self, commands: &[Command]) -> Result<(), Error> {

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{Memory, Registers};
 
 pub use self::tables::Tables;
-use crate::access::{Memory, Registers};
 use crate::spec::commands::Command;
 use crate::spec::device_table::Entry;
 use crate::spec::registers::{Control, Status, offset};
@@ -155,6 +155,14 @@ impl Registers for Fake {
         state.clock
     }
 
+    fn read32(&self, offset: usize) -> u32 {
+        panic!("{offset:#x}: its registers are of 64 bits")
+    }
+
+    fn write32(&self, offset: usize, _: u32) {
+        panic!("{offset:#x}: its registers are of 64 bits")
+    }
+
     fn read64(&self, offset: usize) -> u64 {
         self.0.borrow().register(offset)
     }
@@ -185,6 +193,10 @@ impl Memory for Fake {
         let mut state = self.0.borrow_mut();
         assert!(address.0.is_multiple_of(8) && address.0 < state.allocated, "{address} is not memory");
         state.written.insert(address.0, value);
+    }
+
+    fn clean(&self, address: Hpa, _: u64) {
+        panic!("{address}: it looks into the caches (Control.Coherent)")
     }
 
     fn barrier(&self) {

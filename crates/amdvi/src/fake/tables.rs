@@ -2,9 +2,9 @@
 //! crate.
 
 use axvm_addr::Hpa;
+use axvm_iommu::Memory;
 
 use super::{Fake, State};
-use crate::access::Memory;
 use crate::iommu::Domain;
 
 const PRESENT: u64 = 1;

@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{Memory, Registers};
 
 use self::cache::Cache;
 pub use self::tables::Tables;
-use crate::access::{Memory, Registers};
 use crate::spec::commands::Command;
 use crate::spec::registers::*;
 use crate::spec::stream_table::{self, Entry, word0};

@@ -2,9 +2,9 @@
 //! ARM DDI 0487, D8.3, so that the driver is tested without another crate.
 
 use axvm_addr::Hpa;
+use axvm_iommu::Memory;
 
 use super::{Fake, State};
-use crate::access::Memory;
 
 /// Tables in a fake's memory.
 #[derive(Debug)]

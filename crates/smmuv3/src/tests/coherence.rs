@@ -27,7 +27,7 @@ fn conforms(fake: &Fake, coherent: bool) {
         }
     }
     fake.0.borrow_mut().refuse_memory = true;
-    let none = Error::OutOfMemory { what: "test", bytes: 0x1000 };
+    let none = OutOfMemory { what: "test", bytes: 0x1000 };
     assert_eq!(memory.allocate("test", 1), Err(none));
 }
 

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use axvm_addr::{Gpa, Hpa, Iova, Span};
+use axvm_iommu::{OutOfMemory, Shared};
 use proptest::prelude::*;
 
 use crate::fake::{Fake, IDR0, IDR1, Outcome, Tables};
 use crate::id::StreamId;
-use crate::shared::Shared;
 use crate::spec::commands::{self, Command, Reason};
 use crate::spec::registers::*;
 use crate::*;

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use axvm_addr::Hpa;
+use axvm_iommu::{Memory, Registers};
 
 pub use self::tables::Tables;
-use crate::access::{Memory, Registers};
 use crate::spec::commands::Command;
 use crate::spec::registers::{Global, offset};
 
@@ -214,7 +214,7 @@ impl Memory for Fake {
         state.flushed.remove(&address.0);
     }
 
-    fn flush(&self, address: Hpa, bytes: u64) {
+    fn clean(&self, address: Hpa, bytes: u64) {
         let lines = address.0 & !63..(address.0 + bytes).next_multiple_of(64);
         let mut state = self.0.borrow_mut();
         let found: Vec<u64> = state.written.range(lines).map(|(at, _)| *at).collect();

@@ -2,9 +2,9 @@
 //! crate.
 
 use axvm_addr::Hpa;
+use axvm_iommu::Memory;
 
 use super::{Fake, State};
-use crate::access::Memory;
 use crate::unit::Domain;
 
 const READ: u64 = 1;
@@ -58,7 +58,7 @@ impl<'a> Tables<'a> {
 
     fn put(&self, at: Hpa, value: u64) {
         Memory::write64(self.fake, at, value);
-        self.fake.flush(at, 8);
+        self.fake.clean(at, 8);
     }
 }
 

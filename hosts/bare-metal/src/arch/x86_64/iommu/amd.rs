@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use axvm::iommu::Drained;
 use axvm_addr::{DmaSource, Iova, PciAddress, SourceId, Span};
-use axvm_amdvi::{DeviceId, Hints, Iommu, Options, Registers};
+use axvm_amdvi::{DeviceId, Hints, Iommu, Options};
 use axvm_iommu::Entries;
 use axvm_paging::AmdIoFormat;
 use axvm_platform::model::Platform;
@@ -15,30 +15,6 @@ use super::space::Format;
 use super::{Domain, Driver, Fault, Interrupt, IommuError, MESSAGE_ADDRESS, Sender, Shared};
 use crate::mmio::Mmio;
 use crate::pci::Config;
-use crate::protection::{self, Protection};
-
-impl Registers for Mmio {
-    fn size(&self) -> u64 {
-        self.size()
-    }
-
-    fn now_us(&self) -> u64 {
-        crate::arch::now_us()
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        Mmio::read64(self, offset as u64)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        /// The command buffer's tail (AMD 48882, 3.4.14): by it the IOMMU hears of commands.
-        const COMMAND_TAIL: usize = 0x2008;
-        if offset == COMMAND_TAIL && protection::fails(Protection::NoCommand) {
-            return;
-        }
-        Mmio::write64(self, offset as u64, value);
-    }
-}
 
 /// The highest device that there can be: all of a segment.
 const LAST_DEVICE: DeviceId = DeviceId(0xffff);

@@ -6,45 +6,13 @@ use axvm_iommu::Entries;
 use axvm_paging::{IntelIoFeatures, IntelIoFormat};
 use axvm_platform::model::Platform;
 use axvm_vpci::MsiMessage;
-use axvm_vtd::{DeviceId, Options, OwnInterrupt, Registers, Unit, msi_address_of_several};
+use axvm_vtd::{DeviceId, Options, OwnInterrupt, Unit, msi_address_of_several};
 
 use super::own_interrupt::OwnMessage;
 use super::space::Format;
 use super::{Domain, Driver, Fault, Interrupt, IommuError, Sender, Shared};
 use crate::mmio::Mmio;
 use crate::pci::Config;
-use crate::protection::{self, Protection};
-
-impl Registers for Mmio {
-    fn size(&self) -> u64 {
-        self.size()
-    }
-
-    fn now_us(&self) -> u64 {
-        crate::arch::now_us()
-    }
-
-    fn read32(&self, offset: usize) -> u32 {
-        Mmio::read32(self, offset as u64)
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        Mmio::write32(self, offset as u64, value);
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        Mmio::read64(self, offset as u64)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        /// The invalidation queue's tail (VT-d, 11.4.9.2): by it the unit hears of descriptors.
-        const QUEUE_TAIL: usize = 0x88;
-        if offset == QUEUE_TAIL && protection::fails(Protection::NoCommand) {
-            return;
-        }
-        Mmio::write64(self, offset as u64, value);
-    }
-}
 
 /// log2 of the entries of the interrupt table, 16 bytes each: all that there can be.
 const INTERRUPTS_LOG2: u8 = 16;

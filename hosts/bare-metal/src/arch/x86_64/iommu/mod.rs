@@ -16,10 +16,12 @@ use alloc::vec::Vec;
 
 use axvm::iommu::{Abilities, DmaFault, Drained};
 use axvm_addr::{DmaSource, Hpa, IommuId, Iova, PciAddress, SourceId, Span};
+use axvm_iommu::{Memory, Registers};
 use axvm_platform::model::{IommuKind, Platform};
 use axvm_vpci::MsiMessage;
 use spin::Once;
 
+use super::cpu::{clean_to_memory, memory_barrier, now_us};
 use super::local_apic::LocalApic;
 use crate::hal::HalError;
 use crate::lock::Held;
@@ -333,35 +335,57 @@ impl axvm::iommu::Iommu for Iommus {
 /// An interrupt message, to nobody in particular (Intel SDM 3, 11.11.1).
 const MESSAGE_ADDRESS: u32 = 0xfee0_0000;
 
-/// What both drivers are given as memory. An IOMMU that doesn't look into the caches has its tables flushed.
-macro_rules! shared_memory {
-    ($driver:ident { $($flush:item)* }) => {
-        impl $driver::Memory for Shared {
-            fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
-                let start = memory::allocate(bytes, align)?;
-                super::cpu::clean_to_memory(start, bytes as u64);
-                Some(start)
-            }
-
-            fn read64(&self, address: Hpa) -> u64 {
-                memory::read64(address)
-            }
-
-            fn write64(&self, address: Hpa, value: u64) {
-                memory::write64(address, value);
-            }
-
-            $($flush)*
-
-            fn barrier(&self) {
-                super::cpu::memory_barrier();
-            }
-        }
-    };
-}
-shared_memory!(axvm_amdvi {});
-shared_memory!(axvm_vtd {
-    fn flush(&self, address: Hpa, bytes: u64) {
-        super::cpu::clean_to_memory(address, bytes);
+impl Memory for Shared {
+    fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
+        memory::allocate(bytes, align)
     }
-});
+
+    fn read64(&self, address: Hpa) -> u64 {
+        memory::read64(address)
+    }
+
+    fn write64(&self, address: Hpa, value: u64) {
+        memory::write64(address, value);
+    }
+
+    fn clean(&self, address: Hpa, bytes: u64) {
+        clean_to_memory(address, bytes);
+    }
+
+    fn barrier(&self) {
+        memory_barrier();
+    }
+}
+
+/// By what an IOMMU hears that there is something to do: the tail of AMD's command buffer (48882, 3.4.14), of Intel's invalidation queue
+/// (11.4.9.2). Neither has another register at the other's place that is written.
+const TAILS: [usize; 2] = [0x2008, 0x88];
+
+impl Registers for Mmio {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn now_us(&self) -> u64 {
+        now_us()
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        Mmio::read32(self, offset as u64)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        Mmio::write32(self, offset as u64, value);
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        Mmio::read64(self, offset as u64)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        if TAILS.contains(&offset) && protection::fails(Protection::NoCommand) {
+            return;
+        }
+        Mmio::write64(self, offset as u64, value);
+    }
+}
