@@ -140,10 +140,6 @@ fn run(options: Options) -> Result<u8> {
         None => host::ARCHITECTURES.to_vec(),
     };
     let one = options.arch.as_deref().unwrap_or("aarch64");
-    let only_aarch64 = |what: &str| match one {
-        "aarch64" => Ok(one),
-        other => bail!("there are no {what} for {other} yet, for aarch64 only"),
-    };
     match options.command.as_str() {
         "setup" => {
             host::prepare(&all, host::For::Tests)?;
@@ -170,16 +166,17 @@ fn run(options: Options) -> Result<u8> {
         }
         "test" => test::run(&all, &options.stages, &options.which),
         "bench" => {
-            let arch = only_aarch64("figures")?;
-            host::prepare(&[arch], host::For::Demo)?;
+            host::prepare(&[one], host::For::Demo)?;
             let Options { reads, json, check, short, .. } = options;
-            bench::run(arch, &bench::Options { reads, json, check, short })
+            bench::run(one, &bench::Options { reads, json, check, short })
         }
         "fuzz" => fuzz::run(options.stages.first().map(String::as_str), options.seconds),
         "boards" => {
-            let arch = only_aarch64("boards")?;
-            host::prepare(&[arch], host::For::Demo)?;
-            boards::run(arch)
+            if one != "aarch64" {
+                bail!("there are no boards for {one} yet, for aarch64 only");
+            }
+            host::prepare(&[one], host::For::Demo)?;
+            boards::run(one)
         }
         "help" => {
             print!("{HELP}\nTargets of fuzz:\n{}", fuzz::help());

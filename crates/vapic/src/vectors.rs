@@ -28,10 +28,20 @@ impl Vectors {
         }
     }
 
-    /// The highest of them.
+    /// The highest of them. Asked several times at each entry of a guest, of which most find nothing.
     pub fn highest(&self) -> Option<u8> {
-        let (number, word) = (0..8u8).zip(self.0).rev().find(|(_, word)| *word != 0)?;
-        Some(number * 32 + (31 - word.leading_zeros() as u8))
+        let [a, b, c, d, e, f, g, h] = self.0;
+        if a | b | c | d | e | f | g | h == 0 {
+            return None;
+        }
+        let mut number = 8u8;
+        for word in self.0.iter().rev() {
+            number -= 1;
+            if let Some(bit) = 31u32.checked_sub(word.leading_zeros()) {
+                return Some(number * 32 + bit as u8);
+            }
+        }
+        None
     }
 
     /// So many of a register, 32 of them.

@@ -1,25 +1,13 @@
-//! The few calls of Linux that are needed (arm64: number in x8, arguments from x0 on, the result in x0, negative for
-//! an error).
+//! The few calls of Linux that are needed: the result is negative for an error.
 
-use core::arch::asm;
 use core::ffi::CStr;
 
+use crate::arch::{
+    EXECVE, EXIT_GROUP, GETPID, O_DIRECT, OPENAT, PREAD64, RECVFROM, SENDTO, SETSOCKOPT, SOCKET, WRITE, call,
+};
 use crate::arguments::Arguments;
 
-const OPENAT: usize = 56;
-const WRITE: usize = 64;
-const PREAD64: usize = 67;
-const EXIT_GROUP: usize = 94;
-const GETPID: usize = 172;
-const SOCKET: usize = 198;
-const SENDTO: usize = 206;
-const RECVFROM: usize = 207;
-const SETSOCKOPT: usize = 208;
-const EXECVE: usize = 221;
-
 const AT_FDCWD: isize = -100;
-/// As arm64 has it; other architectures have other numbers.
-const O_DIRECT: usize = 0o200_000;
 
 /// The kernel refused a call.
 #[derive(Clone, Copy, Debug)]
@@ -27,24 +15,6 @@ pub struct Failed;
 
 fn result(value: isize) -> Result<usize, Failed> {
     usize::try_from(value).map_err(|_| Failed)
-}
-
-/// # Safety
-/// The arguments must be what the call wants: pointers to what it reads or writes, of the lengths that it is told.
-unsafe fn call(number: usize, arguments: [usize; 6]) -> isize {
-    let [a, b, c, d, e, f] = arguments;
-    let value;
-    // SAFETY: the kernel changes x0 and the memory that the caller answers for.
-    unsafe {
-        asm!(
-            "svc #0",
-            in("x8") number,
-            inlateout("x0") a as isize => value,
-            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
-            options(nostack),
-        );
-    }
-    value
 }
 
 /// This process's number.

@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod arch;
 mod arguments;
 mod linux;
 mod mark;

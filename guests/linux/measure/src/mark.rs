@@ -1,22 +1,18 @@
-//! Marks: hints whose numbers the architecture leaves without effect (Arm ARM, C6.2, HINT), and which the counting
-//! plugin knows. To the processor they do nothing.
+//! Marks: instructions without an effect, which the counting plugin knows.
 
-use core::arch::asm;
+use crate::arch::mark;
 
 /// User space is reached.
 pub fn user_space() {
-    // SAFETY: a hint without an effect.
-    unsafe { asm!("hint #96") }
+    mark!(96)
 }
 
 /// Between two rounds of reads.
 pub fn reads() {
-    // SAFETY: a hint without an effect.
-    unsafe { asm!("hint #97") }
+    mark!(97)
 }
 
 /// Between two rounds of echo requests.
 pub fn pings() {
-    // SAFETY: a hint without an effect.
-    unsafe { asm!("hint #98") }
+    mark!(98)
 }

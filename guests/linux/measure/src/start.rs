@@ -6,15 +6,12 @@ use core::panic::PanicInfo;
 use crate::arguments::Arguments;
 use crate::linux;
 
-core::arch::global_asm!(
-    ".globl _start",
-    "_start:",
-    "mov x0, sp",
-    "bl {begin}",
-    begin = sym begin,
-);
-
-unsafe extern "C" fn begin(stack: *const usize) -> ! {
+/// Where the first instructions go on.
+///
+/// # Safety
+///
+/// `stack` is the stack pointer as the kernel leaves it.
+pub unsafe extern "C" fn begin(stack: *const usize) -> ! {
     // SAFETY: the stack pointer at the start points to the number of arguments, and those follow it.
     let arguments = unsafe { Arguments::new(*stack, stack.add(1).cast()) };
     linux::exit(crate::work::run(&arguments))
