@@ -192,9 +192,9 @@ impl<R: Registers, M: Memory> Iommu<R, M> {
         self.given.get(&device)?.domain.as_ref()
     }
 
-    /// How many devices reach memory or have interrupts.
+    /// How many devices reach memory. One that has interrupts only, as an I/O APIC, isn't among them.
     pub fn attached(&self) -> usize {
-        self.given.len()
+        self.given.values().filter(|given| given.domain.is_some()).count()
     }
 
     /// Opens a device to what a domain's tables map. One that is attached is blocked first. Its interrupts stay aborted until they are
