@@ -11,6 +11,7 @@
 //! | [`madt`] | CPUs and interrupt controllers |
 //! | [`mcfg`] | PCI's config space |
 //! | [`spcr`] | the console |
+//! | [`srat`] | which CPUs and which memory are near each other |
 //! | [`hpet`] | the event timer |
 //! | [`ivrs`] | AMD's IOMMUs |
 //! | [`dmar`] | Intel's IOMMUs |
@@ -29,6 +30,7 @@ pub mod mcfg;
 mod root;
 mod signature;
 pub mod spcr;
+pub mod srat;
 mod table;
 
 pub use error::Error;

@@ -7,8 +7,9 @@ use axvm_acpi::fadt::Fadt;
 use axvm_acpi::ivrs::{Devices, Ivrs, Reserved, Special};
 use axvm_acpi::madt::{Madt, Polarity, Sense, Usable};
 use axvm_acpi::spcr::Spcr;
+use axvm_acpi::srat::{NearCpu, NearMemory, Srat};
 use axvm_acpi::{Error, GenericAddress, Memory, Signature, Space, Table, Tables, mcfg};
-use axvm_addr::Hpa;
+use axvm_addr::{Hpa, Span};
 use proptest::prelude::*;
 
 /// A table of these bytes behind the header, with the right length and checksum.
@@ -33,6 +34,50 @@ fn table(signature: &[u8; 4], body: &[u8]) -> Table {
 
 fn cat(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
+}
+
+#[test]
+fn an_srat_says_what_is_near_what() {
+    let memory = |domain: u32, start: u64, size: u64, flags: u32| {
+        let mut record = vec![1, 40];
+        record.extend(domain.to_le_bytes());
+        record.extend([0; 2]);
+        record.extend(start.to_le_bytes());
+        record.extend(size.to_le_bytes());
+        record.extend([0; 4]);
+        record.extend(flags.to_le_bytes());
+        record.extend([0; 8]);
+        record
+    };
+    let body = cat(&[
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // Local APIC 5 is of domain 0x04030201, 6 is of none.
+        &[0, 16, 1, 5, 1, 0, 0, 0, 0, 2, 3, 4, 0, 0, 0, 0],
+        &[0, 16, 1, 6, 0, 0, 0, 0, 0, 2, 3, 4, 0, 0, 0, 0],
+        &[2, 24, 0, 0, 9, 0, 0, 0, 0x34, 0x12, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // Something of another architecture's.
+        &[3, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &memory(0x101, 0x1_0000_0000, 0x4000_0000, 1),
+        &memory(0x101, 0x8_0000_0000, 0x4000_0000, 0),
+        &memory(0x101, 0x8_0000_0000, 0, 1),
+        &memory(0x101, u64::MAX, 2, 1),
+    ]);
+    let read = |revision: u8| {
+        let mut bytes = bytes(b"SRAT", &body);
+        bytes[8] = revision;
+        fix(&mut bytes);
+        Srat::read(&Table::new(bytes).unwrap()).unwrap()
+    };
+    let span = Span::new(Hpa(0x1_0000_0000), 0x4000_0000).unwrap();
+    let srat = |first, memory| Srat {
+        cpus: vec![NearCpu { domain: first, apic: 5 }, NearCpu { domain: 9, apic: 0x1234 }],
+        memory: vec![NearMemory { domain: memory, span }],
+    };
+    assert_eq!(read(3), srat(0x0403_0201, 0x101));
+    // Of domains older tables have the lowest byte only.
+    assert_eq!(read(1), srat(1, 1));
+    let short = table(b"SRAT", &cat(&[&[0; 12], &[1, 8, 0, 0, 0, 0, 0, 0]]));
+    assert!(matches!(Srat::read(&short), Err(Error::Record { .. })));
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod name;
 mod namespace;
 mod object;
 mod operator;
+mod pci;
 pub mod resource;
 mod run;
 mod space;
@@ -32,7 +33,7 @@ mod value;
 pub use error::Error;
 pub use machine::{Aml, Answer, Failure};
 pub use namespace::NodeId;
-pub use space::{Hardware, Nothing, Space};
+pub use space::{Hardware, Nothing, PciFunction, Space};
 pub use value::Data;
 
 /// The text of a compressed EISA id (ACPI 6.5, 19.3.4): of `_HID` and `_CID`, where they are numbers.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::machine::Aml;
 use crate::namespace::{NodeId, Object};
 use crate::run::Frame;
-use crate::space::Hardware;
+use crate::space::{Hardware, Space};
 use crate::value::{Reference, Shared, Value};
 
 /// A field of more bits isn't read.
@@ -235,13 +235,23 @@ impl<H: Hardware> Aml<H> {
         let count = (end.div_ceil(8).saturating_sub(first)).div_ceil(unit);
         self.take(usize::try_from(count * unit).unwrap_or(usize::MAX))?;
         self.step(usize::try_from(count).unwrap_or(usize::MAX))?;
+        let mut function = None;
+        if let Some((Space::PciConfig, ..)) = place {
+            // As long as looking it up takes.
+            self.step(64)?;
+            function = region.and_then(|id| self.function_of(id));
+        }
         let mut bytes = Vec::new();
         for number in 0..count {
             let offset = first + number * unit;
-            let read =
-                place.filter(|(_, _, length)| offset + unit <= length.next_multiple_of(unit)).and_then(
-                    |(space, start, _)| self.hardware.read(space, start.checked_add(offset)?, unit as u8),
-                );
+            let place = place.filter(|(_, _, length)| offset + unit <= length.next_multiple_of(unit));
+            let read = place.and_then(|(space, start, _)| {
+                let address = start.checked_add(offset)?;
+                match space {
+                    Space::PciConfig => self.read_config(function?, address, unit as u8),
+                    _ => self.hardware.read(space, address, unit as u8),
+                }
+            });
             self.doubt |= read.is_none();
             bytes.extend(read.unwrap_or(0).to_le_bytes().into_iter().take(unit as usize));
         }

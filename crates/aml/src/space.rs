@@ -24,11 +24,33 @@ impl Space {
     }
 }
 
+/// A PCI function that AML asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciFunction {
+    /// Its segment.
+    pub segment: u16,
+    /// Its bus, as the bridges above it have it now.
+    pub bus: u8,
+    /// Its device number, below 32.
+    pub device: u8,
+    /// Its function number, below 8.
+    pub function: u8,
+}
+
 /// Who answers when AML reads from hardware. Nobody is told when it writes: that is counted, and has no effect.
 pub trait Hardware {
     /// So many bytes (1, 2, 4 or 8) at an address. `None`: there is no answer; AML goes on with zero, and what comes of it is in doubt
     /// ([`Answer::is_sure`](crate::Answer::is_sure)).
+    ///
+    /// Not of PCI's config space: that is [`config`](Self::config)'s.
     fn read(&mut self, space: Space, address: u64, bytes: u8) -> Option<u64>;
+
+    /// So many bytes (1, 2 or 4, at a multiple of them) of a PCI function's config space; all ones where there is no such function. `None`:
+    /// there is no answer, which is what there is unless this is implemented.
+    fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
+        let _ = (function, offset, bytes);
+        None
+    }
 }
 
 /// No hardware at all.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use axvm_aml::{Aml, Error, Hardware, NodeId, Nothing, Space, resource};
+use axvm_aml::{Aml, Error, Hardware, NodeId, Nothing, PciFunction, Space, resource};
 use proptest::prelude::*;
 
 const DSDT: &[u8] = include_bytes!("data/q35-dsdt.dat");
@@ -243,6 +243,16 @@ impl Hardware for Noise {
     fn read(&mut self, _: Space, address: u64, _: u8) -> Option<u64> {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(address | 1);
         (self.0 >> 62 != 0).then_some(self.0 >> 8)
+    }
+
+    fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
+        assert!(
+            function.device < 32
+                && function.function < 8
+                && offset.is_multiple_of(bytes.into())
+                && bytes <= 4
+        );
+        self.read(Space::PciConfig, offset.into(), bytes)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The DSDT of QEMU's q35.
 
 use axvm_aml::resource::{self, Polarity, Range, Resource, Sense};
-use axvm_aml::{Aml, Data, Hardware, NodeId, Nothing, Space, eisa_id};
+use axvm_aml::{Aml, Data, Hardware, NodeId, Nothing, PciFunction, Space, eisa_id};
 
 const DSDT: &[u8] = include_bytes!("data/q35-dsdt.dat");
 
@@ -92,7 +92,13 @@ impl Hardware for Answers {
         match (space, address) {
             (Space::Memory, 0xfed0_0000) => Some(0x8086_a201),
             (Space::Memory, 0xfed0_0004) => Some(10_000_000),
-            (Space::PciConfig, 0x60..0x6c) => Some(11),
+            _ => None,
+        }
+    }
+
+    fn config(&mut self, function: PciFunction, offset: u16, _: u8) -> Option<u64> {
+        match (function, offset) {
+            (PciFunction { segment: 0, bus: 0, device: 0x1f, function: 0 }, 0x60..0x6c) => Some(11),
             _ => None,
         }
     }
@@ -111,4 +117,55 @@ fn hardware_that_answers_decides() {
     );
     let line = Resource::Interrupt { lines: vec![11], sense: Sense::Level, polarity: Polarity::High };
     assert_eq!(crs(&mut aml, "\\_SB.LNKA"), [line]);
+}
+
+/// A machine with a bridge at 1c.3, behind which bus 5 is.
+#[derive(Default)]
+struct Bridge {
+    is_none: bool,
+    secondary: u64,
+}
+
+impl Hardware for Bridge {
+    fn read(&mut self, _: Space, _: u64, _: u8) -> Option<u64> {
+        None
+    }
+
+    fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
+        let PciFunction { segment, bus, device, function } = function;
+        Some(match (segment, bus, device, function, offset, bytes) {
+            (0, 0, 0x1c, 3, 0x0e, 1) => u64::from(!self.is_none) | 0x80,
+            (0, 0, 0x1c, 3, 0x19, 1) => self.secondary,
+            // Which register of which function was asked.
+            _ => {
+                u64::from(bus) << 24 | u64::from(device) << 16 | u64::from(function) << 12 | u64::from(offset)
+            }
+        })
+    }
+}
+
+#[test]
+fn config_space_is_that_of_the_function_which_the_device_is() {
+    let ask = |hardware: Bridge| {
+        let mut aml = Aml::new(hardware);
+        aml.load(include_bytes!("data/config-space.aml"));
+        assert_eq!(aml.failures(), []);
+        ["HOST", "SLOT", "BELO", "METH", "NOWH", "LOOP"].map(|name| {
+            let path = format!("\\{name}");
+            let id = at(&aml, &path);
+            let answer = aml.evaluate(id, &[]).unwrap();
+            answer.is_sure.then_some(answer.value)
+        })
+    };
+    let number = |number: u64| Some(Data::Integer(number));
+    // The host bridge's own function; one of its bus; one behind the bridge; from within a method; a device without an address between; an
+    // address that a method makes of config space itself.
+    let whole = Bridge { is_none: false, secondary: 5 };
+    assert_eq!(
+        ask(whole),
+        [number(0x40), number(0x1f_0044), number(0x500_0048), number(0x500_004c), None, None]
+    );
+    for none in [Bridge { is_none: true, secondary: 5 }, Bridge { is_none: false, secondary: 0 }] {
+        assert_eq!(ask(none), [number(0x40), number(0x1f_0044), None, None, None, None]);
+    }
 }

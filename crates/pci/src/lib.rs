@@ -8,7 +8,7 @@
 //! | say which of them can't be kept apart | [`groups`] |
 //! | take one from its owner | [`quarantine`] |
 //! | bring one back to its state after power-on | [`reset`] |
-//! | say what all this would find on a machine that isn't here | [`recorded`] |
+//! | say what all this would find on a machine that isn't here | [`recorded`], by what [`lspci`] prints there |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ mod function;
 mod group;
 mod host_bridge;
 pub mod ids;
+pub mod lspci;
 mod path;
 pub mod quirks;
 mod reach;

@@ -136,6 +136,22 @@ impl Recorded {
         Self { records, now }
     }
 
+    /// Whether there are no functions.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether a function was recorded at an address.
+    pub fn has(&self, address: PciAddress) -> bool {
+        self.records.iter().any(|record| record.address == address)
+    }
+
+    /// Whether any function of a function's bus was recorded.
+    pub fn has_bus(&self, address: PciAddress) -> bool {
+        let bus = BusOf { segment: address.segment, bus: address.bus };
+        self.records.iter().any(|record| record.bus() == bus)
+    }
+
     /// Where a function was recorded that is at `address` by the numbers that bridges have now.
     pub fn recorded_at(&self, address: PciAddress) -> Option<PciAddress> {
         let now = self.now.borrow();
