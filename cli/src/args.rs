@@ -106,7 +106,8 @@ pub struct Run {
     /// For test images of the hypervisor only, others refuse: start with this protection off
     #[arg(long, value_name = "NAME", help_heading = "Testing")]
     pub protection_off: Option<String>,
-    /// Start through this boot loader, a U-Boot that is QEMU's `-bios`: by the files and the lines that `pack` writes
+    /// Start through this boot loader, by the files and the lines that `pack` writes: a U-Boot that is QEMU's `-bios`, or, of x86, a CD with
+    /// a GRUB that does as boot-grub.txt on a disk says
     #[arg(long, value_name = "FILE", help_heading = "Testing")]
     pub boot_loader: Option<PathBuf>,
 }
@@ -158,7 +159,8 @@ pub struct Inspect {
     #[arg(long, value_name = "SYSTEM.toml", conflicts_with = "platform")]
     pub system: Option<PathBuf>,
     /// Look at this platform: a device tree, what `inspect --save` wrote, or ACPI's tables of an x86 machine: a folder with a copy of
-    /// /sys/firmware/acpi/tables, or acpidump's text; beside them, for the memory map, /proc/iomem or Linux's boot log
+    /// /sys/firmware/acpi/tables, or acpidump's text; beside them, for the memory map, /proc/iomem or Linux's boot log, and for PCI what
+    /// `lspci -Dvvxxxx` prints for root
     #[arg(long, value_name = "FILE")]
     pub platform: Option<PathBuf>,
     /// What the platform leaves out.

@@ -107,11 +107,21 @@ impl Board {
                 _file = file;
             }
             Some(loader) => {
-                let firmware = path::absolute(loader).map_err(|error| error.to_string())?;
+                let loader = path::absolute(loader).map_err(|error| error.to_string())?;
                 let medium = Medium::write(self.arch, &self.image, bytes)?;
-                let boot = qemu::Boot::Loader { firmware: &firmware, medium: medium.folder() };
+                let folder = medium.folder();
+                let boot = match self.arch {
+                    // It finds what it has to do on the disk by itself.
+                    Arch::X86_64 => qemu::Boot::Cd { cd: &loader, medium: folder },
+                    Arch::Aarch64 | Arch::Riscv64 => {
+                        qemu::Boot::Firmware { firmware: &loader, medium: folder }
+                    }
+                };
+                typist = match boot {
+                    qemu::Boot::Firmware { .. } => Some(Typist::new(medium.lines()?)),
+                    qemu::Boot::Cd { .. } | qemu::Boot::Kernel { .. } => None,
+                };
                 command = qemu::command(&self.program, &words, &boot, &input.folder, restarts);
-                typist = Some(Typist::new(medium.lines()?));
                 _medium = medium;
             }
         }

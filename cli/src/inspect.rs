@@ -8,7 +8,7 @@ use axvm_addr::{CpuId, Gpa};
 use axvm_guest::image::{ImageInfo, Images, VmImages};
 use axvm_plan::problem::Problem;
 use axvm_plan::{Console, plan, reset_name};
-use axvm_platform::model::{PciDevice, PciHost, Platform, PlatformDevice};
+use axvm_platform::model::{PciDevice, PciHost, Platform, PlatformDevice, Proximity};
 use axvm_platform::snapshot;
 use axvm_platform::sysfs::{Function as LinuxFunction, Machine};
 use axvm_system::model::{
@@ -99,6 +99,7 @@ fn describe(machine: &Machine) -> Value {
         "console": console(platform),
         "cpus": platform.cpus.len(),
         "memory": platform.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "proximity": platform.proximity.iter().map(proximity).collect::<Vec<_>>(),
         "incomplete": functions.is_none(),
         "pci_hosts": platform.pci_hosts.iter().map(|it| host(platform, it)).collect::<Vec<_>>(),
         "pci": pci,
@@ -121,6 +122,15 @@ fn console(platform: &Platform) -> Value {
         "driven": console.is_driven(),
         "used": console.used.map(|device| &device.path),
         "says": console.to_string(),
+    })
+}
+
+/// CPUs and memory that are near each other.
+fn proximity(domain: &Proximity) -> Value {
+    json!({
+        "domain": domain.domain,
+        "cpus": domain.cpus.iter().map(|cpu| cpu.0).collect::<Vec<_>>(),
+        "memory": domain.memory.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -290,6 +300,14 @@ fn text(result: &Value) -> String {
         result["cpus"],
         list(&result["memory"])
     );
+    for domain in result["proximity"].as_array().into_iter().flatten() {
+        text += &format!(
+            "near each other (domain {}): CPUs {}, memory {}\n",
+            domain["domain"],
+            list(&domain["cpus"]),
+            list(&domain["memory"])
+        );
+    }
     text += &format!("{}\n", word(&result["console"]["says"]));
     for unclear in result["unclear"].as_array().into_iter().flatten() {
         text += &format!("not clear: {}\n", word(unclear));
@@ -367,7 +385,7 @@ fn word(value: &Value) -> &str {
 
 fn list(value: &Value) -> String {
     match value {
-        Value::Array(values) => values.iter().map(word).collect::<Vec<_>>().join(", "),
+        Value::Array(values) => values.iter().map(list).collect::<Vec<_>>().join(", "),
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         other => other.to_string(),

@@ -18,6 +18,8 @@ const IMAGE: &str = "axvm-hypervisor.bin";
 const BUNDLE: &str = "bundle.axvm";
 /// The file with the lines for U-Boot.
 pub const UBOOT: &str = "boot-uboot.txt";
+/// The file with the entry for GRUB.
+const GRUB: &str = "boot-grub.txt";
 
 /// Writes what a boot loader needs.
 pub fn pack(arguments: &Pack) -> ExitCode {
@@ -82,21 +84,21 @@ fn files(input: &mut Input, arguments: &Pack) -> Option<Vec<(&'static str, Vec<u
 pub fn boot_files(arch: Arch, image: Vec<u8>, bundle: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
     let mut files = vec![(IMAGE, image), (BUNDLE, bundle)];
     if arch == Arch::X86_64 {
+        files.push((GRUB, grub("multiboot2", "module2").into_bytes()));
         files.push(("boot-pvh.txt", pvh().into_bytes()));
     } else {
         files.push((UBOOT, uboot().into_bytes()));
-        files.push(("boot-grub.txt", grub().into_bytes()));
+        files.push((GRUB, grub("linux", "initrd").into_bytes()));
     }
     files
 }
 
-/// On x86 the image has a PVH entry, and no other.
+/// On x86 the image has a PVH entry beside the one that GRUB uses.
 fn pvh() -> String {
     format!(
         "# {IMAGE} is an ELF file with a PVH entry (Xen, docs/misc/pvh.pandoc): for a loader that enters by that, {IMAGE} is the\n\
          # kernel and {BUNDLE} its only module, what is called its initial RAM disk too. QEMU does so:\n\
-         qemu-system-x86_64 ... -kernel {IMAGE} -initrd {BUNDLE}\n\
-         # There is no entry for GRUB (multiboot2) or UEFI yet.\n"
+         qemu-system-x86_64 ... -kernel {IMAGE} -initrd {BUNDLE}\n"
     )
 }
 
@@ -113,9 +115,10 @@ fn uboot() -> String {
     )
 }
 
-fn grub() -> String {
+/// GRUB boots it, after a BIOS or UEFI, by these two of its commands.
+fn grub(image: &str, bundle: &str) -> String {
     format!(
-        "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    linux /{IMAGE}\n    initrd /{BUNDLE}\n}}\n"
+        "# An entry for grub.cfg; the paths are those on GRUB's root.\nmenuentry \"AxVM\" {{\n    {image} /{IMAGE}\n    {bundle} /{BUNDLE}\n}}\n"
     )
 }
 
@@ -127,7 +130,24 @@ mod tests {
     fn a_boot_loader_is_given_lines_only_for_an_entry_that_the_image_has() {
         let names =
             |arch| boot_files(arch, vec![], vec![]).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(Arch::Aarch64), [IMAGE, BUNDLE, UBOOT, "boot-grub.txt"]);
-        assert_eq!(names(Arch::X86_64), [IMAGE, BUNDLE, "boot-pvh.txt"]);
+        assert_eq!(names(Arch::Aarch64), [IMAGE, BUNDLE, UBOOT, GRUB]);
+        assert_eq!(names(Arch::X86_64), [IMAGE, BUNDLE, GRUB, "boot-pvh.txt"]);
+        let grub = |arch| {
+            let files = boot_files(arch, vec![], vec![]);
+            files
+                .into_iter()
+                .find(|(name, _)| *name == GRUB)
+                .map(|(_, text)| String::from_utf8(text).unwrap())
+        };
+        assert!(
+            grub(Arch::X86_64)
+                .unwrap()
+                .contains("    multiboot2 /axvm-hypervisor.bin\n    module2 /bundle.axvm\n")
+        );
+        assert!(
+            grub(Arch::Aarch64)
+                .unwrap()
+                .contains("    linux /axvm-hypervisor.bin\n    initrd /bundle.axvm\n")
+        );
     }
 }

@@ -91,10 +91,17 @@ pub enum Boot<'a> {
         /// The bundle.
         bundle: &'a Path,
     },
-    /// By a boot loader, from a disk.
-    Loader {
+    /// By U-Boot, from a disk.
+    Firmware {
         /// The boot loader.
         firmware: &'a Path,
+        /// The folder that is the disk.
+        medium: &'a Path,
+    },
+    /// By GRUB on a CD, from a disk.
+    Cd {
+        /// The CD.
+        cd: &'a Path,
         /// The folder that is the disk.
         medium: &'a Path,
     },
@@ -110,12 +117,21 @@ pub fn command(program: &OsStr, given: &[&str], boot: &Boot<'_>, folder: &Path, 
         Boot::Kernel { hypervisor, bundle } => {
             command.arg("-kernel").arg(hypervisor).arg("-initrd").arg(bundle);
         }
-        Boot::Loader { firmware, medium } => {
+        Boot::Firmware { firmware, medium } => {
             command.arg("-bios").arg(firmware);
             // Not a PCI function: the board is to be the one that the system file describes.
             let mut drive = OsString::from("if=none,id=axvm-boot,format=raw,read-only=on,file=fat:");
             drive.push(medium);
             command.arg("-drive").arg(drive).args(["-device", "virtio-blk-device,drive=axvm-boot"]);
+        }
+        Boot::Cd { cd, medium } => {
+            // At the board's own disk controller, for the same reason. A hard disk there can't be read-only: what is written is forgotten.
+            let mut drive = OsString::from("if=none,id=axvm-boot,format=raw,snapshot=on,file=fat:");
+            drive.push(medium);
+            command.arg("-drive").arg(drive).args(["-device", "ide-hd,drive=axvm-boot,bus=ide.1"]);
+            let mut drive = OsString::from("if=none,id=axvm-cd,media=cdrom,format=raw,read-only=on,file=");
+            drive.push(cd);
+            command.arg("-drive").arg(drive).args(["-device", "ide-cd,drive=axvm-cd,bus=ide.0,bootindex=0"]);
         }
     }
     command.args(["-display", "none"]);

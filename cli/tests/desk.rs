@@ -108,6 +108,28 @@ fn devices_are_listed_with_why_they_cannot_be_assigned() {
     assert!(text.contains("not assignable: ") && text.contains("    assignable\n"), "{text}");
 }
 
+/// An SRAT with CPUs 0 and 1 and the first GiB in domain 0, CPUs 2 and 3 and the second in domain 1.
+fn srat() -> Vec<u8> {
+    let mut table = b"SRAT".to_vec();
+    table.resize(36 + 12, 0);
+    table[8] = 3;
+    for cpu in 0..4u8 {
+        table.extend([0, 16, cpu / 2, cpu, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    for domain in 0..2u32 {
+        table.extend([1, 40]);
+        table.extend(domain.to_le_bytes());
+        table.extend([0; 2]);
+        table.extend((u64::from(domain) << 30).to_le_bytes());
+        table.extend((1u64 << 30).to_le_bytes());
+        table.extend([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    let length = table.len() as u32;
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    table[9] = table.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
+    table
+}
+
 #[test]
 fn acpi_s_tables_are_a_platform_too() {
     let place = Place::new(GOOD);
@@ -130,6 +152,19 @@ fn acpi_s_tables_are_a_platform_too() {
     );
     let again = place.axvm(&["inspect", "--platform", "pc.axvm", "--json"]);
     assert_eq!(again.out, done.out);
+    // With what `lspci` prints there its functions are known, and what it has of two nodes is said.
+    fs::write(place.path("tables/lspci.txt"), axvm_pci::lspci::Q35).unwrap();
+    fs::write(place.path("tables/SRAT"), srat()).unwrap();
+    let listed = place.axvm(&["inspect", "--platform", "tables", "--json"]).out;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["incomplete"], false);
+    let nvme = listed["pci"].as_array().unwrap().iter().find(|it| it["address"] == "0000:00:03.0").unwrap();
+    assert_eq!((&nvme["why_not"], &nvme["reset"]), (&serde_json::json!([]), &serde_json::json!(["flr"])));
+    assert!(nvme["registers"].to_string().contains("size 0x4000"), "{nvme}");
+    assert!(nvme["interrupts"].to_string().contains("MSI-X 65"), "{nvme}");
+    assert_eq!(listed["proximity"][1]["memory"], serde_json::json!(["0x40000000-0x7fffffff"]));
+    let text = place.axvm(&["inspect", "--platform", "tables"]).out;
+    assert!(text.contains("near each other (domain 1): CPUs 2, 3, memory 0x40000000-0x7fffffff"), "{text}");
     // A folder without any is none.
     fs::create_dir(place.path("empty")).unwrap();
     let done = place.axvm(&["inspect", "--platform", "empty"]);

@@ -110,6 +110,20 @@ const TARGETS: &[Target] = &[
         test: None,
         filter: "",
     },
+    Target {
+        name: "handed",
+        what: "what an x86 boot loader hands over",
+        package: "axvm-platform",
+        test: None,
+        filter: "acpi::handed",
+    },
+    Target {
+        name: "lspci",
+        what: "what lspci prints of a machine",
+        package: "axvm-pci",
+        test: None,
+        filter: "lspci::",
+    },
     Target { name: "acpi", what: "ACPI's tables", package: "axvm-acpi", test: Some("tables"), filter: "" },
     Target { name: "aml", what: "ACPI's AML", package: "axvm-aml", test: Some("hostile"), filter: "" },
     Target {

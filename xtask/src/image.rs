@@ -1,6 +1,6 @@
 //! The hypervisor's ELF as boot loaders want it. On aarch64 that is a flat image: linked at address 0, its first byte is the
 //! arm64 Image header, so memory order is file order. On x86_64 it stays an ELF file, with the note by which a loader finds its PVH
-//! entry (Xen, docs/misc/pvh.pandoc).
+//! entry (Xen, docs/misc/pvh.pandoc), and the header by which one finds its multiboot2 entry (Multiboot2 Specification 2.0, 3.1).
 
 use anyhow::{Context, Result, bail};
 use object::elf::{FileHeader64, PT_LOAD, PT_NOTE};
@@ -19,7 +19,11 @@ pub fn bootable(arch: &str, elf: &[u8]) -> Result<Vec<u8>> {
         if !has_pvh_entry(elf)? {
             bail!("it has no note with a PVH entry");
         }
-        return loaded(elf);
+        let image = loaded(elf)?;
+        if !has_multiboot2_header(&image) {
+            bail!("it has no multiboot2 header where loaders look for one");
+        }
+        return Ok(image);
     }
     let flat = flatten(elf)?;
     if !has_arm64_header(&flat) {
@@ -28,8 +32,11 @@ pub fn bootable(arch: &str, elf: &[u8]) -> Result<Vec<u8>> {
     Ok(flat)
 }
 
-/// The ELF file without what isn't loaded: sections, symbols, what a debugger reads.
+/// The ELF file without what isn't loaded: sections, symbols, what a debugger reads. Its table of sections has the one that every table
+/// begins with, which is none: GRUB takes a file without any for one with more than 65,279 (System V ABI 4.1, "Sections").
 fn loaded(elf: &[u8]) -> Result<Vec<u8>> {
+    /// Bytes of a section header.
+    const SECTION: usize = 64;
     let header = FileHeader64::<Endianness>::parse(elf).context("not a 64-bit ELF file")?;
     let endian = header.endian()?;
     let table =
@@ -37,9 +44,14 @@ fn loaded(elf: &[u8]) -> Result<Vec<u8>> {
     let ends = header.program_headers(endian, elf)?.iter();
     let end = ends.map(|it| it.p_offset(endian).saturating_add(it.p_filesz(endian))).fold(table, u64::max);
     let mut kept = elf.get(..usize::try_from(end)?).context("a segment lies outside its file")?.to_vec();
-    // e_shoff, then e_shentsize, e_shnum and e_shstrndx: there are no sections.
-    for field in [40..48, 58..64] {
-        kept.get_mut(field).context("it is cut short")?.fill(0);
+    kept.resize(kept.len().next_multiple_of(8), 0);
+    let at = (kept.len() as u64).to_le_bytes();
+    kept.resize(kept.len() + SECTION, 0);
+    // e_shoff; e_shentsize, e_shnum and e_shstrndx.
+    let fields: [(usize, &[u8]); 2] = [(40, &at), (58, &[SECTION as u8, 0, 1, 0, 0, 0])];
+    for (offset, bytes) in fields {
+        let field = kept.get_mut(offset..offset + bytes.len());
+        field.context("it is cut short")?.copy_from_slice(bytes);
     }
     Ok(kept)
 }
@@ -60,6 +72,24 @@ pub fn has_pvh_entry(elf: &[u8]) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether a loader finds a multiboot2 header in it: in the first 32 KiB, at a multiple of 8 bytes, with the right sum.
+pub fn has_multiboot2_header(image: &[u8]) -> bool {
+    /// What it begins with, and the architecture: an i386 in protected mode.
+    const MAGIC: u32 = 0xe852_50d6;
+    const I386: u32 = 0;
+    let head = image.get(..image.len().min(32 << 10)).unwrap_or_default();
+    head.chunks(8).zip(head.chunks(8).skip(1)).any(|(first, second)| {
+        let word = |bytes: &[u8], at: usize| {
+            let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
+            word.map_or(0, u32::from_le_bytes)
+        };
+        let words = [word(first, 0), word(first, 4), word(second, 0), word(second, 4)];
+        let [magic, arch, length, sum] = words;
+        let total = [magic, arch, length, sum].iter().fold(0u32, |sum, word| sum.wrapping_add(*word));
+        (magic, arch, total) == (MAGIC, I386, 0) && length >= 16
+    })
 }
 
 /// A loaded segment: where it lies, what the file has of it.
@@ -184,28 +214,57 @@ mod tests {
         note
     }
 
+    /// A multiboot2 header without tags, behind so many bytes.
+    fn header(behind: usize, wrong: u32) -> Vec<u8> {
+        let words = [0xe852_50d6u32, 0, 24, 0u32.wrapping_sub(0xe852_50d6 + 24 + wrong), 0, 8];
+        let mut bytes = vec![0; behind];
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        bytes
+    }
+
+    #[test]
+    fn a_multiboot2_header_is_found_where_loaders_look_for_it() {
+        let found = |behind, wrong| has_multiboot2_header(&header(behind, wrong));
+        assert!(found(0, 0) && found(4096, 0) && found((32 << 10) - 24, 0));
+        // Not at a multiple of 8; beyond where they look; with another sum.
+        assert!(!found(4, 0) && !found(32 << 10, 0) && !found(4096, 1));
+        assert!(!has_multiboot2_header(&[]) && !has_multiboot2_header(&header(0, 0)[..12]));
+    }
+
     #[test]
     fn only_a_note_of_the_right_type_is_a_pvh_entry() {
-        let with = |kind| elf(&[(PT_LOAD, 0x10_0000, b"code"), (PT_NOTE, 0x10_0100, &note(kind))]);
+        let code = header(0, 0);
+        let with = |kind| {
+            // 64 and two program headers of 56: a header behind is at a multiple of 8.
+            elf(&[(PT_LOAD, 0x10_0000, &code), (PT_NOTE, 0x10_0100, &note(kind))])
+        };
         assert!(has_pvh_entry(&with(18)).unwrap());
         assert!(!has_pvh_entry(&with(17)).unwrap());
         assert!(bootable("x86_64", &with(18)).is_ok() && bootable("x86_64", &with(17)).is_err());
         assert!(bootable("aarch64", &with(18)).is_err());
         assert!(!has_pvh_entry(&elf(&[(PT_LOAD, 0x10_0000, b"code")])).unwrap());
         assert!(has_pvh_entry(b"not an ELF file").is_err());
+        let without = elf(&[(PT_LOAD, 0x10_0000, b"code"), (PT_NOTE, 0x10_0100, &note(18))]);
+        assert!(bootable("x86_64", &without).unwrap_err().to_string().contains("multiboot2"));
     }
 
     #[test]
     fn what_is_not_loaded_is_left_out() {
-        let mut file = elf(&[(PT_LOAD, 0x10_0000, b"code"), (PT_NOTE, 0x10_0100, &note(18))]);
+        let mut file = elf(&[(PT_LOAD, 0x10_0000, &header(0, 0)), (PT_NOTE, 0x10_0100, &note(18))]);
         let whole = file.len();
         file.extend(b"symbols, and a table of sections");
         file[40..48].copy_from_slice(&(whole as u64).to_le_bytes());
         file[60..62].copy_from_slice(&1u16.to_le_bytes());
         let kept = bootable("x86_64", &file).unwrap();
-        assert_eq!(kept.len(), whole);
-        assert_eq!((&kept[..40], &kept[64..]), (&file[..40], &file[64..whole]));
-        assert_eq!((&kept[40..48], &kept[58..64]), (&[0; 8][..], &[0; 6][..]));
+        // All that is loaded, and a table with the section that is none.
+        let table = whole.next_multiple_of(8);
+        assert_eq!((kept.len(), &kept[table..]), (table + 64, &[0; 64][..]));
+        assert_eq!((&kept[..40], &kept[64..whole]), (&file[..40], &file[64..whole]));
+        let header = FileHeader64::<Endianness>::parse(&*kept).unwrap();
+        let endian = header.endian().unwrap();
+        assert_eq!((header.e_shoff(endian), header.e_shnum(endian)), (table as u64, 1));
+        assert_eq!((header.e_shentsize(endian), header.e_shstrndx(endian)), (64, 0));
+        assert_eq!(header.section_headers(endian, &*kept).unwrap().len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::demo::{self, Interrupts};
 use crate::guest::{self, Series, disk};
+use crate::host::grub::Firmware;
 use crate::runner::{self, Outcome, Request};
 use crate::soak::{self, Soak};
 use crate::suspends::Suspends;
@@ -165,6 +166,10 @@ enum Guest {
 enum BootLoader {
     /// Debian's U-Boot for the board.
     UBoot,
+    /// Debian's GRUB, after a BIOS.
+    GrubBios,
+    /// Debian's GRUB, after UEFI.
+    GrubUefi,
 }
 
 /// A violation in a report: its kind, and what else is given of it.
@@ -277,9 +282,17 @@ impl Run {
         if let Some(name) = &self.protection_off {
             arguments.extend(["--protection-off".to_owned(), name.clone()]);
         }
-        if let Some(BootLoader::UBoot) = self.boot_loader {
-            let loader = guest::u_boot(arch)?;
+        let mut qemu = self.qemu.clone();
+        let grub = |firmware: Firmware| (firmware.cd(), firmware.words());
+        let loader = match self.boot_loader {
+            None => None,
+            Some(BootLoader::UBoot) => Some((guest::u_boot(arch)?, Vec::new())),
+            Some(BootLoader::GrubBios) => Some(grub(Firmware::Bios)),
+            Some(BootLoader::GrubUefi) => Some(grub(Firmware::Uefi)),
+        };
+        if let Some((loader, words)) = loader {
             arguments.extend(["--boot-loader".to_owned(), loader.display().to_string()]);
+            qemu.extend(words);
         }
         if let Some(Guest::UBoot) = self.guest {
             guest::u_boot(arch)?;
@@ -291,7 +304,6 @@ impl Run {
         let system =
             variant::of(&paths::root().join("systems").join(&self.system), &self.change, &self.name)?;
         let timeout = self.most();
-        let mut qemu = self.qemu.clone();
         if self.loopback {
             qemu.extend(loopback(&self.name)?);
         }

@@ -22,7 +22,7 @@ impl<H: Hardware> Aml<H> {
     /// Bytes of a function's config space.
     pub(crate) fn read_config(&mut self, function: PciFunction, offset: u64, bytes: u8) -> Option<u64> {
         let offset = u16::try_from(offset).ok().filter(|offset| *offset < 4096)?;
-        let is_natural = bytes <= 4 && offset % u16::from(bytes.max(1)) == 0;
+        let is_natural = bytes <= 4 && offset.is_multiple_of(u16::from(bytes.max(1)));
         if is_natural { self.hardware.config(function, offset, bytes) } else { None }
     }
 

@@ -324,10 +324,11 @@ fn ram(
         return None;
     }
     // Of VMs that never run together one may have what the other has, if there isn't enough for both.
-    let own = memory.left(|_| true).take(config.memory);
+    let near = memory::near(board.platform, &config.cpus);
+    let own = memory.left(|_| true).take_near(config.memory, &near);
     let mut left = memory.left(|other| apart.may_meet(vm.index, other));
     let available = left.available();
-    let Some(pieces) = own.or_else(|| left.take(config.memory)) else {
+    let Some(pieces) = own.or_else(|| left.take_near(config.memory, &near)) else {
         findings.vm(
             vm,
             "memory",
@@ -343,6 +344,11 @@ fn ram(
         return None;
     };
     memory.give(vm.index, &pieces);
+    if !memory::is_near(&pieces, &near) {
+        findings.note(format_args!(
+            "{vm}: not all of its RAM is near its CPUs: of the memory of their proximity domain too little is left"
+        ));
+    }
     let ram = memory::lay_out(base, board.machine.ram_areas(), &pieces);
     if ram.is_none() {
         let (key, what) = match board.machine.ram_areas() {

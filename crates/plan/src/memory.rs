@@ -1,10 +1,10 @@
 //! Where each VM's RAM comes from: blocks of 2 MiB of the platform's memory that nothing else has, first fit, in the order
-//! of the system file.
+//! of the system file; near the VM's CPUs where there is enough of that.
 
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Hpa, Span};
-use axvm_platform::model::Platform;
+use axvm_addr::{CpuId, Gpa, Hpa, Span};
+use axvm_platform::model::{Platform, Proximity};
 
 use super::model::RamPiece;
 
@@ -54,6 +54,33 @@ impl Pool {
         Self { free: platform.free_memory().into_iter().filter_map(blocks).collect() }
     }
 
+    /// What of it is in these.
+    fn within(&self, spans: &[Span<Hpa>]) -> Self {
+        let part = |span: &Span<Hpa>, &(from, to): &(u64, u64)| {
+            let start = span.start().0.max(from).checked_next_multiple_of(BLOCK)?;
+            let end = span.end().0.min(to) & !(BLOCK - 1);
+            (start < end).then_some((start, end))
+        };
+        let parts = |span| self.free.iter().filter_map(move |gap| part(span, gap));
+        let mut free: Vec<(u64, u64)> = spans.iter().flat_map(parts).collect();
+        free.sort_unstable();
+        // What two of them have is there once.
+        let mut last = 0;
+        for gap in &mut free {
+            gap.0 = gap.0.max(last);
+            last = last.max(gap.1);
+        }
+        free.retain(|(start, end)| start < end);
+        Self { free }
+    }
+
+    /// Takes `size` bytes as [`take`](Self::take) does, of these if they have so many.
+    pub(super) fn take_near(&mut self, size: u64, near: &[Span<Hpa>]) -> Option<Vec<(Hpa, u64)>> {
+        let Some(pieces) = self.within(near).take(size) else { return self.take(size) };
+        pieces.iter().for_each(|&(start, size)| self.remove(start.0, start.0.saturating_add(size)));
+        Some(pieces)
+    }
+
     /// Takes these out, whole blocks, of which not all need be there.
     fn remove(&mut self, start: u64, end: u64) {
         let cut = |&(from, to): &(u64, u64)| [(from, to.min(start)), (from.max(end), to)];
@@ -91,6 +118,26 @@ impl Pool {
         self.free.retain(|(start, end)| start < end);
         Some(pieces)
     }
+}
+
+/// The memory that is near these CPUs; none where nobody says what is near what.
+pub(super) fn near(platform: &Platform, cpus: &[CpuId]) -> Vec<Span<Hpa>> {
+    let has_one = |domain: &&Proximity| cpus.iter().any(|cpu| domain.cpus.contains(cpu));
+    platform.proximity.iter().filter(has_one).flat_map(|domain| domain.memory.iter().copied()).collect()
+}
+
+/// Whether all of these pieces are in `near`, or nothing is.
+pub(super) fn is_near(pieces: &[(Hpa, u64)], near: &[Span<Hpa>]) -> bool {
+    let elsewhere: u64 = pieces.iter().fold(0, |sum, &(start, size)| {
+        let inside = Span::new(start, size).map_or(0, |piece| {
+            near.iter().fold(0u64, |sum, span| {
+                let (from, to) = (span.start().max(piece.start()), span.end().min(piece.end()));
+                sum.saturating_add(to.0.saturating_sub(from.0))
+            })
+        });
+        sum.saturating_add(size.saturating_sub(inside))
+    });
+    near.is_empty() || elsewhere == 0
 }
 
 /// The pieces one after the other in guest-physical terms: in these areas, each with its start and its end, one after the other, or from
@@ -159,6 +206,40 @@ mod tests {
         assert_eq!(pool.take(4 << 20), Some(vec![(Hpa(0x4040_0000), 4 << 20)]));
         assert_eq!(pool.take(2 << 20), Some(vec![(Hpa(0x4000_0000), 2 << 20)]));
         assert_eq!(pool.take(32 << 20), Some(vec![(Hpa(0x4120_0000), 32 << 20)]));
+    }
+
+    #[test]
+    fn ram_is_near_where_there_is_enough_of_that() {
+        let span = |start: u64, size: u64| Span::new(Hpa(start), size).unwrap();
+        let mut platform = platform(&[(0, 64 << 20)], &[]);
+        platform.proximity = vec![
+            Proximity { domain: 3, cpus: vec![CpuId(0), CpuId(1)], memory: vec![span(0, 32 << 20)] },
+            // Not all of it is memory, and what two ranges have is there once.
+            Proximity {
+                domain: 7,
+                cpus: vec![CpuId(2)],
+                memory: vec![span(33 << 20, 64 << 20), span(48 << 20, 8 << 20)],
+            },
+        ];
+        let near =
+            |cpus: &[u16]| super::near(&platform, &cpus.iter().map(|cpu| CpuId(*cpu)).collect::<Vec<_>>());
+        let (low, high) = (near(&[1, 0]), near(&[2]));
+        assert_eq!(
+            (low.as_slice(), high.len(), near(&[0, 2]).len(), near(&[9])),
+            (&[span(0, 32 << 20)][..], 2, 3, vec![])
+        );
+        let mut pool = Pool::new(&platform);
+        assert_eq!(pool.within(&high).available(), 30 << 20);
+        assert_eq!(pool.take_near(8 << 20, &high), Some(vec![(Hpa(34 << 20), 8 << 20)]));
+        assert_eq!(pool.take_near(8 << 20, &low), Some(vec![(Hpa(0), 8 << 20)]));
+        // 24 MiB are left low, 22 high: where that isn't enough it is wherever there is some.
+        let pieces = pool.take_near(26 << 20, &low).unwrap();
+        assert_eq!(pieces, [(Hpa(8 << 20), 26 << 20)]);
+        assert!(!is_near(&pieces, &low) && is_near(&pieces, &[]) && !is_near(&pieces, &near(&[0, 2])));
+        assert!(is_near(&[(Hpa(0), 32 << 20)], &low));
+        assert_eq!(pool.available(), 22 << 20);
+        assert_eq!(pool.take_near(24 << 20, &low), None);
+        assert_eq!(pool.take_near(22 << 20, &[]), Some(vec![(Hpa(42 << 20), 22 << 20)]));
     }
 
     #[test]

@@ -14,14 +14,16 @@ use axvm_acpi::hpet::Hpet;
 use axvm_acpi::ivrs::Ivrs;
 use axvm_acpi::madt::Madt;
 use axvm_acpi::spcr::Spcr;
+use axvm_acpi::srat::Srat;
 use axvm_acpi::{Error, Space, mcfg};
 pub use axvm_acpi::{Memory, Signature, Table, Tables};
-use axvm_addr::{Hpa, Ports, Span};
+use axvm_addr::{Hpa, PciAddress, Ports, Span};
 
 mod cpus;
 mod devices;
 pub mod dump;
 mod firmware;
+pub mod handed;
 mod iommu;
 mod memory_map;
 mod names;
@@ -59,12 +61,34 @@ const HPET_SIZE: u64 = 1 << 10;
 /// Interrupt vectors' and firmware's own data, of before there was ACPI.
 const LOWEST: (u64, u64) = (0, 0x1000);
 
+/// Who answers when AML asks PCI's config space: so many bytes (1, 2 or 4, at a multiple of them) of a function's, by its address at the
+/// time. All ones where there is no such function; `None`: there is no answer.
+pub type AskConfig<'a> = &'a dyn Fn(PciAddress, u16, u8) -> Option<u64>;
+
+/// Config space of which nothing is known.
+pub fn no_config(_: PciAddress, _: u16, _: u8) -> Option<u64> {
+    None
+}
+
+/// What AML asks is answered from these.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Memory, as far as it is firmware's own.
+    memory: Option<&'a dyn Memory>,
+    config: AskConfig<'a>,
+}
+
 /// Reads the tables of the machine that this runs on.
 ///
 /// # Errors
 ///
 /// [`AcpiError`] names the table that can't be used.
-pub fn read(memory: &impl Memory, rsdp: Hpa, map: &MemoryMap<'_>) -> Result<Platform, AcpiError> {
+pub fn read(
+    memory: &impl Memory,
+    rsdp: Hpa,
+    map: &MemoryMap<'_>,
+    config: AskConfig<'_>,
+) -> Result<Platform, AcpiError> {
     let tables = Tables::read(memory, rsdp)?;
     let dsdt = match tables.find(b"FACP") {
         Some(fadt) => Some(Fadt::read(fadt)?.dsdt(memory)?),
@@ -72,7 +96,8 @@ pub fn read(memory: &impl Memory, rsdp: Hpa, map: &MemoryMap<'_>) -> Result<Plat
     };
     let mut places = Vec::new();
     outline::tables(memory, rsdp, &mut |span| places.push(span))?;
-    let mut platform = assemble(&tables, dsdt.as_ref(), &map.ranges(), Some(memory))?;
+    let mut platform =
+        assemble(&tables, dsdt.as_ref(), &map.ranges(), Asked { memory: Some(memory), config })?;
     let in_ram = |span: &Span<Hpa>| platform.memory.iter().any(|memory| memory.overlaps(span));
     let tables = places.into_iter().filter(in_ram).map(|span| reserved(span, "ACPI's tables"));
     let tables: Vec<Reserved> = tables.collect();
@@ -80,13 +105,13 @@ pub fn read(memory: &impl Memory, rsdp: Hpa, map: &MemoryMap<'_>) -> Result<Plat
     Ok(platform)
 }
 
-/// Reads tables that were dumped: those, the DSDT among them, and the memory map, as far as that is known.
+/// Reads tables that were dumped: those, the DSDT among them, the memory map, and PCI's config space, as far as these are known.
 ///
 /// # Errors
 ///
 /// [`AcpiError`] names the table that can't be used.
-pub fn read_dump(tables: &Tables, map: &[MemoryRange]) -> Result<Platform, AcpiError> {
-    assemble(tables, tables.find(b"DSDT"), map, None)
+pub fn read_dump(tables: &Tables, map: &[MemoryRange], config: AskConfig<'_>) -> Result<Platform, AcpiError> {
+    assemble(tables, tables.find(b"DSDT"), map, Asked { memory: None, config })
 }
 
 /// Whether a damaged table is one that must be whole.
@@ -106,7 +131,7 @@ fn assemble(
     tables: &Tables,
     dsdt: Option<&Table>,
     ranges: &[MemoryRange],
-    memory: Option<&dyn Memory>,
+    asked: Asked<'_>,
 ) -> Result<Platform, AcpiError> {
     let mut unclear: Vec<String> = Vec::new();
     for damaged in tables.damaged() {
@@ -146,7 +171,7 @@ fn assemble(
     }
     let ssdts: Vec<&Table> =
         tables.all().iter().filter(|table| matches!(&table.signature().0, b"SSDT" | b"PSDT")).collect();
-    let mut names = Names::load(dsdt, &ssdts, ranges, memory, &mut unclear);
+    let mut names = Names::load(dsdt, &ssdts, ranges, asked, &allocations, &mut unclear);
     let named = names.devices();
     let ram = memory_map::memory(ranges);
     let mut notes = Notes { memory: &ram, kept: memory_map::kept(ranges), lines: Vec::new(), unclear };
@@ -183,11 +208,21 @@ fn assemble(
     let s5 = names.s5(&mut unclear);
     let power = firmware::firmware(&fadt, s5, &apic);
     let console = console(tables, &mut devices, &mut unclear);
+    let cpus = cpus::cpus(&madt);
+    let srat = tables.find(b"SRAT").map(Srat::read).unwrap_or_else(|| Ok(Srat::default()));
+    let proximity = match srat {
+        Ok(srat) => cpus::proximity(&srat, &cpus),
+        Err(error) => {
+            unclear.push(error.to_string());
+            Vec::new()
+        }
+    };
     Ok(Platform {
         model,
         compatible,
-        cpus: cpus::cpus(&madt),
+        cpus,
         memory: ram,
+        proximity,
         reserved: taken,
         kept,
         kept_ports,

@@ -109,6 +109,7 @@ pub fn read_in(tree: &Tree<'_>) -> Result<Platform, FdtError> {
         cpus: cpus(tree)?,
         reserved: memory::reserved(tree, &banks, &devices, &kept)?,
         memory: banks,
+        proximity: Vec::new(),
         kept,
         kept_ports: Vec::new(),
         firmware_dma: Vec::new(),

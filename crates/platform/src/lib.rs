@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(feature = "proptest")]
+#[cfg(any(test, feature = "proptest"))]
 extern crate std;
 
 pub mod acpi;
@@ -19,6 +19,7 @@ mod functions;
 pub mod limits;
 pub mod memory;
 pub mod model;
+mod recorded;
 pub mod roles;
 pub mod snapshot;
 pub mod sysfs;

@@ -9,7 +9,7 @@ mod pci;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use axvm_addr::{Hpa, IommuId, Ports, Span};
+use axvm_addr::{CpuId, Hpa, IommuId, Ports, Span};
 pub use axvm_addr::{Interrupt, Trigger};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub struct Platform {
     pub cpus: Vec<Cpu>,
     /// RAM, in order, not overlapping.
     pub memory: Vec<Span<Hpa>>,
+    /// Which CPUs and which memory are near each other; empty where all are, or nobody says. With ACPI: what the SRAT says.
+    pub proximity: Vec<Proximity>,
     /// What of RAM is not for guests: the hypervisor's image, heap and bundle, firmware's reservations.
     pub reserved: Vec<Reserved>,
     /// What else of the address space has an owner that AxVM doesn't drive.
@@ -130,6 +132,17 @@ pub struct Cpu {
     pub hardware_id: u64,
     /// Whether it can be started (`enable-method` is PSCI and `status` is okay; the MADT calls it enabled).
     pub usable: bool,
+}
+
+/// CPUs and memory that are nearer to each other than to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proximity {
+    /// Its number.
+    pub domain: u32,
+    /// The CPUs.
+    pub cpus: Vec<CpuId>,
+    /// Where its memory is. Not all of that need be memory.
+    pub memory: Vec<Span<Hpa>>,
 }
 
 /// A part of RAM that no guest gets.

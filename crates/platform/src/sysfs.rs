@@ -7,11 +7,9 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::Cell;
 
 use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_pci::recorded::Recorded;
-use axvm_pci::{Clock, HostBridge};
 
 use crate::acpi::dump::Dump;
 use crate::acpi::{AcpiError, MemoryKind, MemoryRange};
@@ -73,28 +71,14 @@ pub struct Machine {
     pub functions: Vec<Function>,
 }
 
-/// A recorded machine changes by nothing but what is written: time passes as fast as it is asked for.
-#[derive(Default)]
-struct Fast(Cell<u64>);
-
-impl Clock for Fast {
-    fn now_us(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn delay_us(&self, microseconds: u64) {
-        self.0.set(self.0.get().saturating_add(microseconds));
-    }
-}
-
 /// Reads it.
 ///
 /// # Errors
 ///
 /// [`SysfsError`]. What is missing beside the firmware's description is in [`Platform::unclear`].
 pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
-    let mut platform = firmware(files)?;
     let mut functions = functions::all(files);
+    let mut platform = firmware(files, &functions)?;
     if functions.iter().any(Function::is_cut_off) {
         platform.unclear.push(
             "only a part of PCI's config space can be read, which root sees whole (run it with sudo): what functions can do isn't known".into(),
@@ -108,7 +92,7 @@ pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
 }
 
 /// What firmware says.
-fn firmware(files: &impl Files) -> Result<Platform, SysfsError> {
+fn firmware(files: &impl Files, functions: &[Function]) -> Result<Platform, SysfsError> {
     if let Some(tree) = files.read("sys/firmware/fdt") {
         let mut platform = fdt::read(&tree)?;
         if platform.memory.is_empty() {
@@ -131,6 +115,7 @@ fn firmware(files: &impl Files) -> Result<Platform, SysfsError> {
         return Err(SysfsError::NoDescription);
     }
     ranges(files).into_iter().for_each(|range| dump.add_range(range));
+    dump.add_config(functions.iter().map(|function| function.record.clone()).collect());
     Ok(dump.platform()?)
 }
 
@@ -176,23 +161,14 @@ fn enumerate(platform: &mut Platform, functions: &mut [Function]) {
         return;
     }
     let recorded = Recorded::new(functions.iter().map(|function| function.record.clone()).collect());
-    let mut found = Vec::new();
-    for host in &platform.pci_hosts {
-        let windows = platform.bus_windows(host);
-        let bridge = HostBridge { segment: host.segment, buses: host.buses, windows };
-        found.extend(axvm_pci::enumerate(&recorded, &bridge, &Fast::default()));
-    }
-    let groups = axvm_pci::groups(&found, &recorded);
+    // What a device would answer isn't recorded.
+    let told = |linux| functions.iter().find(|function| function.linux == linux).and_then(Function::virtio);
+    platform.add_recorded(&recorded, &told);
+    let found = platform.functions.as_deref().unwrap_or_default();
     for function in functions.iter_mut() {
         let is_it = |address: &PciAddress| recorded.recorded_at(*address) == Some(function.linux);
-        function.address = found.iter().map(|it| it.address).find(is_it);
+        function.address = found.iter().map(|it| it.function.address).find(is_it);
     }
-    for found in &mut found {
-        let here = functions.iter().find(|function| function.address == Some(found.address));
-        // What a device would answer isn't recorded.
-        found.virtio = found.virtio.and(here.and_then(Function::virtio));
-    }
-    platform.add_functions(found, &groups);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use axvm_addr::{
     Trigger,
 };
 use axvm_pci::spec::express::PortType;
-use axvm_pci::{Function, Membership};
+use axvm_pci::{Function, Membership, lspci};
 use axvm_platform::acpi::dump::Dump;
 use axvm_platform::acpi::outline::Outline;
 use axvm_platform::acpi::{self, AcpiError, MemoryKind, MemoryMap, MemoryRange};
@@ -350,14 +350,19 @@ fn tables(names: &[&str]) -> acpi::Tables {
 #[test]
 fn a_dump_is_read_as_the_machine_is() {
     let pc = fake::q35_amd();
-    let read = acpi::read_dump(&tables(&["DSDT", "FACP", "APIC", "HPET", "MCFG", "IVRS"]), &pc.map).unwrap();
+    let read = acpi::read_dump(
+        &tables(&["DSDT", "FACP", "APIC", "HPET", "MCFG", "IVRS"]),
+        &pc.map,
+        &acpi::no_config,
+    )
+    .unwrap();
     assert_eq!(read, pc.platform().unwrap());
     assert_eq!(
-        acpi::read_dump(&tables(&["DSDT", "FACP"]), &[]).unwrap_err(),
+        acpi::read_dump(&tables(&["DSDT", "FACP"]), &[], &acpi::no_config).unwrap_err(),
         AcpiError::Missing("APIC", "which CPUs and interrupt controllers there are")
     );
     // What is missing is said, and costs what rests on it.
-    let platform = acpi::read_dump(&tables(&["FACP", "APIC", "MCFG"]), &pc.map).unwrap();
+    let platform = acpi::read_dump(&tables(&["FACP", "APIC", "MCFG"]), &pc.map, &acpi::no_config).unwrap();
     assert!(platform.pci_hosts.is_empty() && platform.devices.is_empty() && platform.console.is_none());
     assert!(platform.kept.iter().any(|kept| kept.span == span(0xb000_0000, 0xc000_0000)));
     assert!(platform.acpi().unwrap().power_off.is_none());
@@ -365,9 +370,93 @@ fn a_dump_is_read_as_the_machine_is() {
 }
 
 #[test]
+fn what_lspci_has_printed_beside_the_tables_are_the_machines_functions() {
+    let mut dump = Dump::default();
+    for (_, bytes) in &fake::q35_amd().contents {
+        dump.add(bytes);
+    }
+    assert!(dump.add(lspci::Q35.as_bytes()));
+    let platform = dump.platform().unwrap();
+    let functions = platform.functions.as_ref().unwrap();
+    let of = |bus, device, function| {
+        let address = PciAddress::new(0, bus, device, function).unwrap();
+        functions.iter().find(|it| it.function.address == address).unwrap()
+    };
+    let (nvme, igb) = (of(0, 3, 0), of(1, 0, 0));
+    assert_eq!(nvme.sources, [DmaSource::new(0, 0x18)]);
+    assert_eq!((nvme.function.bars[0].size, nvme.function.msix.unwrap().vectors), (16 << 10, 65));
+    assert!(nvme.function.bars[0].address.is_some());
+    assert_eq!(
+        (igb.sources.as_slice(), &igb.bridges[..]),
+        (&[DmaSource::new(0, 0x100)][..], &[of(0, 5, 0).function.address][..])
+    );
+    assert_eq!(igb.line, Some(level(21)));
+    assert!(functions.iter().all(|it| it.group != nvme.group || std::ptr::eq(it, nvme)));
+    assert_eq!(of(0, 0x1f, 0).group, of(0, 0x1f, 3).group);
+    assert!(
+        !platform.unclear.iter().any(|it| it.contains("lspci") || it.contains("recorded")),
+        "{:?}",
+        platform.unclear
+    );
+}
+
+#[test]
+fn a_window_that_a_register_of_config_space_decides_is_known_where_that_is() {
+    let mut pc = fake::q35_amd();
+    pc.contents[0].1 = include_bytes!("acpi/windows.dat").to_vec();
+    let dump = |lspci: &str| {
+        let mut dump = Dump::default();
+        pc.contents.iter().for_each(|(_, bytes)| {
+            dump.add(bytes);
+        });
+        dump.add(lspci.as_bytes());
+        dump.platform().unwrap()
+    };
+    let windows = |platform: &Platform| {
+        platform.pci_hosts.iter().flat_map(|host| &host.windows).map(|window| window.cpu).collect::<Vec<_>>()
+    };
+    let without = dump("");
+    assert_eq!(windows(&without), []);
+    assert!(
+        without.unclear.iter().any(|it| it.contains("_CRS depends on hardware")),
+        "{:?}",
+        without.unclear
+    );
+    // PCIEXBAR says that config space is at 0xb0000000.
+    assert_eq!(windows(&dump(lspci::Q35)), [span(0xc000_0000, 0xfeb0_0000)]);
+    // The same by the config space of the machine that it runs on.
+    let asked = std::cell::RefCell::new(Vec::new());
+    let ask = |function: PciAddress, offset: u16, bytes: u8| {
+        asked.borrow_mut().push((function.to_string(), offset, bytes));
+        Some(0x9000_0001)
+    };
+    let all = pc.contents.iter().filter_map(|(_, bytes)| acpi::Table::new(bytes.clone()).ok());
+    let platform = acpi::read_dump(&acpi::Tables::of(all.collect()), &pc.map, &ask).unwrap();
+    assert_eq!(windows(&platform), [span(0xa000_0000, 0xfeb0_0000)]);
+    assert_eq!(asked.into_inner(), [("0000:00:00.0".to_string(), 0x60, 4)]);
+}
+
+#[test]
+fn a_register_of_config_space_may_be_asked_for_by_its_address() {
+    // The same, by a region of memory at 0xb0000060.
+    let mut pc = fake::q35_amd();
+    pc.contents[0].1 = include_bytes!("acpi/windows-by-address.dat").to_vec();
+    let mut dump = Dump::default();
+    pc.contents.iter().for_each(|(_, bytes)| {
+        dump.add(bytes);
+    });
+    dump.add(lspci::Q35.as_bytes());
+    let platform = dump.platform().unwrap();
+    let windows: Vec<_> = platform.pci_hosts[0].windows.iter().map(|window| window.cpu).collect();
+    assert_eq!(windows, [span(0xc000_0000, 0xfeb0_0000)]);
+}
+
+#[test]
 fn a_timer_that_only_the_dsdt_has_is_kept_whether_or_not_it_says_that_it_is_there() {
     // Its `_STA` reads its registers.
-    let platform = acpi::read_dump(&tables(&["DSDT", "FACP", "APIC", "MCFG"]), &fake::q35_amd().map).unwrap();
+    let platform =
+        acpi::read_dump(&tables(&["DSDT", "FACP", "APIC", "MCFG"]), &fake::q35_amd().map, &acpi::no_config)
+            .unwrap();
     assert!(
         platform.kept.iter().any(|kept| kept.owner.contains("HPET") && kept.span.contains(Hpa(0xfed0_0000)))
     );
@@ -464,7 +553,7 @@ fn two_makers_are_none() {
     let all = pc.contents.iter().chain(&other.contents);
     let tables = all.filter_map(|(_, bytes)| acpi::Table::new(bytes.clone()).ok()).collect();
     let tables = acpi::Tables::of(tables);
-    assert_eq!(acpi::read_dump(&tables, &pc.map).unwrap_err(), AcpiError::TwoMakers);
+    assert_eq!(acpi::read_dump(&tables, &pc.map, &acpi::no_config).unwrap_err(), AcpiError::TwoMakers);
 }
 
 /// What nobody needs to be told of in these tests.
@@ -547,7 +636,7 @@ proptest! {
         let pc = fake::q35_amd();
         let outline = Outline::open(&pc, pc.rsdp, map).unwrap();
         let free = outline.free(0x1000, 0x1000, &[]).unwrap();
-        let platform = acpi::read(&pc, pc.rsdp, &map).unwrap();
+        let platform = acpi::read(&pc, pc.rsdp, &map, &acpi::no_config).unwrap();
         if let Some(free) = free {
             prop_assert!(platform.free_memory().iter().any(|span| span.encloses(&free)), "{free}");
         }

@@ -14,7 +14,7 @@ use axvm_system::bundle::Bundle;
 use crate::arch::{self, Builder, Rights, SecondaryBoot};
 use crate::boot_info::BootInfo;
 use crate::cpus::{self, STACK_BYTES};
-use crate::described::PlatformSource;
+use crate::described::{PLACES, PlatformSource};
 use crate::log;
 use crate::{console, memory, report, start};
 
@@ -178,7 +178,10 @@ fn find_pool(info: &BootInfo<'_>) -> Span<Hpa> {
     // Tables are to lie in it that hardware walks.
     let limit = info.platform.memory_limit();
     let high = limit.and_then(|limit| Span::new(limit, (1 << 48) - limit.0).ok());
-    let taken = [image(), info.platform.span(), info.initrd, high].map(Option::unwrap_or_default);
+    let mut taken = [Span::default(); 3 + PLACES];
+    let (own, source) = taken.split_at_mut(3);
+    own.copy_from_slice(&[image(), info.initrd, high].map(Option::unwrap_or_default));
+    source.copy_from_slice(&info.platform.places());
     match info.memory.free(size, BLOCK, &taken) {
         Ok(Some(pool)) => pool,
         Ok(None) => last_words(&format_args!(

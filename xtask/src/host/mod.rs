@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 pub mod apt;
+pub mod grub;
 pub mod packages;
 pub mod qemu;
 pub mod sources;
@@ -38,6 +39,9 @@ pub fn prepare(architectures: &[&str], purpose: For) -> Result<()> {
     for arch in architectures {
         if purpose != For::Checks {
             qemu::ensure(arch)?;
+        }
+        if purpose == For::Tests && *arch == "x86_64" {
+            grub::ensure()?;
         }
         toolchain::BareMetal::find(arch)?;
     }

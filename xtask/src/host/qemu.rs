@@ -119,7 +119,8 @@ echo "$name: $root isn't whole" >&2
 exit 127
 "#;
 
-fn make_executable(file: &Path) -> Result<()> {
+/// Lets everybody start a file.
+pub fn make_executable(file: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", file.display()))

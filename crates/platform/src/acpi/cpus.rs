@@ -4,15 +4,42 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use axvm_acpi::madt::{self, Madt, Usable};
-use axvm_addr::{Address, Hpa, Interrupt, Irq, PAGE_SIZE, Span, Trigger};
+use axvm_acpi::srat::Srat;
+use axvm_addr::{Address, CpuId, Hpa, Interrupt, Irq, PAGE_SIZE, Span, Trigger};
 
-use crate::model::{Apic, ApicLine, Cpu, IoApic, IsaInterrupt, Polarity};
+use crate::model::{Apic, ApicLine, Cpu, IoApic, IsaInterrupt, Polarity, Proximity};
 
 /// The CPUs that are in use.
 pub(super) fn cpus(madt: &Madt) -> Vec<Cpu> {
     let used = madt.cpus.iter().filter(|cpu| cpu.usable == Usable::Now);
     used.map(|cpu| Cpu { path: format!("apic{}", cpu.apic), hardware_id: cpu.apic.into(), usable: true })
         .collect()
+}
+
+/// Which of the CPUs and which memory are near each other. One domain is none.
+pub(super) fn proximity(srat: &Srat, cpus: &[Cpu]) -> Vec<Proximity> {
+    let mut found: Vec<Proximity> = Vec::new();
+    let domains = srat.cpus.iter().map(|it| it.domain).chain(srat.memory.iter().map(|it| it.domain));
+    for domain in domains {
+        if found.iter().any(|it| it.domain == domain) {
+            continue;
+        }
+        let is_near = |cpu: &Cpu| {
+            let near = srat.cpus.iter().find(|it| u64::from(it.apic) == cpu.hardware_id);
+            near.is_some_and(|near| near.domain == domain)
+        };
+        let near = (0..).zip(cpus).filter(|(_, cpu)| is_near(cpu));
+        let memory = srat.memory.iter().filter(|it| it.domain == domain);
+        found.push(Proximity {
+            domain,
+            cpus: near.map(|(number, _)| CpuId(number)).collect(),
+            memory: memory.map(|it| it.span).collect(),
+        });
+    }
+    if found.len() < 2 {
+        found.clear();
+    }
+    found
 }
 
 /// The APICs, as far as the MADT knows them.

@@ -1,11 +1,16 @@
 //! Tables that were dumped to files: as `/sys/firmware/acpi/tables` has them, as `acpidump -b` or `acpixtract` leave them, or in the one
-//! text that `acpidump` writes; and beside them the memory map, as Linux says it when it boots or in `/proc/iomem`.
+//! text that `acpidump` writes; beside them the memory map, as Linux says it when it boots or in `/proc/iomem`; and PCI's functions, as
+//! `lspci -Dvvxxxx` prints them for root.
 
+use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use axvm_acpi::{Table, Tables};
-use axvm_addr::{Hpa, Span};
+use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_pci::Width;
+use axvm_pci::lspci::Lspci;
+use axvm_pci::recorded::{Record, Recorded};
 
 use super::{AcpiError, MemoryKind, MemoryRange, NEEDED, is_needed, read_dump};
 use crate::model::Platform;
@@ -15,6 +20,9 @@ use crate::model::Platform;
 pub struct Dump {
     tables: Vec<Table>,
     map: Vec<MemoryRange>,
+    pci: Option<Lspci>,
+    /// Whether the machine's functions are those.
+    is_all: bool,
     damaged: Vec<axvm_acpi::Error>,
 }
 
@@ -31,6 +39,13 @@ impl Dump {
         }
         let text = core::str::from_utf8(bytes).ok();
         if let Some(text) = text {
+            if let Some(pci) = Lspci::read(text) {
+                let all = self.pci.get_or_insert_default();
+                all.records.extend(pci.records);
+                all.lacks.extend(pci.lacks);
+                self.is_all = true;
+                return true;
+            }
             let before = (self.tables.len(), self.map.len(), self.damaged.len());
             self.text(text);
             if before != (self.tables.len(), self.map.len(), self.damaged.len()) {
@@ -50,6 +65,11 @@ impl Dump {
         self.map.push(range);
     }
 
+    /// Adds config space, which was read elsewhere, for AML to ask; functions aren't looked for in it.
+    pub fn add_config(&mut self, records: Vec<Record>) {
+        self.pci.get_or_insert_default().records.extend(records);
+    }
+
     /// The platform that they describe.
     ///
     /// # Errors
@@ -59,8 +79,22 @@ impl Dump {
         if let Some(damaged) = self.damaged.iter().find(|damaged| is_needed(damaged)) {
             return Err((*damaged).into());
         }
-        let mut platform = read_dump(&Tables::of(self.tables), &self.map)?;
+        let Lspci { records, lacks } = self.pci.unwrap_or_default();
+        let recorded = Recorded::new(records);
+        let ask = |function, offset, bytes| as_recorded(&recorded, function, offset, bytes);
+        let mut platform = read_dump(&Tables::of(self.tables), &self.map, &ask)?;
         platform.unclear.extend(self.damaged.iter().map(ToString::to_string));
+        if self.is_all && !recorded.is_empty() {
+            platform.unclear.extend(lacks);
+            platform.add_recorded(&recorded, &|_| None);
+            let functions = platform.functions.iter().flatten().map(|it| it.function.address);
+            let others = functions.filter_map(|address| {
+                let was = recorded.recorded_at(address).filter(|was| *was != address)?;
+                Some(format!("{address} is what was recorded as {was}"))
+            });
+            let others: Vec<_> = others.collect();
+            platform.unclear.extend(others);
+        }
         if self.map.is_empty() {
             platform.unclear.push(
                 "the memory map isn't among the files (Linux's boot log has it, and /proc/iomem): there is no memory".into(),
@@ -98,6 +132,15 @@ impl Dump {
             self.table(&bytes);
         }
     }
+}
+
+/// What AML is told of config space: what was recorded, and all ones of a function that wasn't there, on a bus of which others were.
+fn as_recorded(recorded: &Recorded, function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
+    let width = Width::from_bytes(bytes.into()).filter(|width| *width != Width::B8)?;
+    if recorded.has(function) {
+        return recorded.as_recorded(function, offset, width).map(u64::from);
+    }
+    recorded.has_bus(function).then_some(width.mask())
 }
 
 /// A name, and a length that isn't longer than there is.

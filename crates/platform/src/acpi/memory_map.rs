@@ -109,10 +109,11 @@ fn e820(start: u64, size: u64, kind: u64) -> Option<MemoryRange> {
 }
 
 fn efi(kind: u64, start: u64, pages: u64, attributes: u64) -> Option<MemoryRange> {
-    /// EFI_MEMORY_WB, and EFI_MEMORY_SP: memory that is for something special.
+    /// EFI_MEMORY_WB; EFI_MEMORY_SP: memory that is for something special; EFI_MEMORY_RUNTIME: what firmware goes on to use.
     const CACHED: u64 = 1 << 3;
     const SPECIAL: u64 = 1 << 18;
-    let is_ram = attributes & (CACHED | SPECIAL) == CACHED;
+    const RUNTIME: u64 = 1 << 63;
+    let is_ram = attributes & (CACHED | SPECIAL | RUNTIME) == CACHED;
     let kind = match kind {
         // The loader's and the boot services' code and data, and what is free.
         1..=4 | 7 if is_ram => MemoryKind::Usable,

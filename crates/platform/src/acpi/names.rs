@@ -3,28 +3,58 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use axvm_acpi::{Memory, Table};
-use axvm_addr::{Hpa, Span};
+use axvm_acpi::Table;
+use axvm_acpi::mcfg::Allocation;
+use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_aml::resource::{self, Resource};
-use axvm_aml::{Aml, Data, Hardware, NodeId, Space, eisa_id};
+use axvm_aml::{Aml, Data, Hardware, NodeId, PciFunction, Space, eisa_id};
 
+use super::Asked;
 use super::firmware::SleepTypes;
 use super::memory_map::{MemoryKind, MemoryRange};
 
-/// What AML can read: memory that is firmware's own by the memory map. No registers.
-pub(super) struct FirmwareMemory<'a> {
-    memory: Option<&'a dyn Memory>,
+/// What AML can read: memory that is firmware's own by the memory map, and PCI's config space, by its regions for that or by the MCFG's
+/// addresses. No other registers.
+pub(super) struct Readable<'a> {
+    asked: Asked<'a>,
     spans: Vec<Span<Hpa>>,
+    allocations: Vec<Allocation>,
 }
 
-impl Hardware for FirmwareMemory<'_> {
+impl Readable<'_> {
+    /// The function whose config space is at an address, and where in it.
+    fn config_at(&self, address: u64) -> Option<(PciAddress, u16)> {
+        self.allocations.iter().find_map(|allocation| {
+            let place = address.checked_sub(allocation.base.0)?;
+            let bus = u8::try_from(place >> 20).ok().filter(|bus| allocation.buses.contains(*bus))?;
+            let number = |shift: u32, mask: u64| (place >> shift & mask) as u8;
+            let function = PciAddress::new(allocation.segment, bus, number(15, 31), number(12, 7))?;
+            Some((function, (place & 0xfff) as u16))
+        })
+    }
+
+    fn ask_config(&self, function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
+        let is_natural = matches!(bytes, 1 | 2 | 4) && offset.is_multiple_of(u16::from(bytes));
+        if is_natural { (self.asked.config)(function, offset, bytes) } else { None }
+    }
+}
+
+impl Hardware for Readable<'_> {
     fn read(&mut self, space: Space, address: u64, bytes: u8) -> Option<u64> {
-        let span = Span::new(Hpa(address), bytes.into()).ok()?;
-        let is_its_own = space == Space::Memory && self.spans.iter().any(|own| own.encloses(&span));
+        let span = Span::new(Hpa(address), bytes.into()).ok().filter(|_| space == Space::Memory)?;
+        if !self.spans.iter().any(|own| own.encloses(&span)) {
+            let (function, offset) = self.config_at(address)?;
+            return self.ask_config(function, offset, bytes);
+        }
         let mut value = [0; 8];
         let into = value.get_mut(..bytes.into())?;
-        let is_read = is_its_own && self.memory?.read(Hpa(address), into);
+        let is_read = self.asked.memory?.read(Hpa(address), into);
         is_read.then(|| u64::from_le_bytes(value))
+    }
+
+    fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
+        let PciFunction { segment, bus, device, function } = function;
+        self.ask_config(PciAddress::new(segment, bus, device, function)?, offset, bytes)
     }
 }
 
@@ -64,7 +94,7 @@ impl Named {
 }
 
 pub(super) struct Names<'a> {
-    aml: Aml<FirmwareMemory<'a>>,
+    aml: Aml<Readable<'a>>,
 }
 
 impl<'a> Names<'a> {
@@ -73,12 +103,13 @@ impl<'a> Names<'a> {
         dsdt: Option<&Table>,
         ssdts: &[&Table],
         ranges: &[MemoryRange],
-        memory: Option<&'a dyn Memory>,
+        asked: Asked<'a>,
+        allocations: &[Allocation],
         unclear: &mut Vec<String>,
     ) -> Self {
         let is_its_own = |it: &&MemoryRange| matches!(it.kind, MemoryKind::AcpiNvs | MemoryKind::AcpiTables);
         let spans = ranges.iter().filter(is_its_own).map(|range| range.span).collect();
-        let mut aml = Aml::new(FirmwareMemory { memory, spans });
+        let mut aml = Aml::new(Readable { asked, spans, allocations: allocations.to_vec() });
         match dsdt {
             Some(dsdt) => aml.load(dsdt.bytes()),
             None => unclear

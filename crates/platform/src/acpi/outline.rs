@@ -62,8 +62,7 @@ impl<'a, M: Memory> Outline<'a, M> {
             Ok(None) => com1(),
             Err(NoConsole) => None,
         };
-        let place = place.map(UartPlace::Ports);
-        let console = of_pc().zip(place).map(|(uart, place)| EarlyConsole { uart, place, clock_hz: None });
+        let console = place.and_then(at_ports);
         Ok(Self { memory, map, rsdp, cpus, size, console })
     }
 
@@ -89,7 +88,7 @@ impl<'a, M: Memory> Outline<'a, M> {
     ///
     /// [`AcpiError`] names the table that can't be used.
     pub fn read(&self) -> Result<crate::model::Platform, AcpiError> {
-        super::read(&self.memory, self.rsdp, &self.map)
+        super::read(&self.memory, self.rsdp, &self.map, &super::no_config)
     }
 
     /// `size` bytes of memory, aligned to `align`, of which `taken`, the tables and whatever isn't usable memory have nothing: as high as
@@ -142,6 +141,16 @@ impl<'a, M: Memory> Outline<'a, M> {
         });
         Ok(best)
     }
+}
+
+/// A PC's serial port at these ports.
+fn at_ports(ports: Ports) -> Option<EarlyConsole> {
+    Some(EarlyConsole { uart: of_pc()?, place: UartPlace::Ports(ports), clock_hz: None })
+}
+
+/// The first serial port of a PC, whether or not there is one: for whoever can't ask the tables.
+pub fn first_console() -> Option<EarlyConsole> {
+    com1().and_then(at_ports)
 }
 
 /// There is no console, and that is known.

@@ -92,7 +92,7 @@ impl Pc {
     ///
     /// As [`acpi::read`].
     pub fn platform(&self) -> Result<Platform, AcpiError> {
-        acpi::read(self, self.rsdp, &MemoryMap::Ranges(&self.map))
+        acpi::read(self, self.rsdp, &MemoryMap::Ranges(&self.map), &acpi::no_config)
     }
 }
 

@@ -1,26 +1,29 @@
-//! The entry by PVH's boot protocol (xen, docs/misc/pvh.pandoc; xen/include/public/arch-x86/hvm/start_info.h): a start info says where memory,
-//! the bundle and ACPI's tables are, and these say the rest.
+//! The entry by a boot loader of x86: what it hands over says where memory, the bundle and ACPI's tables are, and these say the rest.
 
-use axvm_addr::{Hpa, Span};
-use axvm_platform::acpi::outline::Outline;
+use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_axdevice::Width;
+use axvm_platform::acpi::handed::{self, Handed, HandedError};
+use axvm_platform::acpi::outline::{Outline, first_console};
 use axvm_platform::acpi::{self, AcpiError, Memory};
 use axvm_platform::model::Platform;
 
-use crate::arch::Rights;
-use crate::boot;
+use crate::arch::{self, Rights};
 use crate::boot_info::BootInfo;
+use crate::{boot, console};
 
 /// What describes the machine.
 pub struct PlatformSource<'a> {
     /// The tables, as far as they can be read without allocating.
     outline: Outline<'a, Early>,
-    rsdp: Hpa,
-    map: acpi::MemoryMap<'a>,
+    handed: Handed<'a>,
 }
 
 /// Bytes of heap for what AMD's and Intel's IOMMUs have in memory whatever is assigned: a device table of 2 MiB, in one piece, and rings;
 /// and for interrupt tables, of which a device takes 32 KiB.
 const HEAP_FOR_IOMMUS: u64 = 6 << 20;
+
+/// In how many places what it is read from is, at most.
+pub const PLACES: usize = handed::PLACES;
 
 /// Tables that other CPUs, in a mode of 32 bits, begin with lie below this.
 const LIMIT: Hpa = Hpa(1 << 32);
@@ -41,9 +44,14 @@ impl PlatformSource<'_> {
         self.outline.heap() + HEAP_FOR_IOMMUS
     }
 
-    /// Where it is: outside of memory that is free.
+    /// Where it is for good: outside of memory that is free.
     pub const fn span(&self) -> Option<Span<Hpa>> {
         None
+    }
+
+    /// The memory that it is read from.
+    pub const fn places(&self) -> [Span<Hpa>; PLACES] {
+        self.handed.places
     }
 
     /// Below which address memory must lie that the machine's own hardware walks.
@@ -57,7 +65,7 @@ impl PlatformSource<'_> {
     ///
     /// What can't be read of it.
     pub fn read(&self) -> Result<Platform, AcpiError> {
-        acpi::read(&Early, self.rsdp, &self.map)
+        acpi::read(&Early, self.handed.rsdp, &self.handed.map, &ask_config)
     }
 }
 
@@ -94,59 +102,67 @@ impl Memory for Early {
     }
 }
 
-/// Bytes that the boot loader has left, for good.
-///
-/// # Safety
-///
-/// They must be memory that nobody writes.
-unsafe fn left(at: u64, bytes: u64) -> Option<&'static [u8]> {
-    let span = Span::new(Hpa(at), bytes).ok().filter(|span| at != 0 && !span.is_empty())?;
-    // SAFETY: by the caller's promise.
+/// What AML is told of a function's config space: of the first segment the first 256 bytes, by the ports for it (PCI 3.0, 3.2.2.3.2). It is for
+/// the time before config space is mapped, when one CPU alone is at work.
+fn ask_config(function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    let width = Width::from_bytes(bytes.into()).filter(|width| *width != Width::B8)?;
+    if function.segment != 0 || offset > 0xff {
+        return None;
+    }
+    let register = u32::from(function.requester_id()) << 8 | u32::from(offset & 0xfc);
+    arch::write_port(ADDRESS, Width::B4, 1 << 31 | register);
+    Some(arch::read_port(DATA + (offset & 3), width).into())
+}
+
+/// By which protocol a boot loader has entered the hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Xen's direct boot.
+    Pvh,
+    /// GNU's second one.
+    Multiboot2,
+}
+
+/// Bytes that the boot loader has left, until memory is given to VMs.
+fn left(at: Hpa, bytes: u64) -> Option<&'static [u8]> {
+    let span = Span::new(at, bytes).ok().filter(|span| at != Hpa(0) && !span.is_empty())?;
+    if span.end().0 > 1 << 48 {
+        return None;
+    }
+    // SAFETY: the boot protocols: what is handed over is there, in memory that nobody writes before it was read. What names another place is
+    // the boot loader's fault, and reading memory or nothing changes nothing.
     unsafe {
         boot::early_map(span, Rights::Data);
-        Some(core::slice::from_raw_parts(at as *const u8, bytes as usize))
+        Some(core::slice::from_raw_parts(at.0 as *const u8, bytes as usize))
     }
 }
 
-/// The start info, of version 1: magic, version, flags, number of modules, and the addresses of the modules, the command line, the RSDP
-/// and the memory map, whose number of entries follows.
-const START_INFO_BYTES: u64 = 0x38;
-const MAGIC: u64 = 0x336e_c578;
-
-fn number(bytes: &[u8], at: usize, width: usize) -> u64 {
-    let field = bytes.get(at..at + width).unwrap_or(&[]);
-    field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
-}
-
-/// Called by the architecture's first instructions, on the first CPU, with the image mapped: the start info's address, and the clock
-/// at the first of them.
-pub fn with_start_info(at: Hpa, start: u64) -> ! {
-    // SAFETY: the boot protocol: the start info is there, and what it names.
-    let info = unsafe { left(at.0, START_INFO_BYTES) }.unwrap_or(&[]);
-    if number(info, 0, 4) != MAGIC {
-        boot::last_words(&"the boot loader hasn't entered the hypervisor by PVH: it has left no start info")
-    }
-    let (version, modules) = (number(info, 4, 4), number(info, 0xc, 4));
-    if version == 0 {
-        boot::last_words(&"the boot loader's start info is of version 0, which has no memory map")
-    }
-    let (rsdp, entries) = (Hpa(number(info, 0x20, 8)), number(info, 0x30, 4));
-    /// An entry of the memory map, and a module: address and size come first in both.
-    const ENTRY: u64 = 24;
-    const MODULE: u64 = 32;
-    // SAFETY: as above.
-    let (map, module) = unsafe {
-        let map = left(number(info, 0x28, 8), entries * ENTRY).unwrap_or(&[]);
-        (map, (modules > 0).then(|| left(number(info, 0x10, 8), MODULE)).flatten())
+/// Called by the architecture's first instructions, on the first CPU, with the image mapped: the address of what the boot loader has
+/// handed over, and the clock at the first of them.
+pub fn with_handed(protocol: Protocol, at: Hpa, start: u64) -> ! {
+    let handed = match protocol {
+        Protocol::Pvh => handed::pvh::read(at, &left),
+        Protocol::Multiboot2 => handed::multiboot2::read(at, &left),
     };
-    let initrd = module.and_then(|module| Span::new(Hpa(number(module, 0, 8)), number(module, 8, 8)).ok());
-    let map = || acpi::MemoryMap::E820 { bytes: map, entry: ENTRY as usize };
-    let outline = Outline::open(Early, rsdp, map()).unwrap_or_else(|error| boot::last_words(&error));
+    let handed = handed.unwrap_or_else(|error| refuse(error));
+    let outline =
+        Outline::open(Early, handed.rsdp, handed.map).unwrap_or_else(|error| boot::last_words(&error));
     boot::main(BootInfo {
-        platform: PlatformSource { outline, rsdp, map: map() },
-        initrd,
+        platform: PlatformSource { outline, handed },
+        initrd: handed.bundle,
         memory: MemoryMap(outline),
         console: outline.console(),
         start,
     })
+}
+
+/// Says why it can't be booted, where a PC has its first serial port: there is no table that could say another place.
+fn refuse(error: HandedError) -> ! {
+    if let Some(console) = first_console() {
+        // SAFETY: nothing goes on after this that anybody else at these ports could mind.
+        unsafe { console::init(console.uart, console.place, console.clock_hz) };
+    }
+    boot::last_words(&error)
 }

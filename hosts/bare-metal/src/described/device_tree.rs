@@ -24,6 +24,9 @@ pub struct PlatformSource<'a> {
 /// (thousands of nodes with a `reg` and two empty properties).
 const HEAP_PER_TREE_BYTE: u64 = 32;
 
+/// In how many places what it is read from is.
+pub const PLACES: usize = 1;
+
 impl PlatformSource<'_> {
     /// What it is called in messages.
     pub const NAME: &'static str = "the device tree";
@@ -40,7 +43,12 @@ impl PlatformSource<'_> {
         self.outline.size() as u64 * HEAP_PER_TREE_BYTE
     }
 
-    /// Where it is.
+    /// The memory that it is read from.
+    pub fn places(&self) -> [Span<Hpa>; PLACES] {
+        [self.span().unwrap_or_default()]
+    }
+
+    /// Where it is for good: outside of memory that is free.
     pub fn span(&self) -> Option<Span<Hpa>> {
         Span::new(self.at, self.blob.len() as u64).ok()
     }

@@ -37,6 +37,36 @@ impl Memory for Ram {
 }
 
 #[test]
+fn ram_is_near_the_cpus_where_that_is_known_and_enough() {
+    // CPUs 0 and 1 with the first GiB, CPUs 2 and 3 with the second.
+    let host = |start: u64, size: u64| Span::new(Hpa(start), size).unwrap();
+    let domain = |domain: u32, start: u64| Proximity {
+        domain,
+        cpus: vec![CpuId(2 * domain as u16), CpuId(2 * domain as u16 + 1)],
+        memory: vec![host(start, 1 << 30)],
+    };
+    let mut near = board();
+    near.proximity = vec![domain(0, 0), domain(1, 1 << 30)];
+    let mut system = demo();
+    let planned = |system: &System, platform: &Platform| {
+        let plan = planned(system, platform);
+        let note = plan.notes.iter().any(|note| note.contains("not all of its RAM is near its CPUs"));
+        (plan.vms[0].ram.first().unwrap().hpa, note)
+    };
+    system.vms[0].cpus = vec![CpuId(2), CpuId(3)];
+    system.vms[0].memory = 512 << 20;
+    assert_eq!(planned(&system, &near), (Hpa(1 << 30), false));
+    assert!(planned(&system, &board()).0 < Hpa(1 << 30), "where nobody says, the first there is");
+    // More than there is near.
+    system.vms[0].memory = 1200 << 20;
+    let (first, is_said) = planned(&system, &near);
+    assert!(first < Hpa(1 << 30) && is_said);
+    // CPUs of both: memory of both is near.
+    system.vms[0].cpus = vec![CpuId(1), CpuId(2)];
+    assert!(!planned(&system, &near).1);
+}
+
+#[test]
 fn the_demo_is_planned_as_a_machine_of_its_own() {
     let plan = planned(&demo(), &board());
     let vm = &plan.vms[0];

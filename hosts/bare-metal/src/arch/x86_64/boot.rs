@@ -1,28 +1,37 @@
-//! The first instructions: entered by PVH in 32-bit mode, and what brings another CPU up.
+//! The first instructions: entered by PVH or by multiboot2, in 32-bit mode, and what brings another CPU up.
 //!
-//! The entry is that of Xen's PVH direct boot (xen, docs/misc/pvh.pandoc): an ELF note of type 18 says where; protected mode, flat
-//! segments, paging off, interrupts off, EBX has the address of the start info.
+//! Both enter in protected mode with flat segments, paging and interrupts off, and have in EBX the address of what they hand over. Xen's PVH
+//! direct boot (xen, docs/misc/pvh.pandoc) finds its entry by an ELF note of type 18; GNU's multiboot2 (its specification, 3.1 and 3.3) by a
+//! header in the first 32 KiB of the file, and says in EAX that it is that.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_addr::Hpa;
+use axvm_platform::acpi::handed::multiboot2;
 
 use super::local_apic::LocalApic;
 use super::percpu::PerCpu;
 use super::secondary::SecondaryBoot;
 use super::{cpu, trampoline, vectors};
+use crate::described::{Protocol, with_handed};
 
-/// The first Rust code, on the first CPU, in long mode with the image mapped, interrupts off. `start`: the clock at the first
-/// instruction.
-extern "C" fn early_main(start_info: u64, start: u64) -> ! {
+/// The first Rust code, on the first CPU, in long mode with the image mapped, interrupts off. `handed`: the address of what the boot loader
+/// has handed over; `start`: the clock at the first instruction; `magic`: what it has said of itself, 0 by PVH.
+extern "C" fn early_main(handed: u64, start: u64, magic: u32) -> ! {
     // SAFETY: the first CPU, once, before anything looks for its own.
     unsafe { PerCpu::install_first() };
     vectors::install();
     vectors::install_dropping();
     LocalApic::use_x2apic();
     cpu::calibrate();
-    crate::described::with_start_info(Hpa(start_info), start)
+    match magic {
+        0 => with_handed(Protocol::Pvh, Hpa(handed), start),
+        multiboot2::MAGIC => with_handed(Protocol::Multiboot2, Hpa(handed), start),
+        _ => crate::boot::last_words(
+            &"the boot loader doesn't say that it has entered the hypervisor by multiboot2",
+        ),
+    }
 }
 
 /// The first Rust code of any other CPU, in long mode on the hypervisor's own map, interrupts off. `argument` is its position in
@@ -64,12 +73,29 @@ global_asm!(
     .asciz  "Xen"
     .long   _pvh_start
 
+    // For multiboot2: 32-bit code of an i386, where it begins, and modules at whole pages, which the hypervisor maps by themselves.
+    .section .multiboot2, "a"
+    .balign 8
+multiboot2_header:
+    .long   0xe85250d6, 0, multiboot2_header_end - multiboot2_header
+    .long   -(0xe85250d6 + (multiboot2_header_end - multiboot2_header))
+    .short  3, 0                        // the entry
+    .long   12, _multiboot2_start, 0
+    .short  6, 0                        // modules at pages
+    .long   8
+    .short  0, 0                        // the end
+    .long   8
+multiboot2_header_end:
+
     .section .head, "ax"
     .code32
     .global _pvh_start
 _pvh_start:
+    xor     eax, eax
+_multiboot2_start:
     cli
     cld
+    mov     esp, eax
     mov     ebp, ebx
     rdtsc
     mov     esi, eax
@@ -123,6 +149,7 @@ first_long:
     mov     fs, eax
     mov     gs, eax
     lldt    ax
+    mov     r15d, esp
     mov     r12d, ebp
     mov     r13d, esi
     mov     r14d, ebx
@@ -135,6 +162,7 @@ first_long:
     lea     rsp, [rip + __boot_stack_top]
     mov     rdi, r12
     mov     rsi, r13
+    mov     edx, r15d
     xor     ebp, ebp
     call    {early_main}
     ud2
