@@ -161,14 +161,14 @@ fn assemble(
             Vec::new()
         }
     };
-    unclear.append(&mut found.unclear);
-
     let mut apic = cpus::apic(&madt);
     apic.no_x2apic = found.no_x2apic;
     for io_apic in &mut apic.io_apics {
         let source = found.io_apics.iter().find(|(id, _)| *id == io_apic.id);
         io_apic.source = source.map(|(_, source)| *source);
     }
+    found.distrust_remapping(&apic);
+    unclear.append(&mut found.unclear);
     let ssdts: Vec<&Table> =
         tables.all().iter().filter(|table| matches!(&table.signature().0, b"SSDT" | b"PSDT")).collect();
     let mut names = Names::load(dsdt, &ssdts, ranges, asked, &allocations, &mut unclear);

@@ -161,7 +161,13 @@ fn amd_s_iommu_serves_what_the_ivrs_names_and_nothing_else() {
         ("ivhd0", Hpa(0xfed8_0000), "AMD-Vi IOMMU")
     );
     let function = PciAddress::new(0, 0, 2, 0).unwrap();
-    let kind = IommuKind::AmdVi { function, capability: 0x40, control: 1, features: Some(0x29d3) };
+    let kind = IommuKind::AmdVi {
+        function,
+        capability: 0x40,
+        control: 1,
+        features: Some(0x29d3),
+        remaps_interrupts: true,
+    };
     assert_eq!((iommu.kind, iommu.lines().count()), (kind, 0));
     assert_eq!(platform.apic().unwrap().io_apics[0].source, Some(DmaSource::new(0, 0xa0)));
     platform.add_functions(functions(5), &[0, 1, 2, 3].map(Membership::from));
@@ -173,6 +179,34 @@ fn amd_s_iommu_serves_what_the_ivrs_names_and_nothing_else() {
         [served(0x18, 23), served(0x28, 21), served(0x100, 21), (vec![], None, Some(level(21)))],
         "00:09.0 isn't in the table"
     );
+}
+
+/// So is the table of a machine whose firmware doesn't want interrupts remapped.
+#[test]
+fn where_amd_s_table_does_not_name_an_io_apic_no_messages_are_remapped() {
+    let mut pc = fake::q35_amd();
+    let (_, ivrs) = pc.contents.iter_mut().find(|(_, bytes)| bytes.starts_with(b"IVRS")).unwrap();
+    // A "special device" entry that is I/O APIC 0's (48882, 5.2.2.1): now it is another one's.
+    let entries: Vec<usize> = ivrs
+        .windows(8)
+        .enumerate()
+        .filter(|(_, it)| matches!(it, [0x48, 0, 0, 0, 0, 0xa0, 0, 1]))
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!entries.is_empty());
+    for at in entries {
+        ivrs[at + 4] = 7;
+        ivrs[9] = ivrs[9].wrapping_sub(7);
+    }
+    let mut platform = pc.platform().unwrap();
+    assert!(!platform.iommus[0].remaps_messages());
+    assert!(
+        platform.unclear.iter().any(|it| it.contains("doesn't name I/O APIC 0")),
+        "{:?}",
+        platform.unclear
+    );
+    platform.add_functions(functions(5), &[0, 1, 2, 3].map(Membership::from));
+    assert!(platform.functions.iter().flatten().all(|it| it.msi.is_none()));
 }
 
 #[test]

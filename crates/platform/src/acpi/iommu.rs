@@ -8,7 +8,7 @@ use axvm_acpi::dmar::{Dmar, Scope, ScopeKind};
 use axvm_acpi::ivrs::{self, Ivrs, Special};
 use axvm_addr::{DmaSource, Hpa, IommuId, PciAddress, Span};
 
-use crate::model::{FirmwareDma, IdMapping, Iommu, IommuKind, IommuScope, PciScope, PciStep};
+use crate::model::{Apic, FirmwareDma, IdMapping, Iommu, IommuKind, IommuScope, PciScope, PciStep};
 
 /// All requester ids of a segment.
 const ALL: u32 = 0x1_0000;
@@ -31,6 +31,26 @@ pub(super) struct Found {
     pub firmware_dma: Vec<FirmwareDma>,
     pub no_x2apic: bool,
     pub unclear: Vec<String>,
+}
+
+impl Found {
+    /// An I/O APIC that AMD's table doesn't name sends what no entry of an IOMMU is for. Firmware leaves them all out where interrupts aren't to be
+    /// remapped, which the table can't say otherwise: then none is taken to be.
+    pub(super) fn distrust_remapping(&mut self, apic: &Apic) {
+        let Some(unnamed) = apic.io_apics.iter().find(|it| it.source.is_none()) else { return };
+        let mut any = false;
+        for iommu in &mut self.iommus {
+            if let IommuKind::AmdVi { remaps_interrupts, .. } = &mut iommu.kind {
+                (any, *remaps_interrupts) = (true, false);
+            }
+        }
+        if any {
+            self.unclear.push(format!(
+                "the IVRS doesn't name I/O APIC {}: interrupts aren't remapped, and no device that has an IOMMU can be given",
+                unnamed.id
+            ));
+        }
+    }
 }
 
 /// Registers of AMD's: 16 KiB, or 512 KiB with performance counters (48882, 3.4); the larger ones say so themselves.
@@ -80,6 +100,7 @@ pub(super) fn amd(ivrs: &Ivrs) -> Found {
                 capability: iommu.capability,
                 control: iommu.flags & 0xf,
                 features: iommu.features,
+                remaps_interrupts: true,
             },
         });
     }

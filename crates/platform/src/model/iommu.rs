@@ -34,8 +34,9 @@ impl Iommu {
     pub fn remaps_messages(&self) -> bool {
         match self.kind {
             IommuKind::SmmuV3 { .. } => false,
-            IommuKind::AmdVi { .. } => true,
-            IommuKind::VtD { remaps_interrupts, .. } => remaps_interrupts,
+            IommuKind::AmdVi { remaps_interrupts, .. } | IommuKind::VtD { remaps_interrupts, .. } => {
+                remaps_interrupts
+            }
         }
     }
 
@@ -69,6 +70,8 @@ pub enum IommuKind {
         control: u8,
         /// What the Extended Feature Register says, where the IVRS tells that.
         features: Option<u64>,
+        /// It remaps interrupts: the IVRS names every I/O APIC, as otherwise theirs are nobody's that the IOMMU knows.
+        remaps_interrupts: bool,
     },
     /// One of Intel's.
     VtD {

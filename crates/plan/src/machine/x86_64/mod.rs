@@ -15,7 +15,7 @@ use core::ops::Range;
 use axvm_addr::{Gpa, Hpa, Interrupt, Irq, PciAddress, Ports, Span, Trigger};
 use axvm_guest::image::Setup;
 use axvm_guest::{AcpiDescription, Description, IoApicDescription, PowerDescription};
-use axvm_platform::model::{IommuKind, Place, Platform, PowerOff};
+use axvm_platform::model::{Iommu, IommuKind, Place, Platform, PowerOff};
 use serde::{Deserialize, Serialize};
 
 use super::{Driven, DrivenPorts, Emulated, EmulatedPorts, Held, Tables, Words};
@@ -286,11 +286,7 @@ pub(crate) fn iommu_at(platform: &Platform, address: PciAddress) -> Option<&'sta
 /// Whether all that a device sends arrives at an IOMMU that bounds its messages too: by one that doesn't, it could send any processor any
 /// interrupt.
 pub(crate) fn bounds_messages(platform: &Platform, iommu: axvm_addr::IommuId) -> bool {
-    match platform.iommu(iommu).map(|iommu| iommu.kind) {
-        Some(IommuKind::AmdVi { .. }) => true,
-        Some(IommuKind::VtD { remaps_interrupts, .. }) => remaps_interrupts,
-        Some(IommuKind::SmmuV3 { .. }) | None => false,
-    }
+    platform.iommu(iommu).is_some_and(Iommu::remaps_messages)
 }
 
 /// What QEMU's tables have as their maker.

@@ -276,6 +276,13 @@ fn a_device_whose_messages_nothing_bounds_is_not_given() {
     let mut platform = without_remapping();
     platform.iommus[0].kind = IommuKind::VtD { remaps_interrupts: true, address_bits: 39 };
     assert!(plan(&system, &platform, &images(1)).is_ok());
+    // One of AMD's that firmware doesn't want to remap them.
+    let mut platform = board();
+    assert!(plan(&system, &platform, &images(1)).is_ok());
+    if let IommuKind::AmdVi { remaps_interrupts, .. } = &mut platform.iommus[0].kind {
+        *remaps_interrupts = false;
+    }
+    assert_eq!(refusals(&system, &platform), [(Rule::Dma, of_device(0, ""))]);
     // A device of the platform's that masters the bus there.
     let mut platform = without_remapping();
     platform.devices[1].sources = vec![DmaSource::new(0, 0xfa)];
