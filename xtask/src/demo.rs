@@ -1,10 +1,12 @@
-//! The main job: AxVM boots an unmodified Debian Linux that drives its own disk, network card and clock. What the
-//! guest says is compared with what the host knows, and the disk is read on the host after the run.
+//! The main job: AxVM boots an unmodified Debian Linux that drives its own disk, network card and clock, and on x86_64 a serial line and a card
+//! that interrupts by its pin. What the guest says is compared with what the host knows, and the disk is read on the host after the run.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::echo::Peer;
+use crate::guest::payload::Payloads;
 use crate::guest::{self, disk, payload};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
@@ -35,6 +37,7 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
     let system = variant::of(&system(arch), &change, &name)?;
     let report = paths::target().join("demo").join("report.json");
     say::step(format_args!("axvm run {}", paths::shown(&system)));
+    let peer = peer(arch, &system)?;
     let outcome = runner::run(&Request {
         tool: &tool,
         image: &image,
@@ -52,13 +55,19 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         suspends: &[],
         soak: None,
     })?;
-    let problems = check(arch, nic, Interrupts::Msi, &outcome)?;
+    let mut problems = check(arch, nic, Interrupts::Msi, &outcome)?;
+    problems.extend(peer.map(Peer::finish).unwrap_or_default());
     say::step("verdict");
     say::note(format_args!("report: {}, log: {}", paths::shown(&report), paths::shown(&outcome.log)));
     if problems.is_empty() {
+        let more = if arch == "x86_64" {
+            ", and so were its serial line and a card that interrupts by its pin"
+        } else {
+            ""
+        };
         say::note(format_args!(
             "passed in {:.0} s: the guest drove its NVMe disk, its {nic} and its clock, and the host found on the \
-             disk what the guest wrote",
+             disk what the guest wrote{more}",
             outcome.time.as_secs_f64()
         ));
         return Ok(0);
@@ -68,6 +77,14 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
     }
     let status = outcome.status.and_then(|status| u8::try_from(status).ok());
     Ok(status.filter(|status| *status != 0).unwrap_or(1))
+}
+
+/// Who is at the other end of the demo's serial line, where it has one.
+pub fn peer(arch: &str, system: &std::path::Path) -> Result<Option<Peer>> {
+    match arch {
+        "x86_64" => Peer::start(system, payload::prepare()?.mebibyte()?).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// A line `DEMO <check> <rest>` of the guest.
@@ -95,7 +112,7 @@ pub enum Interrupts {
 /// All that is wrong with a demo's run.
 pub fn check(arch: &str, nic: &str, by: Interrupts, outcome: &Outcome) -> Result<Vec<String>> {
     let payloads = payload::prepare()?;
-    let mut problems = guest_problems(arch, &outcome.lines, nic, by, &payloads.disk_sum, &payloads.http_sum);
+    let mut problems = guest_problems(arch, &outcome.lines, nic, by, &payloads);
     if outcome.status != Some(0) || outcome.verdict() != "ok" {
         let status = outcome.status.map_or("none".to_owned(), |status| status.to_string());
         problems.push(format!("axvm run: verdict {}, exit status {status}", outcome.verdict()));
@@ -117,8 +134,7 @@ fn guest_problems(
     lines: &[String],
     nic: &str,
     by: Interrupts,
-    disk_sum: &str,
-    http_sum: &str,
+    payloads: &Payloads,
 ) -> Vec<String> {
     let mut problems = Vec::new();
     for line in lines.iter().filter(|line| line.contains("DEMO ") && line.contains(" FAILED")) {
@@ -130,8 +146,9 @@ fn guest_problems(
     };
     let (nvme_interrupts, nic_interrupts) = (format!("{kind}-nvme"), format!("{kind}-{nic}"));
     // Each check with the values that the host knows better than the guest.
-    let (verify, dhcp) = ([("sha256", disk_sum)], [("driver", nic)]);
-    let http = [("bytes", "16777216"), ("sha256", http_sum)];
+    let (verify, dhcp) = ([("sha256", payloads.disk_sum.as_str())], [("driver", nic)]);
+    let http = [("bytes", "16777216"), ("sha256", payloads.http_sum.as_str())];
+    let echo = [("bytes", "1048576"), ("irq", "3"), ("sha256", payloads.mebibyte_sum.as_str())];
     let mut expected: Vec<(&str, &[(&str, &str)])> = vec![
         ("kernel", &[]),
         ("cpus", &[]),
@@ -142,12 +159,13 @@ fn guest_problems(
         ("net-http", &http),
         (&nvme_interrupts, &[]),
         (&nic_interrupts, &[]),
+        ("rtc-read", &[]),
+        ("rtc-alarm", &[]),
     ];
-    // Its own clock: on x86 that is none of the VM's devices, but what the hypervisor shows.
-    expected.extend(match arch {
-        "aarch64" => vec![("rtc-read", &[][..]), ("rtc-alarm", &[])],
-        _ => vec![("timer", &[][..])],
-    });
+    if arch == "x86_64" {
+        // The clock by which it measures time, which the hypervisor shows; and what only PCs have.
+        expected.extend([("timer", &[][..]), ("echo", &echo), ("card-8139cp", &http), ("intx-8139cp", &[])]);
+    }
     for (check, values) in expected {
         let Some(rest) = said(lines, check) else {
             problems.push(format!("the guest said nothing of {check}"));
@@ -184,15 +202,28 @@ mod tests {
         "linux| DEMO done",
     ];
 
+    /// What a PC's guest says more.
+    const OF_A_PC: &[&str] = &[
+        "linux| DEMO timer ok source=kvm-clock interrupts=1->9",
+        "linux| DEMO echo ok port=/dev/ttyS1 irq=3 bytes=1048576 sha256=m interrupts=3->100",
+        "linux| DEMO card-8139cp ok card=eth1 address=10.0.3.15 pings=3 bytes=16777216 sha256=h",
+        "linux| DEMO intx-8139cp ok 0000:00:04.0 0->1448",
+    ];
+
+    fn problems_with(arch: &str, lines: impl Iterator<Item = &'static str>) -> Vec<String> {
+        let payloads = Payloads {
+            disk: "d".into(),
+            disk_sum: "d".into(),
+            http: "h".into(),
+            http_sum: "h".into(),
+            mebibyte_sum: "m".into(),
+        };
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        guest_problems(arch, &lines, "igb", Interrupts::Msi, &payloads)
+    }
+
     fn problems_of(lines: impl Iterator<Item = &'static str>) -> Vec<String> {
-        guest_problems(
-            "aarch64",
-            &lines.map(str::to_owned).collect::<Vec<_>>(),
-            "igb",
-            Interrupts::Msi,
-            "d",
-            "h",
-        )
+        problems_with("aarch64", lines)
     }
 
     #[test]
@@ -201,16 +232,18 @@ mod tests {
     }
 
     #[test]
-    fn an_architecture_without_a_clock_of_the_boards_own_has_its_timer_checked() {
-        let is_rtc = |line: &&str| line.contains("rtc-");
-        let without: Vec<String> =
-            GOOD.iter().filter(|line| !is_rtc(line)).map(|line| (*line).to_owned()).collect();
-        let problems = |arch: &str, lines: &[String]| {
-            guest_problems(arch, lines, "igb", Interrupts::Msi, "d", "h").len()
-        };
-        assert_eq!((problems("aarch64", &without), problems("x86_64", &without)), (2, 1));
-        let timed = [&without[..], &["DEMO timer ok source=kvm-clock interrupts=1->9".to_owned()]].concat();
-        assert_eq!((problems("aarch64", &timed), problems("x86_64", &timed)), (2, 0));
+    fn a_pc_has_more_to_say() {
+        let all = || GOOD.iter().chain(OF_A_PC).copied();
+        assert_eq!(problems_with("x86_64", all()), Vec::<String>::new());
+        assert_eq!(problems_of(all()), Vec::<String>::new());
+        for missing in OF_A_PC {
+            let without = all().filter(|line| line != missing);
+            assert_eq!(problems_with("x86_64", without).len(), 1, "without {missing}");
+        }
+        // Nobody was at the other end.
+        let alone = all()
+            .map(|line| if line.contains("echo") { "DEMO echo nobody is at the other end" } else { line });
+        assert_eq!(problems_with("x86_64", alone).len(), 3);
     }
 
     #[test]

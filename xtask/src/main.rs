@@ -9,6 +9,7 @@ mod bench;
 mod boards;
 mod build;
 mod demo;
+mod echo;
 mod edges;
 mod fuzz;
 mod guest;

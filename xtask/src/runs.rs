@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::demo::{self, Interrupts};
+use crate::echo::Peer;
 use crate::guest::{self, Series, disk};
 use crate::host::grub::Firmware;
 use crate::runner::{self, Outcome, Request};
@@ -48,6 +49,9 @@ pub struct Run {
     /// Whether the board has a second serial line, on which what is sent comes back.
     #[serde(default)]
     loopback: bool,
+    /// Whether somebody is at the other end of the system file's second serial line, to whom a mebibyte must come back.
+    #[serde(default)]
+    echo: bool,
     /// The verdict that the run must have.
     #[serde(default)]
     verdict: Option<String>,
@@ -339,8 +343,14 @@ impl Run {
             )?),
             None => None,
         };
+        let peer = match (self.demo, self.echo) {
+            (_, true) => Some(Peer::start(&system, guest::payload::prepare()?.mebibyte()?)?),
+            (true, false) => demo::peer(arch, &system)?,
+            (false, false) => None,
+        };
         let outcome = run(&self.name, soak)?;
         let mut problems = self.differences(&outcome);
+        problems.extend(peer.map(Peer::finish).unwrap_or_default());
         if let Some(short) = short {
             let taken = |outcome: &Outcome| {
                 outcome.report.as_ref().map_or(Value::Null, |report| report["hypervisor"]["taken"].clone())

@@ -23,6 +23,8 @@ pub struct Change {
     pub nic: Option<String>,
     /// The IOMMU's model with its options, where that is a device.
     pub iommu: Option<String>,
+    /// Every VM's kernel command line.
+    pub cmdline: Option<String>,
     /// Words after every VM's kernel command line.
     pub append: Option<String>,
     /// How VMs get interrupts.
@@ -104,6 +106,9 @@ fn apply(text: &str, change: &Change) -> Result<String> {
             bail!("no VM has the demo's kernel");
         }
     }
+    if let Some(cmdline) = &change.cmdline {
+        machines.iter_mut().for_each(|machine| machine["cmdline"] = toml_edit::value(cmdline));
+    }
     if let Some(more) = &change.append {
         for machine in machines.iter_mut() {
             let old = machine.get("cmdline").and_then(Item::as_str).unwrap_or_default();
@@ -176,6 +181,13 @@ mod tests {
         assert!(changed.contains("\"igb,netdev=n0\"") && changed.contains("\"nvme,addr=2\""));
         assert!(changed.contains("cmdline = \"a x=1\"") && changed.contains("cmdline = \"x=1\""));
         assert!(changed.matches("interrupts = \"none\"").count() == 2 && !changed.contains("memory"));
+    }
+
+    #[test]
+    fn a_command_line_is_replaced_before_more_is_added_to_it() {
+        let change = Change { cmdline: Some("c".into()), append: Some("d".into()), ..Change::default() };
+        let changed = apply(FILE, &change).unwrap();
+        assert!(changed.matches("cmdline = \"c d\"").count() == 2, "{changed}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Protection {
     Config,
     /// The distributor is virtual. Without it: the machine's own is mapped.
     Gicd,
-    /// Software interrupts reach vCPUs of the same VM. Without it: those of every VM.
+    /// Software interrupts (on x86 what local APICs send) reach vCPUs of the same VM. Without it: those of every VM.
     Sgi,
     /// The virtual ITS takes commands on the VM's own devices. Without it: on all of the machine's.
     Its,
@@ -81,6 +81,20 @@ pub enum Protection {
     Apic,
     /// A CPU's local APIC is cleaned before and after it is a guest's. Without it: it is as it was left.
     Clean,
+    /// A guest reaches the ports that its plan opens, and traps at others (x86). Without it: it reaches all of the machine's.
+    Ports,
+    /// A guest is let through to an I/O BAR's ports only where the machine has them. Without it: wherever the guest has them.
+    BarPorts,
+    /// Model-specific registers trap, but for those that VMRUN switches. Without it: all but EFER are the guest's.
+    Msrs,
+    /// What CPUID says is filtered. Without it: it is the processor's.
+    Cpuid,
+    /// Instructions that are the hypervisor's or that wait trap. Without it: the guest executes them, but for VMRUN, which can't be let.
+    Instructions,
+    /// Control and debug registers trap, and XSETBV. Without it: the guest writes the processor's.
+    ControlRegisters,
+    /// The local APIC and the I/O APIC are virtual. Without it: a guest's accesses go to the machine's.
+    Apics,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -125,6 +139,13 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("leak-message", Protection::LeakMessage),
     ("apic", Protection::Apic),
     ("clean", Protection::Clean),
+    ("ports", Protection::Ports),
+    ("bar-ports", Protection::BarPorts),
+    ("msrs", Protection::Msrs),
+    ("cpuid", Protection::Cpuid),
+    ("instructions", Protection::Instructions),
+    ("control-registers", Protection::ControlRegisters),
+    ("apics", Protection::Apics),
 ];
 
 #[cfg(test)]

@@ -526,6 +526,22 @@ impl<B: Backend> Apics<B> {
         Ok(())
     }
 
+    /// Whether what a line's last edge has asked for is still to be taken by a vCPU that is in its place: until then more edges say nothing that
+    /// it won't find out. A host may keep the line masked for so long, if it asks whenever the vCPU has taken something, and before its guest
+    /// goes on.
+    pub fn is_waiting(&self, vcpu: VcpuId, gsi: u32) -> bool {
+        let entry = pin(gsi).ok().and_then(|pin| self.io.lock().apic.entry(pin));
+        let (Some(entry), Some(cpu)) = (entry, self.cpu(vcpu)) else { return false };
+        let own = cpu.lock();
+        let waits = own.apic.is_requested(entry.vector()) || cpu.inbox.has_edge(entry.vector());
+        own.entered && !entry.level() && !entry.masked() && waits
+    }
+
+    /// Whether the guest has a real line open.
+    pub fn is_open(&self, gsi: u32) -> bool {
+        pin(gsi).is_ok_and(|pin| self.io.lock().open >> pin & 1 != 0)
+    }
+
     /// A message comes, as from a device.
     ///
     /// # Errors

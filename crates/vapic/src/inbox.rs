@@ -66,6 +66,14 @@ impl Inbox {
         Arrived { edges: take(edges), levels: take(levels) }
     }
 
+    /// Whether this vector waits, as an edge.
+    pub fn has_edge(&self, vector: u8) -> bool {
+        let [edges, _] = &self.vectors;
+        edges
+            .get(usize::from(vector / 32))
+            .is_some_and(|word| word.load(Ordering::SeqCst) >> (vector % 32) & 1 != 0)
+    }
+
     /// Takes an NMI out. Those that come before it is taken are one.
     pub fn take_nmi(&self) -> bool {
         self.nmi.load(Ordering::Relaxed) && self.nmi.swap(false, Ordering::SeqCst)

@@ -391,6 +391,11 @@ impl LocalApic {
         if self.tpr >> 4 >= serviced >> 4 { self.tpr } else { serviced & 0xf0 }
     }
 
+    /// Whether a vector is requested, and not in service yet.
+    pub fn is_requested(&self, vector: u8) -> bool {
+        self.irr.contains(vector)
+    }
+
     /// The highest interrupt that is requested, whatever the priority.
     pub fn highest_request(&self) -> Option<u8> {
         self.irr.highest().filter(|_| self.svr.enabled() && self.mode() != Mode::Off)

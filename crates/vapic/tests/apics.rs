@@ -117,6 +117,40 @@ fn taken(vm: &Vm) -> [Option<u8>; 3] {
 }
 
 #[test]
+fn an_edge_is_waited_for_until_whom_it_is_for_has_taken_it() {
+    let vm = running();
+    let waiting = || [A, B, C].map(|vcpu| vm.is_waiting(vcpu, 9));
+    entry(&vm, 9, 0x61, 1);
+    assert_eq!((vm.is_open(9), vm.is_open(10), vm.is_open(24), waiting()), (true, false, false, [false; 3]));
+    vm.pulse(9).unwrap();
+    assert_eq!(waiting(), [false, true, false], "it hasn't looked yet");
+    assert_eq!((vm.poll(B).vector, waiting()), (Some(0x61), [false, true, false]));
+    // Kept back by what it is at: it waits still.
+    write(&vm, B, offset::TPR, 0xf0);
+    assert_eq!((vm.poll(B).vector, waiting()), (None, [false, true, false]));
+    write(&vm, B, offset::TPR, 0);
+    assert_eq!((vm.take(B), waiting()), (Some(0x61), [false; 3]));
+    // In service, an edge that comes then is another one.
+    vm.pulse(9).unwrap();
+    vm.poll(B);
+    assert_eq!(waiting(), [false, true, false]);
+    // Who isn't in his place, or had an INIT, will not take it; nor is one waited for that the guest keeps out, or a level.
+    vm.leave(B);
+    assert_eq!(waiting(), [false; 3]);
+    vm.enter(B);
+    assert_eq!(waiting(), [false, true, false]);
+    send(&vm, A, 1, 0x4500).no_startup();
+    assert!(vm.poll(B).reset);
+    assert_eq!(waiting(), [false; 3]);
+    for low in [0x61 | MASKED, 0x61 | LEVEL] {
+        entry(&vm, 9, low, 2);
+        vm.pulse(9).unwrap();
+        assert_eq!(waiting(), [false; 3], "{low:#x}");
+    }
+    assert!(!vm.is_waiting(A, 24));
+}
+
+#[test]
 fn an_interrupt_between_cpus_calls_whom_it_is_for_once() {
     let vm = running();
     kicked(&vm);

@@ -76,8 +76,8 @@ pub trait Backend: Send + Sync {
     /// Where the bridge has the messages: writes a BAR of a function, at `at`. Naturally aligned; survives an abort.
     fn bar_write(&self, _function: PciAddress, _bar: u8, _at: Hpa, _width: Width, _value: u64) {}
 
-    /// An I/O BAR's ports answer where the guest has them. If these are the machine's own the guest may be let through to them; else, and
-    /// whenever it isn't, the bridge forwards what is trapped ([`crate::IoWindow`]).
+    /// An I/O BAR's ports answer where the guest has them. If these are the machine's own ([`BarPorts::is_in_place`]) the guest may be let through to
+    /// them; else, and whenever it isn't, the bridge forwards what is trapped ([`crate::IoWindow`]).
     ///
     /// # Errors
     ///
@@ -145,6 +145,13 @@ pub struct BarPorts {
     pub host: u16,
     /// How many there are.
     pub count: u16,
+}
+
+impl BarPorts {
+    /// Whether the guest has them where the machine does: then, and only then, it can be let through to them.
+    pub const fn is_in_place(&self) -> bool {
+        self.guest == self.host
+    }
 }
 
 /// The host says no.

@@ -1,30 +1,49 @@
 //! Which ports and MSRs a guest reaches without an exit (AMD64 APM 2, 15.10 and 15.11): a bit that is set is an exit.
 
-/// The I/O permission map: a bit per port, and those that an access at the last ports reaches beyond them. 12 KiB.
-#[derive(Clone, Debug)]
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// The I/O permission map: a bit per port, and those that an access at the last ports reaches beyond them. 12 KiB. One serves all of a guest's
+/// CPUs, which look into it at each access: a port that opens is open at once. One that closes is closed to who enters from then on, and to who is
+/// inside once he has been brought out.
+#[derive(Debug)]
 #[repr(C, align(4096))]
-pub struct IoPermissions([u8; 0x3000]);
+pub struct IoPermissions([AtomicU8; 0x3000]);
 
 impl IoPermissions {
     /// No port is open.
     pub const fn closed() -> Self {
-        Self([0xff; 0x3000])
+        Self([const { AtomicU8::new(0xff) }; 0x3000])
+    }
+
+    /// The byte of a port, and its bit there.
+    fn bit(&self, port: u16) -> (Option<&AtomicU8>, u8) {
+        (self.0.get(usize::from(port) / 8), 1 << (port % 8))
     }
 
     /// The guest may access the port.
-    pub const fn open_port(&mut self, port: u16) {
-        self.0[port as usize / 8] &= !(1 << (port % 8));
+    pub fn open_port(&self, port: u16) {
+        if let (Some(byte), bit) = self.bit(port) {
+            byte.fetch_and(!bit, Ordering::SeqCst);
+        }
     }
 
     /// It may no longer.
-    pub const fn close_port(&mut self, port: u16) {
-        self.0[port as usize / 8] |= 1 << (port % 8);
+    pub fn close_port(&self, port: u16) {
+        if let (Some(byte), bit) = self.bit(port) {
+            byte.fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
+    /// It may access none any longer.
+    pub fn close_all(&self) {
+        self.0.iter().for_each(|byte| byte.store(0xff, Ordering::SeqCst));
     }
 
     /// Whether an access of so many bytes at the port is the guest's own: all of its ports are open.
     pub fn is_open(&self, port: u16, bytes: u8) -> bool {
-        (usize::from(port)..usize::from(port) + usize::from(bytes))
-            .all(|port| self.0[port / 8] & 1 << (port % 8) == 0)
+        (usize::from(port)..usize::from(port) + usize::from(bytes)).all(|port| {
+            self.0.get(port / 8).is_some_and(|byte| byte.load(Ordering::SeqCst) & 1 << (port % 8) == 0)
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use axvm_guest_runtime::apic::Local;
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::machine::{frequency, load32, load64, now, store32, store64};
 use axvm_guest_runtime::println;
@@ -10,9 +11,11 @@ use axvm_guest_runtime::println;
 use crate::attacks::Attack;
 
 mod apics;
+mod bars;
 mod hears;
 mod instructions;
 mod memory;
+mod others;
 mod own_apic;
 mod ports;
 mod registers;
@@ -31,16 +34,19 @@ pub const ALL: &[Attack] = &[
     ("instructions", instructions::hidden),
     ("calls", instructions::calls),
     ("crossing", instructions::crossing),
+    ("changing", others::changing),
     // Memory.
     ("memory-above", memory::above),
     ("memory-of-the-machine", memory::of_the_machine),
     // Ports.
     ("ports", ports::read),
     ("ports-write", ports::write),
+    ("bars", bars::moved),
     // The interrupt controllers.
     ("apic-registers", apics::local),
     ("apic-commands", apics::commands),
     ("io-apic-registers", apics::io),
+    ("ipis", others::messages),
     // The CPU's own local APIC.
     ("own-apic-clean", own_apic::clean),
     ("own-apic-commands", own_apic::commands),
@@ -49,6 +55,7 @@ pub const ALL: &[Attack] = &[
     ("own-apic-mess", own_apic::mess),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", victim),
+    ("bars-victim", bars::victim),
     // Not one either: it ends itself as a machine does that has no table of interrupts any more.
     ("triple-fault", triple_fault),
 ];
@@ -75,7 +82,14 @@ fn memory_outside_write(board: &Board) -> String {
     }
 }
 
-/// A neighbour: its RAM keeps what it wrote.
+/// What a CPU's local APIC has to deliver: the first word of its requests that isn't empty.
+fn requested(board: &Board) -> Option<u32> {
+    const REQUESTED: u64 = 0x200;
+    let base = board.madt.local_apic.0;
+    (0..8).filter_map(|word| load32(base + REQUESTED + word * 0x10).ok()).find(|word| *word != 0)
+}
+
+/// A neighbour: its RAM keeps what it wrote, and it has no interrupt, of which it takes none.
 fn victim(board: &Board) -> String {
     let (Some(first), Some(secret)) = (board.target(), board.number("axvm.secret")) else {
         return "skipped: no target, or no secret".into();
@@ -87,6 +101,9 @@ fn victim(board: &Board) -> String {
             return format!("broken: {word:#x} isn't its RAM");
         }
     }
+    if Local::new(board.madt.local_apic.0).start().is_err() {
+        return "broken: no local APIC".into();
+    }
     println!("ATTACK victim waits");
     let (start, seconds) = (now(), board.number("axvm.seconds").unwrap_or(10));
     let mut seen: Option<String> = None;
@@ -96,6 +113,9 @@ fn victim(board: &Board) -> String {
             seen = words()
                 .find(|&word| load64(word) != Ok(secret))
                 .map(|word| format!("broken: {word:#x} changed"));
+        }
+        if let Some(word) = requested(board) {
+            return format!("broken: interrupts {word:#x} have come");
         }
     }
     seen.unwrap_or_else(|| "ok".into())

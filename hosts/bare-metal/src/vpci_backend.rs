@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use axvm::hal::Region;
 use axvm::vm::Ground;
-use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Span};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Ports, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{BarKind, Clock, ConfigSpace, Function};
 use axvm_plan::config::MappingFlags;
@@ -19,6 +19,7 @@ use crate::arch;
 use crate::hal::Hal;
 use crate::log;
 use crate::pci::Ticks;
+use crate::protection::{self, Protection};
 
 /// A VM's virtual host bridge.
 pub type Bridge = HostBridge<PciBackend>;
@@ -119,9 +120,20 @@ impl Backend for PciBackend {
         let _ = unsafe { arch::probe_write(at.0, width.bytes(), value) };
     }
 
-    fn map_ports(&self, _: PciAddress, _: &BarPorts) -> Result<(), Refused> {
-        // Each access is trapped and forwarded.
+    fn map_ports(&self, _: PciAddress, ports: &BarPorts) -> Result<(), Refused> {
+        // Where the machine has them the guest reaches them itself; anywhere else each access is trapped and forwarded.
+        if let Some(own) = reached(ports) {
+            self.ground.with_maps(|space, _| arch::open_ports(&space.0, own));
+        }
         Ok(())
+    }
+
+    fn unmap_ports(&self, function: PciAddress, ports: &BarPorts) {
+        let closed =
+            reached(ports).map(|own| self.ground.with_maps(|space, _| arch::close_ports(&space.0, own)));
+        if let Some(Err(error)) = closed {
+            log::error!("{function}: a CPU may be at the ports of its BAR {} still: {error}", ports.bar);
+        }
     }
 
     fn port_read(&self, port: u16, width: Width) -> u32 {
@@ -139,6 +151,12 @@ impl Backend for PciBackend {
     fn delay_us(&self, microseconds: u64) {
         Ticks.delay_us(microseconds);
     }
+}
+
+/// The ports of a BAR that the guest reaches itself.
+fn reached(ports: &BarPorts) -> Option<Ports> {
+    let BarPorts { guest, count, .. } = *ports;
+    Ports::of(guest, count.into()).filter(|_| ports.is_in_place() || protection::is_off(Protection::BarPorts))
 }
 
 /// The machine's first port of each of a function's I/O BARs, where the guest has ports at all.

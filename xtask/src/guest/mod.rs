@@ -24,13 +24,13 @@ const MODULES: &[&str] =
 fn more_modules(arch: &str) -> &'static [&'static str] {
     match arch {
         "aarch64" => &["sbsa_gwdt"],
-        "x86_64" => &["wdat_wdt", "button"],
+        "x86_64" => &["wdat_wdt", "button", "8139cp"],
         _ => &[],
     }
 }
 
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
-const BUILDER: &str = "2";
+const BUILDER: &str = "3";
 
 pub use debian::u_boot;
 
@@ -90,6 +90,7 @@ fn initramfs(
     }
     key.update(&payloads.disk_sum);
     key.update(&payloads.http_sum);
+    key.update(&payloads.mebibyte_sum);
     let key = payload::hex(&key.finalize());
     let stamp = folder.join("initrd.key");
     if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
@@ -109,6 +110,7 @@ fn initramfs(
     archive.file("etc/axvm/dhcp", 0o755, &dhcp)?;
     archive.file("etc/axvm/disk.sha256", 0o644, payloads.disk_sum.as_bytes())?;
     archive.file("etc/axvm/http.sha256", 0o644, payloads.http_sum.as_bytes())?;
+    archive.file("etc/axvm/mebibyte.sha256", 0o644, payloads.mebibyte_sum.as_bytes())?;
     let mut list = String::new();
     for module in &modules {
         let name = format!("lib/modules/{}.ko", module.name);

@@ -1,8 +1,8 @@
 //! The files whose sums the guest verifies: one on its disk, one that it downloads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::{paths, say};
@@ -17,8 +17,12 @@ pub struct Payloads {
     pub disk: PathBuf,
     /// Its SHA-256.
     pub disk_sum: String,
-    /// SHA-256 of the file that the guest downloads.
+    /// The file that the guest downloads.
+    pub http: PathBuf,
+    /// Its SHA-256.
     pub http_sum: String,
+    /// SHA-256 of its first mebibyte, which is what else comes to the guest.
+    pub mebibyte_sum: String,
 }
 
 /// Makes both files if they aren't there. Their bytes look random and depend on their name alone.
@@ -27,10 +31,24 @@ pub fn prepare() -> Result<Payloads> {
     let http = paths::guest_common().join("payload.bin");
     let disk_sum = make(&disk, "disk", DISK_MIB)?;
     let http_sum = make(&http, "http", HTTP_MIB)?;
-    Ok(Payloads { disk, disk_sum, http_sum })
+    let mebibyte_sum = sum(&first_mebibyte(&http)?);
+    Ok(Payloads { disk, disk_sum, http, http_sum, mebibyte_sum })
 }
 
-fn make(path: &std::path::Path, seed: &str, mebibytes: usize) -> Result<String> {
+impl Payloads {
+    /// What comes to the guest by slow ways.
+    pub fn mebibyte(&self) -> Result<Vec<u8>> {
+        first_mebibyte(&self.http)
+    }
+}
+
+fn first_mebibyte(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = std::fs::read(path).with_context(|| format!("cannot read {}", paths::shown(path)))?;
+    bytes.truncate(MIB);
+    Ok(bytes)
+}
+
+fn make(path: &Path, seed: &str, mebibytes: usize) -> Result<String> {
     if let Ok(bytes) = std::fs::read(path)
         && bytes.len() == mebibytes * MIB
     {

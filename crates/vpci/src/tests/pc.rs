@@ -667,6 +667,47 @@ fn ports_follow_the_guest_and_never_the_hardware() {
 }
 
 #[test]
+fn ports_are_let_through_in_their_place_until_the_function_decodes_no_more() {
+    let pc = Pc::new();
+    // How many there are, and how many of them in their place.
+    let open = || {
+        let all = pc.board().ports.lock().unwrap();
+        (all.len(), all.iter().filter(|(_, ports)| ports.is_in_place()).count())
+    };
+    let power = |function, state| {
+        let at = pc.capability(function, capability::POWER).unwrap() + 4;
+        pc.write(function, at, Width::B2, state);
+    };
+    for (end, function) in [(0, NIC), (1, NIC), (2, NIC), (3, IGB), (4, IGB), (5, NIC)] {
+        let first = pc.board().bus.function(function, |fake| fake.get(0x18, Width::B4)).unwrap() & !3;
+        pc.write(function, 4, Width::B2, 1);
+        pc.write(function, 0x18, Width::B4, first ^ 0x1000);
+        assert_eq!(open(), (1, 0), "{end}: somewhere else");
+        pc.write(function, 0x18, Width::B4, first);
+        assert_eq!(open(), (1, 1), "{end}: in its place");
+        match end {
+            0 => pc.write(function, 4, Width::B2, 0),
+            1 => pc.write(function, 0x18, Width::B4, 0xf000),
+            2 => power(function, 3),
+            3 => {
+                let express = pc.capability(function, capability::EXPRESS).unwrap();
+                pc.write(function, express + 8, Width::B2, 1 << 15);
+            }
+            4 => pc.bridge.reset_function(function).unwrap(),
+            // Another one of the VM's comes to the same place.
+            _ => {
+                pc.write(IGB, 4, Width::B2, 1);
+                pc.write(IGB, 0x18, Width::B4, first);
+            }
+        }
+        assert_eq!(open().1, 0, "{end}");
+        power(function, 0);
+        pc.write(function, 4, Width::B2, 0);
+        pc.write(IGB, 4, Width::B2, 0);
+    }
+}
+
+#[test]
 fn the_config_ports_show_what_ecam_shows() {
     let pc = Pc::new();
     let address = |value| pc.config.write(GUEST, 0, Width::B4, value);

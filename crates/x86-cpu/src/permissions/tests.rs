@@ -3,27 +3,34 @@
 use super::*;
 use proptest::prelude::*;
 
+fn bytes(map: &IoPermissions) -> [u8; 0x3000] {
+    core::array::from_fn(|at| map.0[at].load(Ordering::SeqCst))
+}
+
 #[test]
 fn closed_is_closed_to_the_last_bit() {
-    assert!(IoPermissions::closed().0.iter().all(|byte| *byte == 0xff));
+    assert!(bytes(&IoPermissions::closed()).iter().all(|byte| *byte == 0xff));
     assert!(MsrPermissions::closed().0.iter().all(|byte| *byte == 0xff));
 }
 
 #[test]
 fn ports_have_a_bit_each() {
-    let mut map = IoPermissions::closed();
+    let map = IoPermissions::closed();
     map.open_port(0x3f8);
-    assert_eq!(map.0[0x7f], 0xfe);
-    assert_eq!(map.0.iter().map(|byte| byte.count_zeros()).sum::<u32>(), 1);
+    assert_eq!(bytes(&map)[0x7f], 0xfe);
+    assert_eq!(bytes(&map).iter().map(|byte| byte.count_zeros()).sum::<u32>(), 1);
     assert!(map.is_open(0x3f8, 1) && !map.is_open(0x3f8, 2) && !map.is_open(0x3f7, 2));
     map.open_port(0x3f9);
     assert!(map.is_open(0x3f8, 2));
     map.close_port(0x3f8);
     map.close_port(0x3f9);
-    assert_eq!(map.0, IoPermissions::closed().0);
+    assert_eq!(bytes(&map), bytes(&IoPermissions::closed()));
     // What reaches beyond the last port isn't open.
     map.open_port(0xffff);
     assert!(map.is_open(0xffff, 1) && !map.is_open(0xffff, 2) && !map.is_open(0xffff, 4));
+    map.open_port(0);
+    map.close_all();
+    assert_eq!(bytes(&map), bytes(&IoPermissions::closed()));
 }
 
 /// 15.11: 2 bits each, from byte 0 MSRs from 0, from byte 0x800 those from 0xc0000000, from byte 0x1000 those from 0xc0010000.
@@ -70,7 +77,7 @@ fn msrs_have_two_bits_each() {
 proptest! {
     #[test]
     fn opening_one_opens_no_other(port: u16, other: u16, msr: u32, another: u32) {
-        let mut map = IoPermissions::closed();
+        let map = IoPermissions::closed();
         map.open_port(port);
         prop_assert_eq!(map.is_open(other, 1), other == port);
         let covered = [msr & 0x1fff, 0xc000_0000 | msr & 0x1fff, 0xc001_0000 | msr & 0x1fff];

@@ -22,6 +22,10 @@ const MASKED: u32 = 1 << 16;
 pub fn local(board: &Board) -> String {
     let base = board.madt.local_apic.0;
     let Ok(id) = load32(base + ID) else { return "broken: it doesn't answer".into() };
+    // The CPU that runs this is the VM's first, wherever it is in the machine.
+    if board.cpus().next().map(u32::from) != Some(id >> 24) {
+        return format!("succeeded: it is the machine's, whose id is {:#x}", id >> 24);
+    }
     for offset in 0..0x1000u64 {
         let at = base + offset;
         let _ = (load8(at), load16(at & !1), load32(at & !3), load64(at & !7));
@@ -77,6 +81,14 @@ pub fn io(board: &Board) -> String {
     let Some(found) = board.madt.io_apics.first() else { return "skipped: no I/O APIC".into() };
     let base = found.registers.0;
     let select = |index: u32| store32(base, index).is_ok();
+    // Nobody has used it yet but who isn't to be found here: the hypervisor, whose console interrupts by a pin of the machine's.
+    for pin in 0..24 {
+        select(0x10 + pin * 2);
+        match load32(base + 0x10) {
+            Ok(MASKED) => {}
+            other => return format!("succeeded: it is the machine's, whose pin {pin} leads to {other:x?}"),
+        }
+    }
     for index in 0..0x100u32 {
         select(index);
         let before = load32(base + 0x10).unwrap_or(0);

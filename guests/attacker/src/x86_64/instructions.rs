@@ -56,6 +56,8 @@ pub fn hidden(_: &Board) -> String {
         }};
     }
     let count: u32 = all!(
+        // Those first that change nothing where they are let.
+        tried!("MONITOR", "0x0f, 0x01, 0xc8", page),
         tried!("VMRUN", "0x0f, 0x01, 0xd8", page),
         tried!("VMLOAD", "0x0f, 0x01, 0xda", page),
         tried!("VMSAVE", "0x0f, 0x01, 0xdb", page),
@@ -65,7 +67,6 @@ pub fn hidden(_: &Board) -> String {
         tried!("CLGI", "0x0f, 0x01, 0xdd", 0),
         tried!("SKINIT", "0x0f, 0x01, 0xde", 0x10000),
         tried!("INVLPGA", "0x0f, 0x01, 0xdf", 0),
-        tried!("MONITOR", "0x0f, 0x01, 0xc8", page),
         tried!("MWAIT", "0x0f, 0x01, 0xc9", 0),
         tried!("MONITORX", "0x0f, 0x01, 0xfa", page),
         tried!("MWAITX", "0x0f, 0x01, 0xfb", 0),

@@ -76,6 +76,7 @@
 //! | `read_port`, `write_port` | the machine's ports |
 //! | `watchdog_ticks`, `watchdog_us` | the counter by which guests set their watchdogs, and how long so many of its ticks are |
 //! | `press_power_button` | has the guest asked to power itself off, by a button that its description names; whether it listens |
+//! | `open_ports`, `close_ports` | which of them a guest reaches itself: closed when that returns |
 //! | `add_console` | adds its emulated console, of the kind that its architecture expects, to its devices |
 //! | `reside` | has a vCPU on the calling CPU, which is its own, while it is run: at the end nothing of it is left there but its `Seat` |
 //! | `Running` | the vCPU meanwhile: `axvm::vcpu::Vcpu`. What happens most is answered without coming back |
@@ -103,12 +104,12 @@ pub use current::{
     Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
     IOMMU, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights, Running, Seat,
     SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_bar_ports,
-    add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, correct_platform,
-    delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout, image_start,
-    listen_to_iommus, now_us, own_hardware_id, physical_address_bits, press_power_button, probe_read,
-    probe_write, read_port, reside, send_event, start_cpu, system_off, system_reset, take_interrupts,
-    tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, watchdog_ticks,
-    watchdog_us, write_port, zero,
+    add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, close_ports,
+    correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout,
+    image_start, listen_to_iommus, now_us, open_ports, own_hardware_id, physical_address_bits,
+    press_power_button, probe_read, probe_write, read_port, reside, send_event, start_cpu, system_off,
+    system_reset, take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us,
+    wait_while_off, watchdog_ticks, watchdog_us, write_port, zero,
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};

@@ -70,7 +70,8 @@ pub use irqchip::{
 #[cfg(feature = "protection-off")]
 pub use memory_promises::check as check_memory;
 pub use no_ports::{
-    MESSAGES, add_bar_ports, add_config_ports, hardware_message, press_power_button, read_port, write_port,
+    MESSAGES, add_bar_ports, add_config_ports, close_ports, hardware_message, open_ports, press_power_button,
+    read_port, write_port,
 };
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
 pub use protection::INJECTED;

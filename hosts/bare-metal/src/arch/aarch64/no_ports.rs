@@ -3,12 +3,14 @@
 use alloc::sync::Arc;
 
 use axvm::devices::AxVmDevicesBuilder;
-use axvm_addr::Hpa;
+use axvm_addr::{Hpa, Ports};
 use axvm_axdevice::Width;
+use axvm_paging::NotInvalidated;
 use axvm_plan::{DevicePlan, PciPlan};
 use axvm_vpci::{Messages, MsiMessage};
 
 use super::irqchip::GuestIrqchip;
+use super::stage2::GuestSpace;
 use crate::vpci_backend::Bridge;
 
 /// Functions are told their messages by their guests: the ITS knows them by their ids.
@@ -31,6 +33,18 @@ pub const fn read_port(_: u16, width: Width) -> u32 {
 
 /// There are no ports.
 pub const fn write_port(_: u16, _: Width, _: u32) {}
+
+/// No guest reaches any.
+pub const fn open_ports(_: &GuestSpace, _: Ports) {}
+
+/// No guest reaches any.
+///
+/// # Errors
+///
+/// None.
+pub const fn close_ports(_: &GuestSpace, _: Ports) -> Result<(), NotInvalidated> {
+    Ok(())
+}
 
 /// No BAR has ports.
 pub fn add_bar_ports(

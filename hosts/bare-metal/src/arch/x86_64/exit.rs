@@ -224,6 +224,11 @@ pub fn status_word(running: &Running<'_>, word: StatusWord) -> Result<u16, Excep
     }
 }
 
+/// What of an instruction's bytes tells it from another.
+fn head(bytes: &[u8]) -> [u8; 16] {
+    core::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0))
+}
+
 fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
     let gpa = Gpa(fault.address);
     let write = fault.access == Access::Write;
@@ -268,6 +273,13 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
         }
         Err(Refused::Instruction) if !running.vm.devices().is_device(gpa) => no_device(running),
         Err(Refused::Instruction) => {
+            // Another CPU may have changed it since it was executed: it is looked at again, once, when it reaches for the register again.
+            let now = fetch::bytes(save, physical_bits(), &Ram(ram)).ok();
+            let now = (save.rip, now.map_or([0; 16], |bytes| head(bytes.as_slice())));
+            if running.context.unserved.replace(now) != Some(now) {
+                running.count(ExitReason::Other);
+                return RESUME;
+            }
             let (vm, vcpu) = (running.vm, running.vcpu);
             log::warn!(
                 "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated on a device register at {gpa}",

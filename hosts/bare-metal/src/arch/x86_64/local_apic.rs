@@ -134,7 +134,7 @@ impl LocalApic {
         self.is_x2apic() && __cpuid(0).eax >= 6 && __cpuid(6).eax & 1 << 2 != 0
     }
 
-    fn read(self, register: u32) -> u32 {
+    pub(super) fn read(self, register: u32) -> u32 {
         match self.page {
             // SAFETY: the hypervisor maps this page as registers, and drives them alone.
             Some(page) => unsafe { ((page + u64::from(register)) as *const u32).read_volatile() },
@@ -143,7 +143,7 @@ impl LocalApic {
         }
     }
 
-    fn write(self, register: u32, value: u32) {
+    pub(super) fn write(self, register: u32, value: u32) {
         match self.page {
             // SAFETY: as for reads; what they do is bounded: interrupts are masked, and their vectors lead to stubs.
             Some(page) => unsafe { ((page + u64::from(register)) as *mut u32).write_volatile(value) },

@@ -66,7 +66,9 @@ pub use irqchip::{
     Caller, GuestIrqchip, GuestIrqchipError, Irqchip, IrqchipError, Messages, NotSeated, Seat,
 };
 pub use own_map::{Builder, Rights, add_device, add_memory, early_map};
-pub use own_ports::{MESSAGES, add_bar_ports, add_config_ports, read_port, write_port};
+pub use own_ports::{
+    MESSAGES, add_bar_ports, add_config_ports, close_ports, open_ports, read_port, write_port,
+};
 pub use power::press_power_button;
 pub use protection::INJECTED;
 #[cfg(feature = "protection-off")]

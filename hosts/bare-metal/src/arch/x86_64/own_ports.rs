@@ -3,12 +3,14 @@
 use alloc::sync::Arc;
 
 use axvm::devices::AxVmDevicesBuilder;
-use axvm_addr::Hpa;
+use axvm_addr::{Hpa, Ports};
 use axvm_axdevice::Width;
+use axvm_paging::NotInvalidated;
 use axvm_plan::PciPlan;
 use axvm_vpci::{ConfigPorts, IoWindow, Messages};
 use x86_64::instructions::port::Port;
 
+use super::stage2::GuestSpace;
 use crate::vpci_backend::Bridge;
 
 /// The bridge has the messages: by its address and data alone each could be any CPU's any vector.
@@ -36,6 +38,20 @@ pub fn write_port(port: u16, width: Width, value: u32) {
             Width::B4 | Width::B8 => Port::<u32>::new(port).write(value),
         }
     }
+}
+
+/// Lets a guest through to ports.
+pub fn open_ports(space: &GuestSpace, ports: Ports) {
+    space.open_ports(ports);
+}
+
+/// It isn't let through any more, when this returns.
+///
+/// # Errors
+///
+/// A CPU hasn't come out of the guest.
+pub fn close_ports(space: &GuestSpace, ports: Ports) -> Result<(), NotInvalidated> {
+    space.close_ports(ports)
 }
 
 /// The ports of a bridge's window for BARs that have such.

@@ -1,15 +1,160 @@
 //! What of this architecture's protections a test image leaves out (`crate::protection`). In any other image each of these gives back
 //! what it was given, and is no code.
 
-use axvm_addr::Irq;
+use alloc::sync::Arc;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm_addr::{Gpa, Hpa, Irq, Span};
+use axvm_axdevice::MmioDevice;
+use axvm_platform::model::Platform;
+use axvm_vapic::{Apics, IoPage, LocalPage};
+use axvm_x86_cpu::features::Leaf;
+use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
+use axvm_x86_cpu::vmcb::Intercepts;
 #[cfg(feature = "protection-off")]
 use {
-    super::irqchip::Irqchip, super::own_map, axvm_addr::Address, axvm_addr::Hpa, axvm_addr::MsiSource,
-    core::sync::atomic::AtomicU16, core::sync::atomic::Ordering,
+    super::irqchip::Irqchip, super::local_apic::LocalApic, super::own_map, axvm_addr::Address,
+    axvm_addr::MsiSource, axvm_addr::VcpuId, axvm_axdevice::Width, core::sync::atomic::AtomicU16,
+    core::sync::atomic::Ordering,
 };
+
+use super::irqchip::ApicBackend;
+use super::vcpu;
+use crate::protection::{Protection, is_off};
+use crate::vm::Vm;
 
 /// Where the bundle asks for it: a line that the hypervisor's CPU injects at a vCPU.
 pub const INJECTED: [Irq; 1] = [Irq(4)];
+
+/// What a guest is left for.
+pub fn leave_out(intercepts: &mut Intercepts) {
+    /// RDPMC, RSM, INVLPGA: bits of the general word.
+    const GENERAL: u32 = 1 << 15 | 1 << 19 | 1 << 26;
+    /// VMLOAD to SKINIT; MONITOR, MWAIT and RDPRU: bits of SVM's word.
+    const SVM: u32 = 0x1f << 2 | 7 << 10 | 1 << 14;
+    const XSETBV: u32 = 1 << 13;
+    if is_off(Protection::Instructions) {
+        intercepts.general &= !GENERAL;
+        intercepts.svm &= !SVM;
+        intercepts.later = 0;
+    }
+    if is_off(Protection::ControlRegisters) {
+        (intercepts.cr, intercepts.dr) = (0, 0);
+        intercepts.svm &= !XSETBV;
+    }
+}
+
+/// Which ports a guest reaches itself: all but those at which it has something of its own.
+pub fn open_ports(vm: &Vm, map: &IoPermissions) {
+    if is_off(Protection::Ports) {
+        let Some(power) = vm.plan().x86_64().map(|own| own.power) else { return };
+        let has_power =
+            |port| power.event.contains(port) || power.control.contains(port) || port == power.reset;
+        let others = (0..=u16::MAX).filter(|&port| !vm.devices().has_ports(port, port) && !has_power(port));
+        others.for_each(|port| map.open_port(port));
+    }
+}
+
+/// The page of a VM's local APICs.
+pub fn local_page(apics: &Arc<Apics<ApicBackend>>) -> Arc<dyn MmioDevice> {
+    #[cfg(feature = "protection-off")]
+    if is_off(Protection::Apics) {
+        return Arc::new(MachinesLocal);
+    }
+    #[cfg(feature = "protection-off")]
+    if is_off(Protection::Sgi) {
+        return Arc::new(EverybodysLocal(LocalPage(apics.clone())));
+    }
+    Arc::new(LocalPage(apics.clone()))
+}
+
+/// A VM's I/O APIC, at its registers; or that of the machine.
+pub fn add_io_page(
+    devices: AxVmDevicesBuilder<Hpa>,
+    registers: Span<Gpa>,
+    apics: &Arc<Apics<ApicBackend>>,
+    platform: &Platform,
+) -> AxVmDevicesBuilder<Hpa> {
+    let machines =
+        platform.apic().and_then(|apic| apic.io_apics.first()).filter(|_| is_off(Protection::Apics));
+    match machines {
+        Some(machines) => {
+            devices.forwarded(registers, machines.registers.start(), 0, "the machine's I/O APIC")
+        }
+        None => devices.mmio(registers, Arc::new(IoPage(apics.clone()))),
+    }
+}
+
+/// The local APIC of the CPU that a vCPU has.
+#[cfg(feature = "protection-off")]
+struct MachinesLocal;
+
+#[cfg(feature = "protection-off")]
+impl MmioDevice for MachinesLocal {
+    fn name(&self) -> &str {
+        "the machine's local APIC"
+    }
+
+    fn read(&self, _: VcpuId, offset: u64, _: Width) -> u64 {
+        let own = LocalApic::own();
+        // As it looks in the page, whatever its mode.
+        let shift = if offset == 0x20 && own.is_x2apic() { 24 } else { 0 };
+        u64::from(own.read(offset as u32 & !0xf)) << shift
+    }
+
+    fn write(&self, _: VcpuId, offset: u64, _: Width, value: u64) {
+        LocalApic::own().write(offset as u32 & !0xf, value as u32);
+    }
+}
+
+/// A local APIC whose interrupts come to every VM's CPUs.
+#[cfg(feature = "protection-off")]
+struct EverybodysLocal(LocalPage<ApicBackend>);
+
+#[cfg(feature = "protection-off")]
+impl MmioDevice for EverybodysLocal {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn read(&self, vcpu: VcpuId, offset: u64, width: Width) -> u64 {
+        self.0.read(vcpu, offset, width)
+    }
+
+    fn write(&self, vcpu: VcpuId, offset: u64, width: Width, value: u64) {
+        /// The command's lower word; a vector in it, and all CPUs as its destination.
+        const COMMAND: u64 = 0x300;
+        const VECTOR: u64 = 0xff;
+        const ALL: u64 = 2 << 18 | 1 << 14;
+        self.0.write(vcpu, offset, width, value);
+        if offset == COMMAND {
+            let host = crate::host::get();
+            for other in host.plans.iter().filter_map(|plan| host.vm(plan.id)) {
+                if !core::ptr::eq(other.irqchip().apics(), &*self.0.0) {
+                    let _ = other.irqchip().apics().send_icr(VcpuId(0), value & VECTOR | ALL);
+                }
+            }
+        }
+    }
+}
+
+/// Which model-specific registers a guest reaches itself.
+pub fn open_registers(map: &mut MsrPermissions) {
+    /// VMRUN refuses a guest whose EFER has no SVME.
+    const EFER: u32 = 0xc000_0080;
+    if is_off(Protection::Msrs) {
+        for register in [0, 0xc000_0000, 0xc001_0000].into_iter().flat_map(|first| first..first + 0x2000) {
+            if register != EFER {
+                let _ = map.open_read(register).and_then(|()| map.open_write(register));
+            }
+        }
+    }
+}
+
+/// What a guest is told by CPUID: `shown`, but for the leaves by which it finds its clock where that isn't kept from it.
+pub fn identify(leaf: u32, subleaf: u32, shown: Leaf) -> Leaf {
+    if is_off(Protection::Cpuid) && leaf >> 28 != 4 { vcpu::cpuid(leaf, subleaf) } else { shown }
+}
 
 /// Takes a vector that nobody gives back.
 #[cfg(feature = "protection-off")]

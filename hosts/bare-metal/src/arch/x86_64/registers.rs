@@ -19,6 +19,7 @@ use super::cpu::physical_address_bits;
 use super::exit::{RESUME, give, skip, status_word};
 use super::guarded::{read_msr, write_msr};
 use super::pending::Pending;
+use super::protection;
 use super::run::Running;
 use super::vcpu;
 use crate::vm::Vm;
@@ -117,6 +118,7 @@ pub fn cpuid(running: &mut Running<'_>) {
         xcr0: context.xcr0,
     };
     let answer = cpuid::cpuid(leaf, subleaf, &vcpu::cpuid, &view(vm, &context.features), &asker);
+    let answer = protection::identify(leaf, subleaf, answer);
     for (number, value) in [(0, answer.eax), (3, answer.ebx), (1, answer.ecx), (2, answer.edx)] {
         context.set_register(number, value.into());
     }

@@ -5,12 +5,13 @@ use alloc::boxed::Box;
 use axvm::vm::Start;
 use axvm_addr::VcpuId;
 use axvm_vapic::direct::{self, Opening};
-use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
+use axvm_x86_cpu::permissions::MsrPermissions;
 use axvm_x86_cpu::start;
 
 use super::cpu::own_hardware_id;
 use super::irqchip::Seat;
 use super::local_apic::LocalApic;
+use super::protection;
 use super::registers::{self, Switched};
 use super::run::{BY_STARTUP, Running};
 use super::vcpu::Context;
@@ -26,19 +27,21 @@ pub fn reside<'a>(
     seat: Seat,
     run: impl FnOnce(&mut Running<'a>),
 ) -> Seat {
-    let walk = vm.ends().space.walk(own_hardware_id());
-    let mut io = Box::new(IoPermissions::closed());
+    let space = &vm.ends().space;
+    let walk = space.walk(own_hardware_id());
     for opened in vm.plan().ports.iter().filter(|it| it.direct) {
-        (opened.ports.first()..=opened.ports.last()).for_each(|port| io.open_port(port));
+        (opened.ports.first()..=opened.ports.last()).for_each(|port| space.ports.open_port(port));
     }
+    protection::open_ports(vm, &space.ports);
     let mut msr = Box::new(MsrPermissions::closed());
     axvm_x86_cpu::msr::open(&mut msr);
     if vm.irqchip().takes_interrupts() {
         open_own_apic(&mut msr);
     }
+    protection::open_registers(&mut msr);
     // What is switched here and not by VMRUN.
     let switched = Switched::save();
-    let context = Context::reset(vm, &begins(vm, start), walk, io, msr);
+    let context = Context::reset(vm, &begins(vm, start), walk, msr);
     let allowed = registers::allowed(vm);
     let mut running = Running::new(vm, vcpu, context, allowed);
     run(&mut running);

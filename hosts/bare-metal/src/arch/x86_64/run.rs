@@ -192,6 +192,7 @@ impl Vcpu for Running<'_> {
             return Exit::Halt { deadline: None };
         }
         self.inject(&waiting);
+        self.irqchip.open_taken(self.vcpu);
         self.set_timer(waiting.deadline);
         if self.context.enter() == Entered::Called {
             self.look_around();

@@ -1,15 +1,16 @@
-//! Nested tables: memory for them, what the core's flags mean in them, and what a VM's CPUs reach by them.
+//! Nested tables: memory for them, what the core's flags mean in them, and what a VM's CPUs reach by them; and which ports.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use axvm_addr::{Gpa, Hpa, Span};
+use axvm_addr::{Gpa, Hpa, Ports, Span};
 use axvm_paging::{
     Attributes, Invalidate, MapError, Mapper, MemoryType, NestedFormat, NotInvalidated, TableMemory,
     UnmapError,
 };
 use axvm_plan::config::MappingFlags;
+use axvm_x86_cpu::permissions::IoPermissions;
 use spin::Mutex;
 
 use super::cpu::{has_huge_blocks, memory_barrier, physical_address_bits, wait_us};
@@ -90,8 +91,9 @@ struct Walkers {
 /// A CPU leaves a guest for a call at once; it does what it was left for without waiting here.
 const LEAVES_WITHIN_US: u64 = 1_000_000;
 
-impl Invalidate for Walkers {
-    fn invalidate(&self, _: Span<Gpa>) -> Result<(), NotInvalidated> {
+impl Walkers {
+    /// Something was taken away: when this returns no CPU is in the guest that entered before.
+    fn bring_out(&self) -> Result<(), NotInvalidated> {
         // Whoever enters from here on flushes first, and whoever is inside walks an older generation.
         let new = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         let walkers = self.walkers.lock();
@@ -106,6 +108,12 @@ impl Invalidate for Walkers {
     }
 }
 
+impl Invalidate for Walkers {
+    fn invalidate(&self, _: Span<Gpa>) -> Result<(), NotInvalidated> {
+        self.bring_out()
+    }
+}
+
 /// What a VM's CPUs reach.
 pub struct GuestSpace {
     mapper: Mutex<Mapper<Tables, NestedFormat>>,
@@ -117,6 +125,8 @@ pub struct GuestSpace {
 pub struct SpaceRoot {
     /// N_CR3.
     pub(super) nested_root: Hpa,
+    /// The ports that the guest reaches itself.
+    pub(super) ports: Arc<IoPermissions>,
     walkers: Arc<Walkers>,
 }
 
@@ -172,7 +182,8 @@ impl GuestSpace {
         let format = NestedFormat::new(physical_address_bits().into(), has_huge_blocks());
         let mapper = Mapper::new(Tables, format)?;
         let walkers = Walkers { generation: AtomicU64::new(1), ..Walkers::default() };
-        let root = SpaceRoot { nested_root: mapper.root(), walkers: Arc::new(walkers) };
+        let ports = Arc::new(IoPermissions::closed());
+        let root = SpaceRoot { nested_root: mapper.root(), ports, walkers: Arc::new(walkers) };
         Ok(Self { mapper: Mutex::new(mapper), root })
     }
 
@@ -195,8 +206,20 @@ impl GuestSpace {
         }
     }
 
+    /// Lets the guest through to ports of the machine's.
+    pub fn open_ports(&self, ports: Ports) {
+        (ports.first()..=ports.last()).for_each(|port| self.root.ports.open_port(port));
+    }
+
+    /// It isn't let through any more, when this returns.
+    pub fn close_ports(&self, ports: Ports) -> Result<(), NotInvalidated> {
+        (ports.first()..=ports.last()).for_each(|port| self.root.ports.close_port(port));
+        self.root.walkers.bring_out()
+    }
+
     /// Takes everything away at once: a CPU that is in the guest faults at its next instruction. For good.
     pub fn revoke(&self) -> Result<(), NotInvalidated> {
+        self.root.ports.close_all();
         self.mapper.lock().clear_root(&*self.root.walkers)
     }
 

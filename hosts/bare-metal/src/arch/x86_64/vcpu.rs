@@ -4,6 +4,7 @@ use core::arch::global_asm;
 use core::arch::x86_64::__cpuid_count;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use axvm::devices::Hint;
 use axvm_vapic::{Ends, direct};
 use axvm_x86_cpu::control::{self, AWAIT_IRET, Interrupts, Own};
@@ -16,6 +17,7 @@ use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
 use axvm_x86_cpu::start;
 use axvm_x86_cpu::vmcb::{Event, Vmcb};
 
+use super::protection;
 use super::stage2::Walk;
 use crate::vm::Vm;
 
@@ -60,8 +62,10 @@ pub struct Context {
     aside: Option<Event>,
     /// The device that it reached last.
     pub hint: Hint,
+    /// Where it reached for a register by an instruction that can't be done in its place, and what that was.
+    pub unserved: Option<(u64, [u8; 16])>,
     /// Kept as long as the VMCB refers to it.
-    _io_permissions: Box<IoPermissions>,
+    _io_permissions: Arc<IoPermissions>,
     msr_permissions: Box<MsrPermissions>,
     /// Whether it is left where it ends an interrupt of its own local APIC.
     ends: Ends,
@@ -85,14 +89,9 @@ const ASID: u32 = 1;
 
 impl Context {
     /// One that starts as `start` says.
-    pub fn reset(
-        vm: &Vm,
-        start: &start::Start,
-        walk: Walk,
-        io: Box<IoPermissions>,
-        msr: Box<MsrPermissions>,
-    ) -> Self {
+    pub fn reset(vm: &Vm, start: &start::Start, walk: Walk, msr: Box<MsrPermissions>) -> Self {
         let features = features();
+        let io = vm.ends().space.ports.clone();
         let own = Own {
             io_permissions: &raw const *io as u64,
             msr_permissions: &raw const *msr as u64,
@@ -105,6 +104,7 @@ impl Context {
         let interrupts =
             if vm.irqchip().takes_interrupts() { Interrupts::Direct } else { Interrupts::Emulated };
         vmcb.control = control::area(interrupts, &features, &own);
+        protection::leave_out(&mut vmcb.control.intercepts);
         let mut context = Self {
             vmcb,
             registers: [0; 16],
@@ -120,6 +120,7 @@ impl Context {
             nmi: Nmi::Open,
             aside: None,
             hint: Hint::default(),
+            unserved: None,
             _io_permissions: io,
             msr_permissions: msr,
             ends: Ends::Unseen,

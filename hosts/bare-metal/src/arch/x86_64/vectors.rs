@@ -147,8 +147,8 @@ extern "C" fn taken(frame: &mut Frame) {
             }
         }
         vector => {
-            // A spurious one is in no service (AMD APM 2, 16.4.7).
-            if vector != u64::from(SPURIOUS) {
+            // A spurious one is in no service (AMD APM 2, 16.4.7); a message with its vector is, and would keep out everything else.
+            if vector != u64::from(SPURIOUS) || LocalApic::own().is_in_service(SPURIOUS) {
                 PerCpu::own().note(vector as u8);
                 LocalApic::own().end_interrupt();
             }

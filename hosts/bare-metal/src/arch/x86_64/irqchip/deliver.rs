@@ -76,6 +76,7 @@ fn deliver_line(host: &Host, vm: &Vm, vcpu: VcpuId, irq: Irq) -> Option<u16> {
     } else {
         host.irqchip.end_line(irq);
         let _ = vm.irqchip().inject_irq_to_vcpu(vcpu, irq);
+        vm.irqchip().keep_closed(vcpu, irq);
     }
     Some(line.device)
 }

@@ -1,5 +1,7 @@
 //! The interrupt controller of a VM: virtual APICs, and what their pins have done in hardware.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -11,13 +13,14 @@ use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{LineRoute, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_pvclock::{ClockMsrs, PvClock};
-use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, IoPage, LocalPage, Pin, Taker, direct};
+use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, Pin, Taker, direct};
 
 use super::machine::IrqchipError;
 use crate::arch::x86_64::cpu::{tick_hz, ticks};
 use crate::arch::x86_64::local_apic::{LocalApic, NotClean};
 use crate::arch::x86_64::power::GuestPower;
 use crate::arch::x86_64::power_timer::PowerTimer;
+use crate::arch::x86_64::protection;
 use crate::cpus;
 use crate::hal::HalError;
 use crate::host::Host;
@@ -104,6 +107,8 @@ pub struct GuestIrqchip {
     power: GuestPower,
     timer: Ports,
     taker: Taker,
+    /// Lines that are masked though the guest has them open: [`GuestIrqchip::keep_closed`].
+    closed: AtomicU32,
 }
 
 /// What a CPU has of a vCPU's interrupts: nothing, as all are injected.
@@ -154,19 +159,19 @@ impl GuestIrqchip {
             power: GuestPower::new(&own.power),
             timer: own.power.timer,
             taker,
+            closed: AtomicU32::new(0),
         })
     }
 
     /// Adds its registers to the VM's devices.
-    pub fn add_to(&self, devices: AxVmDevicesBuilder<Hpa>, _: &Platform) -> AxVmDevicesBuilder<Hpa> {
+    pub fn add_to(&self, devices: AxVmDevicesBuilder<Hpa>, platform: &Platform) -> AxVmDevicesBuilder<Hpa> {
         // In x2APIC mode, in which such a guest's are for good, there is no page.
         let devices = match self.taker {
-            Taker::Host => devices.mmio(self.local, Arc::new(LocalPage(self.apics.clone()))),
+            Taker::Host => devices.mmio(self.local, protection::local_page(&self.apics)),
             Taker::Guest => devices,
         };
-        let devices = devices
-            .ports(self.timer.first(), self.timer.count() as u16, Arc::new(PowerTimer))
-            .mmio(self.io, Arc::new(IoPage(self.apics.clone())));
+        let devices = devices.ports(self.timer.first(), self.timer.count() as u16, Arc::new(PowerTimer));
+        let devices = protection::add_io_page(devices, self.io, &self.apics, platform);
         MSRS.iter().fold(devices, |devices, &(first, last)| {
             let (first, last) = (axvm_axdevice::SysReg(first), axvm_axdevice::SysReg(last));
             devices.sysregs(first, last, Arc::new(ApicMsrs(self.apics.clone())))
@@ -187,6 +192,36 @@ impl GuestIrqchip {
     /// The registers of its power.
     pub(in crate::arch::x86_64) fn power(&self) -> &GuestPower {
         &self.power
+    }
+
+    /// An edge of a line has come for the vCPU whose CPU has the line. Until it takes that, more edges would be exits for nothing: a 16550 has
+    /// one for each byte that its driver writes.
+    pub(in crate::arch::x86_64) fn keep_closed(&self, vcpu: VcpuId, irq: Irq) {
+        if self.taker == Taker::Host && self.apics.is_waiting(vcpu, irq.0) {
+            self.apics.backend().host.irqchip.mask_line(irq, true);
+            self.closed.fetch_or(1 << (irq.0 & 31), Ordering::SeqCst);
+        }
+    }
+
+    /// What a vCPU has taken meanwhile may come again. Asked before its guest goes on, which so finds out itself what has come until now.
+    #[inline(always)]
+    pub(in crate::arch::x86_64) fn open_taken(&self, vcpu: VcpuId) {
+        if self.closed.load(Ordering::Relaxed) != 0 {
+            self.open_lines(vcpu);
+        }
+    }
+
+    fn open_lines(&self, vcpu: VcpuId) {
+        let ApicBackend { host, lines, .. } = self.apics.backend();
+        for line in lines.iter().filter(|line| line.vcpu == vcpu && line.irq.0 < 32) {
+            let bit = 1 << line.irq.0;
+            if self.closed.load(Ordering::SeqCst) & bit != 0 && !self.apics.is_waiting(vcpu, line.irq.0) {
+                self.closed.fetch_and(!bit, Ordering::SeqCst);
+                if self.apics.is_open(line.irq.0) {
+                    host.irqchip.mask_line(line.irq, false);
+                }
+            }
+        }
     }
 
     /// The hypervisor's clock when the guests' time-stamp counters were zero.

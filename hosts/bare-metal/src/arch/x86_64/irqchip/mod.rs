@@ -11,6 +11,6 @@ mod machine;
 pub(super) mod messages;
 pub(super) mod vectors;
 
-pub use guest::{GuestIrqchip, GuestIrqchipError, NotSeated, Seat};
+pub use guest::{ApicBackend, GuestIrqchip, GuestIrqchipError, NotSeated, Seat};
 pub use machine::{Caller, Irqchip, IrqchipError, registers};
 pub use messages::Messages;
