@@ -16,9 +16,11 @@
 //! | [`cpuid`], [`msr`] | what the guest sees |
 //! | [`speculation`] | what is done against speculation that a guest steers |
 //! | [`cr`], [`dr`] | control registers and debug registers that exit |
+//! | [`clock`] | how fast the time-stamp counter is |
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod control;
 pub mod cpuid;
 pub mod cr;

@@ -2,15 +2,19 @@
 
 use core::arch::global_asm;
 use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_addr::Hpa;
 use axvm_guest::x86_64::acpi::WATCHDOG_HZ;
+use axvm_platform::model::Platform;
+use axvm_x86_cpu::clock;
 use x86_64::instructions::{hlt, interrupts};
 
 use super::local_apic::LocalApic;
 use super::percpu::PerCpu;
-use super::pit;
+use super::vcpu::cpuid;
+use super::{acpi_timer, pit};
+use crate::log;
 
 /// Ticks of the TSC in a second.
 static TICK_HZ: AtomicU64 = AtomicU64::new(0);
@@ -32,24 +36,40 @@ pub fn tick_hz() -> u64 {
     TICK_HZ.load(Ordering::Relaxed).max(1)
 }
 
-/// Finds out how fast the clock is: what the CPU says of it, else by the PIT, which every machine has that boots by PVH or a BIOS.
-pub fn calibrate() {
-    TICK_HZ.store(hz_by_cpuid().or_else(pit::measure_tick_hz).unwrap_or(FALLBACK_HZ), Ordering::Relaxed);
-}
+/// Whether anything says how fast the clock is.
+static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// Where nothing says how fast the clock is: so fast that no deadline comes early.
 const FALLBACK_HZ: u64 = 5_000_000_000;
 
-/// CPUID 0x15 (Intel SDM 2A): the TSC's frequency as a ratio to a crystal's, where the CPU knows both.
-fn hz_by_cpuid() -> Option<u64> {
-    if __cpuid(0).eax < 0x15 {
-        return None;
+/// Finds out how fast the clock is, before anything of the machine is known.
+pub fn calibrate() {
+    let hz = clock::hz_by_cpuid(&cpuid).or_else(pit::measure_tick_hz);
+    IS_KNOWN.store(hz.is_some(), Ordering::Relaxed);
+    TICK_HZ.store(hz.unwrap_or(FALLBACK_HZ), Ordering::Relaxed);
+}
+
+/// Finds it out by what the machine has beside, where neither CPUID nor the PIT has said it, as there are PCs without a PIT.
+pub fn calibrate_by(platform: &Platform) {
+    if IS_KNOWN.load(Ordering::Relaxed) {
+        return;
     }
-    let leaf = __cpuid(0x15);
-    if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
-        return None;
-    }
-    Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax))
+    let measured = acpi_timer::measure_tick_hz(platform).map(|hz| (hz, "ACPI's timer"));
+    let nominal = || clock::nominal_hz_by_cpuid(&cpuid).map(|hz| (hz, "CPUID, to the next MHz"));
+    let Some((hz, by)) = measured.or_else(nominal) else {
+        log::warn!(
+            "nothing says how fast the clock is: CPUID doesn't, and neither the PIT nor ACPI's timer counts: VMs can't have one"
+        );
+        return;
+    };
+    TICK_HZ.store(hz, Ordering::Relaxed);
+    IS_KNOWN.store(true, Ordering::Relaxed);
+    log::info!("the clock has {} MHz by {by}, as the PIT doesn't count", hz / 1_000_000);
+}
+
+/// The clock's ticks in a second, if anything says it.
+pub fn known_tick_hz() -> Option<u64> {
+    IS_KNOWN.load(Ordering::Relaxed).then(tick_hz)
 }
 
 /// Microseconds by the clock. Deadlines are by it.

@@ -6,16 +6,18 @@ use axvm_platform::model::{AcpiFirmware, AcpiReset, Place, Platform, PowerOff, R
 use spin::Once;
 use x86_64::instructions::port::Port;
 
-use super::cpu::{delay_us, halt};
+use super::cpu::{calibrate_by, delay_us, halt};
 use super::trampoline;
 
 static FIRMWARE: Once<AcpiFirmware> = Once::new();
 
-/// Once the platform has been read: remembers what switches the machine off, and takes what other CPUs start with out of memory.
+/// Once the platform has been read: remembers what switches the machine off, sees to it that the clock's rate is known, and takes what other
+/// CPUs start with out of memory.
 pub fn correct(platform: &mut Platform) {
     if let Some(firmware) = platform.acpi() {
         FIRMWARE.call_once(|| firmware);
     }
+    calibrate_by(platform);
     // SAFETY: boot calls this on the first CPU, by the early map.
     unsafe { trampoline::install(platform) };
 }

@@ -5,6 +5,7 @@
 //! registers) answer. `vcpu` is a vCPU's state, `resident` its time on its CPU. `irqchip/` and `iommu` drive the hardware, `stage2`
 //! and `own_map` are the tables of guests and of the hypervisor.
 
+mod acpi_timer;
 mod boot;
 mod cpu;
 mod emulate;

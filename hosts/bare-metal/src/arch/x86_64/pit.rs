@@ -1,6 +1,7 @@
 //! The PIT, by which the clock is measured: its channel 2, whose output can be read and interrupts nobody (Intel 8254; ports 0x42, 0x43,
 //! and 0x61 of the chipset).
 
+use axvm_x86_cpu::clock::{self, Bounds, Counted};
 use x86_64::instructions::port::Port;
 
 use super::cpu::ticks;
@@ -17,43 +18,15 @@ const SPEAKER: u8 = 1 << 1;
 const OUT: u8 = 1 << 5;
 
 /// After so many looks at it the PIT isn't there, or doesn't count: each takes a microsecond or so on a real bus.
-const MOST_LOOKS: u32 = 10_000_000;
+const MOST_LOOKS: u32 = 1_000_000;
 
-/// So often is measured at the most. A measurement is good when what isn't known of it is less than this part of it.
-const TRIES: u32 = 20;
-const GOOD: u64 = 64;
-
-/// Between these lies how many ticks of the TSC the PIT has counted for: whatever takes the CPU away meanwhile, as an emulator's host does,
-/// makes the distance larger.
-#[derive(Clone, Copy)]
-struct Took {
-    least: u64,
-    most: u64,
-}
-
-impl Took {
-    fn unknown(self) -> u64 {
-        self.most.saturating_sub(self.least)
-    }
-}
-
-/// The TSC's ticks in a second, by the measurement of which the least is unknown. `None` where the PIT doesn't count.
+/// The time-stamp counter's ticks in a second. `None` where the PIT doesn't count.
 pub fn measure_tick_hz() -> Option<u64> {
-    let mut best = measure()?;
-    for _ in 1..TRIES {
-        if best.unknown() <= best.most / GOOD {
-            break;
-        }
-        let took = measure()?;
-        if took.unknown() < best.unknown() {
-            best = took;
-        }
-    }
-    let took = best.least + best.unknown() / 2;
-    (took > 1000).then(|| (u128::from(took) * u128::from(PIT_HZ) / u128::from(COUNT)) as u64)
+    clock::measured_hz(measure)
 }
 
-fn measure() -> Option<Took> {
+fn measure() -> Option<Bounds> {
+    let counted = Counted { least: COUNT.into(), most: u64::from(COUNT) + 1, hz: PIT_HZ };
     let (mut control, mut command, mut channel) =
         (Port::<u8>::new(0x61), Port::<u8>::new(0x43), Port::<u8>::new(0x42));
     // SAFETY: this channel of the PIT is nobody else's, and makes no sound.
@@ -72,8 +45,7 @@ fn measure() -> Option<Took> {
         for _ in 0..MOST_LOOKS {
             let looks = ticks();
             if control.read() & OUT != 0 {
-                took =
-                    Some(Took { least: counts.saturating_sub(open), most: ticks().saturating_sub(closed) });
+                took = Bounds::new(counts.saturating_sub(open), ticks().saturating_sub(closed), counted);
                 break;
             }
             counts = looks;

@@ -16,7 +16,7 @@ use axvm_pvclock::{ClockMsrs, PvClock};
 use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, Pin, Taker, direct};
 
 use super::machine::IrqchipError;
-use crate::arch::x86_64::cpu::{tick_hz, ticks};
+use crate::arch::x86_64::cpu::{known_tick_hz, ticks};
 use crate::arch::x86_64::local_apic::{LocalApic, NotClean};
 use crate::arch::x86_64::power::GuestPower;
 use crate::arch::x86_64::power_timer::PowerTimer;
@@ -147,8 +147,8 @@ impl GuestIrqchip {
                 return Err(error.into());
             }
         }
-        let clock =
-            ClockMsrs::new(cpus.len() as u16, PvClock::new(tick_hz(), 0).ok_or(GuestIrqchipError::NoClock)?);
+        let clock = known_tick_hz().and_then(|hz| PvClock::new(hz, 0)).ok_or(GuestIrqchipError::NoClock)?;
+        let clock = ClockMsrs::new(cpus.len() as u16, clock);
         let backend = ApicBackend { host, cpus, lines: plan.lines.clone(), zero: ticks() };
         let apics = Arc::new(Apics::new(config, backend));
         Ok(Self {

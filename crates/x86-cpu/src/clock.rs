@@ -1,0 +1,97 @@
+//! How fast the time-stamp counter is: by what CPUID says of it, or measured against a counter whose rate is known.
+
+use crate::features::{Leaf, Source};
+
+/// Ticks in a second as CPUID says them exactly: its leaf 0x15 has the ratio to a crystal, and the crystal's rate (Intel SDM 2A, CPUID).
+/// `None`: the processor doesn't know both, as AMD's don't.
+pub fn hz_by_cpuid(source: &impl Source) -> Option<u64> {
+    let Leaf { eax: denominator, ebx: numerator, ecx: crystal, .. } = ratio(source)?;
+    if crystal == 0 {
+        return None;
+    }
+    u64::from(crystal).checked_mul(numerator.into())?.checked_div(denominator.into())
+}
+
+/// Ticks in a second to the next MHz: of a processor whose counter has a ratio to a crystal of which it doesn't say the rate, that of its
+/// leaf 0x16 (Intel SDM 3, 20.7.3). Worse than a measurement, and better than nothing.
+pub fn nominal_hz_by_cpuid(source: &impl Source) -> Option<u64> {
+    const BASE: u32 = 0x16;
+    ratio(source)?;
+    if source.cpuid(0, 0).eax < BASE {
+        return None;
+    }
+    let mhz = source.cpuid(BASE, 0).eax & 0xffff;
+    (mhz != 0).then(|| u64::from(mhz) * 1_000_000)
+}
+
+fn ratio(source: &impl Source) -> Option<Leaf> {
+    const RATIO: u32 = 0x15;
+    if source.cpuid(0, 0).eax < RATIO {
+        return None;
+    }
+    Some(source.cpuid(RATIO, 0)).filter(|leaf| leaf.eax != 0 && leaf.ebx != 0)
+}
+
+/// What a measurement has found: ticks in a second are no fewer and no more than these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    least: u64,
+    most: u64,
+}
+
+/// A stretch of a counter whose rate is known: how far it counted at least and at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// At least.
+    pub least: u64,
+    /// At most.
+    pub most: u64,
+    /// Its counts in a second.
+    pub hz: u64,
+}
+
+impl Bounds {
+    /// Of the time-stamp counter, which made between `least` and `most` ticks while another counter counted. `None`: that says nothing,
+    /// as of a counter that stands.
+    pub fn new(least: u64, most: u64, counted: Counted) -> Option<Self> {
+        let rate = |ticks: u64, counts: u64| {
+            let hz = (u128::from(ticks) * u128::from(counted.hz)).checked_div(counts.into())?;
+            u64::try_from(hz).ok()
+        };
+        let bounds = Self { least: rate(least, counted.most)?, most: rate(most, counted.least)? };
+        (bounds.least <= bounds.most).then_some(bounds)
+    }
+
+    fn unknown(self) -> u64 {
+        self.most - self.least
+    }
+
+    /// In the middle of what isn't known.
+    fn hz(self) -> u64 {
+        self.least + self.unknown() / 2
+    }
+}
+
+/// So often is measured at the most. A measurement is good when what isn't known of it is less than this part of it.
+const TRIES: u32 = 20;
+const GOOD: u64 = 64;
+
+/// The ticks in a second by the measurement of which the least is unknown: whatever takes the CPU away in the middle of one, as firmware or
+/// another hypervisor does, widens its bounds. `None`: what is measured by doesn't count.
+pub fn measured_hz(mut measure: impl FnMut() -> Option<Bounds>) -> Option<u64> {
+    let mut best = measure()?;
+    for _ in 1..TRIES {
+        if best.unknown() <= best.most / GOOD {
+            break;
+        }
+        let bounds = measure()?;
+        if bounds.unknown() < best.unknown() {
+            best = bounds;
+        }
+    }
+    // Nothing was seen to go by: as where what says that it has counted says so always.
+    (best.least != 0).then(|| best.hz())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+use super::{Bounds, Counted, hz_by_cpuid, measured_hz, nominal_hz_by_cpuid};
+use crate::features::Leaf;
+
+fn processor(highest: u32, ratio: [u32; 3], mhz: u32) -> impl Fn(u32, u32) -> Leaf {
+    move |leaf, _| match leaf {
+        0 => Leaf { eax: highest, ..Leaf::default() },
+        0x15 => Leaf { eax: ratio[0], ebx: ratio[1], ecx: ratio[2], edx: 0 },
+        0x16 => Leaf { eax: mhz, ..Leaf::default() },
+        _ => Leaf { eax: 7, ebx: 7, ecx: 7, edx: 7 },
+    }
+}
+
+/// A processor that knows its crystal says exactly how fast its counter is; what has no such leaf, or leaves something of it out, isn't
+/// believed.
+#[test]
+fn cpuid_says_the_rate_where_it_knows_the_crystal() {
+    let denverton = processor(0x15, [2, 168, 25_000_000], 0);
+    assert_eq!(hz_by_cpuid(&denverton), Some(2_100_000_000));
+    for (highest, ratio) in [
+        (0x14, [2, 168, 25_000_000]),
+        (0x16, [0, 168, 25_000_000]),
+        (0x16, [2, 0, 25_000_000]),
+        (0x16, [2, 168, 0]),
+    ] {
+        assert_eq!(hz_by_cpuid(&processor(highest, ratio, 2100)), None, "{highest:#x} {ratio:?}");
+    }
+}
+
+/// A crystal of unknown rate leaves the nominal one, and that isn't taken where the counter has no ratio to a crystal.
+#[test]
+fn the_nominal_rate_stands_in_for_a_crystal_of_unknown_rate() {
+    let skylake = processor(0x16, [2, 216, 0], 2600);
+    assert_eq!(hz_by_cpuid(&skylake), None);
+    assert_eq!(nominal_hz_by_cpuid(&skylake), Some(2_600_000_000));
+    assert_eq!(nominal_hz_by_cpuid(&processor(0x15, [2, 216, 0], 2600)), None);
+    assert_eq!(nominal_hz_by_cpuid(&processor(0x16, [0, 0, 0], 2600)), None);
+    assert_eq!(nominal_hz_by_cpuid(&processor(0x16, [2, 216, 0], 0)), None);
+}
+
+/// 10 ms of the PIT while a counter of `hz` runs, of which so many ticks are unknown, half at each end.
+fn by_pit(hz: u64, unknown: u64) -> Option<Bounds> {
+    let ticks = hz / 100;
+    let counted = Counted { least: 11_931, most: 11_932, hz: 1_193_182 };
+    Bounds::new(ticks.saturating_sub(unknown / 2), ticks + unknown / 2, counted)
+}
+
+/// A machine that is loaded, or whose firmware interrupts, takes the CPU away in the middle of a measurement: the clean one counts.
+#[test]
+fn the_tightest_measurement_counts() {
+    const HZ: u64 = 2_600_000_000;
+    let mut disturbances = [40_000_000, 2_000_000, 26_000, 90_000_000].into_iter();
+    let hz = measured_hz(|| by_pit(HZ, disturbances.next()?)).unwrap();
+    assert!(hz.abs_diff(HZ) < HZ / 1000, "{hz}");
+    // The third was good enough.
+    assert_eq!(disturbances.next(), Some(90_000_000));
+}
+
+/// Where every measurement is bad the best of them is taken, after a bounded number of tries.
+#[test]
+fn a_machine_that_is_never_quiet_is_measured_in_bounded_time() {
+    const HZ: u64 = 2_600_000_000;
+    let mut tries = 0;
+    let hz = measured_hz(|| {
+        tries += 1;
+        by_pit(HZ, 10_000_000 - 100_000 * tries)
+    });
+    assert_eq!(tries, 20);
+    assert!(hz.unwrap().abs_diff(HZ) < HZ / 100);
+}
+
+/// A counter that stands, or isn't there, measures nothing; nor does one that says at once that it has counted.
+#[test]
+fn what_does_not_count_measures_nothing() {
+    let stands = Counted { least: 0, most: 0, hz: 3_579_545 };
+    assert_eq!(Bounds::new(1_000_000, 1_000_000, stands), None);
+    assert_eq!(measured_hz(|| None), None);
+    let at_once = Counted { least: 11_931, most: 11_932, hz: 1_193_182 };
+    assert_eq!(measured_hz(|| Bounds::new(0, 3000, at_once)), None);
+    // Bounds that exclude each other.
+    let counted = Counted { least: 10, most: 10, hz: 1 };
+    assert_eq!(Bounds::new(200, 100, counted), None);
+}
