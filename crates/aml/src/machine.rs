@@ -61,6 +61,8 @@ pub struct Aml<H> {
     /// beside it.
     pub(crate) doubt: bool,
     pub(crate) writes: u64,
+    /// Whether the function of a region is being looked up.
+    pub(crate) looks_up: bool,
     failures: Vec<Failure>,
     is_empty: bool,
     /// Steps that are left at all, and in this evaluation.
@@ -89,6 +91,7 @@ impl<H: Hardware> Aml<H> {
             wide: true,
             doubt: false,
             writes: 0,
+            looks_up: false,
             failures: Vec::new(),
             is_empty: true,
             steps: most::STEPS,

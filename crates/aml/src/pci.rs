@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use crate::code::Code;
 use crate::eisa_id;
 use crate::machine::Aml;
 use crate::name::Name;
@@ -79,13 +80,32 @@ impl<H: Hardware> Aml<H> {
         })
     }
 
-    /// A number that a device has right below it. `None` inside: it has none; outside: it has one that isn't known. A method that would have
-    /// to be asked meanwhile is one: it may ask config space itself.
-    fn number(&self, device: NodeId, name: &[u8; 4]) -> Option<Option<u64>> {
+    /// A number that a device has right below it, or that a method of it gives: firmware has `_BBN` as such where buses are numbered anew.
+    /// `None` inside: it has none; outside: it has one that isn't known.
+    fn number(&mut self, device: NodeId, name: &[u8; 4]) -> Option<Option<u64>> {
         let Some(id) = self.names.child(device, Name(*name)) else { return Some(None) };
         let node = self.names.get(id)?;
-        match &node.object {
-            Object::Value(Value::Integer(number)) if !node.doubtful => Some(Some(*number)),
+        let (is_doubtful, object) = (node.doubtful, node.object.clone());
+        match object {
+            _ if is_doubtful => None,
+            Object::Value(Value::Integer(number)) => Some(Some(number)),
+            Object::Method { code, .. } => self.number_by_method(id, code).map(Some),
+            _ => None,
+        }
+    }
+
+    /// What a method gives that is asked in the middle of another evaluation, and leaves that as it was.
+    fn number_by_method(&mut self, method: NodeId, code: Code) -> Option<u64> {
+        // It may ask config space itself, whose function is being looked up.
+        if core::mem::replace(&mut self.looks_up, true) {
+            return None;
+        }
+        let before = core::mem::take(&mut self.doubt);
+        let called = self.call(method, code, Vec::new());
+        self.looks_up = false;
+        let is_sure = !core::mem::replace(&mut self.doubt, before);
+        match called {
+            Ok(Value::Integer(number)) if is_sure => Some(number),
             _ => None,
         }
     }

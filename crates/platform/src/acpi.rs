@@ -76,6 +76,17 @@ struct Asked<'a> {
     /// Memory, as far as it is firmware's own.
     memory: Option<&'a dyn Memory>,
     config: AskConfig<'a>,
+    /// Windows of host bridges, for those whose AML doesn't say them without firmware's memory.
+    windows: &'a [KnownWindow],
+}
+
+/// A window of a host bridge that somebody else has found out: Linux, which could ask for all that AML asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KnownWindow {
+    /// The bridge's segment, and its root bus.
+    segment: u16,
+    bus: u8,
+    span: Span<Hpa>,
 }
 
 /// Reads the tables of the machine that this runs on.
@@ -96,8 +107,12 @@ pub fn read(
     };
     let mut places = Vec::new();
     outline::tables(memory, rsdp, &mut |span| places.push(span))?;
-    let mut platform =
-        assemble(&tables, dsdt.as_ref(), &map.ranges(), Asked { memory: Some(memory), config })?;
+    let mut platform = assemble(
+        &tables,
+        dsdt.as_ref(),
+        &map.ranges(),
+        Asked { memory: Some(memory), config, windows: &[] },
+    )?;
     let in_ram = |span: &Span<Hpa>| platform.memory.iter().any(|memory| memory.overlaps(span));
     let tables = places.into_iter().filter(in_ram).map(|span| reserved(span, "ACPI's tables"));
     let tables: Vec<Reserved> = tables.collect();
@@ -111,7 +126,7 @@ pub fn read(
 ///
 /// [`AcpiError`] names the table that can't be used.
 pub fn read_dump(tables: &Tables, map: &[MemoryRange], config: AskConfig<'_>) -> Result<Platform, AcpiError> {
-    assemble(tables, tables.find(b"DSDT"), map, Asked { memory: None, config })
+    assemble(tables, tables.find(b"DSDT"), map, Asked { memory: None, config, windows: &[] })
 }
 
 /// Whether a damaged table is one that must be whole.

@@ -115,12 +115,18 @@ fn firmware(files: &impl Files, functions: &[Function]) -> Result<Platform, Sysf
         return Err(SysfsError::NoDescription);
     }
     ranges(files).into_iter().for_each(|range| dump.add_range(range));
+    dump.add_windows(&files.text("proc/iomem").unwrap_or_default());
     dump.add_config(functions.iter().map(|function| function.record.clone()).collect());
     Ok(dump.platform()?)
 }
 
+/// In the order of their numbers, where there are several of a name: Linux numbers tables as firmware lists them, and a later one names what
+/// an earlier one defines.
 fn sorted(mut names: Vec<String>) -> Vec<String> {
-    names.sort();
+    names.sort_by_cached_key(|name| {
+        let stem = name.trim_end_matches(|it: char| it.is_ascii_digit());
+        (stem.to_string(), name.strip_prefix(stem).and_then(|number| number.parse::<u32>().ok()))
+    });
     names
 }
 

@@ -265,7 +265,7 @@ fn the_outline_agrees_with_the_reading() {
     for pc in [fake::q35_amd(), fake::q35_intel()] {
         let platform = pc.platform().unwrap();
         let outline = Outline::open(&pc, pc.rsdp, MemoryMap::Ranges(&pc.map)).unwrap();
-        assert_eq!(outline.cpus, 4);
+        assert_eq!((outline.cpus, outline.iommus), (4, 1));
         let console = outline.console().unwrap();
         assert_eq!(Some(console.place), device(&platform, "com1").uart_place());
         assert_eq!(Some(console.uart), device(&platform, "com1").uart());
@@ -485,6 +485,22 @@ fn a_register_of_config_space_may_be_asked_for_by_its_address() {
     assert_eq!(windows, [span(0xc000_0000, 0xfeb0_0000)]);
 }
 
+/// Firmware that keeps what it has found out in its ROM's place below 1 MiB: that is memory on every PC, whatever the map says of it.
+#[test]
+fn firmware_s_rom_may_be_asked() {
+    let mut dsdt = include_bytes!("acpi/windows-by-address.dat").to_vec();
+    let at = dsdt.windows(4).position(|bytes| bytes == 0xb000_0000u32.to_le_bytes()).unwrap();
+    dsdt[at..at + 4].copy_from_slice(&0xe_1000u32.to_le_bytes());
+    dsdt[9] = 0;
+    dsdt[9] = 0u8.wrapping_sub(dsdt.iter().fold(0, |sum, byte| sum.wrapping_add(*byte)));
+    let mut pc = fake::q35_amd();
+    pc.contents[0].1 = dsdt;
+    pc.contents.push((Hpa(0xe_1060), 0xb000_0000u32.to_le_bytes().to_vec()));
+    let platform = pc.platform().unwrap();
+    let windows: Vec<_> = platform.pci_hosts[0].windows.iter().map(|window| window.cpu).collect();
+    assert_eq!(windows, [span(0xc000_0000, 0xfeb0_0000)]);
+}
+
 #[test]
 fn a_timer_that_only_the_dsdt_has_is_kept_whether_or_not_it_says_that_it_is_there() {
     // Its `_STA` reads its registers.
@@ -624,6 +640,7 @@ fn ask(pc: &Pc) {
         outline.tables(&mut |_| ());
         if let (Ok(platform), Some(free)) = (&whole, free) {
             assert!(platform.cpus.len() <= outline.cpus);
+            assert!(platform.iommus.len() <= outline.iommus);
             assert!(merge(platform.free_memory()).iter().any(|span| span.encloses(&free)), "{free}");
         }
     }

@@ -12,7 +12,7 @@ use axvm_pci::Width;
 use axvm_pci::lspci::Lspci;
 use axvm_pci::recorded::{Record, Recorded};
 
-use super::{AcpiError, MemoryKind, MemoryRange, NEEDED, is_needed, read_dump};
+use super::{AcpiError, Asked, KnownWindow, MemoryKind, MemoryRange, NEEDED, assemble, is_needed};
 use crate::model::Platform;
 
 /// What was found in files.
@@ -20,6 +20,7 @@ use crate::model::Platform;
 pub struct Dump {
     tables: Vec<Table>,
     map: Vec<MemoryRange>,
+    windows: Vec<KnownWindow>,
     pci: Option<Lspci>,
     /// Whether the machine's functions are those.
     is_all: bool,
@@ -46,9 +47,10 @@ impl Dump {
                 self.is_all = true;
                 return true;
             }
-            let before = (self.tables.len(), self.map.len(), self.damaged.len());
+            let found = |it: &Self| (it.tables.len(), it.map.len(), it.windows.len(), it.damaged.len());
+            let before = found(self);
             self.text(text);
-            if before != (self.tables.len(), self.map.len(), self.damaged.len()) {
+            if before != found(self) {
                 return true;
             }
         }
@@ -63,6 +65,11 @@ impl Dump {
     /// Adds a range of the memory map, which was read elsewhere.
     pub fn add_range(&mut self, range: MemoryRange) {
         self.map.push(range);
+    }
+
+    /// Adds what Linux says of the windows of host bridges in `/proc/iomem`: they count where AML asks for what isn't among the files.
+    pub fn add_windows(&mut self, resources: &str) {
+        self.windows.extend(resources.lines().filter_map(window));
     }
 
     /// Adds config space, which was read elsewhere, for AML to ask; functions aren't looked for in it.
@@ -82,7 +89,9 @@ impl Dump {
         let Lspci { records, lacks } = self.pci.unwrap_or_default();
         let recorded = Recorded::new(records);
         let ask = |function, offset, bytes| as_recorded(&recorded, function, offset, bytes);
-        let mut platform = read_dump(&Tables::of(self.tables), &self.map, &ask)?;
+        let tables = Tables::of(self.tables);
+        let asked = Asked { memory: None, config: &ask, windows: &self.windows };
+        let mut platform = assemble(&tables, tables.find(b"DSDT"), &self.map, asked)?;
         platform.unclear.extend(self.damaged.iter().map(ToString::to_string));
         if self.is_all && !recorded.is_empty() {
             platform.unclear.extend(lacks);
@@ -116,6 +125,7 @@ impl Dump {
         let mut bytes: Option<Vec<u8>> = None;
         for line in text.lines() {
             self.map.extend(logged(line).or_else(|| resource(line)));
+            self.windows.extend(window(line));
             if is_heading(line) {
                 self.end(bytes.replace(Vec::new()));
             } else if let Some(bytes) = &mut bytes {
@@ -210,4 +220,15 @@ pub(crate) fn resource(line: &str) -> Option<MemoryRange> {
     }
     // Without the right to see addresses Linux shows zeros.
     Some(MemoryRange { span: range(span)?, kind }).filter(|range| range.span.end() > Hpa(1))
+}
+
+/// `c0000000-febfffff : PCI Bus 0000:00`: the same of a host bridge's window.
+fn window(line: &str) -> Option<KnownWindow> {
+    let (span, what) = line.split_once(" : ")?;
+    let (segment, bus) = what.trim().strip_prefix("PCI Bus ")?.split_once(':')?;
+    if span.starts_with(' ') {
+        return None;
+    }
+    let (segment, bus) = (u16::from_str_radix(segment, 16).ok()?, u8::from_str_radix(bus, 16).ok()?);
+    Some(KnownWindow { segment, bus, span: range(span)? }).filter(|window| window.span.end() > Hpa(1))
 }

@@ -9,12 +9,15 @@ use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_aml::resource::{self, Resource};
 use axvm_aml::{Aml, Data, Hardware, NodeId, PciFunction, Space, eisa_id};
 
-use super::Asked;
 use super::firmware::SleepTypes;
 use super::memory_map::{MemoryKind, MemoryRange};
+use super::{Asked, KnownWindow};
 
-/// What AML can read: memory that is firmware's own by the memory map, and PCI's config space, by its regions for that or by the MCFG's
-/// addresses. No other registers.
+/// The ROM of a PC's firmware, or the copy of it in memory: on every PC, and nothing but memory (ACPI 6.5, 5.2.5.1).
+const ROM: (Hpa, u64) = (Hpa(0xe_0000), 0x2_0000);
+
+/// What AML can read: memory that is firmware's own by the memory map, its ROM, and PCI's config space, by its regions for that or by the
+/// MCFG's addresses. No other registers.
 pub(super) struct Readable<'a> {
     asked: Asked<'a>,
     spans: Vec<Span<Hpa>>,
@@ -95,6 +98,7 @@ impl Named {
 
 pub(super) struct Names<'a> {
     aml: Aml<Readable<'a>>,
+    windows: &'a [KnownWindow],
 }
 
 impl<'a> Names<'a> {
@@ -108,7 +112,9 @@ impl<'a> Names<'a> {
         unclear: &mut Vec<String>,
     ) -> Self {
         let is_its_own = |it: &&MemoryRange| matches!(it.kind, MemoryKind::AcpiNvs | MemoryKind::AcpiTables);
-        let spans = ranges.iter().filter(is_its_own).map(|range| range.span).collect();
+        let of_map = ranges.iter().filter(is_its_own).map(|range| range.span);
+        let spans = of_map.chain(Span::new(ROM.0, ROM.1).ok()).collect();
+        let windows = asked.windows;
         let mut aml = Aml::new(Readable { asked, spans, allocations: allocations.to_vec() });
         match dsdt {
             Some(dsdt) => aml.load(dsdt.bytes()),
@@ -130,7 +136,7 @@ impl<'a> Names<'a> {
                 ));
             }
         }
-        let mut names = Self { aml };
+        let mut names = Self { aml, windows };
         // Variables that others look at (6.5.1); then the interrupt model: 1 is that of APICs (5.8.1).
         for path in ["\\_SB._INI", "\\_INI"] {
             if let Some(id) = names.aml.find(names.aml.root(), path) {
@@ -222,6 +228,12 @@ impl<'a> Names<'a> {
                 None => Said::Unclear(alloc::format!("{} isn't whole", String::from_utf8_lossy(name))),
             },
         }
+    }
+
+    /// The windows of a host bridge, as far as they are known otherwise than by AML.
+    pub fn windows(&self, segment: u16, bus: u8) -> impl Iterator<Item = Span<Hpa>> + use<'a> {
+        let own = move |it: &&KnownWindow| (it.segment, it.bus) == (segment, bus);
+        self.windows.iter().filter(own).map(|it| it.span)
     }
 
     /// The device that a text names, from where another one is.

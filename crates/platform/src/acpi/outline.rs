@@ -19,6 +19,8 @@ pub struct Outline<'a, M> {
     rsdp: Hpa,
     /// How many CPUs there are, at most.
     pub cpus: usize,
+    /// How many IOMMUs there are, at most.
+    pub iommus: usize,
     /// Bytes of all tables.
     size: u64,
     console: Option<EarlyConsole>,
@@ -35,6 +37,10 @@ const WIDE_DSDT: u64 = 140;
 const MADT_RECORDS: u64 = 44;
 /// More CPUs aren't counted.
 const MOST_CPUS: usize = 4096;
+/// Where the blocks of an IVRS and of a DMAR begin (AMD 48882, 5.2; Intel VT-d, 8.1).
+const IOMMU_BLOCKS: u64 = 48;
+/// More of them aren't looked at.
+const MOST_IOMMU_BLOCKS: usize = 1024;
 /// Bytes of an SPCR that matter (its address, and what it is).
 const SPCR_SIZE: usize = 80;
 
@@ -45,12 +51,14 @@ impl<'a, M: Memory> Outline<'a, M> {
     ///
     /// [`AcpiError`]: there are no tables, or none that says how many CPUs there are.
     pub fn open(memory: M, rsdp: Hpa, map: MemoryMap<'a>) -> Result<Self, AcpiError> {
-        let (mut cpus, mut size, mut uart) = (None, 0u64, Ok(None));
+        let (mut cpus, mut iommus, mut size, mut uart) = (None, 0, 0u64, Ok(None));
         each(&memory, rsdp, &mut |table| {
             size = size.saturating_add(table.bytes.into());
             match &table.signature.0 {
                 b"APIC" => cpus = cpus.or(Some(count_cpus(&memory, &table))),
                 b"SPCR" => uart = spcr(&memory, &table),
+                b"IVRS" => iommus = iommus.max(count_ivhds(&memory, &table)),
+                b"DMAR" => iommus = iommus.max(count_drhds(&memory, &table)),
                 _ => {}
             }
         })?;
@@ -63,7 +71,7 @@ impl<'a, M: Memory> Outline<'a, M> {
             Err(NoConsole) => None,
         };
         let console = place.and_then(at_ports);
-        Ok(Self { memory, map, rsdp, cpus, size, console })
+        Ok(Self { memory, map, rsdp, cpus, iommus, size, console })
     }
 
     /// Bytes of heap that [`super::read`] takes, at most.
@@ -200,6 +208,63 @@ fn count_cpus(memory: &impl Memory, madt: &Listed) -> usize {
         at += u64::from(length);
     }
     cpus
+}
+
+/// The IOMMUs of an IVRS. One that has several blocks, of different types, is one: it has the same id and segment in each (48882, 5.2.2).
+fn count_ivhds(memory: &impl Memory, ivrs: &Listed) -> usize {
+    /// Bytes of a block of the shortest type.
+    const BLOCK: usize = 24;
+    let identity = |block: &[u8; BLOCK]| {
+        let &[0x10 | 0x11 | 0x40, _, _, _, id, more_id, .., segment, more_segment, _, _, _, _, _, _] = block
+        else {
+            return None;
+        };
+        Some([id, more_id, segment, more_segment])
+    };
+    let length = |block: &[u8; BLOCK]| u16::from_le_bytes([block[2], block[3]]);
+    let mut count = 0;
+    each_block(memory, ivrs, length, &mut |at, block| {
+        let Some(own) = identity(block) else { return };
+        let mut is_new = true;
+        each_block(memory, ivrs, length, &mut |other, block| {
+            is_new &= other >= at || identity(block) != Some(own);
+        });
+        count += usize::from(is_new);
+    });
+    count
+}
+
+/// The units of a DMAR: its structures of type 0 (VT-d, 8.3).
+fn count_drhds(memory: &impl Memory, dmar: &Listed) -> usize {
+    let mut count = 0;
+    let length = |block: &[u8; 4]| u16::from_le_bytes([block[2], block[3]]);
+    each_block(memory, dmar, length, &mut |_, block| count += usize::from(block[..2] == [0, 0]));
+    count
+}
+
+/// Calls `f` with where each block of a table is, and its first bytes; `length` says by them how long it is.
+fn each_block<const N: usize>(
+    memory: &impl Memory,
+    table: &Listed,
+    length: impl Fn(&[u8; N]) -> u16,
+    f: &mut dyn FnMut(u64, &[u8; N]),
+) {
+    let mut at = IOMMU_BLOCKS;
+    for _ in 0..MOST_IOMMU_BLOCKS {
+        let mut bytes = [0; N];
+        let left = u64::from(table.bytes).saturating_sub(at).min(N as u64) as usize;
+        let is_read = table
+            .at
+            .checked_add(at)
+            .zip(bytes.get_mut(..left))
+            .is_some_and(|(place, into)| into.len() >= 4 && memory.read(place, into));
+        let length = u64::from(length(&bytes));
+        if !is_read || length < 4 {
+            break;
+        }
+        f(at, &bytes);
+        at += length;
+    }
 }
 
 /// The ports that an SPCR names.

@@ -114,9 +114,23 @@ fn host(
             notes.unclear.push(format!("{path}: it has no windows (_CRS): no function below it can be given"))
         }
         Said::Unclear(why) => {
-            notes.unclear.push(format!(
-                "{path}: {why}: its windows aren't known, and no function below it can be given"
-            ));
+            // Which of them are prefetchable isn't said: none.
+            for span in names.windows(segment, first) {
+                let range = Range {
+                    first: span.start().0,
+                    last: span.end().0 - 1,
+                    translation: 0,
+                    length: span.size(),
+                    produced: true,
+                };
+                found.memory(&path, &range, false, notes);
+            }
+            notes.unclear.push(match found.windows.is_empty() {
+                true => {
+                    format!("{path}: {why}: its windows aren't known, and no function below it can be given")
+                }
+                false => format!("{path}: {why}: its windows are those that Linux has"),
+            });
         }
     }
     let last = found.buses.last.min(allocation.buses.last);

@@ -226,6 +226,40 @@ fn what_a_virtio_device_says_of_its_dma_its_driver_knows() {
     assert_eq!(said(Some(&features(&[]))), Some(Virtio::Legacy));
 }
 
+/// Most firmware's AML says its windows by memory of its own, which Linux shows nobody: Linux's own list of them counts then.
+#[test]
+fn windows_that_aml_makes_of_memory_are_those_that_linux_has() {
+    let mut dsdt = include_bytes!("../../tests/acpi/windows-by-address.dat").to_vec();
+    let at = dsdt.windows(4).position(|bytes| bytes == 0xb000_0000u32.to_le_bytes()).unwrap();
+    dsdt[at..at + 4].copy_from_slice(&0x7fff_0000u32.to_le_bytes());
+    dsdt[9] = 0;
+    dsdt[9] = 0u8.wrapping_sub(dsdt.iter().fold(0, |sum, byte| sum.wrapping_add(*byte)));
+    let windows = |resources: &str| {
+        let mut tree = q35();
+        tree.file("sys/firmware/acpi/tables/DSDT", &dsdt);
+        let before = tree.files.get("proc/iomem").cloned().unwrap_or_default();
+        tree.file("proc/iomem", [&before[..], resources.as_bytes()].concat());
+        let platform = read(&tree).unwrap().platform;
+        let windows: Vec<_> = platform.pci_hosts[0].windows.iter().map(|it| it.cpu.to_string()).collect();
+        (windows, platform.unclear.iter().any(|it| it.contains("no function below it can be given")))
+    };
+    assert_eq!(windows(""), (vec![], true));
+    let linux = "000a0000-000bffff : PCI Bus 0000:00\n\
+        80000000-afffffff : PCI Bus 0000:00\n  80000000-801fffff : PCI Bus 0000:02\n\
+        c0000000-cfffffff : PCI Bus 0000:80\n\
+        c000000000-c7ffffffff : PCI Bus 0000:00\n";
+    let own = ["0x80000000-0xafffffff", "0xc000000000-0xc7ffffffff"].map(ToString::to_string);
+    assert_eq!(windows(linux), (own.to_vec(), false));
+    // Who isn't root sees no addresses.
+    assert_eq!(windows("00000000-00000000 : PCI Bus 0000:00\n"), (vec![], true));
+}
+
+#[test]
+fn tables_are_taken_in_the_order_in_which_firmware_lists_them() {
+    let names = ["SSDT10", "FACP", "SSDT2", "SSDT1", "DSDT", "SSDT"].map(ToString::to_string).to_vec();
+    assert_eq!(super::sorted(names), ["DSDT", "FACP", "SSDT", "SSDT1", "SSDT2", "SSDT10"]);
+}
+
 #[test]
 fn a_board_with_a_device_tree_is_read_by_that() {
     let mut tree = Tree::default();

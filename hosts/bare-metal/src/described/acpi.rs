@@ -18,9 +18,11 @@ pub struct PlatformSource<'a> {
     handed: Handed<'a>,
 }
 
-/// Bytes of heap for what AMD's and Intel's IOMMUs have in memory whatever is assigned: a device table of 2 MiB, in one piece, and rings;
-/// and for interrupt tables, of which a device takes 32 KiB.
-const HEAP_FOR_IOMMUS: u64 = 6 << 20;
+/// Bytes of heap for what each IOMMU has in memory whatever is assigned: of AMD's a device table of 2 MiB, in one piece, of Intel's an
+/// interrupt table of 1 MiB and tables of devices.
+const HEAP_FOR_IOMMU: u64 = 2 << 20;
+/// The same for their rings, and for interrupt tables, of which a device takes 32 KiB.
+const HEAP_FOR_DEVICES: u64 = 4 << 20;
 
 /// In how many places what it is read from is, at most.
 pub const PLACES: usize = handed::PLACES;
@@ -41,7 +43,7 @@ impl PlatformSource<'_> {
 
     /// Bytes of heap that reading it takes, at most, and what the machine's controllers take.
     pub fn heap(&self) -> u64 {
-        self.outline.heap() + HEAP_FOR_IOMMUS
+        self.outline.heap() + HEAP_FOR_IOMMU * self.outline.iommus.max(1) as u64 + HEAP_FOR_DEVICES
     }
 
     /// Where it is for good: outside of memory that is free.
