@@ -512,6 +512,21 @@ fn a_timer_that_only_the_dsdt_has_is_kept_whether_or_not_it_says_that_it_is_ther
     );
 }
 
+/// A table that adds to what isn't there is one line, however often it does.
+#[test]
+fn what_of_the_namespace_cannot_be_read_is_said_once() {
+    let pc = fake::q35_amd();
+    let mut all: Vec<_> =
+        pc.contents.iter().filter_map(|(_, bytes)| acpi::Table::new(bytes.clone()).ok()).collect();
+    // Scope (\NOPE) {}, three times.
+    let ssdt = table(b"SSDT", 2, &b"\x10\x06\\NOPE".repeat(3));
+    all.push(acpi::Table::new(ssdt).unwrap());
+    let platform = acpi::read_dump(&acpi::Tables::of(all), &pc.map, &acpi::no_config).unwrap();
+    let said: Vec<_> = platform.unclear.iter().filter(|it| it.contains("namespace can't be read")).collect();
+    let [one] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(*one, "at least 3 parts of \\ in ACPI's namespace can't be read: a name stands for nothing");
+}
+
 /// A table with this body, whole.
 fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = signature.to_vec();

@@ -128,14 +128,20 @@ impl<'a> Names<'a> {
                 "at least {doubtful} parts of ACPI's namespace depend on hardware that isn't asked"
             ));
         }
+        let mut failed: Vec<(&str, axvm_aml::Error, u32)> = Vec::new();
         for failure in aml.failures() {
-            if let Some(error) = failure.error {
-                unclear.push(alloc::format!(
-                    "a part of {} in ACPI's namespace can't be read: {error}",
-                    failure.scope
-                ));
+            let Some(error) = failure.error else { continue };
+            match failed.iter_mut().find(|it| (it.0, it.1) == (failure.scope.as_str(), error)) {
+                Some((.., times)) => *times += 1,
+                None => failed.push((&failure.scope, error, 1)),
             }
         }
+        unclear.extend(failed.into_iter().map(|(scope, error, times)| match times {
+            1 => alloc::format!("a part of {scope} in ACPI's namespace can't be read: {error}"),
+            times => {
+                alloc::format!("at least {times} parts of {scope} in ACPI's namespace can't be read: {error}")
+            }
+        }));
         let mut names = Self { aml, windows };
         // Variables that others look at (6.5.1); then the interrupt model: 1 is that of APICs (5.8.1).
         for path in ["\\_SB._INI", "\\_INI"] {
