@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::host::linux::Static;
+use crate::host::qemu::make_executable;
 use crate::host::toolchain::{self, BareMetal};
 use crate::{image, paths, process, say};
 
@@ -140,6 +142,18 @@ fn compiler_arguments(arch: &str, package: &str) -> &'static [&'static str] {
         ("aarch64", HYPERVISOR) => &["-Ccode-model=tiny"],
         _ => &[],
     }
+}
+
+/// Builds the user's tool for a Linux on the architecture, which needs nothing there; its path.
+pub fn tool_for_linux(arch: &str) -> Result<PathBuf> {
+    let compiler = Static::find(arch)?;
+    say::step(format_args!("building the tool (axvm) for a Linux host on {arch}"));
+    process::run(compiler.build()?.args(["--quiet", "--package", "axvm-cli", "--bin", "axvm"]))?;
+    let (built, place) = (compiler.built("axvm"), paths::linux_tool(arch));
+    let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    paths::write_atomically(&place, &bytes)?;
+    make_executable(&place)?;
+    Ok(place)
 }
 
 /// Builds the user's tool for this machine; its path.

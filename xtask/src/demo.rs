@@ -109,10 +109,37 @@ pub enum Interrupts {
     Lines,
 }
 
+/// What the demo's guest has beside its disk and its card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// A board's clock.
+    Board,
+    /// A PC's clock, serial line and card that interrupts by its pin.
+    Pc,
+    /// Its timer alone: a Linux host gives no others away.
+    Timer,
+}
+
 /// All that is wrong with a demo's run.
 pub fn check(arch: &str, nic: &str, by: Interrupts, outcome: &Outcome) -> Result<Vec<String>> {
+    let beside = if arch == "x86_64" { Beside::Pc } else { Beside::Board };
+    check_with(arch, beside, nic, by, outcome)
+}
+
+/// All that is wrong with a demo's run on a Linux host.
+pub fn check_on_linux(arch: &str, nic: &str, by: Interrupts, outcome: &Outcome) -> Result<Vec<String>> {
+    check_with(arch, Beside::Timer, nic, by, outcome)
+}
+
+fn check_with(
+    arch: &str,
+    beside: Beside,
+    nic: &str,
+    by: Interrupts,
+    outcome: &Outcome,
+) -> Result<Vec<String>> {
     let payloads = payload::prepare()?;
-    let mut problems = guest_problems(arch, &outcome.lines, nic, by, &payloads);
+    let mut problems = guest_problems(beside, &outcome.lines, nic, by, &payloads);
     if outcome.status != Some(0) || outcome.verdict() != "ok" {
         let status = outcome.status.map_or("none".to_owned(), |status| status.to_string());
         problems.push(format!("axvm run: verdict {}, exit status {status}", outcome.verdict()));
@@ -130,7 +157,7 @@ pub fn check(arch: &str, nic: &str, by: Interrupts, outcome: &Outcome) -> Result
 
 /// What the guest's lines lack.
 fn guest_problems(
-    arch: &str,
+    beside: Beside,
     lines: &[String],
     nic: &str,
     by: Interrupts,
@@ -159,12 +186,21 @@ fn guest_problems(
         ("net-http", &http),
         (&nvme_interrupts, &[]),
         (&nic_interrupts, &[]),
-        ("rtc-read", &[]),
-        ("rtc-alarm", &[]),
     ];
-    if arch == "x86_64" {
+    let rtc: [(&str, &[(&str, &str)]); 2] = [("rtc-read", &[]), ("rtc-alarm", &[])];
+    match beside {
+        Beside::Board => expected.extend(rtc),
         // The clock by which it measures time, which the hypervisor shows; and what only PCs have.
-        expected.extend([("timer", &[][..]), ("echo", &echo), ("card-8139cp", &http), ("intx-8139cp", &[])]);
+        Beside::Pc => {
+            expected.extend(rtc);
+            expected.extend([
+                ("timer", &[][..]),
+                ("echo", &echo),
+                ("card-8139cp", &http),
+                ("intx-8139cp", &[]),
+            ]);
+        }
+        Beside::Timer => expected.push(("timer", &[])),
     }
     for (check, values) in expected {
         let Some(rest) = said(lines, check) else {
@@ -210,7 +246,7 @@ mod tests {
         "linux| DEMO intx-8139cp ok 0000:00:04.0 0->1448",
     ];
 
-    fn problems_with(arch: &str, lines: impl Iterator<Item = &'static str>) -> Vec<String> {
+    fn problems_with(beside: Beside, lines: impl Iterator<Item = &'static str>) -> Vec<String> {
         let payloads = Payloads {
             disk: "d".into(),
             disk_sum: "d".into(),
@@ -219,11 +255,11 @@ mod tests {
             mebibyte_sum: "m".into(),
         };
         let lines: Vec<String> = lines.map(str::to_owned).collect();
-        guest_problems(arch, &lines, "igb", Interrupts::Msi, &payloads)
+        guest_problems(beside, &lines, "igb", Interrupts::Msi, &payloads)
     }
 
     fn problems_of(lines: impl Iterator<Item = &'static str>) -> Vec<String> {
-        problems_with("aarch64", lines)
+        problems_with(Beside::Board, lines)
     }
 
     #[test]
@@ -234,16 +270,23 @@ mod tests {
     #[test]
     fn a_pc_has_more_to_say() {
         let all = || GOOD.iter().chain(OF_A_PC).copied();
-        assert_eq!(problems_with("x86_64", all()), Vec::<String>::new());
+        assert_eq!(problems_with(Beside::Pc, all()), Vec::<String>::new());
         assert_eq!(problems_of(all()), Vec::<String>::new());
         for missing in OF_A_PC {
             let without = all().filter(|line| line != missing);
-            assert_eq!(problems_with("x86_64", without).len(), 1, "without {missing}");
+            assert_eq!(problems_with(Beside::Pc, without).len(), 1, "without {missing}");
         }
         // Nobody was at the other end.
         let alone = all()
             .map(|line| if line.contains("echo") { "DEMO echo nobody is at the other end" } else { line });
-        assert_eq!(problems_with("x86_64", alone).len(), 3);
+        assert_eq!(problems_with(Beside::Pc, alone).len(), 3);
+    }
+
+    #[test]
+    fn a_guest_of_a_linux_host_has_its_timer_and_no_clock_of_the_boards() {
+        let without = GOOD.iter().copied().filter(|line| !line.contains("rtc-"));
+        assert_eq!(problems_with(Beside::Timer, without.clone()).len(), 1);
+        assert_eq!(problems_with(Beside::Timer, without.chain([OF_A_PC[0]])), Vec::<String>::new());
     }
 
     #[test]

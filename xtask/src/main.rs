@@ -16,6 +16,7 @@ mod guest;
 mod host;
 mod image;
 mod links;
+mod linux;
 mod native;
 mod neutral;
 mod package;

@@ -59,6 +59,16 @@ pub fn test_firmware(arch: &str) -> PathBuf {
     hypervisor_image(arch).with_file_name("axvm-test-firmware.bin")
 }
 
+/// What is made for a Linux host under QEMU.
+pub fn linux_host(arch: &str) -> PathBuf {
+    target().join("linux-host").join(arch)
+}
+
+/// The user's tool for a Linux host.
+pub fn linux_tool(arch: &str) -> PathBuf {
+    linux_host(arch).join("axvm")
+}
+
 /// Logs of everything that xtask starts.
 pub fn logs() -> PathBuf {
     target().join("logs")

@@ -232,7 +232,7 @@ fn ask(socket: &Path, lines: &[String], sender: &Sender<String>) -> std::io::Res
 }
 
 /// Sends each line of a stream; bytes that aren't text, as a console may have, are replaced.
-fn pass_on(stream: impl Read + Send + 'static, sender: Sender<String>) {
+pub fn pass_on(stream: impl Read + Send + 'static, sender: Sender<String>) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();

@@ -13,6 +13,7 @@ use crate::demo::{self, Interrupts};
 use crate::echo::Peer;
 use crate::guest::{self, Series, disk};
 use crate::host::grub::Firmware;
+use crate::linux::{self, LinuxHost};
 use crate::runner::{self, Outcome, Request};
 use crate::soak::{self, Soak};
 use crate::suspends::Suspends;
@@ -111,6 +112,8 @@ pub struct Run {
     guest: Option<Guest>,
     /// The boot loader that starts the hypervisor, from a disk with what `axvm pack` writes; without one QEMU does.
     boot_loader: Option<BootLoader>,
+    /// That it runs on a Linux host, on the board that its system file has for bare metal.
+    pub linux_host: Option<LinuxHost>,
     /// More words for `axvm run`.
     #[serde(default)]
     arguments: Vec<String>,
@@ -217,6 +220,9 @@ pub fn list() -> Result<Vec<Run>> {
         if status_of(run.verdict()).is_none() {
             bail!("{}: there is no verdict `{}`", run.name, run.verdict());
         }
+        if run.linux_host.is_some() && run.is_for_bare_metal() {
+            bail!("{}: it asks for what only a run on bare metal has, and is on a Linux host", run.name);
+        }
     }
     for run in &mut list.run {
         run.arch = arch_of(&paths::root().join("systems").join(&run.system))?;
@@ -271,12 +277,35 @@ impl Run {
         text.is_ok_and(|text| text.contains("disk.img"))
     }
 
+    /// Whether it has what is done to the hypervisor's image or board, or by its console's session.
+    fn is_for_bare_metal(&self) -> bool {
+        self.loopback
+            || self.programs.is_some()
+            || self.as_native.is_some()
+            || self.packed
+            || !self.asks.is_empty()
+            || !self.suspends.is_empty()
+            || self.soak.is_some()
+            || self.tree.is_some()
+            || self.protection_off.is_some()
+            || self.guest.is_some()
+            || self.boot_loader.is_some()
+    }
+
+    /// Whether it leaves a report: on a Linux host it may do something else than run a system.
+    fn has_report(&self) -> bool {
+        !self.packed && self.linux_host.as_ref().is_none_or(|host| host.commands.is_empty())
+    }
+
     fn verdict(&self) -> &str {
         self.verdict.as_deref().unwrap_or(if self.refused { "bad-input" } else { "ok" })
     }
 
     /// Runs it; all that is wrong, and the outcome with its log.
     pub fn perform(&self, tool: &Path) -> Result<(Vec<String>, Outcome)> {
+        if let Some(host) = &self.linux_host {
+            return self.perform_on_linux(host);
+        }
         let arch = self.arch.as_str();
         let image = match self.protection_off {
             None => paths::hypervisor_image(arch),
@@ -378,6 +407,38 @@ impl Run {
         Ok((problems, outcome))
     }
 
+    /// Runs it on a Linux host.
+    fn perform_on_linux(&self, host: &LinuxHost) -> Result<(Vec<String>, Outcome)> {
+        let arch = self.arch.as_str();
+        if self.demo {
+            disk::refresh(arch)?;
+        }
+        let system = paths::root().join("systems").join(&self.system);
+        let outcome = linux::run(&linux::Request {
+            system: &variant::of(&system, &self.change, &self.name)?,
+            arch,
+            name: &self.name,
+            host,
+            arguments: &self.arguments,
+            qemu: &self.qemu,
+            types: self.types.as_ref().map(|it| (it.after.clone(), it.text.repeat(it.times) + &it.then)),
+            timeout: self.most(),
+            show: false,
+        })?;
+        let mut problems = self.differences(&outcome);
+        if self.refused {
+            let text = std::fs::read_to_string(&system)?;
+            let name = system.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            problems.extend(refusal::differences(name, &text, &outcome));
+        }
+        if self.demo {
+            let nic = self.change.nic.as_deref().unwrap_or("e1000e");
+            let by = if self.lines { Interrupts::Lines } else { Interrupts::Msi };
+            problems.extend(demo::check_on_linux(arch, nic, by, &outcome)?);
+        }
+        Ok((problems, outcome))
+    }
+
     /// How long it may take.
     fn most(&self) -> Duration {
         self.timeout.map_or(if self.demo { demo::TIMEOUT } else { DEFAULT }, Duration::from_secs)
@@ -402,7 +463,7 @@ impl Run {
                 self.verdict()
             ));
         }
-        if !self.packed && outcome.verdict() != self.verdict() {
+        if self.has_report() && outcome.verdict() != self.verdict() {
             problems.push(format!("the report's verdict is {}, not {}", outcome.verdict(), self.verdict()));
         }
         for text in self.says.iter().filter(|text| !outcome.says(text)) {

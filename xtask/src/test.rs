@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::host::toolchain::{self, BareMetal};
 use crate::host::{self, packages};
-use crate::{bench, build, edges, fuzz, guest, links, package, paths, process, runs, say};
+use crate::{bench, build, edges, fuzz, guest, links, linux, package, paths, process, runs, say};
 
 /// Tests passed, and what failed with the place where one can read why.
 #[derive(Default)]
@@ -358,14 +358,25 @@ fn figures(job: &Job) -> Result<Count> {
 fn prepare(architectures: &[&str], list: &[runs::Run]) -> Result<PathBuf> {
     for arch in architectures {
         guest::prepare(arch)?;
-        for run in list.iter().filter(|run| run.arch == *arch) {
+        let list = || list.iter().filter(|run| run.arch == *arch);
+        for run in list() {
             if let Some(series) = run.kernel()? {
                 guest::prepare_kernel(arch, series)?;
             }
         }
+        if list().any(|run| run.linux_host.is_some()) {
+            linux::prepare(arch)?;
+        }
+        if list().all(|run| run.linux_host.is_some()) {
+            continue;
+        }
         build::hypervisor(arch, &[])?;
         build::hypervisor(arch, &["protection-off".to_owned()])?;
         build::guests(arch)?;
+    }
+    // A Linux host has its own.
+    if list.iter().all(|run| run.linux_host.is_some()) {
+        return Ok(PathBuf::new());
     }
     build::tool()
 }

@@ -91,6 +91,14 @@ pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
     Ok(Machine { platform, functions })
 }
 
+/// The PCI functions, in the order of their addresses, and what they are used for, whatever firmware says of the machine. None has an
+/// address in a platform.
+pub fn functions(files: &impl Files) -> Vec<Function> {
+    let mut functions = functions::all(files);
+    uses::find(files, &mut functions);
+    functions
+}
+
 /// What firmware says.
 fn firmware(files: &impl Files, functions: &[Function]) -> Result<Platform, SysfsError> {
     if let Some(tree) = files.read("sys/firmware/fdt") {

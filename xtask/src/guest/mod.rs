@@ -32,7 +32,7 @@ fn more_modules(arch: &str) -> &'static [&'static str] {
 /// Raised when the way an initramfs is put together changes, so that old ones are made again.
 const BUILDER: &str = "3";
 
-pub use debian::u_boot;
+pub use debian::{image_name, u_boot};
 
 /// Makes sure that kernel, initramfs, payload and disk of the demo's guest are there.
 pub fn prepare(arch: &str) -> Result<()> {
@@ -43,9 +43,17 @@ pub fn prepare(arch: &str) -> Result<()> {
 /// Makes sure that a kernel and its initramfs are there.
 pub fn prepare_kernel(arch: &str, series: Series) -> Result<()> {
     let kernel = debian::kernel(arch, series)?;
-    let busybox = debian::busybox(arch)?;
     let modules = [MODULES, more_modules(arch)].concat();
-    initramfs(&series.folder(arch), &modules, &kernel, &busybox, &payload::prepare()?)
+    let payloads = payload::prepare()?;
+    let files = [
+        File::program("init", script("init")?),
+        File::program("bin/busybox", debian::busybox(arch)?),
+        File::program("etc/axvm/dhcp", script("dhcp")?),
+        File::text("etc/axvm/disk.sha256", &payloads.disk_sum),
+        File::text("etc/axvm/http.sha256", &payloads.http_sum),
+        File::text("etc/axvm/mebibyte.sha256", &payloads.mebibyte_sum),
+    ];
+    initramfs(&series.folder(arch), "the guest's", &modules, &kernel, &files)
 }
 
 /// Makes the initramfs of the guest whose instructions are counted: the demo's, and after it a second archive with what
@@ -64,53 +72,79 @@ pub fn prepare_measuring(arch: &str) -> Result<()> {
     paths::write_atomically(&folder.join("measure.cpio.gz"), &bytes)
 }
 
-/// The initramfs, made again when anything in it changed.
+/// Modules of a Linux that is a host: what it gives devices away with, and reaches files of the machine outside by.
+const HOST_MODULES: &[&str] = &["vfio_iommu_type1", "vfio_pci", "9p", "9pnet_virtio"];
+
+/// Modules of KVM, where the kernel hasn't got it inside.
+fn kvm_modules(arch: &str) -> &'static [&'static str] {
+    if arch == "x86_64" { &["kvm_amd", "kvm_intel"] } else { &[] }
+}
+
+/// Makes sure that the initramfs of a Linux host is there. Its kernel is the demo's guest's.
+pub fn prepare_host(arch: &str) -> Result<()> {
+    let kernel = debian::kernel(arch, Series::DEFAULT)?;
+    let wanted = [MODULES, more_modules(arch), HOST_MODULES, kvm_modules(arch)].concat();
+    let files =
+        [File::program("init", script("host-init")?), File::program("bin/busybox", debian::busybox(arch)?)];
+    initramfs(&paths::linux_host(arch), "the Linux host's", &wanted, &kernel, &files)
+}
+
+/// A file of an initramfs.
+struct File {
+    name: &'static str,
+    mode: u32,
+    bytes: Vec<u8>,
+}
+
+impl File {
+    fn program(name: &'static str, bytes: Vec<u8>) -> File {
+        File { name, mode: 0o755, bytes }
+    }
+
+    fn text(name: &'static str, text: &str) -> File {
+        File { name, mode: 0o644, bytes: text.into() }
+    }
+}
+
+/// A file of those that Linux guests and hosts are made of.
+fn script(name: &str) -> Result<Vec<u8>> {
+    let path: PathBuf = paths::root().join("guests/linux").join(name);
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// An initramfs with these files and modules, made again when anything in it changed.
 fn initramfs(
     folder: &Path,
+    whose: &str,
     wanted: &[&str],
     kernel: &debian::Kernel,
-    busybox: &[u8],
-    payloads: &payload::Payloads,
+    files: &[File],
 ) -> Result<()> {
     let place = folder.join("initrd.cpio.gz");
-    let source = paths::root().join("guests/linux");
-    let read = |name: &str| -> Result<Vec<u8>> {
-        let path: PathBuf = source.join(name);
-        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let init = read("init")?;
-    let dhcp = read("dhcp")?;
-
     let mut key = Sha256::new();
     key.update(BUILDER);
     key.update(&kernel.release);
     key.update(wanted.join(","));
-    for part in [&init, &dhcp, &busybox.to_vec()] {
-        key.update(Sha256::digest(part));
+    for file in files {
+        key.update(Sha256::digest(&file.bytes));
     }
-    key.update(&payloads.disk_sum);
-    key.update(&payloads.http_sum);
-    key.update(&payloads.mebibyte_sum);
     let key = payload::hex(&key.finalize());
     let stamp = folder.join("initrd.key");
     if place.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|old| old == key) {
         return Ok(());
     }
 
-    say::step(format_args!("building the guest's initramfs ({})", paths::shown(&place)));
+    say::step(format_args!("building {whose} initramfs ({})", paths::shown(&place)));
     let modules = modules::resolve(&kernel.modules, wanted)?;
     let mut archive = cpio::Archive::new();
-    for folder in ["bin", "dev", "etc", "etc/axvm", "lib", "lib/modules"] {
+    for folder in ["bin", "dev", "etc", "etc/axvm", "lib", "lib/modules", "proc", "sys", "tmp", "run"] {
         archive.folder(folder)?;
     }
     // The kernel opens this for init before devtmpfs is mounted.
     archive.character_device("dev/console", 5, 1)?;
-    archive.file("init", 0o755, &init)?;
-    archive.file("bin/busybox", 0o755, busybox)?;
-    archive.file("etc/axvm/dhcp", 0o755, &dhcp)?;
-    archive.file("etc/axvm/disk.sha256", 0o644, payloads.disk_sum.as_bytes())?;
-    archive.file("etc/axvm/http.sha256", 0o644, payloads.http_sum.as_bytes())?;
-    archive.file("etc/axvm/mebibyte.sha256", 0o644, payloads.mebibyte_sum.as_bytes())?;
+    for file in files {
+        archive.file(file.name, file.mode, &file.bytes)?;
+    }
     let mut list = String::new();
     for module in &modules {
         let name = format!("lib/modules/{}.ko", module.name);

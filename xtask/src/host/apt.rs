@@ -13,16 +13,16 @@ use crate::{paths, process, say};
 pub struct AptRoot {
     root: PathBuf,
     arch: &'static str,
-    suite: &'static str,
+    suite: String,
 }
 
 impl AptRoot {
     /// One below `root` for packages of an architecture (Debian's name) from a suite, with the other suites that these are built upon.
-    /// `instead`: what to do on a machine without apt.
+    /// Suites of security updates come from their own mirror. `instead`: what to do on a machine without apt.
     pub fn open(
         root: PathBuf,
         arch: &'static str,
-        suite: &'static str,
+        suite: &str,
         others: &[&str],
         instead: impl FnOnce(&str) -> String,
     ) -> Result<Self> {
@@ -36,7 +36,7 @@ impl AptRoot {
                 "Debian's archive keys are missing; install them:  apt-get install debian-archive-keyring",
             );
         };
-        let apt = Self { root, arch, suite };
+        let apt = Self { root, arch, suite: suite.to_owned() };
         for folder in [
             "etc/apt/sources.list.d",
             "etc/apt/preferences.d",
@@ -51,7 +51,10 @@ impl AptRoot {
         // apt insists on a status file; an empty one means that nothing is installed.
         std::fs::write(apt.root.join("var/lib/dpkg/status"), "")?;
         let mirror = sources::mirror();
-        let line = |suite: &&str| format!("deb [arch={arch} signed-by={keyring}] {mirror} {suite} main\n");
+        let line = |suite: &&str| {
+            let mirror = if suite.ends_with("-security") { sources::SECURITY_MIRROR } else { &mirror };
+            format!("deb [arch={arch} signed-by={keyring}] {mirror} {suite} main\n")
+        };
         let list: String = std::iter::once(&suite).chain(others).map(line).collect();
         std::fs::write(apt.root.join("etc/apt/sources.list"), list)?;
         process::output(apt.command("apt-get").arg("update")).with_context(|| {
@@ -61,8 +64,8 @@ impl AptRoot {
     }
 
     /// The suite that it was opened for.
-    pub fn suite(&self) -> &'static str {
-        self.suite
+    pub fn suite(&self) -> &str {
+        &self.suite
     }
 
     /// Debian's name of the architecture.
@@ -108,11 +111,26 @@ impl AptRoot {
         self.unpack_files(&[file], folder)
     }
 
+    /// Downloads packages, without what they need, and unpacks them into one folder, which exists only when it is whole.
+    pub fn unpack_all(&self, packages: &[String], folder: &Path) -> Result<()> {
+        let mut download = self.command("apt-get");
+        process::run(download.args(["download", "-q"]).args(packages).current_dir(self.downloads()))?;
+        self.unpack_files(&self.packages()?, folder)
+    }
+
     /// Downloads packages with all that they need, and unpacks them into one folder, which exists only when it is whole. What an
     /// interrupted call has downloaded the next one doesn't download again.
     pub fn unpack_with_needs(&self, packages: &[&str], folder: &Path) -> Result<()> {
         let mut install = self.command("apt-get");
-        install.args(["install", "-y", "-q", "--download-only", "--no-install-recommends", "-t", self.suite]);
+        install.args([
+            "install",
+            "-y",
+            "-q",
+            "--download-only",
+            "--no-install-recommends",
+            "-t",
+            &self.suite,
+        ]);
         // apt's own words say how far it is.
         process::run(install.args(packages))?;
         self.unpack_files(&self.packages()?, folder)

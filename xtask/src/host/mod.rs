@@ -4,6 +4,7 @@ use anyhow::Result;
 
 pub mod apt;
 pub mod grub;
+pub mod linux;
 pub mod packages;
 pub mod qemu;
 pub mod sources;

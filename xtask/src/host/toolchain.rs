@@ -12,7 +12,7 @@ use super::sources;
 use crate::{paths, process, say};
 
 /// Debian's compiler, found beside whatever comes first in PATH.
-const DEBIAN: &str = "/usr/bin";
+pub const DEBIAN: &str = "/usr/bin";
 
 /// The oldest compiler that the workspace is built with (`rust-version`).
 const OLDEST: (u32, u32) = (1, 95);
@@ -213,6 +213,30 @@ impl BareMetal {
     fn variable(&self, what: &str) -> String {
         format!("CARGO_TARGET_{}_{what}", self.triple.to_uppercase().replace('-', "_"))
     }
+}
+
+/// Has rustup add a target to the toolchain that runs xtask; whether it is there now.
+pub fn add_target(triple: &str) -> bool {
+    let there = || {
+        let sysroot = beside_cargo("rustc").and_then(sysroot);
+        sysroot.is_some_and(|sysroot| sysroot.join("lib/rustlib").join(triple).join("lib").is_dir())
+    };
+    if !there() && by_rustup() {
+        say::step(format_args!("adding rustup's target {triple}"));
+        // Whether it could is seen by what is there.
+        let _ = process::run(process::command("rustup").args(["target", "add", triple]));
+    }
+    there()
+}
+
+/// Makes sure that Debian's compiler is there.
+pub fn ensure_debian() -> Result<()> {
+    let is_there = |version: (u32, u32)| version >= OLDEST;
+    let said = process::output(process::command(Path::new(DEBIAN).join("rustc")).arg("--version"));
+    if said.ok().and_then(|said| version(&said)).is_some_and(is_there) && process::find("ld.lld").is_some() {
+        return Ok(());
+    }
+    install_debian()
 }
 
 /// Installs Debian's newer compiler, which in an older release comes with the security updates.

@@ -176,6 +176,67 @@ fn what_a_function_is_used_for_is_found_through_partitions_and_what_is_made_of_t
     assert!(!machine.functions.iter().flat_map(|it| &it.uses).any(Use::is_in_use));
 }
 
+/// Linux's NVMe multipath: the disk that is mounted is its subsystem's, and its controller's own is hidden.
+#[test]
+fn a_disk_of_an_nvme_subsystem_is_that_of_its_controllers() {
+    let mut tree = q35();
+    let nvme = "../devices/pci0000:00/0000:00:02.0/nvme/nvme0";
+    tree.link_to("sys/block/nvme0c0n1", &format!("{nvme}/nvme0c0n1"))
+        .file("sys/block/nvme0c0n1/hidden", "1\n")
+        .link_to("sys/block/nvme0n1", "../devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1")
+        .file("sys/block/nvme0n1/hidden", "0\n")
+        .file("sys/block/nvme0n1/dev", "259:1\n")
+        .file("sys/class/nvme-subsystem/nvme-subsys0/model", "QEMU NVMe Ctrl\n")
+        .link_to("sys/class/nvme-subsystem/nvme-subsys0/nvme0", "../../../pci0000:00/0000:00:02.0/nvme/nvme0")
+        .file("proc/self/mountinfo", "30 22 259:1 / /srv rw shared:1 - ext4 /dev/nvme0n1 rw\n");
+    let machine = read(&tree).unwrap();
+    assert_eq!(machine.functions[0].uses, [Use::Mounted { disk: "nvme0n1".into(), at: "/srv".into() }]);
+    tree.file("proc/self/mountinfo", "");
+    let machine = read(&tree).unwrap();
+    assert_eq!(machine.functions[0].uses, [Use::Disk { disk: "nvme0n1".into() }]);
+}
+
+#[test]
+fn an_interface_that_is_a_part_of_the_one_with_the_default_route_is_in_use() {
+    let nic = "../../devices/pci0000:00/0000:00:03.0/0000:02:00.0";
+    let mut tree = q35();
+    tree.link_to("sys/class/net/eth0", &format!("{nic}/net/eth0"))
+        .file("sys/class/net/eth0/upper_bond0/mtu", "")
+        .link_to("sys/class/net/bond0", "../../devices/virtual/net/bond0")
+        .file("sys/class/net/bond0/upper_br0/mtu", "")
+        .file("proc/net/route", "Iface Destination\nbr0 00000000 0102000A\n");
+    let used = |tree: &Tree| read(tree).unwrap().functions[2].uses.iter().any(Use::is_in_use);
+    assert!(used(&tree));
+    tree.file("proc/net/route", "Iface Destination\n");
+    assert!(!used(&tree));
+    let zeros = "0".repeat(32);
+    let route =
+        |bits, interface| format!("{zeros} {bits} {zeros} 00 {zeros} 00000400 1 0 00000003 {interface}\n");
+    tree.file("proc/net/ipv6_route", route("40", "br0") + &route("00", "lo"));
+    assert!(!used(&tree));
+    tree.file("proc/net/ipv6_route", route("00", "br0"));
+    assert!(used(&tree));
+}
+
+#[test]
+fn the_kernels_consoles_and_parts_of_a_btrfs_are_in_use() {
+    let mut tree = q35();
+    let (nvme, nic) =
+        ("../devices/pci0000:00/0000:00:02.0", "../../devices/pci0000:00/0000:00:03.0/0000:02:00.0");
+    tree.file("proc/consoles", "ttyS4 -W- (EC p a) 4:68\ntty0 -WU (E) 4:1\n")
+        .link_to("sys/class/tty/ttyS4", &format!("{nic}/tty/ttyS4"))
+        .link_to("sys/class/graphics/fb0", &format!("{nic}/graphics/fb0"))
+        .link_to("sys/block/nvme0n1", &format!("{nvme}/nvme/nvme0/nvme0n1"))
+        .file("sys/fs/btrfs/1234/devices/nvme0n1/size", "1");
+    let machine = read(&tree).unwrap();
+    let said = |index: usize| -> Vec<String> {
+        machine.functions[index].uses.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(said(0), ["nvme0n1 is a part of the mounted Btrfs 1234"]);
+    assert_eq!(said(2), ["ttyS4 is the kernel's console", "fb0 is the kernel's console"]);
+    assert!(machine.functions.iter().flat_map(|it| &it.uses).all(Use::is_in_use));
+}
+
 #[test]
 fn who_may_not_see_all_of_config_space_is_told_so() {
     let mut tree = q35();

@@ -27,6 +27,18 @@ pub enum Use {
         /// The disk or partition.
         disk: String,
     },
+    /// A disk of its is a part of a file system that is mounted.
+    Part {
+        /// The disk or partition.
+        disk: String,
+        /// The file system.
+        of: String,
+    },
+    /// The kernel speaks and listens there.
+    Console {
+        /// The serial port, or the screen.
+        name: String,
+    },
     /// A disk of its that nothing is known to use now.
     Disk {
         /// Its name.
@@ -45,7 +57,7 @@ impl Use {
     /// Whether the machine would miss it.
     pub fn is_in_use(&self) -> bool {
         match self {
-            Self::Mounted { .. } | Self::Swap { .. } => true,
+            Self::Mounted { .. } | Self::Swap { .. } | Self::Part { .. } | Self::Console { .. } => true,
             Self::Disk { .. } => false,
             Self::Network { default_route, .. } => *default_route,
         }
@@ -57,6 +69,8 @@ impl fmt::Display for Use {
         match self {
             Self::Mounted { disk, at } => write!(f, "{disk} is mounted on {at}"),
             Self::Swap { disk } => write!(f, "{disk} is swapped to"),
+            Self::Part { disk, of } => write!(f, "{disk} is a part of {of}"),
+            Self::Console { name } => write!(f, "{name} is the kernel's console"),
             Self::Disk { disk } => write!(f, "disk {disk}"),
             Self::Network { interface, default_route: false } => write!(f, "network interface {interface}"),
             Self::Network { interface, default_route: true } => {
@@ -72,31 +86,102 @@ pub(super) fn find(files: &impl Files, functions: &mut [Function]) {
         mounts: files.text("proc/self/mountinfo").unwrap_or_default(),
         swaps: files.text("proc/swaps").unwrap_or_default(),
     };
-    let routes = files.text("proc/net/route").unwrap_or_default();
     for disk in sorted(files.list("sys/block")) {
-        let Some(owner) = owner(files, &format!("sys/block/{disk}"), functions) else { continue };
+        // A path to a disk that has another name for who uses it (NVMe's multipath).
+        if files.text(&format!("sys/block/{disk}/hidden")).is_some_and(|hidden| hidden != "0") {
+            continue;
+        }
+        let owners = owners(files, &format!("sys/block/{disk}"), functions);
+        if owners.is_empty() {
+            continue;
+        }
         let mut found = Vec::new();
         busy.find(files, &format!("sys/block/{disk}"), &disk, MOST_DEEP, &mut found);
         if found.is_empty() {
             found.push(Use::Disk { disk });
         }
-        owner.uses.append(&mut found);
+        add(functions, &owners, &found);
     }
+    let routed = interfaces_of_default_routes(files);
     for interface in sorted(files.list("sys/class/net")) {
-        let Some(owner) = owner(files, &format!("sys/class/net/{interface}"), functions) else { continue };
-        let default_route = routes.lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace();
-            words.next() == Some(interface.as_str()) && words.next() == Some("00000000")
-        });
-        owner.uses.push(Use::Network { interface, default_route });
+        let owners = owners(files, &format!("sys/class/net/{interface}"), functions);
+        let default_route = leads_to(files, &interface, &routed, MOST_DEEP);
+        add(functions, &owners, &[Use::Network { interface, default_route }]);
+    }
+    let consoles = files.text("proc/consoles").unwrap_or_default();
+    for name in consoles.lines().filter_map(|line| line.split_whitespace().next()) {
+        add(
+            functions,
+            &owners(files, &format!("sys/class/tty/{name}"), functions),
+            &[Use::Console { name: name.to_string() }],
+        );
+        // A virtual terminal is on every screen.
+        let is_virtual =
+            name.strip_prefix("tty").is_some_and(|rest| rest.bytes().all(|it| it.is_ascii_digit()));
+        for screen in sorted(files.list("sys/class/graphics")).into_iter().filter(|_| is_virtual) {
+            let owners = owners(files, &format!("sys/class/graphics/{screen}"), functions);
+            add(functions, &owners, &[Use::Console { name: screen }]);
+        }
     }
 }
 
-/// The function that a device is below, by what the link to it says.
-fn owner<'a>(files: &impl Files, link: &str, functions: &'a mut [Function]) -> Option<&'a mut Function> {
-    let path = files.link(link)?;
-    let address = path.rsplit('/').find_map(|part| part.parse::<PciAddress>().ok())?;
-    functions.iter_mut().find(|function| function.linux == address)
+/// Adds uses to functions, by their positions.
+fn add(functions: &mut [Function], owners: &[usize], uses: &[Use]) {
+    for owner in owners {
+        if let Some(function) = functions.get_mut(*owner) {
+            function.uses.extend_from_slice(uses);
+        }
+    }
+}
+
+/// The interfaces by which packets for all other networks go.
+fn interfaces_of_default_routes(files: &impl Files) -> Vec<String> {
+    let of = |path| files.text(path).unwrap_or_default();
+    let (old, new) = (of("proc/net/route"), of("proc/net/ipv6_route"));
+    let old = old.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let interface = words.next()?;
+        (words.next() == Some("00000000")).then(|| interface.to_string())
+    });
+    // Where to, and how many bits of that count; the last word is the interface. What is refused goes to `lo`.
+    let new = new.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let to = words.next()?;
+        let all = to.bytes().all(|digit| digit == b'0') && words.next() == Some("00");
+        Some(words.last()?.to_string()).filter(|interface| all && interface != "lo")
+    });
+    old.chain(new).collect()
+}
+
+/// Whether packets of one of these interfaces go by this one: it is one of them, or a part of one (a bridge's, a bond's, a VLAN's).
+fn leads_to(files: &impl Files, interface: &str, routed: &[String], deep: u8) -> bool {
+    if routed.iter().any(|it| it == interface) {
+        return true;
+    }
+    let Some(deeper) = deep.checked_sub(1) else { return false };
+    let entries = files.list(&format!("sys/class/net/{interface}"));
+    let mut above = entries.iter().filter_map(|entry| entry.strip_prefix("upper_"));
+    above.any(|upper| leads_to(files, upper, routed, deeper))
+}
+
+/// The functions that a device is below, by what the link to it says; their positions. A disk of NVMe's is below its subsystem, and each
+/// controller of that is a way to it.
+fn owners(files: &impl Files, link: &str, functions: &[Function]) -> Vec<usize> {
+    let Some(path) = files.link(link) else { return Vec::new() };
+    let mut paths = alloc::vec![path.clone()];
+    if let Some(subsystem) =
+        path.split('/').find(|part| part.starts_with("nvme-subsys") && *part != "nvme-subsystem")
+    {
+        let folder = format!("sys/class/nvme-subsystem/{subsystem}");
+        paths.extend(files.list(&folder).iter().filter_map(|name| files.link(&format!("{folder}/{name}"))));
+    }
+    let mut found = Vec::new();
+    for path in paths {
+        let address = path.rsplit('/').find_map(|part| part.parse::<PciAddress>().ok());
+        let position = functions.iter().position(|function| Some(function.linux) == address);
+        found.extend(position.filter(|position| !found.contains(position)));
+    }
+    found
 }
 
 /// What block devices are used for.
@@ -137,6 +222,12 @@ impl Busy {
         }
         if self.swaps.lines().filter_map(|line| line.split_whitespace().next()).any(is_it) {
             found.push(Use::Swap { disk: disk.to_string() });
+        }
+        let part = |of: &String| !files.list(&format!("sys/fs/btrfs/{of}/devices/{disk}")).is_empty();
+        if let Some(of) = files.list("sys/fs/btrfs").into_iter().find(part)
+            && found.iter().all(|it| !matches!(it, Use::Mounted { disk: known, .. } if known == disk))
+        {
+            found.push(Use::Part { disk: disk.to_string(), of: format!("the mounted Btrfs {of}") });
         }
         let Some(deeper) = deep.checked_sub(1) else { return };
         let is_partition = |name: &String| {

@@ -1,0 +1,231 @@
+//! Against a Linux that keeps the contract of its sysfs.
+
+use alloc::string::ToString;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use axvm_addr::PciAddress;
+use axvm_platform::sysfs::{Function, Use};
+
+use crate::fake::{Fault, Linux, is_taken};
+use crate::{Former, GiveBackError, Refusal, TakeError, Uses, Wanted, WriteError, check, give_back, take};
+
+const DISK: &str = "0000:00:02.0";
+const CARD: &str = "0000:00:03.0";
+
+fn address(text: &str) -> PciAddress {
+    text.parse().unwrap()
+}
+
+fn former(linux: &Linux, text: &str) -> Former {
+    Former::of(linux, address(text)).unwrap()
+}
+
+fn machine() -> Linux {
+    Linux::new().driver("nvme").driver("e1000e").driver("vfio-pci").function(DISK, Some("nvme"))
+}
+
+#[test]
+fn a_function_is_taken_and_given_back() {
+    let linux = machine();
+    let had = former(&linux, DISK);
+    take(&linux, &had).unwrap();
+    assert!(is_taken(&linux, DISK));
+    // The override is there before the driver is gone, so that no other gets it in between.
+    let written = linux.written();
+    let at = |end: &str| written.iter().position(|path| path.ends_with(end)).unwrap();
+    assert!(at("driver_override") < at("nvme/unbind") && at("nvme/unbind") < at("drivers_probe"));
+    give_back(&linux, &had).unwrap();
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    assert_eq!(linux.only_of(DISK), None);
+}
+
+#[test]
+fn giving_back_twice_does_no_harm_and_what_is_gone_needs_nothing() {
+    let linux = machine();
+    let had = former(&linux, DISK);
+    take(&linux, &had).unwrap();
+    give_back(&linux, &had).unwrap();
+    give_back(&linux, &had).unwrap();
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    linux.unplug(DISK);
+    assert_eq!(give_back(&linux, &had), Ok(()));
+}
+
+#[test]
+fn one_that_had_no_driver_has_none_again() {
+    let linux = machine().function(CARD, None);
+    let had = former(&linux, CARD);
+    take(&linux, &had).unwrap();
+    assert!(is_taken(&linux, CARD));
+    give_back(&linux, &had).unwrap();
+    assert_eq!((linux.driver_of(CARD), linux.only_of(CARD)), (None, None));
+}
+
+#[test]
+fn an_override_that_was_there_is_there_again() {
+    let linux = machine().driver("other").function(CARD, Some("other")).only(CARD, "other");
+    let had = former(&linux, CARD);
+    take(&linux, &had).unwrap();
+    give_back(&linux, &had).unwrap();
+    assert_eq!(linux.driver_of(CARD).as_deref(), Some("other"));
+    assert_eq!(linux.only_of(CARD).as_deref(), Some("other"));
+}
+
+#[test]
+fn one_that_vfio_pci_has_already_stays_so() {
+    let linux = machine().function(CARD, Some("vfio-pci")).only(CARD, "vfio-pci");
+    let had = former(&linux, CARD);
+    take(&linux, &had).unwrap();
+    assert!(linux.written().is_empty());
+    give_back(&linux, &had).unwrap();
+    assert!(is_taken(&linux, CARD));
+    assert_eq!(linux.only_of(CARD).as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn without_vfio_pci_nothing_is_touched() {
+    let linux = Linux::new().driver("nvme").function(DISK, Some("nvme"));
+    assert_eq!(take(&linux, &former(&linux, DISK)), Err(TakeError::NoVfioPci));
+    assert!(linux.written().is_empty());
+}
+
+#[test]
+fn a_driver_that_does_not_let_go_keeps_it_and_is_named() {
+    for fault in [Fault::Holds, Fault::Hangs] {
+        let linux = Linux::new().faulty("nvme", fault).driver("vfio-pci").function(DISK, Some("nvme"));
+        let error = take(&linux, &former(&linux, DISK)).unwrap_err();
+        assert_eq!(error, TakeError::Held { function: address(DISK), driver: "nvme".into() });
+        assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+        // Nor is it vfio-pci's when it is let go later.
+        assert_eq!(linux.only_of(DISK), None);
+    }
+}
+
+#[test]
+fn one_that_vfio_pci_refuses_is_given_back() {
+    let linux = Linux::new().driver("nvme").faulty("vfio-pci", Fault::Refuses).function(DISK, Some("nvme"));
+    let error = take(&linux, &former(&linux, DISK)).unwrap_err();
+    assert_eq!(error, TakeError::Refused { function: address(DISK), now: None });
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    assert_eq!(linux.only_of(DISK), None);
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    let linux = machine().denied();
+    let error = take(&linux, &former(&linux, DISK)).unwrap_err();
+    assert!(error.to_string().contains("only root may"), "{error}");
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn a_driver_that_does_not_take_it_again_is_named_with_what_to_type() {
+    let linux = Linux::new().faulty("nvme", Fault::Refuses).driver("vfio-pci").function(DISK, Some("nvme"));
+    let had = former(&linux, DISK);
+    take(&linux, &had).unwrap();
+    let error = give_back(&linux, &had).unwrap_err();
+    assert_eq!(error, GiveBackError::Refused { function: address(DISK), driver: "nvme".into() });
+    assert!(error.to_string().contains("echo 0000:00:02.0 > /sys/bus/pci/drivers/nvme/bind"));
+    // It isn't vfio-pci's any more, all the same.
+    assert_eq!((linux.driver_of(DISK), linux.only_of(DISK)), (None, None));
+    let held = Linux::new().driver("nvme").faulty("vfio-pci", Fault::Hangs).function(DISK, Some("nvme"));
+    let had = former(&held, DISK);
+    take(&held, &had).unwrap();
+    let path = "sys/bus/pci/drivers/vfio-pci/unbind".to_string();
+    let error = GiveBackError::Write { function: address(DISK), path, error: WriteError::Unfinished };
+    assert_eq!(give_back(&held, &had), Err(error));
+}
+
+#[test]
+fn what_it_had_is_a_line_that_is_read_again() {
+    for (driver, only) in [(Some("nvme"), None), (None, Some("vfio-pci")), (None, None), (Some("a b"), None)]
+    {
+        let owned = |it: Option<&str>| it.map(ToString::to_string);
+        let had = Former { function: address(DISK), driver: owned(driver), only: owned(only) };
+        assert_eq!(had.to_string().parse(), Ok(had));
+    }
+    let broken = [
+        "",
+        "nvme",
+        "0000:00:02.0",
+        "0000:00:02.0\tnvme",
+        "0000:00:02.0\tnvme\t\tmore",
+        "0000:00:02.0\t../../../x\t",
+        "0000:00:02.0\t..\t",
+        "0000:00:02.0\tnvme\ta/b",
+    ];
+    for line in broken {
+        assert!(line.parse::<Former>().is_err(), "{line}");
+    }
+}
+
+/// Functions as the machine's reader finds them.
+fn functions(linux: &Linux) -> Vec<Function> {
+    axvm_platform::sysfs::functions(linux)
+}
+
+fn refusals(linux: &Linux, wanted: &[&str], uses: Uses) -> Vec<Refusal> {
+    let wanted: Vec<Wanted> = wanted.iter().map(|text| Wanted { function: address(text), uses }).collect();
+    check(linux, &functions(linux), &wanted)
+}
+
+#[test]
+fn a_mounted_disk_and_the_default_route_are_not_taken_unless_the_file_says_so() {
+    let linux = machine()
+        .function(CARD, Some("e1000e"))
+        .file("sys/block/nvme0n1/dev", "259:0")
+        .link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
+        .link_to("sys/class/net/eth0", "../../devices/pci0000:00/0000:00:03.0/net/eth0")
+        .file("proc/self/mountinfo", "36 35 259:0 / /mnt rw - ext4 /dev/nvme0n1 rw")
+        .file("proc/net/route", "Iface Destination Gateway\neth0 00000000 0202000A");
+    let mounted = Use::Mounted { disk: "nvme0n1".into(), at: "/mnt".into() };
+    let network = Use::Network { interface: "eth0".into(), default_route: true };
+    let found = refusals(&linux, &[DISK, CARD], Uses::Keep);
+    assert_eq!(
+        found,
+        vec![
+            Refusal::InUse { function: address(DISK), uses: vec![mounted] },
+            Refusal::InUse { function: address(CARD), uses: vec![network] },
+        ]
+    );
+    assert_eq!(found[0].to_string(), "0000:00:02.0 is in use: nvme0n1 is mounted on /mnt");
+    assert!(refusals(&linux, &[DISK, CARD], Uses::End).is_empty());
+}
+
+#[test]
+fn what_is_only_there_is_not_in_use() {
+    let linux = machine()
+        .file("sys/block/nvme0n1/dev", "259:0")
+        .link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1");
+    assert!(refusals(&linux, &[DISK], Uses::Keep).is_empty());
+}
+
+#[test]
+fn a_member_of_its_group_that_a_driver_has_is_named_with_what_to_do() {
+    let linux = machine().function(CARD, Some("e1000e")).in_group(DISK, Some(7)).in_group(CARD, Some(7));
+    let found = refusals(&linux, &[DISK], Uses::Keep);
+    let text = found[0].to_string();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        text.contains("group 7 with 0000:00:03.0, which the driver e1000e has")
+            && text.contains("echo 0000:00:03.0 > /sys/bus/pci/drivers/e1000e/unbind"),
+        "{text}"
+    );
+    // Taken with it, without a driver, and a port's: none of them is in the way.
+    assert!(refusals(&linux, &[DISK, CARD], Uses::Keep).is_empty());
+    for driver in [None, Some("pcieport"), Some("vfio-pci")] {
+        let linux = machine().function(CARD, driver).in_group(DISK, Some(7)).in_group(CARD, Some(7));
+        assert!(refusals(&linux, &[DISK], Uses::Keep).is_empty(), "{driver:?}");
+    }
+}
+
+#[test]
+fn without_an_iommu_or_a_function_or_vfio_pci_there_is_nothing_to_take() {
+    let linux = machine().in_group(DISK, None);
+    assert_eq!(refusals(&linux, &[DISK], Uses::End), [Refusal::NoGroup { function: address(DISK) }]);
+    assert_eq!(refusals(&machine(), &[CARD], Uses::End), [Refusal::Missing { function: address(CARD) }]);
+    let linux = Linux::new().driver("nvme").function(DISK, Some("nvme"));
+    assert_eq!(refusals(&linux, &[DISK], Uses::Keep), [Refusal::NoVfioPci]);
+    assert!(refusals(&linux, &[], Uses::Keep).is_empty());
+}
