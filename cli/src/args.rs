@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axvm_addr::{Hpa, Span};
 use axvm_system::file;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs systems in which guests drive real devices.
 #[derive(Parser)]
@@ -31,6 +31,9 @@ pub enum Command {
     /// Write what a boot loader needs: hypervisor image, bundle, and the lines to type
     #[command(after_help = PACK_EXAMPLES)]
     Pack(Pack),
+    /// The process that `run` starts on a Linux host
+    #[command(hide = true)]
+    LinuxHost(LinuxHost),
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -44,7 +47,8 @@ Examples:
   axvm check system.toml
   axvm check system.toml --platform board.dtb
   axvm check system.toml --platform board.dtb --memory 0x8000_0000:2G
-  axvm check system.toml --platform board.snapshot --json";
+  axvm check system.toml --platform board.snapshot --json
+  sudo axvm check system.toml --host linux";
 
 const INSPECT_EXAMPLES: &str = "\
 Without arguments it is this machine, as its Linux tells of it: which driver has each device, what it is used for, and what AxVM could
@@ -77,6 +81,7 @@ Examples:
   axvm run system.toml
   axvm run system.toml --report report.json --timeout 120
   axvm run system.toml --control control.sock
+  sudo axvm run system.toml --host linux
   axvm run system.toml --qemu -icount --qemu shift=0,sleep=off";
 
 /// Arguments of `run`.
@@ -85,6 +90,9 @@ pub struct Run {
     /// The system file
     #[arg(value_name = "SYSTEM.toml")]
     pub system: PathBuf,
+    /// Run it there, whatever the file says (`[board] host`)
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<HostName>,
     /// Write the run's report to this file, as JSON, whatever the verdict
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -112,6 +120,22 @@ pub struct Run {
     pub boot_loader: Option<PathBuf>,
 }
 
+/// Where a system runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HostName {
+    /// On this machine's Linux, by KVM
+    Linux,
+    /// On the board, below everything else
+    BareMetal,
+}
+
+/// Arguments of `linux-host`.
+#[derive(Args)]
+pub struct LinuxHost {
+    /// The bundle
+    pub bundle: PathBuf,
+}
+
 /// Which hypervisor.
 #[derive(Args)]
 pub struct Image {
@@ -137,6 +161,9 @@ pub struct Check {
     /// The system file
     #[arg(value_name = "SYSTEM.toml")]
     pub system: PathBuf,
+    /// Plan it for that host, whatever the file says (`[board] host`): for a Linux host on this machine, unless a platform is given
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<HostName>,
     /// Plan for this platform: a device tree, ACPI's tables (as for `inspect`), or what `inspect --save` wrote
     #[arg(long, value_name = "DTB|SNAPSHOT")]
     pub platform: Option<PathBuf>,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{self, Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use axvm_system::model::{Arch, Item};
 use axvm_system::protection::RESTART;
 use axvm_system::wire;
 
+use crate::console::Speaker;
 use crate::control::Socket;
 use crate::input::Input;
 use crate::medium::Medium;
@@ -75,11 +77,7 @@ impl Board {
     ///
     /// In words, if it can't be started.
     pub fn start(&self, input: &Input, how: &How) -> Result<Outcome, String> {
-        let mut nonce = [0; 16];
-        let got = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
-        if got != Ok(nonce.len()) {
-            return Err("the system has no random numbers".to_string());
-        }
+        let nonce = nonce()?;
         let options = RunOptions {
             nonce: Some(nonce),
             plan_only: how.plan_only,
@@ -125,29 +123,59 @@ impl Board {
                 _medium = medium;
             }
         }
-        let vms = input.system.iter().flat_map(|system| &system.vms);
-        let first = vms.clone().position(|vm| vm.autostart).unwrap_or(0);
-        let interactive = terminal::is_interactive() && !how.messages_only && !how.plan_only;
-        let job = Job {
-            command,
-            typist,
-            nonce: wire::frame_nonce(&nonce),
-            memory: vms.clone().fold(0, |sum: u64, vm| sum.saturating_add(vm.memory)),
-            names: vms.map(|vm| vm.name.clone()).collect(),
-            first: VmId(first as u16),
-            timeout: how.timeout.or(how.plan_only.then_some(PLANNING)),
-            interactive,
-            // A terminal is read only where it is the console: reading one from the background stops the reader.
-            keys: !how.plan_only && (interactive || !io::stdin().is_terminal()),
-            control: how.control.clone().filter(|_| !how.plan_only),
-        };
-        let outcome = if how.plan_only {
-            session::run(job, io::sink())
-        } else if how.messages_only {
-            session::run(job, io::stderr())
-        } else {
-            session::run(job, io::stdout())
-        };
-        outcome.map_err(|error| format!("QEMU can't be started: {error}"))
+        show(input, how, command, typist, &nonce, Speaker::Qemu)
+            .map_err(|error| format!("QEMU can't be started: {error}"))
+    }
+}
+
+/// A number that no guest knows.
+///
+/// # Errors
+///
+/// In words: there is none.
+pub fn nonce() -> Result<[u8; 16], String> {
+    let mut nonce = [0; 16];
+    match rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()) {
+        Ok(16) => Ok(nonce),
+        _ => Err("the system has no random numbers".to_string()),
+    }
+}
+
+/// Starts what runs the system, and shows it until it ends. `errors`: who speaks by its standard error.
+///
+/// # Errors
+///
+/// If it can't be started.
+pub fn show(
+    input: &Input,
+    how: &How,
+    command: Command,
+    typist: Option<Typist>,
+    nonce: &[u8; 16],
+    errors: Speaker,
+) -> io::Result<Outcome> {
+    let vms = input.system.iter().flat_map(|system| &system.vms);
+    let first = vms.clone().position(|vm| vm.autostart).unwrap_or(0);
+    let interactive = terminal::is_interactive() && !how.messages_only && !how.plan_only;
+    let job = Job {
+        command,
+        errors,
+        typist,
+        nonce: wire::frame_nonce(nonce),
+        memory: vms.clone().fold(0, |sum: u64, vm| sum.saturating_add(vm.memory)),
+        names: vms.map(|vm| vm.name.clone()).collect(),
+        first: VmId(first as u16),
+        timeout: how.timeout.or(how.plan_only.then_some(PLANNING)),
+        interactive,
+        // A terminal is read only where it is the console: reading one from the background stops the reader.
+        keys: !how.plan_only && (interactive || !io::stdin().is_terminal()),
+        control: how.control.clone().filter(|_| !how.plan_only),
+    };
+    if how.plan_only {
+        session::run(job, io::sink())
+    } else if how.messages_only {
+        session::run(job, io::stderr())
+    } else {
+        session::run(job, io::stdout())
     }
 }

@@ -14,11 +14,12 @@ use crate::args::Check;
 use crate::board::{Board, How};
 use crate::input::Input;
 use crate::output::{print, print_json};
-use crate::platform;
+use crate::{linux, platform};
 
 /// Plans without running.
 pub fn check(arguments: &Check) -> ExitCode {
     let mut input = Input::read(&arguments.system);
+    linux::choose(&mut input, arguments.host);
     let plan = find_plan(&mut input, arguments);
     let problems = input.problems();
     if arguments.json {
@@ -49,8 +50,13 @@ pub fn check(arguments: &Check) -> ExitCode {
 
 /// The plan, where the file's problems let there be one; the plan's problems are added to the file's.
 fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
+    let on_linux = linux::is_host(input);
     let platform = match &arguments.platform {
-        Some(path) => platform::read(path, &arguments.stand_in),
+        Some(path) => {
+            let read = platform::read(path, &arguments.stand_in);
+            if on_linux { read.map(linux::as_if) } else { read }
+        }
+        None if on_linux => linux::platform(),
         None => {
             let board = Board::prepare(input, arguments.image.hypervisor.as_deref(), &[])?;
             let how = How { plan_only: true, ..How::default() };

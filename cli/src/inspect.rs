@@ -54,7 +54,7 @@ pub fn inspect(arguments: &Inspect) -> ExitCode {
 
 /// What is to be looked at: a platform, or a machine with the Linux that runs there.
 fn find(arguments: &Inspect) -> Result<Machine, Vec<String>> {
-    let of_linux = |root: &Path| linux::machine(root).map_err(|error| vec![error.to_string()]);
+    let of_linux = |root: &Path| axvm_linux::probe::machine(root).map_err(|error| vec![error.to_string()]);
     match (&arguments.platform, &arguments.system) {
         (Some(path), _) if linux::is_copy(path) => of_linux(path),
         (Some(path), _) => {
@@ -284,7 +284,7 @@ fn system(platform: &Platform, devices: Vec<Device>) -> System {
         autostart: true,
         devices,
     };
-    let board = BoardModel { arch: arch(platform), qemu: None };
+    let board = BoardModel { arch: arch(platform), ..BoardModel::default() };
     System { board, hypervisor: Hypervisor::default(), vms: vec![vm] }
 }
 

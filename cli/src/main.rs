@@ -34,5 +34,6 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Pack(arguments) => pack::pack(&arguments),
+        Command::LinuxHost(arguments) => linux::host(&arguments),
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::args::Pack;
 use crate::hypervisor;
 use crate::input::Input;
+use crate::linux;
 use crate::output::{print, print_json};
 
 const IMAGE: &str = "axvm-hypervisor.bin";
@@ -63,6 +64,11 @@ fn refuse(input: &Input, arguments: &Pack) -> ExitCode {
 
 /// The files by name; `None` if there are problems.
 fn files(input: &mut Input, arguments: &Pack) -> Option<Vec<(&'static str, Vec<u8>)>> {
+    if linux::is_host(input) {
+        let message = "the file is for a Linux host, which starts no boot loader: `axvm run` it there";
+        input.add(Problem::new(Item::Board("host".into()), Rule::File, message));
+        return None;
+    }
     let arch = input.system.as_ref()?.board.arch;
     let image =
         hypervisor::find(arguments.image.hypervisor.as_deref(), arch).and_then(|path: std::path::PathBuf| {

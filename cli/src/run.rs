@@ -13,6 +13,7 @@ use crate::args::Run;
 use crate::board::{Board, How};
 use crate::control::Socket;
 use crate::input::Input;
+use crate::linux;
 use crate::output::{ReportFile, last_line, print};
 use crate::session::{Ended, Outcome};
 
@@ -36,6 +37,7 @@ pub fn run(arguments: &Run) -> ExitCode {
         }
     };
     let mut input = Input::read(&arguments.system);
+    linux::choose(&mut input, arguments.host);
     check_arguments(&mut input, arguments);
     let report = report_of(&mut input, arguments, control);
     if arguments.json {
@@ -66,6 +68,9 @@ fn check_arguments(input: &mut Input, arguments: &Run) {
 
 /// Runs it, if nothing is wrong with it; else finds what else is wrong with it.
 fn report_of(input: &mut Input, arguments: &Run, control: Option<Arc<Socket>>) -> Report {
+    if linux::is_host(input) {
+        return report_of_linux(input, arguments, control);
+    }
     let Some(board) = Board::prepare(input, arguments.image.hypervisor.as_deref(), &arguments.qemu) else {
         return Report::bad_input(input.problems());
     };
@@ -83,7 +88,7 @@ fn report_of(input: &mut Input, arguments: &Run, control: Option<Arc<Socket>>) -
             input.add_planned(outcome.report().map(|report| report.problems).unwrap_or_default());
             Report::bad_input(input.problems())
         }
-        Ok(outcome) => judge(input, &outcome),
+        Ok(outcome) => judge(input, &outcome, "QEMU"),
         Err(message) => {
             input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
             Report::bad_input(input.problems())
@@ -91,9 +96,29 @@ fn report_of(input: &mut Input, arguments: &Run, control: Option<Arc<Socket>>) -
     }
 }
 
-/// The report of a run of VMs, with the verdict that the tool alone can give.
-fn judge(input: &mut Input, outcome: &Outcome) -> Report {
-    let Some(mut report) = outcome.report() else { return without_report(input, outcome) };
+/// The same on a Linux host.
+fn report_of_linux(input: &mut Input, arguments: &Run, control: Option<Arc<Socket>>) -> Report {
+    let means_nothing = [
+        ("--qemu", !arguments.qemu.is_empty()),
+        ("--hypervisor", arguments.image.hypervisor.is_some()),
+        ("--protection-off", arguments.protection_off.is_some()),
+        ("--boot-loader", arguments.boot_loader.is_some()),
+    ];
+    linux::refuse(input, &means_nothing);
+    let how = How { messages_only: arguments.json, timeout: arguments.timeout, control, ..How::default() };
+    match linux::run(input, &how) {
+        Ok(Some(outcome)) => judge(input, &outcome, "the host's process"),
+        Ok(None) => Report::bad_input(input.problems()),
+        Err(message) => {
+            input.add(Problem::new(Item::Board("host".into()), Rule::Platform, message));
+            Report::bad_input(input.problems())
+        }
+    }
+}
+
+/// The report of a run of VMs, with the verdict that the tool alone can give. `program`: what has run them.
+fn judge(input: &mut Input, outcome: &Outcome, program: &str) -> Report {
+    let Some(mut report) = outcome.report() else { return without_report(input, outcome, program) };
     input.add_planned(std::mem::take(&mut report.problems));
     report.problems = input.problems();
     report.verdict = report.verdict.worst(report.judge());
@@ -106,13 +131,13 @@ fn judge(input: &mut Input, outcome: &Outcome) -> Report {
 }
 
 /// What can be said of a run without a report.
-fn without_report(input: &mut Input, outcome: &Outcome) -> Report {
+fn without_report(input: &mut Input, outcome: &Outcome, program: &str) -> Report {
     let refused = outcome.status.is_some_and(|status| status.code().is_some_and(|code| code != 0));
     if outcome.ended == Ended::ByItself && !outcome.spoke && refused {
         // QEMU ended before the hypervisor said a word: it didn't like what it was told.
         // What it says itself comes before what may have been on its serial line.
         let last = outcome.errors.last().or(outcome.last.last()).map_or("it says nothing", String::as_str);
-        let message = format!("QEMU ended before anything was started: {last}");
+        let message = format!("{program} ended before anything was started: {last}");
         input.add(Problem::new(Item::Board("qemu".into()), Rule::Platform, message));
         return Report::bad_input(input.problems());
     }
@@ -128,7 +153,7 @@ fn without_report(input: &mut Input, outcome: &Outcome) -> Report {
         return Report::new(Verdict::Interrupted);
     }
     let what = if outcome.has_report() { "the report can't be decoded" } else { "no report came" };
-    let how = outcome.status.map_or("it was killed".to_string(), |status| format!("QEMU: {status}"));
+    let how = outcome.status.map_or("it was killed".to_string(), |status| format!("{program}: {status}"));
     let mut problem = Problem::new(Item::File, Rule::Hypervisor, format!("{what} ({how})"));
     if !outcome.last.is_empty() {
         problem.message += &format!("; the last lines: {}", outcome.last.join(" | "));

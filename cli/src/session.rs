@@ -36,8 +36,10 @@ const AWAY: &str = "a VM has the hypervisor's console: nobody hears commands at 
 
 /// What is to be run and shown.
 pub struct Job {
-    /// QEMU.
+    /// QEMU, or a Linux host's process.
     pub command: Command,
+    /// Who speaks by its standard error.
+    pub errors: Speaker,
     /// Who answers the boot loader, if there is one.
     pub typist: Option<Typist>,
     /// What frames carry.
@@ -166,6 +168,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         spoke: false,
         last: Lines::default(),
         errors: Lines::default(),
+        who: job.errors,
         keys,
         ended: Ended::ByItself,
         deadline: job.timeout.map(|timeout| Instant::now() + timeout),
@@ -192,6 +195,8 @@ struct Run<W> {
     last: Lines,
     /// What QEMU itself said.
     errors: Lines,
+    /// Who that is.
+    who: Speaker,
     keys: Option<Typing>,
     ended: Ended,
     /// The end of the run's time, or of the grace if it is ending.
@@ -214,7 +219,7 @@ impl<W: Write> Run<W> {
                 Ok(Event::Errors(bytes)) => {
                     self.last.push(&bytes);
                     self.errors.push(&bytes);
-                    self.console.say(Speaker::Qemu, &bytes);
+                    self.console.say(self.who, &bytes);
                 }
                 Ok(Event::ErrorsEnd) => errors_open = false,
                 Ok(Event::Control(request)) if self.away.is_some() => request.refuse(AWAY),
@@ -266,7 +271,7 @@ impl<W: Write> Run<W> {
                 Event::Errors(bytes) => {
                     self.last.push(&bytes);
                     self.errors.push(&bytes);
-                    self.console.say(Speaker::Qemu, &bytes);
+                    self.console.say(self.who, &bytes);
                 }
                 _ => {}
             }

@@ -11,6 +11,7 @@ use axvm_system::model::{Arch, Item, System};
 
 use super::console::{Console, Lent, shown};
 use super::findings::Findings;
+use super::linux;
 use super::machine::{Driven, DrivenPorts, Held, Machine};
 use super::places::{self, Bridge};
 use super::suggest::nearest;
@@ -30,7 +31,7 @@ pub(super) struct Taken {
 pub(super) struct Board<'a> {
     pub(super) platform: &'a Platform,
     pub(super) machine: Machine,
-    pub(super) hypervisor_cpu: CpuId,
+    pub(super) hypervisor_cpu: Option<CpuId>,
     /// The hypervisor's console: its path, and the device if the platform lists it.
     pub(super) console: Option<String>,
     pub(super) console_device: Option<&'a PlatformDevice>,
@@ -51,7 +52,8 @@ impl<'a> Board<'a> {
         let machine = Machine::of(platform);
         check_architecture(system, machine, findings);
         check_platform(platform, machine, findings);
-        let console_device = console(system, platform, findings);
+        let linux = linux::host(platform);
+        let console_device = if linux.is_some() { None } else { console(system, platform, findings) };
         let lent = console_device.and_then(|device| Lent::of(system, platform, device));
         if let Some(lent) = &lent {
             findings.note(lent);
@@ -60,7 +62,7 @@ impl<'a> Board<'a> {
         Self {
             platform,
             machine,
-            hypervisor_cpu: hypervisor_cpu(system, platform, findings),
+            hypervisor_cpu: linux.is_none().then(|| hypervisor_cpu(system, platform, findings)),
             console: console_device.map(|device| device.path.clone()),
             console_device,
             lent,
@@ -142,7 +144,9 @@ fn check_platform(platform: &Platform, machine: Machine, findings: &mut Findings
     if platform.memory.is_empty() {
         lacks(&format!("memory in its {by}"));
     }
-    machine.lacks(platform).into_iter().for_each(lacks);
+    if linux::host(platform).is_none() {
+        machine.lacks(platform).into_iter().for_each(lacks);
+    }
 }
 
 fn hypervisor_cpu(system: &System, platform: &Platform, findings: &mut Findings) -> CpuId {

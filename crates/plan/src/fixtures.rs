@@ -143,7 +143,11 @@ pub fn vm(name: &str, cpus: &[u16], devices: Vec<Device>) -> Vm {
 }
 
 pub fn system(vms: Vec<Vm>) -> System {
-    System { board: Board { arch: Arch::Aarch64, qemu: None }, hypervisor: Hypervisor::default(), vms }
+    System {
+        board: Board { arch: Arch::Aarch64, ..Board::default() },
+        hypervisor: Hypervisor::default(),
+        vms,
+    }
 }
 
 pub fn pci(device: u8, function: u8) -> Device {

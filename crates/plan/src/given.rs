@@ -13,6 +13,7 @@ use super::board::Board;
 use super::findings::{DeviceRef, Findings, VmRef};
 use super::hardware::{Block, Given, Hardware, Kind, PortBlock, Thing, check_line};
 use super::judge::{self, Said};
+use super::linux;
 use super::pci::{self, check_messages};
 use super::places::same;
 use super::ports;
@@ -29,7 +30,11 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
             let reference = DeviceRef { vm, index, name: &name };
             check_name(reference, device, &config.devices, findings);
             let before = findings.problems.len();
+            let linux = linux::host(board.platform);
             let hardware = match device {
+                _ if linux.is_some_and(|linux| !linux::can_be_given(reference, device, linux, findings)) => {
+                    None
+                }
                 Device::Pci { address, without_reset, without_intx } => {
                     let intx = match (config.interrupts, without_intx) {
                         // It is given no interrupt, so its line is turned off.

@@ -26,6 +26,7 @@ mod hardware;
 mod judge;
 mod layout;
 mod limits;
+mod linux;
 mod load;
 pub mod machine;
 mod memory;
@@ -77,7 +78,11 @@ use memory::{BLOCK, Memory};
 /// Every problem that there is, in the order of the file: board, hypervisor, VMs, their CPUs, their devices.
 pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Plan, Vec<Problem>> {
     let mut findings = Findings::default();
+    let linux = linux::host(platform);
     let board = Board::new(system, platform, &mut findings);
+    if let Some(linux) = linux {
+        linux::check(system, linux, &mut findings);
+    }
     check_vms(system, &board, &mut findings);
     limits::check_life(system, &board, &mut findings);
     for unclear in &platform.unclear {
@@ -93,7 +98,10 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     places::place_devices(&mut given, &board, &mut findings);
 
     let kept: Vec<&Given<'_>> = given.iter().filter(|device| !device.refused).collect();
-    let modes = board.machine.modes(system, &kept, &board, &apart, &mut findings);
+    let modes = match linux {
+        Some(_) => linux::modes(system, &mut findings),
+        None => board.machine.modes(system, &kept, &board, &apart, &mut findings),
+    };
     let mut memory = Memory::new(platform);
     let mut vms = Vec::new();
     for ((index, config), mode) in (0..).zip(&system.vms).zip(modes).take(platform.limits.vms.into()) {
@@ -126,7 +134,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
         }
     }
     limits::check_sums(&mut vms, &kept, &apart, &platform.limits, &mut findings);
-    board.machine.note_unused(platform, &mut findings);
+    if linux.is_none() {
+        board.machine.note_unused(platform, &mut findings);
+    }
     let Findings { mut problems, mut notes } = findings;
     if problems.is_empty() {
         let incomplete = platform.functions.is_none() && given.iter().any(|device| device.is_pci());
@@ -255,7 +265,7 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             Rule::CpuAbsent,
             format_args!("CPU {cpu} isn't there: the board has CPUs 0 to {}", cpus.len() - 1),
         ),
-        Some(_) if cpu == board.hypervisor_cpu => findings.cpu(
+        Some(_) if Some(cpu) == board.hypervisor_cpu => findings.cpu(
             vm,
             position,
             Rule::CpuReserved,
@@ -265,9 +275,16 @@ fn check_cpu(vm: VmRef<'_>, position: u16, cpu: CpuId, board: &Board<'_>, findin
             vm,
             position,
             Rule::CpuAbsent,
-            format_args!("CPU {cpu} ({}) can't be started: {}", found.path, board.machine.words().cant_start),
+            format_args!("CPU {cpu} ({}) can't be started: {}", found.path, cant_start(board)),
         ),
         Some(_) => {}
+    }
+}
+
+fn cant_start(board: &Board<'_>) -> &'static str {
+    match linux::host(board.platform) {
+        Some(_) => "Linux has it offline",
+        None => board.machine.words().cant_start,
     }
 }
 

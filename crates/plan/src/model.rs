@@ -22,8 +22,8 @@ use crate::machine::x86_64::X86_64Plan;
 /// The whole plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The hypervisor's own CPU.
-    pub hypervisor_cpu: CpuId,
+    /// The hypervisor's own CPU; none where a Linux has the machine.
+    pub hypervisor_cpu: Option<CpuId>,
     /// The device-tree path of the hypervisor's console.
     pub console: Option<String>,
     /// Whether VMs are given it, and what the hypervisor has meanwhile.

@@ -10,13 +10,18 @@ use super::model::{DevicePlan, Plan, RamPiece, VmPlan};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hypervisor: CPU {}", self.hypervisor_cpu)?;
-        match &self.console {
-            Some(console) => writeln!(f, ", console {console}")?,
-            None => writeln!(f, ", no console")?,
+        match self.hypervisor_cpu {
+            None => writeln!(f, "host: Linux")?,
+            Some(cpu) => {
+                write!(f, "hypervisor: CPU {cpu}")?;
+                match &self.console {
+                    Some(console) => writeln!(f, ", console {console}")?,
+                    None => writeln!(f, ", no console")?,
+                }
+            }
         }
         for vm in &self.vms {
-            write!(f, "{vm}")?;
+            write!(f, "{}", ShownVm { vm, places: self.hypervisor_cpu.is_some() })?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -27,37 +32,54 @@ impl fmt::Display for Plan {
 
 impl fmt::Display for VmPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.machine.words();
-        write!(f, "vm \"{}\": {} vCPUs on CPUs", self.name, self.cpus.len())?;
-        for vcpu in &self.cpus {
+        ShownVm { vm: self, places: true }.fmt(f)
+    }
+}
+
+/// What one VM gets, and, if the plan says where in the machine its RAM is, that too.
+struct ShownVm<'a> {
+    vm: &'a VmPlan,
+    places: bool,
+}
+
+impl fmt::Display for ShownVm<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vm, places } = *self;
+        let words = vm.machine.words();
+        write!(f, "vm \"{}\": {} vCPUs on CPUs", vm.name, vm.cpus.len())?;
+        for vcpu in &vm.cpus {
             write!(f, " {}", vcpu.cpu)?;
         }
-        writeln!(f, ", interrupts {}", self.mode.name())?;
-        for RamPiece { gpa, hpa } in &self.ram {
-            writeln!(f, "  RAM {gpa} ({}) at {hpa}", Bytes(gpa.size()))?;
+        writeln!(f, ", interrupts {}", vm.mode.name())?;
+        for RamPiece { gpa, hpa } in &vm.ram {
+            write!(f, "  RAM {gpa} ({})", Bytes(gpa.size()))?;
+            if places {
+                write!(f, " at {hpa}")?;
+            }
+            writeln!(f)?;
         }
-        writeln!(f, "  kernel at {}, entered at {}", self.load.kernel, self.load.entry)?;
-        if let Some(initrd) = &self.load.initrd {
+        writeln!(f, "  kernel at {}, entered at {}", vm.load.kernel, vm.load.entry)?;
+        if let Some(initrd) = &vm.load.initrd {
             writeln!(f, "  initrd {initrd}")?;
         }
-        writeln!(f, "  {} at {}", words.guest_by, self.load.description.start())?;
-        if let Some(console) = &self.console {
+        writeln!(f, "  {} at {}", words.guest_by, vm.load.description.start())?;
+        if let Some(console) = &vm.console {
             writeln!(f, "  console {} (emulated), interrupt {}", console.at, console.irq)?;
         }
-        if let Some(watchdog) = &self.watchdog {
+        if let Some(watchdog) = &vm.watchdog {
             write!(f, "  watchdog {} and {} (emulated)", watchdog.control, watchdog.refresh)?;
             match watchdog.irq {
                 Some(irq) => writeln!(f, ", interrupt {irq}")?,
                 None => writeln!(f)?,
             }
         }
-        for (index, device) in (0u16..).zip(&self.devices) {
+        for (index, device) in (0u16..).zip(&vm.devices) {
             writeln!(f, "  {}", Shown(device, words))?;
-            for block in self.registers.iter().filter(|block| block.device == index) {
+            for block in vm.registers.iter().filter(|block| block.device == index) {
                 let how = if block.direct { "mapped" } else { "trapped" };
                 writeln!(f, "    registers {} at {}, {how}", block.gpa, block.hpa)?;
             }
-            for block in self.ports.iter().filter(|block| block.device == index) {
+            for block in vm.ports.iter().filter(|block| block.device == index) {
                 writeln!(
                     f,
                     "    ports {}, {}",
@@ -65,7 +87,7 @@ impl fmt::Display for VmPlan {
                     if block.direct { "direct" } else { "trapped" }
                 )?;
             }
-            for line in self.lines.iter().filter(|line| line.device == index) {
+            for line in vm.lines.iter().filter(|line| line.device == index) {
                 writeln!(f, "    interrupt {}, {:?}", line.irq, line.trigger)?;
             }
         }

@@ -46,10 +46,31 @@ pub enum Claims {
     ByTime,
 }
 
+/// What carries plans out: a hypervisor that has the machine, or a Linux on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    /// AxVM has the machine: a CPU of it is its own, and so is a console.
+    #[default]
+    BareMetal,
+    /// Linux has it: AxVM is a program there, and runs VMs by what that Linux offers.
+    Linux(LinuxHost),
+}
+
+/// What a Linux offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinuxHost {
+    /// Running guests: KVM, with an interrupt controller in the kernel.
+    pub guests: Serves,
+    /// Giving PCI functions away: VFIO, and here what drives it.
+    pub functions: Serves,
+}
+
 /// The limits of a host, and what it makes of them. A host that runs fills them in from its hardware ([`Platform`](crate::model::Platform) then says what it
 /// found); on a desk they are [`Limits::default`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
+    /// What carries plans out.
+    pub host: Host,
     /// VMs at a time: each has a tag for its translations, and 0 is nobody's (VTCR_EL2.VS=0, and SMMUs without VMID16).
     pub vms: u16,
     /// vCPUs that a virtual interrupt controller serves.
@@ -86,6 +107,7 @@ impl Default for Limits {
     /// What the bare-metal host has on a machine that lacks nothing. Of IOMMUs and controllers of message interrupts nothing is known: their registers say it.
     fn default() -> Self {
         Self {
+            host: Host::BareMetal,
             vms: 255,
             vcpus: 256,
             processors: Serves::Yes,
@@ -101,6 +123,30 @@ impl Default for Limits {
             restarts: Serves::Yes,
             watchdogs: Serves::Yes,
             claims: Claims::ByTime,
+        }
+    }
+}
+
+impl Limits {
+    /// What a Linux has that offers this. Its kernel tells interrupts, messages and devices apart, and has memory for tables as long as there is
+    /// memory.
+    pub fn of_linux(linux: LinuxHost) -> Self {
+        Self {
+            host: Host::Linux(linux),
+            direct_interrupts: Serves::No,
+            messages: u32::MAX,
+            guest_messages: u32::MAX,
+            table_bytes: u64::MAX,
+            guest_machine: GuestMachine::Own,
+            ..Self::default()
+        }
+    }
+
+    /// What a Linux offers, if one carries plans out.
+    pub fn linux(&self) -> Option<LinuxHost> {
+        match self.host {
+            Host::Linux(linux) => Some(linux),
+            Host::BareMetal => None,
         }
     }
 }

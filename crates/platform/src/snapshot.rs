@@ -8,7 +8,7 @@ use crate::model::Platform;
 
 const MAGIC: [u8; 8] = *b"AXVMPLAT";
 /// Counts up when the model changes: the encoding has no names, so an older snapshot can't be read.
-const VERSION: u32 = 14;
+const VERSION: u32 = 15;
 const HEADER: usize = 20;
 const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 

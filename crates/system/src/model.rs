@@ -20,6 +20,16 @@ pub enum Arch {
     Riscv64,
 }
 
+/// `host`: what has the board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    /// AxVM itself, which boots on it.
+    #[default]
+    BareMetal,
+    /// A Linux, on which AxVM is a program.
+    Linux,
+}
+
 /// A whole system file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct System {
@@ -40,9 +50,12 @@ pub struct Board {
     pub arch: Arch,
     /// `qemu`: arguments, if the board is QEMU. The hypervisor has no use for them.
     pub qemu: Option<Vec<String>>,
+    /// `host`. Not packed: whoever unpacks it is that host.
+    #[serde(skip)]
+    pub host: Host,
 }
 
-deserialize_in_order!(Board { arch, qemu });
+deserialize_in_order!(Board { arch, qemu; host });
 
 /// `[hypervisor]`: what it keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -29,7 +29,8 @@ pub(crate) const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// `Deserialize` of a struct from its fields in their order, which is all that the packed form has. Each is put into a value that is
 /// whole from the start, so that wherever an error comes there is one thing to drop: a third of the code of serde's derive.
 macro_rules! deserialize_in_order {
-    ($type:ident { $($field:ident),+ $(,)? }) => {
+    // Those behind a semicolon aren't packed.
+    ($type:ident { $($field:ident),+ $(,)? $(; $left:ident)? }) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct InOrder;
@@ -43,7 +44,7 @@ macro_rules! deserialize_in_order {
                     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$type, A::Error> {
                         let mut value = $type::default();
                         // Each field is named, or this doesn't compile.
-                        let $type { $($field),+ } = &mut value;
+                        let $type { $($field,)+ $($left: _)? } = &mut value;
                         $($crate::packed::next(&mut seq, $field)?;)+
                         Ok(value)
                     }

@@ -147,7 +147,7 @@ impl Host {
             retired: Mutex::new(Vec::new()),
             unsettled: Mutex::new(Vec::new()),
             settled: Mutex::new(Vec::new()),
-            hypervisor_cpu: plan.hypervisor_cpu,
+            hypervisor_cpu: plan.hypervisor_cpu.unwrap_or_default(),
             console: plan.console,
             console_lent: plan.console_lent,
             polls: AtomicBool::new(false),

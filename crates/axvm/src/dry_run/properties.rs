@@ -195,7 +195,7 @@ fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
                 prop_assert!(mine.sources.iter().all(|source| !theirs.sources.contains(source)));
             }
         }
-        prop_assert!(vm.cpus.iter().all(|vcpu| vcpu.cpu != plan.hypervisor_cpu));
+        prop_assert!(vm.cpus.iter().all(|vcpu| Some(vcpu.cpu) != plan.hypervisor_cpu));
         for device in vm.devices.iter().filter(|device| device.pci.is_some()) {
             prop_assert!(!device.sources.is_empty(), "a function without a stream was given");
         }

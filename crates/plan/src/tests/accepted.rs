@@ -14,7 +14,7 @@ fn the_demos_vm_gets_its_cpus_its_ram_at_the_boards_address_and_the_first_memory
     demo.vms[0].interrupts = InterruptChoice::Emulated;
     let plan = planned(&demo, &board());
     let vm = &plan.vms[0];
-    assert_eq!(plan.hypervisor_cpu, CpuId(0));
+    assert_eq!(plan.hypervisor_cpu, Some(CpuId(0)));
     assert_eq!(plan.console.as_deref(), Some("/pl011@9000000"));
     let vcpu = |cpu, hardware_id| VcpuPlan { cpu: CpuId(cpu), hardware_id };
     assert_eq!(vm.cpus, [vcpu(1, 0), vcpu(2, 1)]);

@@ -5,6 +5,7 @@ mod base;
 mod by_time;
 mod console;
 mod judged;
+mod linux;
 mod mode;
 mod own_machine;
 mod own_tree;

@@ -32,7 +32,7 @@ fn vm(name: &str) -> Vm {
 
 fn system(vms: &[&str]) -> System {
     System {
-        board: Board { arch: Arch::Aarch64, qemu: None },
+        board: Board { arch: Arch::Aarch64, ..Board::default() },
         hypervisor: Hypervisor::default(),
         vms: vms.iter().map(|name| vm(name)).collect(),
     }

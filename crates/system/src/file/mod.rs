@@ -22,7 +22,7 @@ use alloc::{format, vec};
 use axvm_addr::CpuId;
 use toml::de::{DeTable, DeValue};
 
-use crate::model::{Arch, Board, Hypervisor, Item, System, Vm};
+use crate::model::{Arch, Board, Host, Hypervisor, Item, System, Vm};
 pub use qemu::refused_arguments;
 use section::Section;
 pub use spans::{Position, Spans};
@@ -92,7 +92,7 @@ impl Reader {
 
     fn board(&mut self, table: &DeTable<'_>, place: usize) -> Option<Board> {
         let mut section = Section::new(self, table, place, Item::Board, "[board]");
-        section.known(&["arch", "qemu"]);
+        section.known(&["arch", "host", "qemu"]);
         let arch = section.choice(
             "arch",
             &[("aarch64", Arch::Aarch64), ("x86_64", Arch::X86_64), ("riscv64", Arch::Riscv64)],
@@ -100,6 +100,7 @@ impl Reader {
         if arch.is_none() && !section.has("arch") {
             section.missing("arch", "\"aarch64\", \"x86_64\" or \"riscv64\"");
         }
+        let host = section.choice("host", &[("bare-metal", Host::BareMetal), ("linux", Host::Linux)]);
         let arguments = section.strings("qemu");
         if let Some(arguments) = &arguments {
             let texts: Vec<&str> = arguments.iter().map(|(text, _)| text.as_str()).collect();
@@ -109,7 +110,7 @@ impl Reader {
             }
         }
         let qemu = arguments.map(|arguments| arguments.into_iter().map(|(text, _)| text).collect());
-        Some(Board { arch: arch?, qemu })
+        Some(Board { arch: arch?, qemu, host: host.unwrap_or_default() })
     }
 
     fn hypervisor(&mut self, table: &DeTable<'_>, place: usize) -> Hypervisor {

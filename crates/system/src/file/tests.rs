@@ -405,7 +405,7 @@ fn system() -> impl Strategy<Value = System> {
         }
         // Of x86_64, so that ports are allowed.
         System {
-            board: Board { arch: Arch::X86_64, qemu },
+            board: Board { arch: Arch::X86_64, qemu, ..Board::default() },
             hypervisor: Hypervisor { cpu, console: None },
             vms,
         }

@@ -17,6 +17,7 @@ use axvm_platform::model::Platform;
 use serde::{Deserialize, Serialize};
 
 use crate::findings::Findings;
+use crate::linux;
 use crate::model::{Blob, VmPlan};
 
 use super::{Driven, Emulated, Held, Tables, Words};
@@ -107,8 +108,14 @@ impl Aarch64Plan {
     }
 }
 
+/// Those of the timers of KVM's vCPUs (Linux, arch/arm64/kvm/arch_timer.c), whatever the board's are.
+const KVM_TIMER: [u32; 4] = [29, 30, 27, 26];
+
 /// The four interrupts of the generic timer, in the order of its binding: secure, non-secure physical, virtual, hypervisor.
 fn timer(platform: &Platform) -> [u32; 4] {
+    if linux::host(platform).is_some() {
+        return KVM_TIMER;
+    }
     let mut timer = [0; 4];
     for (slot, interrupt) in timer.iter_mut().zip(&platform.timer) {
         *slot = interrupt.irq.0;

@@ -1,0 +1,102 @@
+//! What is otherwise where a Linux has the machine and AxVM is a program on it.
+//!
+//! No CPU and no console is AxVM's own. RAM comes as the kernel gives it, so that of what the plan says of it only the amount counts. Of devices
+//! there are PCI functions, by VFIO; the rest of the machine is the kernel's. Interrupts are the kernel's too: KVM takes and injects them.
+
+use alloc::string::String;
+
+use axvm_platform::limits::{LinuxHost, Serves};
+use axvm_platform::model::Platform;
+use axvm_system::model::{Device, InterruptChoice, Item, System};
+
+use crate::config::VMInterruptMode;
+use crate::findings::{DeviceRef, Findings, VmRef};
+use crate::machine::Mode;
+use crate::problem::Rule;
+
+/// What a Linux offers, if one carries the plan out.
+#[cfg(feature = "linux")]
+pub(crate) fn host(platform: &Platform) -> Option<LinuxHost> {
+    platform.limits.linux()
+}
+
+/// None does: this build is a hypervisor's, which has the machine.
+#[cfg(not(feature = "linux"))]
+pub(crate) fn host(_: &Platform) -> Option<LinuxHost> {
+    None
+}
+
+/// Whether it has what no VM runs without; and what of the file means nothing here.
+pub(crate) fn check(system: &System, linux: LinuxHost, findings: &mut Findings) {
+    if linux.guests == Serves::No {
+        findings.general(
+            Item::Board(String::new()),
+            Rule::Platform,
+            "this Linux runs no guests: /dev/kvm isn't there or can't be opened (as root, or in the group kvm), or its KVM has no interrupt \
+             controller such as guests see",
+        );
+    }
+    let mut ignored = |what: &str, why: &str| {
+        findings.note(format_args!("{what} means nothing on a Linux host and is ignored: {why}"));
+    };
+    if system.hypervisor.cpu.is_some() {
+        ignored("`[hypervisor] cpu`", "AxVM has no CPU for itself there");
+    }
+    if system.hypervisor.console.is_some() {
+        ignored("`[hypervisor] console`", "AxVM speaks where it was started");
+    }
+    if system.board.qemu.is_some() {
+        ignored("`[board] qemu`", "the board is the machine that Linux runs on");
+    }
+}
+
+/// Whether a device of this kind can be had from a Linux.
+pub(crate) fn can_be_given(
+    reference: DeviceRef<'_>,
+    device: &Device,
+    linux: LinuxHost,
+    findings: &mut Findings,
+) -> bool {
+    let (key, why) = match device {
+        Device::Pci { .. } if linux.functions == Serves::Yes => return true,
+        Device::Pci { .. } => ("pci", "PCI functions aren't served yet on a Linux host (VFIO)"),
+        Device::Node { .. } => (
+            "node",
+            "a Linux host gives no platform devices away (distributions' kernels have no vfio-platform): run it on bare metal",
+        ),
+        Device::Region { .. } => (
+            "base_hpa",
+            "a Linux host gives no raw registers away: they are its kernel's: run it on bare metal",
+        ),
+        Device::Ports { .. } => {
+            ("ports", "a Linux host gives no ports away: they are its kernel's: run it on bare metal")
+        }
+    };
+    findings.device(reference, key, Rule::DeviceUnsupported, why);
+    false
+}
+
+/// How interrupts reach each VM: by KVM.
+pub(crate) fn modes(system: &System, findings: &mut Findings) -> alloc::vec::Vec<Mode> {
+    let mode = |(index, choice): (u16, InterruptChoice)| {
+        let vm = VmRef::of(system, index);
+        let mut refuse = |what: &str, why: &str| {
+            let what =
+                format_args!("interrupts = \"{what}\" isn't possible: {why}: use \"auto\" or \"emulated\"");
+            findings.vm(vm, "interrupts", Rule::InterruptMode, what);
+        };
+        match choice {
+            InterruptChoice::Emulated => {}
+            InterruptChoice::Auto => findings.note(format_args!(
+                "{vm}: interrupts are emulated: a Linux host takes its CPUs' interrupts itself, and KVM injects the VM's"
+            )),
+            InterruptChoice::Passthrough => {
+                refuse("passthrough", "a Linux host takes its CPUs' interrupts itself");
+            }
+            InterruptChoice::None => refuse("none", "KVM's guests always have their timers' interrupts"),
+        }
+        let mode = VMInterruptMode::Emulated;
+        Mode { mode, console_line: None, messages_by_hardware: false, lines_exposed: false }
+    };
+    (0..).zip(system.vms.iter().map(|vm| vm.interrupts)).map(mode).collect()
+}

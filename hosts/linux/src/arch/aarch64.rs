@@ -1,0 +1,220 @@
+//! aarch64: vGICv3 and ITS in the kernel, PSCI by KVM, a PL011.
+
+use std::sync::Arc;
+
+use axvm::devices::AxVmDevicesBuilder;
+use axvm::irqchip::Lines;
+use axvm::vcpu::{Exit, Fault, PortAccess, PowerRequest};
+use axvm::vm::Start;
+use axvm_addr::{Irq, VcpuId};
+use axvm_axdevice::{Console, InterruptLine, Transmit};
+use axvm_pl011::Pl011;
+use axvm_plan::{ConsolePlan, VmPlan};
+use axvm_platform::model::Platform;
+use kvm_bindings::{
+    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_VGIC_CTRL_INIT,
+    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, KVM_VGIC_ITS_ADDR_TYPE,
+    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_vcpu_init,
+};
+use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
+
+use super::Access;
+use crate::error::{Error, Kernel};
+use crate::irqchip::KernelIrqchip;
+use crate::memory::Place;
+
+/// The first SPI (Arm IHI 0069, 2.2).
+const SPIS: core::ops::Range<u32> = 32..1020;
+/// KVM_IRQ_LINE's way to name an SPI (Linux, Documentation/virt/kvm/api.rst, 4.25).
+const LINE_IS_SPI: u32 = 1 << 24;
+/// So many address bits a VM has where KVM doesn't let one choose.
+const FIXED_BITS: i32 = 40;
+
+/// Core registers, by KVM's numbers (api.rst, 4.68): X0 and PC.
+const X0: u64 = 0x6030_0000_0010_0000;
+const PC: u64 = 0x6030_0000_0010_0040;
+
+/// The distributor with its redistributors, and the ITS.
+pub struct IrqchipParts {
+    _gic: DeviceFd,
+    _its: Option<DeviceFd>,
+}
+
+/// The emulated devices that all VMs have: none beside the console.
+pub struct Own;
+
+/// Address bits that a guest may have.
+pub fn address_bits(kvm: &Kvm) -> u8 {
+    match kvm.get_host_ipa_limit() {
+        0 => FIXED_BITS as u8,
+        bits => bits.clamp(32, 48) as u8,
+    }
+}
+
+/// Whether KVM has what is needed: PSCI, and a GICv3 in the kernel.
+pub fn offers(kvm: &Kvm) -> bool {
+    let Ok(vm) = kvm.create_vm() else { return false };
+    let mut gic = kvm_create_device {
+        type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+        fd: 0,
+        flags: KVM_CREATE_DEVICE_TEST,
+    };
+    kvm.check_extension(Cap::ArmPsci02) && can_be_created(&vm, &mut gic)
+}
+
+/// A try makes nothing, so that what comes back as its file need not be one.
+fn can_be_created(vm: &VmFd, device: &mut kvm_create_device) -> bool {
+    device.flags = KVM_CREATE_DEVICE_TEST;
+    match vm.create_device(device) {
+        Ok(made) => {
+            // File 0 is this process's own: it isn't to be closed.
+            std::mem::forget(made);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// A VM of KVM's.
+pub fn create_vm(kvm: &Kvm, plan: &VmPlan) -> Result<VmFd, Error> {
+    if kvm.get_host_ipa_limit() == 0 {
+        return kvm.create_vm().kernel("KVM_CREATE_VM");
+    }
+    kvm.create_vm_with_ipa_size(plan.address_bits.into()).kernel("KVM_CREATE_VM")
+}
+
+/// Its vCPUs, then its interrupt controller, which wants to know how many there are.
+pub fn make(_: &Kvm, vm: &Arc<VmFd>, plan: &VmPlan) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
+    let mut target = kvm_vcpu_init::default();
+    vm.get_preferred_target(&mut target).kernel("KVM_ARM_PREFERRED_TARGET")?;
+    let mut vcpus = Vec::new();
+    for (id, _) in (0u64..).zip(&plan.cpus) {
+        let vcpu = vm.create_vcpu(id).kernel("KVM_CREATE_VCPU")?;
+        let mut init = target;
+        let [features, ..] = &mut init.features;
+        *features |= 1 << KVM_ARM_VCPU_PSCI_0_2;
+        if id > 0 {
+            *features |= 1 << KVM_ARM_VCPU_POWER_OFF;
+        }
+        vcpu.vcpu_init(&init).kernel("KVM_ARM_VCPU_INIT")?;
+        vcpus.push(vcpu);
+    }
+    let gic = plan.aarch64().and_then(|plan| plan.gic).ok_or(Error::Unknown)?;
+    let device = create(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)?;
+    let address =
+        |device: &DeviceFd, kind: u32, address: u64| set(device, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, &address);
+    address(&device, KVM_VGIC_V3_ADDR_TYPE_DIST, gic.distributor.start().0)?;
+    address(&device, KVM_VGIC_V3_ADDR_TYPE_REDIST, gic.redistributors.start().0)?;
+    // SGIs and PPIs count; 64 is the least.
+    let lines = (SPIS.start + u32::from(gic.spis)).max(64);
+    set(&device, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &lines)?;
+    set(&device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, &0u64)?;
+    let its = match gic.its {
+        Some(its) => {
+            let device = create(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)?;
+            address(&device, KVM_VGIC_ITS_ADDR_TYPE, its.registers.start().0)?;
+            set(&device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, &0u64)?;
+            Some(device)
+        }
+        None => None,
+    };
+    Ok((vcpus, IrqchipParts { _gic: device, _its: its }))
+}
+
+fn create(vm: &VmFd, kind: u32) -> Result<DeviceFd, Error> {
+    let mut device = kvm_create_device { type_: kind, fd: 0, flags: 0 };
+    vm.create_device(&mut device).kernel("KVM_CREATE_DEVICE")
+}
+
+/// Sets an attribute of a device, which the kernel reads from where it is.
+fn set<T>(device: &DeviceFd, group: u32, attribute: u32, value: &T) -> Result<(), Error> {
+    let attribute =
+        kvm_device_attr { flags: 0, group, attr: attribute.into(), addr: std::ptr::from_ref(value) as u64 };
+    device.set_device_attr(&attribute).kernel("KVM_SET_DEVICE_ATTR")
+}
+
+/// How KVM calls a line.
+pub fn line(irq: Irq) -> Option<u32> {
+    SPIS.contains(&irq.0).then_some(LINE_IS_SPI | irq.0)
+}
+
+/// The first begins where the plan says; the others wait in the kernel until the guest switches them on.
+pub fn begin(_: &Kvm, _: &VmPlan, vcpu: VcpuId, fd: &VcpuFd, start: Start) -> Result<(), Error> {
+    if vcpu == VcpuId(0) {
+        fd.set_one_reg(X0, &start.argument.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
+        fd.set_one_reg(PC, &start.entry.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
+    }
+    Ok(())
+}
+
+/// What it executes.
+pub fn pc(fd: &VcpuFd) -> u64 {
+    let mut pc = [0; 8];
+    fd.get_one_reg(PC, &mut pc).map_or(0, |_| u64::from_le_bytes(pc))
+}
+
+/// What a guest asked its firmware for, which the kernel leaves to others.
+pub fn system_event(kind: u32) -> Exit {
+    match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => Exit::Power(PowerRequest::SystemOff),
+        KVM_SYSTEM_EVENT_RESET => Exit::Power(PowerRequest::SystemReset),
+        KVM_SYSTEM_EVENT_CRASH => Exit::Fault(Fault::Unanswerable),
+        _ => Exit::Failed,
+    }
+}
+
+/// What nobody answers is a synchronous external abort, as on a bus. Where KVM can't say so it reads as ones.
+pub fn complete_nobody(fd: &VcpuFd) {
+    if let Ok(mut events) = fd.get_vcpu_events() {
+        events.exception.ext_dabt_pending = 1;
+        let _ = fd.set_vcpu_events(&events);
+    }
+}
+
+/// There are no ports.
+pub fn own_port(_: &Own, _: &KernelIrqchip, _: &PortAccess) -> Option<Access> {
+    None
+}
+
+/// Nothing hears of a power button.
+#[expect(dead_code, reason = "it is the shell's")]
+pub fn press_power_button(_: &Own, _: &KernelIrqchip) -> bool {
+    false
+}
+
+/// Adds what all VMs have beside the console: nothing.
+pub fn add_own(
+    devices: AxVmDevicesBuilder<Place>,
+    _: &VmPlan,
+) -> Result<(AxVmDevicesBuilder<Place>, Own), Error> {
+    Ok((devices, Own))
+}
+
+/// Adds the console.
+pub fn add_console(
+    devices: AxVmDevicesBuilder<Place>,
+    plan: ConsolePlan,
+    output: Arc<dyn Transmit>,
+    lines: Arc<Lines<KernelIrqchip>>,
+) -> (AxVmDevicesBuilder<Place>, Option<Arc<dyn Console>>) {
+    let Some(registers) = plan.at.registers() else { return (devices, None) };
+    let lines: Arc<dyn InterruptLine> = lines;
+    let uart = Arc::new(Pl011::new(output, lines, plan.irq));
+    (devices.mmio(registers, uart.clone()), Some(uart))
+}
+
+/// Which of the platform's CPUs Linux calls so, by the node of the device tree that it has it from.
+pub fn is_cpu(platform: &Platform, position: usize, node: Option<&str>, _: Option<u64>) -> bool {
+    let path = node.and_then(|link| link.split_once("/base").map(|(_, path)| path));
+    platform.cpus.get(position).is_some_and(|cpu| path == Some(cpu.path.as_str()))
+}
+
+/// The rate of the counter by which a guest sets its watchdog.
+pub fn watchdog_hz() -> u64 {
+    let mut hz: u64;
+    // SAFETY: a read of a register that user space may read.
+    unsafe { core::arch::asm!("mrs {hz}, cntfrq_el0", hz = out(reg) hz, options(nomem, nostack)) };
+    hz
+}

@@ -1,0 +1,34 @@
+//! What each architecture gives. Nothing outside `arch/` names a register, an interrupt number range or a controller.
+//!
+//! | what | what it is |
+//! |---|---|
+//! | `IrqchipParts` | what of KVM's interrupt controller is there as long as this is |
+//! | `Cpu` | a vCPU of KVM's: [`crate::vcpu`] runs it |
+//! | `create_vm` | a VM of KVM's with so many address bits |
+//! | `make` | the vCPUs and the interrupt controller, in the order that KVM wants |
+//! | `line` | how KVM calls a line |
+//! | `begin` | sets a vCPU to where it begins |
+//! | `power` | what a guest asked for by an exit of the kernel's |
+//! | `complete_nobody` | has a guest meet what its architecture says of an access that nobody answers |
+//! | `add_own` | adds the emulated devices that all VMs of the architecture have |
+//! | `offers` | whether the kernel's KVM has what is needed |
+
+use axvm::vcpu::PowerRequest;
+
+/// What an access to a port comes to that the architecture's own registers answer.
+#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "there are no ports"))]
+pub enum Access {
+    /// A value was read, or a write was taken.
+    Value(u32),
+    /// It asks for this.
+    Asks(PowerRequest),
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;

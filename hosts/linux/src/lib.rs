@@ -1,0 +1,50 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`probe`] | what this machine is, and what its Linux offers |
+//! | [`start`] | from the tool's bundle to running VMs |
+//! | [`host`] | which VMs there are, and how each comes and goes |
+//! | [`serve`], [`typed`], [`shell`] | what goes on while VMs run; what is typed |
+//! | [`hal`] | what the core asks of its host |
+//! | [`vcpu`], [`caller`] | a vCPU in its thread, and how that is called |
+//! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
+//! | [`vfio`] | devices |
+//! | [`security`] | what was tried beyond a plan, and what it leads to |
+//! | [`link`], [`output`], [`watchdogs`] | the line to the tool, guests' consoles, their watchdogs |
+//! | `arch` | what each architecture gives |
+
+use std::sync::{Mutex, MutexGuard};
+
+mod arch;
+pub mod caller;
+pub mod error;
+pub mod hal;
+pub mod host;
+pub mod irqchip;
+pub mod link;
+pub mod memory;
+pub mod output;
+pub mod probe;
+pub mod security;
+pub mod serve;
+pub mod shell;
+pub mod space;
+pub mod start;
+pub mod typed;
+pub mod vcpu;
+pub mod vfio;
+pub mod watchdogs;
+
+/// A VM: the core's, over this process.
+pub type Vm = axvm::vm::AxVM<hal::Hal>;
+
+/// A lock. A thread that panicked with it ends the process, so that nobody sees what it left.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    match mutex.lock() {
+        Ok(guard) => guard,
+        Err(poisoned) => poisoned.into_inner(),
+    }
+}

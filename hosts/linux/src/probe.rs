@@ -1,0 +1,112 @@
+//! What this machine is, and what its Linux offers.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use axvm_addr::CpuId;
+use axvm_platform::limits::{Limits, LinuxHost, Serves};
+use axvm_platform::model::Platform;
+use axvm_platform::sysfs::{self, Files, Machine, SysfsError};
+use kvm_ioctls::Kvm;
+
+use crate::{arch, vfio};
+
+/// Files below a folder: `/`, or a copy.
+pub struct Root(PathBuf);
+
+impl Root {
+    /// Below this one.
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_path_buf())
+    }
+}
+
+impl Files for Root {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        fs::read(self.0.join(path)).ok()
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn link(&self, path: &str) -> Option<String> {
+        let target = fs::read_link(self.0.join(path)).ok()?;
+        Some(String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned())
+    }
+}
+
+/// The machine that a Linux runs on, whose `/` is this folder.
+///
+/// # Errors
+///
+/// [`SysfsError`].
+pub fn machine(root: &Path) -> Result<Machine, SysfsError> {
+    sysfs::read(&Root::new(root))
+}
+
+/// The machine as this Linux can run VMs on it: with its limits, and without the CPUs that it has offline.
+///
+/// # Errors
+///
+/// [`SysfsError`].
+pub fn platform() -> Result<Platform, SysfsError> {
+    let root = Root::new(Path::new("/"));
+    let mut platform = sysfs::read(&root)?.platform;
+    let kvm = Kvm::new().ok().filter(arch::offers);
+    let guests = if kvm.is_some() { Serves::Yes } else { Serves::No };
+    platform.limits = Limits::of_linux(LinuxHost { guests, functions: vfio::SERVES });
+    if let Some(kvm) = &kvm {
+        let most = u16::try_from(kvm.get_max_vcpus()).unwrap_or(u16::MAX);
+        platform.limits.vcpus = platform.limits.vcpus.min(most);
+        platform.address_bits = arch::address_bits(kvm);
+    }
+    let known = cpus(&root, &platform);
+    for (position, cpu) in (0..).map(CpuId).zip(&mut platform.cpus) {
+        cpu.usable = known.iter().any(|(known, _)| *known == position);
+    }
+    Ok(platform)
+}
+
+/// The CPUs of the platform that Linux has online, each with its number there.
+pub fn cpus(files: &impl Files, platform: &Platform) -> Vec<(CpuId, usize)> {
+    const FOLDER: &str = "sys/devices/system/cpu";
+    let apics = apic_ids(&files.text("proc/cpuinfo").unwrap_or_default());
+    let online = files.text(&format!("{FOLDER}/online")).map(|list| numbers(&list)).unwrap_or_default();
+    let mut found = Vec::new();
+    for number in online {
+        let node = files.link(&format!("{FOLDER}/cpu{number}/of_node"));
+        let apic = apics.iter().find(|(known, _)| *known == number).map(|(_, apic)| *apic);
+        let mut positions = (0..platform.cpus.len()).map(|position| position as u16);
+        let position =
+            positions.find(|&position| arch::is_cpu(platform, position.into(), node.as_deref(), apic));
+        found.extend(position.map(|position| (CpuId(position), number)));
+    }
+    found
+}
+
+/// A list as sysfs has them: `0-3,5`.
+fn numbers(list: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse::<usize>().ok()?..=last.trim().parse::<usize>().ok()?)
+    };
+    list.split(',').filter_map(range).flatten().collect()
+}
+
+/// From `/proc/cpuinfo`: each processor's number, and the id of its local APIC.
+fn apic_ids(text: &str) -> Vec<(usize, u64)> {
+    let mut number = None;
+    let mut ids = Vec::new();
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        match key.trim() {
+            "processor" => number = value.trim().parse().ok(),
+            "apicid" => ids.extend(number.zip(value.trim().parse().ok())),
+            _ => {}
+        }
+    }
+    ids
+}

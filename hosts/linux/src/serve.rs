@@ -1,0 +1,175 @@
+//! Whoever looks after the VMs while they run: consoles, keys, security events, the end of VMs, the end of the run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm::vm::{Departure, State, Suspension, WrongState};
+use axvm_addr::{CpuId, VmId};
+use axvm_system::wire::Channel;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::host::Host;
+use crate::typed::Typed;
+use crate::{Vm, caller, security, watchdogs};
+
+/// A thread that hasn't left a VM for so long after it was called is lost.
+pub const LEAVE_WITHIN_S: u64 = 3;
+
+/// Bytes of a console that are shown before another one gets its turn.
+const OUTPUT_AT_ONCE: usize = 512;
+
+/// How often something under way is looked at.
+const SOON: Duration = caller::REPEAT;
+
+/// Serves until every VM that was started has stopped, then reports.
+pub fn serve(host: &'static Host) {
+    let mut typed = Typed::new(host);
+    let mut ends: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
+    loop {
+        host.bell.heard();
+        let mut busy = host.repeat_calls();
+        security::attend(host);
+        host.settle();
+        let vms = host.vms();
+        busy |= show_output(host, &vms);
+        typed.take(host, &vms, &ends);
+        let look_again_us = watchdogs::attend(host, &vms);
+        for vm in vms {
+            busy |= attend_suspension(host, &vm);
+            busy |= attend_end(host, vm, &mut ends);
+        }
+        let is_in_use = |vm: &Arc<Vm>| vm.plan().autostart || vm.state() != State::Built;
+        if !host.vms().iter().any(is_in_use) && !host.any_unsettled() {
+            security::attend(host);
+            return finish(host, ends);
+        }
+        let again = look_again_us.map(Duration::from_micros).into_iter().chain(typed.look_again());
+        let most = busy.then_some(SOON).into_iter().chain(again).min();
+        wait(host, &typed, most);
+    }
+}
+
+/// Until something is typed, somebody calls, or that much time is over.
+fn wait(host: &Host, typed: &Typed, most: Option<Duration>) {
+    let timeout = most.and_then(|most| Timespec::try_from(most).ok());
+    let bell = PollFd::new(&*host.bell, PollFlags::IN);
+    let keys = typed.source().map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
+    let mut sources: Vec<PollFd<'_>> = std::iter::once(bell).chain(keys).collect();
+    // A signal: everything is looked at.
+    let _ = poll(&mut sources, timeout.as_ref());
+}
+
+/// Shows what the guests have written. Whether there was anything.
+fn show_output(host: &Host, vms: &[Arc<Vm>]) -> bool {
+    let mut busy = false;
+    for vm in vms {
+        let bytes = vm.ends().output.take(OUTPUT_AT_ONCE);
+        if !bytes.is_empty() {
+            busy |= !vm.ends().output.is_empty();
+            host.link.send(Channel::Console(vm.id()), &bytes);
+            if let Some(uart) = &vm.ends().console {
+                uart.pump();
+            }
+        }
+    }
+    busy
+}
+
+/// Suspends a VM, and with it its watchdog. [`attend_suspension`] says when it is.
+///
+/// # Errors
+///
+/// [`WrongState`].
+pub fn suspend(vm: &Vm) -> Result<(), WrongState> {
+    vm.suspend()?;
+    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.suspend());
+    Ok(())
+}
+
+/// Has a suspended VM go on.
+///
+/// # Errors
+///
+/// [`WrongState`].
+pub fn resume(vm: &Vm) -> Result<(), WrongState> {
+    vm.resume()?;
+    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
+    Ok(())
+}
+
+/// Looks after a VM that is being suspended. Whether there is still something to do for it.
+fn attend_suspension(host: &Host, vm: &Vm) -> bool {
+    match vm.suspension(LEAVE_WITHIN_S * 1_000_000_000) {
+        Suspension::NotAsked => false,
+        Suspension::Underway => true,
+        Suspension::Complete => {
+            host.link.info(format_args!("{}: it is suspended", vm.name()));
+            false
+        }
+        Suspension::Overdue(vcpus) => {
+            vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
+            for vcpu in vcpus {
+                host.link.error(format_args!(
+                    "{}: it isn't suspended, and runs on: vCPU {vcpu} didn't leave its guest within {LEAVE_WITHIN_S} s",
+                    vm.name()
+                ));
+            }
+            false
+        }
+    }
+}
+
+/// Looks after a VM that has stopped. Whether there is still something to do for it.
+fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut [Option<VmReport>]) -> bool {
+    let overdue: Vec<CpuId> = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
+        Departure::NotAsked => return false,
+        // Nothing calls when the deadline is over: look again.
+        Departure::Underway => return true,
+        Departure::Complete => Vec::new(),
+        Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect(),
+    };
+    if !vm.ends().output.is_empty() {
+        // Its last words come first.
+        return true;
+    }
+    // Its threads have left it: what they have recorded is held against this life of it, and not against the next.
+    security::attend(host);
+    watchdogs::say_where(host, &vm);
+    if let Some(slot) = ends.get_mut(usize::from(vm.id().0)) {
+        *slot = Some(joined(slot.take(), vm.report()));
+    }
+    if overdue.is_empty() {
+        host.retire(vm);
+    } else {
+        host.give_up(vm, &overdue);
+    }
+    true
+}
+
+/// What is said of a VM, with what was said of its earlier starts.
+fn joined(earlier: Option<VmReport>, now: VmReport) -> VmReport {
+    match earlier {
+        Some(earlier) => earlier.followed_by(now),
+        None => now,
+    }
+}
+
+/// Ends the run.
+fn finish(host: &Host, reports: Vec<Option<VmReport>>) {
+    let vms = host.vms();
+    let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
+        Some(vm) => Some(joined(gone, vm.report())),
+        None => gone.or_else(|| Some(VmReport::not_built(host.plans.get(usize::from(id))?))),
+    };
+    let mut last = Report {
+        schema: SCHEMA,
+        verdict: Verdict::Ok,
+        hypervisor: host.figures(),
+        vms: (0..).zip(reports).filter_map(of).collect(),
+        events: security::records(host),
+        problems: Vec::new(),
+    };
+    last.verdict = last.judge();
+    host.link.report(&last);
+}

@@ -1,0 +1,123 @@
+//! From the tool's bundle to running VMs: the machine is found, all is planned, and the VMs are started.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axvm::report::Report;
+use axvm_addr::VmId;
+use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
+use axvm_plan::problem::{Problem, Rule};
+use axvm_plan::{own_tree, plan};
+use axvm_system::bundle::{Bundle, ImageKind};
+use axvm_system::model::Item;
+use kvm_ioctls::Kvm;
+
+use crate::host::{Host, Parts, VmFiles};
+use crate::link::Link;
+use crate::output::Bell;
+use crate::probe;
+use crate::{caller, serve};
+
+/// What keeps the host from even saying what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bundle can't be read.
+    #[error("the bundle can't be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It is none.
+    #[error("the bundle can't be used: {0}")]
+    Bundle(#[from] axvm_system::bundle::BundleError),
+    /// No tool wants to hear of it.
+    #[error("the bundle has no number for what is said to the tool: `axvm run` writes it")]
+    NoNonce,
+}
+
+/// Runs the VMs of a bundle, and says by frames on standard output how it goes. Keys and commands come by standard input; its end ends the run.
+///
+/// # Errors
+///
+/// [`StartError`]. All else is in the report.
+pub fn run(path: &Path) -> Result<(), StartError> {
+    let start = Instant::now();
+    // The images are used as long as this process is there: VMs may start again.
+    let bytes: &'static [u8] = Vec::leak(std::fs::read(path)?);
+    let bundle = Bundle::parse(bytes)?;
+    let nonce = bundle.run().nonce.ok_or(StartError::NoNonce)?;
+    let link = Link::new(&nonce, Box::new(io::stdout()));
+    match prepare(&bundle, start, link) {
+        Ok(host) => {
+            for note in &host.1 {
+                host.0.link.info(format_args!("{note}"));
+            }
+            host.0.start_vms();
+            serve::serve(host.0);
+        }
+        Err((link, problems)) => {
+            for problem in &problems {
+                link.error(format_args!("{problem}"));
+            }
+            link.report(&Report::bad_input(problems));
+        }
+    }
+    Ok(())
+}
+
+type Refused = (Link, Vec<Problem>);
+
+/// Finds the machine, and plans. The notes of the plan come with it.
+fn prepare(
+    bundle: &Bundle<'static>,
+    start: Instant,
+    link: Link,
+) -> Result<(&'static Host, Vec<String>), Refused> {
+    let refuse = |link, what: String| {
+        Err((link, vec![Problem::new(Item::Board(String::new()), Rule::Platform, what)]))
+    };
+    let platform = match probe::platform() {
+        Ok(platform) => platform,
+        Err(error) => return refuse(link, error.to_string()),
+    };
+    let (images, files) = images(bundle);
+    let trees = |(id, files): (u16, &Option<VmFiles>)| Some((id, files.as_ref()?.device_tree?));
+    let trees: Vec<(u16, &[u8])> = (0..).zip(&files).filter_map(trees).collect();
+    let planned = plan(bundle.system(), &platform, &images)
+        .and_then(|mut plan| own_tree::check_memory(bundle.system(), &mut plan, &trees).map(|()| plan));
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(problems) => return Err((link, problems)),
+    };
+    let made = Kvm::new().map_err(|error| io::Error::from_raw_os_error(error.errno()));
+    let made = made.and_then(|kvm| Ok((kvm, Bell::new()?))).and_then(|made| caller::prepare().map(|()| made));
+    let (kvm, bell) = match made {
+        Ok(made) => made,
+        Err(error) => return refuse(link, format!("this Linux runs no guests: {error}")),
+    };
+    let cpus = probe::cpus(&probe::Root::new(Path::new("/")), &platform);
+    let notes = plan.notes.clone();
+    let host = Host::new(Parts { kvm, platform, cpus, plan, files, link, bell: Arc::new(bell), start });
+    Ok((Box::leak(Box::new(host)), notes))
+}
+
+/// What the bundle has for each VM: the part that the plan needs, and the content.
+fn images(bundle: &Bundle<'static>) -> (Images, Vec<Option<VmFiles>>) {
+    let mut images = Images::default();
+    let mut files = Vec::new();
+    for (id, vm) in (0..).zip(&bundle.system().vms) {
+        let of = |kind| bundle.image(VmId(id), kind);
+        let raw = vm.load.zip(vm.entry);
+        let kernel = match of(ImageKind::Kernel) {
+            Some(bytes) => Kernel::parse(bytes, raw),
+            None => Err(ImageError::Unreadable("the bundle hasn't got it".into())),
+        };
+        let (initrd, device_tree) = (of(ImageKind::Initrd), of(ImageKind::DeviceTree));
+        images.vms.push(VmImages {
+            kernel: kernel.as_ref().map(|kernel| kernel.info.clone()).map_err(Clone::clone),
+            initrd_len: initrd.map(|bytes| bytes.len() as u64),
+            dtb_len: device_tree.map(|bytes| bytes.len() as u64),
+        });
+        files.push(kernel.ok().map(|kernel| VmFiles { kernel, initrd, device_tree }));
+    }
+    (images, files)
+}

@@ -1,0 +1,69 @@
+//! The emulated watchdogs of the VMs: whoever looks after the VMs looks after them.
+
+use std::sync::Arc;
+
+use axvm::vm::{StopReason, Whereabouts};
+use axvm_axdevice::InterruptLine;
+use axvm_gwdt::{Attention, Clock, Watchdog};
+use axvm_plan::WatchdogPlan;
+
+use crate::host::Host;
+use crate::{Vm, arch};
+
+/// The counter by which a guest sets its watchdog.
+struct Counter(&'static Host);
+
+fn ticks(host: &Host) -> u64 {
+    (u128::from(host.now_ns()) * u128::from(arch::watchdog_hz()) / 1_000_000_000) as u64
+}
+
+impl Clock for Counter {
+    fn now(&self) -> u64 {
+        ticks(self.0)
+    }
+
+    fn rearmed(&self) {
+        self.0.bell.ring();
+    }
+}
+
+/// A VM's watchdog, whose line is one of `lines`.
+pub fn new(host: &'static Host, plan: &WatchdogPlan, lines: Arc<dyn InterruptLine>) -> Arc<Watchdog> {
+    Arc::new(Watchdog::new(Arc::new(Counter(host)), plan.irq.map(|irq| (lines, irq))))
+}
+
+/// Stops VMs whose watchdog has expired. In how many microseconds to look again, if ever.
+pub fn attend(host: &Host, vms: &[Arc<Vm>]) -> Option<u64> {
+    let running = vms.iter().filter(|vm| vm.is_running());
+    running.filter_map(|vm| attend_one(host, vm)).min()
+}
+
+fn attend_one(host: &Host, vm: &Vm) -> Option<u64> {
+    match vm.ends().watchdog.as_ref()?.attend() {
+        Attention::None => None,
+        Attention::At(tick) => {
+            let left = u128::from(tick.saturating_sub(ticks(host)));
+            Some((left * 1_000_000 / u128::from(arch::watchdog_hz().max(1))) as u64 + 1)
+        }
+        Attention::Expired => {
+            host.link.warn(format_args!("{}: its watchdog has expired", vm.name()));
+            vm.stop(StopReason::Watchdog);
+            None
+        }
+    }
+}
+
+/// Says where a VM's vCPUs were when its watchdog had expired.
+pub fn say_where(host: &Host, vm: &Vm) {
+    if vm.state().reason() != Some(StopReason::Watchdog) {
+        return;
+    }
+    for (vcpu, _) in vm.vcpus() {
+        match vm.whereabouts(vcpu) {
+            Some(Whereabouts::Executing { pc } | Whereabouts::Waiting { pc, .. }) => {
+                host.link.warn(format_args!("{}: vCPU {vcpu} executed, or waited, at {pc:#x}", vm.name()));
+            }
+            None => host.link.warn(format_args!("{}: vCPU {vcpu} was off", vm.name())),
+        }
+    }
+}
