@@ -14,6 +14,7 @@ use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_guest::image::Kernel;
+use axvm_monitor::UNSETTLED;
 use axvm_plan::{Plan, VmPlan};
 use axvm_platform::model::Platform;
 use kvm_ioctls::Kvm;
@@ -111,9 +112,6 @@ pub struct Host {
     lost: Mutex<Vec<CpuId>>,
     taken_when: Mutex<TakenReport>,
 }
-
-/// What is said of a VM of which nothing can be asked at the moment.
-pub const UNSETTLED: &str = "is being taken apart or built again: ask again";
 
 impl Host {
     /// The process with these, without VMs.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::Write;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axvm::report::Report;
@@ -18,8 +17,6 @@ pub struct Link {
     nonce: Nonce,
     out: Mutex<Box<dyn Write + Send>>,
     budget: Mutex<Budget>,
-    /// Somebody has spoken while the shell showed its line.
-    disturbed: AtomicBool,
 }
 
 struct Budget {
@@ -34,7 +31,6 @@ impl Link {
             nonce: wire::frame_nonce(nonce),
             out: Mutex::new(out),
             budget: Mutex::new(Budget { since: Instant::now(), count: 0 }),
-            disturbed: AtomicBool::new(false),
         }
     }
 
@@ -75,7 +71,6 @@ impl Link {
     /// Says a line, if there haven't been too many.
     pub fn say(&self, channel: Channel, prefix: &str, what: fmt::Arguments<'_>) {
         if self.within_budget() {
-            self.disturbed.store(true, Ordering::SeqCst);
             self.send(channel, format!("{prefix}{what}\n").as_bytes());
         }
     }

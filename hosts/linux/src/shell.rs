@@ -1,16 +1,21 @@
-//! The shell: not served yet on a Linux host. Keys that would open it do nothing, and a program's command is told so.
+//! What the shell acts upon here: `axvm_monitor` looks up and does what is typed.
 
 use std::sync::Arc;
 
-use axvm::report::VmReport;
-use axvm_addr::VmId;
-use axvm_shell::{Answer, Reason};
+use axvm::claims::Claims;
+use axvm::ownership::Registry;
+use axvm::report::{EventReport, VmReport};
+use axvm::vm::WrongState;
+use axvm_addr::{Hpa, VmId};
+use axvm_monitor::Machine;
+use axvm_plan::VmPlan;
 use axvm_system::wire::Channel;
 
-use crate::Vm;
+use crate::hal::Hal;
 use crate::host::Host;
+use crate::{Vm, arch, security, serve};
 
-/// What a command acts upon.
+/// This process, and its VMs at a moment.
 pub struct Around<'a> {
     /// The process.
     pub host: &'static Host,
@@ -22,50 +27,82 @@ pub struct Around<'a> {
     pub focus: VmId,
 }
 
-/// What is to be done next, by whoever has the keys.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// Nothing.
-    Stay,
-    /// That VM gets the focus.
-    Focus(VmId),
-    /// The run ends.
-    End,
-}
+impl Machine for Around<'_> {
+    type Hal = Hal;
 
-/// The shell.
-#[derive(Default)]
-pub struct Shell;
+    fn plans(&self) -> &[Arc<VmPlan>] {
+        &self.host.plans
+    }
 
-impl Shell {
-    /// Whether it has the keys.
-    pub fn is_open(&self) -> bool {
+    fn vm(&self, id: VmId) -> Option<&Vm> {
+        self.vms.iter().find(|vm| vm.id() == id).map(Arc::as_ref)
+    }
+
+    fn gone(&self, id: VmId) -> Option<&VmReport> {
+        self.gone.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn focus(&self) -> VmId {
+        self.focus
+    }
+
+    fn report(&self, vm: &Vm) -> VmReport {
+        vm.report()
+    }
+
+    fn start(&self, id: VmId) {
+        if let Some(vm) = self.vms.iter().find(|vm| vm.id() == id) {
+            self.host.start(vm);
+        }
+    }
+
+    fn revive(&self, plan: &Arc<VmPlan>) -> Result<(), String> {
+        self.host.revive(plan)
+    }
+
+    fn is_unsettled(&self, id: VmId) -> bool {
+        self.host.is_unsettled(id)
+    }
+
+    fn suspend(&self, vm: &Vm) -> Result<(), WrongState> {
+        serve::suspend(vm)
+    }
+
+    fn resume(&self, vm: &Vm) -> Result<(), WrongState> {
+        serve::resume(vm)
+    }
+
+    fn press_power_button(&self, vm: &Vm) -> bool {
+        arch::press_power_button(&vm.ends().own, vm.irqchip())
+    }
+
+    fn with_claims<R>(&self, with: impl FnOnce(&mut Claims) -> R) -> R {
+        with(&mut crate::lock(&self.host.claims))
+    }
+
+    fn with_registry<R>(&self, with: impl FnOnce(&Registry) -> R) -> Option<R> {
+        self.host.registry.try_lock().map(|registry| with(&registry))
+    }
+
+    fn is_quarantined(&self, vm: VmId, device: u16) -> bool {
+        self.host.security.is_quarantined(vm, device)
+    }
+
+    fn events(&self) -> Vec<EventReport> {
+        security::records(self.host)
+    }
+
+    fn place(&self, _: Hpa) -> String {
+        // Where in the machine is the kernel's to know.
+        String::new()
+    }
+
+    fn say(&self, channel: Channel, payload: &[u8]) {
+        self.host.link.send(channel, payload);
+    }
+
+    fn take_disturbed(&self, _: bool) -> bool {
+        // The tool draws the shell's line again where others have spoken (`Console::say`).
         false
-    }
-
-    /// Would give it the keys.
-    pub fn open(&mut self, host: &Host) {
-        host.link.info(format_args!("the shell isn't served yet on a Linux host"));
-    }
-
-    /// Takes them away.
-    pub fn close(&mut self) {}
-
-    /// Draws its line again.
-    pub fn attend(&mut self, _: &Host) {}
-
-    /// Takes a byte that was typed.
-    pub fn byte(&mut self, _: u8, _: &Around<'_>) -> Then {
-        Then::Stay
-    }
-
-    /// Takes a byte of a program's command.
-    pub fn command_byte(&mut self, _: u8) {}
-
-    /// Carries a program's command out.
-    pub fn command_end(&mut self, around: &Around<'_>) -> Then {
-        let answer = Answer::error(Reason::NotServed, "the shell isn't served yet on a Linux host");
-        around.host.link.send_packed(Channel::Answer, Channel::AnswerEnd, &answer);
-        Then::Stay
     }
 }

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use axvm::report::VmReport;
 use axvm_addr::VmId;
+use axvm_monitor::{Shell, Then};
 use axvm_system::wire::{Channel, Key, Keys};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
 use crate::Vm;
 use crate::host::Host;
-use crate::shell::{Around, Shell, Then};
+use crate::shell::Around;
 
 /// Bytes that wait for a guest at the most.
 const MOST: usize = 64 << 10;
@@ -58,7 +59,7 @@ impl Typed {
         Self {
             keys: Keys::default(),
             focus,
-            shell: Shell,
+            shell: Shell::default(),
             waiting: host.plans.iter().map(|_| VecDeque::new()).collect(),
             state: State::Keeping,
             lost: 0,
@@ -95,7 +96,7 @@ impl Typed {
                 Err(_) => self.end(host),
             }
         }
-        self.shell.attend(host);
+        self.shell.attend(&Around { host, vms, gone, focus: self.focus });
         self.offer(host, vms);
     }
 
@@ -118,7 +119,7 @@ impl Typed {
             }
             Some(Key::Shell) if self.shell.is_open() => Then::Focus(self.focus),
             Some(Key::Shell) => {
-                self.shell.open(host);
+                self.shell.open(&around);
                 Then::Stay
             }
             Some(Key::Quit) => Then::End,

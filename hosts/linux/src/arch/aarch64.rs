@@ -179,7 +179,6 @@ pub fn own_port(_: &Own, _: &KernelIrqchip, _: &PortAccess) -> Option<Access> {
 }
 
 /// Nothing hears of a power button.
-#[expect(dead_code, reason = "it is the shell's")]
 pub fn press_power_button(_: &Own, _: &KernelIrqchip) -> bool {
     false
 }

@@ -216,7 +216,6 @@ fn with<R>(own: &Own, irqchip: &KernelIrqchip, change: impl FnOnce(&mut Power) -
 }
 
 /// Presses a guest's power button. Whether it listens to that, as a guest does that has a driver for it.
-#[expect(dead_code, reason = "it is the shell's")]
 pub fn press_power_button(own: &Own, irqchip: &KernelIrqchip) -> bool {
     with(own, irqchip, |registers| {
         registers.press();
