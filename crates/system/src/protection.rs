@@ -95,6 +95,9 @@ pub enum Protection {
     ControlRegisters,
     /// The local APIC and the I/O APIC are virtual. Without it: a guest's accesses go to the machine's.
     Apics,
+    /// What functions send as interrupts the hypervisor chooses, and the IOMMU lets nothing else pass. Without it: the guest chooses, and
+    /// everything passes.
+    Messages,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -146,6 +149,7 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("instructions", Protection::Instructions),
     ("control-registers", Protection::ControlRegisters),
     ("apics", Protection::Apics),
+    ("messages", Protection::Messages),
 ];
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use axvm_guest_runtime::apic::Local;
+use axvm_guest_runtime::apic::{IoApic, Local, Signal};
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::machine::{frequency, load32, load64, now, store32, store64};
 use axvm_guest_runtime::println;
@@ -12,6 +12,7 @@ use crate::attacks::Attack;
 
 mod apics;
 mod bars;
+mod forged;
 mod hears;
 mod instructions;
 mod memory;
@@ -24,6 +25,10 @@ pub use hears::{Hearing, MESSAGE, keep, kept, on_other_cpu, reset};
 
 /// What is tried on this architecture alone.
 pub const ALL: &[Attack] = &[
+    // What `edu` sends.
+    ("edu-messages-dma", forged::by_dma),
+    ("edu-messages-config", forged::by_configuration),
+    ("edu-messages-heard", forged::heard),
     // Accesses.
     ("memory-outside", memory_outside),
     ("memory-outside-write", memory_outside_write),
@@ -103,6 +108,14 @@ fn victim(board: &Board) -> String {
     }
     if Local::new(board.madt.local_apic.0).start().is_err() {
         return "broken: no local APIC".into();
+    }
+    // A line of its own: with it the hypervisor has a vector for it, that somebody may forge.
+    if let (Some(pin), Some(found)) = (board.number("axvm.line"), board.madt.io_apics.first()) {
+        let signal = Signal { low: false, by_level: false };
+        let id = board.cpus().next().unwrap_or(0);
+        if IoApic::new(found.registers.0).route(pin as u32, signal, 0x61, id).is_err() {
+            return "broken: no I/O APIC".into();
+        }
     }
     println!("ATTACK victim waits");
     let (start, seconds) = (now(), board.number("axvm.seconds").unwrap_or(10));

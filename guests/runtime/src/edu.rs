@@ -181,6 +181,11 @@ impl Edu {
         self.transfer(address, BUFFER, CHUNK, 0)
     }
 
+    /// The device reads this much of memory.
+    pub fn read_bytes(&self, address: u64, length: u64) -> Result<(), Fault> {
+        self.transfer(address, BUFFER, length, 0)
+    }
+
     /// The device begins to read a chunk of memory. When it has, it raises its interrupt.
     pub fn read_and_tell(&self, address: u64) -> Result<(), Fault> {
         self.start(address, BUFFER, CHUNK, DMA_TELL)

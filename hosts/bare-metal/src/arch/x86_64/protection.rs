@@ -138,6 +138,11 @@ impl MmioDevice for EverybodysLocal {
     }
 }
 
+/// How many entries of an IOMMU's interrupt table a sender of so many interrupts has, of all.
+pub fn entries(count: u32, all: u32) -> u32 {
+    if is_off(Protection::Messages) { all } else { count }
+}
+
 /// Which model-specific registers a guest reaches itself.
 pub fn open_registers(map: &mut MsrPermissions) {
     /// VMRUN refuses a guest whose EFER has no SVME.

@@ -13,6 +13,7 @@ use axvm_vpci::MsiMessage;
 use super::own_interrupt::{OwnMessage, send_by_msi};
 use super::space::Format;
 use super::{Domain, Driver, Fault, Interrupt, IommuError, MESSAGE_ADDRESS, Sender, Shared};
+use crate::arch::x86_64::protection;
 use crate::mmio::Mmio;
 use crate::pci::Config;
 
@@ -111,6 +112,7 @@ impl Driver for AmdVi {
 
     fn reserve(&mut self, sender: Sender, count: u32) -> Result<(), IommuError> {
         let entries = self.entries.entry(sender.source.id).or_insert_with(|| Entries::new(ENTRIES));
+        let count = protection::entries(count, ENTRIES);
         entries.take(sender.function, count).map(|_| ()).ok_or(IommuError::NoEntries(count))
     }
 
