@@ -24,7 +24,7 @@ const MODULES: &[&str] =
 fn more_modules(arch: &str) -> &'static [&'static str] {
     match arch {
         "aarch64" => &["sbsa_gwdt"],
-        "x86_64" => &["wdat_wdt", "button", "8139cp"],
+        "x86_64" => &["wdat_wdt", "button", "8139cp", "e1000", "ne2k_pci"],
         _ => &[],
     }
 }
