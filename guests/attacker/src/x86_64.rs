@@ -43,6 +43,7 @@ pub const ALL: &[Attack] = &[
     // Memory.
     ("memory-above", memory::above),
     ("memory-of-the-machine", memory::of_the_machine),
+    ("memory-tables", memory::tables),
     // Ports.
     ("ports", ports::read),
     ("ports-write", ports::write),

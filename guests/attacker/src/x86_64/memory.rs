@@ -3,9 +3,10 @@
 use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::format;
 use alloc::string::String;
+use core::sync::atomic::Ordering;
 
 use axvm_guest_runtime::board::Board;
-use axvm_guest_runtime::machine::{cpuid, load32, store32};
+use axvm_guest_runtime::machine::{VECTOR, cpuid, load32, store32};
 
 /// Where the second entry of the topmost table begins to translate.
 const SECOND: u64 = 1 << 39;
@@ -25,12 +26,24 @@ fn map(first: u64) -> Option<u64> {
         for index in 0..512 {
             table.add(index).write_volatile((first + index as u64 * GIB) | LARGE | PRESENT);
         }
-        let top: u64;
-        core::arch::asm!("mov {}, cr3", out(reg) top, options(nomem, nostack));
-        (top as *mut u64).add(1).write_volatile(table as u64 | PRESENT);
-        core::arch::asm!("mov cr3, {}", in(reg) top, options(nostack));
+        walk_by(table as u64);
     }
     Some(SECOND)
+}
+
+/// Has what the topmost table's second entry translates be walked by the table at this place.
+///
+/// # Safety
+///
+/// Whatever that translates to is accessed by who knows.
+unsafe fn walk_by(table: u64) {
+    // SAFETY: by the caller's promise; the program runs by the first entry.
+    unsafe {
+        let top: u64;
+        core::arch::asm!("mov {}, cr3", out(reg) top, options(nomem, nostack));
+        (top as *mut u64).add(1).write_volatile(table | PRESENT);
+        core::arch::asm!("mov cr3, {}", in(reg) top, options(nostack));
+    }
 }
 
 /// Reads and writes there: at each place nobody answers.
@@ -58,23 +71,47 @@ pub fn above(_: &Board) -> String {
             }
         }
     }
+    // Addresses with more bits: no entry may have them (AMD APM 2, 5.3).
+    for bit in u64::from(bits)..52 {
+        let Some(base) = map(1 << bit) else { return "skipped: no memory".into() };
+        if load32(base).is_ok_and(|value| value != u32::MAX) {
+            return format!("succeeded: an address has bit {bit}, of {bits}");
+        }
+    }
     format!("blocked: {bits} bits of addresses, nobody at {places} places above")
 }
 
-/// What the machine has below 4 GiB, and the VM hasn't: the IOMMU's registers, the event timer's, the machine's own config space, the
-/// firmware, and RAM of others.
+/// Of what the machine has below 4 GiB, and the VM hasn't: RAM of others, config space, the event timer, IOMMUs, firmware.
+const OTHERS: [u64; 8] = [
+    0x800_0000,
+    0x2000_0000,
+    0x3fff_f000,
+    0xb000_0000,
+    0xfed0_0000,
+    0xfed8_0000,
+    0xfed9_0000,
+    0xffff_fff0,
+];
+
+/// A table of the guest's that lies there: the processor doesn't get to walk it, which would be another exception, that of a page that isn't
+/// present.
+pub fn tables(_: &Board) -> String {
+    const PROTECTION: u64 = 13;
+    for table in OTHERS.into_iter().map(|place| place & !0xfff).chain([4 * GIB, 1 << 36]) {
+        // SAFETY: nothing of Rust's is accessed by it but by the load here.
+        unsafe { walk_by(table) };
+        match (load32(SECOND), VECTOR.load(Ordering::Relaxed)) {
+            (Err(_), PROTECTION) => {}
+            (Err(_), vector) => return format!("succeeded: it walks {table:#x}, to exception {vector}"),
+            (Ok(value), _) => return format!("succeeded: by {table:#x} it finds {value:#x}"),
+        }
+    }
+    format!("blocked: tables at {} places aren't walked", OTHERS.len() + 2)
+}
+
+/// Reads and writes what the machine has below 4 GiB, and the VM hasn't: at each place nobody answers.
 pub fn of_the_machine(_: &Board) -> String {
     const MARK: u32 = 0x4158_564d;
-    const OTHERS: [u64; 8] = [
-        0x800_0000,
-        0x2000_0000,
-        0x3fff_f000,
-        0xb000_0000,
-        0xfed0_0000,
-        0xfed8_0000,
-        0xfed9_0000,
-        0xffff_fff0,
-    ];
     for place in OTHERS {
         let _ = store32(place, MARK);
         match load32(place) {
