@@ -20,16 +20,17 @@ const CPUS: core::ops::Range<u32> = 0..4;
 const ABOVE: core::ops::Range<u32> = 0..2;
 
 /// By DMA, half of the vectors in one transfer. Each has 32 bytes of addresses: with VT-d's bit for its own format (4) and without, and with
-/// each mode of destinations (2).
+/// each mode of destinations (2). `axvm.first` is the first, where exceptions' are to be tried.
 pub fn by_dma(board: &Board) -> String {
     const PAGE: u64 = 4096;
     const EACH: u64 = 32;
+    let first = board.number("axvm.first").map_or(FIRST, |first| first as u32);
     with_edu(board, |edu| {
         let mut sent = 0u64;
         for (cpu, above) in CPUS.flat_map(|cpu| ABOVE.map(move |above| (cpu, above))) {
             for half in [0, 0x80u32] {
                 for at in (0..PAGE).step_by(4) {
-                    let vector = FIRST.max(half + (at / EACH) as u32);
+                    let vector = first.max(half + (at / EACH) as u32);
                     store32(board.scratch + at, above << 8 | vector)?;
                 }
                 edu.read_bytes(board.scratch, PAGE)?;
