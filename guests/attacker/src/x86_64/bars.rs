@@ -54,6 +54,10 @@ pub fn moved(board: &Board) -> String {
     for place in [0x60u16, 0x600, board.console as u16, 0xcf8] {
         move_to(place);
         out8(place + SCRATCH, ANOTHER);
+        // Nor does it answer where it isn't any more.
+        if in8(home + SCRATCH) != u8::MAX {
+            return format!("succeeded: at {place:#x} it is at {home:#x}, too");
+        }
     }
     move_to(home);
     match (in8(home + SCRATCH), nobody) {
