@@ -71,7 +71,9 @@ pub fn heard(board: &Board) -> String {
     };
     match Hearing::begin(board) {
         Ok(None) => "skipped: no edu".into(),
-        Ok(Some(hearing)) => hear(&hearing).unwrap_or_else(|Fault| "broken: edu's registers don't answer".into()),
+        Ok(Some(hearing)) => {
+            hear(&hearing).unwrap_or_else(|Fault| "broken: edu's registers don't answer".into())
+        }
         Err(Fault) => "broken: no local APIC".into(),
     }
 }

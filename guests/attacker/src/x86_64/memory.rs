@@ -82,16 +82,8 @@ pub fn above(_: &Board) -> String {
 }
 
 /// Of what the machine has below 4 GiB, and the VM hasn't: RAM of others, config space, the event timer, IOMMUs, firmware.
-const OTHERS: [u64; 8] = [
-    0x800_0000,
-    0x2000_0000,
-    0x3fff_f000,
-    0xb000_0000,
-    0xfed0_0000,
-    0xfed8_0000,
-    0xfed9_0000,
-    0xffff_fff0,
-];
+const OTHERS: [u64; 8] =
+    [0x800_0000, 0x2000_0000, 0x3fff_f000, 0xb000_0000, 0xfed0_0000, 0xfed8_0000, 0xfed9_0000, 0xffff_fff0];
 
 /// A table of the guest's that lies there: the processor doesn't get to walk it, which would be another exception, that of a page that isn't
 /// present.
