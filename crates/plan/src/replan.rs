@@ -20,7 +20,6 @@ use axvm_addr::{CpuId, DmaSource, Hpa, Irq, MsiSource, PciAddress, Ports, Span, 
 use axvm_pci::ResetMethod;
 use serde::{Deserialize, Serialize};
 
-use crate::config::VMInterruptMode;
 use crate::findings::And;
 use crate::machine;
 use crate::model::{DeviceId, DevicePlan, Presence, VmPlan};
@@ -534,8 +533,7 @@ pub fn things_of_vm(vm: &VmPlan) -> Vec<Thing> {
     if !vm.messages.is_empty() {
         things.push(Thing::Messages(vm.messages.clone()));
     }
-    // In passthrough mode the console's line is one of the machine's.
-    let physical = vm.console.filter(|_| vm.mode == VMInterruptMode::Passthrough);
+    let physical = vm.console.filter(|_| vm.machine.console_has_a_line(vm.mode));
     things.extend(physical.map(|console| Thing::Line(console.irq)));
     things
 }

@@ -95,6 +95,15 @@ impl MachinePlan {
         its.registers.start().checked_add(aarch64::DOORBELL)
     }
 
+    /// Whether the line of the emulated console is one of the machine's in this mode, so that no other VM can have the same at a time.
+    pub(crate) fn console_has_a_line(&self, mode: VMInterruptMode) -> bool {
+        match self {
+            Self::Aarch64(_) => mode == VMInterruptMode::Passthrough,
+            // Lines are injected in each mode.
+            Self::X86_64(_) => false,
+        }
+    }
+
     /// Whether the hardware delivers the message interrupts of a VM in this mode, by the numbers that its guest gives them.
     pub(crate) fn delivers_messages(&self, mode: VMInterruptMode) -> bool {
         let by_hardware = match self {

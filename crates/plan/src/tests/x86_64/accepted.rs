@@ -373,3 +373,19 @@ fn what_an_emulated_vtd_lacks_is_said_where_a_device_is_behind_it() {
     assert_eq!(notes(&demo(), "ALASKA A M I", Some(vtd)), 0, "so does a machine's");
     assert_eq!(notes(&given(vec![]), "BOCHS BXPC", Some(vtd)), 0, "nobody has a device");
 }
+
+#[test]
+fn vms_that_have_their_local_apics_themselves_run_side_by_side() {
+    // Each has the console that every PC has, with the line that every PC's has: a virtual one.
+    let mut system = given(Vec::new());
+    system.vms[0].interrupts = InterruptChoice::Passthrough;
+    system.vms[0].cpus = vec![CpuId(1)];
+    let mut second = system.vms[0].clone();
+    (second.name, second.cpus) = ("second".into(), vec![CpuId(2)]);
+    system.vms.push(second);
+    let plan = planned(&system, &board());
+    assert!(plan.vms.iter().all(|vm| vm.mode == config::VMInterruptMode::Passthrough));
+    let first = replan::replan(&plan.vms, &Default::default(), &replan::Change::Start(VmId(0))).unwrap();
+    let both = replan::replan(&plan.vms, &first.running, &replan::Change::Start(VmId(1)));
+    assert_eq!(both.map(|both| both.running.holders.len()), Ok(2));
+}
