@@ -115,7 +115,9 @@ impl Start {
 }
 
 /// After a reset, at 0xffff_fff0 (AMD64 APM 2, 14.1.3). CD and NW aren't set: caches are never off (`control`'s selective write of CR0). MCE
-/// is: a machine check would shut the CPU down without it (`cr`).
+/// is: a machine check would shut the CPU down without it (`cr`). The task register has a segment of 32 bits, as Intel's processors begin
+/// (SDM 3, table 10-1) and not one of 16 bits as AMD's: there are processors that refuse long mode with the latter (SDM 3, 10.8.5.1),
+/// before which hardly any kernel loads another on CPUs that it starts.
 fn reset() -> Save {
     let real = |selector, base, attributes| Segment { selector, attributes, limit: 0xffff, base };
     let data = real(0, 0, Attributes::DATA16);
@@ -125,7 +127,7 @@ fn reset() -> Save {
     save.gdtr = Segment::table(0, 0xffff);
     save.ldtr = real(0, 0, Attributes::LDT);
     save.idtr = Segment::table(0, 0xffff);
-    save.tr = real(0, 0, Attributes::TASK16_BUSY);
+    save.tr = real(0, 0, Attributes::TASK_BUSY);
     save.efer = EFER_SVME;
     save.cr4 = CR4_MCE;
     save.cr0 = CR0_ET;

@@ -17,6 +17,8 @@ fn after_a_reset_as_the_manual_has_it() {
         (save.gdtr.limit, save.idtr.limit, save.ldtr.limit, save.tr.limit),
         (0xffff, 0xffff, 0xffff, 0xffff)
     );
+    // SDM 3, table 10-1 and 10.8.5.1: one of 16 bits would keep it out of long mode.
+    assert_eq!((save.tr.attributes, save.ldtr.attributes), (Attributes(0x8b), Attributes(0x82)));
     assert_eq!((save.rflags, save.dr6, save.dr7), (2, 0xffff_0ff0, 0x400));
     // CR0 is 0x6000_0010 there: caches are the hypervisor's. EFER is 0 there, CR4 too: what VMRUN and machine checks need.
     assert_eq!((save.cr0, save.cr3, save.cr4, save.efer, save.cpl), (0x10, 0, 0x40, 0x1000, 0));

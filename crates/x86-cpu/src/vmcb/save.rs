@@ -20,8 +20,6 @@ impl Attributes {
     pub const DATA16: Self = Self(0x93);
     /// A local descriptor table, present.
     pub const LDT: Self = Self(0x82);
-    /// A busy task of 16 bits, present.
-    pub const TASK16_BUSY: Self = Self(0x83);
     /// A busy task of 32 or 64 bits, present.
     pub const TASK_BUSY: Self = Self(0x8b);
 
