@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use axvm_addr::{Gpa, VcpuId};
-use axvm_vapic::direct::{OPEN, Opening, Register};
-use axvm_vapic::spec::{io, offset};
+use axvm_vapic::direct::{OPEN, Opening, Register, harmless};
+use axvm_vapic::spec::{LocalVector, io, offset};
 use axvm_vapic::{Activity, Apics, ApicsConfig, Backend, Effect, Ends, Pin, Refused, Startup, Taker};
 use proptest::prelude::*;
 
@@ -202,6 +202,19 @@ fn entries_have_nothing_but_vectors_in_hardware() {
     );
     let _ = write(offset::SVR, 0x2ff).unwrap();
     assert_eq!(registers(&vm), [(Register::Spurious, 0xff), (Register::Error, 0x1_0042)]);
+}
+
+#[test]
+fn an_entry_is_harmless_whatever_it_has() {
+    // Each delivery: SMI, NMI, INIT and ExtINT among them; each mode of the timer; pending, polarity, remote, by level, masked.
+    for value in (0..1u32 << 11).map(|bits| bits << 8 | 0x41) {
+        let harmless = harmless(LocalVector::from(value));
+        assert_eq!(harmless & !0x3_00ff, 0, "{value:#x}: no more than a vector, masked, periodic");
+        assert_eq!(
+            (harmless & 0x1_00ff, harmless >> 17 & 1),
+            (value & 0x1_00ff, u32::from(value >> 17 & 3 == 1))
+        );
+    }
 }
 
 #[test]
