@@ -191,7 +191,7 @@ fn interrupt_after(apic: &Local, vector: u8, raise: impl FnOnce() -> Option<()>)
 /// What the second CPU says: how many interrupts it has taken and waits again, and when it took the last.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static TAKEN_AT: AtomicU64 = AtomicU64::new(0);
-/// Its local APIC's page.
+/// Its local APIC's page, in the mode that has one.
 static APIC: AtomicU64 = AtomicU64::new(0);
 
 /// Says where the second CPU finds its local APIC.
@@ -234,8 +234,8 @@ fn waits(count: u64) -> bool {
     machine::within(machine::SURELY_S, || TAKEN.load(Ordering::Acquire) == count)
 }
 
-/// An interrupt to the second CPU, which sleeps: from the write of the APIC's command to its entry there.
-pub fn to_another(apic: &Local, vector: u8, id: u8) -> Option<u64> {
+/// An interrupt to the second CPU, which sleeps: from the write of the APIC's command, whose address is given, to its entry there.
+pub fn to_another(apic: &Local, command: u64, vector: u8, id: u8) -> Option<u64> {
     let mut count = 1;
     if !waits(count) {
         return None;
@@ -250,7 +250,7 @@ pub fn to_another(apic: &Local, vector: u8, id: u8) -> Option<u64> {
                 "mov [{command}], {vector:e}",
                 "pause",
                 before = out(reg) before,
-                command = in(reg) apic.command(),
+                command = in(reg) command,
                 vector = in(reg) u32::from(vector),
                 out("rax") _,
                 out("rdx") _,

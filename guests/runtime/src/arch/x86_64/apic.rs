@@ -1,6 +1,9 @@
-//! Drivers of the local APIC by its page (AMD APM 2, 16.3) and of the I/O APIC (Intel 82093AA), as small as a guest for tests can do with.
+//! Drivers of the local APIC, by its page or, where firmware has left it in x2APIC mode, by its model-specific registers (AMD APM 2, 16.3 and
+//! 16.9), and of the I/O APIC (Intel 82093AA), as small as a guest for tests can do with.
 
-use super::machine::{Fault, load32, now, store32, write_msr};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::machine::{Fault, cpuid, frequency, load32, now, read_msr, store32, write_msr};
 
 const ID: u64 = 0x20;
 const VERSION: u64 = 0x30;
@@ -22,53 +25,108 @@ const ASSERT: u32 = 1 << 14;
 const INIT: u32 = 5 << 8;
 const STARTUP: u32 = 6 << 8;
 
+/// The timer's clock divided by 1, and by 16.
+const BY_1: u32 = 0xb;
+const BY_16: u32 = 0x3;
+
+/// APIC_BASE, and that the APIC is in x2APIC mode (AMD APM 2, 16.9).
+const BASE: u32 = 0x1b;
+const X2APIC: u64 = 1 << 10;
+/// Where the registers are in that mode: the MSR of the one at offset 0. They are 16 bytes apart in the page.
+const FIRST_MSR: u32 = 0x800;
+/// The register of the timer's deadline, and how CPUID 1 says in ECX that there is one.
+const DEADLINE_REGISTER: u32 = 0x6e0;
+const HAS_DEADLINE: u32 = 1 << 24;
+
+/// Ticks of the timer, its clock divided by 16, in 2^20 of the time stamp counter; 0: not measured.
+static RATE: AtomicU64 = AtomicU64::new(0);
+
+/// How a local APIC's registers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Registers {
+    /// By the page at this address.
+    Page(u64),
+    /// By model-specific registers.
+    Msrs,
+}
+
 /// The local APIC of the calling CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
-    base: u64,
+    registers: Registers,
 }
 
 impl Local {
-    /// By the address of its page.
-    pub fn new(base: u64) -> Self {
-        Self { base }
+    /// In the mode in which it is; `page`: where its page is in the other one.
+    pub fn new(page: u64) -> Self {
+        let is_x2apic = read_msr(BASE).is_ok_and(|base| base & X2APIC != 0);
+        Self { registers: if is_x2apic { Registers::Msrs } else { Registers::Page(page) } }
+    }
+
+    fn read(&self, register: u64) -> Result<u32, Fault> {
+        match self.registers {
+            Registers::Page(page) => load32(page + register),
+            Registers::Msrs => Ok(read_msr(FIRST_MSR + (register >> 4) as u32)? as u32),
+        }
+    }
+
+    fn write(&self, register: u64, value: u32) -> Result<(), Fault> {
+        match self.registers {
+            Registers::Page(page) => store32(page + register, value),
+            Registers::Msrs => write_msr(FIRST_MSR + (register >> 4) as u32, value.into()),
+        }
+    }
+
+    /// The address of a register. `None`: none of them has one.
+    fn at(&self, register: u64) -> Option<u64> {
+        match self.registers {
+            Registers::Page(page) => Some(page + register),
+            Registers::Msrs => None,
+        }
     }
 
     /// Switches it on.
     pub fn start(&self) -> Result<(), Fault> {
-        store32(self.base + SPURIOUS, ON)
+        self.write(SPURIOUS, ON)
     }
 
     /// The CPU's id.
     pub fn id(&self) -> Result<u8, Fault> {
-        Ok((load32(self.base + ID)? >> 24) as u8)
+        let id = self.read(ID)?;
+        match self.registers {
+            Registers::Page(_) => Ok((id >> 24) as u8),
+            Registers::Msrs => id.try_into().map_err(|_| Fault),
+        }
     }
 
     /// The address of a register without side effects.
-    pub fn version(&self) -> u64 {
-        self.base + VERSION
+    pub fn version(&self) -> Option<u64> {
+        self.at(VERSION)
     }
 
-    /// The address at which an interrupt is ended.
+    /// Where an interrupt is ended, for those who let interrupts in: the register's address, or 0 where it is a model-specific one.
     pub fn end(&self) -> u64 {
-        self.base + END
+        self.at(END).unwrap_or(0)
     }
 
     /// The address of the register whose writing sends interrupts to other CPUs, or to the one that [`aim`](Self::aim) has named.
-    pub fn command(&self) -> u64 {
-        self.base + COMMAND
+    pub fn command(&self) -> Option<u64> {
+        self.at(COMMAND)
     }
 
-    /// Names the CPU that the next interrupt is sent to.
+    /// Names the CPU that the next interrupt is sent to, where a register of its own does that.
     pub fn aim(&self, id: u8) -> Result<(), Fault> {
-        store32(self.base + TARGET, u32::from(id) << 24)
+        store32(self.at(TARGET).ok_or(Fault)?, u32::from(id) << 24)
     }
 
     fn send(&self, id: u8, order: u32) -> Result<(), Fault> {
+        if self.registers == Registers::Msrs {
+            return write_msr(FIRST_MSR + (COMMAND >> 4) as u32, u64::from(id) << 32 | u64::from(order));
+        }
         self.aim(id)?;
-        store32(self.base + COMMAND, order)?;
+        self.write(COMMAND, order)?;
         for _ in 0..1000 {
-            if load32(self.base + COMMAND)? & DELIVERY_PENDING == 0 {
+            if self.read(COMMAND)? & DELIVERY_PENDING == 0 {
                 return Ok(());
             }
         }
@@ -87,36 +145,60 @@ impl Local {
 
     /// Has the timer interrupt, once its counter is written. The counter goes down with the APIC's clock, undivided.
     pub fn prepare_timer(&self, vector: u8) -> Result<(), Fault> {
-        store32(self.base + DIVIDER, 0xb)?;
-        store32(self.base + TIMER, vector.into())
+        self.write(DIVIDER, BY_1)?;
+        self.write(TIMER, vector.into())
     }
 
-    /// Has the timer interrupt once so many ticks of the time stamp counter have gone by (AMD APM 2, 16.4.1), by the deadline of MSR 0x6e0.
+    /// Has the timer interrupt once so many ticks of the time stamp counter have gone by: by its deadline, where CPUID offers that, or by its
+    /// counter.
     pub fn start_timer(&self, vector: u8, ticks: u64) -> Result<(), Fault> {
-        const DEADLINE_REGISTER: u32 = 0x6e0;
-        self.prepare_deadline(vector)?;
-        write_msr(DEADLINE_REGISTER, now() + ticks)
+        if cpuid(1, 0)[2] & HAS_DEADLINE != 0 {
+            self.prepare_deadline(vector)?;
+            return write_msr(DEADLINE_REGISTER, now() + ticks);
+        }
+        let count = (u128::from(ticks) * u128::from(self.rate()?)) >> 20;
+        self.write(DIVIDER, BY_16)?;
+        self.write(TIMER, vector.into())?;
+        self.write(INITIAL, count.clamp(1, u32::MAX.into()) as u32)
     }
 
-    /// Has the timer interrupt, once the time stamp counter has the value of MSR 0x6e0.
+    /// The timer's rate, measured the first time.
+    fn rate(&self) -> Result<u64, Fault> {
+        let known = RATE.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        self.write(TIMER, MASKED)?;
+        self.write(DIVIDER, BY_16)?;
+        self.write(INITIAL, u32::MAX)?;
+        let start = now();
+        while now() - start < frequency() / 100 {}
+        let counted = u64::from(u32::MAX - self.read(CURRENT)?);
+        let rate = ((counted << 20) / (now() - start)).max(1);
+        self.write(INITIAL, 0)?;
+        RATE.store(rate, Ordering::Relaxed);
+        Ok(rate)
+    }
+
+    /// Has the timer interrupt, once the time stamp counter has the value of MSR 0x6e0 (AMD APM 2, 16.4.1).
     pub fn prepare_deadline(&self, vector: u8) -> Result<(), Fault> {
-        store32(self.base + TIMER, DEADLINE | u32::from(vector))
+        self.write(TIMER, DEADLINE | u32::from(vector))
     }
 
     /// Stops the timer.
     pub fn stop_timer(&self) -> Result<(), Fault> {
-        store32(self.base + INITIAL, 0)?;
-        store32(self.base + TIMER, MASKED)
+        self.write(INITIAL, 0)?;
+        self.write(TIMER, MASKED)
     }
 
     /// The address of the register whose writing starts the timer.
-    pub fn initial(&self) -> u64 {
-        self.base + INITIAL
+    pub fn initial(&self) -> Option<u64> {
+        self.at(INITIAL)
     }
 
     /// What the timer has left.
     pub fn current(&self) -> Result<u32, Fault> {
-        load32(self.base + CURRENT)
+        self.read(CURRENT)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::println;
 // Vectors 0 to 31 are exceptions. Some push an error code; for the others there is a 0 in its place.
 //
 // An interrupt leaves the time in r11 and its vector in r12; its reason is quieted by reading the port r14, if that isn't 0, and the
-// local APIC hears of its end at r15. It uses rax and rdx: who unmasks interrupts says so.
+// local APIC hears of its end at r15, or by its model-specific register if that is 0. It uses rax and rdx: who unmasks interrupts says so.
 global_asm!(
     r#"
     .section .text.entries, "ax"
@@ -43,7 +43,16 @@ interrupt:
     jz      1f
     movw    %r14w, %dx
     inb     %dx, %al
-1:  movl    $0, (%r15)
+1:  testq   %r15, %r15
+    jz      2f
+    movl    $0, (%r15)
+    iretq
+2:  pushq   %rcx
+    movl    $0x80b, %ecx
+    xorl    %eax, %eax
+    xorl    %edx, %edx
+    wrmsr
+    popq    %rcx
     iretq
 
 exception:
