@@ -32,6 +32,17 @@ pub fn bootable(arch: &str, elf: &[u8]) -> Result<Vec<u8>> {
     Ok(flat)
 }
 
+/// What QEMU's `-kernel` takes of an architecture: on x86_64 an ELF file with a PVH entry is enough.
+pub fn for_qemu(arch: &str, elf: &[u8]) -> Result<Vec<u8>> {
+    if arch != "x86_64" {
+        return bootable(arch, elf);
+    }
+    if !has_pvh_entry(elf)? {
+        bail!("it has no note with a PVH entry");
+    }
+    Ok(elf.to_vec())
+}
+
 /// The ELF file without what isn't loaded: sections, symbols, what a debugger reads. Its table of sections has the one that every table
 /// begins with, which is none: GRUB takes a file without any for one with more than 65,279 (System V ABI 4.1, "Sections").
 fn loaded(elf: &[u8]) -> Result<Vec<u8>> {

@@ -24,7 +24,7 @@ pub fn run(arch: &str, system: &Path, name: &str, done: &str, timeout: Duration)
     let kernel = folder.join(text("kernel").context("its VM has no kernel")?);
     let image = paths::target().join("axvm").join(arch).join(format!("{name}.bin"));
     let elf = std::fs::read(&kernel).with_context(|| format!("cannot read {}", paths::shown(&kernel)))?;
-    paths::write_atomically(&image, &image::bootable(arch, &elf)?)?;
+    paths::write_atomically(&image, &image::for_qemu(arch, &elf)?)?;
     let log = paths::logs().join("runs").join(format!("{name}.log"));
     std::fs::create_dir_all(paths::logs().join("runs"))?;
     let mut command = process::command(qemu::program(arch));

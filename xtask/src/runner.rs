@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use toml_edit::DocumentMut;
 
-use crate::host::qemu;
+use crate::host::{bochs, qemu};
 use crate::soak::{self, Soak};
 use crate::suspends::{self, Sockets, Suspends};
 use crate::{paths, process};
@@ -213,6 +213,41 @@ fn packed(request: &Request) -> Result<Command> {
     command.arg("-initrd").arg(folder.join("bundle.axvm"));
     command.args(["-display", "none", "-no-reboot", "-monitor", "none", "-serial", "stdio"]);
     Ok(command)
+}
+
+/// Packs the system and has a board of Bochs's boot that by GRUB. What comes of it is what the board says on its first serial line; the status
+/// is 0 if it is switched off.
+pub fn run_in_bochs(request: &Request) -> Result<Outcome> {
+    let folder = paths::target().join("packed").join(request.name);
+    let files = folder.join("cd");
+    let mut pack = process::command(request.tool);
+    pack.arg("pack").arg(request.system).arg("-o").arg(&files).env("AXVM_HYPERVISOR", request.image);
+    process::output(&mut pack)?;
+    let mut machine = bochs::command(&folder, &files)?;
+    let said = File::create(folder.join("said.txt"))?;
+    machine.command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+    let start = Instant::now();
+    let mut child = machine
+        .command
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", process::line(&machine.command)))?;
+    let mut ended = false;
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > request.timeout {
+            child.kill()?;
+            child.wait()?;
+            ended = true;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let log = paths::logs().join("runs").join(format!("{}.log", request.name));
+    let bytes = std::fs::read(&machine.serial).unwrap_or_default();
+    paths::write_atomically(&log, &bytes)?;
+    let lines = String::from_utf8_lossy(&bytes).lines().map(|line| line.trim_end().to_owned()).collect();
+    let is_off = std::fs::read_to_string(&machine.log).is_ok_and(|log| log.contains(bochs::SWITCHED_OFF));
+    let status = if ended { None } else { Some(if is_off { 0 } else { 1 }) };
+    Ok(Outcome { status, lines, report: None, log, time: start.elapsed() })
 }
 
 /// Asks at a run's socket, one thing after another.

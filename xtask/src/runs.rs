@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::demo::{self, Interrupts};
 use crate::echo::Peer;
 use crate::guest::{self, Series, disk};
+use crate::host::bochs;
 use crate::host::grub::Firmware;
 use crate::linux::{self, LinuxHost};
 use crate::runner::{self, Outcome, Request};
@@ -96,6 +97,8 @@ pub struct Run {
     /// Whether the tool only packs it, and QEMU starts that: nobody but a terminal listens.
     #[serde(default)]
     packed: bool,
+    /// What emulates the board, where it isn't QEMU: then the tool packs only, and there is no report.
+    emulator: Option<Emulator>,
     /// What programs ask for at the run's socket, and when: one after the other.
     #[serde(default)]
     asks: Vec<Asks>,
@@ -177,6 +180,14 @@ enum BootLoader {
     GrubBios,
     /// Debian's GRUB, after UEFI.
     GrubUefi,
+}
+
+/// What emulates a board beside QEMU.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Emulator {
+    /// Debian's Bochs, whose board GRUB starts the hypervisor on.
+    Bochs,
 }
 
 /// A violation in a report: its kind, and what else is given of it.
@@ -271,6 +282,14 @@ impl Run {
         }
     }
 
+    /// Makes sure that what emulates its board is there, where that isn't QEMU.
+    pub fn ensure_emulator(&self) -> Result<()> {
+        match self.emulator {
+            None => Ok(()),
+            Some(Emulator::Bochs) => bochs::ensure(),
+        }
+    }
+
     /// Whether its board has the demo's disk, which one QEMU at a time may have.
     pub fn uses_the_disk(&self) -> bool {
         let text = std::fs::read_to_string(paths::root().join("systems").join(&self.system));
@@ -290,11 +309,17 @@ impl Run {
             || self.protection_off.is_some()
             || self.guest.is_some()
             || self.boot_loader.is_some()
+            || self.emulator.is_some()
     }
 
     /// Whether it leaves a report: on a Linux host it may do something else than run a system.
     fn has_report(&self) -> bool {
-        !self.packed && self.linux_host.as_ref().is_none_or(|host| host.commands.is_empty())
+        !self.is_bare_serial() && self.linux_host.as_ref().is_none_or(|host| host.commands.is_empty())
+    }
+
+    /// Whether nobody listens but a serial line.
+    fn is_bare_serial(&self) -> bool {
+        self.packed || self.emulator.is_some()
     }
 
     fn verdict(&self) -> &str {
@@ -345,7 +370,7 @@ impl Run {
             qemu.extend(["-dtb".to_owned(), tree.display().to_string()]);
         }
         let run = |name: &str, soak: Option<(Soak, u64)>| {
-            runner::run(&Request {
+            let request = Request {
                 tool,
                 image: &image,
                 system: &system,
@@ -361,7 +386,11 @@ impl Run {
                 asks: self.asks.iter().map(|it| (it.after.clone(), it.lines.clone())).collect(),
                 suspends: &self.suspends,
                 soak,
-            })
+            };
+            match self.emulator {
+                None => runner::run(&request),
+                Some(Emulator::Bochs) => runner::run_in_bochs(&request),
+            }
         };
         let soak = self.soak.as_ref().map(|soak| (soak.clone(), soak.seed()));
         // What is left at the end must be what a soak without a step leaves.
@@ -454,7 +483,7 @@ impl Run {
         if self.stays && !until_timeout {
             problems.push("it ended by itself".into());
         }
-        let expected = if self.packed { Some(0) } else { status_of(self.verdict()) };
+        let expected = if self.is_bare_serial() { Some(0) } else { status_of(self.verdict()) };
         if outcome.status != expected {
             problems.push(format!(
                 "exit status {:?}, not {:?} ({})",

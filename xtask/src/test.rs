@@ -111,7 +111,9 @@ pub fn run(architectures: &[&str], stages: &[String], which: &Which) -> Result<u
     // What a stage lacks is said now, not after the stages before it.
     let is_wanted = |name: &str| stages.is_empty() || stages.iter().any(|wanted| wanted == name);
     if is_wanted("qemu") {
-        host::prepare(&job.running(&job.runs()?), host::For::Tests)?;
+        let list = job.runs()?;
+        host::prepare(&job.running(&list), host::For::Tests)?;
+        list.iter().try_for_each(runs::Run::ensure_emulator)?;
     }
     if is_wanted("figures") {
         host::prepare(&job.measured(), host::For::Tests)?;

@@ -119,16 +119,27 @@ fn programs(folder: &Path) -> Result<PathBuf> {
     Ok(programs)
 }
 
-/// Makes a CD with these modules.
+/// Makes a CD for a BIOS that has, beside GRUB, all the files of a folder, to which GRUB's are added.
+pub fn make_cd_with(content: &Path, cd: &Path) -> Result<()> {
+    let (package, modules) = Firmware::Bios.modules();
+    let modules = folder().join(package).join("usr/lib/grub").join(modules);
+    let _ = std::fs::remove_file(cd);
+    make_cd_of(content, &folder(), &programs(&folder())?, &modules, cd)
+}
+
+/// Makes a CD with these modules, and nothing but GRUB.
 fn make_cd(folder: &Path, programs: &Path, modules: &Path, cd: &Path) -> Result<()> {
-    let content = folder.join("cd");
+    make_cd_of(&folder.join("cd"), folder, programs, modules, cd)
+}
+
+fn make_cd_of(content: &Path, folder: &Path, programs: &Path, modules: &Path, cd: &Path) -> Result<()> {
     paths::write_atomically(&content.join("boot/grub/grub.cfg"), CONFIG.as_bytes())?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(programs.into()).chain(std::env::split_paths(&path)))?;
     paths::make_with(cd, |partial| {
         let mut make = process::command(programs.join("grub-mkrescue"));
         make.env("PATH", &path).env("pkgdatadir", folder.join("root/usr/share/grub"));
-        make.arg("-d").arg(modules).arg("-o").arg(partial).arg(&content);
+        make.arg("-d").arg(modules).arg("-o").arg(partial).arg(content);
         process::output(&mut make).map(drop)
     })
 }

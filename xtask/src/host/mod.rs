@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 pub mod apt;
+pub mod bochs;
 pub mod grub;
 pub mod linux;
 pub mod packages;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use axvm_guest_runtime::gic::LPI;
 use axvm_guest_runtime::{icc, machine, println};
 
-use crate::frames::Frames;
+use crate::arch::frames::Frames;
 
 // Interrupts (IRQ) are taken with SP_EL1 and come back where they were taken, nested if the handler lets them in. Whatever
 // else comes ends the guest.
@@ -155,7 +155,7 @@ impl Cpu {
         let frame = self.frame.load(Ordering::Relaxed);
         let active = match frame {
             0 => 0,
-            frame => u64::from(machine::load32(frame + crate::frames::ISACTIVER).unwrap_or(0)) & 0xffff,
+            frame => u64::from(machine::load32(frame + crate::arch::frames::ISACTIVER).unwrap_or(0)) & 0xffff,
         };
         if let Some(entry) = self.log.get(count) {
             let value = u64::from(end) << 63 | active << 32 | icc::running_priority() << 16 | intid;

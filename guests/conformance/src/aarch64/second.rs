@@ -10,8 +10,8 @@ use axvm_guest_runtime::machine::{self, Start};
 use axvm_guest_runtime::{icc, println};
 use spin_wait::{soon, within};
 
-use crate::cpu;
-use crate::frames::Frames;
+use crate::arch::cpu;
+use crate::arch::frames::Frames;
 
 /// Bounded waiting.
 pub mod spin_wait {

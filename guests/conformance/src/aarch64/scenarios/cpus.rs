@@ -3,9 +3,9 @@
 use axvm_guest_runtime::icc;
 
 use super::Scene;
-use crate::cpu::{self, let_in, send, send_here, settle};
-use crate::frames::{ICENABLER, ISACTIVER, ISENABLER, ISPENDR};
-use crate::second::{self, Ask, spin_wait::within};
+use crate::arch::cpu::{self, let_in, send, send_here, settle};
+use crate::arch::frames::{ICENABLER, ISACTIVER, ISENABLER, ISPENDR};
+use crate::arch::second::{self, Ask, spin_wait::within};
 
 /// The other CPU sends all SGIs, then one to all others.
 pub fn from_other(scene: &Scene<'_>) {

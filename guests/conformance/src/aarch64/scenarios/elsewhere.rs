@@ -10,8 +10,8 @@ use axvm_guest_runtime::machine::{load32, store32};
 use axvm_guest_runtime::println;
 
 use super::Scene;
-use crate::frames::{ICENABLER, ICPENDR, ISACTIVER, ISPENDR};
-use crate::second::{self, Ask, spin_wait::within};
+use crate::arch::frames::{ICENABLER, ICPENDR, ISACTIVER, ISPENDR};
+use crate::arch::second::{self, Ask, spin_wait::within};
 
 /// Registers and bits of the PL011 (Arm DDI 0183, 3.3).
 const DR: u64 = 0x00;

@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use axvm_guest_runtime::{icc, machine};
 
 use super::Scene;
-use crate::cpu::{self, let_in, settle};
-use crate::frames::{ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
+use crate::arch::cpu::{self, let_in, settle};
+use crate::arch::frames::{ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
 
 const PRIORITY: u32 = 0xa0;
 

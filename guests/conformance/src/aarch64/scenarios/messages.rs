@@ -13,8 +13,8 @@ use axvm_guest_runtime::machine::{Fault, load32};
 use axvm_guest_runtime::{icc, println};
 
 use super::Scene;
-use crate::cpu::{self, let_in, send_here, settle};
-use crate::second::{self, Ask, spin_wait::within};
+use crate::arch::cpu::{self, let_in, send_here, settle};
+use crate::arch::second::{self, Ask, spin_wait::within};
 
 /// The LPI of the first event.
 pub const EVENT_LPI: u32 = LPI as u32;

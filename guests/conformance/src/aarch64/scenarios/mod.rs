@@ -7,9 +7,10 @@ use alloc::string::String;
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::{icc, println};
 
-use crate::cpu::{self, Event};
-use crate::frames::{Frames, GROUP1, ICACTIVER, ICENABLER, ICPENDR};
-use crate::second;
+use crate::arch::cpu::{self, Event};
+use crate::arch::frames::{Frames, GROUP1, ICACTIVER, ICENABLER, ICPENDR};
+use crate::arch::second;
+use crate::lot;
 
 mod cpus;
 mod deadline;
@@ -187,8 +188,8 @@ pub fn run(board: &Board) {
                 frames,
                 name,
                 trace: words().any(|word| word == "trace"),
-                seed: board.number("axvm.seed").filter(|&seed| seed != 0).unwrap_or(walk::SEED),
-                steps: board.number("axvm.steps").unwrap_or(walk::STEPS),
+                seed: board.number("axvm.seed").filter(|&seed| seed != 0).unwrap_or(lot::SEED),
+                steps: board.number("axvm.steps").unwrap_or(lot::STEPS),
             };
             scene.tidy();
             play(&scene);

@@ -9,9 +9,9 @@ use axvm_guest_runtime::machine::{Fault, store32};
 use axvm_platform::model::Platform;
 
 use super::Scene;
-use crate::cpu::{send, settle};
-use crate::frames::{ICACTIVER, ISACTIVER, ISENABLER, ISPENDR};
-use crate::second::{self, Ask, spin_wait::within};
+use crate::arch::cpu::{send, settle};
+use crate::arch::frames::{ICACTIVER, ISACTIVER, ISENABLER, ISPENDR};
+use crate::arch::second::{self, Ask, spin_wait::within};
 
 /// Taken by it and not ended.
 const TAKEN: u32 = 3;

@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use axvm_guest_runtime::{icc, machine};
 
 use super::Scene;
-use crate::cpu::{self, let_in, send_here, settle};
-use crate::frames::{ISACTIVER, ISPENDR};
+use crate::arch::cpu::{self, let_in, send_here, settle};
+use crate::arch::frames::{ISACTIVER, ISPENDR};
 
 /// The priority of each SGI in an order that is neither theirs nor its opposite: all different.
 fn mixed(sgi: u32) -> u32 {

@@ -10,7 +10,7 @@ use axvm_guest_runtime::machine::{Fault, load8, store8};
 
 use super::Scene;
 use super::messages::{EVENT_LPI, Messages, drain_sorted};
-use crate::second::{self, Ask};
+use crate::arch::second::{self, Ask};
 
 /// Beyond those of the device's events: no event is mapped to it.
 const UNMAPPED: u32 = EVENT_LPI + 40;

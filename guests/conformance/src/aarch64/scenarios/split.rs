@@ -6,8 +6,8 @@ use core::fmt::Write as _;
 use axvm_guest_runtime::icc;
 
 use super::Scene;
-use crate::cpu::{send_here, settle};
-use crate::frames::{ISACTIVER, ISPENDR};
+use crate::arch::cpu::{send_here, settle};
+use crate::arch::frames::{ISACTIVER, ISPENDR};
 
 const PRIORITY: u32 = 0xa0;
 

@@ -3,8 +3,8 @@
 use axvm_guest_runtime::icc;
 
 use super::Scene;
-use crate::cpu::{send_here, settle};
-use crate::frames::{GROUP0, GROUP1, ICACTIVER, ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
+use crate::arch::cpu::{send_here, settle};
+use crate::arch::frames::{GROUP0, GROUP1, ICACTIVER, ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
 
 const PRIORITY: u32 = 0xa0;
 

@@ -7,27 +7,12 @@ use axvm_guest_runtime::icc;
 
 use super::Scene;
 use super::messages::{EVENT_LPI, Messages};
-use crate::cpu::{send_here, settle};
-use crate::frames::{GROUP1, ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
+use crate::arch::cpu::{send_here, settle};
+use crate::arch::frames::{GROUP1, ICENABLER, ICPENDR, ISACTIVER, ISENABLER, ISPENDR};
+use crate::lot::{Lot, Sum};
 
-/// Where it begins, and how far it goes, if the command line doesn't say otherwise.
-pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-/// See [`SEED`].
-pub const STEPS: u64 = 2_000;
 /// A line is said for so many steps.
 const TOGETHER: u64 = 50;
-
-/// Numbers that look random (Marsaglia's xorshift).
-struct Lot(u64);
-
-impl Lot {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % most
-    }
-}
 
 struct Walk<'a> {
     scene: &'a Scene<'a>,
@@ -95,19 +80,17 @@ fn walk(scene: &Scene<'_>, split: bool, mut messages: Option<Messages<'_>>) {
         dropped: Vec::with_capacity(32),
         split,
     };
-    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    let mut sum = Sum::new();
     for step in 1..=scene.steps {
         let (what, which, seen) = walk.step();
-        // FNV-1a.
-        for word in [what, which, seen] {
-            sum = (sum ^ word).wrapping_mul(0x100_0000_01b3);
-        }
+        sum.add([what, which, seen]);
         if scene.trace {
             scene.say(format_args!("{step} {} {which} {seen:x}", NAMES[what as usize]));
         }
         if step % TOGETHER == 0 {
             scene.say(format_args!(
-                "step {step}: {sum:016x} running {} dropped {}",
+                "step {step}: {:016x} running {} dropped {}",
+                sum.0,
                 walk.running.len(),
                 walk.dropped.len()
             ));
