@@ -50,6 +50,22 @@ pub struct Counted {
     pub hz: u64,
 }
 
+/// A timer that counts down once, beside the time-stamp counter.
+pub trait Countdown {
+    /// The time-stamp counter.
+    fn ticks(&mut self) -> u64;
+
+    /// Has it count down. Whether it begins when its count is written, as an emulated one may, or when its gate is opened, doesn't matter: it has
+    /// begun when this returns.
+    fn begin(&mut self);
+
+    /// Whether it has come to its end.
+    fn is_over(&mut self) -> bool;
+
+    /// Leaves it as it was.
+    fn end(&mut self);
+}
+
 impl Bounds {
     /// Of the time-stamp counter, which made between `least` and `most` ticks while another counter counted. `None`: that says nothing,
     /// as of a counter that stands.
@@ -60,6 +76,27 @@ impl Bounds {
         };
         let bounds = Self { least: rate(least, counted.most)?, most: rate(most, counted.least)? };
         (bounds.least <= bounds.most).then_some(bounds)
+    }
+
+    /// By a timer that counts down. `None`: it didn't come to its end within so many looks at it.
+    pub fn by_countdown(timer: &mut impl Countdown, counted: Counted, most_looks: u32) -> Option<Self> {
+        // It can't have begun before this, nor later than that: whatever takes the CPU away in between is in what isn't known.
+        let before = timer.ticks();
+        timer.begin();
+        let begun = timer.ticks();
+        let mut counts = begun;
+        let mut bounds = None;
+        for _ in 0..most_looks {
+            let looks = timer.ticks();
+            if timer.is_over() {
+                let over = timer.ticks();
+                bounds = Self::new(counts.saturating_sub(begun), over.saturating_sub(before), counted);
+                break;
+            }
+            counts = looks;
+        }
+        timer.end();
+        bounds
     }
 
     fn unknown(self) -> u64 {

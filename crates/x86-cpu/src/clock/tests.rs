@@ -1,4 +1,11 @@
-use super::{Bounds, Counted, hz_by_cpuid, measured_hz, nominal_hz_by_cpuid};
+extern crate std;
+
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::{Bounds, Countdown, Counted, hz_by_cpuid, measured_hz, nominal_hz_by_cpuid};
 use crate::features::Leaf;
 
 fn processor(highest: u32, ratio: [u32; 3], mhz: u32) -> impl Fn(u32, u32) -> Leaf {
@@ -79,4 +86,90 @@ fn what_does_not_count_measures_nothing() {
     // Bounds that exclude each other.
     let counted = Counted { least: 10, most: 10, hz: 1 };
     assert_eq!(Bounds::new(200, 100, counted), None);
+}
+
+const HZ: u64 = 2_600_000_000;
+const PIT: Counted = Counted { least: 11_931, most: 11_932, hz: 1_193_182 };
+const LOOKS: u32 = 1_000_000;
+
+/// A PC whose accesses to ports take a microsecond each, and which stands still for as long behind some of them.
+struct Pc {
+    now: u64,
+    begun: u64,
+    /// Whether the PIT counts from when its gate is opened on, not from when its count is written.
+    by_gate: bool,
+    stands: Vec<u64>,
+    accesses: usize,
+}
+
+impl Pc {
+    fn new(by_gate: bool, stands: Vec<u64>) -> Self {
+        Self { now: 0, begun: 0, by_gate, stands, accesses: 0 }
+    }
+
+    fn access(&mut self) {
+        self.accesses += 1;
+        let stands = self.stands.get(self.accesses % self.stands.len().max(1)).copied().unwrap_or(0);
+        self.now += HZ / 1_000_000 + stands;
+    }
+}
+
+impl Countdown for Pc {
+    fn ticks(&mut self) -> u64 {
+        self.now += 20;
+        self.now
+    }
+
+    fn begin(&mut self) {
+        self.access();
+        self.begun = self.now;
+        self.access();
+        if self.by_gate {
+            self.begun = self.now;
+        }
+        self.access();
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.access();
+        self.now - self.begun >= HZ / 100
+    }
+
+    fn end(&mut self) {
+        self.access();
+    }
+}
+
+/// What stands still between the writing of the count and the opening of the gate finds the countdown over, or nearly: that is no slow clock.
+#[test]
+fn a_pc_that_stood_still_while_the_timer_was_begun_is_not_taken_for_a_slow_one() {
+    for by_gate in [false, true] {
+        for at in 1..5 {
+            for stands in [HZ / 20, HZ / 101, HZ / 100 - HZ / 100_000] {
+                let mut pc = Pc::new(by_gate, vec![0; 100_000]);
+                pc.stands[at] = stands;
+                let hz = measured_hz(|| Bounds::by_countdown(&mut pc, PIT, LOOKS)).unwrap();
+                assert!(hz.abs_diff(HZ) < HZ / 50, "{by_gate} {at} {stands}: {hz}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quiet_pc_is_measured_once_and_one_without_a_timer_never() {
+    for by_gate in [false, true] {
+        let mut pc = Pc::new(by_gate, Vec::new());
+        let hz = measured_hz(|| Bounds::by_countdown(&mut pc, PIT, LOOKS)).unwrap();
+        assert!(hz.abs_diff(HZ) < HZ / 500 && pc.now < HZ / 60, "{hz}");
+    }
+    assert_eq!(Bounds::by_countdown(&mut Pc::new(true, Vec::new()), PIT, 100), None);
+}
+
+proptest! {
+    /// However it stands still, the truth lies within the bounds.
+    #[test]
+    fn the_truth_lies_within(by_gate: bool, stands in prop::collection::vec(prop_oneof![4 => Just(0), 1 => 0..HZ / 30], 1..40)) {
+        let bounds = Bounds::by_countdown(&mut Pc::new(by_gate, stands), PIT, LOOKS).unwrap();
+        prop_assert!(bounds.least <= HZ && HZ <= bounds.most, "{bounds:?}");
+    }
 }
