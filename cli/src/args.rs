@@ -31,6 +31,12 @@ pub enum Command {
     /// Write what a boot loader needs: hypervisor image, bundle, and the lines to type
     #[command(after_help = PACK_EXAMPLES)]
     Pack(Pack),
+    /// Give PCI functions back to their Linux drivers that a run which was killed has left
+    #[command(after_help = RELEASE_EXAMPLES)]
+    Release(Release),
+    /// The process that takes devices from their drivers on a Linux host, and gives them back
+    #[command(hide = true)]
+    LinuxGuard,
     /// The process that `run` starts on a Linux host
     #[command(hide = true)]
     LinuxHost(LinuxHost),
@@ -67,6 +73,16 @@ Exit status:
 
 Examples:
   axvm pack system.toml -o boot/";
+
+const RELEASE_EXAMPLES: &str = "\
+On a Linux host a run takes devices from their drivers, and gives them back when it ends, also when it is killed. If the process that does
+that was killed too, this gives back what stands in /run/axvm. What a run has still is left to it.
+
+Exit status:
+  0 all was given back, or nothing was left; 2 something couldn't be
+
+Examples:
+  sudo axvm release";
 
 const RUN_EXAMPLES: &str = "\
 Console:
@@ -127,6 +143,14 @@ pub enum HostName {
     Linux,
     /// On the board, below everything else
     BareMetal,
+}
+
+/// Arguments of `release`.
+#[derive(Args)]
+pub struct Release {
+    /// Print what was given back as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `linux-host`.

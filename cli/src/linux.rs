@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use axvm_linux::{probe, start, vfio};
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{own_tree, plan};
+use axvm_plan::{Plan, own_tree, plan};
 use axvm_platform::limits::{Limits, LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_system::bundle::RunOptions;
@@ -50,6 +50,16 @@ pub fn platform() -> Result<Platform, String> {
     probe::platform().map_err(|error| error.to_string())
 }
 
+/// The plan, if this machine's Linux lets go of its devices.
+///
+/// # Errors
+///
+/// What keeps them.
+pub fn lets_go(plan: Plan) -> Result<Plan, Vec<Problem>> {
+    let problems = vfio::check::here(&plan);
+    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+}
+
 /// A platform that was saved or is described, as if a Linux ran there that offers all that is served.
 pub fn as_if(platform: Platform) -> Platform {
     let linux = LinuxHost { guests: Serves::Yes, functions: vfio::SERVES };
@@ -64,8 +74,10 @@ pub fn as_if(platform: Platform) -> Platform {
 pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
     let Some(system) = input.system.clone() else { return Ok(None) };
     let found = platform()?;
-    let planned = plan(&system, &found, &input.images)
-        .and_then(|mut plan| own_tree::check(&system, &input.images, &mut plan, &input.device_trees()));
+    let planned = plan(&system, &found, &input.images).and_then(|mut plan| {
+        own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;
+        lets_go(plan)
+    });
     if let Err(problems) = planned {
         input.add_planned(problems);
     }

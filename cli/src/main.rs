@@ -16,6 +16,7 @@ mod pack;
 mod pci_names;
 mod platform;
 mod qemu;
+mod release;
 mod run;
 mod session;
 mod terminal;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Release(arguments) => release::release(&arguments),
+        Command::LinuxGuard => release::guard(),
         Command::Pack(arguments) => pack::pack(&arguments),
         Command::LinuxHost(arguments) => linux::host(&arguments),
     }

@@ -1,13 +1,15 @@
 //! The main job: AxVM boots an unmodified Debian Linux that drives its own disk, network card and clock, and on x86_64 a serial line and a card
 //! that interrupts by its pin. What the guest says is compared with what the host knows, and the disk is read on the host after the run.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::echo::Peer;
 use crate::guest::payload::Payloads;
 use crate::guest::{self, disk, payload};
+use crate::linux::{self, LinuxHost};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
 use crate::{build, paths, say};
@@ -26,15 +28,8 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
     let image = build::hypervisor(arch, &[])?;
     let tool = build::tool()?;
     disk::refresh(arch)?;
-    let mut change = Change::default();
-    if nic != "e1000e" {
-        change.nic = Some(nic.to_owned());
-    }
-    if cpu != "max" {
-        change.cpu = Some(cpu.to_owned());
-    }
     let name = format!("demo-{nic}-{cpu}");
-    let system = variant::of(&system(arch), &change, &name)?;
+    let system = variant::of(&system(arch), &change(nic, cpu), &name)?;
     let report = paths::target().join("demo").join("report.json");
     say::step(format_args!("axvm run {}", paths::shown(&system)));
     let peer = peer(arch, &system)?;
@@ -57,26 +52,61 @@ pub fn run(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
     })?;
     let mut problems = check(arch, nic, Interrupts::Msi, &outcome)?;
     problems.extend(peer.map(Peer::finish).unwrap_or_default());
+    let more = if arch == "x86_64" { ", its serial line and a card that interrupts by its pin" } else { "" };
+    Ok(verdict(&problems, &outcome, &report, &format!("its NVMe disk, its {nic}, its clock{more}")))
+}
+
+/// What is different from the system file with this card and CPU.
+fn change(nic: &str, cpu: &str) -> Change {
+    let other = |word: &str, usual: &str| (word != usual).then(|| word.to_owned());
+    Change { nic: other(nic, "e1000e"), cpu: other(cpu, "max"), ..Change::default() }
+}
+
+/// Builds, runs and checks the demo on a Linux host; the exit status.
+pub fn run_on_linux(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
+    // A Linux gives no clock of the board's away.
+    let system = paths::root().join(format!("systems/demo-{arch}/linux.toml"));
+    if !system.is_file() {
+        bail!("there is no demo on a Linux host for {arch} yet");
+    }
+    guest::prepare(arch)?;
+    linux::prepare(arch)?;
+    disk::refresh(arch)?;
+    let name = format!("demo-linux-{nic}-{cpu}");
+    let system = variant::of(&system, &change(nic, cpu), &name)?;
+    let report = linux::folder(&name).join("report.json");
+    say::step(format_args!("axvm run {} --host linux", paths::shown(&system)));
+    let outcome = linux::run(&linux::Request {
+        system: &system,
+        arch,
+        name: &name,
+        host: &LinuxHost::default(),
+        arguments: &[],
+        qemu: &[],
+        types: None,
+        timeout: TIMEOUT,
+        show: true,
+    })?;
+    let problems = check_on_linux(arch, nic, Interrupts::Msi, &outcome)?;
+    Ok(verdict(&problems, &outcome, &report, &format!("its NVMe disk, its {nic}")))
+}
+
+/// Says what came of it; the exit status.
+fn verdict(problems: &[String], outcome: &Outcome, report: &Path, drove: &str) -> u8 {
     say::step("verdict");
-    say::note(format_args!("report: {}, log: {}", paths::shown(&report), paths::shown(&outcome.log)));
+    say::note(format_args!("report: {}, log: {}", paths::shown(report), paths::shown(&outcome.log)));
     if problems.is_empty() {
-        let more = if arch == "x86_64" {
-            ", and so were its serial line and a card that interrupts by its pin"
-        } else {
-            ""
-        };
         say::note(format_args!(
-            "passed in {:.0} s: the guest drove its NVMe disk, its {nic} and its clock, and the host found on the \
-             disk what the guest wrote{more}",
+            "passed in {:.0} s: the guest drove {drove}, and the host found on the disk what the guest wrote",
             outcome.time.as_secs_f64()
         ));
-        return Ok(0);
+        return 0;
     }
-    for problem in &problems {
+    for problem in problems {
         say::note(format_args!("FAILED: {problem}"));
     }
     let status = outcome.status.and_then(|status| u8::try_from(status).ok());
-    Ok(status.filter(|status| *status != 0).unwrap_or(1))
+    status.filter(|status| *status != 0).unwrap_or(1)
 }
 
 /// Who is at the other end of the demo's serial line, where it has one.

@@ -41,6 +41,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
   cargo xtask demo                   boot AxVM under QEMU with a Linux that drives its own devices; check it
       --nic e1000e|igb               its network card (default: e1000e)
       --cpu max|cortex-a76|...       QEMU's CPU model (default: max)
+      --host linux                   not on the bare board, but on Debian's Linux there, by KVM and VFIO
   cargo xtask test [STAGE]...        all tests, or the stages named:
                                      fmt edges clippy clippy-target doc package unit qemu figures
       --all                          the long QEMU runs too; packages are built
@@ -66,6 +67,8 @@ struct Options {
     arch: Option<String>,
     nic: String,
     cpu: String,
+    /// Of `demo`: on which host; `None`: bare metal.
+    host: Option<String>,
     json: bool,
     check: bool,
     short: bool,
@@ -92,6 +95,7 @@ fn parse() -> Result<Options> {
         arch: None,
         nic: "e1000e".into(),
         cpu: "max".into(),
+        host: None,
         json: false,
         check: false,
         short: false,
@@ -108,6 +112,7 @@ fn parse() -> Result<Options> {
             Long("arch") => options.arch = Some(parser.value()?.string()?),
             Long("nic") => options.nic = parser.value()?.string()?,
             Long("cpu") => options.cpu = parser.value()?.string()?,
+            Long("host") => options.host = Some(parser.value()?.string()?),
             Long("json") => options.json = true,
             Long("check") => options.check = true,
             Long("short") => options.short = true,
@@ -132,6 +137,9 @@ fn parse() -> Result<Options> {
     }
     if !["e1000e", "igb"].contains(&options.nic.as_str()) {
         bail!("the demo knows the network cards e1000e and igb, not {}", options.nic);
+    }
+    if let Some(host) = options.host.as_deref().filter(|host| *host != "linux") {
+        bail!("the demo knows one host beside bare metal, linux, not {host}");
     }
     Ok(options)
 }
@@ -164,7 +172,8 @@ fn run(options: Options) -> Result<u8> {
         }
         "demo" => {
             host::prepare(&[one], host::For::Demo)?;
-            demo::run(one, &options.nic, &options.cpu)
+            let (nic, cpu) = (options.nic.as_str(), options.cpu.as_str());
+            if options.host.is_some() { demo::run_on_linux(one, nic, cpu) } else { demo::run(one, nic, cpu) }
         }
         "test" => test::run(&all, &options.stages, &options.which),
         "bench" => {

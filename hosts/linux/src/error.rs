@@ -16,6 +16,9 @@ pub enum Error {
     /// No memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A device can't be had, or not taken back.
+    #[error(transparent)]
+    Vfio(#[from] crate::vfio::VfioError),
     /// Two of a VM's own devices answer at one address.
     #[error(transparent)]
     Devices(#[from] axvm::devices::BuildError),

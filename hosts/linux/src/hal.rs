@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use axvm::devices::{Aborted, AxVmDevices, Forward};
 use axvm::events::Violation;
-use axvm::hal::{AxVMHal, Equipment, Region, Resided, Resource};
+use axvm::hal::{AxVMHal, Equipment, Resided, Resource};
 use axvm::irqchip::Lines;
 use axvm::ownership::DeviceOps;
 use axvm::vm::{Ground, Start};
@@ -47,6 +47,8 @@ pub struct Ends {
     vcpus: Vec<Mutex<VcpuFd>>,
     /// What the architecture has beside the console.
     pub own: arch::Own,
+    /// The virtual PCI bridges.
+    pub bridges: Vec<Arc<vfio::Bridge>>,
     /// The emulated console.
     pub console: Option<Arc<dyn Console>>,
     /// The console's output.
@@ -153,11 +155,7 @@ impl AxVMHal for Hal {
     }
 
     fn registers(&self, plan: &VmPlan, resource: &Resource<'_>) -> Result<Place, Error> {
-        match resource.region {
-            Region::Bar(bar) => self.host.vfio.bar(plan, resource.device, bar, resource.offset),
-            // The plan gives none away.
-            Region::Registers(_) => Err(Error::Unknown),
-        }
+        self.host.vfio.registers(plan, resource)
     }
 
     fn doorbell(&self, _: VmId, _: &Doorbell) -> Result<Option<Place>, Error> {
@@ -170,11 +168,15 @@ impl AxVMHal for Hal {
     }
 
     fn route_line(&self, vm: VmId, route: &LineRoute) -> Result<(), Error> {
-        self.host.vfio.route_line(vm, route)
+        let plan = self.host.plan(vm).ok_or(Error::Unknown)?;
+        self.host.vfio.route_line(vm, plan, route)
     }
 
     fn unroute_line(&self, vm: VmId, route: &LineRoute) {
-        self.host.vfio.unroute_line(vm, route);
+        let unrouted = self.host.plan(vm).map(|plan| self.host.vfio.unroute_line(vm, plan, route));
+        if let Some(Err(error)) = unrouted {
+            self.host.link.error(format_args!("interrupt {}: it can't be taken away: {error}", route.irq));
+        }
     }
 
     fn messages(&self) -> &vfio::Vfio {
@@ -200,9 +202,10 @@ impl AxVMHal for Hal {
             devices = devices.mmio(at.refresh, Arc::new(new.refresh_frame()));
             watchdog = Some(new);
         }
-        let devices = host.vfio.add_bridges(devices, ground)?.build()?;
+        let (devices, bridges) = host.vfio.add_bridges(devices, ground)?;
+        let devices = devices.build()?;
         let vcpus = vcpus.into_iter().map(Mutex::new).collect();
-        Ok(Equipment { irqchip, devices, ends: Ends { vcpus, own, console, output, watchdog } })
+        Ok(Equipment { irqchip, devices, ends: Ends { vcpus, own, bridges, console, output, watchdog } })
     }
 
     fn reside<'a>(

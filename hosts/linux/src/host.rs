@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axvm::claims::Claims;
 use axvm::ownership::{Registry, Slot};
-use axvm::report::HypervisorReport;
+use axvm::report::{HypervisorReport, VmReport};
 use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
@@ -17,11 +17,13 @@ use axvm_guest::image::Kernel;
 use axvm_monitor::UNSETTLED;
 use axvm_plan::{Plan, VmPlan};
 use axvm_platform::model::Platform;
+use axvm_platform::sysfs;
 use kvm_ioctls::Kvm;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::caller::Caller;
 use crate::error::Error;
+use crate::guard::Guard;
 use crate::hal::Hal;
 use crate::link::Link;
 use crate::memory::MemoryError;
@@ -60,6 +62,10 @@ pub struct Parts {
     pub kvm: Kvm,
     /// The machine.
     pub platform: Platform,
+    /// Its PCI functions, as Linux has them.
+    pub functions: Vec<sysfs::Function>,
+    /// Who takes them from their drivers; none where no VM is to have one.
+    pub guard: Option<Arc<Guard>>,
     /// The CPUs that Linux has online, with their numbers there.
     pub cpus: Vec<(CpuId, usize)>,
     /// What was planned.
@@ -82,6 +88,7 @@ pub struct Host {
     pub platform: Platform,
     /// Devices.
     pub vfio: Vfio,
+    guard: Option<Arc<Guard>>,
     /// Who owns which device.
     pub registry: spin::Mutex<Registry>,
     /// Who has what, from before it is built until all of it has been given back.
@@ -116,7 +123,7 @@ pub struct Host {
 impl Host {
     /// The process with these, without VMs.
     pub fn new(parts: Parts) -> Self {
-        let Parts { kvm, platform, cpus, plan, files, link, bell, start } = parts;
+        let Parts { kvm, platform, functions, guard, cpus, plan, files, link, bell, start } = parts;
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
         let plans: Vec<Arc<VmPlan>> = plan.vms.into_iter().map(Arc::new).collect();
         let vcpus = plans.iter().flat_map(|plan| {
@@ -127,7 +134,8 @@ impl Host {
             callers: vcpus.collect(),
             kvm,
             platform,
-            vfio: Vfio,
+            vfio: Vfio::new(&functions, guard.clone()),
+            guard,
             registry: spin::Mutex::new(registry),
             claims: Mutex::new(Claims::new(plans.clone())),
             security: Security::new(plans.iter().map(Arc::as_ref)),
@@ -145,6 +153,13 @@ impl Host {
             first_entry: AtomicU64::new(0),
             lost: Mutex::default(),
             taken_when: Mutex::default(),
+        }
+    }
+
+    /// Has the drivers have their functions again. No VM has one any more.
+    pub fn give_back(&self) {
+        for problem in self.guard.iter().flat_map(|guard| guard.finish()) {
+            self.link.error(format_args!("{problem}"));
         }
     }
 
@@ -490,6 +505,19 @@ impl Host {
             lost_cpus: crate::lock(&self.lost).iter().map(|cpu| cpu.0).collect(),
         }
     }
+}
+
+/// What the report says of a VM.
+pub fn report(vm: &Vm) -> VmReport {
+    let mut report = vm.report();
+    let bridges = &vm.ends().bridges;
+    report.refused.config = bridges.iter().map(|bridge| bridge.refused()).sum();
+    for (device, (_, plan)) in report.devices.iter_mut().zip(vm.plan().present()) {
+        if let Some(function) = plan.pci {
+            device.exits.config = bridges.iter().filter_map(|bridge| bridge.accesses(function)).sum();
+        }
+    }
+    report
 }
 
 /// Copies the images into RAM.

@@ -11,7 +11,7 @@
 //! | [`hal`] | what the core asks of its host |
 //! | [`vcpu`], [`caller`] | a vCPU in its thread, and how that is called |
 //! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
-//! | [`vfio`] | devices |
+//! | [`vfio`], [`guard`] | devices; who takes them from their drivers and gives them back |
 //! | [`security`] | what was tried beyond a plan, and what it leads to |
 //! | [`link`], [`output`], [`watchdogs`] | the line to the tool, guests' consoles, their watchdogs |
 //! | `arch` | what each architecture gives |
@@ -21,6 +21,7 @@ use std::sync::{Mutex, MutexGuard};
 mod arch;
 pub mod caller;
 pub mod error;
+pub mod guard;
 pub mod hal;
 pub mod host;
 pub mod irqchip;

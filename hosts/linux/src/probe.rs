@@ -20,6 +20,11 @@ impl Root {
     pub fn new(folder: &Path) -> Self {
         Self(folder.to_path_buf())
     }
+
+    /// Where a file is.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
 }
 
 impl Files for Root {
@@ -52,9 +57,9 @@ pub fn machine(root: &Path) -> Result<Machine, SysfsError> {
 /// # Errors
 ///
 /// [`SysfsError`].
-pub fn platform() -> Result<Platform, SysfsError> {
+pub fn found() -> Result<Machine, SysfsError> {
     let root = Root::new(Path::new("/"));
-    let mut platform = sysfs::read(&root)?.platform;
+    let Machine { mut platform, functions } = sysfs::read(&root)?;
     let kvm = Kvm::new().ok().filter(arch::offers);
     let guests = if kvm.is_some() { Serves::Yes } else { Serves::No };
     platform.limits = Limits::of_linux(LinuxHost { guests, functions: vfio::SERVES });
@@ -67,7 +72,16 @@ pub fn platform() -> Result<Platform, SysfsError> {
     for (position, cpu) in (0..).map(CpuId).zip(&mut platform.cpus) {
         cpu.usable = known.iter().any(|(known, _)| *known == position);
     }
-    Ok(platform)
+    Ok(Machine { platform, functions })
+}
+
+/// The same, without what Linux knows of its functions.
+///
+/// # Errors
+///
+/// [`SysfsError`].
+pub fn platform() -> Result<Platform, SysfsError> {
+    found().map(|machine| machine.platform)
 }
 
 /// The CPUs of the platform that Linux has online, each with its number there.

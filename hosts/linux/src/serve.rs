@@ -137,7 +137,7 @@ fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut [Option<VmReport>]) -
     security::attend(host);
     watchdogs::say_where(host, &vm);
     if let Some(slot) = ends.get_mut(usize::from(vm.id().0)) {
-        *slot = Some(joined(slot.take(), vm.report()));
+        *slot = Some(joined(slot.take(), crate::host::report(&vm)));
     }
     if overdue.is_empty() {
         host.retire(vm);
@@ -159,7 +159,7 @@ fn joined(earlier: Option<VmReport>, now: VmReport) -> VmReport {
 fn finish(host: &Host, reports: Vec<Option<VmReport>>) {
     let vms = host.vms();
     let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
-        Some(vm) => Some(joined(gone, vm.report())),
+        Some(vm) => Some(joined(gone, crate::host::report(vm))),
         None => gone.or_else(|| Some(VmReport::not_built(host.plans.get(usize::from(id))?))),
     };
     let mut last = Report {

@@ -10,15 +10,16 @@ use axvm_addr::VmId;
 use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{own_tree, plan};
+use axvm_platform::sysfs::Machine;
 use axvm_system::bundle::{Bundle, ImageKind};
 use axvm_system::model::Item;
 use kvm_ioctls::Kvm;
 
+use crate::guard::Guard;
 use crate::host::{Host, Parts, VmFiles};
 use crate::link::Link;
 use crate::output::Bell;
-use crate::probe;
-use crate::{caller, serve};
+use crate::{caller, probe, serve, vfio};
 
 /// What keeps the host from even saying what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,7 @@ pub fn run(path: &Path) -> Result<(), StartError> {
             }
             host.0.start_vms();
             serve::serve(host.0);
+            host.0.give_back();
         }
         Err((link, problems)) => {
             for problem in &problems {
@@ -75,8 +77,8 @@ fn prepare(
     let refuse = |link, what: String| {
         Err((link, vec![Problem::new(Item::Board(String::new()), Rule::Platform, what)]))
     };
-    let platform = match probe::platform() {
-        Ok(platform) => platform,
+    let Machine { platform, functions } = match probe::found() {
+        Ok(machine) => machine,
         Err(error) => return refuse(link, error.to_string()),
     };
     let (images, files) = images(bundle);
@@ -88,15 +90,36 @@ fn prepare(
         Ok(plan) => plan,
         Err(problems) => return Err((link, problems)),
     };
+    let root = probe::Root::new(Path::new("/"));
+    let problems = vfio::check::problems(&root, &functions, &plan);
+    if !problems.is_empty() {
+        return Err((link, problems));
+    }
+    let gives = plan.vms.iter().any(|vm| vm.devices.iter().any(|device| device.pci.is_some()));
+    let guard = match gives.then(Guard::start).transpose() {
+        Ok(guard) => guard.map(Arc::new),
+        Err(error) => return refuse(link, format!("devices can't be taken from their drivers: {error}")),
+    };
     let made = Kvm::new().map_err(|error| io::Error::from_raw_os_error(error.errno()));
     let made = made.and_then(|kvm| Ok((kvm, Bell::new()?))).and_then(|made| caller::prepare().map(|()| made));
     let (kvm, bell) = match made {
         Ok(made) => made,
         Err(error) => return refuse(link, format!("this Linux runs no guests: {error}")),
     };
-    let cpus = probe::cpus(&probe::Root::new(Path::new("/")), &platform);
+    let cpus = probe::cpus(&root, &platform);
     let notes = plan.notes.clone();
-    let host = Host::new(Parts { kvm, platform, cpus, plan, files, link, bell: Arc::new(bell), start });
+    let host = Host::new(Parts {
+        kvm,
+        platform,
+        functions,
+        guard,
+        cpus,
+        plan,
+        files,
+        link,
+        bell: Arc::new(bell),
+        start,
+    });
     Ok((Box::leak(Box::new(host)), notes))
 }
 

@@ -140,6 +140,11 @@ pub fn line(irq: Irq) -> Option<u32> {
     SPIS.contains(&irq.0).then_some(LINE_IS_SPI | irq.0)
 }
 
+/// How KVM calls it in the table of what events raise: by its pin, which is its place among the SPIs.
+pub fn pin(irq: Irq) -> Option<u32> {
+    SPIS.contains(&irq.0).then(|| irq.0 - SPIS.start)
+}
+
 /// The first begins where the plan says; the others wait in the kernel until the guest switches them on.
 pub fn begin(_: &Kvm, _: &VmPlan, vcpu: VcpuId, fd: &VcpuFd, start: Start) -> Result<(), Error> {
     if vcpu == VcpuId(0) {

@@ -1,149 +1,398 @@
-//! Devices by VFIO: not served yet. The plan gives a VM none (`LinuxHost::functions`), so that none of this is ever asked for one; what is asked
-//! all the same is refused.
+//! Devices by VFIO.
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`windows`] | what a VM's devices reach |
+//! | [`device`] | a function that is open: config space, BARs |
+//! | [`signals`], [`routes`] | its interrupts: VFIO's events, which KVM makes messages and lines of |
+//! | [`check`] | what keeps a device from being taken |
+//! | [`backend`] | the virtual PCI bridge by which its guest sees it |
+//!
+//! A function is open from the moment that a VM is given it until the VM has been taken apart: only then has nothing of it mapped any more.
+//! Linux resets it when it is opened and when it is closed. While it isn't open, and after that, the kernel lets it reach nothing.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
 
 use axvm::devices::AxVmDevicesBuilder;
-use axvm::hal::DmaMap;
+use axvm::hal::{DmaMap, Region, Resource};
 use axvm::iommu::{Abilities, DmaFault, Drained, Iommu};
 use axvm::msi::{MsiMessage, MsiSink};
 use axvm::vm::Ground;
-use axvm_addr::{DmaSource, IommuId, Iova, Span, VmId};
+use axvm_addr::{Address, DmaSource, IommuId, Iova, PciAddress, Span, VmId};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, LineRoute, VmPlan};
 use axvm_platform::limits::Serves;
+use axvm_platform::sysfs;
+use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
+use vfio_ioctls::{VfioContainer, VfioDeviceFd};
 
 use crate::error::Error;
 use crate::hal::Hal;
 use crate::memory::Place;
+use routes::Routes;
+use windows::{Tables, Windows};
 
-/// The devices that this Linux gives away.
-#[derive(Debug, Default)]
-pub struct Vfio;
+pub mod backend;
+pub mod check;
+pub mod device;
+pub mod routes;
+pub mod signals;
+pub mod windows;
+
+pub use backend::Bridge;
+pub use device::Opened;
+
+/// Why a device isn't a VM's.
+#[derive(Debug, thiserror::Error)]
+pub enum VfioError {
+    /// It can't be opened.
+    #[error("{function}: VFIO doesn't give it: {error}")]
+    Open {
+        /// Its address in Linux.
+        function: PciAddress,
+        /// Its reason.
+        error: vfio_ioctls::VfioError,
+    },
+    /// There is no container.
+    #[error("VFIO has no container for a VM's devices: {0}")]
+    Container(vfio_ioctls::VfioError),
+    /// Memory isn't mapped for devices.
+    #[error("{iova}: devices can't be let reach it: {error}")]
+    Map {
+        /// Where they would.
+        iova: Span<Iova>,
+        /// VFIO's reason.
+        error: vfio_ioctls::VfioError,
+    },
+    /// A BAR can't be mapped.
+    #[error("{function}: Linux doesn't let its BAR {bar} be mapped")]
+    Unmappable {
+        /// The function.
+        function: PciAddress,
+        /// The BAR.
+        bar: u8,
+    },
+    /// It masters the bus still.
+    #[error("{0}: it doesn't leave the bus")]
+    Masters(PciAddress),
+    /// It isn't reset.
+    #[error("{function}: it can't be reset: {error}")]
+    Reset {
+        /// The function.
+        function: PciAddress,
+        /// Linux's reason.
+        error: io::Error,
+    },
+    /// More than a process can have.
+    #[error("it is more than a process can map")]
+    TooLarge,
+    /// Linux's.
+    #[error(transparent)]
+    Io(io::Error),
+    /// It can't be taken from its driver.
+    #[error("{0}")]
+    Unbind(String),
+    /// It isn't there.
+    #[error("{0}: this machine has no such function")]
+    Unknown(PciAddress),
+    /// The bridge by which its guest would see it.
+    #[error(transparent)]
+    Bridge(#[from] axvm_vpci::BridgeError),
+}
+
+/// Takes functions from their drivers, and sees to it that they are given back.
+pub trait Binder: Send + Sync {
+    /// Has vfio-pci have a function, as Linux calls it.
+    ///
+    /// # Errors
+    ///
+    /// A line that says why not.
+    fn take(&self, function: PciAddress) -> Result<(), String>;
+}
 
 /// Whether devices can be given.
-pub const SERVES: Serves = Serves::No;
+pub const SERVES: Serves = Serves::Yes;
 
-/// What a VM's devices reach: as it has none, nothing.
-#[derive(Debug)]
-pub struct Dma;
+/// What a VM has of VFIO.
+struct Parts {
+    kvm: Arc<VmFd>,
+    routes: Arc<Routes>,
+    windows: Windows<Container>,
+    /// Open functions. They go before the container does.
+    opened: Mutex<Vec<Arc<Opened>>>,
+    container: Mutex<Option<Arc<VfioContainer>>>,
+    lines: Mutex<Lines>,
+}
 
-impl Vfio {
-    /// An empty DMA map for a VM.
-    ///
-    /// # Errors
-    ///
-    /// The VM is planned to have devices.
-    pub fn create(&self, plan: &VmPlan, _: &Arc<VmFd>) -> Result<Dma, Error> {
-        if plan.devices.is_empty() { Ok(Dma) } else { Err(Error::Unknown) }
+/// The lines of a VM's devices: KVM raises none before it has the VM's interrupt controller.
+enum Lines {
+    /// Those that are to be raised once it has, with their numbers to KVM.
+    Wait(Vec<(Arc<Opened>, u32)>),
+    /// It has.
+    Raised,
+}
+
+impl Parts {
+    /// The VM's container, which is there from its first device on.
+    fn container(&self) -> Result<Arc<VfioContainer>, VfioError> {
+        let mut container = crate::lock(&self.container);
+        if let Some(container) = &*container {
+            return Ok(container.clone());
+        }
+        let mut device = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
+        let made = self.kvm.create_device(&mut device);
+        let made = made.map_err(|error| VfioError::Io(io::Error::from_raw_os_error(error.errno())))?;
+        let new = VfioContainer::new(Some(Arc::new(VfioDeviceFd::new_from_kvm(made))));
+        let new = Arc::new(new.map_err(VfioError::Container)?);
+        *container = Some(new.clone());
+        Ok(new)
     }
 
-    /// Takes a device from its driver.
-    ///
-    /// # Errors
-    ///
-    /// None can be.
-    pub fn unbind(&self, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Takes a device off the bus, its interrupts masked.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn close(&self, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Resets a device.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn reset(&self, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Keeps a device from the bus while its VM goes on.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn keep_off_bus(&self, _: VmId, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Gives a closed device to a VM.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn attach(&self, _: VmId, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Takes it back.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn detach(&self, _: VmId, _: &DevicePlan) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// What backs a BAR from an offset on.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn bar(&self, _: &VmPlan, _: &DevicePlan, _: u8, _: u64) -> Result<Place, Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Sends a device's line to a VM.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn route_line(&self, _: VmId, _: &LineRoute) -> Result<(), Error> {
-        Err(Error::Unknown)
-    }
-
-    /// Sends it to nobody.
-    pub fn unroute_line(&self, _: VmId, _: &LineRoute) {}
-
-    /// Adds the virtual PCI bridges through which a VM sees its functions.
-    ///
-    /// # Errors
-    ///
-    /// There are none.
-    pub fn add_bridges(
-        &self,
-        devices: AxVmDevicesBuilder<Place>,
-        ground: &Arc<Ground<Hal>>,
-    ) -> Result<AxVmDevicesBuilder<Place>, Error> {
-        if ground.plan().pci.is_empty() { Ok(devices) } else { Err(Error::Unknown) }
+    fn opened(&self, function: PciAddress) -> Option<Arc<Opened>> {
+        crate::lock(&self.opened).iter().find(|opened| opened.function == function).cloned()
     }
 }
+
+/// A container's tables.
+struct Container(Arc<VfioContainer>);
+
+impl Tables for Container {
+    fn map(&self, iova: Span<Iova>, place: &Place) -> Result<(), VfioError> {
+        let bytes = windows::bytes(iova)?;
+        // SAFETY: the place has as many bytes, as `Windows` has checked, and is kept there until the window is taken away. It is a mapping
+        // of a guest's memory, to which there is no Rust reference.
+        let mapped = unsafe { self.0.vfio_dma_map(iova.start().get(), bytes, place.address() as *mut u8) };
+        mapped.map_err(|error| VfioError::Map { iova, error })
+    }
+
+    fn unmap(&self, iova: Span<Iova>) -> Result<(), VfioError> {
+        let bytes = windows::bytes(iova)?;
+        self.0.vfio_dma_unmap(iova.start().get(), bytes).map_err(|error| VfioError::Map { iova, error })
+    }
+}
+
+/// A VM's DMA map. With it goes all that the VM has of VFIO.
+pub struct Dma(Arc<Parts>);
 
 impl DmaMap for Dma {
     type Backing = Place;
     type Domain = ();
     type Error = Error;
 
-    fn map_dma(&self, _: Span<Iova>, _: &Place, _: MappingFlags) -> Result<(), Error> {
-        // No device reaches anything.
+    fn map_dma(&self, iova: Span<Iova>, backing: &Place, flags: MappingFlags) -> Result<(), Error> {
+        self.0.windows.map_dma(iova, backing, flags)
+    }
+
+    fn unmap_dma(&self, iova: Span<Iova>) -> Result<(), Error> {
+        self.0.windows.unmap_dma(iova)
+    }
+
+    fn domain(&self, iommu: IommuId) -> Result<(), Error> {
+        self.0.windows.domain(iommu)
+    }
+}
+
+/// The devices that this Linux gives away.
+pub struct Vfio {
+    /// How Linux calls functions, by their addresses in the platform.
+    names: BTreeMap<PciAddress, PciAddress>,
+    binder: Option<Arc<dyn Binder>>,
+    vms: Mutex<BTreeMap<VmId, Weak<Parts>>>,
+}
+
+impl Vfio {
+    /// Those of a machine, which somebody takes from their drivers; nobody does where no VM is to have one.
+    pub fn new(functions: &[sysfs::Function], binder: Option<Arc<impl Binder + 'static>>) -> Self {
+        let names = functions.iter().filter_map(|it| Some((it.address?, it.linux))).collect();
+        let binder = binder.map(|binder| -> Arc<dyn Binder> { binder });
+        Self { names, binder, vms: Mutex::default() }
+    }
+
+    fn linux(&self, device: &DevicePlan) -> Result<PciAddress, Error> {
+        let address = device.pci.ok_or(Error::Unknown)?;
+        Ok(self.names.get(&address).copied().ok_or(VfioError::Unknown(address))?)
+    }
+
+    fn parts(&self, vm: VmId) -> Option<Arc<Parts>> {
+        crate::lock(&self.vms).get(&vm)?.upgrade()
+    }
+
+    /// A function that a VM has open.
+    pub fn opened(&self, vm: VmId, function: PciAddress) -> Option<Arc<Opened>> {
+        self.parts(vm)?.opened(function)
+    }
+
+    /// A function that any VM has open.
+    fn anywhere(&self, device: &DevicePlan) -> Option<Arc<Opened>> {
+        let address = device.pci?;
+        let parts: Vec<Arc<Parts>> = crate::lock(&self.vms).values().filter_map(Weak::upgrade).collect();
+        parts.iter().find_map(|parts| parts.opened(address))
+    }
+
+    /// An empty DMA map for a VM.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn create(&self, plan: &VmPlan, kvm: &Arc<VmFd>) -> Result<Dma, Error> {
+        let parts = Arc::new(Parts {
+            kvm: kvm.clone(),
+            routes: Routes::new(kvm.clone()),
+            windows: Windows::default(),
+            opened: Mutex::default(),
+            container: Mutex::default(),
+            lines: Mutex::new(Lines::Wait(Vec::new())),
+        });
+        crate::lock(&self.vms).insert(plan.id, Arc::downgrade(&parts));
+        Ok(Dma(parts))
+    }
+
+    /// Takes a device from its driver.
+    ///
+    /// # Errors
+    ///
+    /// Something keeps it.
+    pub fn unbind(&self, device: &DevicePlan) -> Result<(), Error> {
+        let function = self.linux(device)?;
+        let binder = self.binder.as_ref().ok_or(Error::Unknown)?;
+        Ok(binder.take(function).map_err(VfioError::Unbind)?)
+    }
+
+    /// Takes a device off the bus, its interrupts masked. One that isn't open is the kernel's, which lets it do neither.
+    ///
+    /// # Errors
+    ///
+    /// Something of it couldn't be confirmed.
+    pub fn close(&self, device: &DevicePlan) -> Result<(), Error> {
+        Ok(self.anywhere(device).map_or(Ok(()), |opened| opened.close())?)
+    }
+
+    /// Resets a device, as far as its plan has a way. Of one that isn't open Linux sees to that, when it is opened and closed.
+    ///
+    /// # Errors
+    ///
+    /// Linux's.
+    pub fn reset(&self, device: &DevicePlan) -> Result<(), Error> {
+        match self.anywhere(device) {
+            Some(opened) if device.reset.is_some() => Ok(opened.reset()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a device from the bus while its VM goes on.
+    ///
+    /// # Errors
+    ///
+    /// It couldn't be confirmed.
+    pub fn keep_off_bus(&self, vm: VmId, device: &DevicePlan) -> Result<(), Error> {
+        let opened = device.pci.and_then(|function| self.opened(vm, function)).ok_or(Error::Unknown)?;
+        Ok(opened.keep_off_bus()?)
+    }
+
+    /// Gives a closed device to a VM: from now on its requests pass by the VM's DMA map.
+    ///
+    /// # Errors
+    ///
+    /// VFIO's.
+    pub fn attach(&self, vm: VmId, device: &DevicePlan) -> Result<(), Error> {
+        let parts = self.parts(vm).ok_or(Error::Unknown)?;
+        let function = device.pci.ok_or(Error::Unknown)?;
+        // As the guest's interrupt controller has it: by what the plan says, or by where the guest sees it.
+        let shown = device.shown.map(|it| u32::from(it.requester_id()));
+        let id = device.msi.map(|msi| msi.source.id.0).or(shown).unwrap_or(0);
+        let container = parts.container()?;
+        let opened =
+            Opened::open(vm, function, self.linux(device)?, container.clone(), parts.routes.clone(), id)?;
+        // The container has tables now. Its device masters nothing yet.
+        parts.windows.open(Container(container))?;
+        crate::lock(&parts.opened).push(Arc::new(opened));
         Ok(())
     }
 
-    fn unmap_dma(&self, _: Span<Iova>) -> Result<(), Error> {
+    /// Takes it back: it interrupts nobody. It stays open until nothing of it is mapped any more, which is when its VM's map goes.
+    ///
+    /// # Errors
+    ///
+    /// It couldn't be confirmed.
+    pub fn detach(&self, vm: VmId, device: &DevicePlan) -> Result<(), Error> {
+        let opened = device.pci.and_then(|function| self.opened(vm, function));
+        Ok(opened.map_or(Ok(()), |opened| opened.close())?)
+    }
+
+    /// What backs a part of a device's registers.
+    ///
+    /// # Errors
+    ///
+    /// Linux doesn't let it be mapped.
+    pub fn registers(&self, plan: &VmPlan, resource: &Resource<'_>) -> Result<Place, Error> {
+        // The plan gives no other registers away.
+        let Region::Bar(bar) = resource.region else { return Err(Error::Unknown) };
+        let function = resource.device.pci.ok_or(Error::Unknown)?;
+        let opened = self.opened(plan.id, function).ok_or(Error::Unknown)?;
+        Ok(opened.map(bar, resource.offset, resource.length)?)
+    }
+
+    /// The device whose line it is, and the line's number to KVM.
+    fn of_line(&self, vm: VmId, plan: &VmPlan, route: &LineRoute) -> Option<(Arc<Opened>, u32)> {
+        let device = plan.devices.get(usize::from(route.device))?;
+        Some((self.opened(vm, device.pci?)?, crate::arch::pin(route.irq)?))
+    }
+
+    /// Sends a device's line to a VM.
+    ///
+    /// # Errors
+    ///
+    /// There is no such line, or VFIO's.
+    pub fn route_line(&self, vm: VmId, plan: &VmPlan, route: &LineRoute) -> Result<(), Error> {
+        let (opened, pin) = self.of_line(vm, plan, route).ok_or(Error::Unknown)?;
+        let parts = self.parts(vm).ok_or(Error::Unknown)?;
+        match &mut *crate::lock(&parts.lines) {
+            Lines::Wait(lines) => lines.push((opened, pin)),
+            Lines::Raised => opened.give_line(pin)?,
+        }
         Ok(())
     }
 
-    fn domain(&self, _: IommuId) -> Result<(), Error> {
-        Err(Error::Unknown)
+    /// Sends it to nobody.
+    ///
+    /// # Errors
+    ///
+    /// VFIO's.
+    pub fn unroute_line(&self, vm: VmId, plan: &VmPlan, route: &LineRoute) -> Result<(), Error> {
+        let Some((opened, pin)) = self.of_line(vm, plan, route) else { return Ok(()) };
+        if let Some(parts) = self.parts(vm)
+            && let Lines::Wait(lines) = &mut *crate::lock(&parts.lines)
+        {
+            lines.retain(|(_, known)| *known != pin);
+        }
+        Ok(opened.take_line()?)
+    }
+
+    /// Adds the virtual PCI bridges through which a VM sees its functions; the VM has its interrupt controller.
+    ///
+    /// # Errors
+    ///
+    /// The plan doesn't fit the platform.
+    pub fn add_bridges(
+        &self,
+        mut devices: AxVmDevicesBuilder<Place>,
+        ground: &Arc<Ground<Hal>>,
+    ) -> Result<(AxVmDevicesBuilder<Place>, Vec<Arc<Bridge>>), Error> {
+        let parts = self.parts(ground.id()).ok_or(Error::Unknown)?;
+        let before = std::mem::replace(&mut *crate::lock(&parts.lines), Lines::Raised);
+        if let Lines::Wait(lines) = before {
+            lines.into_iter().try_for_each(|(opened, pin)| opened.give_line(pin))?;
+        }
+        let mut bridges = Vec::new();
+        for pci in &ground.plan().pci {
+            let bridge = backend::new_bridge(ground, pci).map_err(VfioError::Bridge)?;
+            devices = devices.mmio(pci.ecam, bridge.clone());
+            bridges.push(bridge);
+        }
+        Ok((devices, bridges))
     }
 }
 
@@ -151,22 +400,25 @@ impl Iommu for Vfio {
     type Domain = ();
     type Error = Error;
 
+    /// A group joins its VM's container when its device is opened ([`Vfio::attach`]); until then the kernel lets it reach nothing.
     fn attach(&self, _: DmaSource, (): &()) -> Result<(), Error> {
-        Err(Error::Unknown)
+        Ok(())
     }
 
+    /// The kernel has no way of its own while a device is open; its bus mastering is off then ([`Opened::close`], [`Opened::keep_off_bus`]).
     fn block(&self, _: DmaSource) -> Result<(), Error> {
-        Err(Error::Unknown)
+        Ok(())
     }
 
     fn silence(&self, _: DmaSource) -> Result<(), Error> {
-        Err(Error::Unknown)
+        Ok(())
     }
 
     fn drain(&self, _: IommuId, _: usize, _: impl FnMut(DmaFault)) -> Drained {
         Drained::default()
     }
 
+    /// VFIO tells nobody what an IOMMU has blocked: the kernel's log does.
     fn abilities(&self, _: IommuId) -> Abilities {
         Abilities { reports_faults: false, cuts_mappings: false }
     }
@@ -175,7 +427,14 @@ impl Iommu for Vfio {
 impl MsiSink for Vfio {
     type Error = Error;
 
-    fn route(&self, _: VmId, _: &DevicePlan, _: u16, _: Option<MsiMessage>) -> Result<(), Error> {
-        Err(Error::Unknown)
+    fn route(
+        &self,
+        vm: VmId,
+        function: &DevicePlan,
+        vector: u16,
+        message: Option<MsiMessage>,
+    ) -> Result<(), Error> {
+        let opened = function.pci.and_then(|function| self.opened(vm, function)).ok_or(Error::Unknown)?;
+        Ok(opened.route(vector, message)?)
     }
 }
