@@ -277,7 +277,7 @@ impl Opened {
         silent
     }
 
-    /// Has it make no request until [`Opened::allow`], whatever its guest writes.
+    /// Has it make no request any more, whatever its guest writes.
     ///
     /// # Errors
     ///
