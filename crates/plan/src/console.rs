@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use axvm_addr::Span;
+use axvm_addr::{Ports, Span};
 use axvm_platform::model::{Platform, PlatformDevice};
 use axvm_system::model::{Device, System};
 
@@ -117,6 +117,8 @@ fn is_given(system: &System, uart: &PlatformDevice) -> bool {
         Device::Node { path, .. } => *path == uart.path,
         Device::Region { base_hpa, length, .. } => Span::new(*base_hpa, *length)
             .is_ok_and(|region| uart.registers.iter().any(|span| span.overlaps(&region))),
-        Device::Pci { .. } | Device::Ports { .. } => false,
+        Device::Ports { base, count, .. } => Ports::of(*base, (*count).into())
+            .is_some_and(|given| uart.ports.iter().any(|ports| ports.overlaps(&given))),
+        Device::Pci { .. } => false,
     })
 }

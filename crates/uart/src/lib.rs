@@ -21,7 +21,7 @@ mod unisoc;
 
 pub use kind::{Description, Kind, Properties};
 
-use model::{Model, Step};
+use model::{Model, Setting, Step};
 
 /// How wide an access to a register is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +129,24 @@ impl<R: Registers> Uart<R> {
         }
     }
 
+    /// Does something while a bit of a register is set.
+    fn behind<T>(&self, switch: u16, bit: u32, what: impl FnOnce() -> T) -> T {
+        let before = self.get(switch);
+        self.set(switch, before | bit);
+        let done = what();
+        self.set(switch, before);
+        done
+    }
+
     /// How it sends and receives now, for [`Uart::restore`]; `None`: of its kind not all is known that could be changed.
     pub fn settings(&self) -> Option<Settings> {
         let registers = self.model().settings;
         let mut settings = Settings::default();
-        for (value, &register) in settings.0.iter_mut().zip(registers) {
-            *value = self.get(register);
+        for (value, &setting) in settings.0.iter_mut().zip(registers) {
+            *value = match setting {
+                Setting::Register(at) => self.get(at),
+                Setting::Behind { at, switch, bit } => self.behind(switch, bit, || self.get(at)),
+            };
         }
         (!registers.is_empty()).then_some(settings)
     }
@@ -143,8 +155,11 @@ impl<R: Registers> Uart<R> {
     /// are off.
     pub fn restore(&self, settings: &Settings) {
         self.perform(self.model().stop);
-        for (&register, &value) in self.model().settings.iter().zip(&settings.0) {
-            self.set(register, value);
+        for (&setting, &value) in self.model().settings.iter().zip(&settings.0) {
+            match setting {
+                Setting::Register(at) => self.set(at, value),
+                Setting::Behind { at, switch, bit } => self.behind(switch, bit, || self.set(at, value)),
+            }
         }
         self.perform(self.model().enable);
         self.listen(false);

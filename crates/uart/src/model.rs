@@ -65,6 +65,15 @@ pub(crate) enum Step {
     },
 }
 
+/// Something that decides how a UART sends and receives, and where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Setting {
+    /// A register.
+    Register(u16),
+    /// A register that is there while a bit of another one is set.
+    Behind { at: u16, switch: u16, bit: u32 },
+}
+
 /// A kind of UART. Offsets are in registers, which [`Description`](crate::Description) makes bytes.
 pub(crate) struct Model {
     /// The last register in use here.
@@ -94,7 +103,7 @@ pub(crate) struct Model {
     /// Done before its settings are written back: it is off, and what is in its FIFOs is gone.
     pub stop: &'static [Step],
     /// All settings that decide how it sends and receives, in the order in which they are written; empty: they aren't known.
-    pub settings: &'static [u16],
+    pub settings: &'static [Setting],
 }
 
 impl Model {

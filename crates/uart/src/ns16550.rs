@@ -3,7 +3,7 @@
 //! registers are those of Linux's `8250_uniphier.c` and `8250_em.c`).
 
 use crate::Width;
-use crate::model::{Model, Step, Test};
+use crate::model::{Model, Setting, Step, Test};
 
 /// Receiver buffer and transmitter holding register, while LCR.DLAB is clear (8.0).
 const DATA: u16 = 0;
@@ -20,6 +20,8 @@ const LSR: u16 = 5;
 
 const IER_RECEIVED: u32 = 1;
 const FCR_ENABLE: u32 = 1;
+/// Both FIFOs are emptied.
+const FCR_EMPTY: u32 = 6;
 const LCR_DLAB: u32 = 0x80;
 /// DTR, RTS, and OUT2, which on many boards lets the interrupt out.
 const MCR_READY: u32 = 0xb;
@@ -45,6 +47,20 @@ pub(crate) const MODEL: Model = Model {
     ],
     listen: &[Step::Write { at: IER, value: IER_RECEIVED }],
     ignore: &[Step::Write { at: IER, value: 0 }],
+    // It hears itself no more, and has nothing to send, so that a DesignWare UART takes what is written to LCR.
+    stop: &[
+        Step::Change { at: LCR, clear: LCR_DLAB, set: 0 },
+        Step::Write { at: IER, value: 0 },
+        Step::Write { at: MCR, value: 0 },
+        Step::Write { at: FCR, value: FCR_ENABLE | FCR_EMPTY },
+    ],
+    // The divisor's halves lie where data and IER do otherwise (8.3).
+    settings: &[
+        Setting::Behind { at: DATA, switch: LCR, bit: LCR_DLAB },
+        Setting::Behind { at: IER, switch: LCR, bit: LCR_DLAB },
+        Setting::Register(LCR),
+        Setting::Register(MCR),
+    ],
     ..Model::BARE
 };
 
@@ -58,6 +74,8 @@ pub(crate) const UNIPHIER: Model = Model {
         Step::Change { at: UNIPHIER_FCR, clear: 0, set: FCR_ENABLE },
         Step::Change { at: UNIPHIER_LCR_MCR, clear: 0, set: MCR_READY },
     ],
+    stop: &[],
+    settings: &[],
     ..MODEL
 };
 
@@ -73,5 +91,7 @@ pub(crate) const EMMA: Model = Model {
     received: Test::set(EMMA_LSR, LSR_RECEIVED),
     overrun: Test::set(EMMA_LSR, LSR_OVERRUN),
     enable: &[],
+    stop: &[],
+    settings: &[],
     ..MODEL
 };

@@ -1,6 +1,6 @@
 //! PL011 (Arm DDI 0183G, 3.3) and the SBSA's generic UART, which is the part of it that needs no set-up (Arm DEN 0029, B).
 
-use crate::model::{Model, Step, Test};
+use crate::model::{Model, Setting, Step, Test};
 use crate::{Registers, Uart};
 
 /// Data, with the overrun beside it (3.3.1).
@@ -63,7 +63,14 @@ pub(crate) const MODEL: Model = Model {
         Step::Write { at: ICR, value: ICR_ALL },
     ],
     // The divisor counts from the write of LCR_H on; it is turned on last.
-    settings: &[IBRD, FBRD, LCR_H, IFLS, DMACR, CR],
+    settings: &[
+        Setting::Register(IBRD),
+        Setting::Register(FBRD),
+        Setting::Register(LCR_H),
+        Setting::Register(IFLS),
+        Setting::Register(DMACR),
+        Setting::Register(CR),
+    ],
     ..SBSA
 };
 

@@ -283,3 +283,62 @@ fn one_that_was_lent_is_made_again_what_it_was() {
     let sbsa = Description::find(["arm,sbsa-uart"], &Properties::default()).unwrap();
     assert!(!sbsa.can_be_restored() && Uart::new(sbsa, &registers).settings().is_none());
 }
+
+/// A 16550's registers, whose divisor lies behind two others while LCR's bit 7 is set.
+#[derive(Default)]
+struct Pc {
+    registers: core::cell::RefCell<[u8; 8]>,
+    divisor: core::cell::Cell<[u8; 2]>,
+}
+
+impl Pc {
+    fn is_divisor(&self, offset: u32) -> bool {
+        offset < 2 && self.registers.borrow()[3] & 0x80 != 0
+    }
+}
+
+impl Registers for &Pc {
+    fn read(&self, offset: u32, _: Width) -> u32 {
+        let at = offset as usize;
+        if self.is_divisor(offset) {
+            self.divisor.get()[at].into()
+        } else {
+            self.registers.borrow()[at].into()
+        }
+    }
+
+    fn write(&self, offset: u32, _: Width, value: u32) {
+        let (at, value) = (offset as usize, value as u8);
+        if self.is_divisor(offset) {
+            let mut divisor = self.divisor.get();
+            divisor[at] = value;
+            self.divisor.set(divisor);
+        } else {
+            self.registers.borrow_mut()[at] = value;
+        }
+    }
+}
+
+#[test]
+fn a_16550_that_was_lent_has_its_divisor_again() {
+    let description = Description::find(["ns16550a"], &Properties::default()).unwrap();
+    assert!(description.can_be_restored());
+    let registers = Pc::default();
+    registers.divisor.set([12, 1]);
+    (&&registers).write(3, Width::Byte, 3);
+    let uart = Uart::new(description, &registers);
+    uart.set_up(None);
+    uart.listen(true);
+    let settings = uart.settings().unwrap();
+    let before = (registers.divisor.get(), [3, 4].map(|at| (&registers).read(at, Width::Byte)));
+    assert_eq!(before, ([12, 1], [3, 0xb]), "looking changes nothing");
+    // Another rate and format, hearing itself, with its divisor in the way and all interrupts on.
+    registers.divisor.set([0xff, 0xff]);
+    *registers.registers.borrow_mut() = [0, 0xf, 0, 0x9f, 0x1f, 0, 0, 0];
+    uart.restore(&settings);
+    assert_eq!((registers.divisor.get(), [3, 4].map(|at| (&registers).read(at, Width::Byte))), before);
+    assert_eq!((&registers).read(1, Width::Byte), 0, "its interrupts are off until they are asked for");
+    for other in ["socionext,uniphier-uart", "renesas,em-uart"] {
+        assert!(!Description::find([other], &Properties::default()).unwrap().can_be_restored(), "{other}");
+    }
+}

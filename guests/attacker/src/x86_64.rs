@@ -13,6 +13,7 @@ use crate::attacks::Attack;
 mod apics;
 mod bars;
 mod forged;
+mod garble;
 mod hears;
 mod instructions;
 mod memory;
@@ -59,6 +60,7 @@ pub const ALL: &[Attack] = &[
     ("own-apic-entries", own_apic::entries),
     ("own-apic-base", own_apic::base),
     ("own-apic-mess", own_apic::mess),
+    ("garble", garble::garble),
     // Not an attacker: a neighbour who notices whether it was attacked.
     ("victim", victim),
     ("bars-victim", bars::victim),

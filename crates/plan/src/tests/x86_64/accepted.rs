@@ -389,3 +389,18 @@ fn vms_that_have_their_local_apics_themselves_run_side_by_side() {
     let both = replan::replan(&plan.vms, &first.running, &replan::Change::Start(VmId(1)));
     assert_eq!(both.map(|both| both.running.holders.len()), Ok(2));
 }
+
+#[test]
+fn the_first_serial_port_is_given_though_the_hypervisor_speaks_there() {
+    let mut system = given(vec![node("com1")]);
+    let plan = planned(&system, &board());
+    assert_eq!(plan.console.as_deref(), Some("com1"));
+    // The guest has it as its console, in place of an emulated one, and the hypervisor speaks at the second meanwhile.
+    assert_eq!(plan.vms[0].console, None);
+    assert_eq!(plan.vms[0].ports, [PortPlan { device: 0, ports: ports(0x3f8, 8), direct: true }]);
+    let aside = |plan: &Plan| plan.console_lent.as_ref().unwrap().aside.clone();
+    assert_eq!(aside(&plan).as_deref(), Some("com2"));
+    // It does not where that is given too, be it by its ports.
+    system.vms[0].devices.push(range("second", 0x2f8, 8, Some(3)));
+    assert_eq!(aside(&planned(&system, &board())), None);
+}
