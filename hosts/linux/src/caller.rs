@@ -97,3 +97,6 @@ impl Caller {
         self.heard();
     }
 }
+
+#[cfg(test)]
+mod tests;

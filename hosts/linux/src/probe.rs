@@ -124,3 +124,6 @@ fn apic_ids(text: &str) -> Vec<(usize, u64)> {
     }
     ids
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,3 +101,6 @@ impl<S: Slots> Materialise for Space<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

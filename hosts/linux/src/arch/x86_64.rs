@@ -15,7 +15,7 @@ use axvm_plan::{ConsolePlan, EntryPlan, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_x86_cpu::start::{self, Gdt};
 use axvm_x86_cpu::vmcb::Segment;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_pit_config, kvm_regs, kvm_segment};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::Access;
@@ -78,6 +78,8 @@ pub fn make(kvm: &Kvm, vm: &Arc<VmFd>, plan: &VmPlan) -> Result<(Vec<VcpuFd>, Ir
     vm.set_tss_address(TSS).kernel("KVM_SET_TSS_ADDR")?;
     vm.set_identity_map_address(IDENTITY_MAP).kernel("KVM_SET_IDENTITY_MAP_ADDR")?;
     vm.create_irq_chip().kernel("KVM_CREATE_IRQCHIP")?;
+    // With the APICs come 8259s, and who finds these looks for the 8254 that belongs to them: Linux doesn't go on without.
+    vm.create_pit2(kvm_pit_config::default()).kernel("KVM_CREATE_PIT2")?;
     let offered = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kernel("KVM_GET_SUPPORTED_CPUID")?;
     let mut vcpus = Vec::new();
     for planned in &plan.cpus {
