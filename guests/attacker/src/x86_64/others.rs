@@ -7,7 +7,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use axvm_guest_runtime::apic::Local;
 use axvm_guest_runtime::board::Board;
-use axvm_guest_runtime::machine::{SURELY_S, cpuid, load32, read_msr, start_cpu, store32, within, write_msr};
+use axvm_guest_runtime::machine::{
+    SURELY_S, cpuid, frequency, load32, now, read_msr, start_cpu, store32, within, write_msr,
+};
 
 const COMMAND: u64 = 0x300;
 const TARGET: u64 = 0x310;
@@ -181,7 +183,8 @@ fn in_x2apic_mode(own: u32) -> Result<u32, String> {
 
 /// An instruction at a register that another CPU changes meanwhile: it is one of those that it has been, and the register stays what it is.
 pub fn changing(board: &Board) -> String {
-    const ROUNDS_OF_THE_FIRST: u32 = 20_000;
+    /// Not so many rounds: while the second CPU stands at what accesses nothing, a round takes no time.
+    const SECONDS: u64 = 4;
     let Ok(layout) = Layout::from_size_align(4096, 4096) else { return "skipped".into() };
     // SAFETY: the layout isn't empty.
     let page = unsafe { alloc_zeroed(layout) };
@@ -199,7 +202,8 @@ pub fn changing(board: &Board) -> String {
     if let Err(why) = second(board, change) {
         return why;
     }
-    for _ in 0..ROUNDS_OF_THE_FIRST {
+    let start = now();
+    while now() - start < SECONDS * frequency() {
         // SAFETY: whatever the other CPU has made of it: a load from a register that only says its version, a store there, which is ignored, an
         // exchange, or nothing; then it returns.
         unsafe {

@@ -224,10 +224,9 @@ pub fn status_word(running: &Running<'_>, word: StatusWord) -> Result<u16, Excep
     }
 }
 
-/// What of an instruction's bytes tells it from another.
-fn head(bytes: &[u8]) -> [u8; 16] {
-    core::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0))
-}
+/// How often in a row what reaches for a register is looked at before it counts as one that can't be emulated: where another CPU changes it all
+/// the time, it is hardly ever something else so often.
+const LOOKS: u8 = 16;
 
 fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
     let gpa = Gpa(fault.address);
@@ -263,6 +262,7 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
     match begun {
         Ok(emulation) => {
             let first = emulation.access();
+            running.context.unserved = 0;
             running.pending = Pending::Memory(emulation);
             Exit::Mmio(first)
         }
@@ -273,13 +273,13 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
         }
         Err(Refused::Instruction) if !running.vm.devices().is_device(gpa) => no_device(running),
         Err(Refused::Instruction) => {
-            // Another CPU may have changed it since it was executed: it is looked at again, once, when it reaches for the register again.
-            let now = fetch::bytes(save, physical_bits(), &Ram(ram)).ok();
-            let now = (save.rip, now.map_or([0; 16], |bytes| head(bytes.as_slice())));
-            if running.context.unserved.replace(now) != Some(now) {
+            // Another CPU may have changed it since it was executed: it is looked at again when it reaches for the register again.
+            running.context.unserved += 1;
+            if running.context.unserved < LOOKS {
                 running.count(ExitReason::Other);
                 return RESUME;
             }
+            running.context.unserved = 0;
             let (vm, vcpu) = (running.vm, running.vcpu);
             log::warn!(
                 "{}: vCPU {vcpu} used an instruction at {:#x} that can't be emulated on a device register at {gpa}",

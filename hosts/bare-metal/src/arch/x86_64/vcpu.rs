@@ -62,8 +62,8 @@ pub struct Context {
     aside: Option<Event>,
     /// The device that it reached last.
     pub hint: Hint,
-    /// Where it reached for a register by an instruction that can't be done in its place, and what that was.
-    pub unserved: Option<(u64, [u8; 16])>,
+    /// How often in a row it has reached for a register by an instruction that can't be done in its place.
+    pub unserved: u8,
     /// Kept as long as the VMCB refers to it.
     _io_permissions: Arc<IoPermissions>,
     msr_permissions: Box<MsrPermissions>,
@@ -120,7 +120,7 @@ impl Context {
             nmi: Nmi::Open,
             aside: None,
             hint: Hint::default(),
-            unserved: None,
+            unserved: 0,
             _io_permissions: io,
             msr_permissions: msr,
             ends: Ends::Unseen,
