@@ -233,6 +233,17 @@ fn an_old_qemu_is_named_with_what_to_install() {
 }
 
 #[test]
+fn x86_64_needs_a_newer_qemu_than_aarch64_which_one_line_says() {
+    // The fake is 10.0.2.
+    let run = Place::new(&GOOD.replace("aarch64", "x86_64")).run("ok", &[]);
+    run.ended("bad-input", 2);
+    let lines: Vec<&str> = run.err.lines().filter(|line| line.contains("too old")).collect();
+    let [line] = lines[..] else { panic!("{run:#?}") };
+    assert!(line.contains("is version 10.0: too old, an AMD-Vi that translates DMA needs 11.1"), "{run:#?}");
+    assert!(line.contains("install QEMU 11.1 or newer"), "{run:#?}");
+}
+
+#[test]
 fn a_hypervisor_image_of_another_version_is_not_started() {
     let place = Place::new(GOOD);
     fs::write(place.path("hypervisor.bin"), "AxVM image, version 9.9.9\n").unwrap();

@@ -5,10 +5,12 @@
 //! its own, which is held while it sends.
 
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_addr::{Gpa, VcpuId};
 use spin::{Mutex, MutexGuard};
 
+use crate::base::Mode;
 use crate::direct;
 use crate::identity::{Identity, Published};
 use crate::inbox::Inbox;
@@ -214,11 +216,17 @@ struct Cpu {
     own: Mutex<Own>,
     inbox: Inbox,
     published: Published,
+    /// What is its own may have changed since it was looked at ([`Apics::poll`]). By its own CPU, or while it isn't in its place.
+    touched: AtomicBool,
 }
 
 impl Cpu {
     fn lock(&self) -> MutexGuard<'_, Own> {
         self.own.lock()
+    }
+
+    fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
     }
 }
 
@@ -243,7 +251,7 @@ impl<B: Backend> Apics<B> {
         let cpu = |number| {
             let own = Own::new(number, &config);
             let published = Published::new(own.apic.identity());
-            Cpu { own: Mutex::new(own), inbox: Inbox::default(), published }
+            Cpu { own: Mutex::new(own), inbox: Inbox::default(), published, touched: AtomicBool::new(true) }
         };
         let apic = IoApic::new(config.io_id).with_resampled(config.physical);
         let cpus = (0..config.vcpus).map(cpu).collect();
@@ -260,6 +268,7 @@ impl<B: Backend> Apics<B> {
         for (number, cpu) in (0..).zip(&self.cpus) {
             let mut own = cpu.lock();
             *own = Own::new(number, &self.config);
+            cpu.touch();
             cpu.inbox.clear();
             cpu.published.set(own.apic.identity());
         }
@@ -278,6 +287,7 @@ impl<B: Backend> Apics<B> {
     pub fn enter(&self, vcpu: VcpuId) {
         if let Some(cpu) = self.cpu(vcpu) {
             let mut own = cpu.lock();
+            cpu.touch();
             own.entered = true;
             own.waits = false;
             // The one by which it was started, or one that came on the way.
@@ -292,7 +302,14 @@ impl<B: Backend> Apics<B> {
         }
     }
 
-    /// What waits for it: asked before its guest is entered, and whenever it was woken.
+    /// Whether [`Apics::poll`] may say something else than it did, but for a timer that has ended by now. Takes no lock: asked before each
+    /// entry of its guest. What others leave for it from here on has its CPU called.
+    #[inline]
+    pub fn has_news(&self, vcpu: VcpuId) -> bool {
+        self.cpu(vcpu).is_some_and(|cpu| cpu.touched.load(Ordering::Relaxed) || cpu.inbox.has_something())
+    }
+
+    /// What waits for it: asked before its guest is entered, unless there is no news, and whenever it was woken.
     pub fn poll(&self, vcpu: VcpuId) -> Pending {
         let mut pending = Pending {
             activity: Activity::Runs,
@@ -305,6 +322,7 @@ impl<B: Backend> Apics<B> {
         };
         let Some(cpu) = self.cpu(vcpu) else { return pending };
         let mut guard = cpu.lock();
+        cpu.touched.store(false, Ordering::Relaxed);
         let own = &mut *guard;
         if cpu.inbox.look() {
             let mut arrived = cpu.inbox.take_vectors();
@@ -368,7 +386,12 @@ impl<B: Backend> Apics<B> {
 
     /// CR8: the Task Priority's class.
     pub fn cr8(&self, vcpu: VcpuId) -> u8 {
-        self.with(vcpu, |own| own.apic.tpr() >> 4).unwrap_or(0)
+        self.cpu(vcpu).map_or(0, |cpu| cpu.lock().apic.tpr() >> 4)
+    }
+
+    /// Whether its local APIC is on, by its base address register: its own CPU asks.
+    pub fn is_on(&self, vcpu: VcpuId) -> bool {
+        self.cpu(vcpu).is_some_and(|cpu| cpu.published.get().mode != Mode::Off)
     }
 
     /// CR8 was set to this; if it has been that already nothing changes.
@@ -383,7 +406,14 @@ impl<B: Backend> Apics<B> {
     /// It reads a register of its local APIC's page.
     pub fn read_page(&self, vcpu: VcpuId, offset: u64) -> u32 {
         let now = self.backend.tsc();
-        self.with(vcpu, |own| own.apic.read_page(offset, now)).unwrap_or(0)
+        let Some(cpu) = self.cpu(vcpu) else { return 0 };
+        let mut own = cpu.lock();
+        let value = own.apic.read_page(offset, now);
+        // A read changes nothing, but where there is no such register: that is an error, which may interrupt.
+        if own.apic.errors() != 0 {
+            cpu.touch();
+        }
+        value
     }
 
     /// It writes a register of its local APIC's page.
@@ -568,6 +598,7 @@ impl<B: Backend> Apics<B> {
     fn with<R>(&self, vcpu: VcpuId, change: impl FnOnce(&mut Own) -> R) -> Option<R> {
         let cpu = self.cpu(vcpu)?;
         let mut own = cpu.lock();
+        cpu.touch();
         let result = change(&mut own);
         cpu.published.set(own.apic.identity());
         Some(result)
@@ -655,6 +686,7 @@ impl<B: Backend> Apics<B> {
             if !own.entered {
                 // It waits already, with nobody to look.
                 own.init();
+                cpu.touch();
                 cpu.inbox.clear();
                 cpu.published.set(own.apic.identity());
                 return true;

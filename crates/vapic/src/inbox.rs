@@ -49,6 +49,11 @@ impl Inbox {
         !self.noted.swap(true, Ordering::SeqCst)
     }
 
+    /// By its own CPU: whether there is something, which waits on.
+    pub fn has_something(&self) -> bool {
+        self.noted.load(Ordering::Relaxed)
+    }
+
     /// By its own CPU: whether there is something. What comes from here on calls again.
     pub fn look(&self) -> bool {
         self.noted.load(Ordering::Relaxed) && self.noted.swap(false, Ordering::SeqCst)

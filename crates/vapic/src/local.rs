@@ -443,6 +443,11 @@ impl LocalApic {
         Some(vector)
     }
 
+    /// Errors since Error Status was written.
+    pub(crate) fn errors(&self) -> u32 {
+        self.errors
+    }
+
     /// What hardware has noted as errors beside.
     pub(crate) fn note_errors(&mut self, errors: u32) {
         self.errors |= errors;

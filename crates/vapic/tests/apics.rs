@@ -620,3 +620,69 @@ proptest! {
         }
     }
 }
+
+/// What was said last, without what is said once only.
+fn again(pending: Pending) -> Pending {
+    let activity = match pending.activity {
+        Activity::Startup { .. } => Activity::Runs,
+        other => other,
+    };
+    Pending { activity, reset: false, ..pending }
+}
+
+proptest! {
+    /// As long as there is no news nothing waits that didn't: who knows what waited last needn't look.
+    #[test]
+    fn without_news_nothing_has_changed(steps in prop::collection::vec((step(), 0u8..5), 1..200)) {
+        let vm = running();
+        let cpus = [A, B, C];
+        for vcpu in cpus {
+            write(&vm, vcpu, offset::LVT_ERROR, 0x71);
+        }
+        let mut known = cpus.map(|vcpu| again(vm.poll(vcpu)));
+        let mut quiet = 0;
+        for (step, other) in steps {
+            let vcpu = VcpuId(u16::from(other) % 3);
+            match step {
+                Step::Line(pin, high) => vm.set_line(pin, high).unwrap(),
+                Step::Entry(pin, low) => entry(&vm, pin, low, u32::from(pin) % 3),
+                Step::Page(cpu, at, value) => {
+                    let _ = vm.write_page(VcpuId(cpu.into()), at.into(), value);
+                }
+                Step::Msi(cpu, vector) => {
+                    let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, vector);
+                }
+                Step::Run(cpu) => {
+                    vm.take(VcpuId(cpu.into()));
+                }
+                Step::End(cpu) => {
+                    let _ = vm.write_page(VcpuId(cpu.into()), offset::EOI.into(), 0);
+                }
+            }
+            match other {
+                0 => vm.set_cr8(vcpu, other),
+                1 => {
+                    vm.take_nmi(vcpu);
+                }
+                2 => {
+                    vm.leave(vcpu);
+                    vm.enter(vcpu);
+                }
+                3 => vm.set_cr8(vcpu, 9),
+                _ => {
+                    // There is no such register: an error, of which some tell by an interrupt.
+                    vm.read_page(vcpu, 0x40);
+                }
+            }
+            for (vcpu, known) in cpus.into_iter().zip(&mut known) {
+                let is_news = vm.has_news(vcpu);
+                quiet += usize::from(!is_news);
+                let now = vm.poll(vcpu);
+                prop_assert!(is_news || now == *known, "{:?} became {:?} of {}", known, now, vcpu);
+                prop_assert!(!vm.has_news(vcpu));
+                *known = again(now);
+            }
+        }
+        prop_assert!(quiet > 0, "there is news at each step, of all");
+    }
+}

@@ -148,8 +148,21 @@ fn part(leaf: &mut Leaf, register: Register) -> &mut u32 {
     }
 }
 
+/// The rows of a leaf. The table is in the order of leaves.
+fn rows(leaf: u32) -> &'static [Row] {
+    let first = TABLE.partition_point(|row| row.leaf < leaf);
+    let rest = TABLE.get(first..).unwrap_or(&[]);
+    let count = rest.iter().position(|row| row.leaf != leaf).unwrap_or(rest.len());
+    rest.get(..count).unwrap_or(&[])
+}
+
 /// What CPUID returns to a vCPU. `host` is the CPU that the vCPU has. Leaves that aren't known, and those above the last, are zero.
 pub fn cpuid(leaf: u32, subleaf: u32, host: &impl Source, view: &View, asker: &Asker) -> Leaf {
+    cpuid_by(leaf, subleaf, host, view, asker)
+}
+
+/// The same for any processor: compiled once, and as this crate is (for speed), not as its user.
+fn cpuid_by(leaf: u32, subleaf: u32, host: &dyn Source, view: &View, asker: &Asker) -> Leaf {
     let view = &View { xcr0: view.xcr0 & STATES, ..*view };
     let base = leaf & 0xc000_0000;
     let here = match base {
@@ -165,7 +178,7 @@ pub fn cpuid(leaf: u32, subleaf: u32, host: &impl Source, view: &View, asker: &A
     };
     let mut here = here;
     let mut seen = Leaf::default();
-    for row in TABLE.iter().filter(|row| row.leaf == leaf) {
+    for row in rows(leaf) {
         if matches!(row.subleaf, Subleaf::Only(only) if only != subleaf) {
             continue;
         }
@@ -177,8 +190,8 @@ pub fn cpuid(leaf: u32, subleaf: u32, host: &impl Source, view: &View, asker: &A
 }
 
 /// Whether AMD's way of telling topology is the guest's.
-fn vendor(host: &impl Source) -> Vendor {
-    crate::features::Features::read(host).vendor
+fn vendor(host: &dyn Source) -> Vendor {
+    crate::features::Vendor::read(host)
 }
 
 #[cfg(test)]

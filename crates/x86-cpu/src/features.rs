@@ -98,6 +98,18 @@ pub enum Vendor {
     Other,
 }
 
+impl Vendor {
+    /// What the processor says.
+    pub(crate) fn read(source: &dyn Source) -> Self {
+        let first = source.cpuid(0, 0);
+        match (first.ebx, first.edx, first.ecx) {
+            (0x6874_7541, 0x6974_6e65, 0x444d_4163) | (0x6f67_7948, 0x6e65_476e, 0x656e_6975) => Self::Amd,
+            (0x756e_6547, 0x4965_6e69, 0x6c65_746e) => Self::Intel,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What instructions the processor has that a table asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
@@ -167,11 +179,7 @@ impl Features {
             }
         };
         let first = source.cpuid(0, 0);
-        let vendor = match (first.ebx, first.edx, first.ecx) {
-            (0x6874_7541, 0x6974_6e65, 0x444d_4163) | (0x6f67_7948, 0x6e65_476e, 0x656e_6975) => Vendor::Amd,
-            (0x756e_6547, 0x4965_6e69, 0x6c65_746e) => Vendor::Intel,
-            _ => Vendor::Other,
-        };
+        let vendor = Vendor::read(source);
         let has_svm = leaf(0x8000_0001).ecx & 1 << 2 != 0;
         let svm = if has_svm { leaf(0x8000_000a) } else { Leaf::default() };
         let sizes = leaf(0x8000_0008);

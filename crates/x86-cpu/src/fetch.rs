@@ -29,6 +29,11 @@ impl Bytes {
 ///
 /// Not one byte is there. The guest changed its tables meanwhile, and finds out itself when it runs again.
 pub fn bytes(save: &Save, physical_bits: u8, memory: &impl Memory) -> Result<Bytes, Fault> {
+    bytes_by(save, physical_bits, memory)
+}
+
+/// The same for any memory: compiled once, and as this crate is (for speed), not as its user.
+fn bytes_by(save: &Save, physical_bits: u8, memory: &dyn Memory) -> Result<Bytes, Fault> {
     let mut found = Bytes { bytes: [0; 15], length: 0 };
     let mut done = 0;
     while done < found.bytes.len() {
@@ -39,7 +44,7 @@ pub fn bytes(save: &Save, physical_bits: u8, memory: &impl Memory) -> Result<Byt
         if walk::linear(save, Segment::Cs, offset, wanted as u64, Access::Fetch).is_err() {
             wanted = 1;
         }
-        let physical = match walk::translate(save, linear, Access::Fetch, physical_bits, memory) {
+        let physical = match walk::translate_by(save, linear, Access::Fetch, physical_bits, memory) {
             Ok(physical) => physical,
             Err(fault) if done == 0 => return Err(fault),
             Err(_) => break,
@@ -173,6 +178,9 @@ fn segment(prefixes: &mut Prefixes, name: Segment, code: Code) -> u8 {
 /// It isn't, or the bytes end before it does.
 pub fn decode(bytes: &[u8], code: Code, exit: &Exit) -> Result<Fetched, NotIt> {
     let bytes = bytes.get(..bytes.len().min(15)).unwrap_or(bytes);
+    if let Some(length) = plain(bytes, exit) {
+        return Ok(Fetched { length, about: About::Nothing });
+    }
     let mut reader = Reader { bytes, at: 0 };
     let (prefixes, opcode) = reader.prefixes(code)?;
     let about = match *exit {
@@ -212,10 +220,7 @@ pub fn decode(bytes: &[u8], code: Code, exit: &Exit) -> Result<Fetched, NotIt> {
             }
             special(&mut reader, &prefixes, code, register, direction)?
         }
-        Exit::Msr(direction) => {
-            let expected = if direction == Direction::Read { 0x32 } else { 0x30 };
-            fixed(&mut reader, opcode, &prefixes, &[0x0f, expected])?
-        }
+        Exit::Msr(direction) => fixed(&mut reader, opcode, &prefixes, msr(direction))?,
         Exit::Instruction(instruction) => {
             let encoding = encoding(instruction).ok_or(NotIt)?;
             fixed(&mut reader, opcode, &prefixes, encoding)?
@@ -223,6 +228,24 @@ pub fn decode(bytes: &[u8], code: Code, exit: &Exit) -> Result<Fetched, NotIt> {
         _ => return Err(NotIt),
     };
     Ok(Fetched { length: reader.at as u8, about })
+}
+
+/// How long it is if it is an instruction without operands and prefixes, as most are: the way that is short.
+#[inline]
+fn plain(bytes: &[u8], exit: &Exit) -> Option<u8> {
+    let encoding = match *exit {
+        Exit::Msr(direction) => msr(direction),
+        // Without its prefix it is another one.
+        Exit::Instruction(Instruction::Pause) => return None,
+        Exit::Instruction(instruction) => encoding(instruction)?,
+        _ => return None,
+    };
+    bytes.starts_with(encoding).then_some(encoding.len() as u8)
+}
+
+/// RDMSR, WRMSR.
+fn msr(direction: Direction) -> &'static [u8] {
+    if direction == Direction::Read { &[0x0f, 0x32] } else { &[0x0f, 0x30] }
 }
 
 /// The bytes of an instruction without operands. Those that the guest takes a fault for need no length.

@@ -159,6 +159,17 @@ pub fn translate(
     physical_bits: u8,
     memory: &impl Memory,
 ) -> Result<u64, Fault> {
+    translate_by(save, linear, access, physical_bits, memory)
+}
+
+/// The same for any memory: compiled once, and as this crate is (for speed), not as its user.
+pub(crate) fn translate_by(
+    save: &Save,
+    linear: u64,
+    access: Access,
+    physical_bits: u8,
+    memory: &dyn Memory,
+) -> Result<u64, Fault> {
     if save.cr0 & CR0_PG == 0 {
         return Ok(linear);
     }

@@ -151,6 +151,17 @@ impl GuestRam {
         Ok(())
     }
 
+    /// What a window shows of the RAM around `gpa`: where that begins, how much it is, and where it is.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "no tables of guests' are walked there"))]
+    pub fn around(&self, gpa: Gpa) -> Option<(Gpa, u64, Hpa)> {
+        let RamPiece { gpa: span, hpa } = self.chunks.iter().find(|chunk| chunk.gpa.contains(gpa))?;
+        let offset = gpa.0 - span.start().0;
+        let before = ((hpa.0 + offset) % WINDOW_BYTES).min(offset);
+        let start = offset - before;
+        let bytes = (span.size() - start).min(WINDOW_BYTES - (hpa.0 + start) % WINDOW_BYTES);
+        Some((Gpa(span.start().0 + start), bytes, Hpa(hpa.0 + start)))
+    }
+
     /// Copies out of RAM. On an error nothing or a front part was copied.
     pub fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), NotGuestRam> {
         let length = buffer.len() as u64;

@@ -29,7 +29,7 @@ pub(super) fn add(
     subleaf: u32,
     here: &Leaf,
     seen: &mut Leaf,
-    host: &impl Source,
+    host: &dyn Source,
     view: &View,
     asker: &Asker,
 ) {
@@ -92,7 +92,7 @@ pub(super) fn add(
 }
 
 /// TOPOEXT.
-fn has_topology(host: &impl Source) -> bool {
+fn has_topology(host: &dyn Source) -> bool {
     host.cpuid(0x8000_0000, 0).eax >= 0x8000_001e && host.cpuid(0x8000_0001, 0).ecx & 1 << 22 != 0
 }
 
@@ -115,7 +115,7 @@ fn topology(subleaf: u32, vcpus: u32, view: &View, asker: &Asker, seen: &mut Lea
 const XSAVE_HEADER_END: u32 = 576;
 
 /// Leaf 0xd: what XCR0 may be, and what it takes.
-fn states(subleaf: u32, host: &impl Source, view: &View, asker: &Asker, seen: &mut Leaf) {
+fn states(subleaf: u32, host: &dyn Source, view: &View, asker: &Asker, seen: &mut Leaf) {
     if view.xcr0 == 0 {
         *seen = Leaf::default();
         return;

@@ -66,6 +66,15 @@ fn no_bit_has_two_rows() {
 }
 
 #[test]
+fn a_leafs_rows_are_found_all() {
+    for row in TABLE {
+        let all = TABLE.iter().filter(|other| other.leaf == row.leaf).count();
+        assert_eq!(rows(row.leaf).len(), all, "{:#x}: the table isn't in the order of leaves", row.leaf);
+    }
+    assert!(rows(3).is_empty() && rows(u32::MAX).is_empty());
+}
+
+#[test]
 fn what_is_hidden_is_zero_though_the_processor_has_it() {
     let all = Offers::all();
     let view = View { xcr0: 0xe7, offers: all, ..VIEW };

@@ -1,5 +1,7 @@
 //! Processors, and those that won't do.
 
+extern crate std;
+
 use super::*;
 
 /// QEMU's `max` under TCG, as far as it matters here.
@@ -25,6 +27,22 @@ fn qemu_s_has_nested_paging_and_little_else() {
     assert_eq!((features.family, features.xsaves), (15, false));
     assert_eq!(features.fit(|| 0), Ok(()));
     assert_eq!(features.fit(|| VM_CR_SVMDIS), Err(Unfit::Disabled));
+}
+
+#[test]
+fn what_firmware_has_locked_is_told_and_a_lock_alone_is_none() {
+    /// SVM_LOCK: this register doesn't change any more (APM 2, 15.30.1).
+    const LOCK: u64 = 1 << 3;
+    let features = Features::read(&qemu);
+    for vm_cr in [VM_CR_SVMDIS, VM_CR_SVMDIS | LOCK, u64::MAX] {
+        let unfit = features.fit(|| vm_cr).unwrap_err();
+        assert_eq!(unfit, Unfit::Disabled, "{vm_cr:#x}");
+        let said = std::format!("{unfit}");
+        assert!(said.contains("firmware") && said.contains("VM_CR.SVMDIS") && !said.contains('\n'), "{said}");
+    }
+    for vm_cr in [LOCK, VM_CR_R_INIT, VM_CR_DIS_A20M, LOCK | VM_CR_R_INIT, !VM_CR_SVMDIS] {
+        assert_eq!(features.fit(|| vm_cr), Ok(()), "{vm_cr:#x}");
+    }
 }
 
 #[test]

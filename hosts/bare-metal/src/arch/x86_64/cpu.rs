@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use axvm_addr::Hpa;
 use axvm_guest::x86_64::acpi::WATCHDOG_HZ;
@@ -252,10 +252,19 @@ pub fn memory_barrier() {
     unsafe { _mm_mfence() }
 }
 
-/// The smaller of what the CPU and 48 bits can address (CPUID 0x8000_0008, EAX bits 7:0).
+/// The smaller of what the CPU and 48 bits can address (CPUID 0x8000_0008, EAX bits 7:0). The same on all CPUs, and asked at many exits, so
+/// that it is kept: CPUID takes a processor long.
 pub fn physical_address_bits() -> u8 {
+    /// 0: nobody has asked yet.
+    static BITS: AtomicU8 = AtomicU8::new(0);
+    let known = BITS.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
     let bits = if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).eax as u8 } else { 36 };
-    bits.min(48)
+    let bits = bits.min(48);
+    BITS.store(bits, Ordering::Relaxed);
+    bits
 }
 
 /// Whether tables may have blocks of 1 GiB (CPUID 0x8000_0001, EDX bit 26).

@@ -1,5 +1,7 @@
 //! An instruction that reached for registers: decoded, and done in the guest's place, access by access.
 
+use core::cell::Cell;
+
 use axvm::vcpu::MmioAccess;
 use axvm_addr::Gpa;
 use axvm_axdevice::Width as AccessWidth;
@@ -8,14 +10,69 @@ use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::walk::{self, Access, Fault as WalkFault, Memory, NoMemory};
 
 use super::vcpu::Context;
+use super::window::Window;
 use crate::memory::GuestRam;
 
-/// The guest's memory, for who walks its tables and reads its instructions.
-pub struct Ram<'a>(pub &'a GuestRam);
+/// The guest's memory, for who walks its tables and reads its instructions. What was read last stays in the CPU's window, as most of what is
+/// read next lies beside it.
+pub struct Ram<'a> {
+    ram: &'a GuestRam,
+    seen: Cell<Seen>,
+    window: Cell<Option<Window>>,
+}
+
+/// What the window shows.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    first: u64,
+    bytes: u64,
+    /// Where `first` is seen.
+    at: u64,
+}
+
+impl<'a> Ram<'a> {
+    /// Does something with the memory of a guest. As long as it does, it opens no other window.
+    pub fn with<R>(ram: &'a GuestRam, f: impl FnOnce(&Self) -> R) -> R {
+        f(&Self { ram, seen: Cell::default(), window: Cell::default() })
+    }
+
+    #[inline(never)]
+    fn look_at(&self, address: u64) -> Result<Seen, NoMemory> {
+        let (first, bytes, start) = self.ram.around(Gpa(address)).ok_or(NoMemory(address))?;
+        // One at a time.
+        self.seen.set(Seen::default());
+        drop(self.window.take());
+        // SAFETY: the block is this guest's, as all of a `GuestRam` is.
+        let window = unsafe { Window::open(start) }.ok_or(NoMemory(address))?;
+        let seen = Seen { first: first.0, bytes, at: window.at() };
+        self.window.set(Some(window));
+        self.seen.set(seen);
+        Ok(seen)
+    }
+}
 
 impl Memory for Ram<'_> {
+    #[inline(always)]
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NoMemory> {
-        self.0.read(Gpa(address), into).map_err(|_| NoMemory(address))
+        let mut seen = self.seen.get();
+        if address.wrapping_sub(seen.first) >= seen.bytes {
+            seen = self.look_at(address)?;
+        }
+        let offset = address - seen.first;
+        if into.len() as u64 > seen.bytes - offset {
+            return Err(NoMemory(address));
+        }
+        let at = seen.at + offset;
+        // SAFETY: so much from there on is guest RAM that the window shows, apart from anything of Rust's. It may change meanwhile: whatever
+        // bytes come are as good as others.
+        unsafe {
+            match <&mut [u8; 8]>::try_from(&mut *into) {
+                // An entry of a table.
+                Ok(word) if at.is_multiple_of(8) => *word = (at as *const u64).read_volatile().to_le_bytes(),
+                _ => core::ptr::copy(at as *const u8, into.as_mut_ptr(), into.len()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -121,7 +178,7 @@ fn place(
     if linear & 0xfff > 0x1000 - bytes {
         return Err(Refused::Instruction);
     }
-    Ok(Gpa(walk::translate(save, linear, access, physical_bits(), &Ram(ram))?))
+    Ok(Gpa(Ram::with(ram, |ram| walk::translate(save, linear, access, physical_bits(), ram))?))
 }
 
 impl Emulation {

@@ -68,7 +68,7 @@ pub fn give(running: &mut Running<'_>, exception: Exception) -> Exit {
 /// The instruction at which the guest was left, read anew. `None`: the guest has changed it meanwhile, or it can't be read: it runs again.
 fn fetched(running: &Running<'_>, left: &Left) -> Option<Fetched> {
     let save = &running.context.vmcb.save;
-    let bytes = fetch::bytes(save, physical_bits(), &Ram(&running.vm.ends().ram)).ok()?;
+    let bytes = Ram::with(&running.vm.ends().ram, |ram| fetch::bytes(save, physical_bits(), ram)).ok()?;
     fetch::decode(bytes.as_slice(), walk::code(save), left).ok()
 }
 
@@ -209,8 +209,9 @@ pub fn status_word(running: &Running<'_>, word: StatusWord) -> Result<u16, Excep
             let ram = &running.vm.ends().ram;
             let mut bytes = [0; 2];
             for (at, byte) in (0u64..).zip(&mut bytes) {
+                let address = linear.wrapping_add(at);
                 let place =
-                    walk::translate(save, linear.wrapping_add(at), Access::Read, physical_bits(), &Ram(ram));
+                    Ram::with(ram, |ram| walk::translate(save, address, Access::Read, physical_bits(), ram));
                 match place {
                     Ok(place) => {
                         let _ = ram.read(Gpa(place), core::slice::from_mut(byte));
@@ -253,7 +254,7 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
     // What the processor has of it need not be all (APM 2, 15.33.5).
     let assisted = Emulation::begin(&running.context, ram, gpa, assisted);
     let begun = match assisted {
-        Err(Refused::Instruction) => match fetch::bytes(save, physical_bits(), &Ram(ram)) {
+        Err(Refused::Instruction) => match Ram::with(ram, |ram| fetch::bytes(save, physical_bits(), ram)) {
             Ok(bytes) => Emulation::begin(&running.context, ram, gpa, bytes.as_slice()),
             Err(_) => Err(Refused::Changed),
         },

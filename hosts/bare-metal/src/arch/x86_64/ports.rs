@@ -112,7 +112,7 @@ impl Transfer {
         };
         let offset = context.register(pointer) & text.address.mask();
         let linear = walk::linear(save, text.segment, offset.wrapping_add(at), 1, access)?;
-        match walk::translate(save, linear, access, physical_bits(), &Ram(ram)) {
+        match Ram::with(ram, |ram| walk::translate(save, linear, access, physical_bits(), ram)) {
             Ok(place) => Ok(Some(Gpa(place))),
             Err(WalkFault::Page(fault)) => Err(Exception::Page(fault)),
             Err(WalkFault::Memory(_)) => Ok(None),
@@ -182,7 +182,7 @@ fn text(running: &Running<'_>, left: &Left, string: StringPort) -> Option<Text> 
         return Some(Text { repeat: string.repeat, segment, address });
     }
     let save = &running.context.vmcb.save;
-    let bytes = fetch::bytes(save, physical_bits(), &Ram(&running.vm.ends().ram)).ok()?;
+    let bytes = Ram::with(&running.vm.ends().ram, |ram| fetch::bytes(save, physical_bits(), ram)).ok()?;
     match fetch::decode(bytes.as_slice(), walk::code(save), left).ok()?.about {
         About::Ports { segment, address } => Some(Text { repeat: string.repeat, segment, address }),
         _ => None,

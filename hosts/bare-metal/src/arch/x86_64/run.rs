@@ -44,6 +44,22 @@ pub struct Running<'a> {
     exits: Option<&'a ExitCounters>,
     /// When the CPU's timer is to interrupt, as it is set.
     timer: Option<u64>,
+    /// Whether the last look at what waits for it found something.
+    watch: Watch,
+    /// CR8, as its virtual APIC has it.
+    cr8: u8,
+}
+
+/// What is known of that which waits for a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// Nothing waited when it was looked at last, and nothing is injected: while there is no news of its APIC ([`Apics::has_news`]) there is
+    /// nothing to be done before its guest is entered. When its timer ends, the CPU's interrupts it.
+    ///
+    /// [`Apics::has_news`]: axvm_vapic::Apics::has_news
+    Quiet,
+    /// It is to be looked.
+    Look,
 }
 
 impl<'a> Running<'a> {
@@ -58,6 +74,8 @@ impl<'a> Running<'a> {
             irqchip: vm.irqchip(),
             exits: vm.exits(vcpu),
             timer: None,
+            watch: Watch::Look,
+            cr8: 0,
         }
     }
 
@@ -84,7 +102,8 @@ impl<'a> Running<'a> {
     }
 
     /// Sleeps until there is something for it, which is taken in.
-    fn wait(&self) {
+    fn wait(&mut self) {
+        self.watch = Watch::Look;
         if self.irqchip.takes_interrupts() {
             // What interrupts the CPU is the guest's.
             cpu::wait_for_call();
@@ -96,7 +115,8 @@ impl<'a> Running<'a> {
     }
 
     /// The CPU has been called, or interrupted.
-    fn look_around(&self) {
+    fn look_around(&mut self) {
+        self.watch = Watch::Look;
         if self.irqchip.takes_interrupts() {
             PerCpu::own().take_call();
         } else {
@@ -169,7 +189,7 @@ impl<'a> Running<'a> {
             }
         }
         let control = &mut self.context.vmcb.control;
-        let tpr = apics.cr8(self.vcpu);
+        self.cr8 = apics.cr8(self.vcpu);
         control.virtual_interrupt = if wants_window {
             control.intercepts.general |= AWAIT_WINDOW;
             control.virtual_interrupt.open_window()
@@ -177,7 +197,32 @@ impl<'a> Running<'a> {
             control.intercepts.general &= !AWAIT_WINDOW;
             control.virtual_interrupt.withdraw()
         }
-        .with_tpr(tpr);
+        .with_tpr(self.cr8);
+    }
+
+    /// What is to be done before the guest is entered, where something may have come for it. Whether it is entered.
+    #[inline(never)]
+    fn prepare(&mut self) -> bool {
+        self.start_others();
+        let waiting = self.poll();
+        if waiting.activity == Activity::WaitsForStartup {
+            return false;
+        }
+        self.inject(&waiting);
+        self.irqchip.open_taken(self.vcpu);
+        self.set_timer(waiting.deadline);
+        let waits = waiting.nmi || waiting.vector.is_some() || waiting.cr8_below.is_some();
+        self.watch = if waits || waiting.reset { Watch::Look } else { Watch::Quiet };
+        true
+    }
+
+    /// Whether there is nothing to be done before the guest is entered.
+    #[inline(always)]
+    fn is_quiet(&self) -> bool {
+        self.watch == Watch::Quiet
+            && !self.context.has_aside()
+            && !self.irqchip.keeps_any_closed()
+            && !self.irqchip.apics().has_news(self.vcpu)
     }
 }
 
@@ -186,21 +231,17 @@ impl Vcpu for Running<'_> {
         if let Some(next) = next_of(&self.pending) {
             return next;
         }
-        self.start_others();
-        let waiting = self.poll();
-        if waiting.activity == Activity::WaitsForStartup {
+        if !self.is_quiet() && !self.prepare() {
             return Exit::Halt { deadline: None };
         }
-        self.inject(&waiting);
-        self.irqchip.open_taken(self.vcpu);
-        self.set_timer(waiting.deadline);
         if self.context.enter() == Entered::Called {
             self.look_around();
             return Exit::Interrupted;
         }
-        if !self.irqchip.takes_interrupts() {
-            let tpr = self.context.vmcb.control.virtual_interrupt.tpr();
-            self.irqchip.apics().set_cr8(self.vcpu, tpr);
+        let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
+        if !self.irqchip.takes_interrupts() && cr8 != self.cr8 {
+            self.cr8 = cr8;
+            self.irqchip.apics().set_cr8(self.vcpu, cr8);
         }
         let left = Left::decode(&self.context.vmcb.control, &self.context.features);
         match left {
@@ -224,6 +265,7 @@ impl Vcpu for Running<'_> {
     }
 
     fn sleep(&mut self, _: Option<u64>) -> Slept {
+        self.watch = Watch::Look;
         self.start_others();
         let accepts = self.context.takes_interrupts();
         let waiting = self.poll();

@@ -38,7 +38,7 @@ pub struct Context {
     pub vmcb: Box<Vmcb>,
     /// Of the general registers, by their numbers, those that the VMCB hasn't got: all but rAX (0) and rSP (4).
     registers: [u64; 16],
-    /// What the hypervisor has of the registers that VMLOAD and VMSAVE move.
+    /// What the hypervisor has of the registers that VMLOAD and VMSAVE move, on the CPU that runs it.
     host: Box<Vmcb>,
     /// Model-specific registers that are in no VMCB.
     pub msrs: Msrs,
@@ -125,8 +125,18 @@ impl Context {
             msr_permissions: msr,
             ends: Ends::Unseen,
         };
+        context.save_host();
         context.begin(start);
         context
+    }
+
+    /// Keeps what the calling CPU, which is to run it, has of the hypervisor's in those registers: the same from when it came up. After each
+    /// exit it is loaded from there.
+    fn save_host(&mut self) {
+        // SAFETY: the instruction writes this VMCB, which is the context's own, and nothing else.
+        unsafe {
+            core::arch::asm!("vmsave rax", in("rax") &raw mut *self.host, options(nostack, preserves_flags))
+        };
     }
 
     /// Begins anew, as `start` says: after a reset or an INIT.
@@ -251,6 +261,12 @@ impl Context {
         self.aside.is_some()
     }
 
+    /// Whether something was pushed aside, and waits.
+    #[inline(always)]
+    pub fn has_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
     /// Has it left where it ends an interrupt of its own local APIC, or not.
     pub fn see_ends(&mut self, ends: Ends) {
         if self.ends == ends {
@@ -345,8 +361,6 @@ run_guest:
     // A call that came before is no longer pending: an NMI of the hypervisor's. One that comes from here on ends the run.
     cmp     qword ptr gs:[{called}], 0
     jne     8f
-    mov     rax, rdx
-    vmsave  rax
     mov     rax, rsi
     vmload  rax
     mov     rcx, [rdi + 8]

@@ -206,9 +206,15 @@ impl GuestIrqchip {
     /// What a vCPU has taken meanwhile may come again. Asked before its guest goes on, which so finds out itself what has come until now.
     #[inline(always)]
     pub(in crate::arch::x86_64) fn open_taken(&self, vcpu: VcpuId) {
-        if self.closed.load(Ordering::Relaxed) != 0 {
+        if self.keeps_any_closed() {
             self.open_lines(vcpu);
         }
+    }
+
+    /// Whether there is a line that may come again once a vCPU has taken what it brought.
+    #[inline(always)]
+    pub(in crate::arch::x86_64) fn keeps_any_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) != 0
     }
 
     fn open_lines(&self, vcpu: VcpuId) {
@@ -230,10 +236,9 @@ impl GuestIrqchip {
     }
 
     /// Whether a vCPU's local APIC is on.
+    #[inline(always)]
     pub(in crate::arch::x86_64) fn is_enabled(&self, vcpu: VcpuId) -> bool {
-        /// APIC_BASE: the enable bit.
-        const ENABLED: u64 = 1 << 11;
-        self.apics.read_msr(vcpu, 0x1b).is_ok_and(|base| base & ENABLED != 0)
+        self.apics.is_on(vcpu)
     }
 
     /// Whether the VM's CPUs take physical interrupts themselves.
