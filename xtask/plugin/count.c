@@ -1,17 +1,20 @@
 /*
- * A plugin for QEMU's TCG that counts executed instructions: per CPU and exception level (aarch64).
+ * A plugin for QEMU's TCG that counts executed instructions: per CPU and exception level (aarch64), or per CPU inside
+ * and outside of a guest (x86_64).
  *
  *   -plugin count.so,out=FILE
  *
- * Software under test marks a moment by the instruction `hint #N`, N from 96 to 127: numbers that the architecture
- * leaves to be no operation, and that every exception level may execute. Each mark, the first instruction at EL1, and
- * the end append a line of JSON to FILE:
+ * Software under test marks a moment by the instruction `hint #N` on aarch64, `nop dword ptr [rax + N]` on x86_64, N from
+ * 96 to 127: what the architecture leaves to be no operation, and everybody may execute. Each mark, the first instruction
+ * at EL1, and the end append a line of JSON to FILE:
  *
  *   {"mark": 96, "cpu": 1, "cpus": [{"el": [EL0, EL1, EL2, EL3], "eret": N, "wfi": N}, ...]}
  *
  * "mark" is "guest" for the first instruction at EL1 and "end" at QEMU's end. "el" has instructions executed, one that
  * faults and is repeated counts twice; "eret" has the returns from EL2, which are the exits of a guest; "wfi" the
- * waits at EL0 and EL1.
+ * waits at EL0 and EL1. On x86_64 what a guest executes (between VMRUN and #VMEXIT) counts as EL1, all else as EL2, VMRUN
+ * as a return, and an exit for HLT as a wait: a guest that waits without one isn't counted there. Each CPU must have a thread
+ * of its own, which isn't so with -icount.
  *
  * With profile=EL:FROM:TO the addresses that executed most at that level between two marks, or from the start where
  * FROM is 0, follow at the end:
@@ -19,7 +22,8 @@
  *   {"address": "0x40212345", "count": N}
  *
  * Build: cc -shared -fPIC -O2 -o count.so count.c. What is used of QEMU's interface (docs/devel/tcg-plugins.rst) is
- * declared here, since Debian has no package of its header. Interface version 3, which QEMU 9.1 brought, or later.
+ * declared here, since Debian has no package of its header. Interface version 3, which QEMU 9.1 brought, or 7 of QEMU
+ * 11.1, which passes other arguments: with -DINTERFACE=7.
  */
 
 #include <inttypes.h>
@@ -30,27 +34,46 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef INTERFACE
+#define INTERFACE 3
+#endif
+
 /* Of QEMU and of GLib, which QEMU brings. */
 #define EXPORT __attribute__((visibility("default")))
 
 typedef uint64_t qemu_plugin_id_t;
-typedef struct qemu_info_t qemu_info_t;
+/* Its beginning, which is all that is looked at. */
+typedef struct { const char *target; } qemu_info_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
 struct qemu_plugin_register;
 struct qemu_plugin_scoreboard;
 typedef struct { struct qemu_plugin_scoreboard *score; size_t offset; } qemu_plugin_u64;
-typedef struct { struct qemu_plugin_register *handle; const char *name; const char *feature; } qemu_plugin_reg_descriptor;
+typedef struct {
+    struct qemu_plugin_register *handle;
+    const char *name, *feature;
+#if INTERFACE >= 7
+    bool is_readonly;
+#endif
+} qemu_plugin_reg_descriptor;
 typedef struct { char *data; unsigned len; } GArray;
 typedef struct { uint8_t *data; unsigned len; } GByteArray;
 enum { NO_REGISTERS, READS_REGISTERS };
 enum { INLINE_ADD };
 
-typedef void (*vcpu_cb)(qemu_plugin_id_t id, unsigned cpu);
 typedef void (*vcpu_data_cb)(unsigned cpu, void *data);
+#if INTERFACE >= 7
+typedef void (*trans_cb)(struct qemu_plugin_tb *block, void *data);
+void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t, vcpu_data_cb, void *);
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, trans_cb, void *);
+void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(void *), void *);
+#else
+typedef void (*trans_cb)(qemu_plugin_id_t id, struct qemu_plugin_tb *block);
+typedef void (*vcpu_cb)(qemu_plugin_id_t id, unsigned cpu);
 void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t, vcpu_cb);
-void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
+void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, trans_cb);
 void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, void *), void *);
+#endif
 void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, vcpu_data_cb, int flags, void *data);
 void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn *, int op, qemu_plugin_u64, uint64_t);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
@@ -59,6 +82,8 @@ uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
 size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *, void *, size_t);
 struct qemu_plugin_scoreboard *qemu_plugin_scoreboard_new(size_t);
 uint64_t qemu_plugin_u64_get(qemu_plugin_u64, unsigned cpu);
+void qemu_plugin_u64_add(qemu_plugin_u64, unsigned cpu, uint64_t);
+int qemu_plugin_read_memory_hwaddr(uint64_t, GByteArray *, size_t);
 int qemu_plugin_num_vcpus(void);
 GArray *qemu_plugin_get_registers(void);
 int qemu_plugin_read_register(struct qemu_plugin_register *, GByteArray *);
@@ -66,7 +91,7 @@ GArray *g_array_free(GArray *, int);
 GByteArray *g_byte_array_new(void);
 GByteArray *g_byte_array_free(GByteArray *, int);
 
-EXPORT int qemu_plugin_version = 3;
+EXPORT int qemu_plugin_version = INTERFACE;
 
 /* Opcodes (Arm ARM C6.2). */
 #define HINT 0xd503201fu
@@ -76,14 +101,26 @@ EXPORT int qemu_plugin_version = 3;
 #define ERET 0xd69f03e0u
 #define ERETAA 0xd69f0bffu
 #define ERETAB 0xd69f0fffu
-enum { FIRST_MARK = 96, SHOWN = 400 };
+/* AMD64 APM 2 and 3: VMRUN, HLT, CLI, and NOP with a byte of displacement. */
+static const uint8_t VMRUN[] = { 0x0f, 0x01, 0xd8 }, NOP[] = { 0x0f, 0x1f, 0x40 };
+enum { CLI = 0xfa, X86_LONGEST = 15 };
+/* Where a VMCB has EXITCODE (APM 2, appendix B), and that of HLT (appendix C). */
+enum { EXIT_CODE = 0x70, EXIT_HLT = 0x78 };
+enum { FIRST_MARK = 96, LAST_MARK = 127, SHOWN = 4000 };
+/* Inside of a guest, and outside. */
+enum { GUEST = 1, HYPERVISOR = 2 };
 
 struct counts { uint64_t el[4], eret, wfi; };
 
 static struct qemu_plugin_scoreboard *board;
-static struct qemu_plugin_register *pstate;
+/* PSTATE; rAX. */
+static struct qemu_plugin_register *pstate, *rax;
 static FILE *out;
 static bool guest_seen;
+static bool is_x86;
+/* x86_64: whether the thread's CPU is in a guest, and where it comes out of it. Each CPU has a thread of its own. */
+static __thread bool in_guest;
+static uint64_t behind_vmrun;
 /* CPUs translate in parallel. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -142,7 +179,7 @@ static void profile_mark(unsigned *mark)
 
 static void profile(struct qemu_plugin_insn *insn, uint64_t address)
 {
-    size_t at = (address >> 2) * 0x9e3779b97f4a7c15u >> 44;
+    size_t at = address * 0x9e3779b97f4a7c15u >> 44;
     pthread_mutex_lock(&lock);
     for (size_t tried = 0; places[at].address && places[at].address != address; tried++) {
         if (tried == PLACES) {
@@ -186,26 +223,91 @@ static unsigned level_now(void)
     return level;
 }
 
-static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
+static void add(struct qemu_plugin_insn *insn, size_t offset)
 {
-    (void)id;
+    qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, counter(offset), 1);
+}
+
+static void see_guest(unsigned level)
+{
+    if (level == GUEST && !__atomic_exchange_n(&guest_seen, true, __ATOMIC_RELAXED))
+        show("\"guest\"", -1);
+}
+
+static void entered(unsigned cpu, void *data)
+{
+    (void)cpu;
+    (void)data;
+    in_guest = true;
+}
+
+/* Behind VMRUN rAX has the VMCB's address still. */
+static void left(unsigned cpu, void *data)
+{
+    (void)data;
+    in_guest = false;
+#if INTERFACE >= 7
+    uint64_t vmcb = 0;
+    uint32_t code = 0;
+    GByteArray *bytes = g_byte_array_new();
+    if (rax && qemu_plugin_read_register(rax, bytes) && bytes->len >= sizeof vmcb)
+        memcpy(&vmcb, bytes->data, sizeof vmcb);
+    g_byte_array_free(bytes, 1);
+    bytes = g_byte_array_new();
+    if (vmcb && qemu_plugin_read_memory_hwaddr(vmcb + EXIT_CODE, bytes, sizeof code) == 0 && bytes->len >= sizeof code)
+        memcpy(&code, bytes->data, sizeof code);
+    g_byte_array_free(bytes, 1);
+    if (code == EXIT_HLT)
+        qemu_plugin_u64_add(counter(offsetof(struct counts, wfi)), cpu, 1);
+#else
+    (void)cpu;
+#endif
+}
+
+/* A block of x86_64's. Those of a guest are translated apart from those outside, when they are about to run. */
+static void translated_x86(struct qemu_plugin_tb *block)
+{
+    unsigned level = in_guest ? GUEST : HYPERVISOR;
+    for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++) {
+        struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
+        uint8_t bytes[X86_LONGEST] = { 0 };
+        size_t length = qemu_plugin_insn_data(insn, bytes, sizeof bytes);
+        uint64_t address = qemu_plugin_insn_vaddr(insn);
+        if (i == 0 && address == __atomic_load_n(&behind_vmrun, __ATOMIC_RELAXED) && bytes[0] == CLI) {
+            level = HYPERVISOR;
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, left, READS_REGISTERS, NULL);
+        }
+        add(insn, offsetof(struct counts, el) + level * sizeof(uint64_t));
+        if (level == HYPERVISOR && length == sizeof VMRUN && !memcmp(bytes, VMRUN, sizeof VMRUN)) {
+            __atomic_store_n(&behind_vmrun, address + length, __ATOMIC_RELAXED);
+            add(insn, offsetof(struct counts, eret));
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, entered, NO_REGISTERS, NULL);
+        }
+        if (length == sizeof NOP + 1 && !memcmp(bytes, NOP, sizeof NOP) && bytes[sizeof NOP] >= FIRST_MARK &&
+            bytes[sizeof NOP] <= LAST_MARK)
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, NO_REGISTERS,
+                                                   (void *)(uintptr_t)bytes[sizeof NOP]);
+        if ((int)level == profiled)
+            profile(insn, address);
+    }
+    see_guest(level);
+}
+
+static void translated_arm(struct qemu_plugin_tb *block)
+{
     if (!pstate)
         return;
     unsigned level = level_now();
-    if (level == 1 && !__atomic_exchange_n(&guest_seen, true, __ATOMIC_RELAXED))
-        show("\"guest\"", -1);
-    qemu_plugin_u64 count = counter(offsetof(struct counts, el) + level * sizeof(uint64_t));
+    see_guest(level);
     for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(block, i);
         uint32_t opcode = 0;
         qemu_plugin_insn_data(insn, &opcode, sizeof opcode);
-        qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, count, 1);
+        add(insn, offsetof(struct counts, el) + level * sizeof(uint64_t));
         if (level == 2 && (opcode == ERET || opcode == ERETAA || opcode == ERETAB))
-            qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
-                insn, INLINE_ADD, counter(offsetof(struct counts, eret)), 1);
+            add(insn, offsetof(struct counts, eret));
         if (level < 2 && opcode == WFI)
-            qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
-                insn, INLINE_ADD, counter(offsetof(struct counts, wfi)), 1);
+            add(insn, offsetof(struct counts, wfi));
         if ((opcode & HINT_MASK) == HINT && HINT_NUMBER(opcode) >= FIRST_MARK)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, NO_REGISTERS,
                                                    (void *)(uintptr_t)HINT_NUMBER(opcode));
@@ -214,22 +316,28 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
     }
 }
 
-static void started(qemu_plugin_id_t id, unsigned cpu)
+static void see_block(struct qemu_plugin_tb *block)
 {
-    (void)id;
-    (void)cpu;
+    if (is_x86)
+        translated_x86(block);
+    else
+        translated_arm(block);
+}
+
+static void find_level(void)
+{
     GArray *registers = qemu_plugin_get_registers();
     const qemu_plugin_reg_descriptor *found = (const void *)registers->data;
-    for (unsigned i = 0; !pstate && i < registers->len; i++)
-        if (!strcmp(found[i].name, "cpsr"))
+    for (unsigned i = 0; i < registers->len; i++)
+        if (!pstate && !strcmp(found[i].name, "cpsr"))
             pstate = found[i].handle;
+        else if (!rax && !strcmp(found[i].name, "rax"))
+            rax = found[i].handle;
     g_array_free(registers, 1);
 }
 
-static void ended(qemu_plugin_id_t id, void *data)
+static void finish(void)
 {
-    (void)id;
-    (void)data;
     show("\"end\"", -1);
     if (places) {
         qsort(places, PLACES, sizeof *places, by_count);
@@ -240,9 +348,50 @@ static void ended(qemu_plugin_id_t id, void *data)
     fclose(out);
 }
 
+#if INTERFACE >= 7
+static void started(unsigned cpu, void *data)
+{
+    (void)cpu;
+    (void)data;
+    find_level();
+}
+
+static void translated(struct qemu_plugin_tb *block, void *data)
+{
+    (void)data;
+    see_block(block);
+}
+
+static void ended(void *data)
+{
+    (void)data;
+    finish();
+}
+#else
+static void started(qemu_plugin_id_t id, unsigned cpu)
+{
+    (void)id;
+    (void)cpu;
+    find_level();
+}
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
+{
+    (void)id;
+    see_block(block);
+}
+
+static void ended(qemu_plugin_id_t id, void *data)
+{
+    (void)id;
+    (void)data;
+    finish();
+}
+#endif
+
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int count, char **arguments)
 {
-    (void)info;
+    is_x86 = !strcmp(info->target, "x86_64");
     const char *path = NULL;
     for (int i = 0; i < count; i++) {
         if (!strncmp(arguments[i], "out=", 4))
@@ -260,8 +409,13 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
         places = calloc(PLACES, sizeof *places);
         place_board = qemu_plugin_scoreboard_new(PLACES * sizeof(uint64_t));
     }
+#if INTERFACE >= 7
+    qemu_plugin_register_vcpu_init_cb(id, started, NULL);
+    qemu_plugin_register_vcpu_tb_trans_cb(id, translated, NULL);
+#else
     qemu_plugin_register_vcpu_init_cb(id, started);
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+#endif
     qemu_plugin_register_atexit_cb(id, ended, NULL);
     return 0;
 }

@@ -55,7 +55,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --seconds N                    for so long (default: 60)
   cargo xtask boards                 read and plan the device trees of Debian's kernels: writes docs/boards.md
 
-For all: --arch aarch64|x86_64 (setup, build, test: all of them, where nothing is said; demo: aarch64; the rest is aarch64's alone),
+For all: --arch aarch64|x86_64 (setup, build, test: all of them, where nothing is said; demo, bench: aarch64; boards is aarch64's alone),
 --yes (a package source may be added without asking; CI=true says so too).
 Status: 0 all is well, 1 a check failed, 2 something is missing (and what to install is said).
 ";

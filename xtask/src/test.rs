@@ -78,7 +78,7 @@ impl Job<'_> {
 
     /// The architectures whose figures have goals.
     fn measured(&self) -> Vec<&str> {
-        self.architectures.iter().copied().filter(|arch| *arch == "aarch64").collect()
+        self.architectures.iter().copied().filter(|arch| bench::is_measured(arch)).collect()
     }
 }
 

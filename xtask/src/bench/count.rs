@@ -24,6 +24,8 @@ const DONE: &str = "MEASURE done";
 /// Reads, and echo requests, of one round.
 const COUNT: u64 = 500;
 const ROUNDS: u64 = 8;
+/// Where the ways to user space aren't compared.
+const FEW_ROUNDS: u64 = 3;
 /// So many times each way to user space is gone, beside that of the run with work.
 const STARTS: u64 = 3;
 /// The marks of `guests/linux/measure`.
@@ -67,9 +69,9 @@ struct Work {
 
 /// Measures natively and in each mode.
 pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
-    let plugin = build()?;
+    let plugin = build(bench.arch)?;
     guest::prepare_measuring(bench.arch)?;
-    let file = paths::root().join(format!("systems/measure-{}/system.toml", bench.arch));
+    let file = file(bench);
     let append = format!("axvm.work=reads,pings axvm.count={COUNT} axvm.rounds={ROUNDS}");
     for start in 0..=STARTS {
         let (append, kind) = match start {
@@ -94,6 +96,38 @@ pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
+/// Of x86_64, natively and in each mode, what disk and card take: exits, and instructions. Ways to user space aren't counted: in that one the
+/// native kernel has no beginning that the plugin sees.
+pub fn measure_work(bench: &Bench, figures: &mut Figures) -> Result<()> {
+    let plugin = build(bench.arch)?;
+    guest::prepare_measuring(bench.arch)?;
+    let file = file(bench);
+    let append = format!("axvm.work=reads,pings axvm.count={COUNT} axvm.rounds={FEW_ROUNDS}");
+    let mut keep = |kind: &str, counts: &Path, first| {
+        let moments = read(counts)?;
+        let of = figures.entry(kind.into()).or_default();
+        of.extend(rounds(&moments, first).with_context(|| format!("in {}", paths::shown(counts)))?);
+        anyhow::Ok(())
+    };
+    let counts = place(goals::NATIVE);
+    native(bench, &file, &append, &load(&plugin, &counts))?;
+    keep(goals::NATIVE, &counts, 0)?;
+    for mode in goals::LINUX_MODES {
+        let counts = place(mode);
+        let change =
+            Change { append: Some(append.clone()), interrupts: Some((*mode).into()), ..Change::default() };
+        let name = format!("bench-count-{mode}");
+        bench.run(&file, &change, &name, &load(&plugin, &counts), TIMEOUT, DONE)?;
+        // The first CPU is the hypervisor's.
+        keep(mode, &counts, 1)?;
+    }
+    Ok(())
+}
+
+fn file(bench: &Bench) -> PathBuf {
+    paths::root().join(format!("systems/measure-{}/system.toml", bench.arch))
+}
+
 fn place(kind: &str) -> PathBuf {
     paths::logs().join("runs").join(format!("bench-count-{kind}.counts"))
 }
@@ -103,9 +137,10 @@ pub fn load(plugin: &Path, counts: &Path) -> [String; 2] {
     ["-plugin".into(), format!("{},out={}", plugin.display(), counts.display())]
 }
 
-/// Compiles the plugin for this machine.
-pub fn build() -> Result<PathBuf> {
-    let plugin = paths::target().join("plugin").join("count.so");
+/// Compiles the plugin for this machine, and the QEMU of an architecture.
+pub fn build(arch: &str) -> Result<PathBuf> {
+    let interface = qemu::plugin_interface(arch);
+    let plugin = paths::target().join("plugin").join(format!("count-{interface}.so"));
     let source = paths::root().join("xtask/plugin/count.c");
     if process::find("cc").is_none() {
         return say::missing(
@@ -114,7 +149,8 @@ pub fn build() -> Result<PathBuf> {
     }
     paths::make_with(&plugin, |partial| {
         let mut cc = process::command("cc");
-        cc.args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O2", "-pthread", "-o"]);
+        cc.args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O2", "-pthread"]);
+        cc.arg(format!("-DINTERFACE={interface}")).arg("-o");
         process::output(cc.arg(partial).arg(&source)).map(drop)
     })?;
     Ok(plugin)
@@ -169,6 +205,12 @@ fn bare(words: &[&str]) -> Vec<String> {
     while let Some(word) = rest.next() {
         match *word {
             "-smp" | "-m" => drop(rest.next()),
+            "-device" => {
+                let device = rest.next().copied().unwrap_or_default();
+                if !device.starts_with("amd-iommu") && !device.starts_with("intel-iommu") {
+                    bare.extend([(*word).to_owned(), device.to_owned()]);
+                }
+            }
             "-M" => {
                 let machine = rest.next().copied().unwrap_or_default();
                 let kept = machine
@@ -185,10 +227,8 @@ fn bare(words: &[&str]) -> Vec<String> {
 /// Puts the figures of one run into the table: the way to user space, if it is the shortest so far, and those of the work that was
 /// done, if any. `first`: the guest's first CPU.
 fn keep(figures: &mut Figures, kind: &str, counts: &Path, first: usize, work: bool) -> Result<()> {
-    let text = std::fs::read_to_string(counts)
-        .with_context(|| format!("the plugin left no {}", paths::shown(counts)))?;
+    let moments = read(counts)?;
     let of = figures.entry(kind.into()).or_default();
-    let moments: Vec<Moment> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let boot = way(&moments, first).with_context(|| format!("in {}", paths::shown(counts)))?;
     if of.get("user-space").is_none_or(|shortest| boot.all < *shortest) {
         of.extend([("user-space".to_owned(), boot.all), ("user-space-el2".to_owned(), boot.el2)]);
@@ -197,6 +237,13 @@ fn keep(figures: &mut Figures, kind: &str, counts: &Path, first: usize, work: bo
         of.extend(rounds(&moments, first).with_context(|| format!("in {}", paths::shown(counts)))?);
     }
     Ok(())
+}
+
+/// What the plugin has left.
+fn read(counts: &Path) -> Result<Vec<Moment>> {
+    let text = std::fs::read_to_string(counts)
+        .with_context(|| format!("the plugin left no {}", paths::shown(counts)))?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// The way to user space.
@@ -287,5 +334,7 @@ mod tests {
             "2G",
         ];
         assert_eq!(bare(&words), ["-M", "virt,gic-version=3", "-cpu", "max"]);
+        let words = ["-M", "q35", "-device", "amd-iommu,intremap=on", "-device", "nvme,drive=d0"];
+        assert_eq!(bare(&words), ["-M", "q35", "-device", "nvme,drive=d0"]);
     }
 }

@@ -39,7 +39,9 @@ pub fn measure_x86_64(bench: &Bench, figures: &mut Figures) -> Result<()> {
     let hypervisor = &super::report(&outcome)?["hypervisor"];
     let number = |key: &str| hypervisor[key].as_u64().with_context(|| format!("the report has no {key}"));
     let start = number("boot_ticks")?.saturating_sub(number("boot_filling_ticks")?);
-    figures.entry(goals::ALL.into()).or_default().insert("start".into(), start);
+    let ram = number("ram_bytes")?;
+    let all = figures.entry(goals::ALL.into()).or_default();
+    all.extend([("start".to_owned(), start), ("ram-bytes".to_owned(), ram)]);
     measure_native(bench, figures)
 }
 

@@ -34,7 +34,7 @@ struct Rounds {
 
 /// Measures without a storm, and with one under each policy.
 pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
-    let plugin = count::build()?;
+    let plugin = count::build(bench.arch)?;
     let calm = round(bench, &plugin, "calm", None)?;
     let native = figures.entry(goals::NATIVE.into()).or_default();
     native.extend([("storm-work".to_owned(), calm.average), ("storm-worst".to_owned(), calm.worst)]);

@@ -43,6 +43,12 @@ pub fn program(arch: &str) -> PathBuf {
     PathBuf::from(name(arch))
 }
 
+/// The interface that a plugin of it is built for: what `xtask/plugin/count.c` knows.
+pub fn plugin_interface(arch: &str) -> u32 {
+    let version = version_of(&mut process::command(program(arch)));
+    if version.is_some_and(|version| version >= (11, 1)) { 7 } else { 3 }
+}
+
 /// Makes sure that a QEMU is there that can do what AxVM needs.
 pub fn ensure(arch: &str) -> Result<()> {
     let (major, minor) = oldest(arch);

@@ -5,10 +5,11 @@ use core::cell::UnsafeCell;
 
 use axvm_guest_runtime::apic::{IoApic, Local, Signal};
 use axvm_guest_runtime::board::Board;
+use axvm_guest_runtime::edu::{self, Edu};
 use axvm_guest_runtime::machine::{self, in8, out8};
 use axvm_guest_runtime::println;
 
-use super::measure;
+use super::{floor, measure};
 
 /// A figure, or why there is none.
 type Figure = Result<u64, String>;
@@ -19,6 +20,7 @@ type Named = (&'static str, fn(&Probe<'_>) -> Figure);
 /// All of them, in this order.
 pub const ALL: &[Named] = &[
     ("nothing", |_| measured(measure::nothing())),
+    ("hypercall", hypercall),
     ("identify", |_| measured(measure::identify())),
     ("refused-port", refused_port),
     ("port-read", |probe| measured(measure::read_port(probe.port(LINE_STATUS)))),
@@ -30,6 +32,14 @@ pub const ALL: &[Named] = &[
     ("deadline", deadline),
     ("self", to_itself),
     ("ipi", ipi),
+];
+
+/// Those of devices that the command line names, before the others.
+const GIVEN: &[Named] = &[
+    ("direct-port", |probe| measured(measure::read_port(probe.given("axvm.direct")?))),
+    ("trapped-port", |probe| measured(measure::read_port(probe.given("axvm.trapped")?))),
+    ("mapped-read", mapped_read),
+    ("msi", msi),
 ];
 
 /// Registers of the 16550 (National Semiconductor PC16550D).
@@ -48,11 +58,15 @@ const CONSOLE_LINE: u8 = 4;
 /// The fourth serial port's status: no machine here has one, and no VM is given it.
 const NOBODYS: u16 = 0x2ed;
 
+/// `edu`'s register that says what it is.
+const EDU_ID: u64 = 0;
+
 /// Vectors, each for a figure of its own.
 const LINE: u8 = 0x41;
 const TIMER: u8 = 0x42;
 const SELF: u8 = 0x43;
 const OTHER: u8 = 0x44;
+const MESSAGE: u8 = 0x45;
 
 /// The board, its local APIC started.
 pub struct Probe<'a> {
@@ -68,6 +82,10 @@ fn silent(_: machine::Fault) -> String {
     "skipped: the APIC doesn't answer".into()
 }
 
+fn silent_device(_: machine::Fault) -> String {
+    "skipped: the device doesn't answer".into()
+}
+
 /// Measures everything.
 pub fn run(board: &Board) {
     let apic = Local::new(board.madt.local_apic.0);
@@ -81,7 +99,8 @@ pub fn run(board: &Board) {
     }
     println!("PROBE counter {} Hz, by {:?}", machine::frequency(), board.clock);
     let probe = Probe { board, apic };
-    for (name, figure) in ALL {
+    let given = if board.pci().is_some() { GIVEN } else { &[] };
+    for (name, figure) in given.iter().chain(ALL) {
         match figure(&probe) {
             Ok(ticks) => println!("PROBE {name} {ticks}"),
             Err(why) => println!("PROBE {name} {why}"),
@@ -95,9 +114,27 @@ impl Probe<'_> {
         self.board.console as u16 + register
     }
 
+    /// A port of a 16550 that the command line names by its first: one that keeps what it is given.
+    fn given(&self, name: &str) -> Result<u16, String> {
+        let first = self.board.number(name).and_then(|port| u16::try_from(port).ok());
+        Ok(first.ok_or("skipped: the command line names none")? + SCRATCH)
+    }
+
+    fn edu(&self) -> Result<Edu, String> {
+        Edu::of(self.board).ok_or_else(|| "skipped: no edu".into())
+    }
+
     fn id(&self) -> Result<u8, String> {
         self.apic.id().map_err(silent)
     }
+}
+
+/// A call that the hypervisor answers. On the bare board the least of a hypervisor does.
+fn hypercall(_: &Probe<'_>) -> Figure {
+    if floor::is_possible() {
+        return floor::round_trip().ok_or_else(|| "skipped: the processor runs no guest".into());
+    }
+    measured(measure::hypercall())
 }
 
 /// A port that nobody has: it reads as a bus does on which nobody answers.
@@ -118,6 +155,24 @@ fn local_apic_read(probe: &Probe<'_>) -> Figure {
 fn io_apic_read(probe: &Probe<'_>) -> Figure {
     let io_apic = probe.board.madt.io_apics.first().ok_or("skipped: no I/O APIC")?;
     measured(measure::read(IoApic::new(io_apic.registers.0).window().map_err(silent)?))
+}
+
+/// A register of a device that the guest has.
+fn mapped_read(probe: &Probe<'_>) -> Figure {
+    measured(measure::read(probe.edu()?.registers + EDU_ID))
+}
+
+/// `edu`'s message.
+fn msi(probe: &Probe<'_>) -> Figure {
+    const DOORBELL: u64 = 0xfee0_0000;
+    let edu = probe.edu()?;
+    edu.enable_msi(DOORBELL | u64::from(probe.id()?) << 12, MESSAGE.into()).map_err(silent_device)?;
+    let acknowledge = edu.registers + edu::ACKNOWLEDGE;
+    let figure = measure::raised_by(&probe.apic, MESSAGE, edu.registers + edu::RAISE, 1, || {
+        machine::store32(acknowledge, 1).ok()
+    });
+    machine::store32(acknowledge, 1).map_err(silent_device)?;
+    measured(figure)
 }
 
 /// The console's line, which rises when the console may tell that it has room.
