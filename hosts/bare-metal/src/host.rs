@@ -86,9 +86,6 @@ pub struct Host {
 /// How often an IOMMU is looked at that can't call.
 const IOMMU_POLL_US: u64 = 10_000;
 
-/// What is said of a VM of which nothing can be asked at the moment.
-pub const UNSETTLED: &str = "is being taken apart or built again: ask again";
-
 static HOST: Once<Host> = Once::new();
 
 /// The machine. Only after [`run`] has set it up.
@@ -409,7 +406,7 @@ impl Host {
             return said("isn't started: the run ends");
         }
         if self.is_unsettled(plan.id) {
-            return said(UNSETTLED);
+            return said(axvm_monitor::UNSETTLED);
         }
         let Some(cpu) = plan.cpus.first().and_then(|vcpu| cpus::get(vcpu.cpu)) else {
             return said("has no CPU");

@@ -10,12 +10,13 @@ use alloc::vec::Vec;
 
 use axvm::report::VmReport;
 use axvm_addr::VmId;
+use axvm_monitor::{Shell, Then};
 use axvm_system::wire::{Channel, Key, Keys};
 use axvm_uart::Received;
 
 use crate::host::Host;
 use crate::log;
-use crate::shell::{Around, Shell, Then};
+use crate::shell::Around;
 use crate::vm::VmRef;
 use crate::{arch, console};
 
@@ -106,7 +107,7 @@ impl Typed {
                 Some(Key::NextVm) => Then::Focus(VmId((self.focus.0 + 1) % (host.plans.len().max(1) as u16))),
                 Some(Key::Shell) if self.shell.is_open() => Then::Focus(self.focus),
                 Some(Key::Shell) => {
-                    self.shell.open();
+                    self.shell.open(&around);
                     Then::Stay
                 }
                 Some(Key::Quit) => Then::End,
@@ -131,7 +132,7 @@ impl Typed {
                 }
             }
         }
-        self.shell.attend();
+        self.shell.attend(&Around { host, vms, gone, focus: self.focus });
         self.offer(host, vms);
     }
 
