@@ -76,7 +76,7 @@ fn show_output(host: &Host, vms: &[Arc<Vm>]) -> bool {
     busy
 }
 
-/// Suspends a VM, and with it its watchdog. [`attend_suspension`] says when it is.
+/// Suspends a VM, and with it its watchdog. `attend_suspension` says when it is.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! What is typed: commands for the host, what its shell reads, and all else for the guest in focus.
 //!
 //! What a guest has no room for waits here, and its UART calls when there is room. If as much waits as is kept, the keys are left unread, so that
-//! whoever types has to wait too. A guest that takes nothing for [`PATIENCE`] can't hold them for longer: the host's own commands come by them.
+//! whoever types has to wait too. A guest that takes nothing for `PATIENCE` can't hold them for longer: the host's own commands come by them.
 //! Then they are read on, and what was for the guest is lost and said to be.
 
 use std::collections::VecDeque;
