@@ -92,10 +92,11 @@ fn any_platform() -> impl Strategy<Value = Platform> {
     })
 }
 
-/// What the hypervisor has of the board's ports.
-fn kept(platform: &Platform) -> Vec<Ports> {
+/// What the hypervisor has of the board's ports: its console's too, unless it lends that to a VM.
+fn kept(plan: &Plan, platform: &Platform) -> Vec<Ports> {
     let mut kept: Vec<Ports> = platform.kept_ports.iter().map(|kept| kept.ports).collect();
-    kept.extend([on::ports(0xcf8, 8), on::ports(0x3f8, 8), on::ports(0x604, 2), on::ports(0x608, 4)]);
+    kept.extend([on::ports(0xcf8, 8), on::ports(0x604, 2), on::ports(0x608, 4)]);
+    kept.extend(plan.console_lent.is_none().then(|| on::ports(0x3f8, 8)));
     let bars = platform.functions.iter().flatten().flat_map(|it| &it.function.bars);
     let bars = bars.filter(|bar| bar.kind == axvm_pci::BarKind::Io);
     kept.extend(bars.map(|bar| on::ports(bar.address.unwrap() as u16, bar.size as u32)));
@@ -103,7 +104,7 @@ fn kept(platform: &Platform) -> Vec<Ports> {
 }
 
 fn check(plan: &Plan, platform: &Platform) -> Result<(), TestCaseError> {
-    let mut taken: Vec<Ports> = kept(platform);
+    let mut taken: Vec<Ports> = kept(plan, platform);
     let mut registers: Vec<Span<Hpa>> = platform.iommus.iter().map(|iommu| iommu.registers).collect();
     registers.extend(platform.pci_hosts.iter().map(|host| host.ecam));
     registers.extend(platform.reserved.iter().map(|reserved| reserved.span));
