@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`probe`] | what this machine is, and what its Linux offers |
 //! | [`start`] | from the tool's bundle to running VMs |
+//! | [`confine`] | what the process gives up before any guest runs |
 //! | [`host`] | which VMs there are, and how each comes and goes |
 //! | [`serve`], [`typed`], [`shell`] | what goes on while VMs run; what is typed |
 //! | [`hal`] | what the core asks of its host |
@@ -20,6 +21,7 @@ use std::sync::{Mutex, MutexGuard};
 
 mod arch;
 pub mod caller;
+pub mod confine;
 pub mod error;
 pub mod guard;
 pub mod hal;

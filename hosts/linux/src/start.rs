@@ -19,7 +19,7 @@ use crate::guard::Guard;
 use crate::host::{Host, Parts, VmFiles};
 use crate::link::Link;
 use crate::output::Bell;
-use crate::{caller, probe, serve, vfio};
+use crate::{caller, confine, probe, serve, vfio};
 
 /// What keeps the host from even saying what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,11 @@ pub fn run(path: &Path) -> Result<(), StartError> {
         Ok(host) => {
             for note in &host.1 {
                 host.0.link.info(format_args!("{note}"));
+            }
+            if let Err(error) = confine::confine() {
+                let problem = Problem::new(Item::Board(String::new()), Rule::Platform, error.to_string());
+                host.0.link.report(&Report::bad_input(vec![problem]));
+                return Ok(());
             }
             host.0.start_vms();
             serve::serve(host.0);
