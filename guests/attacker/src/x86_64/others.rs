@@ -51,8 +51,10 @@ extern "C" fn listen() -> ! {
 extern "C" fn change() -> ! {
     let code = CODE.load(Ordering::Relaxed) as *mut u16;
     loop {
-        for instruction in [0x078bu16, 0x0789, 0x9090, 0x078b, 0x0787] {
-            // SAFETY: the page is for this; each of these two bytes is an instruction, or are two.
+        // The third accesses nothing. It is one instruction of two bytes: between two of one byte each the other CPU could come to the second byte of
+        // what is there by then.
+        for instruction in [0x078bu16, 0x0789, 0x9066, 0x078b, 0x0787] {
+            // SAFETY: the page is for this; each of these two bytes is an instruction.
             unsafe { code.write_volatile(instruction) };
         }
         ROUNDS.fetch_add(1, Ordering::Relaxed);
