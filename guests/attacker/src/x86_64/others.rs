@@ -51,9 +51,8 @@ extern "C" fn listen() -> ! {
 extern "C" fn change() -> ! {
     let code = CODE.load(Ordering::Relaxed) as *mut u16;
     loop {
-        // The third accesses nothing. It is one instruction of two bytes: between two of one byte each the other CPU could come to the second byte of
-        // what is there by then.
-        for instruction in [0x078bu16, 0x0789, 0x9066, 0x078b, 0x0787] {
+        // The third accesses nothing (LEA). Only the first byte changes, so that no processor sees halves of two of them.
+        for instruction in [0x078bu16, 0x0789, 0x078d, 0x078b, 0x0787] {
             // SAFETY: the page is for this; each of these two bytes is an instruction.
             unsafe { code.write_volatile(instruction) };
         }
