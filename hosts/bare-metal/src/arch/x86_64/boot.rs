@@ -52,12 +52,15 @@ static STARTING: AtomicU64 = AtomicU64::new(0);
 
 /// Starts the CPU whose local APIC has this id: it comes to `crate::cpus::secondary_main`. `boot` stays in place until it has; one CPU is
 /// started at a time. By the sequence of the Intel SDM 3, 9.4.4.1 (AMD APM 2, 15.27.8).
+///
+/// The 10 ms that this has between INIT and STARTUP were for processors whose local APIC was a chip of its own (MultiProcessor Specification 1.4, B.4).
+/// Those with SVM take a STARTUP as soon as they have taken the INIT.
 pub fn start_cpu(hardware_id: u64, boot: &'static SecondaryBoot) -> Result<(), NotStarted> {
     let page = trampoline::page().ok_or(NotStarted)?;
     STARTING.store(&raw const *boot as u64, Ordering::SeqCst);
     let apic = LocalApic::own();
     apic.send_init(hardware_id);
-    cpu::delay_us(10_000);
+    cpu::delay_us(100);
     for _ in 0..2 {
         apic.send_startup(hardware_id, (page.0 >> 12) as u8);
         cpu::delay_us(200);
