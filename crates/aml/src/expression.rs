@@ -163,7 +163,10 @@ impl<H: Hardware> Aml<H> {
         self.doubt |= node.doubtful;
         match &node.object {
             Object::Value(value) => Ok(value.clone()),
-            &Object::Field { region, at, bits, access } => self.read_field(region, at, bits, access),
+            Object::Field(field) => {
+                let field = *field;
+                self.read_field(&field)
+            }
             Object::BufferField { of, at, bits } => {
                 let (of, at, bits) = (of.clone(), *at, *bits);
                 let bytes = self.bytes_of(&of)?;

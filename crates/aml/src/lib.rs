@@ -8,6 +8,7 @@
 //! | `run` | statements: definitions, decisions, loops |
 //! | `expression`, `operator` | what has a value |
 //! | `object`, `value` | values: read, stored to, compared, converted |
+//! | `field` | fields of the hardware's registers: read, written |
 //! | `namespace`, `name`, `code` | the tree of names, and the bytes |
 //! | `space` | the hardware, as far as somebody answers for it |
 //! | [`resource`] | what `_CRS` says |
@@ -19,6 +20,7 @@ extern crate alloc;
 mod code;
 mod error;
 mod expression;
+mod field;
 mod machine;
 mod name;
 mod namespace;

@@ -123,7 +123,7 @@ impl<H: Hardware> Aml<H> {
         &self.failures
     }
 
-    /// How often AML has written to hardware, without effect.
+    /// How often AML has written to hardware without effect: nobody took it, or it was in doubt.
     pub fn writes(&self) -> u64 {
         self.writes
     }
@@ -278,6 +278,6 @@ impl<H: Hardware> Aml<H> {
 
     fn is_value(&self, id: NodeId) -> bool {
         let object = self.names.get(id).map(|node| &node.object);
-        matches!(object, Some(Object::Value(_) | Object::Field { .. } | Object::BufferField { .. }))
+        matches!(object, Some(Object::Value(_) | Object::Field(_) | Object::BufferField { .. }))
     }
 }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use crate::code::Code;
+use crate::field::Field;
 use crate::name::{Name, Path, Root};
 use crate::space::Space;
 use crate::value::{Shared, Value};
@@ -43,12 +44,7 @@ pub(crate) enum Object {
         offset: u64,
         length: u64,
     },
-    Field {
-        region: Option<NodeId>,
-        at: u64,
-        bits: u64,
-        access: u8,
-    },
+    Field(Field),
     BufferField {
         of: Rc<Shared<Vec<u8>>>,
         at: usize,

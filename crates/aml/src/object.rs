@@ -10,11 +10,8 @@ use crate::error::Error;
 use crate::machine::Aml;
 use crate::namespace::{NodeId, Object};
 use crate::run::Frame;
-use crate::space::{Hardware, Space};
+use crate::space::Hardware;
 use crate::value::{Reference, Shared, Value};
-
-/// A field of more bits isn't read.
-const MOST_BITS: u64 = 1 << 16;
 
 impl<H: Hardware> Aml<H> {
     /// The bytes of a buffer or text, copied.
@@ -167,9 +164,10 @@ impl<H: Hardware> Aml<H> {
     fn store_named(&mut self, id: NodeId, value: &Value, replace: bool) -> Result<(), Error> {
         let had = match &self.names.get(id).ok_or(Error::NoObject)?.object {
             Object::Value(had) => had.clone(),
-            Object::Field { .. } => {
-                self.writes = self.writes.saturating_add(1);
-                return Ok(());
+            Object::Field(field) => {
+                let field = *field;
+                let from = self.as_bytes(value)?;
+                return self.write_field(&field, &from);
             }
             Object::BufferField { of, at, bits } => {
                 let (of, at, bits) = (of.clone(), *at, *bits);
@@ -205,58 +203,6 @@ impl<H: Hardware> Aml<H> {
             node.doubtful = doubt;
         }
         Ok(())
-    }
-
-    /// A field of the hardware's.
-    #[inline(never)]
-    pub(crate) fn read_field(
-        &mut self,
-        region: Option<NodeId>,
-        at: u64,
-        bits: u64,
-        access: u8,
-    ) -> Result<Value, Error> {
-        let unit: u64 = match access {
-            2 => 2,
-            3 => 4,
-            4 => 8,
-            _ => 1,
-        };
-        let place = region.and_then(|id| {
-            let node = self.names.get(id)?;
-            let Object::Region { space, offset, length } = node.object else { return None };
-            (!node.doubtful).then_some((space, offset, length))
-        });
-        let end = at.checked_add(bits).ok_or(Error::Index)?;
-        if bits > MOST_BITS {
-            return Err(Error::Memory);
-        }
-        let first = at / 8 / unit * unit;
-        let count = (end.div_ceil(8).saturating_sub(first)).div_ceil(unit);
-        self.take(usize::try_from(count * unit).unwrap_or(usize::MAX))?;
-        self.step(usize::try_from(count).unwrap_or(usize::MAX))?;
-        let mut function = None;
-        if let Some((Space::PciConfig, ..)) = place {
-            // As long as looking it up takes.
-            self.step(64)?;
-            function = region.and_then(|id| self.function_of(id));
-        }
-        let mut bytes = Vec::new();
-        for number in 0..count {
-            let offset = first + number * unit;
-            let place = place.filter(|(_, _, length)| offset + unit <= length.next_multiple_of(unit));
-            let read = place.and_then(|(space, start, _)| {
-                let address = start.checked_add(offset)?;
-                match space {
-                    Space::PciConfig => self.read_config(function?, address, unit as u8),
-                    _ => self.hardware.read(space, address, unit as u8),
-                }
-            });
-            self.doubt |= read.is_none();
-            bytes.extend(read.unwrap_or(0).to_le_bytes().into_iter().take(unit as usize));
-        }
-        let at = usize::try_from(at - first * 8).map_err(|_| Error::Index)?;
-        self.bits_of(&bytes, at, usize::try_from(bits).map_err(|_| Error::Index)?)
     }
 
     /// Bits of bytes: a number, if they fit into one.

@@ -20,13 +20,6 @@ const SECONDARY_BUS: u16 = 0x19;
 const MOST: usize = 32;
 
 impl<H: Hardware> Aml<H> {
-    /// Bytes of a function's config space.
-    pub(crate) fn read_config(&mut self, function: PciFunction, offset: u64, bytes: u8) -> Option<u64> {
-        let offset = u16::try_from(offset).ok().filter(|offset| *offset < 4096)?;
-        let is_natural = bytes <= 4 && offset.is_multiple_of(u16::from(bytes.max(1)));
-        if is_natural { self.hardware.config(function, offset, bytes) } else { None }
-    }
-
     /// The function of the device that a region is declared in, in a method of it or not.
     pub(crate) fn function_of(&mut self, region: NodeId) -> Option<PciFunction> {
         let mut at = region;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use crate::code::Code;
 use crate::error::Error;
+use crate::field::{Access, Field, Registers, Update};
 use crate::machine::Aml;
 use crate::namespace::{NodeId, Object};
 use crate::space::{Hardware, Space};
@@ -279,15 +280,23 @@ impl<H: Hardware> Aml<H> {
         let end = code.package_end()?;
         let outer = core::mem::replace(&mut code.end, end);
         let first = code.path()?;
-        // What is reached by an index or a bank that has to be written first gives no answer.
-        let region = if opcode == 0x5b81 { self.names.find(frame.scope, &first) } else { None };
-        if opcode != 0x5b81 {
-            code.path()?;
+        let first = self.names.find(frame.scope, &first);
+        let registers = match opcode {
+            0x5b81 => first.map(Registers::Region),
+            0x5b86 => {
+                let data = code.path()?;
+                let data = self.names.find(frame.scope, &data);
+                first.zip(data).map(|(index, data)| Registers::Indexed { index, data })
+            }
+            _ => {
+                code.path()?;
+                self.expression(frame, code)?;
+                None
+            }
         }
-        if opcode == 0x5b87 {
-            self.expression(frame, code)?;
-        }
-        let mut access = code.byte()? & 0xf;
+        .unwrap_or(Registers::Nowhere);
+        let flags = code.byte()?;
+        let (mut access, update) = (Access::new(flags), Update::new(flags));
         let mut at = 0u64;
         while !code.is_at_end() {
             self.step(1)?;
@@ -298,7 +307,7 @@ impl<H: Hardware> Aml<H> {
                 }
                 Some(kind @ (1 | 3)) => {
                     code.at += 1;
-                    access = code.byte()? & 0xf;
+                    access = Access::new(code.byte()?);
                     code.number(if kind == 1 { 1 } else { 2 })?;
                 }
                 Some(2) => {
@@ -316,7 +325,8 @@ impl<H: Hardware> Aml<H> {
                         root: crate::name::Root::Here { up: 0 },
                         names: alloc::vec![name],
                     };
-                    self.define_at(frame.scope, &path, Object::Field { region, at, bits, access })?;
+                    let field = Field { registers, at, bits, access, update };
+                    self.define_at(frame.scope, &path, Object::Field(field))?;
                     at = at.checked_add(bits).ok_or(Error::Cut)?;
                 }
             }

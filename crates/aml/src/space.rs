@@ -37,7 +37,10 @@ pub struct PciFunction {
     pub function: u8,
 }
 
-/// Who answers when AML reads from hardware. Nobody is told when it writes: that is counted, and has no effect.
+/// Who answers when AML reads from hardware, and takes what it writes: nothing, unless that is implemented.
+///
+/// What is in doubt ([`Answer::is_sure`](crate::Answer::is_sure)), as a value or because it isn't known whether firmware would come there, is
+/// never written. What isn't taken is counted ([`Aml::writes`](crate::Aml::writes)), and has no effect.
 pub trait Hardware {
     /// So many bytes (1, 2, 4 or 8) at an address. `None`: there is no answer; AML goes on with zero, and what comes of it is in doubt
     /// ([`Answer::is_sure`](crate::Answer::is_sure)).
@@ -50,6 +53,18 @@ pub trait Hardware {
     fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
         let _ = (function, offset, bytes);
         None
+    }
+
+    /// Writes so many bytes (1, 2, 4 or 8) to an address, but of PCI's config space. Gives whether it is taken; AML goes on in any case.
+    fn write(&mut self, space: Space, address: u64, bytes: u8, value: u64) -> bool {
+        let _ = (space, address, bytes, value);
+        false
+    }
+
+    /// Writes so many bytes (1, 2 or 4, at a multiple of them) to a PCI function's config space. Gives whether it is taken.
+    fn set_config(&mut self, function: PciFunction, offset: u16, bytes: u8, value: u64) -> bool {
+        let _ = (function, offset, bytes, value);
+        false
     }
 }
 

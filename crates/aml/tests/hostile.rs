@@ -6,6 +6,7 @@ use axvm_aml::{Aml, Error, Hardware, NodeId, Nothing, PciFunction, Space, resour
 use proptest::prelude::*;
 
 const DSDT: &[u8] = include_bytes!("data/q35-dsdt.dat");
+const INDEXED: &[u8] = include_bytes!("data/indexed.aml");
 
 /// A table with this code, whose integers have 64 bits.
 fn table(code: &[u8]) -> Vec<u8> {
@@ -254,6 +255,16 @@ impl Hardware for Noise {
         );
         self.read(Space::PciConfig, offset.into(), bytes)
     }
+
+    fn write(&mut self, space: Space, address: u64, bytes: u8, value: u64) -> bool {
+        assert!(bytes == 8 || value >> (8 * bytes) == 0);
+        self.read(space, address, bytes).is_some()
+    }
+
+    fn set_config(&mut self, function: PciFunction, offset: u16, bytes: u8, value: u64) -> bool {
+        assert!(bytes <= 4 && value >> (8 * bytes) == 0);
+        self.config(function, offset, bytes).is_some()
+    }
 }
 
 /// Everything that a table defines is evaluated.
@@ -306,6 +317,24 @@ proptest! {
             table[at] = byte;
         }
         evaluate_all(&table, seed);
+    }
+
+    #[test]
+    fn damaged_fields_do_no_harm(
+        changes in prop::collection::vec((36..INDEXED.len(), any::<u8>()), 0..20),
+        argument in any::<u64>(),
+    ) {
+        let mut table = INDEXED.to_vec();
+        for (at, byte) in changes {
+            table[at] = byte;
+        }
+        let mut aml = Aml::new(Noise(argument));
+        aml.load(&table);
+        for name in [b"WWHL", b"WHGH", b"WWRD", b"WDEP", b"WLST", b"WONE", b"WZER", b"WOVR", b"WGON", b"WDM1", b"WDBT"] {
+            if let Some(id) = aml.child(aml.root(), name) {
+                let _ = aml.evaluate(id, &[argument]);
+            }
+        }
     }
 
     #[test]

@@ -29,8 +29,10 @@ mod memory_map;
 mod names;
 pub mod outline;
 mod pci;
+mod routing;
 
 pub use memory_map::{MemoryKind, MemoryMap, MemoryRange};
+pub use routing::Lead;
 
 use names::Names;
 use pci::Notes;
@@ -70,12 +72,32 @@ pub fn no_config(_: PciAddress, _: u16, _: u8) -> Option<u64> {
     None
 }
 
+/// The chipset of the machine that this runs on. Whatever answers for config space is one on which nothing can be written.
+pub trait Chipset {
+    /// Bytes of config space, as of [`AskConfig`].
+    fn config(&self, function: PciAddress, offset: u16, bytes: u8) -> Option<u64>;
+
+    /// Writes a register that leads PCI's lines to I/O APICs. Gives whether it is done.
+    fn lead(&self, lead: Lead) -> bool {
+        let _ = lead;
+        false
+    }
+}
+
+impl<T: Fn(PciAddress, u16, u8) -> Option<u64>> Chipset for T {
+    fn config(&self, function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
+        self(function, offset, bytes)
+    }
+}
+
 /// What AML asks is answered from these.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     /// Memory, as far as it is firmware's own.
     memory: Option<&'a dyn Memory>,
-    config: AskConfig<'a>,
+    chipset: &'a dyn Chipset,
+    /// Whether it is this machine's, not another's that was recorded.
+    is_here: bool,
     /// Windows of host bridges, for those whose AML doesn't say them without firmware's memory.
     windows: &'a [KnownWindow],
 }
@@ -89,7 +111,8 @@ struct KnownWindow {
     span: Span<Hpa>,
 }
 
-/// Reads the tables of the machine that this runs on.
+/// Reads the tables of the machine that this runs on, and tells firmware that its I/O APICs are used: what that has to write for it goes to
+/// the chipset.
 ///
 /// # Errors
 ///
@@ -98,7 +121,7 @@ pub fn read(
     memory: &impl Memory,
     rsdp: Hpa,
     map: &MemoryMap<'_>,
-    config: AskConfig<'_>,
+    chipset: &dyn Chipset,
 ) -> Result<Platform, AcpiError> {
     let tables = Tables::read(memory, rsdp)?;
     let dsdt = match tables.find(b"FACP") {
@@ -111,7 +134,7 @@ pub fn read(
         &tables,
         dsdt.as_ref(),
         &map.ranges(),
-        Asked { memory: Some(memory), config, windows: &[] },
+        Asked { memory: Some(memory), chipset, is_here: true, windows: &[] },
     )?;
     let in_ram = |span: &Span<Hpa>| platform.memory.iter().any(|memory| memory.overlaps(span));
     let tables = places.into_iter().filter(in_ram).map(|span| reserved(span, "ACPI's tables"));
@@ -126,7 +149,8 @@ pub fn read(
 ///
 /// [`AcpiError`] names the table that can't be used.
 pub fn read_dump(tables: &Tables, map: &[MemoryRange], config: AskConfig<'_>) -> Result<Platform, AcpiError> {
-    assemble(tables, tables.find(b"DSDT"), map, Asked { memory: None, config, windows: &[] })
+    let asked = Asked { memory: None, chipset: &config, is_here: false, windows: &[] };
+    assemble(tables, tables.find(b"DSDT"), map, asked)
 }
 
 /// Whether a damaged table is one that must be whole.

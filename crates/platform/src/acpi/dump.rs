@@ -88,9 +88,10 @@ impl Dump {
         }
         let Lspci { records, lacks } = self.pci.unwrap_or_default();
         let recorded = Recorded::new(records);
-        let ask = |function, offset, bytes| as_recorded(&recorded, function, offset, bytes);
+        let ask =
+            |function: PciAddress, offset: u16, bytes: u8| as_recorded(&recorded, function, offset, bytes);
         let tables = Tables::of(self.tables);
-        let asked = Asked { memory: None, config: &ask, windows: &self.windows };
+        let asked = Asked { memory: None, chipset: &ask, is_here: false, windows: &self.windows };
         let mut platform = assemble(&tables, tables.find(b"DSDT"), &self.map, asked)?;
         platform.unclear.extend(self.damaged.iter().map(ToString::to_string));
         if self.is_all && !recorded.is_empty() {

@@ -11,17 +11,20 @@ use axvm_aml::{Aml, Data, Hardware, NodeId, PciFunction, Space, eisa_id};
 
 use super::firmware::SleepTypes;
 use super::memory_map::{MemoryKind, MemoryRange};
-use super::{Asked, KnownWindow};
+use super::routing::{Lead, Routing};
+use super::{Asked, Chipset, KnownWindow};
 
 /// The ROM of a PC's firmware, or the copy of it in memory: on every PC, and nothing but memory (ACPI 6.5, 5.2.5.1).
 const ROM: (Hpa, u64) = (Hpa(0xe_0000), 0x2_0000);
 
 /// What AML can read: memory that is firmware's own by the memory map, its ROM, and PCI's config space, by its regions for that or by the
-/// MCFG's addresses. No other registers.
+/// MCFG's addresses. No other registers. It can write what leads lines, while it is told to.
 pub(super) struct Readable<'a> {
     asked: Asked<'a>,
     spans: Vec<Span<Hpa>>,
     allocations: Vec<Allocation>,
+    /// While firmware is told that I/O APICs are used.
+    routing: Option<Routing>,
 }
 
 impl Readable<'_> {
@@ -38,7 +41,13 @@ impl Readable<'_> {
 
     fn ask_config(&self, function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
         let is_natural = matches!(bytes, 1 | 2 | 4) && offset.is_multiple_of(u16::from(bytes));
-        if is_natural { (self.asked.config)(function, offset, bytes) } else { None }
+        if is_natural { self.asked.chipset.config(function, offset, bytes) } else { None }
+    }
+
+    fn lead(&mut self, find: impl FnOnce(&mut Routing, &dyn Chipset) -> Option<Lead>) -> bool {
+        let chipset = self.asked.chipset;
+        let Some(routing) = self.routing.as_mut().filter(|_| self.asked.is_here) else { return false };
+        find(routing, chipset).is_some_and(|lead| chipset.lead(lead))
     }
 }
 
@@ -58,6 +67,25 @@ impl Hardware for Readable<'_> {
     fn config(&mut self, function: PciFunction, offset: u16, bytes: u8) -> Option<u64> {
         let PciFunction { segment, bus, device, function } = function;
         self.ask_config(PciAddress::new(segment, bus, device, function)?, offset, bytes)
+    }
+
+    fn write(&mut self, space: Space, address: u64, bytes: u8, value: u64) -> bool {
+        match space {
+            Space::Ports => self.lead(|routing, chipset| routing.port(address, bytes, value, chipset)),
+            Space::Memory => match self.config_at(address) {
+                Some((function, offset)) => {
+                    self.lead(|routing, chipset| routing.config(function, offset, bytes, value, chipset))
+                }
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    fn set_config(&mut self, function: PciFunction, offset: u16, bytes: u8, value: u64) -> bool {
+        let PciFunction { segment, bus, device, function } = function;
+        let Some(function) = PciAddress::new(segment, bus, device, function) else { return false };
+        self.lead(|routing, chipset| routing.config(function, offset, bytes, value, chipset))
     }
 }
 
@@ -115,7 +143,7 @@ impl<'a> Names<'a> {
         let of_map = ranges.iter().filter(is_its_own).map(|range| range.span);
         let spans = of_map.chain(Span::new(ROM.0, ROM.1).ok()).collect();
         let windows = asked.windows;
-        let mut aml = Aml::new(Readable { asked, spans, allocations: allocations.to_vec() });
+        let mut aml = Aml::new(Readable { asked, spans, allocations: allocations.to_vec(), routing: None });
         match dsdt {
             Some(dsdt) => aml.load(dsdt.bytes()),
             None => unclear
@@ -149,10 +177,12 @@ impl<'a> Names<'a> {
                 let _ = names.aml.evaluate(id, &[]);
             }
         }
-        if let Some(pic) = names.aml.child(names.aml.root(), b"_PIC")
-            && let Err(error) = names.aml.evaluate(pic, &[1])
-        {
-            unclear.push(alloc::format!("firmware can't be told of I/O APICs (\\_PIC): {error}"));
+        if let Some(pic) = names.aml.child(names.aml.root(), b"_PIC") {
+            names.aml.hardware_mut().routing = Some(Routing::default());
+            if let Err(error) = names.aml.evaluate(pic, &[1]) {
+                unclear.push(alloc::format!("firmware can't be told of I/O APICs (\\_PIC): {error}"));
+            }
+            names.aml.hardware_mut().routing = None;
         }
         names
     }

@@ -4,7 +4,7 @@ use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_platform::acpi::handed::{self, Handed, HandedError};
 use axvm_platform::acpi::outline::{Outline, first_console};
-use axvm_platform::acpi::{self, AcpiError, Memory};
+use axvm_platform::acpi::{self, AcpiError, Chipset, Lead, Memory};
 use axvm_platform::model::Platform;
 
 use crate::arch::{self, Rights};
@@ -67,7 +67,7 @@ impl PlatformSource<'_> {
     ///
     /// What can't be read of it.
     pub fn read(&self) -> Result<Platform, AcpiError> {
-        acpi::read(&Early, self.handed.rsdp, &self.handed.map, &ask_config)
+        acpi::read(&Early, self.handed.rsdp, &self.handed.map, &ByPorts)
     }
 }
 
@@ -104,18 +104,40 @@ impl Memory for Early {
     }
 }
 
-/// What AML is told of a function's config space: of the first segment the first 256 bytes, by the ports for it (PCI 3.0, 3.2.2.3.2). It is for
-/// the time before config space is mapped, when one CPU alone is at work.
-fn ask_config(function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
-    const ADDRESS: u16 = 0xcf8;
-    const DATA: u16 = 0xcfc;
-    let width = Width::from_bytes(bytes.into()).filter(|width| *width != Width::B8)?;
-    if function.segment != 0 || offset > 0xff {
-        return None;
+/// The chipset as AML reaches it: of the first segment the first 256 bytes of each function, by the ports for it (PCI 3.0, 3.2.2.3.2). It is
+/// for the time before config space is mapped, when one CPU alone is at work.
+struct ByPorts;
+
+impl ByPorts {
+    /// Chooses a register. Gives the port in which it is seen.
+    fn choose(function: PciAddress, offset: u16) -> Option<u16> {
+        const ADDRESS: u16 = 0xcf8;
+        const DATA: u16 = 0xcfc;
+        if function.segment != 0 || offset > 0xff {
+            return None;
+        }
+        let register = u32::from(function.requester_id()) << 8 | u32::from(offset & 0xfc);
+        arch::write_port(ADDRESS, Width::B4, 1 << 31 | register);
+        Some(DATA + (offset & 3))
     }
-    let register = u32::from(function.requester_id()) << 8 | u32::from(offset & 0xfc);
-    arch::write_port(ADDRESS, Width::B4, 1 << 31 | register);
-    Some(arch::read_port(DATA + (offset & 3), width).into())
+}
+
+impl Chipset for ByPorts {
+    fn config(&self, function: PciAddress, offset: u16, bytes: u8) -> Option<u64> {
+        let width = Width::from_bytes(bytes.into()).filter(|width| *width != Width::B8)?;
+        Some(arch::read_port(Self::choose(function, offset)?, width).into())
+    }
+
+    fn lead(&self, lead: Lead) -> bool {
+        match lead {
+            Lead::Port { port, value } => arch::write_port(port, Width::B1, value.into()),
+            Lead::Config { function, offset, value } => match Self::choose(function, offset) {
+                Some(port) => arch::write_port(port, Width::B4, value),
+                None => return false,
+            },
+        }
+        true
+    }
 }
 
 /// By which protocol a boot loader has entered the hypervisor.
