@@ -110,3 +110,31 @@ pub fn harmless(entry: LocalVector) -> u32 {
     };
     LocalVector::new().with_vector(entry.vector()).with_masked(entry.masked()).with_timer(timer).into()
 }
+
+/// How long a CPU must have been without a new interrupt, in microseconds, for nothing to be on its way any more: an interrupt is so for
+/// less than one.
+const QUIET_US: u64 = 20;
+/// How often something may be found: more often than interrupts can have been on their way when their senders were stopped.
+const MOST_FOUND: u32 = 1000;
+
+/// Looks for interrupts that a CPU has left of whoever had it, until there are none any more: `look` drops what it finds, and says
+/// whether that was something. Gives whether it became quiet; not, if interrupts go on coming.
+///
+/// It ends by the clock: each time that something is found it goes on for [`QUIET_US`] microseconds at most, and that is so [`MOST_FOUND`] times. Whoever is
+/// kept from running in between, by firmware for example, takes that neither for quiet nor for a storm.
+pub fn until_quiet(mut now_us: impl FnMut() -> u64, mut look: impl FnMut() -> bool) -> bool {
+    let (mut since, mut found) = (now_us(), 0u32);
+    loop {
+        // Before it is looked: what comes afterwards is found the next time.
+        let now = now_us();
+        if look() {
+            found += 1;
+            if found > MOST_FOUND {
+                return false;
+            }
+            since = now_us();
+        } else if now.saturating_sub(since) >= QUIET_US {
+            return true;
+        }
+    }
+}

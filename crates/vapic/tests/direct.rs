@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use axvm_addr::{Gpa, VcpuId};
-use axvm_vapic::direct::{OPEN, Opening, Register, harmless};
+use axvm_vapic::direct::{OPEN, Opening, Register, harmless, until_quiet};
 use axvm_vapic::spec::{LocalVector, io, offset};
 use axvm_vapic::{Activity, Apics, ApicsConfig, Backend, Effect, Ends, Pin, Refused, Startup, Taker};
 use proptest::prelude::*;
@@ -306,4 +306,70 @@ proptest! {
             }
         }
     }
+}
+
+/// A clock that goes on by a microsecond each time it is looked at, and interrupts at these moments. Gives whether the CPU became quiet, when,
+/// and how many interrupts were dropped.
+fn quiet(stalls: impl Fn(u64) -> u64, mut comes: impl FnMut(u64) -> bool) -> (bool, u64, u32) {
+    let (now, looks, dropped) =
+        (std::cell::Cell::new(0u64), std::cell::Cell::new(0u64), std::cell::Cell::new(0));
+    let is_quiet = until_quiet(
+        || {
+            now.set(now.get() + 1);
+            now.get()
+        },
+        || {
+            looks.set(looks.get() + 1);
+            let is_something = comes(now.get());
+            dropped.set(dropped.get() + u32::from(is_something));
+            now.set(now.get() + stalls(looks.get()));
+            is_something
+        },
+    );
+    (is_quiet, now.get(), dropped.get())
+}
+
+#[test]
+fn a_cpu_is_quiet_when_nothing_has_come_for_a_while() {
+    let (is_quiet, at, dropped) = quiet(|_| 0, |_| false);
+    assert_eq!((is_quiet, dropped), (true, 0));
+    assert!((20..30).contains(&at), "{at}");
+    // Each that comes begins the while anew.
+    let mut left = vec![3, 15, 30];
+    let (is_quiet, at, dropped) =
+        quiet(|_| 0, |now| left.first().is_some_and(|at| now >= *at) && left.remove(0) > 0);
+    assert_eq!((is_quiet, dropped), (true, 3));
+    assert!((50..60).contains(&at), "{at}");
+}
+
+/// Firmware, or an emulator's host, may keep a CPU from running for a long time.
+#[test]
+fn who_is_kept_from_running_takes_that_neither_for_quiet_nor_for_a_storm() {
+    // One interrupt is there, and a long time passes before and after it is dropped: that was all.
+    let mut left = 1;
+    let one = |_| std::mem::take(&mut left) == 1;
+    assert!(matches!(quiet(|look| if look < 3 { 1_000_000 } else { 0 }, one), (true, _, 1)));
+    // One comes while nobody looks: it is found, however long that took.
+    let mut left = vec![500_000];
+    let late = |now| left.first().is_some_and(|at| now >= *at) && left.remove(0) > 0;
+    assert!(matches!(quiet(|look| if look == 1 { 1_000_000 } else { 0 }, late), (true, _, 1)));
+}
+
+#[test]
+fn interrupts_that_go_on_coming_are_given_up() {
+    let (is_quiet, at, dropped) = quiet(|_| 0, |_| true);
+    assert_eq!((is_quiet, dropped), (false, 1001));
+    assert!(at < 5_000, "{at}");
+    // The longest that it can take: one each time that all seems quiet.
+    let mut last = 0;
+    let (is_quiet, at, _) = quiet(
+        |_| 0,
+        |now| {
+            now >= last + 19 && {
+                last = now;
+                true
+            }
+        },
+    );
+    assert!(!is_quiet && at < 25_000, "{at}");
 }

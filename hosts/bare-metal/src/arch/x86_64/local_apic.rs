@@ -4,10 +4,10 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_addr::{Hpa, PAGE_SIZE, Span};
-use axvm_vapic::direct::Register;
+use axvm_vapic::direct::{Register, until_quiet};
 use x86_64::registers::model_specific::Msr;
 
-use super::cpu::{tick_hz, ticks, wait_us};
+use super::cpu::{now_us, tick_hz, ticks, wait_us};
 use super::guarded::write_msr;
 use super::percpu::PerCpu;
 use super::vectors;
@@ -220,26 +220,20 @@ impl LocalApic {
     ///
     /// Something goes on coming.
     pub fn clean(self) -> Result<(), NotClean> {
-        /// An interrupt is on its way for less than a microsecond.
-        const QUIET_US: u64 = 20;
-        const MOST_US: u64 = 10_000;
         if is_off(Protection::Clean) {
             return Ok(());
         }
         self.quieten();
-        let start = ticks();
-        let passed =
-            |since: u64, us: u64| ticks().saturating_sub(since) > us * (tick_hz() / 1_000_000).max(1);
-        let mut quiet_since = start;
-        while !passed(quiet_since, QUIET_US) {
-            if self.highest(offset::IRR).is_some() || self.highest(offset::ISR).is_some() {
+        let is_quiet = until_quiet(now_us, || {
+            let is_something = self.highest(offset::IRR).is_some() || self.highest(offset::ISR).is_some();
+            if is_something {
                 vectors::drop_pending();
                 self.end_all();
-                quiet_since = ticks();
             }
-            if passed(start, MOST_US) {
-                return Err(NotClean);
-            }
+            is_something
+        });
+        if !is_quiet {
+            return Err(NotClean);
         }
         // What was dropped was nobody's.
         PerCpu::own().take().for_each(drop);
