@@ -56,6 +56,13 @@ impl Report {
         Self { problems, ..Self::new(Verdict::BadInput) }
     }
 
+    /// That of a run whose VMs could be started, at its end.
+    pub fn at_end(hypervisor: HypervisorReport, vms: Vec<VmReport>, events: Vec<EventReport>) -> Self {
+        let mut report = Self { hypervisor, vms, events, ..Self::new(Verdict::Ok) };
+        report.verdict = report.judge();
+        report
+    }
+
     /// What VMs, events, problems and lost CPUs say of the run. Where VMs were ended from outside that is [`Verdict::Interrupted`];
     /// that it was by a timeout, or that the hypervisor ended by a fault, can't be seen in them: join that with [`Verdict::worst`].
     pub fn judge(&self) -> Verdict {

@@ -7,6 +7,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod config;
+pub mod files;
 #[cfg(any(test, feature = "fake"))]
 pub mod fixtures;
 mod own_devices;

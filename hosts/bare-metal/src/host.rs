@@ -14,6 +14,7 @@ use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm_addr::{CpuId, Hpa, PciAddress, VcpuId, VmId};
 use axvm_pci::{Forwarding, Function};
+use axvm_plan::files::VmFiles;
 use axvm_plan::{ConsoleLent, DeviceId, DevicePlan, PciPlan, Plan, VmPlan};
 use axvm_platform::model::{PciDevice, Platform};
 use spin::{Mutex, Once};
@@ -24,7 +25,7 @@ use crate::lock::Held;
 use crate::log;
 use crate::pci::Config;
 use crate::security::Security;
-use crate::vm::{self, StopReason, Vm, VmFiles, VmRef};
+use crate::vm::{self, StopReason, Vm, VmRef};
 use crate::{arch, boot, console, cpus, memory, protection};
 
 /// The machine.

@@ -12,6 +12,7 @@ mod cpus;
 mod described;
 mod hal;
 mod host;
+mod iommu_access;
 mod lock;
 mod log;
 mod memory;

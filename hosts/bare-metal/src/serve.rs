@@ -2,28 +2,26 @@
 
 use alloc::vec::Vec;
 
-use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm::report::Report;
 use axvm::restart::Afterwards;
 use axvm::vm::{Departure, State};
-use axvm_addr::{CpuId, VmId};
+use axvm_addr::CpuId;
+use axvm_monitor::Ends;
 use axvm_system::wire::Channel;
 
 use crate::host::Host;
 use crate::log;
-use crate::typed::Typed;
+use crate::typed::Keyboard;
 use crate::vm::{self, LEAVE_WITHIN_S, StopReason, Vm, VmRef};
 use crate::{arch, console, cpus, protection, report, security, watchdogs};
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
 
-/// By VM: the report of one that is gone.
-struct Ends(Vec<Option<VmReport>>);
-
 /// Serves until every VM that was started has stopped; then reports and switches the machine off.
 pub fn serve(host: &'static Host) -> ! {
-    let mut typed = Typed::new(host);
-    let mut ends = Ends(host.plans.iter().map(|_| None).collect());
+    let mut keyboard = Keyboard::new(host);
+    let mut ends = Ends::new(host.plans.len());
     protection::test_own_mappings(host);
     loop {
         arch::take_interrupts(None);
@@ -38,11 +36,11 @@ pub fn serve(host: &'static Host) -> ! {
         busy |= console::attend(host);
         let vms = host.vms();
         busy |= show_output(&vms);
-        typed.take(host, &vms, &ends.0);
+        keyboard.attend(host, &vms, &ends);
         let look_again_us = watchdogs::attend(&vms);
         for vm in vms {
             busy |= vm::attend_suspension(&vm);
-            busy |= ends.attend(host, vm);
+            busy |= attend_end(host, vm, &mut ends);
         }
         host.take_retired().into_iter().for_each(hand_back);
         let is_in_use = |vm: &VmRef| vm.plan().autostart || vm.state() != State::Built;
@@ -50,10 +48,10 @@ pub fn serve(host: &'static Host) -> ! {
         // Whoever has taken the last VM apart has said before that it has the console no more.
         if !running && !busy && !console::attend(host) {
             security::attend(host);
-            finish(host, ends.0);
+            finish(host, ends);
         }
         if !busy {
-            host.wait(typed.ask_again_us().into_iter().chain(look_again_us).min());
+            host.wait(keyboard.ask_again_us(host).into_iter().chain(look_again_us).min());
         }
     }
 }
@@ -74,37 +72,31 @@ fn show_output(vms: &[VmRef]) -> bool {
     busy
 }
 
-impl Ends {
-    /// Looks after a VM that has stopped. Whether there is still something to do for it.
-    fn attend(&mut self, host: &'static Host, vm: VmRef) -> bool {
-        let overdue = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
-            Departure::NotAsked => return false,
-            // Nothing calls when the deadline is over: look again.
-            Departure::Underway => return true,
-            Departure::Complete => Vec::new(),
-            Departure::Overdue(vcpus) => {
-                vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect()
-            }
-        };
-        if !vm.ends().output.is_empty() {
-            // Its last words come first.
-            return true;
-        }
-        // Its CPUs have left it: what they have recorded is held against this life of it, and not against the next.
-        security::take_records(host);
-        watchdogs::say_where(&vm);
-        let id = vm.id();
-        if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
-            *slot = Some(joined(slot.take(), vm::report(&vm)));
-        }
-        if !overdue.is_empty() {
-            give_up(host, vm, &overdue);
-            return true;
-        }
-        host.let_go(vm);
-        security::forget(host, id);
-        true
+/// Looks after a VM that has stopped. Whether there is still something to do for it.
+fn attend_end(host: &'static Host, vm: VmRef, ends: &mut Ends) -> bool {
+    let overdue = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
+        Departure::NotAsked => return false,
+        // Nothing calls when the deadline is over: look again.
+        Departure::Underway => return true,
+        Departure::Complete => Vec::new(),
+        Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect(),
+    };
+    if !vm.ends().output.is_empty() {
+        // Its last words come first.
+        return true;
     }
+    // Its CPUs have left it: what they have recorded is held against this life of it, and not against the next.
+    security::take_records(host);
+    watchdogs::say_where(&vm);
+    let id = vm.id();
+    ends.note(id, vm::report(&vm));
+    if !overdue.is_empty() {
+        give_up(host, vm, &overdue);
+        return true;
+    }
+    host.let_go(vm);
+    security::forget(host, id);
+    true
 }
 
 /// Has a VM taken apart that nobody holds any more. Resets take seconds and zeroing takes as long as there is RAM: a CPU of the VM's
@@ -174,30 +166,9 @@ fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
     vm.keep();
 }
 
-/// What is said of a VM, with what was said of its earlier starts.
-fn joined(earlier: Option<VmReport>, now: VmReport) -> VmReport {
-    match earlier {
-        Some(earlier) => earlier.followed_by(now),
-        None => now,
-    }
-}
-
 /// Ends the run.
-fn finish(host: &'static Host, reports: Vec<Option<VmReport>>) -> ! {
-    let vms = host.vms();
-    let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
-        Some(vm) => Some(joined(gone, vm::report(vm))),
-        None => gone.or_else(|| Some(VmReport::not_built(host.plans.get(usize::from(id))?))),
-    };
-    let mut last = Report {
-        schema: SCHEMA,
-        verdict: Verdict::Ok,
-        hypervisor: host.figures(),
-        vms: (0..).zip(reports).filter_map(of).collect(),
-        events: security::records(host),
-        problems: Vec::new(),
-    };
-    last.verdict = last.judge();
-    report::send(&last);
+fn finish(host: &'static Host, ends: Ends) -> ! {
+    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| vm::report(&vm)));
+    report::send(&Report::at_end(host.figures(), vms, security::records(host)));
     arch::system_off()
 }

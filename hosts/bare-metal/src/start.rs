@@ -4,21 +4,19 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use axvm::report::{Report, Verdict};
-use axvm_addr::VmId;
-use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
 use axvm_pci::HostBridge;
+use axvm_plan::files::Files;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{own_tree, plan};
 use axvm_platform::limits::Limits;
 use axvm_platform::model::Platform;
-use axvm_system::bundle::{Bundle, ImageKind};
+use axvm_system::bundle::Bundle;
 use axvm_system::model::Item;
 
 use crate::arch::{Iommus, Irqchip};
 use crate::host::{self, Host, Parts};
 use crate::log;
 use crate::pci::{Config, Ticks};
-use crate::vm::VmFiles;
 use crate::{arch, boot, console, cpus, memory, protection, report, serve};
 
 /// What boot hands over.
@@ -60,8 +58,8 @@ pub fn run(start: Start) -> ! {
     limits(&mut platform, &iommus);
     platform.address_bits = u32::from(arch::physical_address_bits()).min(iommus.output_bits()) as u8;
 
-    let (images, files) = images(&bundle);
-    let plan = plan(bundle.system(), &platform, &images);
+    let files = Files::of(&bundle);
+    let plan = plan(bundle.system(), &platform, &files.images);
     if bundle.run().plan_only {
         report::send_platform(&platform);
         match plan {
@@ -70,10 +68,9 @@ pub fn run(start: Start) -> ! {
         }
         arch::system_off()
     }
-    let trees = |(id, files): (u16, &Option<VmFiles<'static>>)| Some((id, files.as_ref()?.device_tree?));
-    let trees: Vec<(u16, &[u8])> = (0..).zip(&files).filter_map(trees).collect();
-    let looked =
-        plan.and_then(|mut plan| own_tree::check_memory(bundle.system(), &mut plan, &trees).map(|()| plan));
+    let looked = plan.and_then(|mut plan| {
+        own_tree::check_memory(bundle.system(), &mut plan, &files.trees()).map(|()| plan)
+    });
     let plan = match looked {
         Ok(plan) => plan,
         Err(problems) => boot::refuse(problems),
@@ -94,7 +91,16 @@ pub fn run(start: Start) -> ! {
         Ok(irqchip) => irqchip,
         Err(error) => fail(&error),
     };
-    let host = host::set(Host::new(Parts { platform, irqchip, iommus, config, plan, files, start, held }));
+    let host = host::set(Host::new(Parts {
+        platform,
+        irqchip,
+        iommus,
+        config,
+        plan,
+        files: files.vms,
+        start,
+        held,
+    }));
     console::set_names(host.plans.iter().map(|vm| vm.name.clone()).collect());
     let Some(this) = cpus::current() else { fail(&"the device tree has no node for the CPU that booted") };
     this.bring_up(host);
@@ -138,26 +144,4 @@ fn limits(platform: &mut Platform, iommus: &Iommus) {
     let later = unsafe { Irqchip::limits(platform, &mut found) } + OBJECTS;
     found.table_bytes = memory::free_bytes().saturating_sub(later);
     platform.limits = found;
-}
-
-/// What the bundle has for each VM: the part that the plan needs, and the content.
-fn images(bundle: &Bundle<'static>) -> (Images, Vec<Option<VmFiles<'static>>>) {
-    let mut images = Images::default();
-    let mut files = Vec::new();
-    for (id, vm) in (0..).zip(&bundle.system().vms) {
-        let of = |kind| bundle.image(VmId(id), kind);
-        let raw = vm.load.zip(vm.entry);
-        let kernel = match of(ImageKind::Kernel) {
-            Some(bytes) => Kernel::parse(bytes, raw),
-            None => Err(ImageError::Unreadable("the bundle hasn't got it".into())),
-        };
-        let (initrd, device_tree) = (of(ImageKind::Initrd), of(ImageKind::DeviceTree));
-        images.vms.push(VmImages {
-            kernel: kernel.as_ref().map(|kernel| kernel.info.clone()).map_err(Clone::clone),
-            initrd_len: initrd.map(|bytes| bytes.len() as u64),
-            dtb_len: device_tree.map(|bytes| bytes.len() as u64),
-        });
-        files.push(kernel.ok().map(|kernel| VmFiles { kernel, initrd, device_tree }));
-    }
-    (images, files)
 }

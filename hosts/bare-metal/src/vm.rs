@@ -23,7 +23,7 @@ use crate::memory::GuestRam;
 use crate::ring::Ring;
 use crate::vpci_backend::Bridge;
 
-pub use build::{EquipError, VmFiles, build, equip};
+pub use build::{EquipError, build, equip};
 pub use held::VmRef;
 
 /// A CPU that hasn't left a VM for so long after it was told to is lost. What it may be at is short: the longest wait on hardware

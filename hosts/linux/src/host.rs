@@ -13,8 +13,8 @@ use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
-use axvm_guest::image::Kernel;
 use axvm_monitor::UNSETTLED;
+use axvm_plan::files::VmFiles;
 use axvm_plan::{Plan, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_platform::sysfs;
@@ -31,16 +31,6 @@ use crate::output::Bell;
 use crate::security::Security;
 use crate::vfio::Vfio;
 use crate::{Vm, serve};
-
-/// The images of a VM.
-pub struct VmFiles {
-    /// The kernel.
-    pub kernel: Kernel<'static>,
-    /// The initial RAM disk.
-    pub initrd: Option<&'static [u8]>,
-    /// Its own device tree.
-    pub device_tree: Option<&'static [u8]>,
-}
 
 /// Why a VM couldn't be built.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +61,7 @@ pub struct Parts {
     /// What was planned.
     pub plan: Plan,
     /// What the tool has brought for each VM.
-    pub files: Vec<Option<VmFiles>>,
+    pub files: Vec<Option<VmFiles<'static>>>,
     /// The line to the tool.
     pub link: Link,
     /// By whom whoever looks after the VMs is called.
@@ -102,7 +92,7 @@ pub struct Host {
     /// Calls whoever looks after the VMs.
     pub bell: Arc<Bell>,
     cpus: Vec<(CpuId, usize)>,
-    files: Vec<Option<VmFiles>>,
+    files: Vec<Option<VmFiles<'static>>>,
     callers: BTreeMap<(VmId, VcpuId), Arc<Caller>>,
     /// By VM: how often it has started again.
     restarts: Mutex<Vec<Restarts>>,
@@ -239,7 +229,7 @@ impl Host {
         let vm = AxVM::new(plan.clone(), Arc::new(Hal::new(self)), &self.registry)
             .map_err(|error| BuildError::Create(Box::new(error)))?;
         let files = self.files.get(usize::from(plan.id.0)).and_then(Option::as_ref);
-        let loaded = files.map_or(Ok(()), |files| load(&vm, files));
+        let loaded = files.map_or(Ok(()), |files| files.load(vm.plan(), |at, bytes| put(&vm, at, bytes)));
         match loaded {
             Ok(()) => Ok(vm),
             Err(error) => {
@@ -518,24 +508,6 @@ pub fn report(vm: &Vm) -> VmReport {
         }
     }
     report
-}
-
-/// Copies the images into RAM.
-fn load(vm: &Vm, files: &VmFiles) -> Result<(), BuildError> {
-    let plan = vm.plan();
-    let put = |at: Gpa, bytes: &[u8]| put(vm, at, bytes);
-    for segment in files.kernel.segments() {
-        // The rest of the segment is zero, as all of RAM is.
-        let at = axvm_addr::Address::checked_add(plan.load.kernel, segment.offset);
-        put(at.ok_or(BuildError::NoRam(plan.load.kernel))?, segment.data)?;
-    }
-    if let (Some(span), Some(bytes)) = (plan.load.initrd, files.initrd) {
-        put(span.start(), bytes)?;
-    }
-    if let Some(bytes) = files.device_tree {
-        put(plan.load.description.start(), bytes)?;
-    }
-    plan.blobs.iter().try_for_each(|blob| put(blob.at, &blob.bytes))
 }
 
 /// Copies bytes into RAM, which may be in pieces.

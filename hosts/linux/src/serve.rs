@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axvm::report::{Report, SCHEMA, Verdict, VmReport};
+use axvm::report::Report;
 use axvm::vm::{Departure, State, Suspension, WrongState};
-use axvm_addr::{CpuId, VmId};
+use axvm_addr::CpuId;
+use axvm_monitor::Ends;
 use axvm_system::wire::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::host::Host;
-use crate::typed::Typed;
+use crate::typed::Keyboard;
 use crate::{Vm, caller, security, watchdogs};
 
 /// A thread that hasn't left a VM for so long after it was called is lost.
@@ -24,8 +25,8 @@ const SOON: Duration = caller::REPEAT;
 
 /// Serves until every VM that was started has stopped, then reports.
 pub fn serve(host: &'static Host) {
-    let mut typed = Typed::new(host);
-    let mut ends: Vec<Option<VmReport>> = host.plans.iter().map(|_| None).collect();
+    let mut keyboard = Keyboard::new(host);
+    let mut ends = Ends::new(host.plans.len());
     loop {
         host.bell.heard();
         let mut busy = host.repeat_calls();
@@ -33,7 +34,7 @@ pub fn serve(host: &'static Host) {
         host.settle();
         let vms = host.vms();
         busy |= show_output(host, &vms);
-        typed.take(host, &vms, &ends);
+        keyboard.attend(host, &vms, &ends);
         let look_again_us = watchdogs::attend(host, &vms);
         for vm in vms {
             busy |= attend_suspension(host, &vm);
@@ -44,17 +45,17 @@ pub fn serve(host: &'static Host) {
             security::attend(host);
             return finish(host, ends);
         }
-        let again = look_again_us.map(Duration::from_micros).into_iter().chain(typed.look_again());
+        let again = look_again_us.map(Duration::from_micros).into_iter().chain(keyboard.look_again());
         let most = busy.then_some(SOON).into_iter().chain(again).min();
-        wait(host, &typed, most);
+        wait(host, &keyboard, most);
     }
 }
 
 /// Until something is typed, somebody calls, or that much time is over.
-fn wait(host: &Host, typed: &Typed, most: Option<Duration>) {
+fn wait(host: &Host, keyboard: &Keyboard, most: Option<Duration>) {
     let timeout = most.and_then(|most| Timespec::try_from(most).ok());
     let bell = PollFd::new(&*host.bell, PollFlags::IN);
-    let keys = typed.source().map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
+    let keys = keyboard.source().map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
     let mut sources: Vec<PollFd<'_>> = std::iter::once(bell).chain(keys).collect();
     // A signal: everything is looked at.
     let _ = poll(&mut sources, timeout.as_ref());
@@ -121,7 +122,7 @@ fn attend_suspension(host: &Host, vm: &Vm) -> bool {
 }
 
 /// Looks after a VM that has stopped. Whether there is still something to do for it.
-fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut [Option<VmReport>]) -> bool {
+fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut Ends) -> bool {
     let overdue: Vec<CpuId> = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
         Departure::NotAsked => return false,
         // Nothing calls when the deadline is over: look again.
@@ -136,9 +137,7 @@ fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut [Option<VmReport>]) -
     // Its threads have left it: what they have recorded is held against this life of it, and not against the next.
     security::attend(host);
     watchdogs::say_where(host, &vm);
-    if let Some(slot) = ends.get_mut(usize::from(vm.id().0)) {
-        *slot = Some(joined(slot.take(), crate::host::report(&vm)));
-    }
+    ends.note(vm.id(), crate::host::report(&vm));
     if overdue.is_empty() {
         host.retire(vm);
     } else {
@@ -147,29 +146,8 @@ fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut [Option<VmReport>]) -
     true
 }
 
-/// What is said of a VM, with what was said of its earlier starts.
-fn joined(earlier: Option<VmReport>, now: VmReport) -> VmReport {
-    match earlier {
-        Some(earlier) => earlier.followed_by(now),
-        None => now,
-    }
-}
-
 /// Ends the run.
-fn finish(host: &Host, reports: Vec<Option<VmReport>>) {
-    let vms = host.vms();
-    let of = |(id, gone): (u16, Option<VmReport>)| match vms.iter().find(|vm| vm.id() == VmId(id)) {
-        Some(vm) => Some(joined(gone, crate::host::report(vm))),
-        None => gone.or_else(|| Some(VmReport::not_built(host.plans.get(usize::from(id))?))),
-    };
-    let mut last = Report {
-        schema: SCHEMA,
-        verdict: Verdict::Ok,
-        hypervisor: host.figures(),
-        vms: (0..).zip(reports).filter_map(of).collect(),
-        events: security::records(host),
-        problems: Vec::new(),
-    };
-    last.verdict = last.judge();
-    host.link.report(&last);
+fn finish(host: &Host, ends: Ends) {
+    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| crate::host::report(&vm)));
+    host.link.report(&Report::at_end(host.figures(), vms, security::records(host)));
 }

@@ -1,5 +1,6 @@
 //! What the shell acts upon here: `axvm_monitor` looks up and does what is typed.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axvm::claims::Claims;
@@ -7,7 +8,7 @@ use axvm::ownership::Registry;
 use axvm::report::{EventReport, VmReport};
 use axvm::vm::WrongState;
 use axvm_addr::{Hpa, VmId};
-use axvm_monitor::Machine;
+use axvm_monitor::{Ends, Guests, Machine};
 use axvm_plan::VmPlan;
 use axvm_system::wire::Channel;
 
@@ -21,10 +22,27 @@ pub struct Around<'a> {
     pub host: &'static Host,
     /// The VMs that there are.
     pub vms: &'a [Arc<Vm>],
-    /// By VM: the report of one that is no more.
-    pub gone: &'a [Option<VmReport>],
-    /// The VM in focus.
-    pub focus: VmId,
+    /// What is said of those that are no more.
+    pub ends: &'a Ends,
+}
+
+impl Guests for Around<'_> {
+    fn offer(&self, vm: VmId, typed: &[u8]) -> Option<usize> {
+        let vm = self.vm(vm)?;
+        vm.ends().console.as_ref().map(|console| console.push_input(typed))
+    }
+
+    fn name(&self, vm: VmId) -> &str {
+        self.host.plan(vm).map_or("", |plan| &plan.name)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.host.now_ns()
+    }
+
+    fn warn(&self, what: fmt::Arguments<'_>) {
+        self.host.link.warn(what);
+    }
 }
 
 impl Machine for Around<'_> {
@@ -39,11 +57,7 @@ impl Machine for Around<'_> {
     }
 
     fn gone(&self, id: VmId) -> Option<&VmReport> {
-        self.gone.get(usize::from(id.0))?.as_ref()
-    }
-
-    fn focus(&self) -> VmId {
-        self.focus
+        self.ends.get(id)
     }
 
     fn report(&self, vm: &Vm) -> VmReport {
@@ -95,6 +109,10 @@ impl Machine for Around<'_> {
     fn place(&self, _: Hpa) -> String {
         // Where in the machine is the kernel's to know.
         String::new()
+    }
+
+    fn end_run(&self) {
+        self.host.end_run();
     }
 
     fn say(&self, channel: Channel, payload: &[u8]) {

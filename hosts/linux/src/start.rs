@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm::report::Report;
-use axvm_addr::VmId;
-use axvm_guest::image::{ImageError, Images, Kernel, VmImages};
+use axvm_plan::files::Files;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{own_tree, plan};
 use axvm_platform::sysfs::Machine;
-use axvm_system::bundle::{Bundle, ImageKind};
+use axvm_system::bundle::Bundle;
 use axvm_system::model::Item;
 use kvm_ioctls::Kvm;
 
 use crate::guard::Guard;
-use crate::host::{Host, Parts, VmFiles};
+use crate::host::{Host, Parts};
 use crate::link::Link;
 use crate::output::Bell;
 use crate::{caller, confine, probe, serve, vfio};
@@ -86,11 +85,10 @@ fn prepare(
         Ok(machine) => machine,
         Err(error) => return refuse(link, error.to_string()),
     };
-    let (images, files) = images(bundle);
-    let trees = |(id, files): (u16, &Option<VmFiles>)| Some((id, files.as_ref()?.device_tree?));
-    let trees: Vec<(u16, &[u8])> = (0..).zip(&files).filter_map(trees).collect();
-    let planned = plan(bundle.system(), &platform, &images)
-        .and_then(|mut plan| own_tree::check_memory(bundle.system(), &mut plan, &trees).map(|()| plan));
+    let files = Files::of(bundle);
+    let planned = plan(bundle.system(), &platform, &files.images).and_then(|mut plan| {
+        own_tree::check_memory(bundle.system(), &mut plan, &files.trees()).map(|()| plan)
+    });
     let plan = match planned {
         Ok(plan) => plan,
         Err(problems) => return Err((link, problems)),
@@ -120,32 +118,10 @@ fn prepare(
         guard,
         cpus,
         plan,
-        files,
+        files: files.vms,
         link,
         bell: Arc::new(bell),
         start,
     });
     Ok((Box::leak(Box::new(host)), notes))
-}
-
-/// What the bundle has for each VM: the part that the plan needs, and the content.
-fn images(bundle: &Bundle<'static>) -> (Images, Vec<Option<VmFiles>>) {
-    let mut images = Images::default();
-    let mut files = Vec::new();
-    for (id, vm) in (0..).zip(&bundle.system().vms) {
-        let of = |kind| bundle.image(VmId(id), kind);
-        let raw = vm.load.zip(vm.entry);
-        let kernel = match of(ImageKind::Kernel) {
-            Some(bytes) => Kernel::parse(bytes, raw),
-            None => Err(ImageError::Unreadable("the bundle hasn't got it".into())),
-        };
-        let (initrd, device_tree) = (of(ImageKind::Initrd), of(ImageKind::DeviceTree));
-        images.vms.push(VmImages {
-            kernel: kernel.as_ref().map(|kernel| kernel.info.clone()).map_err(Clone::clone),
-            initrd_len: initrd.map(|bytes| bytes.len() as u64),
-            dtb_len: device_tree.map(|bytes| bytes.len() as u64),
-        });
-        files.push(kernel.ok().map(|kernel| VmFiles { kernel, initrd, device_tree }));
-    }
-    (images, files)
 }

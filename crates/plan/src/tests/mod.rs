@@ -4,6 +4,7 @@ mod accepted;
 mod base;
 mod by_time;
 mod console;
+mod files;
 mod judged;
 mod linux;
 mod mode;

@@ -102,14 +102,14 @@ use x86_64 as current;
 
 pub use current::{
     Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
-    IOMMU, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights, Running, Seat,
-    SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window, add_bar_ports,
-    add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, close_ports,
-    correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout,
-    image_start, listen_to_iommus, now_us, open_ports, own_hardware_id, physical_address_bits,
-    press_power_button, probe_read, probe_write, read_port, reside, send_event, start_cpu, system_off,
-    system_reset, take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us,
-    wait_while_off, watchdog_ticks, watchdog_us, write_port, zero,
+    IOMMU, IOMMU_TAILS, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights,
+    Running, Seat, SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window,
+    add_bar_ports, add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus,
+    close_ports, correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message,
+    image_layout, image_start, listen_to_iommus, memory_barrier, now_us, open_ports, own_hardware_id,
+    physical_address_bits, press_power_button, probe_read, probe_write, read_port, reside, send_event,
+    start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt,
+    wait_for_interrupt_or_us, wait_while_off, watchdog_ticks, watchdog_us, write_port, zero,
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};

@@ -7,9 +7,9 @@ use axvm::devices::AxVmDevices;
 use axvm::hal::Equipment;
 use axvm::irqchip::{Irqchip, Lines};
 use axvm::vm::{AxVM, CreateError, Ground};
-use axvm_addr::{Address, Gpa, Hpa, Span};
-use axvm_guest::image::Kernel;
+use axvm_addr::{Gpa, Hpa, Span};
 use axvm_plan::VmPlan;
+use axvm_plan::files::VmFiles;
 
 use super::{Ends, VmRef};
 use crate::arch::{self, GuestIrqchip, GuestIrqchipError};
@@ -49,20 +49,11 @@ pub enum EquipError {
     Pci(#[from] axvm_vpci::BridgeError),
 }
 
-/// The images of a VM.
-pub struct VmFiles<'a> {
-    /// The kernel.
-    pub kernel: Kernel<'a>,
-    /// The initial RAM disk.
-    pub initrd: Option<&'a [u8]>,
-    /// Its own device tree.
-    pub device_tree: Option<&'a [u8]>,
-}
-
 /// Brings a plan to life, up to the point where the first vCPU can be started: memory loaded, devices reset and attached.
 pub fn build(host: &'static Host, plan: Arc<VmPlan>, files: &VmFiles<'_>) -> Result<VmRef, BuildError> {
     let vm = AxVM::new(plan, Arc::new(Hal::new(host)), &host.registry)?;
-    if let Err(error) = load(vm.plan(), files, &vm.ends().ram) {
+    let put = |at: Gpa, bytes: &[u8]| vm.ends().ram.load(at, bytes).map_err(|_| BuildError::Image(at));
+    if let Err(error) = files.load(vm.plan(), put) {
         let _ = vm.dispose(&host.registry);
         return Err(error);
     }
@@ -135,21 +126,4 @@ fn devices(
     let devices = devices.build()?;
     let space = ground.with_maps(|space, _| space.0.root());
     Ok((devices, Ends { bridges, console, output, watchdog, ram, space }))
-}
-
-/// Copies the images into RAM.
-fn load(plan: &VmPlan, files: &VmFiles<'_>, ram: &GuestRam) -> Result<(), BuildError> {
-    let put = |at: Gpa, bytes: &[u8]| ram.load(at, bytes).map_err(|_| BuildError::Image(at));
-    for segment in files.kernel.segments() {
-        // The rest of the segment is zero, as all of RAM is.
-        let at = plan.load.kernel.checked_add(segment.offset).ok_or(BuildError::Image(plan.load.kernel))?;
-        put(at, segment.data)?;
-    }
-    if let (Some(span), Some(bytes)) = (plan.load.initrd, files.initrd) {
-        put(span.start(), bytes)?;
-    }
-    if let Some(bytes) = files.device_tree {
-        put(plan.load.description.start(), bytes)?;
-    }
-    plan.blobs.iter().try_for_each(|blob| put(blob.at, &blob.bytes))
 }

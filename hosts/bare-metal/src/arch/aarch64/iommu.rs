@@ -8,74 +8,17 @@ use axvm_paging::{Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, Un
 use axvm_plan::config::MappingFlags;
 use axvm_platform::model::{Interrupt, Iommu as Described, IommuKind, Platform};
 pub use axvm_smmuv3::{Domain, Error as IommuError};
-use axvm_smmuv3::{Error, Features, GlobalErrors, Memory, Options, Registers, Smmu, StreamId};
+use axvm_smmuv3::{Error, Features, GlobalErrors, Options, Smmu, StreamId};
 
-use super::cpu::{clean_to_memory, memory_barrier, now_us};
 use super::stage2::{SpaceError, Tables, attributes};
 use crate::hal::HalError;
+use crate::iommu_access::Shared;
 use crate::lock::Held;
-use crate::memory;
 use crate::mmio::Mmio;
 use crate::protection::{self, Protection};
 
-/// SMMU_CMDQ_PROD (Arm IHI 0070, 6.3.28): by it the SMMU hears of commands.
-const CMDQ_PROD: usize = 0x98;
-
-impl Registers for Mmio {
-    fn size(&self) -> u64 {
-        self.size()
-    }
-
-    fn now_us(&self) -> u64 {
-        now_us()
-    }
-
-    fn read32(&self, offset: usize) -> u32 {
-        Mmio::read32(self, offset as u64)
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        if offset == CMDQ_PROD && protection::fails(Protection::NoCommand) {
-            return;
-        }
-        Mmio::write32(self, offset as u64, value);
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        Mmio::read64(self, offset as u64)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        Mmio::write64(self, offset as u64, value);
-    }
-}
-
-/// Memory that an SMMU and the hypervisor share: what the driver makes of it for an SMMU that isn't coherent is in
-/// `axvm_smmuv3`, where it is tested.
-#[derive(Clone, Copy, Debug)]
-pub struct Shared;
-
-impl Memory for Shared {
-    fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
-        memory::allocate(bytes, align)
-    }
-
-    fn read64(&self, address: Hpa) -> u64 {
-        memory::read64(address)
-    }
-
-    fn write64(&self, address: Hpa, value: u64) {
-        memory::write64(address, value);
-    }
-
-    fn clean(&self, address: Hpa, bytes: u64) {
-        clean_to_memory(address, bytes);
-    }
-
-    fn barrier(&self) {
-        memory_barrier();
-    }
-}
+/// SMMU_CMDQ_PROD (Arm IHI 0070, 6.3.28): by it an SMMU hears that there is something to do.
+pub const IOMMU_TAILS: [usize; 1] = [0x98];
 
 /// All SMMUs of the platform, by position.
 pub struct Iommus {

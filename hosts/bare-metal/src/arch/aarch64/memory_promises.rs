@@ -9,8 +9,8 @@ use axvm_paging::TableMemory;
 use axvm_smmuv3::Memory;
 
 use super::cpu::{clean_to_memory, zero};
-use super::iommu::Shared;
 use super::stage2::Tables;
+use crate::iommu_access::Shared;
 use crate::memory;
 
 const PATTERN: u64 = 0x4158_564d_5041_5454;

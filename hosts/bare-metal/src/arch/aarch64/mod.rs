@@ -50,9 +50,9 @@ use axvm_platform::model::Platform;
 
 pub use boot::{NotStarted, start_cpu};
 pub use cpu::{
-    clean_to_memory, delay_us, halt, now_us, own_hardware_id, physical_address_bits, send_event, tick_hz,
-    ticks, ticks as watchdog_ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, watchdog_us,
-    zero,
+    clean_to_memory, delay_us, halt, memory_barrier, now_us, own_hardware_id, physical_address_bits,
+    send_event, tick_hz, ticks, ticks as watchdog_ticks, ticks_as, wait_for_interrupt,
+    wait_for_interrupt_or_us, watchdog_us, zero,
 };
 pub use fast::Running;
 pub use firmware::{correct as correct_platform, find as find_firmware, system_off, system_reset};
@@ -61,7 +61,8 @@ pub use guarded::{Aborted, probe_read, probe_write};
 pub use guest_console::add_console;
 pub use image::{ImageLayout, image_layout, image_start};
 pub use iommu::{
-    DmaSpace, Domain, Health, IommuError, Iommus, close as close_iommus, listen as listen_to_iommus,
+    DmaSpace, Domain, Health, IOMMU_TAILS, IommuError, Iommus, close as close_iommus,
+    listen as listen_to_iommus,
 };
 pub use irqchip::deliver::take_interrupts;
 pub use irqchip::{

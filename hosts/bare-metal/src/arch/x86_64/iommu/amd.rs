@@ -12,8 +12,9 @@ use axvm_vpci::MsiMessage;
 
 use super::own_interrupt::{OwnMessage, send_by_msi};
 use super::space::Format;
-use super::{Domain, Driver, Fault, Interrupt, IommuError, MESSAGE_ADDRESS, Sender, Shared};
+use super::{Domain, Driver, Fault, Interrupt, IommuError, MESSAGE_ADDRESS, Sender};
 use crate::arch::x86_64::protection;
+use crate::iommu_access::Shared;
 use crate::mmio::Mmio;
 use crate::pci::Config;
 

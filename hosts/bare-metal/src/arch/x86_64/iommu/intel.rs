@@ -10,7 +10,8 @@ use axvm_vtd::{DeviceId, Options, OwnInterrupt, Unit, msi_address_of_several};
 
 use super::own_interrupt::OwnMessage;
 use super::space::Format;
-use super::{Domain, Driver, Fault, Interrupt, IommuError, Sender, Shared};
+use super::{Domain, Driver, Fault, Interrupt, IommuError, Sender};
+use crate::iommu_access::Shared;
 use crate::mmio::Mmio;
 use crate::pci::Config;
 

@@ -16,17 +16,14 @@ use alloc::vec::Vec;
 
 use axvm::iommu::{Abilities, DmaFault, Drained};
 use axvm_addr::{DmaSource, Hpa, IommuId, Iova, PciAddress, SourceId, Span};
-use axvm_iommu::{Memory, Registers};
 use axvm_platform::model::{IommuKind, Platform};
 use axvm_vpci::MsiMessage;
 use spin::Once;
 
-use super::cpu::{clean_to_memory, memory_barrier, now_us};
 use super::local_apic::LocalApic;
 use crate::hal::HalError;
 use crate::lock::Held;
 use crate::log;
-use crate::memory;
 use crate::mmio::Mmio;
 use crate::pci::Config;
 use crate::protection::{self, Protection};
@@ -147,10 +144,6 @@ trait Driver: Send {
     /// Has it send this when it has recorded something. Whether it will.
     fn interrupt_by(&mut self, platform: &Platform, config: &Config, message: OwnMessage) -> bool;
 }
-
-/// Memory that an IOMMU and the hypervisor share.
-#[derive(Clone, Copy, Debug)]
-struct Shared;
 
 /// All IOMMUs of the platform, by position, once [`close`] has turned them on.
 static UNITS: Once<Vec<Held<Box<dyn Driver>>>> = Once::new();
@@ -335,57 +328,6 @@ impl axvm::iommu::Iommu for Iommus {
 /// An interrupt message, to nobody in particular (Intel SDM 3, 11.11.1).
 const MESSAGE_ADDRESS: u32 = 0xfee0_0000;
 
-impl Memory for Shared {
-    fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
-        memory::allocate(bytes, align)
-    }
-
-    fn read64(&self, address: Hpa) -> u64 {
-        memory::read64(address)
-    }
-
-    fn write64(&self, address: Hpa, value: u64) {
-        memory::write64(address, value);
-    }
-
-    fn clean(&self, address: Hpa, bytes: u64) {
-        clean_to_memory(address, bytes);
-    }
-
-    fn barrier(&self) {
-        memory_barrier();
-    }
-}
-
 /// By what an IOMMU hears that there is something to do: the tail of AMD's command buffer (48882, 3.4.14), of Intel's invalidation queue
 /// (11.4.9.2). Neither has another register at the other's place that is written.
-const TAILS: [usize; 2] = [0x2008, 0x88];
-
-impl Registers for Mmio {
-    fn size(&self) -> u64 {
-        self.size()
-    }
-
-    fn now_us(&self) -> u64 {
-        now_us()
-    }
-
-    fn read32(&self, offset: usize) -> u32 {
-        Mmio::read32(self, offset as u64)
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        Mmio::write32(self, offset as u64, value);
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        Mmio::read64(self, offset as u64)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        if TAILS.contains(&offset) && protection::fails(Protection::NoCommand) {
-            return;
-        }
-        Mmio::write64(self, offset as u64, value);
-    }
-}
+pub const IOMMU_TAILS: [usize; 2] = [0x2008, 0x88];
