@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use axvm_linux::{probe, start, vfio};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, own_tree, plan};
-use axvm_platform::limits::{Limits, LinuxHost, Serves};
+use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_system::bundle::RunOptions;
 use axvm_system::model::{Host, Item};
@@ -63,7 +63,7 @@ pub fn lets_go(plan: Plan) -> Result<Plan, Vec<Problem>> {
 /// A platform that was saved or is described, as if a Linux ran there that offers all that is served.
 pub fn as_if(platform: Platform) -> Platform {
     let linux = LinuxHost { guests: Serves::Yes, functions: vfio::SERVES };
-    Platform { limits: Limits::of_linux(linux), ..platform }
+    Platform { limits: platform.limits.of_linux(linux), ..platform }
 }
 
 /// Plans it for this machine and runs it; `None` if there are problems.

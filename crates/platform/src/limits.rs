@@ -128,11 +128,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What a Linux has that offers this. Its kernel tells interrupts, messages and devices apart, and has memory for tables as long as there is
+    /// What a Linux on a board with these has that offers this. Of the board's the lines count. Its kernel tells interrupts, messages and devices apart, and has memory for tables as long as there is
     /// memory.
-    pub fn of_linux(linux: LinuxHost) -> Self {
+    pub fn of_linux(&self, linux: LinuxHost) -> Self {
         Self {
             host: Host::Linux(linux),
+            lines: self.lines.clone(),
             direct_interrupts: Serves::No,
             messages: u32::MAX,
             guest_messages: u32::MAX,
@@ -148,5 +149,18 @@ impl Limits {
             Host::Linux(linux) => Some(linux),
             Host::BareMetal => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linux_has_the_lines_of_its_board() {
+        // A PC's, which are none of those that a GIC has.
+        let board = Limits { lines: 0..24, ..Limits::default() };
+        let linux = board.of_linux(LinuxHost::default());
+        assert_eq!((linux.lines, linux.guest_machine), (0..24, GuestMachine::Own));
     }
 }

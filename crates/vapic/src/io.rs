@@ -146,6 +146,11 @@ impl IoApic {
         }
     }
 
+    /// What a pin sends that isn't masked, as its entry says now; `None`: nothing that is served.
+    pub fn sends(&self, pin: u8) -> Option<Message> {
+        message(self.entry(pin)?)
+    }
+
     /// What a pin's entry says now.
     pub fn entry(&self, pin: u8) -> Option<Redirection> {
         self.entries.get(usize::from(pin)).copied()

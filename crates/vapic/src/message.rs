@@ -111,4 +111,63 @@ impl Message {
         let delivery = if redirected { Delivery::Lowest } else { delivery };
         Some(Self { destination: Destination { id, logical, narrow: true }, delivery, signal })
     }
+
+    /// The write to memory that it is, its address and its data: to who delivers nothing but such. `None` for what none is.
+    pub fn to_msi(self) -> Option<(u64, u32)> {
+        let Self { destination, delivery, signal } = self;
+        let id = u64::from(u8::try_from(destination.id).ok()?);
+        let mode = |mode: DeliveryMode| u32::from(mode.into_bits()) << 8;
+        let data = match (signal, delivery) {
+            (Signal::Vector { vector, level }, delivery) => {
+                let by = match delivery {
+                    Delivery::All => DeliveryMode::Fixed,
+                    Delivery::Lowest => DeliveryMode::LowestPriority,
+                };
+                u32::from(vector) | mode(by) | if level { LEVEL | ASSERT } else { 0 }
+            }
+            (Signal::Nmi, Delivery::All) => mode(DeliveryMode::Nmi),
+            _ => return None,
+        };
+        Some((0xfee0_0000 | id << 12 | u64::from(destination.logical) << 2, data))
+    }
+}
+
+/// In a message's data: it counts by its level, and begins.
+const LEVEL: u32 = 1 << 15;
+const ASSERT: u32 = 1 << 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_as_a_write_to_memory_is_heard_as_what_it_was() {
+        for (id, logical) in [(0, false), (3, false), (0xff, false), (0x81, true)] {
+            let destination = Destination { id, logical, narrow: true };
+            for delivery in [Delivery::All, Delivery::Lowest] {
+                for (vector, level) in [(16, false), (0x31, true), (0xff, true)] {
+                    let message = Message { destination, delivery, signal: Signal::Vector { vector, level } };
+                    let (address, data) = message.to_msi().unwrap();
+                    assert_eq!(Message::from_msi(address, data), Some(message));
+                }
+            }
+            let message = Message { destination, delivery: Delivery::All, signal: Signal::Nmi };
+            let (address, data) = message.to_msi().unwrap();
+            assert_eq!(Message::from_msi(address, data), Some(message));
+        }
+    }
+
+    #[test]
+    fn what_no_write_to_memory_is_is_none() {
+        let destination = Destination { id: 0, logical: false, narrow: true };
+        for signal in [Signal::Init, Signal::Startup { page: 8 }, Signal::External] {
+            assert_eq!(Message { destination, delivery: Delivery::All, signal }.to_msi(), None);
+        }
+        let far = Message {
+            destination: Destination { id: 0x100, ..destination },
+            delivery: Delivery::All,
+            signal: Signal::Nmi,
+        };
+        assert_eq!(far.to_msi(), None);
+    }
 }

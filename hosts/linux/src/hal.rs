@@ -186,10 +186,11 @@ impl AxVMHal for Hal {
     fn equip(&self, ground: &Arc<Ground<Self>>) -> Result<Equipment<Self>, Error> {
         let (plan, host) = (ground.plan(), self.host);
         let vm = ground.with_maps(|space, _| space.kernel().clone());
-        let (vcpus, parts) = arch::make(&host.kvm, &vm, plan)?;
+        let routes = host.vfio.routes(plan.id).ok_or(Error::Unknown)?;
+        let (vcpus, parts) = arch::make(&host.kvm, &vm, plan, &routes)?;
         let irqchip = Arc::new(KernelIrqchip::new(vm, plan.cpus.len() as u16, parts));
         let output = Arc::new(Output::new(host.bell.clone()));
-        let (mut devices, own) = arch::add_own(AxVmDevices::builder(), plan)?;
+        let (mut devices, own) = arch::add_own(AxVmDevices::builder(), plan, irqchip.parts())?;
         let mut console = None;
         if let Some(at) = plan.console {
             let lines = Arc::new(Lines::new(irqchip.clone()));
@@ -223,7 +224,7 @@ impl AxVMHal for Hal {
         let result = arch::begin(&self.host.kvm, vm.plan(), vcpu, &fd, start);
         if result.is_ok() {
             self.host.note_first_entry();
-            run(&mut Running::new(vm, vcpu, fd, caller));
+            run(&mut Running::new(self.host, vm, vcpu, fd, caller));
         }
         Resided { seat: (), result }
     }

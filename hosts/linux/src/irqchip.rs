@@ -16,14 +16,18 @@ use crate::error::{Error, Kernel};
 pub struct KernelIrqchip {
     vm: Arc<VmFd>,
     vcpus: u16,
-    /// It is there as long as this is.
-    _parts: arch::IrqchipParts,
+    parts: arch::IrqchipParts,
 }
 
 impl KernelIrqchip {
     /// With these parts, for so many vCPUs.
     pub const fn new(vm: Arc<VmFd>, vcpus: u16, parts: arch::IrqchipParts) -> Self {
-        Self { vm, vcpus, _parts: parts }
+        Self { vm, vcpus, parts }
+    }
+
+    /// What of it isn't the kernel's, and what there is of the kernel's as long as this is.
+    pub const fn parts(&self) -> &arch::IrqchipParts {
+        &self.parts
     }
 }
 
@@ -39,8 +43,7 @@ impl Irqchip for KernelIrqchip {
     fn leave(&self, _: VcpuId, (): ()) {}
 
     fn set_level(&self, irq: Irq, high: bool) -> Result<(), Error> {
-        let line = arch::line(irq).ok_or(Error::Unknown)?;
-        self.vm.set_irq_line(line, high).kernel("KVM_IRQ_LINE")
+        self.parts.set_level(&self.vm, irq, high)
     }
 
     fn inject_irq_to_vcpu(&self, vcpu: VcpuId, irq: Irq) -> Result<(), Error> {

@@ -10,7 +10,7 @@
 //! | [`host`] | which VMs there are, and how each comes and goes |
 //! | [`serve`], [`typed`], [`shell`] | what goes on while VMs run; what is typed |
 //! | [`hal`] | what the core asks of its host |
-//! | [`vcpu`], [`caller`] | a vCPU in its thread, and how that is called |
+//! | [`vcpu`], [`elements`], [`caller`] | a vCPU in its thread, an exit by a port in parts, and how the thread is called |
 //! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
 //! | [`vfio`], [`guard`] | devices; who takes them from their drivers and gives them back |
 //! | [`security`] | what was tried beyond a plan, and what it leads to |
@@ -22,6 +22,7 @@ use std::sync::{Mutex, MutexGuard};
 mod arch;
 pub mod caller;
 pub mod confine;
+pub mod elements;
 pub mod error;
 pub mod guard;
 pub mod hal;

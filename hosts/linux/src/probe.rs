@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use axvm_addr::CpuId;
-use axvm_platform::limits::{Limits, LinuxHost, Serves};
+use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_platform::sysfs::{self, Files, Machine, SysfsError};
 use kvm_ioctls::Kvm;
@@ -62,7 +62,7 @@ pub fn found() -> Result<Machine, SysfsError> {
     let Machine { mut platform, functions } = sysfs::read(&root)?;
     let kvm = Kvm::new().ok().filter(arch::offers);
     let guests = if kvm.is_some() { Serves::Yes } else { Serves::No };
-    platform.limits = Limits::of_linux(LinuxHost { guests, functions: vfio::SERVES });
+    platform.limits = platform.limits.of_linux(LinuxHost { guests, functions: vfio::SERVES });
     if let Some(kvm) = &kvm {
         let most = u16::try_from(kvm.get_max_vcpus()).unwrap_or(u16::MAX);
         platform.limits.vcpus = platform.limits.vcpus.min(most);

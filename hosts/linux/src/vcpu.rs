@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use axvm::devices::Hint;
 use axvm::stats::ExitReason;
-use axvm::vcpu::{Answer, Exit, Fault, MmioAccess, PortAccess, Slept, Vcpu};
+use axvm::vcpu::{Answer, Exit, Fault, MmioAccess, Slept, Vcpu};
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -14,49 +14,33 @@ use rustix::io::Errno;
 use crate::Vm;
 use crate::arch::{self, Access};
 use crate::caller::Caller;
-
-/// Where the kernel takes the value of a read from when the vCPU goes on.
-#[derive(Clone, Copy)]
-struct Wanted {
-    at: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Wanted {
-    fn by(data: &mut [u8]) -> Option<Self> {
-        Some(Self { at: NonNull::new(data.as_mut_ptr())?, bytes: data.len() })
-    }
-
-    /// Puts the value there.
-    ///
-    /// # Safety
-    ///
-    /// The bytes are those of the exit that the vCPU was left by last, it hasn't gone on since, and it is there.
-    unsafe fn give(self, value: u64) {
-        for (offset, byte) in
-            value.to_le_bytes().into_iter().chain(core::iter::repeat(0)).take(self.bytes).enumerate()
-        {
-            // SAFETY: by the caller's promise it is one of the bytes that the kernel shares with whoever runs the vCPU.
-            unsafe { self.at.as_ptr().add(offset).write(byte) };
-        }
-    }
-}
+use crate::elements::{Direction, Elements, Wanted};
+use crate::host::Host;
 
 /// A vCPU that has its thread.
 pub struct Running<'a> {
+    host: &'static Host,
     vm: &'a Vm,
     vcpu: VcpuId,
     fd: MutexGuard<'a, VcpuFd>,
     caller: Arc<Caller>,
     /// What the last exit wants to read.
     wanted: Option<Wanted>,
+    /// What of the last exit is still to be answered.
+    elements: Option<Elements>,
     hint: Hint,
 }
 
 impl<'a> Running<'a> {
     /// Where it begins.
-    pub fn new(vm: &'a Vm, vcpu: VcpuId, fd: MutexGuard<'a, VcpuFd>, caller: Arc<Caller>) -> Self {
-        Self { vm, vcpu, fd, caller, wanted: None, hint: Hint::default() }
+    pub fn new(
+        host: &'static Host,
+        vm: &'a Vm,
+        vcpu: VcpuId,
+        fd: MutexGuard<'a, VcpuFd>,
+        caller: Arc<Caller>,
+    ) -> Self {
+        Self { host, vm, vcpu, fd, caller, wanted: None, elements: None, hint: Hint::default() }
     }
 
     fn count(&self, reason: ExitReason) {
@@ -71,9 +55,39 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// It can't go on.
+    fn failed(&self, why: &dyn std::fmt::Debug) -> Exit {
+        let (name, vcpu) = (self.vm.name(), self.vcpu);
+        self.host.link.error(format_args!("{name}: vCPU {vcpu}: KVM doesn't run it: {why:?}"));
+        Exit::Failed
+    }
+
+    /// Begins with an exit by a port.
+    fn begin(&mut self, port: u16, direction: Direction, data: NonNull<[u8]>) -> Exit {
+        // SAFETY: it was left by an access to a port, and so this is what the kernel says of it.
+        let size = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io.size };
+        self.elements = Elements::of(port, size, direction, data);
+        self.element().unwrap_or(Exit::Fault(Fault::Unanswerable))
+    }
+
+    /// The next element of the last exit, if there is one.
+    fn element(&mut self) -> Option<Exit> {
+        // SAFETY: they are of the exit that `run` has come back with last, and all are taken before it is called again; the vCPU is borrowed.
+        let element = self.elements.as_mut().and_then(|elements| unsafe { elements.next() });
+        let Some(element) = element else {
+            self.elements = None;
+            return None;
+        };
+        self.wanted = element.wanted;
+        Some(Exit::Port(element.access))
+    }
+
     /// Runs it once. `None`: what it was left for is done.
     fn step(&mut self) -> Option<Exit> {
         self.wanted = None;
+        if let Some(exit) = self.element() {
+            return Some(exit);
+        }
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) => {
@@ -82,7 +96,7 @@ impl<'a> Running<'a> {
                     // What the kernel can't make out, or can't reach: an access that isn't one by a single register to nothing, code that
                     // isn't in memory.
                     Errno::NOSYS | Errno::FAULT => Some(Exit::Fault(Fault::Unanswerable)),
-                    _ => Some(Exit::Failed),
+                    error => Some(self.failed(&error)),
                 };
             }
         };
@@ -96,18 +110,39 @@ impl<'a> Running<'a> {
                 mmio(gpa, Width::from_bytes(data.len() as u64), Some(value(data)))
             }
             VcpuExit::IoIn(port, data) => {
-                let width = Width::from_bytes(data.len() as u64);
-                self.wanted = Wanted::by(data);
-                io(port, width, None)
+                let data = NonNull::from(data);
+                self.begin(port, Direction::In, data)
             }
             VcpuExit::IoOut(port, data) => {
-                io(port, Width::from_bytes(data.len() as u64), Some(value(data) as u32))
+                let data = NonNull::from(data);
+                self.begin(port, Direction::Out, data)
             }
             VcpuExit::SystemEvent(kind, _) => arch::system_event(kind),
-            // As a triple fault is.
-            VcpuExit::Shutdown => Exit::Fault(Fault::Unanswerable),
+            VcpuExit::X86Rdmsr(read) => {
+                *read.error = 1;
+                return None;
+            }
+            VcpuExit::X86Wrmsr(write) => {
+                let (msr, value) = (write.index, write.data);
+                let done = arch::write_msr(&self.host.kvm, &self.fd, msr, value);
+                // What the kernel hears of it, as it was left by such a write.
+                self.fd.get_kvm_run().__bindgen_anon_1.msr.error = u8::from(!done);
+                return None;
+            }
+            // As a triple fault is; and a state that the processor doesn't enter, which is the guest's doing.
+            VcpuExit::Shutdown | VcpuExit::FailEntry(..) => Exit::Fault(Fault::Unanswerable),
+            // The interrupt controller's part that isn't the kernel's goes on.
+            VcpuExit::IoapicEoi(vector) => {
+                self.vm.irqchip().parts().ended(vector);
+                return None;
+            }
             VcpuExit::Intr | VcpuExit::IrqWindowOpen => return None,
-            _ => Exit::Failed,
+            // An instruction that the kernel can't carry out, at an address where there is nothing.
+            VcpuExit::InternalError => Exit::Fault(Fault::Unanswerable),
+            exit => {
+                let exit = format!("{exit:?}");
+                self.failed(&exit)
+            }
         })
     }
 
@@ -139,15 +174,6 @@ fn mmio(gpa: u64, width: Option<Width>, write: Option<u64>) -> Exit {
     match width {
         Some(width) => Exit::Mmio(MmioAccess { gpa: Gpa(gpa), width, write, continues: false }),
         None => Exit::Fault(Fault::Access { gpa: Gpa(gpa), write: write.is_some() }),
-    }
-}
-
-fn io(port: u16, width: Option<Width>, write: Option<u32>) -> Exit {
-    match width {
-        Some(width @ (Width::B1 | Width::B2 | Width::B4)) => {
-            Exit::Port(PortAccess { port, width, write, continues: false })
-        }
-        _ => Exit::Fault(Fault::Unanswerable),
     }
 }
 

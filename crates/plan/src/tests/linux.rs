@@ -2,7 +2,7 @@
 
 use alloc::format;
 
-use axvm_platform::limits::{Limits, LinuxHost, Serves};
+use axvm_platform::limits::{LinuxHost, Serves};
 
 use super::*;
 use crate::config::VMInterruptMode;
@@ -10,7 +10,8 @@ use crate::problem::{Problem, Rule};
 
 /// The board of the fixtures, with a Linux that offers this.
 fn with_linux(guests: Serves, functions: Serves) -> Platform {
-    Platform { limits: Limits::of_linux(LinuxHost { guests, functions }), ..board() }
+    let board = board();
+    Platform { limits: board.limits.of_linux(LinuxHost { guests, functions }), ..board }
 }
 
 #[test]

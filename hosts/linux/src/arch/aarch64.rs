@@ -24,6 +24,8 @@ use super::Access;
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
 use crate::memory::Place;
+use crate::vfio::Bridge;
+use crate::vfio::routes::Routes;
 
 /// The first SPI (Arm IHI 0069, 2.2).
 const SPIS: core::ops::Range<u32> = 32..1020;
@@ -40,6 +42,21 @@ const PC: u64 = 0x6030_0000_0010_0040;
 pub struct IrqchipParts {
     _gic: DeviceFd,
     _its: Option<DeviceFd>,
+}
+
+impl IrqchipParts {
+    /// Sets a line.
+    ///
+    /// # Errors
+    ///
+    /// There is no such line, or the kernel's.
+    pub fn set_level(&self, vm: &VmFd, irq: Irq, high: bool) -> Result<(), Error> {
+        let line = SPIS.contains(&irq.0).then_some(LINE_IS_SPI | irq.0).ok_or(Error::Unknown)?;
+        vm.set_irq_line(line, high).kernel("KVM_IRQ_LINE")
+    }
+
+    /// Ends of interrupts are the kernel's alone.
+    pub fn ended(&self, _: u8) {}
 }
 
 /// The emulated devices that all VMs have: none beside the console.
@@ -75,7 +92,12 @@ pub fn create_vm(kvm: &Kvm, plan: &VmPlan) -> Result<VmFd, Error> {
 }
 
 /// Its vCPUs, then its interrupt controller, which wants to know how many there are.
-pub fn make(_: &Kvm, vm: &Arc<VmFd>, plan: &VmPlan) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
+pub fn make(
+    _: &Kvm,
+    vm: &Arc<VmFd>,
+    plan: &VmPlan,
+    _: &Arc<Routes>,
+) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).kernel("KVM_ARM_PREFERRED_TARGET")?;
     let mut vcpus = Vec::new();
@@ -124,12 +146,7 @@ fn set<T>(device: &DeviceFd, group: u32, attribute: u32, value: &T) -> Result<()
     device.set_device_attr(&attribute).kernel("KVM_SET_DEVICE_ATTR")
 }
 
-/// How KVM calls a line.
-pub fn line(irq: Irq) -> Option<u32> {
-    SPIS.contains(&irq.0).then_some(LINE_IS_SPI | irq.0)
-}
-
-/// How KVM calls it in the table of what events raise: by its pin, which is its place among the SPIs.
+/// How KVM calls a line in the table of what events raise: by its pin, which is its place among the SPIs.
 pub fn pin(irq: Irq) -> Option<u32> {
     SPIS.contains(&irq.0).then(|| irq.0 - SPIS.start)
 }
@@ -141,6 +158,11 @@ pub fn begin(_: &Kvm, _: &VmPlan, vcpu: VcpuId, fd: &VcpuFd, start: Start) -> Re
         fd.set_one_reg(PC, &start.entry.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
     }
     Ok(())
+}
+
+/// There are no model-specific registers.
+pub fn write_msr(_: &Kvm, _: &VcpuFd, _: u32, _: u64) -> bool {
+    false
 }
 
 /// What it executes.
@@ -181,8 +203,14 @@ pub fn press_power_button(_: &Own, _: &KernelIrqchip) -> bool {
 pub fn add_own(
     devices: AxVmDevicesBuilder<Place>,
     _: &VmPlan,
+    _: &IrqchipParts,
 ) -> Result<(AxVmDevicesBuilder<Place>, Own), Error> {
     Ok((devices, Own))
+}
+
+/// There are no ports: config space is reached by memory alone.
+pub fn add_config_ports(devices: AxVmDevicesBuilder<Place>, _: &[Arc<Bridge>]) -> AxVmDevicesBuilder<Place> {
+    devices
 }
 
 /// Adds the console.

@@ -2,15 +2,17 @@
 //!
 //! | what | what it is |
 //! |---|---|
-//! | `IrqchipParts` | what of KVM's interrupt controller is there as long as this is |
+//! | `IrqchipParts` | the interrupt controller beside what KVM knows of it: sets lines, hears of ends |
 //! | `Cpu` | a vCPU of KVM's: [`crate::vcpu`] runs it |
 //! | `create_vm` | a VM of KVM's with so many address bits |
 //! | `make` | the vCPUs and the interrupt controller, in the order that KVM wants |
-//! | `line` | how KVM calls a line |
+//! | `pin` | how a line is called in the table of what events raise |
 //! | `begin` | sets a vCPU to where it begins |
 //! | `power` | what a guest asked for by an exit of the kernel's |
+//! | `write_msr` | writes a model-specific register that the kernel leaves to this process |
 //! | `complete_nobody` | has a guest meet what its architecture says of an access that nobody answers |
 //! | `add_own` | adds the emulated devices that all VMs of the architecture have |
+//! | `add_config_ports` | adds the way to config space by ports, where there are such |
 //! | `offers` | whether the kernel's KVM has what is needed |
 
 use axvm::vcpu::PowerRequest;

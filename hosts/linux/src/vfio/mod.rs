@@ -220,6 +220,11 @@ impl Vfio {
         crate::lock(&self.vms).get(&vm)?.upgrade()
     }
 
+    /// What KVM makes of a VM's events.
+    pub fn routes(&self, vm: VmId) -> Option<Arc<Routes>> {
+        Some(self.parts(vm)?.routes.clone())
+    }
+
     /// A function that a VM has open.
     pub fn opened(&self, vm: VmId, function: PciAddress) -> Option<Arc<Opened>> {
         self.parts(vm)?.opened(function)
@@ -391,6 +396,9 @@ impl Vfio {
             let bridge = backend::new_bridge(ground, pci).map_err(VfioError::Bridge)?;
             devices = devices.mmio(pci.ecam, bridge.clone());
             bridges.push(bridge);
+        }
+        if !bridges.is_empty() {
+            devices = crate::arch::add_config_ports(devices, &bridges);
         }
         Ok((devices, bridges))
     }

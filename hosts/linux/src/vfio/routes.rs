@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use axvm::msi::MsiMessage;
 use kvm_bindings::{
@@ -19,12 +19,21 @@ const FIRST: u32 = 1024;
 /// One above the last (Linux, include/linux/kvm_host.h: `KVM_MAX_IRQ_ROUTES`).
 const END: u32 = 4096;
 
-/// The interrupt controller to which lines lead, and the lines that always do, as KVM has them until it is told otherwise.
-#[cfg(target_arch = "aarch64")]
-const LINES: (u32, std::ops::Range<u32>) = (0, 0..0);
-/// The I/O APIC (Linux, arch/x86/include/uapi/asm/kvm.h: `KVM_IRQCHIP_IOAPIC`).
-#[cfg(target_arch = "x86_64")]
-const LINES: (u32, std::ops::Range<u32>) = (2, 0..24);
+/// KVM's interrupt controller to which lines lead, where it has one.
+const LINES: u32 = 0;
+
+/// Who has the lines where KVM hasn't.
+pub trait OwnLines: Send + Sync {
+    /// Has a line raised when `event` is counted, and `unmask` counted when that has ended.
+    ///
+    /// # Errors
+    ///
+    /// There is no such line.
+    fn connect(&self, event: &EventFd, unmask: &EventFd, line: u32) -> io::Result<()>;
+
+    /// Has it raised by this one no more.
+    fn disconnect(&self, event: &EventFd);
+}
 
 /// Who is given the table.
 trait Table {
@@ -58,13 +67,27 @@ enum Means {
 pub struct Routes {
     vm: Arc<VmFd>,
     means: Mutex<BTreeMap<u32, Means>>,
+    lines: OnceLock<Weak<dyn OwnLines>>,
 }
 
 impl Routes {
     /// Without messages.
     pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        let means = LINES.1.map(|line| (line, Means::Line)).collect();
-        Arc::new(Self { vm, means: Mutex::new(means) })
+        Arc::new(Self { vm, means: Mutex::default(), lines: OnceLock::new() })
+    }
+
+    /// Whose the lines are, if they aren't KVM's. Once, before any line is connected.
+    pub fn lines_by(&self, lines: &Arc<dyn OwnLines>) {
+        let _ = self.lines.set(Arc::downgrade(lines));
+    }
+
+    /// Has the ends of interrupts told that are as this message is, which a line sends; or of none of this line's.
+    ///
+    /// # Errors
+    ///
+    /// KVM's: it is as before.
+    pub fn announce(&self, line: u32, message: Option<MsiMessage>) -> io::Result<()> {
+        self.change(line, message.map_or(Means::Nothing, |message| Means::Message(0, message)))
     }
 
     fn change(&self, number: u32, to: Means) -> io::Result<()> {
@@ -93,7 +116,7 @@ fn entry(number: u32, means: Means) -> Option<kvm_irq_routing_entry> {
         Means::Nothing => return None,
         Means::Line => {
             entry.type_ = KVM_IRQ_ROUTING_IRQCHIP;
-            entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: LINES.0, pin: number };
+            entry.u.irqchip = kvm_irq_routing_irqchip { irqchip: LINES, pin: number };
         }
         Means::Message(device, message) => {
             entry.type_ = KVM_IRQ_ROUTING_MSI;
@@ -148,10 +171,20 @@ impl Guest for Irqfds {
     }
 
     fn disconnect(&self, event: &EventFd, number: u32) -> io::Result<()> {
+        if number < FIRST
+            && let Some(lines) = self.routes.lines.get()
+        {
+            // Without them nothing is raised.
+            lines.upgrade().iter().for_each(|lines| lines.disconnect(event));
+            return Ok(());
+        }
         self.routes.vm.unregister_irqfd(event, number).map_err(errno)
     }
 
     fn connect_line(&self, event: &EventFd, resample: &EventFd, line: u32) -> io::Result<()> {
+        if let Some(lines) = self.routes.lines.get() {
+            return lines.upgrade().ok_or(io::ErrorKind::NotFound)?.connect(event, resample, line);
+        }
         self.routes.change(line, Means::Line)?;
         self.routes.vm.register_irqfd_with_resample(event, resample, line).map_err(errno)
     }

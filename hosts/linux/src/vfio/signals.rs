@@ -250,6 +250,9 @@ impl<F: Function, G: Guest<Event = F::Event>> Drop for Signals<F, G> {
             }
             self.guest.free(vector.number);
         }
+        if let Some(line) = self.line.take_if(|line| line.connected) {
+            let _ = self.guest.disconnect(&line.event, line.number);
+        }
     }
 }
 

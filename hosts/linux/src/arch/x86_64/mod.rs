@@ -1,4 +1,4 @@
-//! x86_64: KVM's APICs in the kernel, a 16550, ACPI's registers of power and time.
+//! x86_64: KVM's local APICs in the kernel, an I/O APIC here, a 16550, ACPI's registers of power and time.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -13,22 +13,38 @@ use axvm_axdevice::{Console, InterruptLine, PortDevice, Transmit, Width};
 use axvm_ns16550::Ns16550;
 use axvm_plan::{ConsolePlan, EntryPlan, VmPlan};
 use axvm_platform::model::Platform;
+use axvm_vapic::spec::PINS;
+use axvm_vpci::ConfigPorts;
 use axvm_x86_cpu::start::{self, Gdt};
 use axvm_x86_cpu::vmcb::Segment;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_pit_config, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
+    KVM_X86_QUIRK_LAPIC_MMIO_HOLE, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, kvm_dtable, kvm_enable_cap, kvm_regs,
+    kvm_segment,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+use self::cpuid::Offered;
+use self::io_apic::Pins;
 use super::Access;
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
 use crate::memory::Place;
+use crate::vfio::routes::{OwnLines, Routes};
+use crate::vfio::{Bridge, VfioError};
+
+mod cpuid;
+mod io_apic;
+mod msrs;
 
 /// Pages that Intel's processors want for guests without paging: between the I/O APIC and the local ones, where a guest has nothing.
 const TSS: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// The pins of KVM's I/O APIC.
-const PINS: u32 = 24;
+/// What KVM does otherwise than a processor, for the sake of others: MONITOR and MWAIT are there for whom they aren't shown; the call of another maker's
+/// processors is written over by the right one, in the guest's memory; a local APIC has its page in x2APIC mode too.
+const QUIRKS: u32 =
+    KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
 
 /// EFER.SVME, which the state that a vCPU begins in has for AMD's way to run guests: KVM's guests have none of it.
 const SVME: u64 = 1 << 12;
@@ -37,18 +53,31 @@ const SVME: u64 = 1 << 12;
 const TIMER_HZ: u128 = 3_579_545;
 const TIMER_MASK: u128 = 0xff_ffff;
 
-/// CPUID's leaves that say which processor it is, and what of them is: the local APIC's id.
-const FEATURES: u32 = 1;
-const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
-/// Monitor and mwait: a guest's processor isn't to be kept busy or asleep by it. Nested guests aren't served.
-const MONITOR: u32 = 1 << 3;
-const VMX: u32 = 1 << 5;
-const SVM: u32 = 1 << 2;
-/// CPUID's leaf of AMD's features.
-const EXTENDED: u32 = 0x8000_0001;
+/// The old way to config space (PCI 3.0, 3.2.2.3.2).
+const CONFIG_PORTS: (u16, u16) = (0xcf8, 8);
 
-/// All of it is the VM's.
-pub struct IrqchipParts;
+/// What isn't the kernel's: the I/O APIC.
+pub struct IrqchipParts {
+    pins: Arc<Pins<io_apic::Kernel>>,
+}
+
+impl IrqchipParts {
+    /// Sets a line.
+    ///
+    /// # Errors
+    ///
+    /// There is no such line.
+    pub fn set_level(&self, _: &VmFd, irq: Irq, high: bool) -> Result<(), Error> {
+        let pin = pin(irq).and_then(|pin| u8::try_from(pin).ok()).ok_or(Error::Unknown)?;
+        self.pins.set_line(pin, high);
+        Ok(())
+    }
+
+    /// A local APIC has ended an interrupt that counts by its level.
+    pub fn ended(&self, vector: u8) {
+        self.pins.ended(vector);
+    }
+}
 
 /// The registers of power.
 pub struct Own {
@@ -58,14 +87,14 @@ pub struct Own {
 
 /// Address bits that a guest may have: what its processors have, which is the host's.
 pub fn address_bits(kvm: &Kvm) -> u8 {
-    let Ok(cpuid) = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES) else { return 36 };
-    let sizes = cpuid.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
-    sizes.map_or(36, |entry| entry.eax as u8).clamp(32, 48)
+    Offered::by(kvm).map_or(36, |offered| offered.address_bits())
 }
 
-/// Whether KVM has what is needed: APICs in the kernel, and CPUID by table.
+/// Whether KVM has what is needed: local APICs in the kernel without the rest, and CPUID by table.
 pub fn offers(kvm: &Kvm) -> bool {
-    [Cap::Irqchip, Cap::ExtCpuid, Cap::UserMemory].into_iter().all(|cap| kvm.check_extension(cap))
+    [Cap::Irqchip, Cap::SplitIrqchip, Cap::SignalMsi, Cap::ExtCpuid, Cap::UserMemory]
+        .into_iter()
+        .all(|cap| kvm.check_extension(cap))
 }
 
 /// A VM of KVM's.
@@ -73,44 +102,52 @@ pub fn create_vm(kvm: &Kvm, _: &VmPlan) -> Result<VmFd, Error> {
     kvm.create_vm().kernel("KVM_CREATE_VM")
 }
 
-/// Its interrupt controllers, then its vCPUs, each of which has one of its own.
-pub fn make(kvm: &Kvm, vm: &Arc<VmFd>, plan: &VmPlan) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
+/// That its vCPUs have interrupt controllers in the kernel, then these; and what isn't there.
+pub fn make(
+    kvm: &Kvm,
+    vm: &Arc<VmFd>,
+    plan: &VmPlan,
+    routes: &Arc<Routes>,
+) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
     vm.set_tss_address(TSS).kernel("KVM_SET_TSS_ADDR")?;
     vm.set_identity_map_address(IDENTITY_MAP).kernel("KVM_SET_IDENTITY_MAP_ADDR")?;
-    vm.create_irq_chip().kernel("KVM_CREATE_IRQCHIP")?;
-    // With the APICs come 8259s, and who finds these looks for the 8254 that belongs to them: Linux doesn't go on without.
-    vm.create_pit2(kvm_pit_config::default()).kernel("KVM_CREATE_PIT2")?;
-    let offered = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kernel("KVM_GET_SUPPORTED_CPUID")?;
+    let split = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        args: [PINS as u64, 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&split).kernel("KVM_CAP_SPLIT_IRQCHIP")?;
+    let known = kvm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into()).max(0) as u32;
+    let quirks = kvm_enable_cap {
+        cap: KVM_CAP_DISABLE_QUIRKS2,
+        args: [(QUIRKS & known).into(), 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&quirks).kernel("KVM_CAP_DISABLE_QUIRKS2")?;
+    msrs::bound(vm)?;
+    let offered = Offered::by(kvm)?;
     let mut vcpus = Vec::new();
     for planned in &plan.cpus {
+        // Its number is its local APIC's id.
         let vcpu = vm.create_vcpu(planned.hardware_id).kernel("KVM_CREATE_VCPU")?;
-        let id = planned.hardware_id as u32;
-        let mut cpuid = offered.clone();
-        for entry in cpuid.as_mut_slice() {
-            match entry.function {
-                FEATURES => {
-                    entry.ebx = entry.ebx & 0x00ff_ffff | id << 24;
-                    entry.ecx &= !(MONITOR | VMX);
-                }
-                EXTENDED => entry.ecx &= !SVM,
-                leaf if TOPOLOGY.contains(&leaf) => entry.edx = id,
-                _ => {}
-            }
-        }
-        vcpu.set_cpuid2(&cpuid).kernel("KVM_SET_CPUID2")?;
+        cpuid::show(kvm, &offered, &vcpu, plan.cpus.len() as u16, planned.hardware_id as u32)?;
         vcpus.push(vcpu);
     }
-    Ok((vcpus, IrqchipParts))
+    let io_apic = plan.x86_64().ok_or(Error::Unknown)?.io_apic;
+    let devices = plan.lines.iter().filter_map(|line| pin(line.irq)).fold(0, |pins, pin| pins | 1 << pin);
+    let bus = io_apic::Kernel { vm: vm.clone(), routes: routes.clone() };
+    let pins = Pins::new(bus, io_apic.id, devices).map_err(VfioError::Io)?;
+    if devices != 0 {
+        pins.listen().map_err(VfioError::Io)?;
+    }
+    let lines: Arc<dyn OwnLines> = pins.clone();
+    routes.lines_by(&lines);
+    Ok((vcpus, IrqchipParts { pins }))
 }
 
-/// How KVM calls a line.
-pub fn line(irq: Irq) -> Option<u32> {
-    (irq.0 < PINS).then_some(irq.0)
-}
-
-/// How KVM calls it in the table of what events raise: by its pin.
+/// How a line is called in the table of what events raise: by its pin.
 pub fn pin(irq: Irq) -> Option<u32> {
-    line(irq)
+    ((irq.0 as usize) < PINS).then_some(irq.0)
 }
 
 /// The first begins where the plan says; the others wait in the kernel until the guest starts them.
@@ -184,6 +221,11 @@ fn table(segment: &Segment) -> kvm_dtable {
     kvm_dtable { base: segment.base, limit: segment.limit as u16, ..kvm_dtable::default() }
 }
 
+/// Writes a model-specific register, if its guest may.
+pub fn write_msr(kvm: &Kvm, fd: &VcpuFd, msr: u32, value: u64) -> bool {
+    msrs::write(kvm, fd, msr, value)
+}
+
 /// What it executes.
 pub fn pc(fd: &VcpuFd) -> u64 {
     fd.get_regs().map_or(0, |regs| regs.rip)
@@ -246,16 +288,28 @@ impl PortDevice for Timer {
     fn write(&self, _: VcpuId, _: u16, _: Width, _: u32) {}
 }
 
-/// Adds what all VMs have beside the console: ACPI's registers. Those of power are asked before the others ([`own_port`]).
+/// Adds what all VMs have beside the console: the I/O APIC, and ACPI's registers. Those of power are asked before the others ([`own_port`]).
 pub fn add_own(
     devices: AxVmDevicesBuilder<Place>,
     plan: &VmPlan,
+    parts: &IrqchipParts,
 ) -> Result<(AxVmDevicesBuilder<Place>, Own), Error> {
-    let power = plan.x86_64().ok_or(Error::Unknown)?.power;
+    let machine = plan.x86_64().ok_or(Error::Unknown)?;
+    let devices = devices.mmio(machine.io_apic.registers, parts.pins.clone());
+    let power = machine.power;
     let places = Places { event: power.event, control: power.control, s5: power.s5, reset: power.reset };
     let timer = Arc::new(Timer(Instant::now()));
     let devices = devices.ports(power.timer.first(), power.timer.count() as u16, timer);
     Ok((devices, Own { power: Mutex::new(Power::new(places)), sci: power.sci }))
+}
+
+/// Adds the way to config space by ports: what bridges show by memory it shows, too.
+pub fn add_config_ports(
+    devices: AxVmDevicesBuilder<Place>,
+    bridges: &[Arc<Bridge>],
+) -> AxVmDevicesBuilder<Place> {
+    let (first, count) = CONFIG_PORTS;
+    devices.ports(first, count, Arc::new(ConfigPorts::new(bridges.to_vec())))
 }
 
 /// Adds the console.
