@@ -292,8 +292,17 @@ impl Run {
 
     /// Whether its board has the demo's disk, which one QEMU at a time may have.
     pub fn uses_the_disk(&self) -> bool {
+        self.names("disk.img")
+    }
+
+    /// Whether its guests are small ones of the repository's.
+    pub fn uses_small_guests(&self) -> bool {
+        self.names("/axvm-guest-")
+    }
+
+    fn names(&self, file: &str) -> bool {
         let text = std::fs::read_to_string(paths::root().join("systems").join(&self.system));
-        text.is_ok_and(|text| text.contains("disk.img"))
+        text.is_ok_and(|text| text.contains(file))
     }
 
     /// Whether it has what is done to the hypervisor's image or board, or by its console's session.

@@ -370,6 +370,9 @@ fn prepare(architectures: &[&str], list: &[runs::Run]) -> Result<PathBuf> {
             linux::prepare(arch)?;
         }
         if list().all(|run| run.linux_host.is_some()) {
+            if list().any(runs::Run::uses_small_guests) {
+                build::guests(arch)?;
+            }
             continue;
         }
         build::hypervisor(arch, &[])?;
