@@ -94,7 +94,7 @@ struct Attached {
 struct State {
     owned: Vec<(Span<Hpa>, VmId)>,
     attached: Vec<Attached>,
-    lines: Vec<Irq>,
+    lines: Vec<(VmId, Irq)>,
     messages: Vec<(Range<u32>, VmId)>,
     ports: Vec<(Ports, VmId)>,
     tables: u64,
@@ -463,17 +463,21 @@ impl AxVMHal for Counting {
         self
     }
 
-    fn route_line(&self, _: VmId, route: &LineRoute) -> Result<(), DryRunError> {
+    fn route_line(&self, vm: VmId, route: &LineRoute) -> Result<(), DryRunError> {
         let mut state = self.counts.state.lock();
-        if !self.counts.limits.lines.contains(&route.irq.0) || state.lines.contains(&route.irq) {
+        let limits = &self.counts.limits;
+        // Where a Linux has the board's lines, these are the guest's.
+        let has_own = limits.linux().is_some();
+        let is_routed = |(of, irq): &(VmId, Irq)| *irq == route.irq && (*of == vm || !has_own);
+        if !limits.lines.contains(&route.irq.0) || state.lines.iter().any(is_routed) {
             return Err(DryRunError::Line(route.irq));
         }
-        state.lines.push(route.irq);
+        state.lines.push((vm, route.irq));
         Ok(())
     }
 
-    fn unroute_line(&self, _: VmId, route: &LineRoute) {
-        self.counts.state.lock().lines.retain(|line| *line != route.irq);
+    fn unroute_line(&self, vm: VmId, route: &LineRoute) {
+        self.counts.state.lock().lines.retain(|line| *line != (vm, route.irq));
     }
 
     fn messages(&self) -> &InFunctions<DryRunError> {

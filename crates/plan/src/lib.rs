@@ -93,6 +93,9 @@ pub fn plan(system: &System, platform: &Platform, images: &Images) -> Result<Pla
     check_cpus(system, &board, &mut apart, &mut findings);
     let mut given = given::resolve(system, &board, &mut findings);
     sharing::check(&mut given, system, &board, &mut apart, &mut findings);
+    if linux.is_some() {
+        linux::number_lines(&mut given, board.machine, &mut findings);
+    }
     apart.say(system, &mut findings);
     limits::check_devices(&given, &board, &mut findings);
     slots::place(&mut given, &board, &mut findings);

@@ -5,13 +5,15 @@
 
 use alloc::string::String;
 
+use axvm_addr::{Interrupt, Irq, Trigger};
 use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_system::model::{Device, InterruptChoice, Item, System};
 
 use crate::config::VMInterruptMode;
 use crate::findings::{DeviceRef, Findings, VmRef};
-use crate::machine::Mode;
+use crate::hardware::Given;
+use crate::machine::{Machine, Mode};
 use crate::problem::Rule;
 
 /// What a Linux offers, if one carries the plan out.
@@ -74,6 +76,32 @@ pub(crate) fn can_be_given(
     };
     findings.device(reference, key, Rule::DeviceUnsupported, why);
     false
+}
+
+/// Numbers the lines of each VM's functions anew: which they have on the board is the kernel's, and says nothing to a guest.
+pub(crate) fn number_lines(given: &mut [Given<'_>], machine: Machine, findings: &mut Findings) {
+    let lines = machine.lines_of_functions();
+    for position in 0..given.len() {
+        let (before, rest) = given.split_at_mut(position);
+        let Some(device) = rest.first_mut() else { continue };
+        let earlier = before.iter().filter(|other| other.vm.index == device.vm.index);
+        let taken: usize = earlier.map(|other| other.hardware.lines.len()).sum();
+        let wanted = device.hardware.lines.len();
+        let own = lines.clone().skip(taken).take(wanted);
+        device.hardware.lines =
+            own.map(|number| Interrupt { irq: Irq(number), trigger: Trigger::Level }).collect();
+        if device.hardware.lines.len() < wanted {
+            let most = lines.len();
+            findings.device(
+                device.reference(),
+                "intx",
+                Rule::NoRoom,
+                format_args!(
+                    "a guest has lines for {most} functions, and this is one more: say `intx = \"none\"`, if it has MSIs"
+                ),
+            );
+        }
+    }
 }
 
 /// How interrupts reach each VM: by KVM.

@@ -14,7 +14,8 @@ use axvm_platform::model::{Interrupt, PciDevice, PciHost};
 use super::board::Board;
 use super::findings::{Bytes, DeviceRef, Findings};
 use super::hardware::{Hardware, Kind, Thing, check_line};
-use super::machine::{Machine, Words};
+use super::linux;
+use super::machine::Words;
 use super::model::MsiPlan;
 use crate::problem::Rule;
 
@@ -110,7 +111,7 @@ pub(super) fn resolve<'a>(
              say `reset = \"none\"` to give it all the same",
         );
     }
-    let line = line(reference, device, intx, board.machine, findings);
+    let line = line(reference, device, intx, board, findings);
     let msi = messages(reference, device, board, line.is_some(), findings);
     Some(Hardware {
         kind,
@@ -331,11 +332,15 @@ fn line(
     reference: DeviceRef<'_>,
     device: &PciDevice,
     intx: Intx,
-    machine: Machine,
+    board: &Board<'_>,
     findings: &mut Findings,
 ) -> Option<Interrupt> {
+    if intx == Intx::Wanted && linux::host(board.platform).is_some() {
+        // The kernel takes it, whichever it is.
+        return device.line;
+    }
     if intx == Intx::Wanted {
-        return device.line.filter(|line| check_line(reference, line.irq, "pci", machine, findings));
+        return device.line.filter(|line| check_line(reference, line.irq, "pci", board.machine, findings));
     }
     if device.function.intx_disable {
         return None;

@@ -316,6 +316,14 @@ impl Machine {
         }
     }
 
+    /// Lines of a guest's that its functions have where they aren't the board's: none that its own devices have.
+    pub(crate) fn lines_of_functions(self) -> Range<u32> {
+        match self {
+            Self::Aarch64 => aarch64::LINES_OF_FUNCTIONS,
+            Self::X86_64(_) => x86_64::LINES_OF_FUNCTIONS,
+        }
+    }
+
     /// How many controllers of message interrupts a board has.
     pub(crate) fn msi_controllers(self, platform: &Platform) -> usize {
         match self {

@@ -2,10 +2,11 @@
 
 use alloc::format;
 
-use axvm_platform::limits::{LinuxHost, Serves};
+use axvm_platform::limits::{Limits, LinuxHost, Serves};
 
 use super::*;
 use crate::config::VMInterruptMode;
+use crate::fixtures::x86_64 as pc;
 use crate::problem::{Problem, Rule};
 
 /// The board of the fixtures, with a Linux that offers this.
@@ -72,4 +73,40 @@ fn a_cpu_that_linux_has_offline_isnt_given() {
     let problems = plan_of(&system(vec![vm("a", &[2], vec![])]), &platform).unwrap_err();
     assert_eq!(problems[0].rule, Rule::CpuAbsent);
     assert!(problems[0].message.contains("Linux has it offline"), "{}", problems[0]);
+}
+
+/// A PC with functions in so many slots, from 2 on, all of which raise a line that no guest's I/O APIC has; and a Linux on it.
+fn pc_with_linux(functions: u8) -> Platform {
+    let mut platform = pc::with((2..2 + functions).map(|slot| endpoint(slot, 0)).collect());
+    for device in platform.functions.iter_mut().flatten() {
+        device.line = Some(Interrupt { irq: Irq(40), trigger: Trigger::Level });
+    }
+    let linux = LinuxHost { guests: Serves::Yes, functions: Serves::Yes };
+    platform.limits = platform.limits.of_linux(linux);
+    platform
+}
+
+#[test]
+fn lines_of_functions_are_the_guests_own_whatever_they_are_on_the_board() {
+    let vms = vec![vm("a", &[1], vec![pci(2, 0), pci(3, 0)]), vm("b", &[2], vec![pci(4, 0)])];
+    let (system, linux) = (pc::system(vms), pc_with_linux(3));
+    let plan = pc::planned(&system, &linux);
+    let lines = |vm: usize| -> Vec<u32> { plan.vms[vm].lines.iter().map(|line| line.irq.0).collect() };
+    assert_eq!((lines(0), lines(1)), (vec![16, 17], vec![16]));
+    assert_eq!(plan.vms[0].lines.iter().map(|line| line.device).collect::<Vec<u16>>(), [0, 1]);
+    // On bare metal it is the board's, which no guest's has, and who shares it can raise it for another.
+    let bare = Platform { limits: Limits { lines: 0..24, ..Limits::default() }, ..linux };
+    assert!(pc::refusals(&system, &bare).iter().all(|(rule, _)| *rule == Rule::Interrupt));
+}
+
+#[test]
+fn a_guest_has_lines_for_so_many_functions() {
+    let devices: Vec<Device> = (2..11).map(|slot| pci(slot, 0)).collect();
+    let mut system = pc::system(vec![vm("a", &[1], devices)]);
+    let refused = pc::refusals(&system, &pc_with_linux(9));
+    assert_eq!(refused, [(Rule::NoRoom, Item::Device(0, 8, "intx".into()))]);
+    if let Some(Device::Pci { without_intx, .. }) = system.vms[0].devices.last_mut() {
+        *without_intx = true;
+    }
+    assert_eq!(pc::planned(&system, &pc_with_linux(9)).vms[0].lines.len(), 8);
 }

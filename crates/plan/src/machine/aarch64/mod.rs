@@ -25,6 +25,9 @@ use super::{Driven, Emulated, Held, Tables, Words};
 /// SPIs (Arm IHI 0069, 2.2): what a device's line can be.
 pub(crate) const SPIS: Range<u32> = 32..1020;
 
+/// Those of a guest's functions, where they aren't the board's: the first, as a guest's own devices have the last below 256.
+pub(crate) const LINES_OF_FUNCTIONS: Range<u32> = 32..128;
+
 /// PPIs: a CPU's own interrupts.
 const PPIS: Range<u32> = 16..32;
 

@@ -36,6 +36,9 @@ pub(crate) enum Served {}
 /// The lines of a guest's I/O APIC, but for 0, which is a timer's that no guest has.
 pub(crate) const LINES: Range<u32> = 1..PINS as u32;
 
+/// Those of a guest's functions, where they aren't the board's: where a PC has PCI's.
+pub(crate) const LINES_OF_FUNCTIONS: Range<u32> = 16..PINS as u32;
+
 /// The pins of a guest's I/O APIC, as that of a PC.
 const PINS: u8 = 24;
 
