@@ -48,6 +48,7 @@ pub const ALL: &[Attack] = &[
     // Ports.
     ("ports", ports::read),
     ("ports-write", ports::write),
+    ("ports-strings", ports::strings),
     ("bars", bars::moved),
     // The interrupt controllers.
     ("apic-registers", apics::local),

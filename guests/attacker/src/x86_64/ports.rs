@@ -74,3 +74,29 @@ pub fn write(board: &Board) -> String {
     }
     "blocked: nothing came of it".into()
 }
+
+/// A port that no machine of a VM's has.
+const NOBODY: u16 = 0x300;
+
+/// Instructions that repeat: nobody answers each of what they read, and takes what they write; the console takes each character.
+pub fn strings(board: &Board) -> String {
+    let mut read = [0u8; 96];
+    // SAFETY: each reads as many bytes as its part of the array has.
+    unsafe {
+        let [bytes, words, doubles] = [0, 32, 64].map(|at| read.as_mut_ptr().add(at));
+        core::arch::asm!("rep insb", in("dx") NOBODY, inout("rdi") bytes => _, inout("rcx") 32u64 => _, options(nostack));
+        core::arch::asm!("rep insw", in("dx") NOBODY, inout("rdi") words => _, inout("rcx") 16u64 => _, options(nostack));
+        core::arch::asm!("rep insd", in("dx") NOBODY, inout("rdi") doubles => _, inout("rcx") 8u64 => _, options(nostack));
+    }
+    if let Some(at) = read.iter().position(|byte| *byte != u8::MAX) {
+        return format!("succeeded: byte {at} is {:#x}", read[at]);
+    }
+    let said = b"ATTACK ports-strings said at once\r\n";
+    for port in [NOBODY, board.console as u16] {
+        // SAFETY: it writes as many bytes as there are.
+        unsafe {
+            core::arch::asm!("rep outsb", in("dx") port, inout("rsi") said.as_ptr() => _, inout("rcx") said.len() => _, options(nostack, readonly));
+        }
+    }
+    format!("blocked: {} bytes are nobody's", read.len())
+}
