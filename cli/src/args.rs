@@ -36,7 +36,7 @@ pub enum Command {
     Release(Release),
     /// The process that takes devices from their drivers on a Linux host, and gives them back
     #[command(hide = true)]
-    LinuxGuard,
+    LinuxGuard(LinuxGuard),
     /// The process that `run` starts on a Linux host
     #[command(hide = true)]
     LinuxHost(LinuxHost),
@@ -151,6 +151,16 @@ pub struct Release {
     /// Print what was given back as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `linux-guard`.
+#[derive(Args)]
+pub struct LinuxGuard {
+    /// The user who opens what is taken
+    #[arg(long)]
+    pub user: Option<u32>,
+    /// The functions that may be asked for
+    pub functions: Vec<String>,
 }
 
 /// Arguments of `linux-host`.

@@ -56,7 +56,13 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
             let read = platform::read(path, &arguments.stand_in);
             if on_linux { read.map(linux::as_if) } else { read }
         }
-        None if on_linux => linux::platform(),
+        None if on_linux => {
+            if linux::lacks(input) {
+                linux::platform()
+            } else {
+                Err(String::new())
+            }
+        }
         None => {
             let board = Board::prepare(input, arguments.image.hypervisor.as_deref(), &[])?;
             let how = How { plan_only: true, ..How::default() };

@@ -50,6 +50,14 @@ pub fn platform() -> Result<Platform, String> {
     probe::platform().map_err(|error| error.to_string())
 }
 
+/// Adds what keeps the file's VMs from running here, whatever the plan. Whether nothing does.
+pub fn lacks(input: &mut Input) -> bool {
+    let lacks = input.system.as_ref().map(probe::lacks).unwrap_or_default();
+    let none = lacks.is_empty();
+    input.add_planned(lacks);
+    none
+}
+
 /// The plan, if this machine's Linux lets go of its devices.
 ///
 /// # Errors
@@ -73,6 +81,9 @@ pub fn as_if(platform: Platform) -> Platform {
 /// In words, if it can't be started.
 pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
     let Some(system) = input.system.clone() else { return Ok(None) };
+    if !lacks(input) {
+        return Ok(None);
+    }
     let found = platform()?;
     let planned = plan(&system, &found, &input.images).and_then(|mut plan| {
         own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;

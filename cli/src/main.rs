@@ -18,6 +18,7 @@ mod platform;
 mod qemu;
 mod release;
 mod run;
+mod service;
 mod session;
 mod terminal;
 mod typing;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::check(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Release(arguments) => release::release(&arguments),
-        Command::LinuxGuard => release::guard(),
+        Command::LinuxGuard(arguments) => release::guard(&arguments),
         Command::Pack(arguments) => pack::pack(&arguments),
         Command::LinuxHost(arguments) => linux::host(&arguments),
     }

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use axvm_linux::guard::{self, Released};
+use axvm_linux::guard::{self, Duty, Released};
 use axvm_linux::probe::Root;
 use serde_json::json;
 
-use crate::args::Release;
+use crate::args::{LinuxGuard, Release};
 use crate::output::{print, print_json};
 
 /// Gives them back, and says which.
@@ -40,13 +40,12 @@ pub fn release(arguments: &Release) -> ExitCode {
 }
 
 /// Does what a guard does, for whoever has the other ends of standard input and output.
-pub fn guard() -> ExitCode {
-    match guard::run() {
+pub fn guard(arguments: &LinuxGuard) -> ExitCode {
+    let functions: Result<Vec<_>, _> = arguments.functions.iter().map(|text| text.parse()).collect();
+    let Ok(functions) = functions else { return ExitCode::from(2) };
+    match guard::run(&Duty { functions, user: arguments.user }) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(2),
-        Err(error) => {
-            eprintln!("axvm: devices can't be taken from their drivers: {}: {error}", guard::FOLDER);
-            ExitCode::from(2)
-        }
+        // Who asked has heard why, or is no more.
+        Ok(false) | Err(_) => ExitCode::from(2),
     }
 }

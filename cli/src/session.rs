@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 use crate::console::{Console, Speaker};
 use crate::control::{Request, Requests, Socket};
 use crate::lines::Lines;
+use crate::service;
 use crate::terminal::Raw;
 use crate::typing::Typing;
 use crate::typist::Typist;
@@ -154,6 +155,8 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         let events = events.clone();
         socket.serve(move |request| events.send(Event::Control(request)).is_ok())?;
     }
+    let asks = events.clone();
+    service::tell(move |request| asks.send(Event::Control(request)).is_ok());
     let signals = watch_signals(events)?;
     let raw = if job.interactive { Raw::enter() } else { None };
     let focus = raw.as_ref().map(|_| job.first);
@@ -177,6 +180,7 @@ pub fn run<W: Write>(mut job: Job, out: W) -> io::Result<Outcome> {
         away: None,
     };
     let outcome = run.until_it_ends(&mut child.0, &received);
+    service::tell_end();
     signals.close();
     drop(raw);
     Ok(outcome)

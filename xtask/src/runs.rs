@@ -448,7 +448,7 @@ impl Run {
     /// Runs it on a Linux host.
     fn perform_on_linux(&self, host: &LinuxHost) -> Result<(Vec<String>, Outcome)> {
         let arch = self.arch.as_str();
-        if self.demo {
+        if self.uses_the_disk() {
             disk::refresh(arch)?;
         }
         let system = paths::root().join("systems").join(&self.system);

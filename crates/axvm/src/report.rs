@@ -198,6 +198,18 @@ pub struct HypervisorReport {
     /// What it said while a VM had its console, where there was nowhere else to say it.
     #[serde(default)]
     pub meanwhile: Option<MeanwhileReport>,
+    /// What a host that is a process has given up before any guest ran; `None`: it is no process.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
+}
+
+/// How far a process that runs VMs is kept from what it doesn't need for that, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// What holds.
+    pub holds: Vec<String>,
+    /// What doesn't, each with why.
+    pub lacks: Vec<String>,
 }
 
 /// What was said while nobody could hear it: the hypervisor's lines and those of VMs' consoles.
@@ -496,6 +508,7 @@ mod tests {
         )
         .unwrap();
         contract["hypervisor"]["meanwhile"] = serde_json::Value::Null;
+        contract["hypervisor"]["confinement"] = serde_json::Value::Null;
         contract["hypervisor"]["taken"] = serde_json::to_value(TakenReport::default()).unwrap();
         assert_eq!(json, contract);
     }

@@ -252,6 +252,7 @@ fn bridges(given: &[&Given<'_>], board: &Board<'_>, layout: &Layout) -> Vec<PciP
                 })
                 .collect(),
             ports: bridge.ports.filter(|_| has_ports(host, given)),
+            port_memory: bridge.port_memory.filter(|_| has_ports(host, given)),
             functions,
         })
         .collect()

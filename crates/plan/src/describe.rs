@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use axvm_addr::{Gpa, PciSpace, PciWindow};
 use axvm_guest::{
     ClockDescription, ConsoleDescription, Description, DeviceDescription, MsiSender, NodeDescription,
     PciDescription, PinDescription, WatchdogDescription,
@@ -13,7 +14,7 @@ use axvm_platform::model::{ChildNode, FixedClock, PlatformDevice};
 use super::board::Board;
 use super::hardware::{Given, Kind};
 use super::memory;
-use super::model::VmPlan;
+use super::model::{PciPlan, VmPlan};
 use super::own_devices::own_console;
 use crate::config::VMInterruptMode;
 
@@ -73,12 +74,18 @@ fn pci(
         segment: board.bridges.get(bridge.host)?.segment,
         ecam: bridge.ecam,
         buses: bridge.buses,
-        windows: bridge.windows.clone(),
+        windows: bridge.windows.iter().copied().chain(port_window(bridge)).collect(),
         ports: bridge.ports,
         coherent: host.coherent,
         msi,
         lines,
     })
+}
+
+/// The window of ports, where they are in memory.
+fn port_window(bridge: &PciPlan) -> Option<PciWindow<Gpa>> {
+    let pci = bridge.ports?.first().into();
+    Some(PciWindow { space: PciSpace::Io, prefetchable: false, pci, cpu: bridge.port_memory? })
 }
 
 fn platform_device(

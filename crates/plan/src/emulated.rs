@@ -21,6 +21,8 @@ pub(super) fn check(vm: VmRef<'_>, plan: &VmPlan, findings: &mut Findings) {
         [(watchdog.control, "the watchdog".into()), (watchdog.refresh, "the watchdog's refresh page".into())]
     }));
     spans.extend(plan.pci.iter().map(|bridge| (bridge.ecam, format!("config space {}", bridge.host))));
+    let ports = plan.pci.iter().filter_map(|bridge| Some((bridge.port_memory?, bridge.host)));
+    spans.extend(ports.map(|(span, host)| (span, format!("the ports of PCI {host}"))));
     for (position, (span, what)) in spans.iter().enumerate() {
         if span.is_empty() {
             findings.vm(vm, "", Rule::Platform, format_args!("on this board {what} has no registers"));

@@ -129,6 +129,7 @@ impl VmPlan {
         spans.extend(self.console.and_then(|console| console.at.registers()));
         spans.extend(self.watchdog.into_iter().flat_map(|watchdog| [watchdog.control, watchdog.refresh]));
         spans.extend(self.pci.iter().map(|bridge| bridge.ecam));
+        spans.extend(self.pci.iter().filter_map(|bridge| bridge.port_memory));
         spans
     }
 
@@ -333,6 +334,8 @@ pub struct PciPlan {
     pub windows: Vec<PciWindow<Gpa>>,
     /// Where BARs of ports may be put, if a function has such: ports of the VM's by the same numbers.
     pub ports: Option<Ports>,
+    /// In a machine that reaches no ports by instructions: where in memory these are, one after the other.
+    pub port_memory: Option<Span<Gpa>>,
     /// The functions shown: positions in [`VmPlan::devices`].
     pub functions: Vec<u16>,
 }

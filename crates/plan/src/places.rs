@@ -42,6 +42,8 @@ pub(super) struct Bridge {
     pub(super) windows: Vec<PciWindow<Gpa>>,
     /// Where BARs of ports are.
     pub(super) ports: Option<Ports>,
+    /// Where these are in memory, where no instruction reaches ports.
+    pub(super) port_memory: Option<Span<Gpa>>,
 }
 
 /// The bridges that guests see, one for each of the board's.
@@ -61,6 +63,7 @@ pub(super) fn bridges(
                 buses: host.buses,
                 windows: host.windows.iter().map(mirrored).collect(),
                 ports: None,
+                port_memory: None,
             })
             .collect(),
         GuestMachine::Own => {
@@ -91,16 +94,21 @@ fn bridge(number: u16, count: u64, own: &OwnLayout, address_bits: u8) -> Bridge 
     let low = share(&own.low_window).map(|cpu| window(PciSpace::Memory32, cpu));
     let start = own.config_spaces.start + u64::from(number) * BUS;
     let there = start + BUS <= own.config_spaces.end;
+    let ports = own.port_window.and_then(|all| {
+        let share = (all.count() / u32::try_from(count).ok()?) & !(PORT_BLOCK - 1);
+        let first = u32::from(all.first()).checked_add(u32::from(number).checked_mul(share)?)?;
+        Ports::of(u16::try_from(first).ok()?, share)
+    });
     Bridge {
         segment: number,
         ecam: if there { span(start, BUS) } else { Span::default() },
         buses: PciBuses::new(0, 0),
         windows: low.into_iter().chain(high.map(|cpu| window(PciSpace::Memory64, cpu))).collect(),
-        ports: own.port_window.and_then(|all| {
-            let share = (all.count() / u32::try_from(count).ok()?) & !(PORT_BLOCK - 1);
-            let first = u32::from(all.first()).checked_add(u32::from(number).checked_mul(share)?)?;
-            Ports::of(u16::try_from(first).ok()?, share)
-        }),
+        port_memory: own
+            .port_memory
+            .zip(ports)
+            .map(|(zero, ports)| span(zero.0 + u64::from(ports.first()), ports.count().into())),
+        ports,
     }
 }
 
@@ -204,9 +212,7 @@ pub(super) fn check_bars(given: &[&Given<'_>], board: &Board<'_>, findings: &mut
         return;
     }
     for (host, bridge) in board.bridges.iter().enumerate() {
-        if !board.machine.has_no_ports() {
-            check_port_bars(host, bridge, given, findings);
-        }
+        check_port_bars(host, bridge, given, findings);
         let high = bridge.windows.iter().find(|window| window.space == PciSpace::Memory64);
         for window in &bridge.windows {
             let (mut sum, mut largest) = (0u64, 0);

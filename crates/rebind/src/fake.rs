@@ -19,7 +19,8 @@ pub enum Fault {
     Holds,
     /// It takes nothing.
     Refuses,
-    /// The kernel doesn't come back from its `unbind`.
+    /// The kernel doesn't come back from its `unbind` until [`Linux::let_go`]. Meanwhile it has the function locked, and shows no driver of it
+    /// (drivers/base/dd.c, `__device_release_driver`).
     Hangs,
 }
 
@@ -30,6 +31,8 @@ struct Function {
     own: Option<String>,
     only: Option<String>,
     group: Option<u32>,
+    /// Its driver is being unbound, and the kernel isn't back from that.
+    locked: bool,
 }
 
 /// The Linux.
@@ -37,7 +40,7 @@ struct Function {
 pub struct Linux {
     functions: RefCell<BTreeMap<String, Function>>,
     drivers: Vec<(String, Option<Fault>)>,
-    denied: bool,
+    denied: Option<WriteError>,
     /// Other files.
     files: BTreeMap<String, String>,
     links: BTreeMap<String, String>,
@@ -71,7 +74,8 @@ impl Linux {
         let driver = driver.map(str::to_string);
         let mut functions = self.functions.take();
         let group = Some(functions.len() as u32);
-        functions.insert(address.into(), Function { own: driver.clone(), driver, only: None, group });
+        functions
+            .insert(address.into(), Function { own: driver.clone(), driver, group, ..Default::default() });
         Self { functions: RefCell::new(functions), ..self }
     }
 
@@ -107,10 +111,10 @@ impl Linux {
         self
     }
 
-    /// Where only root may write, who isn't here.
+    /// Where nothing may be written, for this reason.
     #[must_use]
-    pub fn denied(self) -> Self {
-        Self { denied: true, ..self }
+    pub fn denied(self, why: WriteError) -> Self {
+        Self { denied: Some(why), ..self }
     }
 
     /// The driver that has a function.
@@ -126,6 +130,13 @@ impl Linux {
     /// The paths that were written to, in order.
     pub fn written(&self) -> Vec<String> {
         self.written.borrow().iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// A driver that didn't has let go of a function in the end.
+    pub fn let_go(&self, address: &str) {
+        if let Some(function) = self.functions.borrow_mut().get_mut(address) {
+            function.locked = false;
+        }
     }
 
     /// Takes a function out of its slot.
@@ -209,8 +220,8 @@ impl Files for Linux {
 
 impl Sysfs for Linux {
     fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
-        if self.denied {
-            return Err(WriteError::Denied);
+        if let Some(why) = self.denied {
+            return Err(why);
         }
         self.written.borrow_mut().push((path.into(), text.into()));
         let mut functions = self.functions.borrow_mut();
@@ -218,11 +229,17 @@ impl Sysfs for Linux {
             path.strip_prefix("sys/bus/pci/devices/").and_then(|it| it.strip_suffix("/driver_override"))
         {
             let function = functions.get_mut(address).ok_or(WriteError::Missing)?;
+            if function.locked {
+                return Err(WriteError::Unfinished);
+            }
             let name = text.trim_end_matches('\n');
             function.only = (!name.is_empty()).then(|| name.to_string());
             return Ok(());
         }
         let function = functions.get_mut(text).ok_or(WriteError::Other(19))?;
+        if function.locked {
+            return Err(WriteError::Unfinished);
+        }
         if path == "sys/bus/pci/drivers_probe" {
             let found = self.drivers.iter().find(|(name, _)| Self::matches(function, name));
             // It says nothing of what came of it.
@@ -240,7 +257,10 @@ impl Sysfs for Linux {
             "bind" => self.bind(function, driver),
             "unbind" if function.driver.as_deref() != Some(driver) => Err(WriteError::Other(19)),
             "unbind" => match self.fault(driver) {
-                Some(Fault::Hangs) => Err(WriteError::Unfinished),
+                Some(Fault::Hangs) => {
+                    (function.locked, function.driver) = (true, None);
+                    Err(WriteError::Unfinished)
+                }
                 Some(Fault::Holds) => Ok(()),
                 _ => {
                     function.driver = None;

@@ -23,12 +23,15 @@ pub enum WriteError {
     /// The kernel hasn't come back in time: the driver is still at it.
     #[error("the kernel is still at it")]
     Unfinished,
+    /// All of sysfs can only be read.
+    #[error("sysfs is read-only here (in a container: have vfio-pci take the function before, outside)")]
+    ReadOnly,
     /// Another error of Linux's, by its number.
     #[error("Linux's error {0}")]
     Other(i32),
 }
 
-/// A function that isn't taken. It has what it had, but where another error is said.
+/// A function that isn't taken. It has what it had, but where [`TakeError::leaves_changed`] says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TakeError {
     /// There is no vfio-pci.
@@ -47,6 +50,17 @@ pub enum TakeError {
     /// Its driver doesn't let go.
     #[error("{function}: the driver {driver} doesn't let go of it: something uses it")]
     Held {
+        /// The function.
+        function: PciAddress,
+        /// The driver.
+        driver: String,
+    },
+    /// Its driver was told and hasn't let go in time, which nobody can break off. The function is the driver's still, and will be nobody's as
+    /// soon as the driver is done: then it has to be given back.
+    #[error(
+        "{function}: the driver {driver} doesn't let go of it: something uses it: end that; as soon as the driver has let go the function is given back to it"
+    )]
+    Holds {
         /// The function.
         function: PciAddress,
         /// The driver.
@@ -109,10 +123,21 @@ pub fn take(sysfs: &impl Sysfs, former: &Former) -> Result<(), TakeError> {
     }
     // First, so that no other driver gets it in between.
     write(sysfs, former.function, file(former.function, "driver_override"), VFIO_PCI)?;
-    rebind(sysfs, former).map_err(|why| match give_back(sysfs, former) {
-        Ok(()) => why,
-        Err(and) => TakeError::Lost { why: Box::new(why), and },
+    rebind(sysfs, former).map_err(|why| match why {
+        // The kernel has the function locked: giving it back would take as long.
+        TakeError::Holds { .. } => why,
+        why => match give_back(sysfs, former) {
+            Ok(()) => why,
+            Err(and) => TakeError::Lost { why: Box::new(why), and },
+        },
     })
+}
+
+impl TakeError {
+    /// Whether the function has something else than it had, so that it has to be given back yet.
+    pub const fn leaves_changed(&self) -> bool {
+        matches!(self, Self::Holds { .. } | Self::Lost { .. })
+    }
 }
 
 fn write(sysfs: &impl Sysfs, function: PciAddress, path: String, text: &str) -> Result<(), TakeError> {
@@ -124,9 +149,15 @@ fn rebind(sysfs: &impl Sysfs, former: &Former) -> Result<(), TakeError> {
     let write = |path: String, text: &str| write(sysfs, function, path, text);
     if let Some(driver) = driver_now(sysfs, function) {
         let told = write(alloc::format!("{}/unbind", driver_folder(&driver)), &function.to_string());
+        // While the kernel is at it, sysfs has no driver for the function any more, and the driver has it all the same.
+        if matches!(told, Err(TakeError::Write { error: WriteError::Unfinished, .. })) {
+            return Err(TakeError::Holds { function, driver });
+        }
         if driver_now(sysfs, function).is_some() {
             return Err(match told {
-                Err(other @ TakeError::Write { error: WriteError::Denied, .. }) => other,
+                Err(other @ TakeError::Write { error: WriteError::Denied | WriteError::ReadOnly, .. }) => {
+                    other
+                }
                 _ => TakeError::Held { function, driver },
             });
         }
@@ -171,7 +202,9 @@ pub fn give_back(sysfs: &impl Sysfs, former: &Former) -> Result<(), GiveBackErro
     }
     match bound {
         _ if is_back() => Ok(()),
-        Err(error @ GiveBackError::Write { error: WriteError::Denied, .. }) => Err(error),
+        Err(error @ GiveBackError::Write { error: WriteError::Denied | WriteError::ReadOnly, .. }) => {
+            Err(error)
+        }
         _ => Err(GiveBackError::Refused { function, driver: driver.clone() }),
     }
 }

@@ -1,5 +1,6 @@
 //! Against a Linux that keeps the contract of its sysfs.
 
+use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -92,13 +93,57 @@ fn without_vfio_pci_nothing_is_touched() {
 
 #[test]
 fn a_driver_that_does_not_let_go_keeps_it_and_is_named() {
-    for fault in [Fault::Holds, Fault::Hangs] {
-        let linux = Linux::new().faulty("nvme", fault).driver("vfio-pci").function(DISK, Some("nvme"));
-        let error = take(&linux, &former(&linux, DISK)).unwrap_err();
-        assert_eq!(error, TakeError::Held { function: address(DISK), driver: "nvme".into() });
-        assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
-        // Nor is it vfio-pci's when it is let go later.
-        assert_eq!(linux.only_of(DISK), None);
+    let linux = Linux::new().faulty("nvme", Fault::Holds).driver("vfio-pci").function(DISK, Some("nvme"));
+    let error = take(&linux, &former(&linux, DISK)).unwrap_err();
+    assert_eq!(error, TakeError::Held { function: address(DISK), driver: "nvme".into() });
+    assert!(!error.leaves_changed());
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    // Nor is it vfio-pci's when it is let go later.
+    assert_eq!(linux.only_of(DISK), None);
+}
+
+/// The kernel has such a function locked: whoever writes more about it waits, too, and achieves nothing.
+#[test]
+fn one_that_the_kernel_is_still_at_is_left_alone_and_given_back_later() {
+    let linux = Linux::new().faulty("nvme", Fault::Hangs).driver("vfio-pci").function(DISK, Some("nvme"));
+    let had = former(&linux, DISK);
+    let error = take(&linux, &had).unwrap_err();
+    assert_eq!(error, TakeError::Holds { function: address(DISK), driver: "nvme".into() });
+    assert!(error.leaves_changed() && error.to_string().contains("the driver nvme doesn't let go of it"));
+    assert!(linux.written().last().is_some_and(|path| path.ends_with("nvme/unbind")), "nothing after it");
+    assert!(matches!(
+        give_back(&linux, &had),
+        Err(GiveBackError::Write { error: WriteError::Unfinished, .. })
+    ));
+    linux.let_go(DISK);
+    give_back(&linux, &had).unwrap();
+    assert_eq!((linux.driver_of(DISK).as_deref(), linux.only_of(DISK)), (Some("nvme"), None));
+}
+
+/// Files that have to do with more than a function, above all `allow_unsafe_interrupts` of VFIO's, aren't written in any case.
+#[test]
+fn nothing_is_written_but_what_binds_this_function() {
+    let may = |path: &str| {
+        let of_function = path == format!("sys/bus/pci/devices/{DISK}/driver_override");
+        let of_driver = path.strip_prefix("sys/bus/pci/drivers/").and_then(|it| it.split_once('/'));
+        of_function
+            || path == "sys/bus/pci/drivers_probe"
+            || matches!(of_driver, Some(("nvme" | "vfio-pci", "bind" | "unbind")))
+    };
+    for fault in [None, Some(Fault::Holds), Some(Fault::Hangs), Some(Fault::Refuses)] {
+        for vfio_fault in [None, Some(Fault::Holds), Some(Fault::Hangs), Some(Fault::Refuses)] {
+            let with = |linux: Linux, name, fault| match fault {
+                Some(fault) => linux.faulty(name, fault),
+                None => linux.driver(name),
+            };
+            let linux = with(with(Linux::new(), "nvme", fault), "vfio-pci", vfio_fault);
+            let linux = linux.function(DISK, Some("nvme"));
+            let had = former(&linux, DISK);
+            let _ = take(&linux, &had);
+            let _ = give_back(&linux, &had);
+            let written = linux.written();
+            assert!(!written.is_empty() && written.iter().all(|path| may(path)), "{written:?}");
+        }
     }
 }
 
@@ -113,10 +158,12 @@ fn one_that_vfio_pci_refuses_is_given_back() {
 
 #[test]
 fn who_is_not_root_is_told_so() {
-    let linux = machine().denied();
-    let error = take(&linux, &former(&linux, DISK)).unwrap_err();
-    assert!(error.to_string().contains("only root may"), "{error}");
-    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    for (why, said) in [(WriteError::Denied, "only root may"), (WriteError::ReadOnly, "read-only here")] {
+        let linux = machine().denied(why);
+        let error = take(&linux, &former(&linux, DISK)).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    }
 }
 
 #[test]
@@ -178,7 +225,7 @@ fn a_mounted_disk_and_the_default_route_are_not_taken_unless_the_file_says_so() 
         .link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
         .link_to("sys/class/net/eth0", "../../devices/pci0000:00/0000:00:03.0/net/eth0")
         .file("proc/self/mountinfo", "36 35 259:0 / /mnt rw - ext4 /dev/nvme0n1 rw")
-        .file("proc/net/route", "Iface Destination Gateway\neth0 00000000 0202000A");
+        .file("proc/self/net/route", "Iface Destination Gateway\neth0 00000000 0202000A");
     let mounted = Use::Mounted { disk: "nvme0n1".into(), at: "/mnt".into() };
     let network = Use::Network { interface: "eth0".into(), default_route: true };
     let found = refusals(&linux, &[DISK, CARD], Uses::Keep);

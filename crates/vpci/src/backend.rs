@@ -68,6 +68,12 @@ pub trait Backend: Send + Sync {
     /// Where the bridge has the messages: a vector leads nowhere from now on. The function doesn't send it any more.
     fn unroute(&self, _function: PciAddress, _vector: u16) {}
 
+    /// Where the bridge has the messages: whether a memory BAR can be in the guest's second stage at all. If not, the guest has it all the same: each of its
+    /// accesses is trapped and forwarded ([`Backend::bar_read`]). Always the same.
+    fn is_mappable(&self, _function: PciAddress, _bar: u8) -> bool {
+        true
+    }
+
     /// Where the bridge has the messages: reads a BAR of a function, at `at`. Naturally aligned; survives an abort.
     fn bar_read(&self, _function: PciAddress, _bar: u8, _at: Hpa, width: Width) -> u64 {
         width.mask()

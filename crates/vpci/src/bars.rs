@@ -16,6 +16,8 @@ pub(crate) struct ShownBar {
     kind: BarKind,
     /// Its size to the guest: at least a page, if it is memory.
     pub size: u64,
+    /// Its size in the machine: behind that is others' what the guest sees as its.
+    pub bytes: u64,
     at: At,
     /// The PCI address that it has in hardware: what the guest finds at first.
     initial: u64,
@@ -34,15 +36,34 @@ impl ShownBar {
     /// The memory BAR `bar`, which is at `hpa`. `None`: it isn't for guests, being I/O, unassigned or
     /// misplaced.
     pub fn new(bar: &Bar, hpa: Option<Hpa>) -> Option<Self> {
+        let aligned = bar.address? & (bar.size.max(PAGE_SIZE) - 1) == 0 && hpa?.is_aligned(PAGE_SIZE);
+        Self::memory(bar, hpa, Vec::new()).filter(|_| aligned)
+    }
+
+    /// The same of one that is never mapped: it may share its page with others.
+    pub fn unmappable(bar: &Bar, hpa: Option<Hpa>) -> Option<Self> {
+        let size = bar.size.max(PAGE_SIZE);
+        Self::memory(bar, hpa, alloc::vec![0..size])
+    }
+
+    fn memory(bar: &Bar, hpa: Option<Hpa>, trapped: Vec<Range<u64>>) -> Option<Self> {
         let (initial, hpa) = (bar.address?, hpa?);
         let size = bar.size.max(PAGE_SIZE);
         let sound = bar.kind != BarKind::Io
             && bar.index + u8::from(bar.kind.is_wide()) < axvm_pci::spec::header::BARS
-            && size.is_power_of_two()
-            && initial & (size - 1) == 0
-            && hpa.is_aligned(PAGE_SIZE);
-        let at = At::Memory(hpa);
-        sound.then_some(Self { index: bar.index, kind: bar.kind, size, at, initial, trapped: Vec::new() })
+            && bar.size.is_power_of_two()
+            && (initial | hpa.0) & (bar.size - 1) == 0;
+        // The guest sees whole pages.
+        let (at, initial) = (At::Memory(hpa), initial & !(size - 1));
+        sound.then_some(Self {
+            index: bar.index,
+            kind: bar.kind,
+            size,
+            bytes: bar.size,
+            at,
+            initial,
+            trapped,
+        })
     }
 
     /// The I/O BAR `bar`, whose first port is `first`. `None`: it isn't for guests, being memory, unassigned or misplaced.
@@ -53,8 +74,8 @@ impl ShownBar {
             && size.is_power_of_two()
             && (4..=0x8000).contains(&size)
             && (initial | u64::from(first)) & (size - 1) == 0;
-        let at = At::Ports(first);
-        sound.then_some(Self { index: bar.index, kind: bar.kind, size, at, initial, trapped: Vec::new() })
+        let (at, trapped) = (At::Ports(first), Vec::new());
+        sound.then_some(Self { index: bar.index, kind: bar.kind, size, bytes: size, at, initial, trapped })
     }
 
     /// The registers that it takes.

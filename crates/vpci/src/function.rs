@@ -93,7 +93,7 @@ impl VirtualFunction {
     /// Takes over a function that is quarantined and reset.
     pub fn new<B: Backend>(shared: &Shared<B>, assigned: AssignedFunction, has_siblings: bool) -> Self {
         let AssignedFunction { function, shown, bars: memory, ports, intx, line } = assigned;
-        let mut bars = shown_bars(&function, &memory, &ports);
+        let mut bars = shown_bars(&shared.backend, &function, &memory, &ports);
         let physical = Physical(&shared.backend);
         let messages = match shared.backend.messages() {
             Messages::Functions => None,
@@ -425,7 +425,9 @@ impl VirtualFunction {
     ) -> Option<Hpa> {
         let answers = state.decodes(Command::MEMORY) && !shared.backend.is_stopping();
         let taken = answers && at.offset.is_multiple_of(width.bytes());
-        self.bars.iter().find(|bar| bar.index == at.bar && taken)?.hpa()
+        let bar = self.bars.iter().find(|bar| bar.index == at.bar && taken)?;
+        let inside = at.offset.checked_add(width.bytes()).is_some_and(|end| end <= bar.bytes);
+        bar.hpa().filter(|_| inside)
     }
 
     /// The guest asks for a power state.
@@ -561,12 +563,24 @@ impl VirtualFunction {
 }
 
 /// The BARs that a guest sees of a function: those that have a place.
-fn shown_bars(function: &Function, memory: &[(u8, Hpa)], ports: &[(u8, u16)]) -> Vec<ShownBar> {
-    let shown = |bar: &Bar| match bar.kind {
-        BarKind::Io => {
-            ShownBar::ports(bar, ports.iter().find(|(index, _)| *index == bar.index).map(|(_, first)| *first))
+fn shown_bars<B: Backend>(
+    backend: &B,
+    function: &Function,
+    memory: &[(u8, Hpa)],
+    ports: &[(u8, u16)],
+) -> Vec<ShownBar> {
+    let may_map =
+        |bar| backend.messages() == Messages::Functions || backend.is_mappable(function.address, bar);
+    let shown = |bar: &Bar| {
+        let hpa = || memory.iter().find(|(index, _)| *index == bar.index).map(|(_, hpa)| *hpa);
+        match bar.kind {
+            BarKind::Io => {
+                let first = ports.iter().find(|(index, _)| *index == bar.index).map(|(_, first)| *first);
+                ShownBar::ports(bar, first)
+            }
+            _ if may_map(bar.index) => ShownBar::new(bar, hpa()),
+            _ => ShownBar::unmappable(bar, hpa()),
         }
-        _ => ShownBar::new(bar, memory.iter().find(|(index, _)| *index == bar.index).map(|(_, hpa)| *hpa)),
     };
     function.bars.iter().filter_map(shown).collect()
 }

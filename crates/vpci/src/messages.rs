@@ -235,7 +235,9 @@ impl FunctionMessages {
         offset: u64,
         width: Width,
     ) -> Option<u64> {
-        let msix = self.msix.as_ref()?;
+        let Some(msix) = self.msix.as_ref() else {
+            return Some(backend.bar_read(self.function, bar, hpa.checked_add(offset)?, width));
+        };
         if width == Width::B8 && matches!(msix.region(bar, offset), Region::Table(_)) {
             let half = |offset| self.bar_read(backend, bar, hpa, offset, Width::B4);
             return Some(half(offset)? | half(offset + 4)? << 32);
@@ -259,20 +261,21 @@ impl FunctionMessages {
         value: u64,
     ) -> bool {
         let function = self.function;
+        let region = self.msix.as_ref().map_or(Region::Other, |msix| msix.region(bar, offset & !3));
+        if matches!(region, Region::Other) {
+            let Some(at) = hpa.checked_add(offset) else { return false };
+            backend.bar_write(function, bar, at, width, value);
+            return true;
+        }
         let Some(msix) = &mut self.msix else { return false };
-        match (msix.region(bar, offset & !3), width) {
+        match (region, width) {
             (Region::Table(at), Width::B4) => msix.set_word(at, value as u32),
             (Region::Table(at), Width::B8) => {
                 msix.set_word(at, value as u32);
                 msix.set_word(at + 4, (value >> 32) as u32);
             }
             // Nothing says what narrower ones do (PCIe 7.7.2), and pending bits aren't software's.
-            (Region::Table(_) | Region::Pending, _) => return false,
-            (Region::Other, _) => {
-                let Some(at) = hpa.checked_add(offset) else { return false };
-                backend.bar_write(function, bar, at, width, value);
-                return true;
-            }
+            (Region::Table(_) | Region::Pending | Region::Other, _) => return false,
         }
         let index = ((offset - msix.table.bytes.start) / ENTRY) as usize;
         !msix.on || msix.update_entry(backend, function, index)

@@ -560,6 +560,7 @@ impl Host {
             tick_hz: arch::tick_hz(),
             taken: TakenReport { end: self.taken(), ..*self.taken_when.lock() },
             meanwhile: console::meanwhile(),
+            confinement: None,
             lost_cpus: self.lost.lock().iter().map(|cpu| cpu.0).collect(),
         }
     }

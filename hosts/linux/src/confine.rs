@@ -1,17 +1,82 @@
 //! What this process gives up once it is set up, before any guest runs: a fault in what answers a guest is then a fault of a process that can do
 //! little more than run guests.
 //!
-//! All its threads have no capability, gain none by any program, and can make only the calls to the kernel that are listed here: none that starts a program,
-//! speaks to a network, looks into another process or changes the machine. What isn't listed fails.
+//! | measure | what is left |
+//! |---|---|
+//! | [`Measure::Namespaces`] | no network, no memory shared with other processes, no names of this machine |
+//! | [`Measure::Root`] | of all files those of VFIO, and to read, `/sys` |
+//! | [`Measure::Files`] | of these, by Landlock, VFIO's to be opened |
+//! | [`Measure::User`] | a user that nobody else is, and no groups |
+//! | [`Measure::Capabilities`] | no capabilities, and none by any program |
+//! | [`Measure::Calls`] | of calls to the kernel those that are listed here: none that starts a program, speaks to a network or to another process, or changes the machine. What isn't listed fails |
+//!
+//! Without the last two no guest runs. The others are done as far as this kernel and this process's rights let them be, and what couldn't be is said.
+//!
+//! A PID namespace isn't used: it is its first process's children's only. Other processes are nevertheless out of reach: signals go to threads of
+//! this process only.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use axvm::report::Confinement;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_move, mount_remount, unmount,
+};
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, chroot, pivot_root, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
 
-/// Calls to the kernel that VMs, their threads, their memory, their devices and the line to the tool need.
+/// VFIO's files.
+const VFIO: &str = "dev/vfio";
+
+/// A folder that every Linux has, of which this process needs nothing any more: what it sees of files is put together there.
+const STAGE: &str = "/proc";
+
+/// The newest of Landlock's versions that is asked for. An older kernel holds what it knows of it.
+const NEWEST: ABI = ABI::V9;
+
+/// What is given up, one thing after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Namespaces of its own: network, System V and POSIX messages and memory, names of the host, control groups.
+    Namespaces,
+    /// A root folder of its own.
+    Root,
+    /// Landlock.
+    Files,
+    /// The user, and groups.
+    User,
+    /// Capabilities.
+    Capabilities,
+    /// Calls to the kernel.
+    Calls,
+}
+
+/// What is needed of all that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
+    /// VFIO's files: VMs have devices, or may have.
+    pub vfio: bool,
+    /// The user that it becomes.
+    pub user: Option<u32>,
+}
+
+/// Calls to the kernel that VMs, their threads, their memory, their devices and the line to the tool need; and two more, with what they may be asked for
+/// ([`bounded`]).
 const CALLS: &[i64] = &[
     // Memory.
     libc::SYS_brk,
@@ -41,7 +106,6 @@ const CALLS: &[i64] = &[
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_wait4,
     // Time.
     libc::SYS_clock_gettime,
@@ -59,7 +123,6 @@ const CALLS: &[i64] = &[
     libc::SYS_fstat,
     libc::SYS_getdents64,
     libc::SYS_getrandom,
-    libc::SYS_ioctl,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_openat,
@@ -83,6 +146,10 @@ const CALLS: &[i64] = &[
 const MACHINE: TargetArch =
     if cfg!(target_arch = "x86_64") { TargetArch::x86_64 } else { TargetArch::aarch64 };
 
+/// Requests by which a terminal is made to read what nobody has typed.
+#[allow(clippy::unnecessary_cast, reason = "C libraries differ in the type of requests")]
+const TYPING: [u64; 2] = [libc::TIOCSTI as u64, libc::TIOCLINUX as u64];
+
 /// What can't be given up.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
@@ -94,51 +161,178 @@ pub enum ConfineError {
     Filter(#[from] seccompiler::Error),
 }
 
-/// Gives up all that isn't needed to run guests. By the only thread that there is: others inherit it.
+/// Gives up all that isn't needed to run guests, and says what of it holds. By the only thread that there is: others inherit it.
 ///
 /// # Errors
 ///
 /// [`ConfineError`]: then no guest is to be run.
-pub fn confine() -> Result<(), ConfineError> {
+pub fn confine(keeps: Keeps) -> Result<Confinement, ConfineError> {
+    confine_but(keeps, &[])
+}
+
+/// All but these: what a test shows that they are good for.
+fn confine_but(keeps: Keeps, without: &[Measure]) -> Result<Confinement, ConfineError> {
+    let does = |measure| !without.contains(&measure);
+    let mut found = Confinement::default();
     // Guests' memory stays locked, also of those that start again. Who isn't root has the limit that he has.
     let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
     set_no_new_privs(true).map_err(|error| ConfineError::Kept("what programs may gain", error.into()))?;
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, sets).map_err(|error| ConfineError::Kept("capabilities", error.into()))?;
-    Ok(apply_filter(&filter()?)?)
+    if does(Measure::Namespaces) {
+        namespaces(&mut found);
+    }
+    if does(Measure::Root) {
+        note(&mut found, "a root folder of its own", root(keeps));
+    }
+    if does(Measure::Files) {
+        match files(keeps) {
+            Ok(version) => found.holds.push(format!("files by Landlock, version {version}")),
+            Err(why) => found.lacks.push(format!("files by Landlock: {why}")),
+        }
+    }
+    if does(Measure::User) {
+        note(&mut found, "a user of its own", user(keeps));
+    }
+    if does(Measure::Capabilities) {
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_capabilities(None, sets).map_err(|error| ConfineError::Kept("capabilities", error.into()))?;
+        found.holds.push("no capabilities".to_owned());
+    }
+    if does(Measure::Calls) {
+        apply_filter(&filter()?)?;
+        found.holds.push("a list of calls to the kernel".to_owned());
+    }
+    Ok(found)
+}
+
+fn note(found: &mut Confinement, what: &str, done: Result<(), impl std::fmt::Display>) {
+    match done {
+        Ok(()) => found.holds.push(what.to_owned()),
+        Err(why) => found.lacks.push(format!("{what}: {why}")),
+    }
+}
+
+/// Namespaces of its own, each for itself: a kernel may lack one, and a container may forbid it.
+fn namespaces(found: &mut Confinement) {
+    let all = [
+        (UnshareFlags::NEWNET, "a network of its own"),
+        (UnshareFlags::NEWIPC, "messages and shared memory of its own"),
+        (UnshareFlags::NEWUTS, "names of the machine of its own"),
+        (UnshareFlags::NEWCGROUP, "control groups of its own"),
+    ];
+    for (flag, what) in all {
+        // SAFETY: the table of files stays shared.
+        note(found, what, unsafe { unshare_unsafe(flag) });
+    }
+}
+
+/// Has this process see no files but VFIO's and, to read, `/sys`, where functions are looked up.
+fn root(keeps: Keeps) -> io::Result<()> {
+    // SAFETY: the table of files stays shared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    // Nothing of what follows is seen by others.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    let stage = Path::new(STAGE);
+    mount(
+        "none",
+        stage,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV,
+        c"size=64k,mode=0755",
+    )?;
+    let still = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let folders = [(VFIO, still), ("sys", still | MountFlags::RDONLY)];
+    for (folder, flags) in folders.into_iter().filter(|_| keeps.vfio) {
+        let (from, to) = (Path::new("/").join(folder), stage.join(folder));
+        fs::create_dir_all(&to)?;
+        // Nodes may be mounts themselves; below `/sys` other mounts are of no use.
+        if folder == VFIO {
+            mount_bind_recursive(&from, &to)?
+        } else {
+            mount_bind(&from, &to)?
+        }
+        mount_remount(&to, MountFlags::BIND | flags, c"")?;
+    }
+    mount_remount(
+        stage,
+        MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV | MountFlags::RDONLY,
+        c"",
+    )?;
+    chdir(stage)?;
+    match pivot_root(".", ".") {
+        Ok(()) => unmount(".", UnmountFlags::DETACH)?,
+        // The kernel's first file system can't be turned away from, but covered.
+        Err(_) => {
+            mount_move(".", "/")?;
+            chroot(".")?;
+        }
+    }
+    Ok(chdir("/")?)
+}
+
+/// Has Landlock forbid all files but VFIO's, all networks, and whatever else its version knows, which it says.
+fn files(keeps: Keeps) -> Result<u32, String> {
+    let made = || -> Result<_, Box<dyn std::error::Error>> {
+        let ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(AccessNet::from_all(NEWEST))?
+            .scope(Scope::from_all(NEWEST))?;
+        let mut ruleset = ruleset.create()?;
+        if keeps.vfio {
+            let allowed = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir | AccessFs::IoctlDev;
+            let folder = PathFd::new(Path::new("/").join(VFIO))?;
+            ruleset = ruleset.add_rule(PathBeneath::new(folder, allowed))?;
+        }
+        Ok(ruleset.restrict_self()?)
+    };
+    let status = made().map_err(|error| error.to_string())?;
+    match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, _) => Err("this kernel has none".to_owned()),
+        (_, LandlockStatus::Available { effective_abi, .. }) => Ok(effective_abi as u32),
+        _ => Err("this kernel has none".to_owned()),
+    }
+}
+
+/// Becomes a user that nobody else is.
+fn user(keeps: Keeps) -> Result<(), String> {
+    let user = keeps.user.ok_or("VFIO's files are root's only, or this process isn't root's")?;
+    let become_it = || -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        Ok(set_thread_res_uid(uid, uid, uid)?)
+    };
+    become_it().map_err(|error| error.to_string())
+}
+
+/// The user that this process can become: one that nobody else is, where it is root's and everyone may open VFIO's container.
+pub fn own_user(root: &Path) -> Option<u32> {
+    /// Everyone may read and write.
+    const EVERYONE: u32 = 0o006;
+    let container = fs::metadata(root.join(VFIO).join("vfio")).ok();
+    let open = container.is_none_or(|node| node.mode() & EVERYONE == EVERYONE);
+    (rustix::process::getuid().is_root() && open).then(crate::guard::own_user)
 }
 
 fn filter() -> Result<BpfProgram, seccompiler::Error> {
-    let rules: BTreeMap<i64, Vec<_>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    rules.extend(bounded()?);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     Ok(SeccompFilter::new(rules, refused, SeccompAction::Allow, MACHINE)?.try_into()?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_confined_thread_works_but_has_no_network_no_programs_and_no_capabilities() {
-        // In a thread of its own: what it gives up it never gets again, and others keep theirs.
-        let confined = std::thread::spawn(|| {
-            confine().unwrap();
-            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-            let socket = std::net::UdpSocket::bind("127.0.0.1:0").map(|_| ()).map_err(|error| error.kind());
-            let program = std::process::Command::new("/bin/true").status().map(|_| ());
-            let below = std::thread::spawn(|| std::net::UdpSocket::bind("127.0.0.1:0").is_ok()).join();
-            (status, socket, program.is_err(), below.is_ok_and(|could| could))
-        });
-        let (status, socket, no_program, below) = confined.join().unwrap();
-        for line in
-            ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
-        {
-            assert!(status.lines().any(|it| it == line), "{line}: {status}");
-        }
-        assert!(no_program && !below);
-        assert_eq!(socket, Err(io::ErrorKind::PermissionDenied));
-        // The thread that tests is as before.
-        assert!(std::net::UdpSocket::bind("127.0.0.1:0").is_ok());
-    }
+/// Calls that are bounded by what they are asked for: signals go to this process's threads, and requests are none that type at a terminal.
+fn bounded() -> Result<[(i64, Vec<SeccompRule>); 2], seccompiler::Error> {
+    let is = |argument, what, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, what, value);
+    let own = is(0, SeccompCmpOp::Eq, std::process::id().into())?;
+    let types =
+        TYPING.map(|request| is(1, SeccompCmpOp::Ne, request)).into_iter().collect::<Result<_, _>>()?;
+    Ok([
+        (libc::SYS_tgkill, vec![SeccompRule::new(vec![own])?]),
+        (libc::SYS_ioctl, vec![SeccompRule::new(types)?]),
+    ])
 }
+
+#[cfg(test)]
+mod tests;

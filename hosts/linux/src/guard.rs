@@ -4,17 +4,24 @@
 //! it. It is asked by a line for each function, over a pipe; when the pipe is closed, which the kernel does when whoever asked has ended in
 //! whatever way, all is given back. What it has taken stands in a file meanwhile, by which `axvm release` gives back what a guard that was
 //! killed, too, has left.
+//!
+//! It keeps the rights that whoever asks gives up before guests run, so it does little for who asks: it takes the functions that it was told of when
+//! it was started, and no others, and has the nodes of their groups belong to the user whom it was told of then.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use axvm_addr::PciAddress;
-use axvm_rebind::{Former, Sysfs, WriteError, give_back, take};
+use axvm_platform::sysfs::Files;
+use axvm_rebind::{Former, Sysfs, TakeError, WriteError, give_back, take};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::probe::Root;
@@ -26,16 +33,78 @@ pub const FOLDER: &str = "/run/axvm";
 /// How long a driver may take to let go of a function, or to take it.
 const MOST: Duration = Duration::from_secs(10);
 
+/// How long a guard may say nothing while it gives functions back: each is written about three times at the most.
+const SILENCE: Duration = Duration::from_secs(3 * MOST.as_secs() + 5);
+
+/// How long a guard may take to end when it has said all.
+const LAST: Duration = Duration::from_secs(2);
+
+/// The last line that a guard says.
+const END: &str = "end";
+
+/// Users that nobody is but processes that run guests: none of those that distributions, systemd and containers have (systemd,
+/// docs/UIDS-GIDS.md).
+pub const USERS: Range<u32> = 0x7fff_0000..0x7fff_ffff;
+
+/// The user that this process becomes before guests run, so that no other process has the same.
+pub fn own_user() -> u32 {
+    USERS.start + std::process::id() % (USERS.end - USERS.start)
+}
+
+/// Who may have a group of functions open.
+pub trait Groups {
+    /// The user whose a group's node is. `None`: there is no such node.
+    fn owner(&self, group: u32) -> Option<u32>;
+
+    /// Has it be this user's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn give(&self, group: u32, user: u32) -> io::Result<()>;
+}
+
+impl Groups for Root {
+    fn owner(&self, group: u32) -> Option<u32> {
+        fs::metadata(self.path(&node(group))).ok().map(|node| node.uid())
+    }
+
+    fn give(&self, group: u32, user: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(self.path(&node(group)), Some(user), None)
+    }
+}
+
+fn node(group: u32) -> String {
+    format!("dev/vfio/{group}")
+}
+
+/// The group of a function.
+fn group_of(files: &impl Files, function: PciAddress) -> Option<u32> {
+    files.link_name(&format!("sys/bus/pci/devices/{function}/iommu_group"))?.parse().ok()
+}
+
+/// What a guard is there for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Duty {
+    /// The functions that it may be asked for.
+    pub functions: Vec<PciAddress>,
+    /// The user who is to open them. `None`: root.
+    pub user: Option<u32>,
+}
+
 impl Sysfs for Root {
     /// By a thread, which stays behind where the kernel doesn't come back.
     fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
         let (path, text) = (self.path(path), text.to_owned());
         let (done, waits) = mpsc::channel();
+        let at_it = self.at_it();
+        at_it.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             let written = OpenOptions::new()
                 .write(true)
                 .open(path)
                 .and_then(|mut file| file.write_all(text.as_bytes()));
+            at_it.fetch_sub(1, Ordering::SeqCst);
             // Nobody waits any more: it has taken too long.
             let _ = done.send(written);
         });
@@ -43,6 +112,7 @@ impl Sysfs for Root {
         written.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => WriteError::Denied,
             io::ErrorKind::NotFound => WriteError::Missing,
+            io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly,
             _ => WriteError::Other(error.raw_os_error().unwrap_or(0)),
         })
     }
@@ -53,6 +123,16 @@ struct Record {
     path: PathBuf,
     file: File,
     taken: Vec<Former>,
+    /// Of these, those that their drivers haven't let go of yet.
+    held: Vec<PciAddress>,
+    /// Nodes that belong to another user than they did, with that one.
+    nodes: Vec<Node>,
+}
+
+/// A group's node, and whose it was.
+struct Node {
+    group: u32,
+    owner: u32,
 }
 
 impl Record {
@@ -64,7 +144,7 @@ impl Record {
         let file = File::create(&early)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         fs::rename(early, &path)?;
-        Ok(Self { path, file, taken: Vec::new() })
+        Ok(Self { path, file, taken: Vec::new(), held: Vec::new(), nodes: Vec::new() })
     }
 
     /// Has the file say what is taken.
@@ -80,22 +160,59 @@ impl Record {
         self.write()
     }
 
-    /// Gives all back; what couldn't be stays in the file. Each that couldn't be, in words.
-    fn finish(mut self, sysfs: &impl Sysfs) -> Vec<String> {
-        let mut problems = Vec::new();
-        // In the opposite order.
+    /// Has the node of a function's group belong to a user, if there is one.
+    fn hand(
+        &mut self,
+        machine: &(impl Files + Groups),
+        function: PciAddress,
+        user: u32,
+    ) -> Result<(), String> {
+        let Some(group) = group_of(machine, function) else { return Ok(()) };
+        let Some(owner) = machine.owner(group).filter(|owner| *owner != user) else { return Ok(()) };
+        machine
+            .give(group, user)
+            .map_err(|error| format!("{function}: /dev/{} can't be handed over: {error}", node(group)))?;
+        // One that a process which was killed has left is root's in the end.
+        let owner = if USERS.contains(&owner) { 0 } else { owner };
+        self.nodes.push(Node { group, owner });
+        Ok(())
+    }
+
+    /// Gives all back that its driver has let go of, and what couldn't be stays in the file. `said` hears of each: its function, or why not.
+    fn give_back(
+        &mut self,
+        machine: &(impl Sysfs + Groups),
+        mut said: impl FnMut(Result<PciAddress, String>),
+    ) {
         let mut left = Vec::new();
+        // In the opposite order.
         for former in self.taken.drain(..).rev() {
-            if let Err(error) = give_back(sysfs, &former) {
-                problems.push(error.to_string());
+            if self.held.contains(&former.function) {
                 left.push(former);
+                continue;
+            }
+            match give_back(machine, &former) {
+                Ok(()) => said(Ok(former.function)),
+                Err(error) => {
+                    said(Err(error.to_string()));
+                    left.push(former);
+                }
             }
         }
         left.reverse();
         self.taken = left;
+        // A node that is there still is of a group of which vfio-pci had a function before.
+        for Node { group, owner } in self.nodes.drain(..) {
+            if machine.owner(group).is_some()
+                && let Err(error) = machine.give(group, owner)
+            {
+                said(Err(format!("/dev/{} stays with another user: {error}", node(group))));
+            }
+        }
         let kept = if self.taken.is_empty() { fs::remove_file(&self.path) } else { self.write() };
-        problems.extend(kept.err().map(|error| format!("{}: {error}", self.path.display())));
-        problems
+        if let Err(error) = kept {
+            said(Err(format!("{}: {error}", self.path.display())));
+        }
     }
 }
 
@@ -104,29 +221,36 @@ impl Record {
 /// # Errors
 ///
 /// There can be no record; nothing is taken then.
-pub fn run() -> io::Result<bool> {
+pub fn run(duty: &Duty) -> io::Result<bool> {
     // Neither a terminal's keys nor its end are for this process. It is the leader of a session already where that fails.
     let _ = rustix::process::setsid();
-    serve(&Root::new(Path::new("/")), Path::new(FOLDER), io::stdin().lock(), io::stdout())
+    let root = Root::new(Path::new("/"));
+    let mut left = serve(&root, duty, Path::new(FOLDER), io::stdin().lock(), io::stdout())?;
+    if let Some(record) = &mut left {
+        // Nobody waits for this process any more, and it can't end while a driver is at it.
+        while root.at_it().load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(LAST / 10);
+        }
+        record.held.clear();
+        record.give_back(&root, |_| {});
+    }
+    Ok(left.is_none_or(|record| record.taken.is_empty()))
 }
 
-/// What a guard does: a line `take FUNCTION` is answered by `ok` or by `error` and why; at the end of the lines all is given back, and each that
-/// couldn't be is a line more. Whether all was.
-///
-/// # Errors
-///
-/// There can be no record in the folder; nothing is taken then.
-pub fn serve(
-    sysfs: &impl Sysfs,
+/// What a guard does: a line `take FUNCTION` is answered by `ok` or by `error` and why. At the end of the lines all is given back, and each that
+/// couldn't be is a line more; so is each that was, `back FUNCTION`. The last line is [`END`]. What is left then, if anything is.
+fn serve(
+    machine: &(impl Sysfs + Groups),
+    duty: &Duty,
     folder: &Path,
     asked: impl BufRead,
     mut answers: impl Write,
-) -> io::Result<bool> {
+) -> io::Result<Option<Record>> {
     let mut record = Record::new(folder)?;
     for line in asked.lines() {
         // Who can't be heard has ended.
         let Ok(line) = line else { break };
-        let answer = match perform(sysfs, &mut record, &line) {
+        let answer = match perform(machine, duty, &mut record, &line) {
             Ok(()) => "ok".to_owned(),
             Err(error) => format!("error {error}"),
         };
@@ -134,30 +258,56 @@ pub fn serve(
             break;
         }
     }
-    let problems = record.finish(sysfs);
-    for problem in &problems {
+    let mut say = |line: String| {
         // Nobody may hear it any more.
-        let _ = writeln!(answers, "{problem}");
+        let _ = writeln!(answers, "{line}").and_then(|()| answers.flush());
+    };
+    record.give_back(machine, |result| {
+        say(result.map_or_else(|why| why, |function| format!("back {function}")));
+    });
+    for function in &record.held {
+        say(format!(
+            "{function}: its driver hasn't let go of it yet: as soon as it has, the function is given back to it"
+        ));
     }
-    Ok(problems.is_empty())
+    say(END.to_owned());
+    Ok((!record.taken.is_empty()).then_some(record))
 }
 
-fn perform(sysfs: &impl Sysfs, record: &mut Record, line: &str) -> Result<(), String> {
+fn perform(
+    machine: &(impl Sysfs + Groups),
+    duty: &Duty,
+    record: &mut Record,
+    line: &str,
+) -> Result<(), String> {
     let function: Option<PciAddress> = line.strip_prefix("take ").and_then(|it| it.parse().ok());
     let function = function.ok_or_else(|| format!("\"{line}\" isn't understood"))?;
-    if record.taken.iter().any(|former| former.function == function) {
-        return Ok(());
+    if !duty.functions.contains(&function) {
+        return Err(format!("{function}: no VM of the run has it"));
     }
-    let former = Former::of(sysfs, function);
+    if record.held.contains(&function) {
+        return Err(format!("{function}: its driver hasn't let go of it yet"));
+    }
+    if !record.taken.iter().any(|former| former.function == function) {
+        take_one(machine, record, function)?;
+    }
+    duty.user.map_or(Ok(()), |user| record.hand(machine, function, user))
+}
+
+fn take_one(machine: &impl Sysfs, record: &mut Record, function: PciAddress) -> Result<(), String> {
+    let former = Former::of(machine, function);
     let former = former.ok_or_else(|| format!("{function}: this machine has no such PCI function"))?;
     // Before it is taken: whoever comes after a guard that was killed finds it.
     record.add(former.clone()).map_err(|error| format!("{}: {error}", record.path.display()))?;
-    let taken = take(sysfs, &former).map_err(|error| error.to_string());
-    if taken.is_err() {
+    let Err(error) = take(machine, &former) else { return Ok(()) };
+    if matches!(error, TakeError::Holds { .. }) {
+        record.held.push(function);
+    }
+    if !error.leaves_changed() {
         record.taken.retain(|other| other.function != function);
         record.write().map_err(|error| format!("{}: {error}", record.path.display()))?;
     }
-    taken
+    Err(error.to_string())
 }
 
 /// What became of what a guard had left.
@@ -172,16 +322,16 @@ pub enum Released {
 }
 
 /// Gives back what guards that have been killed have left.
-pub fn release(sysfs: &impl Sysfs, folder: &Path) -> Vec<Released> {
+pub fn release(machine: &(impl Sysfs + Groups), folder: &Path) -> Vec<Released> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_record =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("taken-"));
     let mut paths: Vec<PathBuf> = entries.filter(is_record).collect();
     paths.sort();
-    paths.into_iter().flat_map(|path| release_one(sysfs, path)).collect()
+    paths.into_iter().flat_map(|path| release_one(machine, path)).collect()
 }
 
-fn release_one(sysfs: &impl Sysfs, path: PathBuf) -> Vec<Released> {
+fn release_one(machine: &(impl Sysfs + Groups), path: PathBuf) -> Vec<Released> {
     let failed = |error: io::Error| vec![Released::Not(format!("{}: {error}", path.display()))];
     let file = match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(file) => file,
@@ -195,19 +345,29 @@ fn release_one(sysfs: &impl Sysfs, path: PathBuf) -> Vec<Released> {
         Err(error) => return failed(error),
     };
     let mut results = Vec::new();
-    let mut record = Record { path: path.clone(), file, taken: Vec::new() };
+    let (held, nodes) = (Vec::new(), Vec::new());
+    let mut record = Record { path: path.clone(), file, taken: Vec::new(), held, nodes };
     for line in text.lines() {
-        match line.parse() {
-            Ok(former) => record.taken.push(former),
+        match line.parse::<Former>() {
+            Ok(former) => {
+                let group = group_of(machine, former.function);
+                let theirs =
+                    group.filter(|group| machine.owner(*group).is_some_and(|it| USERS.contains(&it)));
+                record.nodes.extend(theirs.map(|group| Node { group, owner: 0 }));
+                record.taken.push(former);
+            }
             Err(error) => results.push(Released::Not(format!("{}: {error}", path.display()))),
         }
     }
-    let all: Vec<PciAddress> = record.taken.iter().map(|former| former.function).collect();
-    let problems = record.finish(sysfs);
-    let is_not = |function: &PciAddress| problems.iter().any(|it| it.starts_with(&function.to_string()));
-    results.extend(all.into_iter().filter(|function| !is_not(function)).map(Released::Back));
-    results.extend(problems.into_iter().map(Released::Not));
-    results
+    let mut back = Vec::new();
+    record.give_back(machine, |result| match result {
+        Ok(function) => back.push(Released::Back(function)),
+        Err(why) => results.push(Released::Not(why)),
+    });
+    // As they were taken.
+    back.reverse();
+    back.extend(results);
+    back
 }
 
 /// A guard, as it is asked.
@@ -227,9 +387,15 @@ impl Guard {
     /// # Errors
     ///
     /// It can't be started.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(duty: &Duty) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("linux-guard").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("linux-guard");
+        if let Some(user) = duty.user {
+            command.arg("--user").arg(user.to_string());
+        }
+        command.args(duty.functions.iter().map(ToString::to_string));
+        // It may outlive all others, and keeps nothing of theirs open.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn()?;
         let pipes = process.stdin.take().zip(process.stdout.take());
         let pipe = pipes.map(|(asks, answers)| Pipe { asks, answers: BufReader::new(answers) });
@@ -240,9 +406,35 @@ impl Guard {
     pub fn finish(&self) -> Vec<String> {
         let Some(Pipe { asks, answers }) = crate::lock(&self.pipe).take() else { return Vec::new() };
         drop(asks);
-        let problems: Vec<String> = answers.lines().map_while(Result::ok).collect();
-        // It has said all that there is to say.
-        let _ = crate::lock(&self.process).wait();
+        let (send, said) = mpsc::channel();
+        let reads = move || {
+            // Nobody may wait any more.
+            answers.lines().map_while(Result::ok).take_while(|line| send.send(line.clone()).is_ok()).count()
+        };
+        if let Err(error) = std::thread::Builder::new().spawn(reads) {
+            return vec![format!("whether devices were given back isn't known: {error}")];
+        }
+        let mut problems = Vec::new();
+        loop {
+            match said.recv_timeout(SILENCE) {
+                Ok(line) if line == END => break,
+                Ok(line) if line.starts_with("back ") => {}
+                Ok(line) => problems.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    problems.push(format!(
+                        "the process that gives devices back hasn't done so within {} s: what it has stands in {FOLDER}",
+                        SILENCE.as_secs()
+                    ));
+                    break;
+                }
+            }
+        }
+        // It has said all that there is to say. Where a driver keeps it, it stays behind.
+        let deadline = Instant::now() + LAST;
+        while matches!(crate::lock(&self.process).try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(LAST / 100);
+        }
         problems
     }
 }
@@ -254,7 +446,9 @@ impl Binder for Guard {
         let mut answer = String::new();
         let asked = writeln!(pipe.asks, "take {function}").and_then(|()| pipe.answers.read_line(&mut answer));
         match asked {
-            Ok(0) => Err(format!("{function}: the process that takes devices from their drivers has ended")),
+            Ok(0) => Err(format!(
+                "{function}: the process that takes devices from their drivers has ended (may it write to {FOLDER}?)"
+            )),
             Ok(_) if answer.trim() == "ok" => Ok(()),
             Ok(_) => Err(answer.trim().trim_start_matches("error ").to_owned()),
             Err(error) => Err(format!("{function}: {error}")),

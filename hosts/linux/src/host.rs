@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use axvm::claims::Claims;
 use axvm::ownership::{Registry, Slot};
-use axvm::report::{HypervisorReport, VmReport};
+use axvm::report::{Confinement, HypervisorReport, VmReport};
 use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
@@ -108,6 +108,7 @@ pub struct Host {
     first_entry: AtomicU64,
     lost: Mutex<Vec<CpuId>>,
     taken_when: Mutex<TakenReport>,
+    confinement: Mutex<Option<Confinement>>,
 }
 
 impl Host {
@@ -143,7 +144,13 @@ impl Host {
             first_entry: AtomicU64::new(0),
             lost: Mutex::default(),
             taken_when: Mutex::default(),
+            confinement: Mutex::default(),
         }
+    }
+
+    /// Notes what this process has given up.
+    pub fn note_confinement(&self, held: Confinement) {
+        *crate::lock(&self.confinement) = Some(held);
     }
 
     /// Has the drivers have their functions again. No VM has one any more.
@@ -492,6 +499,7 @@ impl Host {
             tick_hz: 1_000_000_000,
             taken: TakenReport { end: self.taken(), ..*crate::lock(&self.taken_when) },
             meanwhile: None,
+            confinement: crate::lock(&self.confinement).clone(),
             lost_cpus: crate::lock(&self.lost).iter().map(|cpu| cpu.0).collect(),
         }
     }

@@ -5,6 +5,7 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`probe`] | what this machine is, and what its Linux offers |
+//! | [`kvm`], [`rights`] | whether KVM has what is needed; whether this process may do what is needed |
 //! | [`start`] | from the tool's bundle to running VMs |
 //! | [`confine`] | what the process gives up before any guest runs |
 //! | [`host`] | which VMs there are, and how each comes and goes |
@@ -28,10 +29,12 @@ pub mod guard;
 pub mod hal;
 pub mod host;
 pub mod irqchip;
+pub mod kvm;
 pub mod link;
 pub mod memory;
 pub mod output;
 pub mod probe;
+pub mod rights;
 pub mod security;
 pub mod serve;
 pub mod shell;

@@ -3,42 +3,54 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use axvm_addr::CpuId;
+use axvm_plan::problem::{Problem, Rule};
 use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_platform::sysfs::{self, Files, Machine, SysfsError};
-use kvm_ioctls::Kvm;
+use axvm_system::model::{Item, System, Vm};
 
-use crate::{arch, vfio};
+use crate::rights::{self, Needs, Rights};
+use crate::{arch, kvm, vfio};
 
 /// Files below a folder: `/`, or a copy.
-pub struct Root(PathBuf);
+pub struct Root {
+    folder: PathBuf,
+    at_it: Arc<AtomicUsize>,
+}
 
 impl Root {
     /// Below this one.
     pub fn new(folder: &Path) -> Self {
-        Self(folder.to_path_buf())
+        Self { folder: folder.to_path_buf(), at_it: Arc::default() }
     }
 
     /// Where a file is.
     pub fn path(&self, path: &str) -> PathBuf {
-        self.0.join(path)
+        self.folder.join(path)
+    }
+
+    /// How many writes the kernel is at.
+    pub fn at_it(&self) -> Arc<AtomicUsize> {
+        self.at_it.clone()
     }
 }
 
 impl Files for Root {
     fn read(&self, path: &str) -> Option<Vec<u8>> {
-        fs::read(self.0.join(path)).ok()
+        fs::read(self.folder.join(path)).ok()
     }
 
     fn list(&self, path: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.folder.join(path)).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     fn link(&self, path: &str) -> Option<String> {
-        let target = fs::read_link(self.0.join(path)).ok()?;
+        let target = fs::read_link(self.folder.join(path)).ok()?;
         Some(String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned())
     }
 }
@@ -60,10 +72,9 @@ pub fn machine(root: &Path) -> Result<Machine, SysfsError> {
 pub fn found() -> Result<Machine, SysfsError> {
     let root = Root::new(Path::new("/"));
     let Machine { mut platform, functions } = sysfs::read(&root)?;
-    let kvm = Kvm::new().ok().filter(arch::offers);
-    let guests = if kvm.is_some() { Serves::Yes } else { Serves::No };
-    platform.limits = platform.limits.of_linux(LinuxHost { guests, functions: vfio::SERVES });
-    if let Some(kvm) = &kvm {
+    // What keeps KVM from it is said by whoever runs VMs ([`lacks`]).
+    platform.limits = platform.limits.of_linux(LinuxHost { guests: Serves::Yes, functions: vfio::SERVES });
+    if let Ok(kvm) = &kvm::open() {
         let most = u16::try_from(kvm.get_max_vcpus()).unwrap_or(u16::MAX);
         platform.limits.vcpus = platform.limits.vcpus.min(most);
         platform.address_bits = arch::address_bits(kvm);
@@ -82,6 +93,28 @@ pub fn found() -> Result<Machine, SysfsError> {
 /// [`SysfsError`].
 pub fn platform() -> Result<Platform, SysfsError> {
     found().map(|machine| machine.platform)
+}
+
+/// What keeps a system's VMs from running here, whatever its file says otherwise, of what doesn't hang on the plan: rights, of which there is one line, and
+/// KVM.
+pub fn lacks(system: &System) -> Vec<Problem> {
+    let problem = |what: String| Problem::new(Item::Board(String::new()), Rule::Platform, what);
+    if let Some(what) = forbidden(system) {
+        return vec![problem(what)];
+    }
+    kvm::open().err().map(|error| problem(error.to_string())).into_iter().collect()
+}
+
+/// What this process may not do that a run of the system needs.
+fn forbidden(system: &System) -> Option<String> {
+    let bytes =
+        |vms: &mut dyn Iterator<Item = &Vm>| vms.fold(0, |sum: u64, vm| sum.saturating_add(vm.memory));
+    let needs = Needs {
+        memory: bytes(&mut system.vms.iter()),
+        reached: bytes(&mut system.vms.iter().filter(|vm| !vm.devices.is_empty())),
+    };
+    // A kernel that doesn't say what may be done says later what may not.
+    rights::say(&rights::missing(&Rights::here().ok()?, needs))
 }
 
 /// The CPUs of the platform that Linux has online, each with its number there.

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm::report::Report;
+use axvm_addr::PciAddress;
 use axvm_plan::files::Files;
 use axvm_plan::problem::{Problem, Rule};
-use axvm_plan::{own_tree, plan};
-use axvm_platform::sysfs::Machine;
+use axvm_plan::{Plan, own_tree, plan};
+use axvm_platform::sysfs::{self, Machine};
 use axvm_system::bundle::Bundle;
 use axvm_system::model::Item;
-use kvm_ioctls::Kvm;
 
-use crate::guard::Guard;
+use crate::confine::Keeps;
+use crate::guard::{Duty, Guard};
 use crate::host::{Host, Parts};
 use crate::link::Link;
 use crate::output::Bell;
-use crate::{caller, confine, probe, serve, vfio};
+use crate::{caller, confine, kvm, probe, serve, vfio};
 
 /// What keeps the host from even saying what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -47,18 +48,27 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     let nonce = bundle.run().nonce.ok_or(StartError::NoNonce)?;
     let link = Link::new(&nonce, Box::new(io::stdout()));
     match prepare(&bundle, start, link) {
-        Ok(host) => {
-            for note in &host.1 {
-                host.0.link.info(format_args!("{note}"));
+        Ok(Prepared { host, notes, keeps }) => {
+            for note in &notes {
+                host.link.info(format_args!("{note}"));
             }
-            if let Err(error) = confine::confine() {
-                let problem = Problem::new(Item::Board(String::new()), Rule::Platform, error.to_string());
-                host.0.link.report(&Report::bad_input(vec![problem]));
-                return Ok(());
+            match confine::confine(keeps) {
+                Ok(held) => {
+                    for what in &held.lacks {
+                        host.link
+                            .info(format_args!("the process that runs the VMs isn't confined by {what}"));
+                    }
+                    host.note_confinement(held);
+                }
+                Err(error) => {
+                    let problem = Problem::new(Item::Board(String::new()), Rule::Platform, error.to_string());
+                    host.link.report(&Report::bad_input(vec![problem]));
+                    return Ok(());
+                }
             }
-            host.0.start_vms();
-            serve::serve(host.0);
-            host.0.give_back();
+            host.start_vms();
+            serve::serve(host);
+            host.give_back();
         }
         Err((link, problems)) => {
             for problem in &problems {
@@ -72,14 +82,23 @@ pub fn run(path: &Path) -> Result<(), StartError> {
 
 type Refused = (Link, Vec<Problem>);
 
-/// Finds the machine, and plans. The notes of the plan come with it.
-fn prepare(
-    bundle: &Bundle<'static>,
-    start: Instant,
-    link: Link,
-) -> Result<(&'static Host, Vec<String>), Refused> {
+/// All that is there before anything is given up.
+struct Prepared {
+    host: &'static Host,
+    /// The plan's.
+    notes: Vec<String>,
+    /// What is still needed then.
+    keeps: Keeps,
+}
+
+/// Finds the machine, and plans.
+fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepared, Refused> {
     let refuse = |link, what: String| {
         Err((link, vec![Problem::new(Item::Board(String::new()), Rule::Platform, what)]))
+    };
+    let kvm = match kvm::open() {
+        Ok(kvm) => kvm,
+        Err(error) => return refuse(link, error.to_string()),
     };
     let Machine { platform, functions } = match probe::found() {
         Ok(machine) => machine,
@@ -98,14 +117,15 @@ fn prepare(
     if !problems.is_empty() {
         return Err((link, problems));
     }
-    let gives = plan.vms.iter().any(|vm| vm.devices.iter().any(|device| device.pci.is_some()));
-    let guard = match gives.then(Guard::start).transpose() {
+    let duty = duty(&plan, &functions);
+    let gives = !duty.functions.is_empty();
+    let keeps = Keeps { vfio: gives, user: duty.user };
+    let guard = match gives.then(|| Guard::start(&duty)).transpose() {
         Ok(guard) => guard.map(Arc::new),
         Err(error) => return refuse(link, format!("devices can't be taken from their drivers: {error}")),
     };
-    let made = Kvm::new().map_err(|error| io::Error::from_raw_os_error(error.errno()));
-    let made = made.and_then(|kvm| Ok((kvm, Bell::new()?))).and_then(|made| caller::prepare().map(|()| made));
-    let (kvm, bell) = match made {
+    let made = Bell::new().and_then(|bell| caller::prepare().map(|()| bell));
+    let bell = match made {
         Ok(made) => made,
         Err(error) => return refuse(link, format!("this Linux runs no guests: {error}")),
     };
@@ -123,5 +143,17 @@ fn prepare(
         bell: Arc::new(bell),
         start,
     });
-    Ok((Box::leak(Box::new(host)), notes))
+    Ok(Prepared { host: Box::leak(Box::new(host)), notes, keeps })
+}
+
+/// What a guard is there for: the plan's functions, as Linux calls them, and who opens them.
+fn duty(plan: &Plan, functions: &[sysfs::Function]) -> Duty {
+    let named = plan.vms.iter().flat_map(|vm| &vm.devices).filter_map(|device| device.pci);
+    let mut linux: Vec<PciAddress> = named
+        .filter_map(|address| functions.iter().find(|it| it.address == Some(address)))
+        .map(|it| it.linux)
+        .collect();
+    linux.sort_unstable();
+    linux.dedup();
+    Duty { functions: linux, user: confine::own_user(Path::new("/")) }
 }

@@ -23,7 +23,7 @@ const MODULES: &[&str] =
 /// Modules of what only an architecture's boards have.
 fn more_modules(arch: &str) -> &'static [&'static str] {
     match arch {
-        "aarch64" => &["sbsa_gwdt"],
+        "aarch64" => &["sbsa_gwdt", "8139cp", "ne2k_pci"],
         "x86_64" => &["wdat_wdt", "button", "8139cp", "e1000", "ne2k_pci"],
         _ => &[],
     }

@@ -225,8 +225,10 @@ pub(crate) struct OwnLayout {
     pub(crate) low_window: Range<u64>,
     /// 64-bit BARs are in the last quarter of what so many bits address, or of what the CPUs reach if that is less.
     pub(crate) high_bits: u8,
-    /// Where BARs of ports are, in machines with ports.
+    /// Where BARs of ports are.
     pub(crate) port_window: Option<Ports>,
+    /// Where port 0 is in memory, in machines that reach no ports by instructions.
+    pub(crate) port_memory: Option<Gpa>,
 }
 
 /// Bytes that tables take.

@@ -161,7 +161,7 @@ fn what_a_function_is_used_for_is_found_through_partitions_and_what_is_made_of_t
         .file("proc/swaps", "Filename Type Size Used Priority\n/dev/nvme0n1p3 partition 1 0 -2\n")
         .link_to("sys/class/net/eth0", &format!("{nic}/net/eth0"))
         .link_to("sys/class/net/lo", "../../devices/virtual/net/lo")
-        .file("proc/net/route", "Iface Destination\neth0 0000000A\neth0 00000000 0102000A\n");
+        .file("proc/self/net/route", "Iface Destination\neth0 0000000A\neth0 00000000 0102000A\n");
     let machine = read(&tree).unwrap();
     let said = |index: usize| -> Vec<String> {
         machine.functions[index].uses.iter().map(ToString::to_string).collect()
@@ -170,10 +170,28 @@ fn what_a_function_is_used_for_is_found_through_partitions_and_what_is_made_of_t
     assert!(machine.functions[0].uses.iter().all(Use::is_in_use));
     assert_eq!(said(2), ["network interface eth0, which has the default route"]);
     // Nothing but a disk, and an interface that packets go by for some networks only.
-    tree.file("proc/self/mountinfo", "").file("proc/swaps", "").file("proc/net/route", "\neth0 0000000A\n");
+    tree.file("proc/self/mountinfo", "")
+        .file("proc/swaps", "")
+        .file("proc/self/net/route", "\neth0 0000000A\n");
     let machine = read(&tree).unwrap();
     assert_eq!(machine.functions[0].uses, [Use::Disk { disk: "nvme0n1".into() }]);
     assert!(!machine.functions.iter().flat_map(|it| &it.uses).any(Use::is_in_use));
+}
+
+/// A process with mounts and a network of its own, as a service or a container has them, is told of the machine's.
+#[test]
+fn uses_are_the_machine_s_and_not_those_of_the_process_that_asks() {
+    let mut tree = q35();
+    tree.link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
+        .file("sys/block/nvme0n1/dev", "259:0\n")
+        .file("proc/self/mountinfo", "22 1 0:20 / / rw - overlay overlay rw\n")
+        .file("proc/1/mountinfo", "22 1 259:0 / / rw - ext4 /dev/root rw\n")
+        .link_to("sys/class/net/eth0", "../../devices/pci0000:00/0000:00:03.0/0000:02:00.0/net/eth0")
+        .file("proc/self/net/route", "Iface Destination\n")
+        .file("proc/1/net/route", "Iface Destination\neth0 00000000 0102000A\n");
+    let machine = read(&tree).unwrap();
+    assert!([0, 2].iter().all(|index| machine.functions[*index].uses.iter().all(Use::is_in_use)));
+    assert_eq!(machine.functions[0].uses, [Use::Mounted { disk: "nvme0n1".into(), at: "/".into() }]);
 }
 
 /// Linux's NVMe multipath: the disk that is mounted is its subsystem's, and its controller's own is hidden.
@@ -204,17 +222,17 @@ fn an_interface_that_is_a_part_of_the_one_with_the_default_route_is_in_use() {
         .file("sys/class/net/eth0/upper_bond0/mtu", "")
         .link_to("sys/class/net/bond0", "../../devices/virtual/net/bond0")
         .file("sys/class/net/bond0/upper_br0/mtu", "")
-        .file("proc/net/route", "Iface Destination\nbr0 00000000 0102000A\n");
+        .file("proc/self/net/route", "Iface Destination\nbr0 00000000 0102000A\n");
     let used = |tree: &Tree| read(tree).unwrap().functions[2].uses.iter().any(Use::is_in_use);
     assert!(used(&tree));
-    tree.file("proc/net/route", "Iface Destination\n");
+    tree.file("proc/self/net/route", "Iface Destination\n");
     assert!(!used(&tree));
     let zeros = "0".repeat(32);
     let route =
         |bits, interface| format!("{zeros} {bits} {zeros} 00 {zeros} 00000400 1 0 00000003 {interface}\n");
-    tree.file("proc/net/ipv6_route", route("40", "br0") + &route("00", "lo"));
+    tree.file("proc/self/net/ipv6_route", route("40", "br0") + &route("00", "lo"));
     assert!(!used(&tree));
-    tree.file("proc/net/ipv6_route", route("00", "br0"));
+    tree.file("proc/self/net/ipv6_route", route("00", "br0"));
     assert!(used(&tree));
 }
 

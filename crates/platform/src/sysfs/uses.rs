@@ -80,10 +80,15 @@ impl fmt::Display for Use {
     }
 }
 
+/// What `/proc` says of the machine: by the first process, whose namespaces are the machine's; who may not ask that has only its own.
+fn of_machine(files: &impl Files, what: &str) -> Option<String> {
+    files.text(&format!("proc/1/{what}")).or_else(|| files.text(&format!("proc/self/{what}")))
+}
+
 /// Finds what each function is used for.
 pub(super) fn find(files: &impl Files, functions: &mut [Function]) {
     let busy = Busy {
-        mounts: files.text("proc/self/mountinfo").unwrap_or_default(),
+        mounts: of_machine(files, "mountinfo").unwrap_or_default(),
         swaps: files.text("proc/swaps").unwrap_or_default(),
     };
     for disk in sorted(files.list("sys/block")) {
@@ -136,8 +141,8 @@ fn add(functions: &mut [Function], owners: &[usize], uses: &[Use]) {
 
 /// The interfaces by which packets for all other networks go.
 fn interfaces_of_default_routes(files: &impl Files) -> Vec<String> {
-    let of = |path| files.text(path).unwrap_or_default();
-    let (old, new) = (of("proc/net/route"), of("proc/net/ipv6_route"));
+    let of = |path| of_machine(files, path).unwrap_or_default();
+    let (old, new) = (of("net/route"), of("net/ipv6_route"));
     let old = old.lines().skip(1).filter_map(|line| {
         let mut words = line.split_whitespace();
         let interface = words.next()?;

@@ -27,6 +27,8 @@ struct Board {
     full: AtomicBool,
     /// The part of a BAR at this offset can't be mapped.
     fails_at: AtomicU64,
+    /// Functions whose BARs can't be mapped at all.
+    unmappable: Vec<PciAddress>,
 }
 
 /// What the host has a function send for a vector.
@@ -114,6 +116,7 @@ impl Backend for Board {
     }
 
     fn map_bar(&self, function: PciAddress, part: &BarPart) -> Result<(), Refused> {
+        assert!(!self.unmappable.contains(&function), "{function} has no BAR that can be mapped");
         assert!((part.gpa.0 | part.hpa.0 | part.offset | part.size).is_multiple_of(0x1000));
         if let Some(&(table, count)) = self.tables.get(&function) {
             let end = table + 16 * count;
@@ -150,6 +153,10 @@ impl Backend for Board {
 
     fn messages(&self) -> Messages {
         Messages::Bridge
+    }
+
+    fn is_mappable(&self, function: PciAddress, _: u8) -> bool {
+        !self.unmappable.contains(&function)
     }
 
     fn route(&self, function: PciAddress, vector: u16, message: MsiMessage) -> Result<MsiMessage, Refused> {
@@ -225,6 +232,15 @@ impl Pc {
     }
 
     fn with(more: impl FnOnce(FakeBus) -> FakeBus) -> Self {
+        Self::built(more, Vec::new(), |_| ())
+    }
+
+    /// Where BARs of these functions can't be mapped, and functions are assigned with a change.
+    fn built(
+        more: impl FnOnce(FakeBus) -> FakeBus,
+        unmappable: Vec<PciAddress>,
+        change: impl FnOnce(&mut Vec<AssignedFunction>),
+    ) -> Self {
         let bus = FakeBus::new(0, 0)
             .with(1, 0, FakeFunction::e1000e())
             .with(2, 0, FakeFunction::nvme())
@@ -268,9 +284,10 @@ impl Pc {
             port_writes: Mutex::default(),
             full: AtomicBool::new(false),
             fails_at: AtomicU64::new(u64::MAX),
+            unmappable,
         };
         functions.iter().for_each(|function| board.note_resets(function.address));
-        let assigned = functions
+        let mut assigned: Vec<AssignedFunction> = functions
             .into_iter()
             .map(|function| {
                 let of = |io| function.bars.iter().filter(move |bar| (bar.kind == BarKind::Io) == io);
@@ -284,6 +301,7 @@ impl Pc {
                 }
             })
             .collect();
+        change(&mut assigned);
         let mut windows = windows();
         let io = Span::new(Gpa(IO_FIRST.into()), 0xf000).unwrap();
         windows.push(PciWindow { space: PciSpace::Io, prefetchable: false, pci: IO_FIRST.into(), cpu: io });
@@ -856,4 +874,59 @@ proptest! {
             }
         }
     }
+}
+
+/// NVMe of QEMU has its MSI-X table among its registers; an edu has no MSI-X. Both are reached all the same.
+#[test]
+fn a_bar_that_cannot_be_mapped_is_forwarded_and_its_table_is_the_bridge_s() {
+    let (nvme, edu): (PciAddress, PciAddress) =
+        ("0000:00:02.0".parse().unwrap(), "0000:00:04.0".parse().unwrap());
+    let pc = Pc::built(|bus| bus, vec![nvme, edu], |_| ());
+    for function in [nvme, edu] {
+        pc.write(function, 4, Width::B2, 0b010);
+        let bar = u64::from(pc.read(function, 0x10, Width::B4) & !0xf) - LOW_PCI + LOW_GPA;
+        assert!(pc.store(bar + 0x1c, Width::B4, 0x1234_5678), "{function}: nobody answers");
+        assert_eq!(pc.load(bar + 0x1c, Width::B4), Some(0x1234_5678));
+        assert_eq!(pc.load(bar + 0x1e, Width::B2), Some(0x1234));
+        // Its registers are the hardware's.
+        let hpa = bar - LOW_GPA + LOW_PCI + HPA_OFFSET;
+        assert_eq!(pc.board().word(hpa + 0x1c), 0x1234_5678);
+    }
+    assert!(pc.board().parts.lock().unwrap().is_empty());
+    let table = pc.table(nvme);
+    assert!(pc.store(table, Width::B4, wanted(0).address));
+    assert_eq!(pc.load(table, Width::B4), Some(wanted(0).address));
+    assert_ne!(
+        pc.board().entries(nvme)[0].0.address,
+        wanted(0).address,
+        "the guest's table is the function's"
+    );
+}
+
+/// Of two BARs of 256 bytes that share a page each has only its own.
+#[test]
+fn a_bar_that_shares_its_page_is_reached_and_its_neighbour_is_not() {
+    const SIZE: u64 = 0x100;
+    let edu: PciAddress = "0000:00:04.0".parse().unwrap();
+    let mut place = 0;
+    let small = |all: &mut Vec<AssignedFunction>| {
+        let it = all.iter_mut().find(|it| it.function.address == edu).unwrap();
+        let bar = &mut it.function.bars[0];
+        let address = bar.address.unwrap() + 3 * SIZE;
+        (bar.size, bar.address, place) = (SIZE, Some(address), address + HPA_OFFSET);
+        it.bars = vec![(0, Hpa(place))];
+    };
+    let pc = Pc::built(|bus| bus, vec![edu], small);
+    pc.write(edu, 0x10, Width::B4, u32::MAX);
+    assert_eq!(pc.read(edu, 0x10, Width::B4) & !0xf, 0xffff_f000, "the guest sees a page");
+    pc.write(edu, 0x10, Width::B4, LOW_PCI as u32 + 0x8000);
+    pc.write(edu, 4, Width::B2, 0b010);
+    let bar = LOW_GPA + 0x8000;
+    assert!(pc.store(bar + 8, Width::B4, 7));
+    assert_eq!((pc.load(bar + 8, Width::B4), pc.board().word(place + 8)), (Some(7), 7));
+    // Behind its end is what others have.
+    pc.board().memory.lock().unwrap().insert(place + SIZE, 0x5ec2_e700);
+    assert_eq!(pc.load(bar + SIZE, Width::B4), Some(0xffff_ffff));
+    assert!(pc.store(bar + SIZE, Width::B4, 0));
+    assert_eq!(pc.board().word(place + SIZE), 0x5ec2_e700);
 }

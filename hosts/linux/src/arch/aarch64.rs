@@ -23,6 +23,7 @@ use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use super::Access;
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
+use crate::kvm::Needed;
 use crate::memory::Place;
 use crate::vfio::Bridge;
 use crate::vfio::routes::Routes;
@@ -70,8 +71,22 @@ pub fn address_bits(kvm: &Kvm) -> u8 {
     }
 }
 
-/// Whether KVM has what is needed: PSCI, and a GICv3 in the kernel.
-pub fn offers(kvm: &Kvm) -> bool {
+/// Why there may be no KVM.
+pub const WITHOUT_KVM: &str = "its kernel wasn't started at EL2 (firmware, or the hypervisor below, keeps that; QEMU: -M virt,virtualization=on), or was \
+     built without KVM";
+
+/// What no GICv3 for guests means.
+pub const WITHOUT_IRQCHIP: &str =
+    "its KVM makes no GICv3 for guests, as the machine's interrupt controller is older";
+
+/// What KVM needs beyond what every architecture's does.
+pub const NEEDED: &[Needed] = &[
+    Needed { cap: Cap::OneReg, name: "KVM_CAP_ONE_REG" },
+    Needed { cap: Cap::ArmPsci02, name: "KVM_CAP_ARM_PSCI_0_2" },
+];
+
+/// Whether KVM has a GICv3 in the kernel.
+pub fn has_irqchip(kvm: &Kvm) -> bool {
     let Ok(vm) = kvm.create_vm() else { return false };
     let mut gic = kvm_create_device {
         type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
@@ -79,8 +94,7 @@ pub fn offers(kvm: &Kvm) -> bool {
         flags: KVM_CREATE_DEVICE_TEST,
     };
     // A try makes nothing, so that what comes back as its file is none of its own (0, which must not be closed).
-    let can_be_made = vm.create_device(&mut gic).map(std::mem::forget).is_ok();
-    kvm.check_extension(Cap::ArmPsci02) && can_be_made
+    vm.create_device(&mut gic).map(std::mem::forget).is_ok()
 }
 
 /// A VM of KVM's.

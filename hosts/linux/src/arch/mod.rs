@@ -13,7 +13,8 @@
 //! | `complete_nobody` | has a guest meet what its architecture says of an access that nobody answers |
 //! | `add_own` | adds the emulated devices that all VMs of the architecture have |
 //! | `add_config_ports` | adds the way to config space by ports, where there are such |
-//! | `offers` | whether the kernel's KVM has what is needed |
+//! | `NEEDED`, `has_irqchip` | what the kernel's KVM has to have |
+//! | `WITHOUT_KVM`, `WITHOUT_IRQCHIP` | what it means where it hasn't |
 
 use axvm::vcpu::PowerRequest;
 

@@ -5,15 +5,97 @@ use std::path::Path;
 
 use axvm_rebind::fake::{Fault, Linux, is_taken};
 
-use super::{Record, Released, release, serve};
-use axvm_rebind::{Former, take};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+
+use axvm_platform::sysfs::Files;
+use axvm_rebind::{Former, Sysfs, WriteError, take};
+
+use super::{Duty, Groups, Record, Released, USERS, release, serve};
 
 const DISK: &str = "0000:00:02.0";
 const CARD: &str = "0000:00:03.0";
 
-fn machine() -> Linux {
+/// A Linux, with nodes for the groups of which vfio-pci has a function, each with its owner.
+struct Fake {
+    linux: Linux,
+    /// Groups whose node isn't root's.
+    owners: RefCell<BTreeMap<u32, u32>>,
+}
+
+impl From<Linux> for Fake {
+    fn from(linux: Linux) -> Self {
+        Self { linux, owners: RefCell::default() }
+    }
+}
+
+impl Fake {
+    fn driver_of(&self, function: &str) -> Option<String> {
+        self.linux.driver_of(function)
+    }
+
+    /// The group of a function, if there is a node for it.
+    fn has_node(&self, group: u32) -> bool {
+        let of = |function: &String| super::group_of(&self.linux, function.parse().unwrap()) == Some(group);
+        let functions = self.linux.list("sys/bus/pci/devices");
+        functions.iter().any(|function| of(function) && is_taken(&self.linux, function))
+    }
+}
+
+impl Files for Fake {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.linux.read(path)
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        self.linux.list(path)
+    }
+
+    fn link(&self, path: &str) -> Option<String> {
+        self.linux.link(path)
+    }
+}
+
+impl Sysfs for Fake {
+    fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
+        let written = self.linux.write(path, text);
+        // A node goes with the last function of its group, and its owner with it.
+        self.owners.borrow_mut().retain(|group, _| self.has_node(*group));
+        written
+    }
+}
+
+impl Groups for Fake {
+    fn owner(&self, group: u32) -> Option<u32> {
+        self.has_node(group).then(|| self.owners.borrow().get(&group).copied().unwrap_or(0))
+    }
+
+    fn give(&self, group: u32, user: u32) -> io::Result<()> {
+        if !self.has_node(group) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.owners.borrow_mut().insert(group, user);
+        Ok(())
+    }
+}
+
+fn machine() -> Fake {
     let linux = Linux::new().driver("nvme").driver("e1000e").driver("vfio-pci");
-    linux.function(DISK, Some("nvme")).function(CARD, Some("e1000e"))
+    linux.function(DISK, Some("nvme")).function(CARD, Some("e1000e")).into()
+}
+
+/// What a guard may be asked for here, for root.
+fn duty() -> Duty {
+    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), user: None }
+}
+
+/// What a guard answers to these lines, and whether anything is left to give back.
+fn answers(machine: &Fake, duty: &Duty, folder: &Path, asked: &str) -> (Vec<String>, Option<Record>) {
+    let mut answers = Vec::new();
+    let left = serve(machine, duty, folder, asked.as_bytes(), &mut answers).unwrap();
+    let answers = String::from_utf8(answers).unwrap();
+    (answers.lines().map(str::to_string).collect(), left)
 }
 
 fn records(folder: &Path) -> usize {
@@ -23,40 +105,95 @@ fn records(folder: &Path) -> usize {
 #[test]
 fn what_is_asked_for_is_taken_and_at_the_end_given_back() {
     let folder = tempfile::tempdir().unwrap();
-    let linux = machine();
-    let mut answers = Vec::new();
-    let asked = format!("take {DISK}\ntake {DISK}\ntake 0000:00:09.0\nwhat\n");
-    assert!(serve(&linux, folder.path(), asked.as_bytes(), &mut answers).unwrap());
-    let answers = String::from_utf8(answers).unwrap();
-    let lines: Vec<&str> = answers.lines().collect();
-    assert_eq!(&lines[..2], ["ok", "ok"]);
-    assert!(lines[2].starts_with("error 0000:00:09.0: this machine has no such PCI function"), "{answers}");
-    assert_eq!(lines[3], "error \"what\" isn't understood");
-    assert!(linux.written().iter().any(|path| path.ends_with("nvme/unbind")), "it was taken in between");
-    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+    let machine = machine();
+    let asked = format!("take {DISK}\ntake {DISK}\nwhat\n");
+    let (lines, left) = answers(&machine, &duty(), folder.path(), &asked);
+    assert_eq!(lines, ["ok", "ok", "error \"what\" isn't understood", &format!("back {DISK}"), "end"]);
+    assert!(left.is_none());
+    assert!(machine.linux.written().iter().any(|path| path.ends_with("nvme/unbind")), "taken in between");
+    assert_eq!(machine.driver_of(DISK).as_deref(), Some("nvme"));
     assert_eq!(records(folder.path()), 0);
+}
+
+/// Whoever asks may have been taken over by a guest: it gets what its plan has and no more.
+#[test]
+fn what_no_vm_of_the_run_has_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = machine();
+    let only = Duty { functions: vec![CARD.parse().unwrap()], user: None };
+    let (lines, _) = answers(&machine, &only, folder.path(), &format!("take {DISK}\n"));
+    assert_eq!(lines[0], format!("error {DISK}: no VM of the run has it"));
+    assert!(machine.linux.written().is_empty());
+}
+
+#[test]
+fn a_function_that_is_not_there_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = Duty { functions: vec!["0000:00:09.0".parse().unwrap()], user: None };
+    let (lines, _) = answers(&machine(), &absent, folder.path(), "take 0000:00:09.0\n");
+    assert_eq!(lines[0], "error 0000:00:09.0: this machine has no such PCI function");
+}
+
+#[test]
+fn a_group_belongs_to_who_opens_it_while_it_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    // Of the card vfio-pci was the driver before, so that its node stays.
+    let linux = Linux::new().driver("nvme").driver("vfio-pci");
+    let machine: Fake = linux.function(DISK, Some("nvme")).function(CARD, Some("vfio-pci")).into();
+    let user = Some(USERS.start);
+    let mut record = Record::new(folder.path()).unwrap();
+    for function in [DISK, CARD] {
+        super::perform(&machine, &Duty { user, ..duty() }, &mut record, &format!("take {function}")).unwrap();
+    }
+    assert_eq!((machine.owner(0), machine.owner(1)), (user, user));
+    record.give_back(&machine, |result| assert!(result.is_ok()));
+    assert_eq!((machine.owner(0), machine.owner(1)), (None, Some(0)));
+    // One that was somebody's stays theirs.
+    machine.give(1, 1000).unwrap();
+    answers(&machine, &Duty { user, ..duty() }, folder.path(), &format!("take {CARD}\n"));
+    assert_eq!(machine.owner(1), Some(1000));
 }
 
 #[test]
 fn what_is_not_given_back_stays_in_the_record_and_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let linux = Linux::new().faulty("nvme", Fault::Refuses).driver("vfio-pci").function(DISK, Some("nvme"));
-    let mut answers = Vec::new();
-    let whole = serve(&linux, folder.path(), format!("take {DISK}\n").as_bytes(), &mut answers).unwrap();
-    assert!(!whole);
-    assert!(String::from_utf8(answers).unwrap().contains("nvme doesn't take it again"));
-    let found = release(&linux, folder.path());
+    let machine = linux.into();
+    let (lines, left) = answers(&machine, &duty(), folder.path(), &format!("take {DISK}\n"));
+    assert!(lines.iter().any(|line| line.contains("nvme doesn't take it again")), "{lines:?}");
+    // The guard has ended.
+    drop(left.unwrap());
+    let found = release(&machine, folder.path());
     assert!(matches!(&found[..], [Released::Not(line)] if line.starts_with(DISK)), "{found:?}");
     assert_eq!(records(folder.path()), 1);
 }
 
+#[test]
+fn what_its_driver_does_not_let_go_of_is_said_and_given_back_when_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let linux = Linux::new().faulty("nvme", Fault::Hangs).driver("vfio-pci").function(DISK, Some("nvme"));
+    let machine: Fake = linux.into();
+    let (lines, left) = answers(&machine, &duty(), folder.path(), &format!("take {DISK}\ntake {DISK}\n"));
+    assert!(lines[0].contains("the driver nvme doesn't let go of it: something uses it"), "{lines:?}");
+    assert_eq!(lines[1], format!("error {DISK}: its driver hasn't let go of it yet"));
+    assert!(lines[2].contains("as soon as it has, the function is given back to it"), "{lines:?}");
+    assert_eq!(lines[3], "end");
+    // As long as the guard is there others leave it alone; and who was killed has left a record.
+    let mut record = left.unwrap();
+    assert_eq!(release(&machine, folder.path()), [Released::InUse(record.path.clone())]);
+    machine.linux.let_go(DISK);
+    record.held.clear();
+    record.give_back(&machine, |result| assert!(result.is_ok()));
+    assert_eq!(machine.driver_of(DISK).as_deref(), Some("nvme"));
+    assert_eq!((machine.linux.only_of(DISK), records(folder.path())), (None, 0));
+}
+
 /// A guard that is killed: its record stays, and nobody has it locked.
-fn killed(linux: &Linux, folder: &Path, functions: &[&str]) {
+fn killed(machine: &Fake, folder: &Path, functions: &[&str]) {
     let mut record = Record::new(folder).unwrap();
+    let duty = Duty { user: Some(USERS.start + 7), ..duty() };
     for function in functions {
-        let former = Former::of(linux, function.parse().unwrap()).unwrap();
-        record.add(former.clone()).unwrap();
-        take(linux, &former).unwrap();
+        super::perform(machine, &duty, &mut record, &format!("take {function}")).unwrap();
     }
 }
 
@@ -65,13 +202,23 @@ fn what_a_killed_guard_has_left_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let linux = machine();
     killed(&linux, folder.path(), &[DISK, CARD]);
-    assert!(is_taken(&linux, DISK) && is_taken(&linux, CARD));
+    assert!(is_taken(&linux.linux, DISK) && is_taken(&linux.linux, CARD));
     let back = |function: &str| Released::Back(function.parse().unwrap());
     assert_eq!(release(&linux, folder.path()), [back(DISK), back(CARD)]);
     assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
     assert_eq!(linux.driver_of(CARD).as_deref(), Some("e1000e"));
     assert_eq!(records(folder.path()), 0);
     assert!(release(&linux, folder.path()).is_empty());
+}
+
+#[test]
+fn a_node_that_a_killed_guard_has_handed_over_is_root_s_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine: Fake = Linux::new().driver("vfio-pci").function(CARD, Some("vfio-pci")).into();
+    killed(&machine, folder.path(), &[CARD]);
+    assert!(machine.owner(0).is_some_and(|owner| USERS.contains(&owner)));
+    assert_eq!(release(&machine, folder.path()), [Released::Back(CARD.parse().unwrap())]);
+    assert_eq!(machine.owner(0), Some(0));
 }
 
 #[test]
@@ -83,7 +230,7 @@ fn what_a_run_has_is_left_to_it() {
     record.add(former.clone()).unwrap();
     take(&linux, &former).unwrap();
     assert_eq!(release(&linux, folder.path()), [Released::InUse(record.path.clone())]);
-    assert!(is_taken(&linux, DISK));
+    assert!(is_taken(&linux.linux, DISK));
 }
 
 #[test]
@@ -93,5 +240,5 @@ fn a_record_that_nobody_understands_is_said_and_nothing_of_it_done() {
     let linux = machine();
     let found = release(&linux, folder.path());
     assert!(matches!(&found[..], [Released::Not(_)]), "{found:?}");
-    assert!(linux.written().is_empty());
+    assert!(linux.linux.written().is_empty());
 }

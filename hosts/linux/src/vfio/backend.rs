@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use axvm::hal::Region;
 use axvm::vm::Ground;
-use axvm_addr::{Hpa, PciAddress, Span};
+use axvm_addr::{Gpa, Hpa, PciAddress, PciSpace, PciWindow, Ports, Span};
 use axvm_axdevice::Width;
 use axvm_pci::{BarKind, Function};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{PciPlan, Presence, VmPlan};
 use axvm_vpci::{
-    AssignedFunction, Backend, BarPart, BridgeConfig, BridgeError, HostBridge, Messages, MsiMessage, Refused,
+    AssignedFunction, Backend, BarPart, BarPorts, BridgeConfig, BridgeError, HostBridge, Messages,
+    MsiMessage, Refused,
 };
 
 use super::Opened;
@@ -23,12 +24,27 @@ pub type Bridge = HostBridge<VfioBackend>;
 /// The process's side of a virtual host bridge.
 pub struct VfioBackend {
     ground: Arc<Ground<Hal>>,
-    /// Where the machine has BARs: by function and register.
+    /// Where the machine has BARs of memory: by function and register.
     bars: Vec<(PciAddress, u8, Hpa)>,
+    /// Those of ports.
+    ports: Vec<PortBar>,
     start: Instant,
 }
 
+/// A BAR of ports, as the machine has it.
+struct PortBar {
+    function: PciAddress,
+    bar: u8,
+    ports: Ports,
+}
+
 impl VfioBackend {
+    /// The function that has a port of the machine's, its BAR, and how far in that it is.
+    fn at_port(&self, port: u16) -> Option<(Arc<Opened>, u8, u64)> {
+        let it = self.ports.iter().find(|it| it.ports.contains(port))?;
+        Some((self.opened(it.function)?, it.bar, (port - it.ports.first()).into()))
+    }
+
     fn position(&self, function: PciAddress) -> Result<u16, Refused> {
         let mut devices = (0..).zip(&self.ground.plan().devices);
         let found = devices.find(|(_, device)| device.pci == Some(function));
@@ -104,6 +120,14 @@ impl Backend for VfioBackend {
         Messages::Bridge
     }
 
+    /// Linux lets whole pages be mapped that have nothing else in them.
+    fn is_mappable(&self, function: PciAddress, bar: u8) -> bool {
+        let whole = self.bars.iter().any(|(known, index, at)| {
+            (*known, *index) == (function, bar) && at.0.is_multiple_of(rustix::param::page_size() as u64)
+        });
+        whole && self.opened(function).is_some_and(|opened| opened.is_mappable(bar))
+    }
+
     fn route(&self, function: PciAddress, vector: u16, message: MsiMessage) -> Result<MsiMessage, Refused> {
         let MsiMessage { address, data } = message;
         let wanted = axvm::msi::MsiMessage { address, data };
@@ -121,6 +145,22 @@ impl Backend for VfioBackend {
         if let Err(error) = self.ground.route_message(device, vector, None) {
             self.warn(function, &format!("vector {vector} can't be taken away"), &error);
         }
+    }
+
+    /// Never those of the machine: each access is one to a file.
+    fn map_ports(&self, _: PciAddress, _: &BarPorts) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn port_read(&self, port: u16, width: Width) -> u32 {
+        let read = self.at_port(port).map(|(opened, bar, offset)| opened.bar_read(bar, offset, width));
+        read.unwrap_or(width.mask()) as u32
+    }
+
+    fn port_write(&self, port: u16, width: Width, value: u32) {
+        let Some((opened, bar, offset)) = self.at_port(port) else { return };
+        // No table of messages is at ports.
+        let _ = opened.bar_write(bar, offset, width, value.into());
     }
 
     fn bar_read(&self, function: PciAddress, bar: u8, at: Hpa, width: Width) -> u64 {
@@ -145,7 +185,17 @@ fn line_of(plan: &VmPlan, function: PciAddress) -> u8 {
     line.and_then(|line| u8::try_from(line.irq.0).ok()).unwrap_or(0)
 }
 
-/// The virtual host bridge that a plan asks for. Of BARs those of ports aren't shown: no drivers need them.
+/// The BARs of ports of a function, each with the machine's first port.
+fn port_bars(function: &Function) -> Vec<(u8, Ports)> {
+    let bars = function.bars.iter().filter(|bar| bar.kind == BarKind::Io);
+    bars.filter_map(|bar| {
+        let first = u16::try_from(bar.address?).ok()?;
+        Some((bar.index, Ports::of(first, u32::try_from(bar.size).ok()?)?))
+    })
+    .collect()
+}
+
+/// The virtual host bridge that a plan asks for.
 ///
 /// # Errors
 ///
@@ -169,19 +219,30 @@ pub fn new_bridge(ground: &Arc<Ground<Hal>>, pci: &PciPlan) -> Result<Arc<Bridge
         .filter(|device| device.presence == Presence::Here)
         .filter_map(|device| Some((known(device.pci?)?, device.shown?, device.intx)))
         .map(|(function, shown, intx)| AssignedFunction {
-            function: function.clone(),
             shown,
             intx,
-            ports: Vec::new(),
+            ports: port_bars(function).into_iter().map(|(bar, ports)| (bar, ports.first())).collect(),
             line: line_of(plan, function.address),
             bars: memory(function),
+            function: function.clone(),
         })
         .collect();
     let of = |it: &AssignedFunction| it.function.address;
     let bars =
         functions.iter().flat_map(|it| it.bars.iter().map(move |(bar, at)| (of(it), *bar, *at))).collect();
+    let ports = functions
+        .iter()
+        .flat_map(|it| port_bars(&it.function).into_iter().map(move |(bar, ports)| (of(it), bar, ports)))
+        .map(|(function, bar, ports)| PortBar { function, bar, ports })
+        .collect();
+    // Of a window of ports the addresses are the guest's ports.
+    let port_window = pci.ports.and_then(|ports| {
+        let cpu = Span::new(Gpa(ports.first().into()), ports.count().into()).ok()?;
+        Some(PciWindow { space: PciSpace::Io, prefetchable: false, pci: ports.first().into(), cpu })
+    });
+    let windows = pci.windows.iter().copied().chain(port_window).collect();
     let segment = platform.pci_hosts.get(pci.host).map_or(0, |it| it.segment);
-    let config = BridgeConfig { segment, buses: pci.buses, windows: pci.windows.clone(), functions };
-    let backend = VfioBackend { ground: ground.clone(), bars, start: Instant::now() };
+    let config = BridgeConfig { segment, buses: pci.buses, windows, functions };
+    let backend = VfioBackend { ground: ground.clone(), bars, ports, start: Instant::now() };
     Ok(Arc::new(HostBridge::new(config, backend)?))
 }

@@ -6,7 +6,7 @@ use axvm_addr::PciAddress;
 use axvm_plan::Plan;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_platform::sysfs::{Files, Function};
-use axvm_rebind::{Refusal, Uses, Wanted, check};
+use axvm_rebind::{Refusal, Uses, VFIO_PCI, Wanted, check};
 use axvm_system::model::Item;
 
 use crate::probe::{self, Root};
@@ -18,6 +18,21 @@ struct Planned {
     /// Its address in the plan, and in Linux.
     address: PciAddress,
     linux: PciAddress,
+}
+
+/// Why a function isn't taken from its driver by who doesn't see what it is used for.
+const UNSEEN: &str = "what Linux uses it for isn't seen from here, as this process has namespaces of its own (a container's): have vfio-pci take it before, \
+                      outside, or let this process see the machine's processes and networks (hostPID and hostNetwork in Kubernetes, \
+                      --pid=host --network=host elsewhere)";
+
+/// The PID namespace that every machine begins with (Linux, include/uapi/linux/nsfs.h: `PID_NS_INIT_INO`).
+const FIRST_PIDS: &str = "pid:[4026531836]";
+
+/// Whether this process sees what Linux uses: the machine's first process by its number, and its network interfaces.
+fn sees_machine(files: &impl Files) -> bool {
+    let network = |process| files.link(&format!("proc/{process}/ns/net"));
+    let own = network("self");
+    files.link("proc/self/ns/pid").as_deref() == Some(FIRST_PIDS) && own.is_some() && own == network("1")
 }
 
 /// What keeps those of a plan for this machine. Who may not even see what there is has been told so by the plan.
@@ -38,10 +53,18 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
             planned.push(Planned { item, vm: of.name.clone(), address, linux });
         }
     }
+    let sees = sees_machine(files);
+    let mut problems = Vec::new();
+    for it in planned.iter().filter(|_| !sees) {
+        let found = functions.iter().find(|function| function.linux == it.linux);
+        if found.is_some_and(|function| function.driver.as_deref() != Some(VFIO_PCI)) {
+            let what = format!("vm \"{}\": {}: {UNSEEN}", it.vm, it.address);
+            problems.push(Problem::new(it.item.clone(), Rule::DeviceReserved, what));
+        }
+    }
     let wanted: Vec<Wanted> =
         planned.iter().map(|it| Wanted { function: it.linux, uses: Uses::Keep }).collect();
     let refusals = check(files, functions, &wanted);
-    let mut problems = Vec::new();
     for refusal in refusals {
         let (function, rule) = match &refusal {
             Refusal::NoVfioPci => {
@@ -67,4 +90,24 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FIRST_PIDS, sees_machine};
+    use axvm_rebind::fake::Linux;
+
+    #[test]
+    fn a_process_in_namespaces_of_its_own_does_not_see_the_machine() {
+        let with = |pid: &str, own: &str, first: &str| {
+            let linux = Linux::new().link_to("proc/self/ns/pid", pid).link_to("proc/self/ns/net", own);
+            sees_machine(&linux.link_to("proc/1/ns/net", first))
+        };
+        assert!(with(FIRST_PIDS, "net:[4026531840]", "net:[4026531840]"));
+        assert!(!with(FIRST_PIDS, "net:[4026532000]", "net:[4026531840]"));
+        assert!(!with("pid:[4026532001]", "net:[4026532000]", "net:[4026532000]"));
+        // Who may not ask doesn't know.
+        let unknown = Linux::new().link_to("proc/self/ns/pid", FIRST_PIDS);
+        assert!(!sees_machine(&unknown) && !sees_machine(&Linux::new()));
+    }
 }

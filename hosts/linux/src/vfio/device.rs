@@ -106,7 +106,7 @@ impl Opened {
     ) -> Result<Self, VfioError> {
         let path = format!("/sys/bus/pci/devices/{linux}");
         let vfio = VfioDevice::new(Path::new(&path), container, false)
-            .map_err(|error| VfioError::Open { function: linux, error })?;
+            .map_err(|error| VfioError::open(linux, error))?;
         let vfio = Arc::new(vfio);
         // SAFETY: the file is open as long as `vfio` is.
         let borrowed = unsafe { BorrowedFd::borrow_raw(vfio.as_raw_fd()) };
@@ -219,6 +219,11 @@ impl Opened {
         (bar < 6 && fits).then(|| self.vfio.get_region_offset(index) + offset)
     }
 
+    /// Whether this process may map a BAR.
+    pub fn is_mappable(&self, bar: u8) -> bool {
+        bar < 6 && self.vfio.get_region_flags(bar.into()) & VFIO_REGION_INFO_FLAG_MMAP != 0
+    }
+
     /// A part of a BAR, as this process may map it: whole pages.
     ///
     /// # Errors
@@ -227,7 +232,7 @@ impl Opened {
     pub fn map(&self, bar: u8, offset: u64, length: u64) -> Result<Place, VfioError> {
         let index = u32::from(bar);
         let refused = || VfioError::Unmappable { function: self.function, bar };
-        if bar >= 6 || self.vfio.get_region_flags(index) & VFIO_REGION_INFO_FLAG_MMAP == 0 {
+        if !self.is_mappable(bar) {
             return Err(refused());
         }
         let start = self.vfio.get_region_offset(index).checked_add(offset).ok_or_else(refused)?;

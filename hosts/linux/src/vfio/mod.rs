@@ -5,6 +5,7 @@
 //! | [`windows`] | what a VM's devices reach |
 //! | [`device`] | a function that is open: config space, BARs |
 //! | [`signals`], [`routes`] | its interrupts: VFIO's events, which KVM makes messages and lines of |
+//! | [`ports`] | its BARs of ports |
 //! | [`check`] | what keeps a device from being taken |
 //! | [`backend`] | the virtual PCI bridge by which its guest sees it |
 //!
@@ -38,6 +39,7 @@ use windows::{Tables, Windows};
 pub mod backend;
 pub mod check;
 pub mod device;
+pub mod ports;
 pub mod routes;
 pub mod signals;
 pub mod windows;
@@ -55,6 +57,30 @@ pub enum VfioError {
         function: PciAddress,
         /// Its reason.
         error: vfio_ioctls::VfioError,
+    },
+    /// Nothing keeps its interrupts from being forged.
+    #[error(
+        "{function}: VFIO doesn't give it: the machine doesn't keep its messages apart from others' (interrupt remapping), so that whoever has it \
+         could forge any interrupt: turn that on in the firmware's settings. What has the kernel give it nevertheless, allow_unsafe_interrupts, \
+         AxVM never sets"
+    )]
+    Unsafe {
+        /// Its address in Linux.
+        function: PciAddress,
+    },
+    /// Others have its group.
+    #[error(
+        "{function}: VFIO doesn't give it: a member of its IOMMU group has another driver since it was looked at (axvm inspect names it)"
+    )]
+    NotViable {
+        /// Its address in Linux.
+        function: PciAddress,
+    },
+    /// Another program has its group.
+    #[error("{function}: VFIO doesn't give it: another program has its IOMMU group open")]
+    Busy {
+        /// Its address in Linux.
+        function: PciAddress,
     },
     /// There is no container.
     #[error("VFIO has no container for a VM's devices: {0}")]
@@ -101,6 +127,20 @@ pub enum VfioError {
     /// The bridge by which its guest would see it.
     #[error(transparent)]
     Bridge(#[from] axvm_vpci::BridgeError),
+}
+
+impl VfioError {
+    /// Why a function, as Linux calls it, can't be opened.
+    fn open(function: PciAddress, error: vfio_ioctls::VfioError) -> Self {
+        use vfio_ioctls::VfioError as Why;
+        match error {
+            // Linux, drivers/vfio/vfio_iommu_type1.c: messages aren't isolated, and nobody has said that this is no matter.
+            Why::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => Self::Unsafe { function },
+            Why::GroupViable => Self::NotViable { function },
+            Why::OpenGroup(error, _) if error.raw_os_error() == Some(libc::EBUSY) => Self::Busy { function },
+            error => Self::Open { function, error },
+        }
+    }
 }
 
 /// Takes functions from their drivers, and sees to it that they are given back.
@@ -395,6 +435,7 @@ impl Vfio {
         for pci in &ground.plan().pci {
             let bridge = backend::new_bridge(ground, pci).map_err(VfioError::Bridge)?;
             devices = devices.mmio(pci.ecam, bridge.clone());
+            devices = ports::add(devices, pci, &bridge);
             bridges.push(bridge);
         }
         if !bridges.is_empty() {
@@ -444,5 +485,25 @@ impl MsiSink for Vfio {
     ) -> Result<(), Error> {
         let opened = function.pci.and_then(|function| self.opened(vm, function)).ok_or(Error::Unknown)?;
         Ok(opened.route(vector, message)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VfioError, io};
+    use vfio_ioctls::VfioError as Why;
+    use vmm_sys_util::errno::Error as Number;
+
+    #[test]
+    fn what_keeps_a_function_is_told_apart() {
+        let function = "0000:00:02.0".parse().unwrap();
+        let said = |why| VfioError::open(function, why).to_string();
+        let forged = said(Why::ContainerSetIOMMU(Number::new(libc::EPERM)));
+        assert!(forged.contains("forge any interrupt") && forged.contains("AxVM never sets"), "{forged}");
+        assert!(said(Why::GroupViable).contains("another driver"));
+        let busy = Why::OpenGroup(io::Error::from_raw_os_error(libc::EBUSY), "7".into());
+        assert!(said(busy).contains("another program has its IOMMU group open"));
+        let other = said(Why::ContainerSetIOMMU(Number::new(libc::ENODEV)));
+        assert!(other.starts_with("0000:00:02.0: VFIO doesn't give it: "), "{other}");
     }
 }

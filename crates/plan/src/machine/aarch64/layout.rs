@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use axvm_addr::{Gpa, Irq, MsiControllerId, Span};
+use axvm_addr::{Gpa, Irq, MsiControllerId, Ports, Span};
 use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::Platform;
 use axvm_system::model::{InterruptChoice, Vm};
@@ -30,7 +30,8 @@ pub(crate) fn plan(
     Aarch64Plan { gic: gic(vm, config, given, board, findings), virtual_lpis: mode.messages_by_hardware }
 }
 
-/// A guest machine of its own: interrupt controller and console below 96 MiB, then platform devices, PCI up to 2 GiB, and RAM from there on.
+/// A guest machine of its own: interrupt controller, console and PCI's ports below 96 MiB, then platform devices, PCI up to 2 GiB, and RAM from there
+/// on.
 pub(crate) const OWN: OwnLayout = OwnLayout {
     ram: Gpa(0x8000_0000),
     emulated: Gpa(0x0100_0000),
@@ -38,7 +39,9 @@ pub(crate) const OWN: OwnLayout = OwnLayout {
     config_spaces: 0x1800_0000..0x2000_0000,
     low_window: 0x2000_0000..0x8000_0000,
     high_bits: 39,
-    port_window: None,
+    port_window: Ports::new(0, 0xffff),
+    // As many bytes as the largest page, so that a guest maps them alone.
+    port_memory: Some(Gpa(0x0500_0000)),
 };
 
 /// Its GIC: room for 256 redistributors, and the two frames of an ITS.

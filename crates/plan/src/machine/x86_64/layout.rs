@@ -23,6 +23,7 @@ pub(crate) const OWN: OwnLayout = OwnLayout {
     low_window: LOW_END..0xe000_0000,
     high_bits: 39,
     port_window: Ports::new(0x1000, 0xffff),
+    port_memory: None,
 };
 
 /// Where RAM below 4 GiB ends at most, and what is above that, up to where the window of 64-bit BARs may begin.

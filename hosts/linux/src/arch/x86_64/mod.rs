@@ -29,6 +29,7 @@ use self::io_apic::Pins;
 use super::Access;
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
+use crate::kvm::Needed;
 use crate::memory::Place;
 use crate::vfio::routes::{OwnLines, Routes};
 use crate::vfio::{Bridge, VfioError};
@@ -90,11 +91,25 @@ pub fn address_bits(kvm: &Kvm) -> u8 {
     Offered::by(kvm).map_or(36, |offered| offered.address_bits())
 }
 
-/// Whether KVM has what is needed: local APICs in the kernel without the rest, and CPUID by table.
-pub fn offers(kvm: &Kvm) -> bool {
-    [Cap::Irqchip, Cap::SplitIrqchip, Cap::SignalMsi, Cap::ExtCpuid, Cap::UserMemory]
-        .into_iter()
-        .all(|cap| kvm.check_extension(cap))
+/// Why there may be no KVM.
+pub const WITHOUT_KVM: &str = "load its module (modprobe kvm_amd or kvm_intel), and turn virtualization on in the firmware's settings, or in the \
+     hypervisor below (nested)";
+
+/// Its interrupt controllers are among what is needed.
+pub const WITHOUT_IRQCHIP: &str = "its KVM has no APICs";
+
+/// What KVM needs beyond what every architecture's does.
+pub const NEEDED: &[Needed] = &[
+    Needed { cap: Cap::Irqchip, name: "KVM_CAP_IRQCHIP" },
+    Needed { cap: Cap::SplitIrqchip, name: "KVM_CAP_SPLIT_IRQCHIP" },
+    Needed { cap: Cap::ExtCpuid, name: "KVM_CAP_EXT_CPUID" },
+    Needed { cap: Cap::SetTssAddr, name: "KVM_CAP_SET_TSS_ADDR" },
+    Needed { cap: Cap::SetIdentityMapAddr, name: "KVM_CAP_SET_IDENTITY_MAP_ADDR" },
+];
+
+/// Whether KVM has local APICs in the kernel: that is among what it needs.
+pub fn has_irqchip(_: &Kvm) -> bool {
+    true
 }
 
 /// A VM of KVM's.
