@@ -10,7 +10,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use axvm_addr::{Gpa, VcpuId};
 use spin::{Mutex, MutexGuard};
 
-use crate::base::Mode;
 use crate::direct;
 use crate::identity::{Identity, Published};
 use crate::inbox::Inbox;
@@ -128,12 +127,34 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// It runs, and nothing waits.
+    const NOTHING: Self = Self {
+        activity: Activity::Runs,
+        reset: false,
+        nmi: false,
+        vector: None,
+        cr8_below: None,
+        deadline: None,
+        ends: Ends::Unseen,
+    };
+
     /// Whether there is something for a CPU that has halted; `accepts`: it takes interrupts.
     pub fn wakes(&self, accepts: bool) -> bool {
         let startup = matches!(self.activity, Activity::Startup { .. });
         let waits = self.activity == Activity::WaitsForStartup;
         startup || self.reset || !waits && (self.nmi || accepts && self.vector.is_some())
     }
+}
+
+/// What a vCPU is to be entered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The interrupt that it has taken: it is in service, and to be injected.
+    pub taken: Option<u8>,
+    /// What waits for it beside.
+    pub waiting: Pending,
+    /// CR8.
+    pub cr8: u8,
 }
 
 /// What an access has led to, beside what the vCPUs hear by themselves.
@@ -203,6 +224,53 @@ impl Own {
         Self { apic, waits: number != 0, nmi: false, entered: false, levels: Vectors::default() }
     }
 
+    /// Takes in what has come.
+    fn take_in(&mut self, inbox: &Inbox, taker: Taker) -> Arrival {
+        let mut arrived = inbox.take_vectors();
+        let nmi = inbox.take_nmi();
+        if inbox.take_init() {
+            self.init();
+            return Arrival { reset: true, ..Arrival::NONE };
+        }
+        self.nmi |= nmi;
+        if taker == Taker::Guest {
+            return Arrival { sent: arrived.levels, ..Arrival::NONE };
+        }
+        while let Some(vector) = arrived.edges.pop() {
+            self.apic.request(vector, false);
+        }
+        while let Some(vector) = arrived.levels.pop() {
+            self.apic.request(vector, true);
+        }
+        Arrival::NONE
+    }
+
+    /// What the CPU is to be entered with.
+    fn turn(&mut self, cpu: &Cpu, reset: bool, accepts: bool, now: &dyn Fn() -> u64) -> Turn {
+        let mut waiting = Pending { reset, ..Pending::NOTHING };
+        if self.waits {
+            waiting.activity = Activity::WaitsForStartup;
+            if let Some(page) = cpu.inbox.take_startup() {
+                self.waits = false;
+                waiting.activity = Activity::Startup { page };
+            }
+        }
+        waiting.deadline = self.apic.deadline();
+        if waiting.deadline.is_some_and(|deadline| deadline <= now()) {
+            self.apic.expire(now());
+            waiting.deadline = self.apic.deadline();
+        }
+        waiting.nmi = self.nmi;
+        let takes = accepts && !reset && !self.nmi && waiting.activity == Activity::Runs;
+        let taken = if takes { self.apic.take() } else { None };
+        waiting.vector = self.apic.next();
+        waiting.cr8_below = self.apic.kept_back();
+        if self.levels.highest().is_some() {
+            waiting.ends = Ends::Seen;
+        }
+        Turn { taken, waiting, cr8: self.apic.tpr() >> 4 }
+    }
+
     /// As after an INIT.
     fn init(&mut self) {
         self.apic.reset();
@@ -210,6 +278,25 @@ impl Own {
         self.nmi = false;
         self.levels = Vectors::default();
     }
+}
+
+/// What has come of what others have left for it.
+struct Arrival {
+    /// It was an INIT.
+    reset: bool,
+    /// Vectors that are to be sent on to its CPU.
+    sent: Vectors,
+}
+
+impl Arrival {
+    const NONE: Self = Self { reset: false, sent: Vectors::NONE };
+}
+
+/// What comes of a change.
+struct Changed {
+    written: Result<Written, Refused>,
+    /// It takes interrupts again: lines that nobody took the interrupts of are still there.
+    is_back: bool,
 }
 
 struct Cpu {
@@ -228,6 +315,41 @@ impl Cpu {
     fn touch(&self) {
         self.touched.store(true, Ordering::Relaxed);
     }
+
+    /// Changes its local APIC by what its guest writes. A timer that has ended by now did so before. It is to be looked at again unless that
+    /// would say what it said: nothing was requested, nor is, and neither the timer's end nor the task's priority is another.
+    #[inline]
+    fn change(&self, now: u64, change: impl FnOnce(&mut LocalApic) -> Result<Written, Refused>) -> Changed {
+        let mut own = self.lock();
+        let apic = &mut own.apic;
+        let (deadline, tpr, waited) = (apic.deadline(), apic.tpr(), apic.highest_request().is_some());
+        apic.expire(now);
+        let before = apic.identity().takes_vectors();
+        let written = change(apic);
+        let identity = apic.identity();
+        if waited || apic.highest_request().is_some() || apic.deadline() != deadline || apic.tpr() != tpr {
+            self.touch();
+        }
+        self.published.set(identity);
+        Changed { written, is_back: !before && identity.takes_vectors() }
+    }
+
+    #[inline(never)]
+    fn write_page(&self, offset: u64, value: u32, now: u64) -> Changed {
+        self.change(now, |apic| Ok(apic.write_page(offset, value, now)))
+    }
+
+    #[inline(never)]
+    fn write_msr(&self, msr: u32, value: u64, now: u64) -> Changed {
+        self.change(now, |apic| match msr {
+            spec::MSR_BASE => apic.set_base(value).map(|()| Written::Look),
+            spec::MSR_TSC_DEADLINE => {
+                apic.set_tsc_deadline(value);
+                Ok(Written::Look)
+            }
+            _ => apic.write_msr(msr, value, now),
+        })
+    }
 }
 
 /// The I/O APIC, under its lock.
@@ -243,6 +365,8 @@ pub struct Apics<B> {
     backend: B,
     cpus: Box<[Cpu]>,
     io: Mutex<Io>,
+    /// A STARTUP may wait for a vCPU that isn't in its place.
+    startups: AtomicBool,
 }
 
 impl<B: Backend> Apics<B> {
@@ -255,7 +379,7 @@ impl<B: Backend> Apics<B> {
         };
         let apic = IoApic::new(config.io_id).with_resampled(config.physical);
         let cpus = (0..config.vcpus).map(cpu).collect();
-        Self { config, backend, cpus, io: Mutex::new(Io { apic, open: 0 }) }
+        Self { config, backend, cpus, io: Mutex::new(Io { apic, open: 0 }), startups: AtomicBool::new(false) }
     }
 
     /// The host's part.
@@ -309,63 +433,30 @@ impl<B: Backend> Apics<B> {
         self.cpu(vcpu).is_some_and(|cpu| cpu.touched.load(Ordering::Relaxed) || cpu.inbox.has_something())
     }
 
-    /// What waits for it: asked before its guest is entered, unless there is no news, and whenever it was woken.
+    /// What waits for it: asked whenever it was woken.
     pub fn poll(&self, vcpu: VcpuId) -> Pending {
-        let mut pending = Pending {
-            activity: Activity::Runs,
-            reset: false,
-            nmi: false,
-            vector: None,
-            cr8_below: None,
-            deadline: None,
-            ends: Ends::Unseen,
+        self.turn(vcpu, false).waiting
+    }
+
+    /// What it is to be entered with: asked before its guest is entered, unless there is no news. `accepts`: the guest takes an interrupt now, and is
+    /// injected the one that is taken here. It isn't where something else comes first: a reset, or a non-maskable interrupt.
+    pub fn turn(&self, vcpu: VcpuId, accepts: bool) -> Turn {
+        let Some(cpu) = self.cpu(vcpu) else {
+            return Turn { taken: None, waiting: Pending::NOTHING, cr8: 0 };
         };
-        let Some(cpu) = self.cpu(vcpu) else { return pending };
-        let mut guard = cpu.lock();
+        let mut own = cpu.lock();
         cpu.touched.store(false, Ordering::Relaxed);
-        let own = &mut *guard;
-        if cpu.inbox.look() {
-            let mut arrived = cpu.inbox.take_vectors();
-            let nmi = cpu.inbox.take_nmi();
-            if cpu.inbox.take_init() {
-                own.init();
-                pending.reset = true;
-            } else if self.config.taker == Taker::Guest {
-                own.nmi |= nmi;
-                // From here on its end is seen.
-                while let Some(vector) = arrived.levels.pop().filter(|vector| *vector >= direct::FIRST_SENT) {
-                    own.levels.set(vector, true);
-                    self.backend.send(vcpu, vector);
-                }
-            } else {
-                own.nmi |= nmi;
-                while let Some(vector) = arrived.edges.pop() {
-                    own.apic.request(vector, false);
-                }
-                while let Some(vector) = arrived.levels.pop() {
-                    own.apic.request(vector, true);
-                }
-            }
+        let levels =
+            if cpu.inbox.look() { own.take_in(&cpu.inbox, self.config.taker) } else { Arrival::NONE };
+        let mut sent = levels.sent;
+        // From here on its end is seen.
+        while let Some(vector) = sent.pop().filter(|vector| *vector >= direct::FIRST_SENT) {
+            own.levels.set(vector, true);
+            self.backend.send(vcpu, vector);
         }
-        if own.waits {
-            pending.activity = Activity::WaitsForStartup;
-            if let Some(page) = cpu.inbox.take_startup() {
-                own.waits = false;
-                pending.activity = Activity::Startup { page };
-            }
-        }
-        if own.apic.deadline().is_some() {
-            own.apic.expire(self.backend.tsc());
-        }
-        pending.nmi = own.nmi;
-        pending.vector = own.apic.next();
-        pending.cr8_below = own.apic.kept_back();
-        pending.deadline = own.apic.deadline();
-        if own.levels.highest().is_some() {
-            pending.ends = Ends::Seen;
-        }
+        let turn = own.turn(cpu, levels.reset, accepts, &|| self.backend.tsc());
         cpu.published.set(own.apic.identity());
-        pending
+        turn
     }
 
     /// Whether there is an interrupt to be taken as soon as the CPU takes interrupts, of those that the last [`Apics::poll`] has seen. Nothing else is
@@ -391,16 +482,14 @@ impl<B: Backend> Apics<B> {
 
     /// Whether its local APIC is on, by its base address register: its own CPU asks.
     pub fn is_on(&self, vcpu: VcpuId) -> bool {
-        self.cpu(vcpu).is_some_and(|cpu| cpu.published.get().mode != Mode::Off)
+        self.cpu(vcpu).is_some_and(|cpu| cpu.published.is_on())
     }
 
     /// CR8 was set to this; if it has been that already nothing changes.
     pub fn set_cr8(&self, vcpu: VcpuId, value: u8) {
-        self.with(vcpu, |own| {
-            if own.apic.tpr() >> 4 != value & 15 {
-                own.apic.set_tpr(value << 4);
-            }
-        });
+        if self.cpu(vcpu).is_some_and(|cpu| cpu.lock().apic.tpr() >> 4 != value & 15) {
+            self.with(vcpu, |own| own.apic.set_tpr(value << 4));
+        }
     }
 
     /// It reads a register of its local APIC's page.
@@ -419,7 +508,8 @@ impl<B: Backend> Apics<B> {
     /// It writes a register of its local APIC's page.
     pub fn write_page(&self, vcpu: VcpuId, offset: u64, value: u32) -> Effect {
         let now = self.backend.tsc();
-        let written = self.change(vcpu, now, |apic| Ok(apic.write_page(offset, value, now)));
+        let Some(cpu) = self.cpu(vcpu) else { return Effect::None };
+        let written = self.changed(cpu.write_page(offset, value, now));
         written.map_or(Effect::None, |written| self.carry_out(vcpu, written))
     }
 
@@ -454,14 +544,7 @@ impl<B: Backend> Apics<B> {
         if self.config.taker == Taker::Guest {
             return self.write_direct(vcpu, msr, value, now);
         }
-        let written = self.change(vcpu, now, |apic| match msr {
-            spec::MSR_BASE => apic.set_base(value).map(|()| Written::Look),
-            spec::MSR_TSC_DEADLINE => {
-                apic.set_tsc_deadline(value);
-                Ok(Written::Look)
-            }
-            _ => apic.write_msr(msr, value, now),
-        });
+        let written = self.changed(self.cpu(vcpu).ok_or(Refused)?.write_msr(msr, value, now));
         Ok(self.carry_out(vcpu, written?))
     }
 
@@ -521,13 +604,25 @@ impl<B: Backend> Apics<B> {
     // What anybody asks.
 
     /// A vCPU that is to be started because STARTUP has come for it; asked until there is none.
+    #[inline(always)]
     pub fn next_startup(&self) -> Option<Startup> {
-        let mut sent = (0..).map(VcpuId).zip(&self.cpus).filter(|(_, cpu)| cpu.inbox.has_startup());
-        sent.find_map(|(vcpu, cpu)| {
+        if self.startups.load(Ordering::SeqCst) { self.find_startup() } else { None }
+    }
+
+    #[cold]
+    fn find_startup(&self) -> Option<Startup> {
+        // Before it is looked: one that comes meanwhile is looked for again.
+        self.startups.store(false, Ordering::SeqCst);
+        for (vcpu, cpu) in (0..).map(VcpuId).zip(&self.cpus).filter(|(_, cpu)| cpu.inbox.has_startup()) {
+            self.startups.store(true, Ordering::SeqCst);
             let own = cpu.lock();
-            let page = if own.entered { None } else { cpu.inbox.take_startup() };
-            Some(Startup { vcpu, page: page? })
-        })
+            if !own.entered
+                && let Some(page) = cpu.inbox.take_startup()
+            {
+                return Some(Startup { vcpu, page });
+            }
+        }
+        None
     }
 
     /// Sets the level of a line. Setting the same level again does nothing.
@@ -604,26 +699,21 @@ impl<B: Backend> Apics<B> {
         Some(result)
     }
 
-    /// Changes a local APIC by what its guest writes. A timer that has ended by now did so before.
     fn change(
         &self,
         vcpu: VcpuId,
         now: u64,
         change: impl FnOnce(&mut LocalApic) -> Result<Written, Refused>,
     ) -> Result<Written, Refused> {
-        let mut is_back = false;
-        let written = self.with(vcpu, |own| {
-            own.apic.expire(now);
-            let before = own.apic.identity().takes_vectors();
-            let written = change(&mut own.apic);
-            is_back = !before && own.apic.identity().takes_vectors();
-            written
-        });
-        // Lines that nobody took the interrupts of are still there.
+        self.changed(self.cpu(vcpu).ok_or(Refused)?.change(now, change))
+    }
+
+    /// A local APIC has been changed.
+    fn changed(&self, Changed { written, is_back }: Changed) -> Result<Written, Refused> {
         if is_back {
             self.with_io(|io| io.send_again(|message| self.deliver(message)));
         }
-        written.ok_or(Refused)?
+        written
     }
 
     fn carry_out(&self, vcpu: VcpuId, written: Written) -> Effect {
@@ -649,7 +739,14 @@ impl<B: Backend> Apics<B> {
         // Whether one of them is to be started from outside.
         let starts = matches!(signal, Signal::Startup { .. })
             && self.cpus.iter().any(|cpu| cpu.inbox.has_startup() && !cpu.lock().entered);
-        if starts { Effect::Startup } else { Effect::None }
+        if !starts {
+            return Effect::None;
+        }
+        // Whoever has sent it asks for it before it goes on.
+        if let Some(cpu) = self.cpu(from) {
+            cpu.touch();
+        }
+        Effect::Startup
     }
 
     /// Whether any CPU has taken it.
@@ -664,6 +761,17 @@ impl<B: Backend> Apics<B> {
         signal: Signal,
         but: Option<VcpuId>,
     ) -> bool {
+        if let Some(number) = destination.one() {
+            // Each has its number as its id.
+            let Some((vcpu, cpu)) =
+                u16::try_from(number).ok().map(VcpuId).and_then(|it| Some((it, self.cpu(it)?)))
+            else {
+                return false;
+            };
+            let identity = cpu.published.get();
+            let is_named = Some(vcpu) != but && identity.is_named(number, destination);
+            return is_named && takes(&identity, signal) && self.hand(vcpu, cpu, signal);
+        }
         let named = (0..).map(VcpuId).zip(&self.cpus).filter_map(|(vcpu, cpu)| {
             let identity = cpu.published.get();
             let is_named = Some(vcpu) != but && identity.is_named(vcpu.0.into(), destination);
@@ -681,6 +789,11 @@ impl<B: Backend> Apics<B> {
     /// Leaves a signal with a vCPU, and has its CPU look. Whether it takes it.
     fn post(&self, vcpu: VcpuId, signal: Signal) -> bool {
         let Some(cpu) = self.cpu(vcpu) else { return false };
+        takes(&cpu.published.get(), signal) && self.hand(vcpu, cpu, signal)
+    }
+
+    /// The same, with one that takes such signals.
+    fn hand(&self, vcpu: VcpuId, cpu: &Cpu, signal: Signal) -> bool {
         if signal == Signal::Init {
             let mut own = cpu.lock();
             if !own.entered {
@@ -691,9 +804,6 @@ impl<B: Backend> Apics<B> {
                 cpu.published.set(own.apic.identity());
                 return true;
             }
-        }
-        if !takes(&cpu.published.get(), signal) {
-            return false;
         }
         if matches!(signal, Signal::Startup { .. }) {
             let own = cpu.lock();
@@ -711,7 +821,11 @@ impl<B: Backend> Apics<B> {
             }
             return is_sent;
         }
-        if cpu.inbox.leave(signal) {
+        let calls = cpu.inbox.leave(signal);
+        if matches!(signal, Signal::Startup { .. }) {
+            self.startups.store(true, Ordering::SeqCst);
+        }
+        if calls {
             self.backend.kick(vcpu);
         }
         true

@@ -69,6 +69,11 @@ impl Published {
         }
     }
 
+    /// Whether it is on: [`Identity::mode`].
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & 3 != 0
+    }
+
     pub fn get(&self) -> Identity {
         let value = self.0.load(Ordering::SeqCst);
         let mode = match value & 3 {

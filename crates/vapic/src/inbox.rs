@@ -1,6 +1,6 @@
 //! What comes for a local APIC from other CPUs, until its own takes it in: a bit each, so that nobody waits for a lock.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::message::Signal;
 use crate::vectors::Vectors;
@@ -12,7 +12,7 @@ const STARTUP: u32 = 1 << 8;
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     /// By the kind of trigger: edge, level.
-    vectors: [[AtomicU32; 8]; 2],
+    vectors: [[AtomicU64; 4]; 2],
     nmi: AtomicBool,
     init: AtomicBool,
     startup: AtomicU32,
@@ -32,8 +32,8 @@ impl Inbox {
         match signal {
             Signal::Vector { vector, level } => {
                 let words = self.vectors.get(usize::from(level));
-                if let Some(word) = words.and_then(|words| words.get(usize::from(vector / 32))) {
-                    word.fetch_or(1 << (vector % 32), Ordering::SeqCst);
+                if let Some(word) = words.and_then(|words| words.get(usize::from(vector / 64))) {
+                    word.fetch_or(1 << (vector % 64), Ordering::SeqCst);
                 }
             }
             Signal::Nmi => self.nmi.store(true, Ordering::SeqCst),
@@ -62,7 +62,7 @@ impl Inbox {
     /// Takes the vectors out.
     pub fn take_vectors(&self) -> Arrived {
         let [edges, levels] = &self.vectors;
-        let take = |words: &[AtomicU32; 8]| {
+        let take = |words: &[AtomicU64; 4]| {
             Vectors::new(core::array::from_fn(|number| match words.get(number) {
                 Some(word) if word.load(Ordering::Relaxed) != 0 => word.swap(0, Ordering::SeqCst),
                 _ => 0,
@@ -75,8 +75,8 @@ impl Inbox {
     pub fn has_edge(&self, vector: u8) -> bool {
         let [edges, _] = &self.vectors;
         edges
-            .get(usize::from(vector / 32))
-            .is_some_and(|word| word.load(Ordering::SeqCst) >> (vector % 32) & 1 != 0)
+            .get(usize::from(vector / 64))
+            .is_some_and(|word| word.load(Ordering::SeqCst) >> (vector % 64) & 1 != 0)
     }
 
     /// Takes an NMI out. Those that come before it is taken are one.

@@ -36,6 +36,7 @@ mod vectors;
 
 pub use apics::{
     Activity, Apics, ApicsConfig, Backend, Effect, Ends, NoSuchLine, NotServed, Pending, Pin, Startup, Taker,
+    Turn,
 };
 pub use base::{Base, Mode};
 pub use devices::{ApicMsrs, IoPage, LocalPage};

@@ -45,6 +45,14 @@ pub struct Destination {
     pub narrow: bool,
 }
 
+impl Destination {
+    /// The id of the only one that it can be for, if it names one by that.
+    pub(crate) fn one(self) -> Option<u32> {
+        let all = if self.narrow { 0xff } else { u32::MAX };
+        (!self.logical && self.id != all).then_some(self.id)
+    }
+}
+
 /// An interrupt that goes to whom it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {

@@ -2,11 +2,14 @@
 
 /// A set of vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Vectors([u32; 8]);
+pub(crate) struct Vectors([u64; 4]);
 
 impl Vectors {
-    /// So many words of 32, the lowest first.
-    pub fn new(words: [u32; 8]) -> Self {
+    /// None.
+    pub const NONE: Self = Self([0; 4]);
+
+    /// So many words of 64, the lowest first.
+    pub fn new(words: [u64; 4]) -> Self {
         Self(words)
     }
 
@@ -18,35 +21,36 @@ impl Vectors {
     }
 
     pub fn contains(&self, vector: u8) -> bool {
-        self.word(usize::from(vector / 32)) >> (vector % 32) & 1 != 0
+        self.0.get(usize::from(vector / 64)).is_some_and(|word| word >> (vector % 64) & 1 != 0)
     }
 
     pub fn set(&mut self, vector: u8, present: bool) {
-        if let Some(word) = self.0.get_mut(usize::from(vector / 32)) {
-            let bit = 1 << (vector % 32);
+        if let Some(word) = self.0.get_mut(usize::from(vector / 64)) {
+            let bit = 1 << (vector % 64);
             *word = if present { *word | bit } else { *word & !bit };
         }
     }
 
     /// The highest of them. Asked several times at each entry of a guest, of which most find nothing.
+    #[inline]
     pub fn highest(&self) -> Option<u8> {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        if a | b | c | d | e | f | g | h == 0 {
-            return None;
-        }
-        let mut number = 8u8;
-        for word in self.0.iter().rev() {
-            number -= 1;
-            if let Some(bit) = 31u32.checked_sub(word.leading_zeros()) {
-                return Some(number * 32 + bit as u8);
-            }
-        }
-        None
+        let [a, b, c, d] = self.0;
+        let (word, first) = if d != 0 {
+            (d, 192)
+        } else if c != 0 {
+            (c, 128)
+        } else if b != 0 {
+            (b, 64)
+        } else {
+            (a, 0)
+        };
+        // Zero has no bit.
+        63u32.checked_sub(word.leading_zeros()).map(|bit| first + bit as u8)
     }
 
     /// So many of a register, 32 of them.
     pub fn word(&self, number: usize) -> u32 {
-        self.0.get(number).copied().unwrap_or(0)
+        self.0.get(number / 2).map_or(0, |word| (word >> (32 * (number % 2))) as u32)
     }
 }
 

@@ -10,7 +10,7 @@ use axvm_axdevice::{MmioDevice, SysReg, SysRegDevice, Width};
 use axvm_vapic::spec::{io, offset};
 use axvm_vapic::{
     Activity, ApicMsrs, Apics, ApicsConfig, Backend, Effect, Ends, IoPage, LocalPage, NoSuchLine, Pending,
-    Pin, Startup, Taker,
+    Pin, Startup, Taker, Turn,
 };
 use proptest::prelude::*;
 
@@ -148,6 +148,60 @@ fn an_edge_is_waited_for_until_whom_it_is_for_has_taken_it() {
         assert_eq!(waiting(), [false; 3], "{low:#x}");
     }
     assert!(!vm.is_waiting(A, 24));
+}
+
+#[test]
+fn whoever_is_about_to_enter_takes_what_comes_next_unless_something_comes_before_it() {
+    let vm = running();
+    for vector in [0x41, 0x52] {
+        assert_eq!(send(&vm, A, 1, vector), Effect::None);
+    }
+    write(&vm, B, offset::TPR, 0x20);
+    let refused = vm.turn(B, false);
+    assert_eq!((refused.taken, refused.waiting.vector, refused.cr8), (None, Some(0x52), 2));
+    // Of an NMI, and after a reset, nothing else is taken.
+    assert_eq!(send(&vm, A, 1, 0x4400), Effect::None);
+    let first = vm.turn(B, true);
+    assert_eq!((first.taken, first.waiting.nmi, first.waiting.vector), (None, true, Some(0x52)));
+    assert!(vm.take_nmi(B));
+    let taken = vm.turn(B, true);
+    assert_eq!((taken.taken, taken.waiting.vector, taken.waiting.cr8_below), (Some(0x52), None, None));
+    assert!(!vm.has_news(B), "what was taken is no news");
+    // The other one was kept back by it.
+    write(&vm, B, offset::EOI, 0);
+    assert!(vm.has_news(B));
+    assert_eq!(vm.turn(B, true).taken, Some(0x41));
+    write(&vm, B, offset::EOI, 0);
+    assert!(!vm.has_news(B), "an end with nothing behind it is none");
+    assert_eq!(send(&vm, A, 1, 0x41), Effect::None);
+    send(&vm, A, 1, 0x4500).no_startup();
+    let reset = vm.turn(B, true);
+    assert_eq!(
+        (reset.taken, reset.waiting.reset, reset.waiting.activity),
+        (None, true, Activity::WaitsForStartup)
+    );
+    assert_eq!(vm.turn(VcpuId(3), true), Turn { taken: None, waiting: idle(), cr8: 0 });
+}
+
+#[test]
+fn whoever_sends_a_startup_to_one_that_is_off_asks_for_it_before_it_goes_on() {
+    let vm = running();
+    vm.leave(B);
+    vm.poll(A);
+    assert!(!vm.has_news(A) && vm.next_startup().is_none());
+    assert_eq!(send(&vm, A, 1, 0x4500), Effect::None);
+    assert_eq!(send(&vm, A, 1, 0x4612), Effect::Startup);
+    assert!(vm.has_news(A));
+    assert_eq!(vm.next_startup(), Some(Startup { vcpu: B, page: 0x12 }));
+    assert_eq!(vm.next_startup(), None);
+    // One that is in its place takes it itself, and is started from outside if it has left before it did.
+    vm.enter(B);
+    send(&vm, A, 1, 0x4500).no_startup();
+    vm.poll(B);
+    send(&vm, A, 1, 0x4613).no_startup();
+    assert_eq!(vm.next_startup(), None);
+    vm.leave(B);
+    assert_eq!(vm.next_startup(), Some(Startup { vcpu: B, page: 0x13 }));
 }
 
 #[test]
@@ -639,7 +693,7 @@ proptest! {
         for vcpu in cpus {
             write(&vm, vcpu, offset::LVT_ERROR, 0x71);
         }
-        let mut known = cpus.map(|vcpu| again(vm.poll(vcpu)));
+        let mut known = cpus.map(|vcpu| (again(vm.poll(vcpu)), vm.cr8(vcpu)));
         let mut quiet = 0;
         for (step, other) in steps {
             let vcpu = VcpuId(u16::from(other) % 3);
@@ -677,10 +731,10 @@ proptest! {
             for (vcpu, known) in cpus.into_iter().zip(&mut known) {
                 let is_news = vm.has_news(vcpu);
                 quiet += usize::from(!is_news);
-                let now = vm.poll(vcpu);
+                let now = (vm.poll(vcpu), vm.cr8(vcpu));
                 prop_assert!(is_news || now == *known, "{:?} became {:?} of {}", known, now, vcpu);
                 prop_assert!(!vm.has_news(vcpu));
-                *known = again(now);
+                *known = (again(now.0), now.1);
             }
         }
         prop_assert!(quiet > 0, "there is news at each step, of all");

@@ -13,6 +13,7 @@
 //! | [`event`] | what interrupts the guest |
 //! | [`walk`] | from an operand to guest-physical memory |
 //! | [`fetch`] | the instruction that has exited |
+//! | [`known`] | what was found out about it before, as long as that holds |
 //! | [`cpuid`], [`msr`] | what the guest sees |
 //! | [`speculation`] | what is done against speculation that a guest steers |
 //! | [`cr`], [`dr`] | control registers and debug registers that exit |
@@ -29,6 +30,7 @@ pub mod event;
 pub mod exit;
 pub mod features;
 pub mod fetch;
+pub mod known;
 pub mod msr;
 pub mod permissions;
 pub mod speculation;

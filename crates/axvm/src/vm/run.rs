@@ -5,7 +5,7 @@ use axvm_axdevice::Width;
 
 use super::life::Stay;
 use super::{AxVM, HostError, NotOff, StopReason, Turn, Whereabouts};
-use crate::devices::Handled;
+use crate::devices::{Handled, Hint};
 use crate::events::Kind;
 use crate::hal::{AxVMHal, Resided};
 use crate::irqchip::Irqchip;
@@ -127,9 +127,15 @@ impl<H: AxVMHal> AxVM<H> {
     }
 
     fn mmio(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, access: MmioAccess) {
+        let answer = self.answer_mmio(vcpu, access, running.hint());
+        running.complete(answer);
+    }
+
+    /// What an access comes to, which is counted: what [`Vcpu::complete`] is told of [`Exit::Mmio`]. A vCPU's own code may ask for it instead.
+    #[inline(always)]
+    pub fn answer_mmio(&self, vcpu: VcpuId, access: MmioAccess, hint: &mut Hint) -> Answer {
         let MmioAccess { gpa, width, write, continues } = access;
         let (devices, hal) = (&self.devices, &**self.hal());
-        let hint = running.hint();
         let answered = match write {
             None => devices.mmio_read(vcpu, gpa, width, hint, hal),
             Some(value) => devices.mmio_write(vcpu, gpa, width, value, hint, hal).map(|handled| (0, handled)),
@@ -144,7 +150,7 @@ impl<H: AxVMHal> AxVM<H> {
         if !continues {
             self.count_exit(vcpu, reason);
         }
-        running.complete(answer);
+        answer
     }
 
     /// What to count an access as that was answered.
@@ -230,6 +236,14 @@ impl<H: AxVMHal> AxVM<H> {
     }
 
     fn port(&self, vcpu: VcpuId, running: &mut H::Vcpu<'_>, access: PortAccess) {
+        let answer = self.answer_port(vcpu, access);
+        running.complete(answer);
+    }
+
+    /// What an access to ports comes to, which is counted: what [`Vcpu::complete`] is told of [`Exit::Port`]. A vCPU's own code may ask for it
+    /// instead.
+    #[inline(always)]
+    pub fn answer_port(&self, vcpu: VcpuId, access: PortAccess) -> Answer {
         let PortAccess { port, width, write, continues } = access;
         let (devices, hal) = (&self.devices, &**self.hal());
         let answered = match write {
@@ -239,7 +253,7 @@ impl<H: AxVMHal> AxVM<H> {
         if !continues {
             self.count_exit(vcpu, ExitReason::Port);
         }
-        let answer = match answered {
+        match answered {
             Some((value, handled)) => {
                 match handled {
                     Handled::Emulated => self.irqchip.after_access(),
@@ -252,8 +266,7 @@ impl<H: AxVMHal> AxVM<H> {
                 self.refusals.port.count();
                 Answer::Nobody
             }
-        };
-        running.complete(answer);
+        }
     }
 
     /// Sleeps in a vCPU's place.

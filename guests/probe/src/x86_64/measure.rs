@@ -20,11 +20,13 @@ const PATIENCE: u64 = 20_000_000;
 /// What a reading of the counter takes: RDTSC, and the three instructions that put its halves together and keep them.
 pub const READING: u64 = 4;
 
-/// Runs it many times; the smallest result.
+/// Runs it many times; the smallest result. The same instructions each time, rather than copies of them one after the other, of which the hypervisor
+/// would have seen none before.
 fn smallest(mut once: impl FnMut() -> Option<u64>) -> Option<u64> {
+    let once: &mut dyn FnMut() -> Option<u64> = &mut once;
     let mut best = None;
     for _ in 0..TIMES {
-        let ticks = once()?;
+        let ticks = core::hint::black_box(&mut *once)()?;
         best = Some(best.map_or(ticks, |best: u64| best.min(ticks)));
     }
     best

@@ -153,7 +153,9 @@ const RCX: u8 = 1;
 const RSI: u8 = 6;
 const RDI: u8 = 7;
 
-fn access_width(width: Width) -> AccessWidth {
+/// A width, as devices are told it.
+#[inline(always)]
+pub fn access_width(width: Width) -> AccessWidth {
     match width {
         Width::B1 => AccessWidth::B1,
         Width::B2 => AccessWidth::B2,

@@ -7,6 +7,7 @@ use axvm_x86_cpu::cr::{self, Flush};
 use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::exit::{Answer, Direction, Exit as Left, Instruction, NestedFault, Port, Reached, Special};
 use axvm_x86_cpu::fetch::{self, About, Fetched, StatusWord};
+use axvm_x86_cpu::known;
 use axvm_x86_cpu::vmcb::Vmcb;
 use axvm_x86_cpu::walk::{self, Access};
 
@@ -78,18 +79,32 @@ pub fn with_length(
     left: &Left,
     f: impl FnOnce(&mut Running<'_>, u64) -> Exit,
 ) -> Exit {
-    let context = &running.context;
-    let rip = context.vmcb.save.rip;
-    match axvm_x86_cpu::exit::next_rip(&context.vmcb.control, &context.features) {
-        Some(next) => f(running, next.wrapping_sub(rip)),
-        None => match fetched(running, left) {
-            Some(fetched) => f(running, fetched.length.into()),
-            None => {
-                running.count(ExitReason::Other);
-                RESUME
-            }
-        },
+    match length(running, left) {
+        Some(length) => f(running, length),
+        None => {
+            running.count(ExitReason::Other);
+            RESUME
+        }
     }
+}
+
+/// How long the instruction is, as the processor says it, as it is known, or as it is read anew.
+#[inline(never)]
+fn length(running: &mut Running<'_>, left: &Left) -> Option<u64> {
+    let Running { context, known, sights, .. } = running;
+    let Vmcb { control, save } = &*context.vmcb;
+    if let Some(next) = axvm_x86_cpu::exit::next_rip(control, &context.features) {
+        return Some(next.wrapping_sub(save.rip));
+    }
+    let kind = known::kind(control);
+    let found = known.length(save, kind, sights).or_else(|| {
+        let found = known.find_length(save, kind, left, physical_bits(), sights);
+        if sights.take_lost() {
+            known.forget();
+        }
+        found
+    });
+    found.map(u64::from)
 }
 
 /// Goes on behind an instruction.
@@ -248,16 +263,22 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
     if fault.reached == Reached::Table {
         return no_device(running);
     }
-    let Vmcb { control, save } = &*running.context.vmcb;
-    let assisted = control.instruction_bytes();
+    let Running { context, known, sights, .. } = running;
+    let Vmcb { control, save } = &*context.vmcb;
     let ram = &running.vm.ends().ram;
     // What the processor has of it need not be all (APM 2, 15.33.5).
-    let assisted = Emulation::begin(&running.context, ram, gpa, assisted);
+    let assisted = Emulation::begin(context, ram, gpa, control.instruction_bytes());
     let begun = match assisted {
-        Err(Refused::Instruction) => match Ram::with(ram, |ram| fetch::bytes(save, physical_bits(), ram)) {
-            Ok(bytes) => Emulation::begin(&running.context, ram, gpa, bytes.as_slice()),
-            Err(_) => Err(Refused::Changed),
-        },
+        Err(Refused::Instruction) => {
+            let found = known.find_access(save, physical_bits(), sights);
+            if sights.take_lost() {
+                known.forget();
+            }
+            match found {
+                Ok(bytes) => Emulation::begin(context, ram, gpa, bytes.as_slice()),
+                Err(_) => Err(Refused::Changed),
+            }
+        }
         assisted => assisted,
     };
     match begun {

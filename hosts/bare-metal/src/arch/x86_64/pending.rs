@@ -35,7 +35,7 @@ pub enum Pending {
 const ALL_ONES: u64 = u64::MAX;
 
 /// What Linux's and others' KVM guests take for a call that isn't there.
-const NO_SUCH_CALL: u64 = -1000i64 as u64;
+pub const NO_SUCH_CALL: u64 = -1000i64 as u64;
 
 /// Answers the last exit.
 pub fn complete(running: &mut Running<'_>, answer: Answer) {

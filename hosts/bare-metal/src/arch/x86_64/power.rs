@@ -13,6 +13,7 @@ use super::irqchip::GuestIrqchip;
 pub struct GuestPower {
     registers: Mutex<Power>,
     sci: Irq,
+    places: Places,
 }
 
 /// What an access comes to.
@@ -27,12 +28,19 @@ impl GuestPower {
     /// As after a reset.
     pub const fn new(plan: &PowerPlan) -> Self {
         let places = Places { event: plan.event, control: plan.control, s5: plan.s5, reset: plan.reset };
-        Self { registers: Mutex::new(Power::new(places)), sci: plan.sci }
+        Self { registers: Mutex::new(Power::new(places)), sci: plan.sci, places }
     }
 
     /// The machine has been reset.
     pub fn reset(&self) {
         self.registers.lock().reset();
+    }
+
+    /// Whether a register of its may begin at a port.
+    #[inline(always)]
+    pub fn may_have(&self, port: u16) -> bool {
+        let Places { event, control, reset, .. } = self.places;
+        event.contains(port) || control.contains(port) || port == reset
     }
 
     /// An access to a port. `None`: none of the registers is there.

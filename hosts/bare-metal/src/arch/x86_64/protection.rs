@@ -68,6 +68,11 @@ pub fn local_page(apics: &Arc<Apics<ApicBackend>>) -> Arc<dyn MmioDevice> {
     Arc::new(LocalPage(apics.clone()))
 }
 
+/// Whether a vCPU's local APIC is what [`local_page`] gives where nothing is left out.
+pub fn has_own_local_page() -> bool {
+    !is_off(Protection::Apics) && !is_off(Protection::Sgi)
+}
+
 /// A VM's I/O APIC, at its registers; or that of the machine.
 pub fn add_io_page(
     devices: AxVmDevicesBuilder<Hpa>,

@@ -11,6 +11,7 @@ use axvm_x86_cpu::cpuid::{self, Asker, Offers, View};
 use axvm_x86_cpu::cr::{self, Allowed, Flush};
 use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::exit::{Direction, Special};
+use axvm_x86_cpu::features::Leaf;
 use axvm_x86_cpu::fetch::About;
 use axvm_x86_cpu::msr::{self, Of, Read, Written};
 use axvm_x86_cpu::start::{self, Gdt};
@@ -106,10 +107,21 @@ pub fn planned_start(vm: &Vm, start: Start) -> start::Start {
     }
 }
 
+/// What CPUID has answered, which follows from these, for the processor and the VM.
+#[derive(Clone, Copy)]
+pub struct Identified {
+    leaf: u32,
+    subleaf: u32,
+    asker: Asker,
+    answer: Leaf,
+}
+
+/// How many answers are kept.
+pub const IDENTIFIED: usize = 8;
+
 /// CPUID.
 pub fn cpuid(running: &mut Running<'_>) {
-    let vm = running.vm;
-    let context = &mut running.context;
+    let context = &running.context;
     let (leaf, subleaf) = (context.register(0) as u32, context.register(1) as u32);
     let asker = Asker {
         apic_id: running.vcpu.0.into(),
@@ -117,11 +129,28 @@ pub fn cpuid(running: &mut Running<'_>) {
         cr4: cr::read_cr4(&context.vmcb.save, &context.shown),
         xcr0: context.xcr0,
     };
-    let answer = cpuid::cpuid(leaf, subleaf, &vcpu::cpuid, &view(vm, &context.features), &asker);
+    let slot = (leaf ^ leaf >> 28 ^ subleaf) as usize % IDENTIFIED;
+    let kept = running.identified.get(slot).and_then(Option::as_ref);
+    let answer = match kept.filter(|it| it.leaf == leaf && it.subleaf == subleaf && it.asker == asker) {
+        Some(kept) => kept.answer,
+        None => identify(running, slot, leaf, subleaf, asker),
+    };
+    let context = &mut running.context;
+    context.set_register(0, answer.eax.into());
+    context.set_register(3, answer.ebx.into());
+    context.set_register(1, answer.ecx.into());
+    context.set_register(2, answer.edx.into());
+}
+
+#[inline(never)]
+fn identify(running: &mut Running<'_>, slot: usize, leaf: u32, subleaf: u32, asker: Asker) -> Leaf {
+    let answer =
+        cpuid::cpuid(leaf, subleaf, &vcpu::cpuid, &view(running.vm, &running.context.features), &asker);
     let answer = protection::identify(leaf, subleaf, answer);
-    for (number, value) in [(0, answer.eax), (3, answer.ebx), (1, answer.ecx), (2, answer.edx)] {
-        context.set_register(number, value.into());
+    if let Some(slot) = running.identified.get_mut(slot) {
+        *slot = Some(Identified { leaf, subleaf, asker, answer });
     }
+    answer
 }
 
 /// RDMSR or WRMSR.

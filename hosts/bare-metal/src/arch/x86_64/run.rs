@@ -1,24 +1,30 @@
 //! Into a guest, and what is done when it was left: a vCPU as the core's loop runs it.
 
+use alloc::boxed::Box;
 use axvm::devices::Hint;
+
 use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vcpu::{Answer, Exit, Slept, Vcpu};
 use axvm::vm::Start;
-use axvm_addr::VcpuId;
-use axvm_vapic::{Activity, Pending as Waiting};
+use axvm_addr::{Gpa, VcpuId};
+use axvm_vapic::{Activity, Pending as Waiting, Turn};
 use axvm_x86_cpu::control::AWAIT_WINDOW;
 use axvm_x86_cpu::cr::Allowed;
 use axvm_x86_cpu::exit::Exit as Left;
+use axvm_x86_cpu::known::Known;
 use axvm_x86_cpu::start;
 use axvm_x86_cpu::vmcb::Event;
 
 use super::cpu::{self, ticks};
 use super::exit::{handle, next_of};
+use super::fast;
 use super::irqchip::GuestIrqchip;
 use super::irqchip::deliver::take_interrupts;
 use super::local_apic::LocalApic;
 use super::pending::Pending;
 use super::percpu::PerCpu;
+use super::registers::{IDENTIFIED, Identified};
+use super::sight::Sights;
 use super::vcpu::{Context, Entered};
 use crate::vm::Vm;
 
@@ -38,8 +44,16 @@ pub struct Running<'a> {
     pub(super) pending: Pending,
     /// What its control registers may have.
     pub(super) allowed: Allowed,
+    /// Its instructions and pages that were found before.
+    pub(super) known: Box<Known<u64>>,
+    /// Its VM's RAM, by which they were found.
+    pub(super) sights: Sights<'a>,
+    /// What CPUID has told it.
+    pub(super) identified: [Option<Identified>; IDENTIFIED],
     /// Its VM's interrupt controller.
     pub(super) irqchip: &'a GuestIrqchip,
+    /// Where its local APIC has its page; where no register is, if that isn't its own.
+    pub(super) local: Gpa,
     /// Its counters.
     exits: Option<&'a ExitCounters>,
     /// When the CPU's timer is to interrupt, as it is set.
@@ -71,7 +85,11 @@ impl<'a> Running<'a> {
             vcpu,
             pending: Pending::None,
             allowed,
+            known: Box::default(),
+            identified: [None; IDENTIFIED],
+            sights: Sights::new(&vm.ends().ram),
             irqchip: vm.irqchip(),
+            local: vm.irqchip().local_page().unwrap_or(Gpa(!0xfff)),
             exits: vm.exits(vcpu),
             timer: None,
             watch: Watch::Look,
@@ -93,6 +111,7 @@ impl<'a> Running<'a> {
     }
 
     /// vCPUs that aren't running and were sent STARTUP begin.
+    #[inline(always)]
     fn start_others(&self) {
         while let Some(startup) = self.irqchip.apics().next_startup() {
             let start = Start { entry: u64::from(startup.page) << 12, argument: BY_STARTUP };
@@ -144,8 +163,8 @@ impl<'a> Running<'a> {
     }
 
     /// What has come for it meanwhile: INIT and STARTUP take effect here.
-    fn poll(&mut self) -> Waiting {
-        let waiting = self.irqchip.apics().poll(self.vcpu);
+    #[inline(always)]
+    fn take_in(&mut self, waiting: &Waiting) {
         if waiting.reset {
             self.context.begin(&start::Start::Reset);
             self.irqchip.reset_own();
@@ -154,61 +173,43 @@ impl<'a> Running<'a> {
             self.context.begin(&start::Start::Sipi { vector: page });
         }
         self.context.see_ends(waiting.ends);
-        waiting
     }
 
-    /// Injects what comes next, or sees to it that the guest is left when it can take it.
-    fn inject(&mut self, waiting: &Waiting) {
+    /// What is to be done before the guest is entered, where something may have come for it: what comes next is injected, or it is seen to it
+    /// that the guest is left when it can take it. Whether it is entered.
+    #[inline(never)]
+    fn prepare(&mut self) -> bool {
+        self.start_others();
         let apics = self.irqchip.apics();
+        let is_direct = self.irqchip.takes_interrupts();
         let waits_aside = self.context.inject_aside();
+        let accepts = !is_direct && !waits_aside && self.context.takes_interrupts();
+        let Turn { taken, waiting, cr8 } = apics.turn(self.vcpu, accepts);
+        self.take_in(&waiting);
+        if waiting.activity == Activity::WaitsForStartup {
+            return false;
+        }
+        if let Some(vector) = taken {
+            self.context.vmcb.control.inject(Event::interrupt(vector));
+        }
         if waiting.nmi && self.context.takes_nmis() && apics.take_nmi(self.vcpu) {
             self.context.inject_nmi();
         }
-        if self.irqchip.takes_interrupts() {
-            // What was pushed aside waits for the next moment at which the guest takes interrupts, as an injected one would.
-            let control = &mut self.context.vmcb.control;
-            control.virtual_interrupt = if waits_aside {
-                control.intercepts.general |= AWAIT_WINDOW;
-                control.virtual_interrupt.open_window()
-            } else {
-                control.intercepts.general &= !AWAIT_WINDOW;
-                control.virtual_interrupt.withdraw()
-            };
-            return;
-        }
-        let mut wants_window = waits_aside;
-        if waiting.vector.is_some() {
-            if !waits_aside && self.context.takes_interrupts() {
-                if let Some(vector) = apics.take(self.vcpu) {
-                    self.context.vmcb.control.inject(Event::interrupt(vector));
-                }
-                // Another one may wait behind it.
-                wants_window = apics.has_next(self.vcpu);
-            } else {
-                wants_window = true;
-            }
-        }
+        // What was pushed aside waits for the next moment at which the guest takes interrupts, as an injected one does.
+        let wants_window = self.context.has_aside() || !is_direct && waiting.vector.is_some();
         let control = &mut self.context.vmcb.control;
-        self.cr8 = apics.cr8(self.vcpu);
-        control.virtual_interrupt = if wants_window {
+        let mut virtual_interrupt = if wants_window {
             control.intercepts.general |= AWAIT_WINDOW;
             control.virtual_interrupt.open_window()
         } else {
             control.intercepts.general &= !AWAIT_WINDOW;
             control.virtual_interrupt.withdraw()
+        };
+        if !is_direct {
+            self.cr8 = cr8;
+            virtual_interrupt = virtual_interrupt.with_tpr(cr8);
         }
-        .with_tpr(self.cr8);
-    }
-
-    /// What is to be done before the guest is entered, where something may have come for it. Whether it is entered.
-    #[inline(never)]
-    fn prepare(&mut self) -> bool {
-        self.start_others();
-        let waiting = self.poll();
-        if waiting.activity == Activity::WaitsForStartup {
-            return false;
-        }
-        self.inject(&waiting);
+        control.virtual_interrupt = virtual_interrupt;
         self.irqchip.open_taken(self.vcpu);
         self.set_timer(waiting.deadline);
         let waits = waiting.nmi || waiting.vector.is_some() || waiting.cr8_below.is_some();
@@ -231,17 +232,32 @@ impl Vcpu for Running<'_> {
         if let Some(next) = next_of(&self.pending) {
             return next;
         }
-        if !self.is_quiet() && !self.prepare() {
-            return Exit::Halt { deadline: None };
-        }
-        if self.context.enter() == Entered::Called {
-            self.look_around();
-            return Exit::Interrupted;
-        }
-        let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
-        if !self.irqchip.takes_interrupts() && cr8 != self.cr8 {
-            self.cr8 = cr8;
-            self.irqchip.apics().set_cr8(self.vcpu, cr8);
+        loop {
+            if !self.is_quiet() && !self.prepare() {
+                return Exit::Halt { deadline: None };
+            }
+            if self.context.enter() == Entered::Called {
+                self.look_around();
+                return Exit::Interrupted;
+            }
+            let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
+            if cr8 != self.cr8 && !self.irqchip.takes_interrupts() {
+                self.cr8 = cr8;
+                self.irqchip.apics().set_cr8(self.vcpu, cr8);
+            }
+            if self.vm.must_leave() {
+                break;
+            }
+            if self.context.vmcb.control.exit_code as u32 == fast::INTERRUPT {
+                self.count(ExitReason::Interrupt);
+                self.look_around();
+            } else if !fast::answer(self) {
+                break;
+            }
+            // What was answered may have been the reason.
+            if self.vm.must_leave() {
+                return Exit::Interrupted;
+            }
         }
         let left = Left::decode(&self.context.vmcb.control, &self.context.features);
         match left {
@@ -268,7 +284,8 @@ impl Vcpu for Running<'_> {
         self.watch = Watch::Look;
         self.start_others();
         let accepts = self.context.takes_interrupts();
-        let waiting = self.poll();
+        let waiting = self.irqchip.apics().poll(self.vcpu);
+        self.take_in(&waiting);
         if matches!(waiting.activity, Activity::Startup { .. }) || waiting.wakes(accepts) {
             return Slept::Awake;
         }

@@ -9,6 +9,8 @@ use x86_64::registers::segmentation::{SS, Segment};
 pub const BARRIER: u64 = 1 << 0;
 /// At the exit: calls, as many as the CPU predicts returns of.
 pub const FILL: u64 = 1 << 1;
+/// How many that is, on all of today's processors.
+pub const RETURNS: usize = 32;
 /// At the entry: VERW.
 pub const VERW: u64 = 1 << 2;
 

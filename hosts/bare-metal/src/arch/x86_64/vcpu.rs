@@ -15,7 +15,7 @@ use axvm_x86_cpu::features::{Features, Leaf};
 use axvm_x86_cpu::msr::Msrs;
 use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
 use axvm_x86_cpu::start;
-use axvm_x86_cpu::vmcb::{Event, Vmcb};
+use axvm_x86_cpu::vmcb::{Event, TlbControl, Vmcb};
 
 use super::protection;
 use super::stage2::Walk;
@@ -161,6 +161,7 @@ impl Context {
     }
 
     /// A general register, by its number.
+    #[inline(always)]
     pub fn register(&self, number: u8) -> u64 {
         match number {
             RAX => self.vmcb.save.rax,
@@ -170,6 +171,7 @@ impl Context {
     }
 
     /// Sets one.
+    #[inline(always)]
     pub fn set_register(&mut self, number: u8, value: u64) {
         match number {
             RAX => self.vmcb.save.rax = value,
@@ -223,6 +225,7 @@ impl Context {
     }
 
     /// Whether the guest can take an interrupt at its next instruction.
+    #[inline(always)]
     pub fn takes_interrupts(&self) -> bool {
         /// RFLAGS.IF.
         const IF: u64 = 1 << 9;
@@ -268,10 +271,15 @@ impl Context {
     }
 
     /// Has it left where it ends an interrupt of its own local APIC, or not.
+    #[inline(always)]
     pub fn see_ends(&mut self, ends: Ends) {
-        if self.ends == ends {
-            return;
+        if self.ends != ends {
+            self.change_ends(ends);
         }
+    }
+
+    #[inline(never)]
+    fn change_ends(&mut self, ends: Ends) {
         self.ends = ends;
         // The map covers it: a test says so of all that is opened.
         let _ = match ends {
@@ -286,6 +294,7 @@ impl Context {
     }
 
     /// Its breakpoints are in the CPU while it has some that are on. The hypervisor's own DR7 is none (VMRUN switches it).
+    #[inline(always)]
     fn load_breakpoints(&self) {
         let Some([first, second, third, fourth]) = self.breakpoints.armed(&self.vmcb.save) else { return };
         // SAFETY: addresses of breakpoints, which are on in the guest alone.
@@ -299,10 +308,10 @@ impl Context {
     }
 
     /// Enters the guest until it is left, unless the CPU was called and hasn't looked around since.
+    #[inline(always)]
     pub fn enter(&mut self) -> Entered {
         let flush = self.walk.begin() | core::mem::take(&mut self.forgets);
-        let how = if flush { control::flush(&self.features) } else { axvm_x86_cpu::vmcb::TlbControl::Keep };
-        self.vmcb.control.set_tlb(how);
+        self.vmcb.control.set_tlb(if flush { control::flush(&self.features) } else { TlbControl::Keep });
         self.load_breakpoints();
         let (vmcb, host) = (&raw const *self.vmcb as u64, &raw const *self.host as u64);
         // SAFETY: both are VMCBs; the guest's has what `control` and `start` say: nested tables, every port and register closed that the
@@ -320,10 +329,12 @@ impl Context {
         // What was injected is delivered, or its delivery was interrupted: then it comes again.
         let control = &mut self.vmcb.control;
         control.injection = 0;
-        if let Some(event) = event::again(control) {
-            control.inject(event);
+        if control.exit_interrupt != 0 {
+            if let Some(event) = event::again(control) {
+                control.inject(event);
+            }
+            control.exit_interrupt = 0;
         }
-        control.exit_interrupt = 0;
         Entered::Left
     }
 }
@@ -418,17 +429,13 @@ run_guest:
 3:
     test    r8d, {fill}
     jz      6f
-    mov     ecx, 16
-4:
+    // In a row: half of what a loop takes, and no branch of it is predicted.
+    .rept   {returns}
     call    5f
     int3
 5:
-    call    7f
-    int3
-7:
-    add     rsp, 16
-    dec     ecx
-    jnz     4b
+    .endr
+    add     rsp, 8 * {returns}
 6:
     // Nor do those two branches let anything begin behind them.
     lfence
@@ -461,4 +468,5 @@ run_guest:
     verw = const super::speculation::VERW,
     barrier = const super::speculation::BARRIER,
     fill = const super::speculation::FILL,
+    returns = const super::speculation::RETURNS,
 );

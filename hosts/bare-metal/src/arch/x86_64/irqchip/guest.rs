@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use axvm::devices::AxVmDevicesBuilder;
 use axvm::msi::MsiMessage;
 use axvm::vcpu::IpiRequest;
-use axvm_addr::{CpuId, Hpa, Irq, MsiSource, Ports, VcpuId};
+use axvm_addr::{CpuId, Gpa, Hpa, Irq, MsiSource, Ports, VcpuId};
 use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{LineRoute, VmPlan};
 use axvm_platform::model::Platform;
@@ -101,8 +101,8 @@ impl Backend for ApicBackend {
 /// The interrupt controller of a VM.
 pub struct GuestIrqchip {
     apics: Arc<Apics<ApicBackend>>,
-    local: axvm_addr::Span<axvm_addr::Gpa>,
-    io: axvm_addr::Span<axvm_addr::Gpa>,
+    local: axvm_addr::Span<Gpa>,
+    io: axvm_addr::Span<Gpa>,
     clock: ClockMsrs,
     power: GuestPower,
     timer: Ports,
@@ -176,6 +176,11 @@ impl GuestIrqchip {
             let (first, last) = (axvm_axdevice::SysReg(first), axvm_axdevice::SysReg(last));
             devices.sysregs(first, last, Arc::new(ApicMsrs(self.apics.clone())))
         })
+    }
+
+    /// Where a vCPU's own local APIC has its page, if it is the virtual one's: [`LocalPage`](axvm_vapic::LocalPage) answers there.
+    pub(in crate::arch::x86_64) fn local_page(&self) -> Option<Gpa> {
+        (self.taker == Taker::Host && protection::has_own_local_page()).then_some(self.local.start())
     }
 
     /// The virtual APICs.
