@@ -50,6 +50,24 @@ pub struct Counted {
     pub hz: u64,
 }
 
+/// A look at a counter that counts up, with the time-stamp counter before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Before.
+    pub before: u64,
+    /// The counter.
+    pub count: u64,
+    /// After.
+    pub after: u64,
+}
+
+impl Look {
+    /// Of some looks the one that took least: it says best when the counter was that.
+    pub fn best(looks: impl Iterator<Item = Self>) -> Option<Self> {
+        looks.min_by_key(|look| look.after.saturating_sub(look.before))
+    }
+}
+
 /// A timer that counts down once, beside the time-stamp counter.
 pub trait Countdown {
     /// The time-stamp counter.
@@ -99,12 +117,32 @@ impl Bounds {
         bounds
     }
 
+    /// By two looks at a counter of so many counts in a second, which begins anew after `period` of them. How often it has done so in between follows
+    /// from what is known already. `None`: that doesn't say it surely, or both don't fit together.
+    pub fn between(self, first: Look, last: Look, hz: u64, period: u64) -> Option<Self> {
+        let (least, most) =
+            (last.before.saturating_sub(first.after), last.after.saturating_sub(first.before));
+        let counts = |ticks: u64, per_second: u64| {
+            u64::try_from((u128::from(ticks) * u128::from(hz)).checked_div(per_second.into())?).ok()
+        };
+        // It may have been about to count at either end.
+        let fewest = counts(least, self.most)?.saturating_sub(1);
+        let highest = counts(most, self.least)?.checked_add(2)?;
+        let counted = last.count.wrapping_sub(first.count).checked_rem(period)?;
+        let rounds = fewest.saturating_sub(counted).div_ceil(period);
+        let counted = rounds.checked_mul(period)?.checked_add(counted)?;
+        if counted > highest || counted.checked_add(period)? <= highest {
+            return None;
+        }
+        Self::new(least, most, Counted { least: counted.saturating_sub(1), most: counted + 1, hz })
+    }
+
     fn unknown(self) -> u64 {
         self.most - self.least
     }
 
     /// In the middle of what isn't known.
-    fn hz(self) -> u64 {
+    pub fn hz(self) -> u64 {
         self.least + self.unknown() / 2
     }
 }
@@ -115,7 +153,12 @@ const GOOD: u64 = 64;
 
 /// The ticks in a second by the measurement of which the least is unknown: whatever takes the CPU away in the middle of one, as firmware or
 /// another hypervisor does, widens its bounds. `None`: what is measured by doesn't count.
-pub fn measured_hz(mut measure: impl FnMut() -> Option<Bounds>) -> Option<u64> {
+pub fn measured_hz(measure: impl FnMut() -> Option<Bounds>) -> Option<u64> {
+    measured(measure).map(Bounds::hz)
+}
+
+/// The same, with what isn't known.
+pub fn measured(mut measure: impl FnMut() -> Option<Bounds>) -> Option<Bounds> {
     let mut best = measure()?;
     for _ in 1..TRIES {
         if best.unknown() <= best.most / GOOD {
@@ -127,7 +170,7 @@ pub fn measured_hz(mut measure: impl FnMut() -> Option<Bounds>) -> Option<u64> {
         }
     }
     // Nothing was seen to go by: as where what says that it has counted says so always.
-    (best.least != 0).then(|| best.hz())
+    (best.least != 0).then_some(best)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::{Bounds, Countdown, Counted, hz_by_cpuid, measured_hz, nominal_hz_by_cpuid};
+use super::{Bounds, Countdown, Counted, Look, hz_by_cpuid, measured_hz, nominal_hz_by_cpuid};
 use crate::features::Leaf;
 
 fn processor(highest: u32, ratio: [u32; 3], mhz: u32) -> impl Fn(u32, u32) -> Leaf {
@@ -171,5 +171,64 @@ proptest! {
     fn the_truth_lies_within(by_gate: bool, stands in prop::collection::vec(prop_oneof![4 => Just(0), 1 => 0..HZ / 30], 1..40)) {
         let bounds = Bounds::by_countdown(&mut Pc::new(by_gate, stands), PIT, LOOKS).unwrap();
         prop_assert!(bounds.least <= HZ && HZ <= bounds.most, "{bounds:?}");
+    }
+}
+
+const PIT_HZ: u64 = 1_193_182;
+const PERIOD: u64 = 0x1_0000;
+
+/// A look at the PIT, which took so long, at a moment of a time-stamp counter of `hz`.
+fn look(hz: u64, at: u64, took: u64) -> Look {
+    let count = (u128::from(at + took / 2) * u128::from(PIT_HZ) / u128::from(hz)) as u64 % PERIOD;
+    Look { before: at, count, after: at + took }
+}
+
+/// What a millisecond says, to less than a hundredth.
+fn rough(hz: u64, wrong: i64) -> Bounds {
+    let middle = hz.saturating_add_signed(wrong * (hz / 1000) as i64);
+    Bounds { least: middle - hz / 200, most: middle + hz / 200 }
+}
+
+#[test]
+fn two_looks_at_the_pit_measure_whatever_goes_by_between_them() {
+    let (first, last) = (look(HZ, 5000, 5200), look(HZ, HZ / 100, 5200));
+    let bounds = rough(HZ, 3).between(first, last, PIT_HZ, PERIOD).unwrap();
+    // A count of the PIT's, and two accesses, of 10 ms.
+    assert!(bounds.unknown() < HZ / 1500 && bounds.hz().abs_diff(HZ) < HZ / 3000, "{bounds:?}");
+    // Looks between which it isn't sure how often the PIT began anew.
+    assert_eq!(rough(HZ, 0).between(first, look(HZ, 20 * HZ, 5200), PIT_HZ, PERIOD), None);
+    // It stands.
+    let stands = Look { count: first.count, ..last };
+    assert_eq!(rough(HZ, 0).between(first, stands, PIT_HZ, PERIOD), None);
+    assert_eq!(rough(HZ, 0).between(first, last, PIT_HZ, 0), None);
+    let best = Look::best([look(HZ, 0, 900), look(HZ, 1, 20), look(HZ, 2, 30)].into_iter());
+    assert_eq!(best, Some(look(HZ, 1, 20)));
+}
+
+proptest! {
+    /// However fast the clock is, and whatever takes the CPU away: what is known then holds, and is no less than what was known before.
+    #[test]
+    fn what_two_looks_say_is_so(
+        hz in 500_000_000u64..6_000_000_000,
+        wrong in -4i64..=4,
+        begins in 0u64..1 << 50,
+        goes_by_us in 10_000u64..4_000_000,
+        took in proptest::array::uniform2(20u64..40_000),
+    ) {
+        let (first, last) = (look(hz, begins, took[0]), look(hz, begins + goes_by_us * (hz / 1_000_000), took[1]));
+        if let Some(bounds) = rough(hz, wrong).between(first, last, PIT_HZ, PERIOD) {
+            prop_assert!(bounds.least <= hz && hz <= bounds.most, "{bounds:?}");
+        } else {
+            // It isn't sure how often the PIT began anew: not before half a second.
+            prop_assert!(goes_by_us > 500_000);
+        }
+    }
+
+    #[test]
+    fn whatever_looks_say_is_no_panic(numbers: [u64; 10]) {
+        let [least, most, a, b, c, d, e, f, hz, period] = numbers;
+        let bounds = Bounds { least: least.min(most), most: least.max(most) };
+        let looks = [Look { before: a, count: b, after: c }, Look { before: d, count: e, after: f }];
+        let _ = bounds.between(looks[0], looks[1], hz, period);
     }
 }

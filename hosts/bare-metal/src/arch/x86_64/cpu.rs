@@ -8,6 +8,7 @@ use axvm_addr::Hpa;
 use axvm_guest::x86_64::acpi::WATCHDOG_HZ;
 use axvm_platform::model::Platform;
 use axvm_x86_cpu::clock;
+use spin::Mutex;
 use x86_64::instructions::{hlt, interrupts};
 
 use super::local_apic::LocalApic;
@@ -42,11 +43,25 @@ static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 /// Where nothing says how fast the clock is: so fast that no deadline comes early.
 const FALLBACK_HZ: u64 = 5_000_000_000;
 
-/// Finds out how fast the clock is, before anything of the machine is known.
+/// The measurement of the clock that isn't at its end.
+static MEASURING: Mutex<Option<pit::Measuring>> = Mutex::new(None);
+
+/// Finds out how fast the clock is, before anything of the machine is known: well enough for deadlines.
 pub fn calibrate() {
-    let hz = clock::hz_by_cpuid(&cpuid).or_else(pit::measure_tick_hz);
+    let said = clock::hz_by_cpuid(&cpuid);
+    let measuring = if said.is_none() { pit::begin() } else { None };
+    let hz = said.or(measuring.as_ref().map(pit::Measuring::roughly));
     IS_KNOWN.store(hz.is_some(), Ordering::Relaxed);
     TICK_HZ.store(hz.unwrap_or(FALLBACK_HZ), Ordering::Relaxed);
+    *MEASURING.lock() = measuring;
+}
+
+/// Before VMs are started, and before anything is to happen at a time: finds out exactly what was found out roughly. What is waited for is what hasn't
+/// gone by since that was begun.
+pub fn end_calibration() {
+    if let Some(measuring) = MEASURING.lock().take() {
+        TICK_HZ.store(measuring.end(), Ordering::Relaxed);
+    }
 }
 
 /// Finds it out by what the machine has beside, where neither CPUID nor the PIT has said it, as there are PCs without a PIT.

@@ -236,7 +236,7 @@ impl LocalApic {
             return Err(NotClean);
         }
         // What was dropped was nobody's.
-        PerCpu::own().take().for_each(drop);
+        while PerCpu::own().take().is_some() {}
         Ok(())
     }
 
@@ -374,19 +374,40 @@ impl LocalApic {
         }
         self.write(offset::TIMER_DIVIDE, BY_1);
         if TIMER_RATE.load(Ordering::Relaxed) == 0 {
-            // All CPUs' run at one rate.
-            let start = ticks();
-            self.write(offset::TIMER_INITIAL, u32::MAX);
-            let most = tick_hz() / 100;
-            while ticks().saturating_sub(start) < most {
+            // Masked, it counts until it is needed: what has gone by until then says its rate.
+            self.begin_measure();
+            return;
+        }
+        self.write(offset::LVT_TIMER, u32::from(TIMER));
+    }
+
+    fn begin_measure(self) {
+        PerCpu::own().timer_since().store(ticks(), Ordering::Relaxed);
+        self.write(offset::TIMER_INITIAL, u32::MAX);
+    }
+
+    /// Before it is used for the first time on this CPU: its rate is known from then on, and it interrupts. All CPUs' run at one rate.
+    #[cold]
+    fn end_measure(self) {
+        let since = PerCpu::own().timer_since();
+        if TIMER_RATE.load(Ordering::Relaxed) == 0 {
+            if self.read(offset::TIMER_CURRENT) == 0 {
+                // It has come to its end, and says nothing.
+                self.begin_measure();
+            }
+            let start = since.load(Ordering::Relaxed);
+            // The two readings are apart by much less than a thousandth of that.
+            let least = tick_hz() / 1000;
+            while ticks().saturating_sub(start) < least {
                 core::hint::spin_loop();
             }
             let counted = u64::from(u32::MAX - self.read(offset::TIMER_CURRENT));
             let took = ticks().saturating_sub(start).max(1);
             TIMER_RATE.store(((counted << 20) / took).max(1), Ordering::Relaxed);
-            self.write(offset::TIMER_INITIAL, 0);
         }
+        self.write(offset::TIMER_INITIAL, 0);
         self.write(offset::LVT_TIMER, u32::from(TIMER));
+        since.store(0, Ordering::Relaxed);
     }
 
     /// Has the timer interrupt when the clock is `at`, or somewhat earlier where that is farther than it can count.
@@ -396,6 +417,9 @@ impl LocalApic {
             // SAFETY: the CPU has this register; the timer is the hypervisor's.
             unsafe { Msr::new(DEADLINE_MSR).write(at.max(1)) };
             return;
+        }
+        if PerCpu::own().timer_since().load(Ordering::Relaxed) != 0 {
+            self.end_measure();
         }
         let rate = u128::from(TIMER_RATE.load(Ordering::Relaxed));
         let count = (u128::from(at.saturating_sub(ticks())) * rate) >> 20;
@@ -407,7 +431,7 @@ impl LocalApic {
         if Self::has_deadlines() {
             // SAFETY: as above.
             unsafe { Msr::new(DEADLINE_MSR).write(0) };
-        } else {
+        } else if PerCpu::own().timer_since().load(Ordering::Relaxed) == 0 {
             self.write(offset::TIMER_INITIAL, 0);
         }
     }

@@ -41,6 +41,8 @@ pub struct PerCpu {
     taken: [AtomicU64; 4],
     /// The timer has interrupted since somebody asked.
     timer_over: AtomicBool,
+    /// The timer counts down from its highest count since then, to be measured by; 0: it doesn't.
+    timer_since: AtomicU64,
     segments: GlobalDescriptorTable<8>,
     task: TaskStateSegment,
 }
@@ -56,6 +58,7 @@ impl PerCpu {
             called: AtomicU64::new(0),
             taken: [const { AtomicU64::new(0) }; 4],
             timer_over: AtomicBool::new(false),
+            timer_since: AtomicU64::new(0),
             segments: GlobalDescriptorTable::empty(),
             task: TaskStateSegment::new(),
         }
@@ -134,6 +137,12 @@ impl PerCpu {
         self.timer_over.swap(false, Ordering::Relaxed)
     }
 
+    /// The moment from which on the timer counts down from its highest count, to be measured by; 0: it doesn't.
+    #[inline(always)]
+    pub fn timer_since(&self) -> &AtomicU64 {
+        &self.timer_since
+    }
+
     /// Notes a vector that was taken.
     pub fn note(&self, vector: u8) {
         if vector == TIMER {
@@ -145,19 +154,22 @@ impl PerCpu {
     }
 
     /// Whether any was, that wasn't dealt with.
+    #[inline(always)]
     pub fn has_taken(&self) -> bool {
-        self.taken.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+        let [a, b, c, d] = &self.taken;
+        let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        of(a) | of(b) | of(c) | of(d) != 0
     }
 
-    /// Those that were, the highest first, which are dealt with now.
-    pub fn take(&self) -> impl Iterator<Item = u8> {
-        (0u8..4).rev().zip(self.taken.iter().rev()).flat_map(|(position, word)| {
-            let mut bits = word.swap(0, Ordering::Relaxed);
-            core::iter::from_fn(move || {
-                let bit = 63u32.checked_sub(bits.leading_zeros())?;
-                bits &= !(1 << bit);
-                Some(position * 64 + bit as u8)
-            })
-        })
+    /// The highest of those that were, which is dealt with now.
+    pub fn take(&self) -> Option<u8> {
+        for (number, word) in (0u8..4).zip(&self.taken).rev() {
+            let bits = word.load(Ordering::Relaxed);
+            if let Some(bit) = 63u32.checked_sub(bits.leading_zeros()) {
+                word.fetch_and(!(1 << bit), Ordering::Relaxed);
+                return Some(number * 64 + bit as u8);
+            }
+        }
+        None
     }
 }

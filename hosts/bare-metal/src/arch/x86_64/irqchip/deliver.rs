@@ -5,6 +5,7 @@ use axvm_addr::{Irq, Trigger, VcpuId};
 
 use super::vectors::{self, Target};
 use crate::arch::x86_64::cpu::open_window;
+use crate::arch::x86_64::local_apic::TIMER;
 use crate::arch::x86_64::percpu::PerCpu;
 use crate::cpus;
 use crate::host::Host;
@@ -19,8 +20,11 @@ pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
         return;
     }
     let Some(cpu) = cpus::current() else { return };
-    for vector in own.take() {
-        // The timer says no more than that it came: whoever is woken looks around.
+    while let Some(vector) = own.take() {
+        // That says no more than that it came: whoever is woken looks around.
+        if vector == TIMER {
+            continue;
+        }
         if let Some(target) = vectors::target(cpu.id, vector) {
             deliver(running, target);
         }
