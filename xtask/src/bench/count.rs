@@ -20,7 +20,7 @@ use crate::{guest, paths, process, say};
 
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// What the guest says at its end.
-const DONE: &str = "MEASURE done";
+pub const DONE: &str = "MEASURE done";
 /// Reads, and echo requests, of one round.
 const COUNT: u64 = 500;
 const ROUNDS: u64 = 8;
@@ -32,6 +32,8 @@ const STARTS: u64 = 3;
 const USER_SPACE: u64 = 96;
 const READS: u64 = 97;
 const PINGS: u64 = 98;
+/// Each kind of work, and the mark of its rounds.
+pub const KINDS: &[(&str, u64)] = &[("nvme-read", READS), ("ping", PINGS)];
 
 /// A line of the plugin's: what each CPU had executed at a moment.
 #[derive(Deserialize)]
@@ -60,11 +62,13 @@ struct Cpu {
 
 /// What the guest's CPUs executed between two moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Work {
-    all: u64,
-    el2: u64,
+pub struct Work {
+    /// At all levels.
+    pub all: u64,
+    /// At EL2.
+    pub el2: u64,
     /// Returns from EL2 that don't belong to a wait.
-    exits: u64,
+    pub exits: u64,
 }
 
 /// Measures natively and in each mode.
@@ -128,7 +132,8 @@ fn file(bench: &Bench) -> PathBuf {
     paths::root().join(format!("systems/measure-{}/system.toml", bench.arch))
 }
 
-fn place(kind: &str) -> PathBuf {
+/// Where the counts of a run are left.
+pub fn place(kind: &str) -> PathBuf {
     paths::logs().join("runs").join(format!("bench-count-{kind}.counts"))
 }
 
@@ -240,7 +245,7 @@ fn keep(figures: &mut Figures, kind: &str, counts: &Path, first: usize, work: bo
 }
 
 /// What the plugin has left.
-fn read(counts: &Path) -> Result<Vec<Moment>> {
+pub fn read(counts: &Path) -> Result<Vec<Moment>> {
     let text = std::fs::read_to_string(counts)
         .with_context(|| format!("the plugin left no {}", paths::shown(counts)))?;
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
@@ -255,22 +260,36 @@ fn way(moments: &[Moment], first: usize) -> Result<Work> {
     Ok(between(start, user_space, first))
 }
 
+/// What the rounds of a kind of work took.
+fn rounds_of(moments: &[Moment], mark: u64, first: usize) -> Result<Vec<Work>> {
+    let marked: Vec<&Moment> = moments.iter().filter(|moment| moment.mark == mark).collect();
+    let rounds: Vec<Work> = marked.windows(2).map(|pair| between(pair[0], pair[1], first)).collect();
+    if rounds.is_empty() {
+        bail!("there are no rounds");
+    }
+    Ok(rounds)
+}
+
+fn median_of(rounds: &[Work], of: fn(&Work) -> u64) -> u64 {
+    let mut values: Vec<u64> = rounds.iter().map(of).collect();
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// The medians of a kind of work's rounds, on the CPUs from `first` on.
+pub fn median(moments: &[Moment], mark: u64, first: usize) -> Result<Work> {
+    let rounds = rounds_of(moments, mark, first)?;
+    let of = |of| median_of(&rounds, of);
+    Ok(Work { all: of(|work| work.all), el2: of(|work| work.el2), exits: of(|work| work.exits) })
+}
+
 /// The figures of each kind of work.
 fn rounds(moments: &[Moment], first: usize) -> Result<Vec<(String, u64)>> {
     let mut figures = Vec::new();
-    for (name, mark) in [("nvme-read", READS), ("ping", PINGS)] {
-        let marked: Vec<&Moment> = moments.iter().filter(|moment| moment.mark == mark).collect();
-        let rounds: Vec<Work> = marked.windows(2).map(|pair| between(pair[0], pair[1], first)).collect();
-        if rounds.is_empty() {
-            bail!("there are no rounds of {name}");
-        }
-        let median = |of: fn(&Work) -> u64| {
-            let mut values: Vec<u64> = rounds.iter().map(of).collect();
-            values.sort_unstable();
-            values[values.len() / 2]
-        };
-        figures.push((name.to_owned(), median(|work| work.all) / COUNT));
-        figures.push((format!("{name}-el2"), median(|work| work.el2) / COUNT));
+    for (name, mark) in KINDS {
+        let rounds = rounds_of(moments, *mark, first).with_context(|| format!("of {name}"))?;
+        figures.push(((*name).to_owned(), median_of(&rounds, |work| work.all) / COUNT));
+        figures.push((format!("{name}-el2"), median_of(&rounds, |work| work.el2) / COUNT));
         let exits: u64 = rounds.iter().map(|work| work.exits).sum();
         figures.push((format!("{name}-exits"), exits * 100 / (COUNT * rounds.len() as u64)));
     }

@@ -14,6 +14,7 @@ use crate::{build, demo, guest, image, paths, say};
 
 mod count;
 mod goals;
+pub mod linux;
 mod probe;
 mod storm;
 
