@@ -219,6 +219,11 @@ fn a_node_that_a_killed_guard_has_handed_over_is_root_s_again() {
     assert!(machine.owner(0).is_some_and(|owner| USERS.contains(&owner)));
     assert_eq!(release(&machine, folder.path()), [Released::Back(CARD.parse().unwrap())]);
     assert_eq!(machine.owner(0), Some(0));
+    // Also where the next guard comes before that, and another user opens it.
+    machine.give(0, USERS.start + 7).unwrap();
+    let next = Duty { user: Some(USERS.start + 8), ..duty() };
+    answers(&machine, &next, folder.path(), &format!("take {CARD}\n"));
+    assert_eq!(machine.owner(0), Some(0));
 }
 
 #[test]
