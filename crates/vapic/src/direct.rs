@@ -120,7 +120,7 @@ const MOST_FOUND: u32 = 1000;
 /// Looks for interrupts that a CPU has left of whoever had it, until there are none any more: `look` drops what it finds, and says
 /// whether that was something. Gives whether it became quiet; not, if interrupts go on coming.
 ///
-/// It ends by the clock: each time that something is found it goes on for [`QUIET_US`] microseconds at most, and that is so [`MOST_FOUND`] times. Whoever is
+/// It ends by the clock: each time that something is found it goes on for `QUIET_US` microseconds at most, and that is so `MOST_FOUND` times. Whoever is
 /// kept from running in between, by firmware for example, takes that neither for quiet nor for a storm.
 pub fn until_quiet(mut now_us: impl FnMut() -> u64, mut look: impl FnMut() -> bool) -> bool {
     let (mut since, mut found) = (now_us(), 0u32);
