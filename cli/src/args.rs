@@ -31,6 +31,9 @@ pub enum Command {
     /// Write what a boot loader needs: hypervisor image, bundle, and the lines to type
     #[command(after_help = PACK_EXAMPLES)]
     Pack(Pack),
+    /// Ask a run that listens at a socket (`run --control`)
+    #[command(after_help = ASK_EXAMPLES)]
+    Ask(Ask),
     /// Give PCI functions back to their Linux drivers that a run which was killed has left
     #[command(after_help = RELEASE_EXAMPLES)]
     Release(Release),
@@ -74,6 +77,16 @@ Exit status:
 Examples:
   axvm pack system.toml -o boot/";
 
+const ASK_EXAMPLES: &str = "\
+Each LINE is a command of the shell (`help` lists them), and each answer a line of JSON.
+
+Exit status:
+  0 all were carried out, 2 one of them wasn't, or nobody listens there
+
+Examples:
+  axvm ask control.sock vms
+  axvm ask control.sock 'suspend linux' vms";
+
 const RELEASE_EXAMPLES: &str = "\
 On a Linux host a run takes devices from their drivers, and gives them back when it ends, also when it is killed. If the process that does
 that was killed too, this gives back what stands in /run/axvm. What a run has still is left to it.
@@ -99,6 +112,17 @@ Examples:
   axvm run system.toml --control control.sock
   sudo axvm run system.toml --host linux
   axvm run system.toml --qemu -icount --qemu shift=0,sleep=off";
+
+/// Arguments of `ask`.
+#[derive(Args)]
+pub struct Ask {
+    /// The socket of the run
+    #[arg(value_name = "SOCKET")]
+    pub socket: PathBuf,
+    /// A command
+    #[arg(value_name = "LINE", required = true)]
+    pub lines: Vec<String>,
+}
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -159,6 +183,9 @@ pub struct LinuxGuard {
     /// The user who opens what is taken
     #[arg(long)]
     pub user: Option<u32>,
+    /// Those that are taken though Linux uses them
+    #[arg(long)]
+    pub in_use: Vec<String>,
     /// The functions that may be asked for
     pub functions: Vec<String>,
 }

@@ -90,7 +90,7 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         dry_run(&plan, &platform)?;
         own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;
         let is_here = on_linux && arguments.platform.is_none();
-        if is_here { linux::lets_go(plan) } else { Ok(plan) }
+        if is_here { linux::lets_go(&system, plan) } else { Ok(plan) }
     };
     match platform.map(carried_out) {
         Ok(Ok(plan)) => return Some(plan),

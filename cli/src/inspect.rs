@@ -12,7 +12,8 @@ use axvm_platform::model::{PciDevice, PciHost, Platform, PlatformDevice, Proximi
 use axvm_platform::snapshot;
 use axvm_platform::sysfs::{Function as LinuxFunction, Machine};
 use axvm_system::model::{
-    Arch, Board as BoardModel, Device, Dma, Hypervisor, InterruptChoice, Item, RegisterAccess, System, Vm,
+    Arch, Board as BoardModel, Device, Dma, Hypervisor, InUse, InterruptChoice, Item, RegisterAccess, System,
+    Vm,
 };
 use serde_json::{Value, json};
 
@@ -196,7 +197,12 @@ fn pci(machine: &Machine, device: &PciDevice, names: &Names) -> Value {
     let msi = function.msix.map(|msix| format!("MSI-X {}", msix.vectors));
     let msi = msi.or(function.msi_vectors.map(|vectors| format!("MSI {vectors}")));
     let line = device.line.map(|line| format!("{} {}", irq(platform), line.irq));
-    let reference = Device::Pci { address: function.address, without_reset: false, without_intx: false };
+    let reference = Device::Pci {
+        address: function.address,
+        without_reset: false,
+        without_intx: false,
+        in_use: InUse::Keep,
+    };
     json!({
         "address": function.address.to_string(),
         "name": format!("{:04x}:{:04x} class {:06x}", function.vendor, function.device, function.class),

@@ -11,7 +11,7 @@ use axvm_plan::{Plan, own_tree, plan};
 use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_system::bundle::RunOptions;
-use axvm_system::model::{Host, Item};
+use axvm_system::model::{Host, Item, System};
 
 use crate::args::{HostName, LinuxHost as LinuxHostArguments};
 use crate::board::{How, nonce, show};
@@ -63,9 +63,10 @@ pub fn lacks(input: &mut Input) -> bool {
 /// # Errors
 ///
 /// What keeps them.
-pub fn lets_go(plan: Plan) -> Result<Plan, Vec<Problem>> {
-    let problems = vfio::check::here(&plan);
-    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+pub fn lets_go(system: &System, mut plan: Plan) -> Result<Plan, Vec<Problem>> {
+    let found = vfio::check::here(system, &plan);
+    plan.notes.extend(found.notes);
+    if found.problems.is_empty() { Ok(plan) } else { Err(found.problems) }
 }
 
 /// A platform that was saved or is described, as if a Linux ran there that offers all that is served.
@@ -87,7 +88,7 @@ pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
     let found = platform()?;
     let planned = plan(&system, &found, &input.images).and_then(|mut plan| {
         own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;
-        lets_go(plan)
+        lets_go(&system, plan)
     });
     if let Err(problems) = planned {
         input.add_planned(problems);

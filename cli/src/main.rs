@@ -1,6 +1,7 @@
 //! `axvm`: runs, checks, inspects and packs systems that system files describe.
 
 mod args;
+mod ask;
 mod board;
 mod check;
 mod console;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Ask(arguments) => ask::ask(&arguments),
         Command::Release(arguments) => release::release(&arguments),
         Command::LinuxGuard(arguments) => release::guard(&arguments),
         Command::Pack(arguments) => pack::pack(&arguments),

@@ -41,9 +41,11 @@ pub fn release(arguments: &Release) -> ExitCode {
 
 /// Does what a guard does, for whoever has the other ends of standard input and output.
 pub fn guard(arguments: &LinuxGuard) -> ExitCode {
-    let functions: Result<Vec<_>, _> = arguments.functions.iter().map(|text| text.parse()).collect();
-    let Ok(functions) = functions else { return ExitCode::from(2) };
-    match guard::run(&Duty { functions, user: arguments.user }) {
+    let read = |texts: &[String]| texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>();
+    let (Ok(functions), Ok(in_use)) = (read(&arguments.functions), read(&arguments.in_use)) else {
+        return ExitCode::from(2);
+    };
+    match guard::run(&Duty { functions, in_use, user: arguments.user }) {
         Ok(true) => ExitCode::SUCCESS,
         // Who asked has heard why, or is no more.
         Ok(false) | Err(_) => ExitCode::from(2),

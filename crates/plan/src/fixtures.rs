@@ -18,8 +18,8 @@ use axvm_platform::limits::Claims;
 use axvm_platform::model::{Platform, Reserved};
 use axvm_platform::{fake, fdt};
 use axvm_system::model::{
-    AfterEnd, Arch, Board, Device, Dma, Hazard, Hypervisor, InterruptChoice, Item, RegisterAccess, System,
-    ViolationPolicy, Vm,
+    AfterEnd, Arch, Board, Device, Dma, Hazard, Hypervisor, InUse, InterruptChoice, Item, RegisterAccess,
+    System, ViolationPolicy, Vm,
 };
 
 use crate::problem::Rule;
@@ -86,6 +86,7 @@ pub fn on_bus(bus: u8, device: u8) -> Device {
         address: PciAddress::new(0, bus, device, 0).unwrap(),
         without_reset: false,
         without_intx: false,
+        in_use: InUse::Keep,
     }
 }
 
@@ -151,7 +152,12 @@ pub fn system(vms: Vec<Vm>) -> System {
 }
 
 pub fn pci(device: u8, function: u8) -> Device {
-    Device::Pci { address: address(device, function), without_reset: false, without_intx: false }
+    Device::Pci {
+        address: address(device, function),
+        without_reset: false,
+        without_intx: false,
+        in_use: InUse::Keep,
+    }
 }
 
 pub fn node(path: &str) -> Device {

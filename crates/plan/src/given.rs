@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use axvm_addr::{Hpa, Irq, PAGE_SIZE, Span};
 use axvm_platform::model::{BusSpan, ForeignInterrupt, Interrupt, Platform, Trigger};
-use axvm_system::model::{Device, InterruptChoice, RegisterAccess, System};
+use axvm_system::model::{Device, InUse, InterruptChoice, RegisterAccess, System};
 
 use super::board::Board;
 use super::findings::{DeviceRef, Findings, VmRef};
@@ -35,7 +35,12 @@ pub(super) fn resolve<'a>(system: &'a System, board: &Board<'a>, findings: &mut 
                 _ if linux.is_some_and(|linux| !linux::can_be_given(reference, device, linux, findings)) => {
                     None
                 }
-                Device::Pci { address, without_reset, without_intx } => {
+                Device::Pci { address, without_reset, without_intx, in_use } => {
+                    if linux.is_none() && *in_use != InUse::Keep {
+                        findings.note(format_args!(
+                            "{vm}: {name}: `in_use` means nothing on bare metal and is ignored: no Linux uses it there"
+                        ));
+                    }
                     let intx = match (config.interrupts, without_intx) {
                         // It is given no interrupt, so its line is turned off.
                         (InterruptChoice::None, _) => pci::Intx::Silent,

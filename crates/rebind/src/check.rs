@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use axvm_addr::PciAddress;
 use axvm_platform::sysfs::{Files, Function, Use};
 
+use crate::uses::can_end;
 use crate::{VFIO_PCI, driver_folder};
 
 /// Drivers that leave a group's other members to programs (Linux, Documentation/driver-api/vfio.rst): they do no DMA of their own.
@@ -17,7 +18,7 @@ pub enum Uses {
     /// It isn't taken.
     #[default]
     Keep,
-    /// It is taken all the same: the author of the system file says so.
+    /// It is taken all the same: the author of the system file says so. What can't be ended without harm keeps it nevertheless.
     End,
 }
 
@@ -42,6 +43,14 @@ pub enum Refusal {
     /// Linux uses it.
     #[error("{function} is in use: {}", list(uses))]
     InUse {
+        /// The function.
+        function: PciAddress,
+        /// What for.
+        uses: Vec<Use>,
+    },
+    /// Linux uses it for something that can't be ended without harm.
+    #[error("{function} is in use: {}", list(uses))]
+    Stays {
         /// The function.
         function: PciAddress,
         /// What for.
@@ -77,7 +86,7 @@ pub enum Refusal {
     NoVfioPci,
 }
 
-fn list(uses: &[Use]) -> String {
+pub(crate) fn list(uses: &[Use]) -> String {
     uses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -99,8 +108,15 @@ pub fn check(files: &impl Files, functions: &[Function], wanted: &[Wanted]) -> V
             continue;
         };
         let uses: Vec<Use> = found.uses.iter().filter(|it| it.is_in_use()).cloned().collect();
-        if want.uses == Uses::Keep && !uses.is_empty() {
-            refusals.push(Refusal::InUse { function, uses });
+        match want.uses {
+            _ if uses.is_empty() => {}
+            Uses::Keep => refusals.push(Refusal::InUse { function, uses }),
+            Uses::End => {
+                let uses: Vec<Use> = uses.into_iter().filter(|it| !can_end(it)).collect();
+                if !uses.is_empty() {
+                    refusals.push(Refusal::Stays { function, uses });
+                }
+            }
         }
         let Some(group) = found.group else {
             refusals.push(Refusal::NoGroup { function });

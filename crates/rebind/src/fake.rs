@@ -42,7 +42,9 @@ pub struct Linux {
     drivers: Vec<(String, Option<Fault>)>,
     denied: Option<WriteError>,
     /// Other files.
-    files: BTreeMap<String, String>,
+    files: RefCell<BTreeMap<String, String>>,
+    /// Where something is mounted that doesn't let itself be unmounted.
+    held: Vec<String>,
     links: BTreeMap<String, String>,
     /// All that was written: path and text.
     written: RefCell<Vec<(String, String)>>,
@@ -99,8 +101,15 @@ impl Linux {
 
     /// With another file.
     #[must_use]
-    pub fn file(mut self, path: &str, text: &str) -> Self {
-        self.files.insert(path.into(), text.into());
+    pub fn file(self, path: &str, text: &str) -> Self {
+        self.files.borrow_mut().insert(path.into(), text.into());
+        self
+    }
+
+    /// With something mounted there that doesn't let itself be unmounted.
+    #[must_use]
+    pub fn held(mut self, at: &str) -> Self {
+        self.held.push(at.into());
         self
     }
 
@@ -137,6 +146,16 @@ impl Linux {
         if let Some(function) = self.functions.borrow_mut().get_mut(address) {
             function.locked = false;
         }
+    }
+
+    /// What was written, in order.
+    pub fn texts_written(&self) -> Vec<String> {
+        self.written.borrow().iter().map(|(_, text)| text.clone()).collect()
+    }
+
+    /// What a file has.
+    pub fn text_of(&self, path: &str) -> String {
+        self.files.borrow().get(path).cloned().unwrap_or_default()
     }
 
     /// Takes a function out of its slot.
@@ -184,7 +203,7 @@ impl Files for Linux {
                 _ => {}
             }
         }
-        self.files.get(path).map(|text| text.as_bytes().to_vec())
+        self.files.borrow().get(path).map(|text| text.as_bytes().to_vec())
     }
 
     fn list(&self, path: &str) -> Vec<String> {
@@ -196,7 +215,8 @@ impl Files for Linux {
             return self.functions.borrow().keys().cloned().collect();
         }
         let prefix = format!("{path}/");
-        let all = self.files.keys().chain(self.links.keys());
+        let files = self.files.borrow();
+        let all = files.keys().chain(self.links.keys());
         let mut names: Vec<String> =
             all.filter_map(|it| Some(it.strip_prefix(&prefix)?.split('/').next()?.to_string())).collect();
         names.dedup();
@@ -269,6 +289,32 @@ impl Sysfs for Linux {
             },
             _ => Err(WriteError::Missing),
         }
+    }
+
+    /// The last that was mounted there goes, as by umount(2).
+    fn unmount(&self, at: &str) -> Result<(), WriteError> {
+        /// EBUSY.
+        const BUSY: i32 = 16;
+        self.written.borrow_mut().push(("unmount".into(), at.into()));
+        if self.held.iter().any(|held| held == at) {
+            return Err(WriteError::Other(BUSY));
+        }
+        let mut files = self.files.borrow_mut();
+        let mounts = files.get_mut("proc/self/mountinfo").ok_or(WriteError::Missing)?;
+        let mut lines: Vec<&str> = mounts.lines().collect();
+        let there = lines.iter().rposition(|line| line.split_whitespace().nth(4) == Some(at));
+        lines.remove(there.ok_or(WriteError::Missing)?);
+        *mounts = lines.join("\n");
+        Ok(())
+    }
+
+    fn swap_off(&self, disk: &str) -> Result<(), WriteError> {
+        self.written.borrow_mut().push(("swapoff".into(), disk.into()));
+        let mut files = self.files.borrow_mut();
+        let swaps = files.get_mut("proc/swaps").ok_or(WriteError::Missing)?;
+        let is_it = |line: &&str| line.split_whitespace().next() == Some(&format!("/dev/{disk}"));
+        *swaps = swaps.lines().filter(|line| !is_it(line)).collect::<Vec<_>>().join("\n");
+        Ok(())
     }
 }
 

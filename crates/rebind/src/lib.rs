@@ -11,17 +11,19 @@ mod former;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 pub use check::{Refusal, Uses, Wanted, check};
 pub use former::{BrokenLine, Former};
 pub use steps::{GiveBackError, TakeError, WriteError, give_back, take};
+pub use uses::{EndError, end_uses, fate, see_unused};
 
 use axvm_platform::sysfs::Files;
 
 /// The driver by which programs have a function.
 pub const VFIO_PCI: &str = "vfio-pci";
 
-/// Files of a Linux that are written, too.
+/// A Linux that is told something, too.
 pub trait Sysfs: Files {
     /// Writes a text to a file, at once, as files of sysfs want it. It takes as long as a driver takes, but not without a bound.
     ///
@@ -29,6 +31,21 @@ pub trait Sysfs: Files {
     ///
     /// [`WriteError`].
     fn write(&self, path: &str, text: &str) -> Result<(), WriteError>;
+
+    /// Takes a file system away from where it is mounted. What was written to it is on its disk then, also where programs have files of it
+    /// open, which get errors from there on.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    fn unmount(&self, at: &str) -> Result<(), WriteError>;
+
+    /// Ends swapping to a disk, by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    fn swap_off(&self, disk: &str) -> Result<(), WriteError>;
 }
 
 /// The folder of a PCI driver.

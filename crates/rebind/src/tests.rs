@@ -9,7 +9,10 @@ use axvm_addr::PciAddress;
 use axvm_platform::sysfs::{Function, Use};
 
 use crate::fake::{Fault, Linux, is_taken};
-use crate::{Former, GiveBackError, Refusal, TakeError, Uses, Wanted, WriteError, check, give_back, take};
+use crate::{
+    EndError, Former, GiveBackError, Refusal, Sysfs, TakeError, Uses, Wanted, WriteError, check, end_uses,
+    fate, give_back, see_unused, take,
+};
 
 const DISK: &str = "0000:00:02.0";
 const CARD: &str = "0000:00:03.0";
@@ -275,4 +278,111 @@ fn without_an_iommu_or_a_function_or_vfio_pci_there_is_nothing_to_take() {
     let linux = Linux::new().driver("nvme").function(DISK, Some("nvme"));
     assert_eq!(refusals(&linux, &[DISK], Uses::Keep), [Refusal::NoVfioPci]);
     assert!(refusals(&linux, &[], Uses::Keep).is_empty());
+}
+
+/// A disk with two partitions, mounted three times and swapped to, and an interface with the default route.
+fn busy() -> Linux {
+    let below = "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1";
+    machine()
+        .function(CARD, Some("e1000e"))
+        .file("sys/block/nvme0n1/dev", "259:0")
+        .file("sys/block/nvme0n1/nvme0n1p1/dev", "259:1")
+        .file("sys/block/nvme0n1/nvme0n1p1/partition", "1")
+        .file("sys/block/nvme0n1/nvme0n1p2/dev", "259:2")
+        .file("sys/block/nvme0n1/nvme0n1p2/partition", "2")
+        .link_to("sys/block/nvme0n1", below)
+        .link_to("sys/class/net/eth0", "../../devices/pci0000:00/0000:00:03.0/net/eth0")
+        .file(
+            "proc/self/mountinfo",
+            "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+             36 20 259:1 / /mnt rw - ext4 /dev/nvme0n1p1 rw\n\
+             37 36 259:1 /in /mnt/in rw - ext4 /dev/nvme0n1p1 rw\n\
+             38 20 259:1 / /srv rw - ext4 /dev/nvme0n1p1 rw",
+        )
+        .file("proc/swaps", "Filename Type Size\n/dev/nvme0n1p2 partition 100")
+        .file("proc/self/net/route", "Iface Destination Gateway\neth0 00000000 0202000A")
+}
+
+#[test]
+fn what_is_mounted_is_unmounted_before_its_disk_is_taken_and_what_is_swapped_read_back() {
+    let linux = busy();
+    assert!(
+        matches!(see_unused(&linux, address(DISK)), Err(EndError::InUse { uses, .. }) if uses.len() == 4)
+    );
+    assert!(matches!(see_unused(&linux, address(CARD)), Err(EndError::InUse { .. })));
+    assert_eq!(end_uses(&linux, address(DISK)), Ok(()));
+    assert_eq!(see_unused(&linux, address(DISK)), Ok(()));
+    // What is below another mount goes first; what others have is as it was.
+    let mounts = linux.text_of("proc/self/mountinfo");
+    assert_eq!(mounts, "20 1 8:1 / / rw - ext4 /dev/sda1 rw");
+    assert_eq!(linux.written(), ["swapoff", "unmount", "unmount", "unmount"]);
+    assert_eq!(linux.texts_written(), ["nvme0n1p2", "/srv", "/mnt/in", "/mnt"]);
+    // An interface goes with its driver.
+    assert_eq!(end_uses(&linux, address(CARD)), Ok(()));
+    assert_eq!(linux.written().len(), 4);
+}
+
+#[test]
+fn what_does_not_let_itself_be_unmounted_is_named_and_the_disk_stays() {
+    let linux = busy().held("/mnt/in");
+    let error = end_uses(&linux, address(DISK)).unwrap_err();
+    let text = "0000:00:02.0 isn't taken: nvme0n1p1 is mounted on /mnt/in, and that can't be ended: Linux's error 16";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(linux.driver_of(DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn what_linux_itself_lives_by_is_not_taken_whatever_the_file_says() {
+    let root = busy().file("proc/self/mountinfo", "20 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw");
+    let uses = vec![Use::Mounted { disk: "nvme0n1p1".into(), at: "/".into() }];
+    assert_eq!(
+        refusals(&root, &[DISK], Uses::End),
+        [Refusal::Stays { function: address(DISK), uses: uses.clone() }]
+    );
+    assert_eq!(end_uses(&root, address(DISK)), Err(EndError::Stays { function: address(DISK), uses }));
+    // A member of a file system on several disks.
+    let part = machine()
+        .file("sys/block/nvme0n1/dev", "259:0")
+        .link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
+        .file("sys/fs/btrfs/uuid/devices/nvme0n1/size", "1");
+    assert!(matches!(&refusals(&part, &[DISK], Uses::End)[..], [Refusal::Stays { .. }]));
+    assert!(matches!(end_uses(&part, address(DISK)), Err(EndError::Stays { .. })));
+    assert!(root.written().is_empty() && part.written().is_empty());
+}
+
+#[test]
+fn a_linux_that_mounts_it_again_and_again_does_not_hold_the_guard_for_ever() {
+    /// One that says it has unmounted, and hasn't.
+    struct Stubborn(Linux);
+    impl axvm_platform::sysfs::Files for Stubborn {
+        fn read(&self, path: &str) -> Option<Vec<u8>> {
+            self.0.read(path)
+        }
+        fn list(&self, path: &str) -> Vec<alloc::string::String> {
+            self.0.list(path)
+        }
+        fn link(&self, path: &str) -> Option<alloc::string::String> {
+            self.0.link(path)
+        }
+    }
+    impl Sysfs for Stubborn {
+        fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
+            self.0.write(path, text)
+        }
+        fn unmount(&self, _: &str) -> Result<(), WriteError> {
+            Ok(())
+        }
+        fn swap_off(&self, _: &str) -> Result<(), WriteError> {
+            Ok(())
+        }
+    }
+    assert!(matches!(end_uses(&Stubborn(busy()), address(DISK)), Err(EndError::Again { .. })));
+}
+
+#[test]
+fn what_becomes_of_each_use_is_said() {
+    let mounted = Use::Mounted { disk: "nvme0n1".into(), at: "/mnt".into() };
+    assert_eq!(fate(&mounted), "nvme0n1 is unmounted from /mnt, and not mounted again");
+    let network = Use::Network { interface: "eth0".into(), default_route: true };
+    assert_eq!(fate(&network), "the network interface eth0 is gone, and what goes by it");
 }

@@ -222,6 +222,16 @@ impl Hazard {
     ];
 }
 
+/// What becomes of a function that the Linux host itself uses (a mounted disk, the default route, the console).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InUse {
+    /// It isn't taken.
+    #[default]
+    Keep,
+    /// `in_use = "take"`: it is taken all the same, and its uses end.
+    Take,
+}
+
 /// One `[[vm.device]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Device {
@@ -233,6 +243,8 @@ pub enum Device {
         without_reset: bool,
         /// `intx = "none"`: it has no interrupt line, only MSIs, so that what shares the line may have another owner.
         without_intx: bool,
+        /// `in_use`.
+        in_use: InUse,
     },
     /// A platform device.
     Node {

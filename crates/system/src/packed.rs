@@ -18,7 +18,7 @@ use serde::de::{DeserializeOwned, Error, SeqAccess};
 use serde::{Deserialize, Serialize};
 
 /// The version of the packed form. Postcard has no field names: any change of the types in it changes this number.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The bytes before the value.
 pub const ENVELOPE: usize = 20;

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 
 use axvm_addr::PciAddress;
 use axvm_platform::sysfs::Files;
-use axvm_rebind::{Former, Sysfs, TakeError, WriteError, give_back, take};
-use rustix::fs::{FlockOperation, flock};
+use axvm_rebind::{Former, Sysfs, TakeError, WriteError, end_uses, give_back, see_unused, take};
+use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::probe::Root;
 use crate::vfio::Binder;
@@ -32,6 +34,9 @@ pub const FOLDER: &str = "/run/axvm";
 
 /// How long a driver may take to let go of a function, or to take it.
 const MOST: Duration = Duration::from_secs(10);
+
+/// How long it may take until all that waits to be written to a disk is there.
+const MOST_WRITTEN: Duration = Duration::from_secs(60);
 
 /// How long a guard may say nothing while it gives functions back: each is written about three times at the most.
 const SILENCE: Duration = Duration::from_secs(3 * MOST.as_secs() + 5);
@@ -88,34 +93,64 @@ fn group_of(files: &impl Files, function: PciAddress) -> Option<u32> {
 pub struct Duty {
     /// The functions that it may be asked for.
     pub functions: Vec<PciAddress>,
+    /// Those of them that are taken though Linux uses them: their uses end.
+    pub in_use: Vec<PciAddress>,
     /// The user who is to open them. `None`: root.
     pub user: Option<u32>,
 }
 
 impl Sysfs for Root {
-    /// By a thread, which stays behind where the kernel doesn't come back.
     fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
         let (path, text) = (self.path(path), text.to_owned());
-        let (done, waits) = mpsc::channel();
-        let at_it = self.at_it();
-        at_it.fetch_add(1, Ordering::SeqCst);
-        std::thread::spawn(move || {
-            let written = OpenOptions::new()
-                .write(true)
-                .open(path)
-                .and_then(|mut file| file.write_all(text.as_bytes()));
-            at_it.fetch_sub(1, Ordering::SeqCst);
-            // Nobody waits any more: it has taken too long.
-            let _ = done.send(written);
-        });
-        let written = waits.recv_timeout(MOST).map_err(|_| WriteError::Unfinished)?;
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => WriteError::Denied,
-            io::ErrorKind::NotFound => WriteError::Missing,
-            io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly,
-            _ => WriteError::Other(error.raw_os_error().unwrap_or(0)),
+        within(self, MOST, move || {
+            OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()))
         })
     }
+
+    fn unmount(&self, at: &str) -> Result<(), WriteError> {
+        let at = self.path(at.trim_start_matches('/'));
+        within(self, MOST_WRITTEN, move || match unmount(&at, UnmountFlags::NOFOLLOW) {
+            // Programs have files of it open, which get errors when its disk is gone. What was written is on the disk before.
+            Err(Errno::BUSY) => {
+                syncfs(File::open(&at)?)?;
+                Ok(unmount(&at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
+            }
+            other => Ok(other?),
+        })
+    }
+
+    fn swap_off(&self, disk: &str) -> Result<(), WriteError> {
+        let mut command = Command::new("swapoff");
+        command.arg(self.path("dev").join(disk)).stdin(Stdio::null()).stdout(Stdio::null());
+        within(self, MOST_WRITTEN, move || match command.status()? {
+            status if status.success() => Ok(()),
+            status => Err(io::Error::other(format!("swapoff: {status}"))),
+        })
+    }
+}
+
+/// Does something by a thread, which stays behind where the kernel doesn't come back.
+fn within(
+    root: &Root,
+    most: Duration,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), WriteError> {
+    let (done, waits) = mpsc::channel();
+    let at_it = root.at_it();
+    at_it.fetch_add(1, Ordering::SeqCst);
+    std::thread::spawn(move || {
+        let worked = work();
+        at_it.fetch_sub(1, Ordering::SeqCst);
+        // Nobody waits any more: it has taken too long.
+        let _ = done.send(worked);
+    });
+    let worked = waits.recv_timeout(most).map_err(|_| WriteError::Unfinished)?;
+    worked.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => WriteError::Denied,
+        io::ErrorKind::NotFound => WriteError::Missing,
+        io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly,
+        _ => WriteError::Other(error.raw_os_error().unwrap_or(0)),
+    })
 }
 
 /// What was taken, in a file that is locked as long as its guard lives.
@@ -289,14 +324,25 @@ fn perform(
         return Err(format!("{function}: its driver hasn't let go of it yet"));
     }
     if !record.taken.iter().any(|former| former.function == function) {
-        take_one(machine, record, function)?;
+        take_one(machine, duty, record, function)?;
     }
     duty.user.map_or(Ok(()), |user| record.hand(machine, function, user))
 }
 
-fn take_one(machine: &impl Sysfs, record: &mut Record, function: PciAddress) -> Result<(), String> {
+fn take_one(
+    machine: &impl Sysfs,
+    duty: &Duty,
+    record: &mut Record,
+    function: PciAddress,
+) -> Result<(), String> {
     let former = Former::of(machine, function);
     let former = former.ok_or_else(|| format!("{function}: this machine has no such PCI function"))?;
+    // Now, and not only when the run began: a VM may start later.
+    let unused = match duty.in_use.contains(&function) {
+        true => end_uses(machine, function),
+        false => see_unused(machine, function),
+    };
+    unused.map_err(|error| error.to_string())?;
     // Before it is taken: whoever comes after a guard that was killed finds it.
     record.add(former.clone()).map_err(|error| format!("{}: {error}", record.path.display()))?;
     let Err(error) = take(machine, &former) else { return Ok(()) };
@@ -392,6 +438,9 @@ impl Guard {
         command.arg("linux-guard");
         if let Some(user) = duty.user {
             command.arg("--user").arg(user.to_string());
+        }
+        for function in &duty.in_use {
+            command.arg("--in-use").arg(function.to_string());
         }
         command.args(duty.functions.iter().map(ToString::to_string));
         // It may outlive all others, and keeps nothing of theirs open.

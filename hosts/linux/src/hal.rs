@@ -17,7 +17,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use crate::error::Error;
 use crate::host::Host;
 use crate::irqchip::KernelIrqchip;
-use crate::memory::Place;
+use crate::memory::{Pages, Place};
 use crate::output::Output;
 use crate::space::Space;
 use crate::vcpu::Running;
@@ -145,8 +145,13 @@ impl AxVMHal for Hal {
         std::mem::forget((space, dma, ram));
     }
 
-    fn ram(&self, _: VmId, piece: &RamPiece) -> Result<Place, Error> {
-        Ok(Place::allocate(piece.gpa.size())?)
+    fn ram(&self, vm: VmId, piece: &RamPiece) -> Result<Place, Error> {
+        let (place, pages) = Place::allocate(piece.gpa.size())?;
+        if pages == Pages::Huge {
+            let name = self.host.plan(vm).map_or("", |plan| plan.name.as_str());
+            self.host.link.info(format_args!("{name}: its RAM is in huge pages"));
+        }
+        Ok(place)
     }
 
     fn release_ram(&self, _: VmId, backing: Place, _: u64) {
@@ -221,7 +226,7 @@ impl AxVMHal for Hal {
         let Some((fd, caller)) = found else { return Resided { seat: (), result: Err(Error::Unknown) } };
         // Only its thread ever has it.
         let fd = crate::lock(fd);
-        let result = arch::begin(&self.host.kvm, vm.plan(), vcpu, &fd, start);
+        let result = arch::begin(&self.host.kvm, vm.plan(), vm.irqchip().parts(), vcpu, &fd, start);
         if result.is_ok() {
             self.host.note_first_entry();
             run(&mut Running::new(self.host, vm, vcpu, fd, caller));

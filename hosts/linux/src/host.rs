@@ -21,6 +21,7 @@ use axvm_platform::sysfs;
 use kvm_ioctls::Kvm;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::arch::Switches;
 use crate::caller::Caller;
 use crate::error::Error;
 use crate::guard::Guard;
@@ -246,12 +247,13 @@ impl Host {
         }
     }
 
-    /// Starts a VM: each of its vCPUs gets its thread. Which of them wait until the guest switches them on is the kernel's to see to.
+    /// Starts a VM: each of its vCPUs gets its thread. Where the core doesn't switch them on and off they all wait for that in the kernel.
     pub fn start(&'static self, vm: &Arc<Vm>) {
         if vm.start().is_err() {
             return;
         }
-        let others = vm.vcpus().map(|(vcpu, _)| vcpu).filter(|vcpu| *vcpu != VcpuId(0));
+        let in_kernel = vm.irqchip().parts().switches() == Switches::Kernel;
+        let others = vm.vcpus().map(|(vcpu, _)| vcpu).filter(|vcpu| in_kernel && *vcpu != VcpuId(0));
         for vcpu in others {
             match vm.start_vcpu(vcpu, Start { entry: 0, argument: 0 }) {
                 Ok(()) | Err(NotOff::On | NotOff::Starting) => {}

@@ -34,6 +34,8 @@ pub mod link;
 pub mod memory;
 pub mod output;
 pub mod probe;
+#[cfg(any(target_arch = "aarch64", test))]
+mod psci;
 pub mod rights;
 pub mod security;
 pub mod serve;

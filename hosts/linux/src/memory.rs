@@ -38,6 +38,15 @@ pub enum MemoryError {
     Past(#[from] VolatileMemoryError),
 }
 
+/// What memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Huge pages of those that the kernel keeps.
+    Huge,
+    /// The kernel keeps too few of them, or none.
+    Ordinary,
+}
+
 /// A place in a mapping of this process, which is there as long as something refers to it.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -51,15 +60,17 @@ impl Place {
     /// # Errors
     ///
     /// [`MemoryError`].
-    pub fn allocate(bytes: u64) -> Result<Self, MemoryError> {
+    pub fn allocate(bytes: u64) -> Result<(Self, Pages), MemoryError> {
         let size = usize::try_from(bytes).map_err(|_| MemoryError::TooMuch(bytes))?;
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE;
         let map = |flags| MmapRegion::build(None, size, PROT_READ_WRITE, flags);
-        let mapping = map(flags | MAP_HUGETLB).or_else(|_| map(flags)).map_err(|error| match error {
+        let huge = map(flags | MAP_HUGETLB).map(|mapping| (mapping, Pages::Huge));
+        let made = huge.or_else(|_| map(flags).map(|mapping| (mapping, Pages::Ordinary)));
+        let (mapping, pages) = made.map_err(|error| match error {
             MmapRegionError::Mmap(error) => MemoryError::NotMapped { bytes, error },
             _ => MemoryError::TooMuch(bytes),
         })?;
-        Ok(Self { mapping: Arc::new(mapping), offset: 0 })
+        Ok((Self { mapping: Arc::new(mapping), offset: 0 }, pages))
     }
 
     /// From `offset` in a mapping on.

@@ -1,5 +1,6 @@
 //! From the tool's bundle to running VMs: the machine is found, all is planned, and the VMs are started.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -113,11 +114,11 @@ fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepa
         Err(problems) => return Err((link, problems)),
     };
     let root = probe::Root::new(Path::new("/"));
-    let problems = vfio::check::problems(&root, &functions, &plan);
-    if !problems.is_empty() {
-        return Err((link, problems));
+    let found = vfio::check::check(&root, &functions, bundle.system(), &plan);
+    if !found.problems.is_empty() {
+        return Err((link, found.problems));
     }
-    let duty = duty(&plan, &functions);
+    let duty = duty(&plan, &functions, found.in_use);
     let gives = !duty.functions.is_empty();
     let keeps = Keeps { vfio: gives, user: duty.user };
     let guard = match gives.then(|| Guard::start(&duty)).transpose() {
@@ -130,7 +131,7 @@ fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepa
         Err(error) => return refuse(link, format!("this Linux runs no guests: {error}")),
     };
     let cpus = probe::cpus(&root, &platform);
-    let notes = plan.notes.clone();
+    let notes = plan.notes.iter().cloned().chain(found.notes).collect();
     let host = Host::new(Parts {
         kvm,
         platform,
@@ -147,7 +148,7 @@ fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepa
 }
 
 /// What a guard is there for: the plan's functions, as Linux calls them, and who opens them.
-fn duty(plan: &Plan, functions: &[sysfs::Function]) -> Duty {
+fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>) -> Duty {
     let named = plan.vms.iter().flat_map(|vm| &vm.devices).filter_map(|device| device.pci);
     let mut linux: Vec<PciAddress> = named
         .filter_map(|address| functions.iter().find(|it| it.address == Some(address)))
@@ -155,5 +156,5 @@ fn duty(plan: &Plan, functions: &[sysfs::Function]) -> Duty {
         .collect();
     linux.sort_unstable();
     linux.dedup();
-    Duty { functions: linux, user: confine::own_user(Path::new("/")) }
+    Duty { functions: linux, in_use: in_use.into_iter().collect(), user: confine::own_user(Path::new("/")) }
 }

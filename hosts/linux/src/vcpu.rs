@@ -129,6 +129,10 @@ impl<'a> Running<'a> {
                 self.fd.get_kvm_run().__bindgen_anon_1.msr.error = u8::from(!done);
                 return None;
             }
+            VcpuExit::Hypercall(call) => {
+                let function = call.nr;
+                return arch::call(&self.fd, function);
+            }
             // As a triple fault is; and a state that the processor doesn't enter, which is the guest's doing.
             VcpuExit::Shutdown | VcpuExit::FailEntry(..) => Exit::Fault(Fault::Unanswerable),
             // The interrupt controller's part that isn't the kernel's goes on.
@@ -200,8 +204,7 @@ impl Vcpu for Running<'_> {
                 self.give(u64::MAX);
                 arch::complete_nobody(&self.fd);
             }
-            // The kernel's firmware has answered.
-            Answer::Power(_) => {}
+            Answer::Power(answer) => arch::complete_power(&self.fd, answer),
         }
     }
 

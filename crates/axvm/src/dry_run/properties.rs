@@ -66,7 +66,7 @@ fn device() -> impl Strategy<Value = Device> {
             });
     prop_oneof![
         4 => (0u8..8, any::<bool>(), any::<bool>())
-            .prop_map(|(d, without_reset, without_intx)| Device::Pci { address: address_of(d, 0), without_reset, without_intx }),
+            .prop_map(|(d, without_reset, without_intx)| Device::Pci { address: address_of(d, 0), without_reset, without_intx, in_use: InUse::Keep }),
         2 => prop::sample::select(paths.to_vec()).prop_map(node),
         2 => region,
     ]

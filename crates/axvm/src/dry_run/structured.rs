@@ -86,7 +86,7 @@ proptest! {
             }
         }
         let groups: Vec<Membership> = (0u32..).take(found.len()).map(Membership::from).collect();
-        let given = found.iter().map(|it| Device::Pci { address: it.address, without_reset: false, without_intx: false });
+        let given = found.iter().map(|it| Device::Pci { address: it.address, without_reset: false, without_intx: false, in_use: InUse::Keep });
         let mut devices: Vec<Device> = given.collect();
         if !functions.is_empty() {
             platform.add_functions(found, &groups);

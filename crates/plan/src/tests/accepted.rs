@@ -211,7 +211,8 @@ fn a_function_that_cannot_be_reset_is_given_where_the_file_says_so() {
     let mut edu = endpoint(4, 0);
     edu.resets.clear();
     let platform = with_functions(vec![edu], &[0]);
-    let device = Device::Pci { address: address(4, 0), without_reset: true, without_intx: false };
+    let device =
+        Device::Pci { address: address(4, 0), without_reset: true, without_intx: false, in_use: InUse::Keep };
     let plan = planned(&system(vec![vm("a", &[1], vec![device])]), &platform);
     assert_eq!(plan.vms[0].devices[0].reset, None);
     assert!(plan.notes.iter().any(|note| note.contains("without a reset")));

@@ -110,3 +110,19 @@ fn a_guest_has_lines_for_so_many_functions() {
     }
     assert_eq!(pc::planned(&system, &pc_with_linux(9)).vms[0].lines.len(), 8);
 }
+
+#[test]
+fn a_key_for_what_linux_uses_is_ignored_where_there_is_no_linux() {
+    let mut device = pci(2, 0);
+    if let Device::Pci { in_use, .. } = &mut device {
+        *in_use = InUse::Take;
+    }
+    let system = system(vec![vm("a", &[1], vec![device])]);
+    let said = |platform: &Platform| {
+        let notes = plan_of(&system, platform).unwrap().notes;
+        notes
+            .iter()
+            .any(|it| it.contains("0000:00:02.0: `in_use` means nothing on bare metal and is ignored"))
+    };
+    assert!(said(&board()) && !said(&with_linux(Serves::Yes, Serves::Yes)));
+}

@@ -189,6 +189,21 @@ fn owners(files: &impl Files, link: &str, functions: &[Function]) -> Vec<usize> 
     found
 }
 
+/// A path of that file as it is: what would end a word there is written as three octal digits.
+fn unescaped(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits =
+            after.get(..3).filter(|it| first == b'\\' && it.iter().all(|it| (b'0'..b'8').contains(it)));
+        let code = digits.map(|it| it.iter().fold(0, |code: u32, it| code * 8 + u32::from(it - b'0')));
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What block devices are used for.
 struct Busy {
     mounts: String,
@@ -221,9 +236,10 @@ impl Busy {
         let number = files.text(&format!("{folder}/dev"));
         let is_it =
             |device: &str| device.strip_prefix("/dev/") == Some(disk) || mapped.as_deref() == Some(device);
-        let mut mounts = self.mounts.lines().filter_map(Mount::of);
-        if let Some(mount) = mounts.find(|it| number.as_deref() == Some(it.number) || is_it(it.device)) {
-            found.push(Use::Mounted { disk: disk.to_string(), at: mount.at.to_string() });
+        let mounts = self.mounts.lines().filter_map(Mount::of);
+        // At several places, perhaps, and one over the other.
+        for mount in mounts.filter(|it| number.as_deref() == Some(it.number) || is_it(it.device)) {
+            found.push(Use::Mounted { disk: disk.to_string(), at: unescaped(mount.at) });
         }
         if self.swaps.lines().filter_map(|line| line.split_whitespace().next()).any(is_it) {
             found.push(Use::Swap { disk: disk.to_string() });

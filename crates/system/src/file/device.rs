@@ -9,11 +9,11 @@ use toml::de::DeTable;
 
 use super::Reader;
 use super::section::Section;
-use crate::model::{Arch, Device, Dma, Hazard, Item, RegisterAccess};
+use crate::model::{Arch, Device, Dma, Hazard, InUse, Item, RegisterAccess};
 
 /// What tells the kind of a device, and the keys that devices of this kind have.
 const KINDS: [(&str, &str, &[&str]); 4] = [
-    ("pci", "a PCI function", &["pci", "reset", "intx"]),
+    ("pci", "a PCI function", &["pci", "reset", "intx", "in_use"]),
     ("node", "a platform device", &["node", "access", "dma", "streams", "accept"]),
     ("ports", "a range of ports", &["name", "ports", "irq", "access"]),
     (
@@ -24,9 +24,9 @@ const KINDS: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// All keys of all kinds.
-const KEYS: [&str; 14] = [
-    "pci", "reset", "intx", "node", "access", "dma", "streams", "accept", "name", "ports", "irq", "base_gpa",
-    "base_hpa", "length",
+const KEYS: [&str; 15] = [
+    "pci", "reset", "intx", "in_use", "node", "access", "dma", "streams", "accept", "name", "ports", "irq",
+    "base_gpa", "base_hpa", "length",
 ];
 
 impl Reader {
@@ -82,9 +82,10 @@ impl Reader {
 fn pci<N: Fn(String) -> Item>(section: &mut Section<'_, '_, '_, N>) -> Option<Device> {
     let without_reset = section.choice("reset", &[("none", true)]).unwrap_or(false);
     let without_intx = section.choice("intx", &[("none", true)]).unwrap_or(false);
+    let in_use = section.choice("in_use", &[("take", InUse::Take)]).unwrap_or_default();
     let text = section.string("pci")?;
     match text.parse() {
-        Ok(address) => Some(Device::Pci { address, without_reset, without_intx }),
+        Ok(address) => Some(Device::Pci { address, without_reset, without_intx, in_use }),
         Err(error) => {
             section.wrong("pci", format!("\"{text}\" is {error}"));
             None

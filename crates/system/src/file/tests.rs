@@ -4,7 +4,7 @@ use axvm_addr::{Gpa, Hpa, Irq, PciAddress, SourceId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{AfterEnd, Device, Dma, Hazard, InterruptChoice, RegisterAccess, ViolationPolicy};
+use crate::model::{AfterEnd, Device, Dma, Hazard, InUse, InterruptChoice, RegisterAccess, ViolationPolicy};
 
 const GOOD: &str = r#"
 [board]
@@ -60,7 +60,10 @@ fn the_documented_example_is_read_with_its_defaults() {
     assert_eq!((vm.trusted, vm.autostart, vm.interrupts), (false, true, InterruptChoice::Auto));
     assert_eq!((vm.on_reset, vm.on_crash, vm.watchdog), (AfterEnd::Restart, AfterEnd::Stop, None));
     let address = PciAddress::new(0, 0, 2, 0).unwrap();
-    assert_eq!(vm.devices[0], Device::Pci { address, without_reset: false, without_intx: false });
+    assert_eq!(
+        vm.devices[0],
+        Device::Pci { address, without_reset: false, without_intx: false, in_use: InUse::Keep }
+    );
     let region = Device::Region {
         name: "gpio".into(),
         base_gpa: Gpa(0x1000_0000),
@@ -284,10 +287,11 @@ fn write_device(device: &Device) -> String {
         format!("{access}{dma}{accept}")
     };
     match device {
-        Device::Pci { address, without_reset, without_intx } => format!(
-            "pci = \"{address}\"\n{}{}",
+        Device::Pci { address, without_reset, without_intx, in_use } => format!(
+            "pci = \"{address}\"\n{}{}{}",
             if *without_reset { "reset = \"none\"\n" } else { "" },
             if *without_intx { "intx = \"none\"\n" } else { "" },
+            if *in_use == InUse::Take { "in_use = \"take\"\n" } else { "" },
         ),
         Device::Node { path, access, dma, accept } => {
             format!("node = {path:?}\n{}", common(access, dma, accept))
@@ -319,11 +323,12 @@ fn device() -> impl Strategy<Value = Device> {
     let irq = || prop::option::of(any::<u32>().prop_map(Irq));
     let accept = || prop::sample::subsequence(Hazard::ALL.map(|(_, hazard)| hazard).to_vec(), 0..3);
     prop_oneof![
-        (any::<u16>(), any::<u16>(), any::<bool>(), any::<bool>()).prop_map(
-            |(segment, id, without_reset, without_intx)| Device::Pci {
+        (any::<u16>(), any::<u16>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(segment, id, without_reset, without_intx, take)| Device::Pci {
                 address: PciAddress::from_requester_id(segment, id),
                 without_reset,
                 without_intx,
+                in_use: if take { InUse::Take } else { InUse::Keep },
             }
         ),
         ("/[a-z0-9@]{1,12}", access(), dma(), accept())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axvm::devices::AxVmDevicesBuilder;
 use axvm::irqchip::Lines;
-use axvm::vcpu::{Exit, Fault, PortAccess, PowerRequest};
+use axvm::vcpu::{Exit, Fault, PortAccess, PowerAnswer, PowerRequest};
 use axvm::vm::Start;
 use axvm_addr::{Irq, VcpuId};
 use axvm_axdevice::{Console, InterruptLine, Transmit};
@@ -12,22 +12,28 @@ use axvm_pl011::Pl011;
 use axvm_plan::{ConsolePlan, VmPlan};
 use axvm_platform::model::Platform;
 use kvm_bindings::{
-    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_VGIC_CTRL_INIT,
-    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, KVM_VGIC_ITS_ADDR_TYPE,
-    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_vcpu_init,
+    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER,
+    KVM_CREATE_DEVICE_TEST, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
+    KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device,
+    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+    kvm_smccc_filter, kvm_smccc_filter_action_KVM_SMCCC_FILTER_FWD_TO_USER, kvm_vcpu_init,
 };
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
 
-use super::Access;
+use super::{Access, Switches};
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
 use crate::kvm::Needed;
 use crate::memory::Place;
+use crate::psci::{self, Calls, Returned};
 use crate::vfio::Bridge;
 use crate::vfio::routes::Routes;
 
+/// KVM's requests (Linux, include/uapi/linux/kvm.h).
+const KVMIO: u32 = 0xae;
 /// The first SPI (Arm IHI 0069, 2.2).
 const SPIS: core::ops::Range<u32> = 32..1020;
 /// KVM_IRQ_LINE's way to name an SPI (Linux, Documentation/virt/kvm/api.rst, 4.25).
@@ -39,10 +45,45 @@ const FIXED_BITS: i32 = 40;
 const X0: u64 = 0x6030_0000_0010_0000;
 const PC: u64 = 0x6030_0000_0010_0040;
 
-/// The distributor with its redistributors, and the ITS.
+/// The distributor with its redistributors, the ITS, and what vCPUs begin with.
 pub struct IrqchipParts {
     _gic: DeviceFd,
     _its: Option<DeviceFd>,
+    init: kvm_vcpu_init,
+    switches: Switches,
+}
+
+impl IrqchipParts {
+    /// Who switches vCPUs on and off.
+    pub const fn switches(&self) -> Switches {
+        self.switches
+    }
+}
+
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+
+/// Has the kernel leave those calls to us by which a guest switches CPUs on and off, where it lets itself be told so (Linux 6.4; api.rst,
+/// KVM_ARM_VM_SMCCC_FILTER).
+fn leave_calls(vm: &VmFd) -> Switches {
+    let is_left = |calls: &Calls| {
+        let filter = kvm_smccc_filter {
+            base: calls.first,
+            nr_functions: calls.count,
+            action: kvm_smccc_filter_action_KVM_SMCCC_FILTER_FWD_TO_USER as u8,
+            pad: [0; 15],
+        };
+        let attribute = kvm_device_attr {
+            flags: 0,
+            group: KVM_ARM_VM_SMCCC_CTRL,
+            attr: KVM_ARM_VM_SMCCC_FILTER.into(),
+            addr: std::ptr::from_ref(&filter) as u64,
+        };
+        // SAFETY: the kernel reads the attribute, and the filter where the attribute says that it is; both are there until it comes back.
+        let result = unsafe { ioctl_with_ref(vm, KVM_SET_DEVICE_ATTR(), &attribute) };
+        result == 0
+    };
+    // All or, with a kernel that knows of no filter, none: the first call fails there.
+    if psci::LEFT.iter().all(is_left) { Switches::Core } else { Switches::Kernel }
 }
 
 impl IrqchipParts {
@@ -112,15 +153,17 @@ pub fn make(
     plan: &VmPlan,
     _: &Arc<Routes>,
 ) -> Result<(Vec<VcpuFd>, IrqchipParts), Error> {
+    let switches = leave_calls(vm);
     let mut target = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut target).kernel("KVM_ARM_PREFERRED_TARGET")?;
     let mut vcpus = Vec::new();
+    let [features, ..] = &mut target.features;
+    *features |= 1 << KVM_ARM_VCPU_PSCI_0_2;
     for (id, _) in (0u64..).zip(&plan.cpus) {
         let vcpu = vm.create_vcpu(id).kernel("KVM_CREATE_VCPU")?;
         let mut init = target;
-        let [features, ..] = &mut init.features;
-        *features |= 1 << KVM_ARM_VCPU_PSCI_0_2;
-        if id > 0 {
+        if id > 0 && switches == Switches::Kernel {
+            let [features, ..] = &mut init.features;
             *features |= 1 << KVM_ARM_VCPU_POWER_OFF;
         }
         vcpu.vcpu_init(&init).kernel("KVM_ARM_VCPU_INIT")?;
@@ -145,7 +188,7 @@ pub fn make(
         }
         None => None,
     };
-    Ok((vcpus, IrqchipParts { _gic: device, _its: its }))
+    Ok((vcpus, IrqchipParts { _gic: device, _its: its, init: target, switches }))
 }
 
 fn create(vm: &VmFd, kind: u32) -> Result<DeviceFd, Error> {
@@ -165,13 +208,52 @@ pub fn pin(irq: Irq) -> Option<u32> {
     SPIS.contains(&irq.0).then(|| irq.0 - SPIS.start)
 }
 
-/// The first begins where the plan says; the others wait in the kernel until the guest switches them on.
-pub fn begin(_: &Kvm, _: &VmPlan, vcpu: VcpuId, fd: &VcpuFd, start: Start) -> Result<(), Error> {
-    if vcpu == VcpuId(0) {
-        fd.set_one_reg(X0, &start.argument.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
-        fd.set_one_reg(PC, &start.entry.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
+/// It begins where the plan says, or where the guest says that switches it on. Where the kernel does that the others wait there.
+pub fn begin(
+    _: &Kvm,
+    _: &VmPlan,
+    parts: &IrqchipParts,
+    vcpu: VcpuId,
+    fd: &VcpuFd,
+    start: Start,
+) -> Result<(), Error> {
+    match parts.switches {
+        Switches::Kernel if vcpu != VcpuId(0) => return Ok(()),
+        Switches::Kernel => {}
+        // As after its reset, whatever it was when it was switched off.
+        Switches::Core => fd.vcpu_init(&parts.init).kernel("KVM_ARM_VCPU_INIT")?,
     }
-    Ok(())
+    fd.set_one_reg(X0, &start.argument.to_le_bytes()).kernel("KVM_SET_ONE_REG")?;
+    fd.set_one_reg(PC, &start.entry.to_le_bytes()).kernel("KVM_SET_ONE_REG").map(drop)
+}
+
+/// Xn of the call that the vCPU was left by.
+fn argument(fd: &VcpuFd, number: u64) -> u64 {
+    let mut bytes = [0; 8];
+    // Registers of 64 bits, two of KVM's units each.
+    fd.get_one_reg(X0 + 2 * number, &mut bytes).map_or(0, |_| u64::from_le_bytes(bytes))
+}
+
+/// A call that the kernel leaves to us. The vCPU is behind it. `None`: it is answered.
+pub fn call(fd: &VcpuFd, function: u64) -> Option<Exit> {
+    let arguments = [1, 2, 3].map(|number| argument(fd, number));
+    match psci::request(function as u32, arguments) {
+        Ok(request) => Some(Exit::Power(request)),
+        Err(returned) => {
+            give_back(fd, returned);
+            None
+        }
+    }
+}
+
+fn give_back(fd: &VcpuFd, Returned(code): Returned) {
+    // The guest reads what it left there if the kernel takes none.
+    let _ = fd.set_one_reg(X0, &i64::from(code).to_le_bytes());
+}
+
+/// What came of what was asked for by a call.
+pub fn complete_power(fd: &VcpuFd, answer: PowerAnswer) {
+    give_back(fd, psci::returned(answer));
 }
 
 /// There are no model-specific registers.

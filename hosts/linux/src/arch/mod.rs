@@ -2,13 +2,14 @@
 //!
 //! | what | what it is |
 //! |---|---|
-//! | `IrqchipParts` | the interrupt controller beside what KVM knows of it: sets lines, hears of ends |
+//! | `IrqchipParts` | the interrupt controller beside what KVM knows of it: sets lines, hears of ends; `switches`: who switches vCPUs on and off |
 //! | `Cpu` | a vCPU of KVM's: [`crate::vcpu`] runs it |
 //! | `create_vm` | a VM of KVM's with so many address bits |
 //! | `make` | the vCPUs and the interrupt controller, in the order that KVM wants |
 //! | `pin` | how a line is called in the table of what events raise |
 //! | `begin` | sets a vCPU to where it begins |
-//! | `power` | what a guest asked for by an exit of the kernel's |
+//! | `system_event` | what a guest asked for by an exit of the kernel's |
+//! | `call` | what it asks of its firmware by a call that the kernel doesn't answer; `complete_power`: tells it what came of that |
 //! | `write_msr` | writes a model-specific register that the kernel leaves to this process |
 //! | `complete_nobody` | has a guest meet what its architecture says of an access that nobody answers |
 //! | `add_own` | adds the emulated devices that all VMs of the architecture have |
@@ -25,6 +26,15 @@ pub enum Access {
     Value(u32),
     /// It asks for this.
     Asks(PowerRequest),
+}
+
+/// Who switches a VM's vCPUs on and off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switches {
+    /// The kernel: each vCPU has its thread in the kernel from the VM's start on, and that all are off is seen by nobody.
+    Kernel,
+    /// The core.
+    Core,
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -64,6 +64,14 @@ impl Sysfs for Fake {
         self.owners.borrow_mut().retain(|group, _| self.has_node(*group));
         written
     }
+
+    fn unmount(&self, at: &str) -> Result<(), WriteError> {
+        self.linux.unmount(at)
+    }
+
+    fn swap_off(&self, disk: &str) -> Result<(), WriteError> {
+        self.linux.swap_off(disk)
+    }
 }
 
 impl Groups for Fake {
@@ -87,7 +95,7 @@ fn machine() -> Fake {
 
 /// What a guard may be asked for here, for root.
 fn duty() -> Duty {
-    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), user: None }
+    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), in_use: Vec::new(), user: None }
 }
 
 /// What a guard answers to these lines, and whether anything is left to give back.
@@ -120,7 +128,7 @@ fn what_is_asked_for_is_taken_and_at_the_end_given_back() {
 fn what_no_vm_of_the_run_has_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let machine = machine();
-    let only = Duty { functions: vec![CARD.parse().unwrap()], user: None };
+    let only = Duty { functions: vec![CARD.parse().unwrap()], in_use: Vec::new(), user: None };
     let (lines, _) = answers(&machine, &only, folder.path(), &format!("take {DISK}\n"));
     assert_eq!(lines[0], format!("error {DISK}: no VM of the run has it"));
     assert!(machine.linux.written().is_empty());
@@ -129,7 +137,7 @@ fn what_no_vm_of_the_run_has_is_not_taken() {
 #[test]
 fn a_function_that_is_not_there_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let absent = Duty { functions: vec!["0000:00:09.0".parse().unwrap()], user: None };
+    let absent = Duty { functions: vec!["0000:00:09.0".parse().unwrap()], in_use: Vec::new(), user: None };
     let (lines, _) = answers(&machine(), &absent, folder.path(), "take 0000:00:09.0\n");
     assert_eq!(lines[0], "error 0000:00:09.0: this machine has no such PCI function");
 }
@@ -246,4 +254,46 @@ fn a_record_that_nobody_understands_is_said_and_nothing_of_it_done() {
     let found = release(&linux, folder.path());
     assert!(matches!(&found[..], [Released::Not(_)]), "{found:?}");
     assert!(linux.linux.written().is_empty());
+}
+
+/// The machine, whose disk is mounted.
+fn busy() -> Linux {
+    machine()
+        .linux
+        .file("sys/block/nvme0n1/dev", "259:0")
+        .link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
+        .file("proc/self/mountinfo", "36 35 259:0 / /mnt rw - ext4 /dev/nvme0n1 rw")
+}
+
+#[test]
+fn what_came_in_use_since_the_run_began_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine: Fake = busy().into();
+    let (lines, _) = answers(&machine, &duty(), folder.path(), &format!("take {DISK}\n"));
+    assert_eq!(lines[0], "error 0000:00:02.0 is in use: nvme0n1 is mounted on /mnt");
+    assert!(machine.linux.written().is_empty());
+}
+
+#[test]
+fn one_that_is_taken_all_the_same_is_unmounted_before_its_driver_lets_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine: Fake = busy().into();
+    let duty = Duty { in_use: vec![DISK.parse().unwrap()], ..duty() };
+    let (lines, left) = answers(&machine, &duty, folder.path(), &format!("take {DISK}\n"));
+    assert_eq!(lines[0], "ok");
+    assert!(left.is_none());
+    let written = machine.linux.written();
+    let at = |end: &str| written.iter().position(|path| path.ends_with(end)).unwrap();
+    assert!(at("unmount") < at("nvme/unbind"));
+    assert_eq!(machine.driver_of(DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn one_that_can_not_be_unmounted_stays_with_its_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine: Fake = busy().held("/mnt").into();
+    let duty = Duty { in_use: vec![DISK.parse().unwrap()], ..duty() };
+    let (lines, _) = answers(&machine, &duty, folder.path(), &format!("take {DISK}\n"));
+    assert!(lines[0].starts_with("error 0000:00:02.0 isn't taken: nvme0n1 is mounted on /mnt"), "{lines:?}");
+    assert!(!machine.linux.written().iter().any(|path| path.ends_with("unbind")));
 }

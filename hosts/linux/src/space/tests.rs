@@ -57,7 +57,7 @@ const MEMORY: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
 #[test]
 fn what_is_mapped_is_a_slot_and_may_be_written_if_the_plan_says_so() {
-    let (kernel, place) = (Fake::default(), Place::allocate(0x4000).unwrap());
+    let (kernel, place) = (Fake::default(), Place::allocate(0x4000).unwrap().0);
     let space = Space::new(&kernel);
     space.map(span(0x1000, 0x2000), &place, MEMORY).unwrap();
     space.map(span(0x8000, 0x1000), &place, MappingFlags::READ).unwrap();
@@ -68,7 +68,7 @@ fn what_is_mapped_is_a_slot_and_may_be_written_if_the_plan_says_so() {
 
 #[test]
 fn more_than_backs_it_is_never_mapped() {
-    let (kernel, place) = (Fake::default(), Place::allocate(0x1000).unwrap());
+    let (kernel, place) = (Fake::default(), Place::allocate(0x1000).unwrap().0);
     let space = Space::new(&kernel);
     assert!(space.map(span(0x1000, 0x2000), &place, MEMORY).is_err());
     assert_eq!(kernel.at(0x1000), None);
@@ -76,7 +76,7 @@ fn more_than_backs_it_is_never_mapped() {
 
 #[test]
 fn what_is_taken_from_the_middle_leaves_both_ends_where_they_were() {
-    let (kernel, place) = (Fake::default(), Place::allocate(0x5000).unwrap());
+    let (kernel, place) = (Fake::default(), Place::allocate(0x5000).unwrap().0);
     let space = Space::new(&kernel);
     space.map(span(0x1_0000, 0x5000), &place, MEMORY).unwrap();
     space.unmap(span(0x1_1000, 0x1000)).unwrap();
@@ -93,7 +93,7 @@ fn what_is_taken_from_the_middle_leaves_both_ends_where_they_were() {
 
 #[test]
 fn what_the_kernel_refuses_is_mapped_nowhere() {
-    let (kernel, place) = (Fake::default(), Place::allocate(0x1000).unwrap());
+    let (kernel, place) = (Fake::default(), Place::allocate(0x1000).unwrap().0);
     *crate::lock(&kernel.fails) = Some(0);
     let space = Space::new(&kernel);
     assert!(space.map(span(0, 0x1000), &place, MEMORY).is_err());

@@ -1,13 +1,14 @@
 //! What keeps devices of a plan from being taken from this Linux, said as the plan's own problems are.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use axvm_addr::PciAddress;
 use axvm_plan::Plan;
 use axvm_plan::problem::{Problem, Rule};
-use axvm_platform::sysfs::{Files, Function};
-use axvm_rebind::{Refusal, Uses, VFIO_PCI, Wanted, check};
-use axvm_system::model::Item;
+use axvm_platform::sysfs::{Files, Function, Use};
+use axvm_rebind::{Refusal, Uses, VFIO_PCI, Wanted, fate};
+use axvm_system::model::{Device, InUse, Item, System};
 
 use crate::probe::{self, Root};
 
@@ -18,6 +19,27 @@ struct Planned {
     /// Its address in the plan, and in Linux.
     address: PciAddress,
     linux: PciAddress,
+    uses: Uses,
+}
+
+/// What was found of a plan's devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What keeps them.
+    pub problems: Vec<Problem>,
+    /// What becomes of those that are taken though Linux uses them, for people.
+    pub notes: Vec<String>,
+    /// Those that may be taken though Linux uses them, now or when a VM starts later, as Linux calls them: all VMs that name them say so.
+    pub in_use: BTreeSet<PciAddress>,
+}
+
+/// What the file says of a device that Linux uses.
+fn uses(system: &System, vm: u16, position: u16) -> Uses {
+    let vm = system.vms.get(usize::from(vm));
+    match vm.and_then(|vm| vm.devices.get(usize::from(position))) {
+        Some(Device::Pci { in_use: InUse::Take, .. }) => Uses::End,
+        _ => Uses::Keep,
+    }
 }
 
 /// Why a function isn't taken from its driver by who doesn't see what it is used for.
@@ -36,13 +58,13 @@ fn sees_machine(files: &impl Files) -> bool {
 }
 
 /// What keeps those of a plan for this machine. Who may not even see what there is has been told so by the plan.
-pub fn here(plan: &Plan) -> Vec<Problem> {
+pub fn here(system: &System, plan: &Plan) -> Found {
     let functions = probe::found().map(|machine| machine.functions).unwrap_or_default();
-    problems(&Root::new(Path::new("/")), &functions, plan)
+    check(&Root::new(Path::new("/")), &functions, system, plan)
 }
 
 /// All of it, of all VMs: those that start later get theirs by the same rules.
-pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<Problem> {
+pub fn check(files: &impl Files, functions: &[Function], system: &System, plan: &Plan) -> Found {
     let mut planned = Vec::new();
     for (vm, of) in (0..).zip(&plan.vms) {
         for (position, device) in (0..).zip(&of.devices) {
@@ -50,7 +72,8 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
             let item = Item::Device(vm, position, "pci".into());
             let found = functions.iter().find(|it| it.address == Some(address));
             let linux = found.map_or(address, |it| it.linux);
-            planned.push(Planned { item, vm: of.name.clone(), address, linux });
+            let uses = uses(system, vm, position);
+            planned.push(Planned { item, vm: of.name.clone(), address, linux, uses });
         }
     }
     let sees = sees_machine(files);
@@ -62,9 +85,8 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
             problems.push(Problem::new(it.item.clone(), Rule::DeviceReserved, what));
         }
     }
-    let wanted: Vec<Wanted> =
-        planned.iter().map(|it| Wanted { function: it.linux, uses: Uses::Keep }).collect();
-    let refusals = check(files, functions, &wanted);
+    let wanted: Vec<Wanted> = planned.iter().map(|it| Wanted { function: it.linux, uses: it.uses }).collect();
+    let refusals = axvm_rebind::check(files, functions, &wanted);
     for refusal in refusals {
         let (function, rule) = match &refusal {
             Refusal::NoVfioPci => {
@@ -72,15 +94,27 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
                 continue;
             }
             Refusal::Missing { function } => (*function, Rule::DeviceAbsent),
-            Refusal::InUse { function, .. } => (*function, Rule::DeviceReserved),
+            Refusal::InUse { function, .. } | Refusal::Stays { function, .. } => {
+                (*function, Rule::DeviceReserved)
+            }
             Refusal::NoGroup { function } => (*function, Rule::Dma),
             Refusal::GroupMember { function, .. } => (*function, Rule::Group),
         };
         let what = match &refusal {
-            Refusal::InUse { .. } => format!("{refusal}: it isn't taken while that is so"),
+            Refusal::InUse { .. } => format!(
+                "{refusal}: it isn't taken while that is so, unless the file says so: `in_use = \"take\"` in its [[vm.device]]"
+            ),
+            Refusal::Stays { .. } => {
+                format!("{refusal}: it isn't taken while that is so, whatever `in_use` says: end that first")
+            }
             _ => refusal.to_string(),
         };
-        for it in planned.iter().filter(|it| it.linux == function) {
+        // Of those that name it, who doesn't say that its uses end.
+        let is_of = |it: &&Planned| match &refusal {
+            Refusal::InUse { .. } => it.uses == Uses::Keep,
+            _ => true,
+        };
+        for it in planned.iter().filter(|it| it.linux == function).filter(is_of) {
             let called = if it.linux == it.address { String::new() } else { format!("{}: ", it.address) };
             let problem = Problem::new(it.item.clone(), rule, format!("vm \"{}\": {called}{what}", it.vm));
             // A function that several VMs name is theirs one after the other.
@@ -89,25 +123,23 @@ pub fn problems(files: &impl Files, functions: &[Function], plan: &Plan) -> Vec<
             }
         }
     }
-    problems
+    let keeps = |linux| planned.iter().any(|it| it.linux == linux && it.uses == Uses::Keep);
+    let in_use: BTreeSet<PciAddress> = planned.iter().map(|it| it.linux).filter(|it| !keeps(*it)).collect();
+    let mut notes = Vec::new();
+    for it in planned.iter().filter(|it| in_use.contains(&it.linux)) {
+        let function = functions.iter().find(|function| function.linux == it.linux);
+        let uses = function.into_iter().flat_map(|function| &function.uses).filter(|it| it.is_in_use());
+        let fates: Vec<String> = uses.map(|it: &Use| fate(it)).collect();
+        if !fates.is_empty() {
+            let fates = fates.join("; ");
+            notes.push(format!(
+                "vm \"{}\": {}: it is in use, and taken all the same: {fates}",
+                it.vm, it.address
+            ));
+        }
+    }
+    Found { problems, notes, in_use }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{FIRST_PIDS, sees_machine};
-    use axvm_rebind::fake::Linux;
-
-    #[test]
-    fn a_process_in_namespaces_of_its_own_does_not_see_the_machine() {
-        let with = |pid: &str, own: &str, first: &str| {
-            let linux = Linux::new().link_to("proc/self/ns/pid", pid).link_to("proc/self/ns/net", own);
-            sees_machine(&linux.link_to("proc/1/ns/net", first))
-        };
-        assert!(with(FIRST_PIDS, "net:[4026531840]", "net:[4026531840]"));
-        assert!(!with(FIRST_PIDS, "net:[4026532000]", "net:[4026531840]"));
-        assert!(!with("pid:[4026532001]", "net:[4026532000]", "net:[4026532000]"));
-        // Who may not ask doesn't know.
-        let unknown = Linux::new().link_to("proc/self/ns/pid", FIRST_PIDS);
-        assert!(!sees_machine(&unknown) && !sees_machine(&Linux::new()));
-    }
-}
+mod tests;

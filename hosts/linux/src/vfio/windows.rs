@@ -159,7 +159,7 @@ mod tests {
     fn windows(pages: &[u64]) -> Windows<Fake> {
         let windows = Windows::default();
         for page in pages {
-            let place = Place::allocate(PAGE).unwrap();
+            let place = Place::allocate(PAGE).unwrap().0;
             windows.map_dma(span(*page), &place, MappingFlags::READ | MappingFlags::WRITE).unwrap();
         }
         windows
@@ -170,7 +170,7 @@ mod tests {
         let (windows, fake) = (windows(&[1, 5]), Fake::default());
         windows.open(fake.clone()).unwrap();
         assert_eq!(fake.mapped(), [span(1), span(5)]);
-        let place = Place::allocate(PAGE).unwrap();
+        let place = Place::allocate(PAGE).unwrap().0;
         windows.map_dma(span(7), &place, MappingFlags::READ | MappingFlags::WRITE).unwrap();
         windows.unmap_dma(span(1)).unwrap();
         assert_eq!(fake.mapped(), [span(5), span(7)]);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn nothing_is_mapped_beyond_what_backs_it() {
-        let (windows, place) = (Windows::<Fake>::default(), Place::allocate(PAGE).unwrap());
+        let (windows, place) = (Windows::<Fake>::default(), Place::allocate(PAGE).unwrap().0);
         let two = Span::new(Iova(0), 2 * PAGE).unwrap();
         assert!(windows.map_dma(two, &place, MappingFlags::READ | MappingFlags::WRITE).is_err());
         assert!(windows.map_dma(span(0), &place, MappingFlags::READ).is_err());

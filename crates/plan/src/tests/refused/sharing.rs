@@ -30,6 +30,7 @@ fn what_is_reset_with_its_bus_is_given_with_all_that_is_there() {
         address: PciAddress::new(0, 1, 0, 1).unwrap(),
         without_reset: false,
         without_intx: false,
+        in_use: InUse::Keep,
     };
     let plan = planned(&system(vec![vm("a", &[1], vec![on_bus(1, 0), other])]), &platform);
     assert_eq!(plan.vms[0].devices[1].reset, Some(ResetMethod::SecondaryBus));
@@ -37,6 +38,7 @@ fn what_is_reset_with_its_bus_is_given_with_all_that_is_there() {
         address: PciAddress::new(0, 1, 0, 0).unwrap(),
         without_reset: true,
         without_intx: false,
+        in_use: InUse::Keep,
     };
     planned(&given(unreset), &platform);
 }
@@ -89,8 +91,12 @@ fn two_vms_cannot_share_a_line_a_stream_or_a_device_id() {
 fn a_line_that_a_function_does_without_may_have_another_owner() {
     let mut platform = with_functions(vec![endpoint(2, 0), endpoint(6, 0)], &[0, 1]);
     let mut two = system(vec![vm("a", &[1], vec![pci(2, 0)]), vm("b", &[2], vec![pci(6, 0)])]);
-    two.vms[1].devices =
-        vec![Device::Pci { address: address(6, 0), without_reset: false, without_intx: true }];
+    two.vms[1].devices = vec![Device::Pci {
+        address: address(6, 0),
+        without_reset: false,
+        without_intx: true,
+        in_use: InUse::Keep,
+    }];
     let plan = planned(&two, &platform);
     assert_eq!((plan.vms[0].devices[0].intx, plan.vms[1].devices[0].intx), (true, false));
     assert_eq!((plan.vms[0].lines.len(), plan.vms[1].lines.len()), (1, 0));

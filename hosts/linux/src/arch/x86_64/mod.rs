@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axvm::devices::AxVmDevicesBuilder;
 use axvm::irqchip::{Irqchip, Lines};
-use axvm::vcpu::{Exit, Fault, PortAccess, PowerRequest};
+use axvm::vcpu::{Exit, Fault, PortAccess, PowerAnswer, PowerRequest};
 use axvm::vm::Start;
 use axvm_acpipm::{Asked, Places, Power};
 use axvm_addr::{Irq, VcpuId};
@@ -26,7 +26,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use self::cpuid::Offered;
 use self::io_apic::Pins;
-use super::Access;
+use super::{Access, Switches};
 use crate::error::{Error, Kernel};
 use crate::irqchip::KernelIrqchip;
 use crate::kvm::Needed;
@@ -63,6 +63,11 @@ pub struct IrqchipParts {
 }
 
 impl IrqchipParts {
+    /// Who starts vCPUs: the kernel, by the messages that they send each other.
+    pub const fn switches(&self) -> Switches {
+        Switches::Kernel
+    }
+
     /// Sets a line.
     ///
     /// # Errors
@@ -79,6 +84,14 @@ impl IrqchipParts {
         self.pins.ended(vector);
     }
 }
+
+/// A call that the kernel leaves to others: it leaves none.
+pub fn call(_: &VcpuFd, _: u64) -> Option<Exit> {
+    Some(Exit::Failed)
+}
+
+/// Nothing is asked for by a call.
+pub fn complete_power(_: &VcpuFd, _: PowerAnswer) {}
 
 /// The registers of power.
 pub struct Own {
@@ -166,7 +179,14 @@ pub fn pin(irq: Irq) -> Option<u32> {
 }
 
 /// The first begins where the plan says; the others wait in the kernel until the guest starts them.
-pub fn begin(_: &Kvm, plan: &VmPlan, vcpu: VcpuId, fd: &VcpuFd, start: Start) -> Result<(), Error> {
+pub fn begin(
+    _: &Kvm,
+    plan: &VmPlan,
+    _: &IrqchipParts,
+    vcpu: VcpuId,
+    fd: &VcpuFd,
+    start: Start,
+) -> Result<(), Error> {
     let (VcpuId(0), Some(machine)) = (vcpu, plan.x86_64()) else { return Ok(()) };
     let gdt = Gdt { base: machine.gdt.start().0, limit: machine.gdt.size().saturating_sub(1) as u16 };
     let Start { entry, argument } = start;
