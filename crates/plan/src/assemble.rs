@@ -11,6 +11,7 @@ use super::describe;
 use super::findings::{Findings, VmRef};
 use super::hardware::{Given, Kind};
 use super::layout::Layout;
+use super::linux;
 use super::load;
 use super::machine::{self, Mode};
 use super::model::{
@@ -64,6 +65,7 @@ pub(super) fn assemble(parts: Parts<'_>, board: &Board<'_>, findings: &mut Findi
         devices: given.iter().map(|device| device_plan(device, given, silent, findings)).collect(),
         doorbells: if silent { Vec::new() } else { doorbells(given, layout, board) },
         lines: if silent { Vec::new() } else { lines(given, mode) },
+        line_numbers: linux::line_numbers(board.platform),
         machine: layout.machine.clone(),
         console: layout.console,
         pci: bridges(given, board, layout),

@@ -14,6 +14,7 @@ use crate::config::VMInterruptMode;
 use crate::findings::{DeviceRef, Findings, VmRef};
 use crate::hardware::Given;
 use crate::machine::{Machine, Mode};
+use crate::model::LineNumbers;
 use crate::problem::Rule;
 
 /// What a Linux offers, if one carries the plan out.
@@ -76,6 +77,11 @@ pub(crate) fn can_be_given(
     };
     findings.device(reference, key, Rule::DeviceUnsupported, why);
     false
+}
+
+/// Whose numbers the lines of VMs have.
+pub(crate) fn line_numbers(platform: &Platform) -> LineNumbers {
+    if host(platform).is_some() { LineNumbers::Guest } else { LineNumbers::Board }
 }
 
 /// Numbers the lines of each VM's functions anew: which they have on the board is the kernel's, and says nothing to a guest.

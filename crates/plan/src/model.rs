@@ -85,6 +85,8 @@ pub struct VmPlan {
     pub doorbells: Vec<Doorbell>,
     /// Wired interrupts.
     pub lines: Vec<LineRoute>,
+    /// Whose numbers these, and the console's, have.
+    pub line_numbers: LineNumbers,
     /// What only machines of this architecture have.
     pub machine: MachinePlan,
     /// The emulated console.
@@ -281,6 +283,16 @@ pub struct Doorbell {
     pub iova: Iova,
     /// The page of the host's that they reach there.
     pub hpa: Hpa,
+}
+
+/// Whose numbers a VM's lines have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LineNumbers {
+    /// The board's: a line that one VM has is no other's.
+    #[default]
+    Board,
+    /// The guest's own, which say nothing of the board: each VM may have the same.
+    Guest,
 }
 
 /// A wired interrupt. The guest sees the same number.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::findings::And;
 use crate::machine;
-use crate::model::{DeviceId, DevicePlan, Presence, VmPlan};
+use crate::model::{DeviceId, DevicePlan, LineNumbers, Presence, VmPlan};
 
 /// A VM that has what its plan names, from before it is built until all of it has been given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -534,6 +534,7 @@ pub fn things_of_vm(vm: &VmPlan) -> Vec<Thing> {
         things.push(Thing::Messages(vm.messages.clone()));
     }
     let physical = vm.console.filter(|_| vm.machine.console_has_a_line(vm.mode));
+    let physical = physical.filter(|_| vm.line_numbers == LineNumbers::Board);
     things.extend(physical.map(|console| Thing::Line(console.irq)));
     things
 }
@@ -553,9 +554,11 @@ pub fn things_of_devices(vm: &VmPlan, devices: &[u16]) -> Vec<Thing> {
         let ports = vm.ports.iter().filter(|block| block.device == position);
         things.extend(ports.map(|block| Thing::Ports(block.ports)));
     }
-    let lines =
-        vm.lines.iter().filter(|route| holder_of_line(vm, devices, route.irq, route.device).is_some());
-    things.extend(lines.map(|route| Thing::Line(route.irq)));
+    if vm.line_numbers == LineNumbers::Board {
+        let lines =
+            vm.lines.iter().filter(|route| holder_of_line(vm, devices, route.irq, route.device).is_some());
+        things.extend(lines.map(|route| Thing::Line(route.irq)));
+    }
     things
 }
 

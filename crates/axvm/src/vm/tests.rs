@@ -52,8 +52,8 @@ use crate::ownership::{Registry, Slot};
 use crate::space::{Backing, Materialise};
 use axvm_plan::config::{MappingFlags, VMInterruptMode};
 use axvm_plan::{
-    DeviceId, DevicePlan, Doorbell, LineRoute, LoadPlan, MachinePlan, MsiPlan, Presence, RamPiece,
-    RegisterPlan, VcpuPlan,
+    DeviceId, DevicePlan, Doorbell, LineNumbers, LineRoute, LoadPlan, MachinePlan, MsiPlan, Presence,
+    RamPiece, RegisterPlan, VcpuPlan,
 };
 
 use bare_metal::BareMetal;
@@ -194,6 +194,7 @@ fn vm_plan() -> VmPlan {
     VmPlan {
         id: VmId(0),
         name: "linux".into(),
+        line_numbers: LineNumbers::Board,
         autostart: true,
         on_violation: ViolationPolicy::QuarantineDevice,
         on_reset: AfterEnd::Restart,

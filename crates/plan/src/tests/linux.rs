@@ -8,6 +8,7 @@ use super::*;
 use crate::config::VMInterruptMode;
 use crate::fixtures::x86_64 as pc;
 use crate::problem::{Problem, Rule};
+use crate::{Thing, stands_alone, things_of_devices, things_of_vm};
 
 /// The board of the fixtures, with a Linux that offers this.
 fn with_linux(guests: Serves, functions: Serves) -> Platform {
@@ -94,6 +95,10 @@ fn lines_of_functions_are_the_guests_own_whatever_they_are_on_the_board() {
     let lines = |vm: usize| -> Vec<u32> { plan.vms[vm].lines.iter().map(|line| line.irq.0).collect() };
     assert_eq!((lines(0), lines(1)), (vec![16, 17], vec![16]));
     assert_eq!(plan.vms[0].lines.iter().map(|line| line.device).collect::<Vec<u16>>(), [0, 1]);
+    // So each may have its own at the same time, and nothing of a line is kept from others.
+    assert!([VmId(0), VmId(1)].iter().all(|id| stands_alone(&plan.vms, *id)));
+    let things = |vm: &VmPlan| [things_of_vm(vm), things_of_devices(vm, &[0, 1])].concat();
+    assert!(!plan.vms.iter().flat_map(things).any(|thing| matches!(thing, Thing::Line(_))));
     // On bare metal it is the board's, which no guest's has, and who shares it can raise it for another.
     let bare = Platform { limits: Limits { lines: 0..24, ..Limits::default() }, ..linux };
     assert!(pc::refusals(&system, &bare).iter().all(|(rule, _)| *rule == Rule::Interrupt));
