@@ -134,6 +134,11 @@ impl Input {
         trees.map(|(vm, _, bytes)| (vm.0, bytes.as_slice())).collect()
     }
 
+    /// Gives up the images, which have been packed.
+    pub fn forget_contents(&mut self) {
+        self.contents = Vec::new();
+    }
+
     fn has_problem(&self, item: &Item) -> bool {
         self.problems.iter().any(|(_, problem)| problem.item == *item)
     }

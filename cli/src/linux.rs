@@ -102,6 +102,8 @@ pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
     // It goes when the run is over.
     let mut file = tempfile::Builder::new().prefix("axvm-").suffix(".bundle").tempfile().map_err(complain)?;
     file.write_all(&bytes).map_err(complain)?;
+    drop(bytes);
+    input.forget_contents();
     let program = env::current_exe().map_err(|error| format!("this program isn't found: {error}"))?;
     let mut command = Command::new(program);
     command.arg("linux-host").arg(file.path());

@@ -26,6 +26,7 @@ use crate::caller::Caller;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::hal::Hal;
+use crate::images::Images;
 use crate::link::Link;
 use crate::memory::MemoryError;
 use crate::output::Bell;
@@ -61,8 +62,10 @@ pub struct Parts {
     pub cpus: Vec<(CpuId, usize)>,
     /// What was planned.
     pub plan: Plan,
-    /// What the tool has brought for each VM.
+    /// What the tool has brought for each VM, in its file.
     pub files: Vec<Option<VmFiles<'static>>>,
+    /// That file.
+    pub images: &'static Images,
     /// The line to the tool.
     pub link: Link,
     /// By whom whoever looks after the VMs is called.
@@ -94,6 +97,7 @@ pub struct Host {
     pub bell: Arc<Bell>,
     cpus: Vec<(CpuId, usize)>,
     files: Vec<Option<VmFiles<'static>>>,
+    images: &'static Images,
     callers: BTreeMap<(VmId, VcpuId), Arc<Caller>>,
     /// By VM: how often it has started again.
     restarts: Mutex<Vec<Restarts>>,
@@ -115,7 +119,7 @@ pub struct Host {
 impl Host {
     /// The process with these, without VMs.
     pub fn new(parts: Parts) -> Self {
-        let Parts { kvm, platform, functions, guard, cpus, plan, files, link, bell, start } = parts;
+        let Parts { kvm, platform, functions, guard, cpus, plan, files, images, link, bell, start } = parts;
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
         let plans: Vec<Arc<VmPlan>> = plan.vms.into_iter().map(Arc::new).collect();
         let vcpus = plans.iter().flat_map(|plan| {
@@ -137,6 +141,7 @@ impl Host {
             bell,
             cpus,
             files,
+            images,
             run_ends: AtomicBool::new(false),
             vms: Mutex::default(),
             unsettled: Mutex::default(),
@@ -238,6 +243,7 @@ impl Host {
             .map_err(|error| BuildError::Create(Box::new(error)))?;
         let files = self.files.get(usize::from(plan.id.0)).and_then(Option::as_ref);
         let loaded = files.map_or(Ok(()), |files| files.load(vm.plan(), |at, bytes| put(&vm, at, bytes)));
+        self.images.let_go();
         match loaded {
             Ok(()) => Ok(vm),
             Err(error) => {

@@ -13,6 +13,7 @@
 //! | [`hal`] | what the core asks of its host |
 //! | [`vcpu`], [`elements`], [`caller`] | a vCPU in its thread, an exit by a port in parts, and how the thread is called |
 //! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
+//! | [`images`] | the tool's bundle, in its file |
 //! | [`vfio`], [`guard`] | devices; who takes them from their drivers and gives them back |
 //! | [`security`] | what was tried beyond a plan, and what it leads to |
 //! | [`link`], [`output`], [`watchdogs`] | the line to the tool, guests' consoles, their watchdogs |
@@ -28,6 +29,7 @@ pub mod error;
 pub mod guard;
 pub mod hal;
 pub mod host;
+pub mod images;
 pub mod irqchip;
 pub mod kvm;
 pub mod link;

@@ -18,6 +18,7 @@ use axvm_system::model::Item;
 use crate::confine::Keeps;
 use crate::guard::{Duty, Guard};
 use crate::host::{Host, Parts};
+use crate::images::Images;
 use crate::link::Link;
 use crate::output::Bell;
 use crate::{caller, confine, kvm, probe, serve, vfio};
@@ -44,11 +45,11 @@ pub enum StartError {
 pub fn run(path: &Path) -> Result<(), StartError> {
     let start = Instant::now();
     // The images are used as long as this process is there: VMs may start again.
-    let bytes: &'static [u8] = Vec::leak(std::fs::read(path)?);
-    let bundle = Bundle::parse(bytes)?;
+    let images = Images::open(path)?;
+    let bundle = Bundle::parse(images.bytes())?;
     let nonce = bundle.run().nonce.ok_or(StartError::NoNonce)?;
     let link = Link::new(&nonce, Box::new(io::stdout()));
-    match prepare(&bundle, start, link) {
+    match prepare(images, &bundle, start, link) {
         Ok(Prepared { host, notes, keeps }) => {
             for note in &notes {
                 host.link.info(format_args!("{note}"));
@@ -93,7 +94,12 @@ struct Prepared {
 }
 
 /// Finds the machine, and plans.
-fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepared, Refused> {
+fn prepare(
+    images: &'static Images,
+    bundle: &Bundle<'static>,
+    start: Instant,
+    link: Link,
+) -> Result<Prepared, Refused> {
     let refuse = |link, what: String| {
         Err((link, vec![Problem::new(Item::Board(String::new()), Rule::Platform, what)]))
     };
@@ -140,6 +146,7 @@ fn prepare(bundle: &Bundle<'static>, start: Instant, link: Link) -> Result<Prepa
         cpus,
         plan,
         files: files.vms,
+        images,
         link,
         bell: Arc::new(bell),
         start,
