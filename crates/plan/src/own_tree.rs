@@ -115,7 +115,9 @@ impl Look<'_> {
 
     /// What the tree says, if it can be followed.
     fn read(&mut self, blob: &[u8]) -> Result<Option<Platform>, Unusable> {
-        match fdt::read(blob) {
+        // A plan for a machine that has none was refused before.
+        let Some(said) = self.plan.machine.machine().read_own(blob) else { return Ok(None) };
+        match said {
             Ok(tree) => Ok(Some(tree)),
             Err(error @ (FdtError::Blob(_) | FdtError::Overlay(_) | FdtError::Architecture(_))) => {
                 self.problem(format_args!("can't be used: {error}"));

@@ -13,8 +13,9 @@ use core::ops::Range;
 use axvm_addr::{Address, Gpa, Hpa, Interrupt, IommuId, Irq, MsiControllerId, PciAddress, Ports, Span};
 use axvm_guest::Description;
 use axvm_guest::image::{ImageKind, VmImages};
+use axvm_platform::fdt::{self, FdtError};
 use axvm_platform::limits::GuestMachine;
-#[cfg(feature = "x86_64")]
+#[cfg(all(feature = "x86_64", feature = "aarch64"))]
 use axvm_platform::model::Irqchip;
 use axvm_platform::model::Platform;
 use axvm_system::model::{Arch, System, Vm};
@@ -32,7 +33,7 @@ use crate::own_tree::Look;
 /// The architecture of a board. Of one that this build doesn't serve there is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Machine {
-    Aarch64,
+    Aarch64(aarch64::Served),
     X86_64(x86_64::Served),
 }
 
@@ -45,16 +46,18 @@ pub enum MachinePlan {
     X86_64(x86_64::X86_64Plan),
 }
 
+#[cfg(any(feature = "aarch64", not(feature = "x86_64")))]
 impl Default for MachinePlan {
     fn default() -> Self {
-        Self::Aarch64(aarch64::Aarch64Plan::default())
+        let plan = aarch64::Aarch64Plan { served: aarch64::Served, gic: None, virtual_lpis: false };
+        Self::Aarch64(plan)
     }
 }
 
 impl MachinePlan {
     pub(crate) fn machine(&self) -> Machine {
         match self {
-            Self::Aarch64(_) => Machine::Aarch64,
+            Self::Aarch64(plan) => Machine::Aarch64(plan.served),
             Self::X86_64(plan) => Machine::X86_64(plan.served),
         }
     }
@@ -249,31 +252,37 @@ pub(crate) struct Tables {
 
 impl Machine {
     /// That of a platform: readers refuse the descriptions of others.
-    #[cfg(feature = "x86_64")]
+    #[cfg(all(feature = "x86_64", feature = "aarch64"))]
     pub(crate) fn of(platform: &Platform) -> Self {
         match platform.irqchip {
             Some(Irqchip::Apic(_)) => Self::X86_64(x86_64::Served),
-            Some(Irqchip::Gic(_)) | None => Self::Aarch64,
+            Some(Irqchip::Gic(_)) | None => Self::Aarch64(aarch64::Served),
         }
     }
 
-    /// That of a platform: readers refuse the descriptions of others.
+    /// That of all platforms, in a build for one architecture.
+    #[cfg(all(feature = "x86_64", not(feature = "aarch64")))]
+    pub(crate) fn of(_: &Platform) -> Self {
+        Self::X86_64(x86_64::Served)
+    }
+
+    /// That of all platforms, in a build for one architecture.
     #[cfg(not(feature = "x86_64"))]
     pub(crate) fn of(_: &Platform) -> Self {
-        Self::Aarch64
+        Self::Aarch64(aarch64::Served)
     }
 
     /// Its name in system files.
     pub(crate) fn arch(self) -> Arch {
         match self {
-            Self::Aarch64 => Arch::Aarch64,
+            Self::Aarch64(_) => Arch::Aarch64,
             Self::X86_64(_) => Arch::X86_64,
         }
     }
 
     pub(crate) fn words(self) -> &'static Words {
         match self {
-            Self::Aarch64 => &aarch64::WORDS,
+            Self::Aarch64(_) => &aarch64::WORDS,
             Self::X86_64(_) => &x86_64::WORDS,
         }
     }
@@ -281,7 +290,7 @@ impl Machine {
     /// What of the hypervisor's needs a board lacks.
     pub(crate) fn lacks(self, platform: &Platform) -> Vec<&'static str> {
         match self {
-            Self::Aarch64 => aarch64::lacks(platform),
+            Self::Aarch64(_) => aarch64::lacks(platform),
             Self::X86_64(_) => x86_64::lacks(platform),
         }
     }
@@ -289,7 +298,7 @@ impl Machine {
     /// What of the board's registers belongs to its interrupt controller.
     pub(crate) fn irqchip(self, platform: &Platform) -> Vec<Driven> {
         match self {
-            Self::Aarch64 => aarch64::irqchip(platform),
+            Self::Aarch64(_) => aarch64::irqchip(platform),
             Self::X86_64(_) => x86_64::irqchip(platform),
         }
     }
@@ -297,7 +306,7 @@ impl Machine {
     /// The interrupt controller's own lines.
     pub(crate) fn irqchip_lines(self, platform: &Platform) -> Vec<Held> {
         match self {
-            Self::Aarch64 => aarch64::irqchip_lines(platform),
+            Self::Aarch64(_) => aarch64::irqchip_lines(platform),
             Self::X86_64(_) => x86_64::irqchip_lines(platform),
         }
     }
@@ -305,7 +314,7 @@ impl Machine {
     /// What of the machine's own is at a path of the device tree.
     pub(crate) fn reserved_node(self, platform: &Platform, path: &str) -> Option<&'static str> {
         match self {
-            Self::Aarch64 => aarch64::reserved_node(platform, path),
+            Self::Aarch64(_) => aarch64::reserved_node(platform, path),
             Self::X86_64(_) => x86_64::reserved_node(path),
         }
     }
@@ -313,7 +322,7 @@ impl Machine {
     /// What devices' lines may have as numbers.
     pub(crate) fn lines(self) -> Range<u32> {
         match self {
-            Self::Aarch64 => aarch64::SPIS,
+            Self::Aarch64(_) => aarch64::SPIS,
             Self::X86_64(_) => x86_64::LINES,
         }
     }
@@ -321,7 +330,7 @@ impl Machine {
     /// Lines of a guest's that its functions have where they aren't the board's: none that its own devices have.
     pub(crate) fn lines_of_functions(self) -> Range<u32> {
         match self {
-            Self::Aarch64 => aarch64::LINES_OF_FUNCTIONS,
+            Self::Aarch64(_) => aarch64::LINES_OF_FUNCTIONS,
             Self::X86_64(_) => x86_64::LINES_OF_FUNCTIONS,
         }
     }
@@ -329,7 +338,7 @@ impl Machine {
     /// How many controllers of message interrupts a board has.
     pub(crate) fn msi_controllers(self, platform: &Platform) -> usize {
         match self {
-            Self::Aarch64 => platform.gic().map_or(0, |gic| gic.its.len()),
+            Self::Aarch64(_) => platform.gic().map_or(0, |gic| gic.its.len()),
             Self::X86_64(_) => platform.iommus.len(),
         }
     }
@@ -337,7 +346,7 @@ impl Machine {
     /// Where a guest machine of its own has what all have.
     pub(crate) fn own_layout(self) -> &'static OwnLayout {
         match self {
-            Self::Aarch64 => &aarch64::layout::OWN,
+            Self::Aarch64(_) => &aarch64::layout::OWN,
             Self::X86_64(_) => &x86_64::layout::OWN,
         }
     }
@@ -345,7 +354,7 @@ impl Machine {
     /// The machine that guests see: on x86 its own, as what a PC has lies where the hypervisor's own is.
     pub(crate) fn guest_machine(self, platform: &Platform) -> GuestMachine {
         match self {
-            Self::Aarch64 => platform.limits.guest_machine,
+            Self::Aarch64(_) => platform.limits.guest_machine,
             Self::X86_64(_) => GuestMachine::Own,
         }
     }
@@ -353,7 +362,7 @@ impl Machine {
     /// Where RAM is, piece by piece, in a machine that has it at fixed places; else it is in one piece where there is room.
     pub(crate) fn ram_areas(self) -> &'static [(u64, u64)] {
         match self {
-            Self::Aarch64 => &[],
+            Self::Aarch64(_) => &[],
             Self::X86_64(_) => &x86_64::layout::RAM,
         }
     }
@@ -362,7 +371,7 @@ impl Machine {
     /// seen it.
     pub(crate) fn windows_take_dma(self) -> bool {
         match self {
-            Self::Aarch64 => true,
+            Self::Aarch64(_) => true,
             Self::X86_64(_) => false,
         }
     }
@@ -370,7 +379,7 @@ impl Machine {
     /// Whether there are no I/O ports.
     pub(crate) fn has_no_ports(self) -> bool {
         match self {
-            Self::Aarch64 => true,
+            Self::Aarch64(_) => true,
             Self::X86_64(_) => false,
         }
     }
@@ -378,7 +387,7 @@ impl Machine {
     /// The IOMMU that a PCI function is, with its article.
     pub(crate) fn iommu_at(self, platform: &Platform, function: PciAddress) -> Option<&'static str> {
         match self {
-            Self::Aarch64 => None,
+            Self::Aarch64(_) => None,
             Self::X86_64(_) => x86_64::iommu_at(platform, function),
         }
     }
@@ -386,7 +395,7 @@ impl Machine {
     /// Whether firmware may say that devices reach memory of its own.
     pub(crate) fn firmware_masters(self) -> bool {
         match self {
-            Self::Aarch64 => false,
+            Self::Aarch64(_) => false,
             Self::X86_64(_) => true,
         }
     }
@@ -394,7 +403,7 @@ impl Machine {
     /// The ports of the board's with which the hypervisor works.
     pub(crate) fn ports(self, platform: &Platform) -> Vec<DrivenPorts> {
         match self {
-            Self::Aarch64 => Vec::new(),
+            Self::Aarch64(_) => Vec::new(),
             Self::X86_64(_) => x86_64::ports(platform),
         }
     }
@@ -402,7 +411,7 @@ impl Machine {
     /// Whether an IOMMU bounds the messages of the devices that it serves, or something behind it does.
     pub(crate) fn bounds_messages(self, platform: &Platform, iommu: IommuId) -> bool {
         match self {
-            Self::Aarch64 => true,
+            Self::Aarch64(_) => true,
             Self::X86_64(_) => x86_64::bounds_messages(platform, iommu),
         }
     }
@@ -410,7 +419,7 @@ impl Machine {
     /// Whether it is for guests to say how many messages a device can send, so that each may have as many as any.
     pub(crate) fn guests_size_tables(self) -> bool {
         match self {
-            Self::Aarch64 => true,
+            Self::Aarch64(_) => true,
             Self::X86_64(_) => false,
         }
     }
@@ -418,7 +427,7 @@ impl Machine {
     /// Whether it runs kernels of this kind.
     pub(crate) fn runs(self, kind: ImageKind) -> bool {
         match self {
-            Self::Aarch64 => matches!(kind, ImageKind::LinuxImage | ImageKind::Elf | ImageKind::Raw),
+            Self::Aarch64(_) => matches!(kind, ImageKind::LinuxImage | ImageKind::Elf | ImageKind::Raw),
             Self::X86_64(_) => {
                 matches!(kind, ImageKind::BzImage | ImageKind::PvhElf | ImageKind::ElfX86 | ImageKind::Raw)
             }
@@ -428,7 +437,7 @@ impl Machine {
     /// Whether its guests can be told of their machine by a device tree, so that a file may bring one.
     pub(crate) fn has_device_tree(self) -> bool {
         match self {
-            Self::Aarch64 => true,
+            Self::Aarch64(_) => true,
             Self::X86_64(_) => false,
         }
     }
@@ -441,7 +450,7 @@ impl Machine {
     /// The emulated console, where it is at ports.
     pub(crate) fn console_ports(self, given: &[&Given<'_>]) -> Option<ConsolePlan> {
         match self {
-            Self::Aarch64 => None,
+            Self::Aarch64(_) => None,
             Self::X86_64(_) => x86_64::layout::console(given),
         }
     }
@@ -456,7 +465,7 @@ impl Machine {
         findings: &mut Findings,
     ) -> Option<LoadPlan> {
         match self {
-            Self::Aarch64 => aarch64::load::place(vm, config, images, ram, findings),
+            Self::Aarch64(_) => aarch64::load::place(vm, config, images, ram, findings),
             Self::X86_64(_) => x86_64::load::place(vm, config, images, ram, findings),
         }
     }
@@ -464,7 +473,7 @@ impl Machine {
     /// The page of the board's that devices' message interrupts reach.
     pub(crate) fn doorbell(self, platform: &Platform, controller: MsiControllerId) -> Option<Hpa> {
         match self {
-            Self::Aarch64 => platform.gic()?.its.get(usize::from(controller.0))?.doorbell(),
+            Self::Aarch64(_) => platform.gic()?.its.get(usize::from(controller.0))?.doorbell(),
             Self::X86_64(_) => None,
         }
     }
@@ -472,7 +481,7 @@ impl Machine {
     /// Says what of the board's interrupt controller stays unused, and why.
     pub(crate) fn note_unused(self, platform: &Platform, findings: &mut Findings) {
         match self {
-            Self::Aarch64 => aarch64::note_unused(platform, findings),
+            Self::Aarch64(_) => aarch64::note_unused(platform, findings),
             Self::X86_64(_) => {}
         }
     }
@@ -480,7 +489,7 @@ impl Machine {
     /// What a vCPU's guest knows it by.
     pub(crate) fn vcpu_id(self, vcpu: u16) -> u64 {
         match self {
-            Self::Aarch64 => aarch64::affinity(vcpu),
+            Self::Aarch64(_) => aarch64::affinity(vcpu),
             // Local APICs' ids, which are counted.
             Self::X86_64(_) => vcpu.into(),
         }
@@ -496,7 +505,7 @@ impl Machine {
         findings: &mut Findings,
     ) -> Vec<Mode> {
         match self {
-            Self::Aarch64 => aarch64::mode::choose(system, given, board, apart, findings),
+            Self::Aarch64(_) => aarch64::mode::choose(system, given, board, apart, findings),
             Self::X86_64(_) => {
                 x86_64::note_iommus(given, board.platform, findings);
                 x86_64::mode::choose(system, board.platform, findings)
@@ -515,8 +524,8 @@ impl Machine {
         findings: &mut Findings,
     ) -> MachinePlan {
         match self {
-            Self::Aarch64 => {
-                MachinePlan::Aarch64(aarch64::layout::plan(vm, config, room.mode, given, board, findings))
+            Self::Aarch64(served) => {
+                aarch64::layout::plan(vm, served, config, room.mode, given, board, findings)
             }
             Self::X86_64(served) => x86_64::layout::plan(vm, served, room.images, given, findings),
         }
@@ -525,7 +534,7 @@ impl Machine {
     /// Where a guest's interrupt controller may lie, whatever the VM has of it.
     pub(crate) fn fixed(self, platform: &Platform) -> Vec<Emulated> {
         match self {
-            Self::Aarch64 => aarch64::layout::fixed(platform),
+            Self::Aarch64(_) => aarch64::layout::fixed(platform),
             Self::X86_64(_) => x86_64::layout::fixed(),
         }
     }
@@ -554,15 +563,23 @@ impl Machine {
     /// What tables take.
     pub(crate) fn tables(self) -> &'static Tables {
         match self {
-            Self::Aarch64 => &aarch64::TABLES,
+            Self::Aarch64(_) => &aarch64::TABLES,
             Self::X86_64(_) => &x86_64::TABLES,
+        }
+    }
+
+    /// What a VM's own device tree says, of a machine whose guests can have one.
+    pub(crate) fn read_own(self, blob: &[u8]) -> Option<Result<Platform, FdtError>> {
+        match self {
+            Self::Aarch64(_) => Some(fdt::read(blob)),
+            Self::X86_64(_) => None,
         }
     }
 
     /// Looks at what a VM's own device tree says of the interrupt controller, the timer and the firmware.
     pub(crate) fn look(self, look: &mut Look<'_>, tree: &Platform) {
         match self {
-            Self::Aarch64 => aarch64::own_tree::look(look, tree),
+            Self::Aarch64(_) => aarch64::own_tree::look(look, tree),
             // A VM of it has no device tree.
             Self::X86_64(_) => {}
         }

@@ -8,11 +8,11 @@ use axvm_platform::limits::GuestMachine;
 use axvm_platform::model::Platform;
 use axvm_system::model::{InterruptChoice, Vm};
 
-use super::{Aarch64Plan, GicPlan, ItsPlan, SPIS};
+use super::{Aarch64Plan, GicPlan, ItsPlan, SPIS, Served};
 use crate::board::Board;
 use crate::findings::{Findings, VmRef};
 use crate::hardware::Given;
-use crate::machine::{Emulated, Mode, OwnLayout};
+use crate::machine::{Emulated, MachinePlan, Mode, OwnLayout};
 use crate::places::same;
 use crate::problem::Rule;
 
@@ -21,13 +21,15 @@ const REDISTRIBUTOR: u64 = 128 << 10;
 
 pub(crate) fn plan(
     vm: VmRef<'_>,
+    served: Served,
     config: &Vm,
     mode: Mode,
     given: &[&Given<'_>],
     board: &Board<'_>,
     findings: &mut Findings,
-) -> Aarch64Plan {
-    Aarch64Plan { gic: gic(vm, config, given, board, findings), virtual_lpis: mode.messages_by_hardware }
+) -> MachinePlan {
+    let gic = gic(vm, config, given, board, findings);
+    MachinePlan::Aarch64(Aarch64Plan { served, gic, virtual_lpis: mode.messages_by_hardware })
 }
 
 /// A guest machine of its own: interrupt controller, console and PCI's ports below 96 MiB, then platform devices, PCI up to 2 GiB, and RAM from there

@@ -22,6 +22,15 @@ use crate::model::{Blob, VmPlan};
 
 use super::{Driven, Emulated, Held, Tables, Words};
 
+/// That this build serves machines of this architecture. In one for others there is no such value, so that nothing of what follows from one
+/// takes room in the image.
+#[cfg(any(feature = "aarch64", not(feature = "x86_64")))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Served;
+#[cfg(all(feature = "x86_64", not(feature = "aarch64")))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Served {}
+
 /// SPIs (Arm IHI 0069, 2.2): what a device's line can be.
 pub(crate) const SPIS: Range<u32> = 32..1020;
 
@@ -69,8 +78,9 @@ pub(crate) const TABLES: Tables = Tables {
 };
 
 /// What only aarch64 has, for one VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aarch64Plan {
+    pub(crate) served: Served,
     /// The emulated GIC, as the guest sees it.
     pub gic: Option<GicPlan>,
     /// In emulated mode: its MSIs become virtual LPIs that the hardware delivers to its vCPUs (GICv4).
