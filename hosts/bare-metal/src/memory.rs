@@ -7,11 +7,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::alloc::{alloc, dealloc};
 use axvm_addr::{Address, Gpa, Hpa, Span};
+use axvm_paging::{Attributes, MemoryType};
 use axvm_plan::RamPiece;
+use axvm_plan::config::MappingFlags;
 use buddy_system_allocator::LockedHeap;
 
-use crate::arch::{WINDOW_BYTES, Window};
 use crate::protection::{self, Protection};
+use crate::window::{BYTES, Window};
 
 /// Blocks of up to 2^30 bytes; every block is aligned to its size.
 #[global_allocator]
@@ -19,6 +21,23 @@ static HEAP: LockedHeap<31> = LockedHeap::empty();
 
 /// Bytes of tables and queues that hardware reads.
 static TABLES: AtomicU64 = AtomicU64::new(0);
+
+/// What the flags of the core mean to a table.
+pub fn attributes(flags: MappingFlags) -> Attributes {
+    let memory = if flags.contains(MappingFlags::DEVICE) {
+        MemoryType::Device
+    } else if flags.contains(MappingFlags::UNCACHED) {
+        MemoryType::NormalNonCacheable
+    } else {
+        MemoryType::Normal
+    };
+    Attributes {
+        memory,
+        read: flags.contains(MappingFlags::READ),
+        write: flags.contains(MappingFlags::WRITE),
+        execute: flags.contains(MappingFlags::EXECUTE),
+    }
+}
 
 /// Ticks spent on clearing, filling and cleaning guests' RAM.
 static FILLING: AtomicU64 = AtomicU64::new(0);
@@ -126,7 +145,7 @@ pub struct NotGuestRam(pub Gpa);
 impl GuestRam {
     /// # Safety
     ///
-    /// Each chunk must be RAM, in whole blocks of [`WINDOW_BYTES`], that nothing of the hypervisor's lies in.
+    /// Each chunk must be RAM, in whole blocks of [`BYTES`], that nothing of the hypervisor's lies in.
     pub unsafe fn new(chunks: alloc::vec::Vec<RamPiece>) -> Self {
         Self { chunks }
     }
@@ -141,7 +160,7 @@ impl GuestRam {
             let RamPiece { gpa: span, hpa } = chunk;
             let offset = at.0 - span.start().0;
             let start = Hpa(hpa.0 + offset);
-            let seen = WINDOW_BYTES - start.0 % WINDOW_BYTES;
+            let seen = BYTES - start.0 % BYTES;
             let bytes = (span.size() - offset).min(length - done).min(seen);
             // SAFETY: the block is this guest's (`new`).
             let window = unsafe { Window::open(start) }.ok_or(NotGuestRam(at))?;
@@ -156,9 +175,9 @@ impl GuestRam {
     pub fn around(&self, gpa: Gpa) -> Option<(Gpa, u64, Hpa)> {
         let RamPiece { gpa: span, hpa } = self.chunks.iter().find(|chunk| chunk.gpa.contains(gpa))?;
         let offset = gpa.0 - span.start().0;
-        let before = ((hpa.0 + offset) % WINDOW_BYTES).min(offset);
+        let before = ((hpa.0 + offset) % BYTES).min(offset);
         let start = offset - before;
-        let bytes = (span.size() - start).min(WINDOW_BYTES - (hpa.0 + start) % WINDOW_BYTES);
+        let bytes = (span.size() - start).min(BYTES - (hpa.0 + start) % BYTES);
         Some((Gpa(span.start().0 + start), bytes, Hpa(hpa.0 + start)))
     }
 

@@ -36,7 +36,7 @@
 //! | `Builder`, `Rights` | the real map: addresses as they are, each part with the rights that it needs. On the first CPU. It gives what other CPUs start with (`SecondaryBoot`) |
 //! | `add_device`, `add_memory` | add to it; what is there stays |
 //! | `UartRegisters` | the registers of a UART, where the platform says that they are |
-//! | `Window`, `WINDOW_BYTES` | the calling CPU's way to a guest's memory, which isn't mapped otherwise |
+//! | `windows` | how the entry of a window (`crate::window`) is written, when it holds, how it is forgotten |
 //! | `correct_platform` | leaves out of the platform what isn't for the hypervisor |
 //! | `start_cpu` | starts another CPU, which comes to `crate::cpus::secondary_main` |
 //! | `system_off`, `system_reset` | end the run. Where nothing can do that, they halt |
@@ -103,13 +103,13 @@ use x86_64 as current;
 pub use current::{
     Builder, Caller, DmaSpace, Domain, EntryWork, GuestIrqchip, GuestIrqchipError, GuestSpace, INJECTED,
     IOMMU, IOMMU_TAILS, IommuError, Iommus, Irqchip, IrqchipError, MESSAGES, Messages, NotSeated, Rights,
-    Running, Seat, SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, WINDOW_BYTES, Window,
-    add_bar_ports, add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus,
-    close_ports, correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message,
-    image_layout, image_start, listen_to_iommus, memory_barrier, now_us, open_ports, own_hardware_id,
+    Running, Seat, SecondaryBoot, SpaceError, SpaceRoot, UNHEARD, UartRegisters, add_bar_ports,
+    add_config_ports, add_console, add_device, add_memory, clean_to_memory, close_iommus, close_ports,
+    correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout,
+    image_start, listen_to_iommus, memory_barrier, now_us, open_ports, own_hardware_id,
     physical_address_bits, press_power_button, probe_read, probe_write, read_port, reside, send_event,
     start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt,
-    wait_for_interrupt_or_us, wait_while_off, watchdog_ticks, watchdog_us, write_port, zero,
+    wait_for_interrupt_or_us, wait_while_off, watchdog_ticks, watchdog_us, windows, write_port, zero,
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};
@@ -168,9 +168,8 @@ mod checked {
         Builder::new: fn() -> Builder,
         Builder::activate: unsafe fn(Builder, usize) -> Option<SecondaryBoot>,
         add_memory: fn(Span<Hpa>),
-        WINDOW_BYTES: u64,
-        Window::open: unsafe fn(Hpa) -> Option<Window>,
-        Window::at: fn(&Window) -> u64,
+        windows::shown: fn(),
+        windows::forget: unsafe fn(u64),
         correct_platform: fn(&mut Platform),
         start_cpu: fn(u64, &'static SecondaryBoot) -> Result<(), NotStarted>,
         system_off: fn() -> !,

@@ -1,17 +1,15 @@
 //! Faults of the hypervisor itself: say all there is to say, and end the run.
 
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_syndrome::{DataAbort, Status, Syndrome, class};
 
-use super::cpu::halt;
 use super::frame::Frame;
 use super::guarded::{fixup, is_expected_error};
 use super::image::image_start;
 use super::names::{class_name, status_name};
 use super::sysreg::mrs;
-use crate::console;
+use crate::fault::speak;
 
 /// An exception taken from EL2. Called by the vectors with the interrupted registers; returns only to the place where a
 /// guarded access goes on after an abort.
@@ -32,7 +30,7 @@ pub extern "C" fn self_exception(frame: &mut Frame, vector: u64) {
     if vector == 7 && is_expected_error(frame.pc) {
         return;
     }
-    let mut out = Report::begin();
+    let mut out = speak();
     let _ = writeln!(
         out,
         "hypervisor fault: {} (vector {vector}, esr {esr:#x}{}), at {:#x}, address {:#x}",
@@ -66,29 +64,8 @@ impl core::fmt::Display for Said {
 
 /// The stack pointer ran into the guard below the stack.
 pub extern "C" fn stack_overflow() -> ! {
-    let mut out = Report::begin();
+    let mut out = speak();
     let pc = mrs!("elr_el2").wrapping_sub(image_start());
     let _ = writeln!(out, "hypervisor fault: stack overflow, at {pc:#x}");
     out.end()
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    let mut out = Report::begin();
-    let _ = writeln!(out, "hypervisor fault: {info}");
-    out.end()
-}
-
-/// The last words of a CPU. The first to fault speaks; a fault while speaking ends at once.
-struct Report;
-
-static SPEAKING: AtomicBool = AtomicBool::new(false);
-
-impl Report {
-    fn begin() -> console::Emergency {
-        if SPEAKING.swap(true, Ordering::AcqRel) {
-            halt()
-        }
-        console::emergency()
-    }
 }

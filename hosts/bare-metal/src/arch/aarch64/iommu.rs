@@ -10,10 +10,11 @@ use axvm_platform::model::{Interrupt, Iommu as Described, IommuKind, Platform};
 pub use axvm_smmuv3::{Domain, Error as IommuError};
 use axvm_smmuv3::{Error, Features, GlobalErrors, Options, Smmu, StreamId};
 
-use super::stage2::{SpaceError, Tables, attributes};
+use super::stage2::{SpaceError, Tables};
 use crate::hal::HalError;
 use crate::iommu_access::Shared;
 use crate::lock::Held;
+use crate::memory::attributes;
 use crate::mmio::Mmio;
 use crate::protection::{self, Protection};
 

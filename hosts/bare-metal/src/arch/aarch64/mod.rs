@@ -41,7 +41,7 @@ mod tlb;
 mod uart;
 mod vcpu;
 mod vectors;
-mod window;
+pub mod windows;
 
 use alloc::vec::Vec;
 
@@ -83,7 +83,6 @@ pub use run::wait_while_off;
 pub use secondary::SecondaryBoot;
 pub use stage2::{GuestSpace, SpaceError, SpaceRoot};
 pub use uart::UartRegisters;
-pub use window::{BYTES as WINDOW_BYTES, Window};
 
 /// What an IOMMU is called.
 pub const IOMMU: &str = "SMMU";

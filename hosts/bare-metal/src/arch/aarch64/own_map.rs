@@ -14,7 +14,6 @@ use spin::Mutex;
 use super::descriptor::{EARLY_DEVICE, EARLY_MEMORY};
 use super::secondary::SecondaryBoot;
 use super::sysreg::{dsb, isb, mrs, msr};
-use super::window;
 use crate::log;
 
 /// MAIR_EL2: 0 Device-nGnRE, 1 Normal write-back, 2 Normal non-cacheable, 3
@@ -90,7 +89,7 @@ impl Builder {
         map.mark_active();
         let root = map.root_address().0 as u64;
         // SAFETY: the root is this map's, which nobody walks yet.
-        unsafe { window::install(Hpa(root), cpus)? };
+        unsafe { crate::window::install(Hpa(root), cpus)? };
         let boot =
             SecondaryBoot { mair: MAIR, tcr: tcr(), ttbr: root, sctlr: sctlr(), stack: 0, argument: 0 };
         dsb!("ish");

@@ -1,16 +1,15 @@
-//! Second-stage tables: memory for them, what the core's flags mean in them, and what a VM's CPUs reach by them.
+//! Second-stage tables: memory for them, and what a VM's CPUs reach by them.
 
 use axvm_addr::{Gpa, Hpa, Span};
 use axvm_paging::{
-    Attributes, Invalidate, MapError, Mapper, MemoryType, NotInvalidated, Stage2Format, TableMemory,
-    UnmapError, UnsupportedInputSize,
+    Invalidate, MapError, Mapper, NotInvalidated, Stage2Format, TableMemory, UnmapError, UnsupportedInputSize,
 };
 use axvm_plan::config::MappingFlags;
 use spin::Mutex;
 
 use super::cpu::{clean_to_memory, memory_barrier};
 use super::{physical_address_bits, tlb};
-use crate::memory;
+use crate::memory::{self, attributes};
 
 /// Tables in the hypervisor's heap.
 #[derive(Clone, Copy, Debug)]
@@ -41,23 +40,6 @@ impl TableMemory for Tables {
 
     fn barrier(&self) {
         memory_barrier();
-    }
-}
-
-/// What the flags of the core mean to a table.
-pub fn attributes(flags: MappingFlags) -> Attributes {
-    let memory = if flags.contains(MappingFlags::DEVICE) {
-        MemoryType::Device
-    } else if flags.contains(MappingFlags::UNCACHED) {
-        MemoryType::NormalNonCacheable
-    } else {
-        MemoryType::Normal
-    };
-    Attributes {
-        memory,
-        read: flags.contains(MappingFlags::READ),
-        write: flags.contains(MappingFlags::WRITE),
-        execute: flags.contains(MappingFlags::EXECUTE),
     }
 }
 

@@ -10,8 +10,8 @@ use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::walk::{self, Access, Fault as WalkFault, Memory, NoMemory};
 
 use super::vcpu::Context;
-use super::window::Window;
 use crate::memory::GuestRam;
+use crate::window::Window;
 
 /// The guest's memory, for who walks its tables and reads its instructions. What was read last stays in the CPU's window, as most of what is
 /// read next lies beside it.

@@ -1,21 +1,19 @@
 //! Faults of the hypervisor itself: say all there is to say, and end the run.
 
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use x86_64::registers::control::Cr2;
 
-use super::cpu::halt;
 use super::image::image_layout;
 use super::vectors::Frame;
-use crate::console;
+use crate::fault::speak;
 
 /// An exception of the hypervisor's own.
 pub fn end(frame: &Frame) -> ! {
     /// #PF.
     const PAGE_FAULT: u64 = 14;
     let Frame { vector, error, rip, rsp, rflags, .. } = *frame;
-    let mut out = Report::begin();
+    let mut out = speak();
     let address = Cr2::read_raw();
     let (guard, bottom) = image_layout().guard;
     let what = match vector {
@@ -46,25 +44,4 @@ pub fn end(frame: &Frame) -> ! {
     }
     let _ = writeln!(out, "  rsp {rsp:#x}, flags {rflags:#x}");
     out.end()
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    let mut out = Report::begin();
-    let _ = writeln!(out, "hypervisor fault: {info}");
-    out.end()
-}
-
-/// The last words of a CPU. The first to fault speaks; a fault while speaking ends at once.
-struct Report;
-
-static SPEAKING: AtomicBool = AtomicBool::new(false);
-
-impl Report {
-    fn begin() -> console::Emergency {
-        if SPEAKING.swap(true, Ordering::AcqRel) {
-            halt()
-        }
-        console::emergency()
-    }
 }

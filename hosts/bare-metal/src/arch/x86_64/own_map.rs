@@ -16,7 +16,6 @@ use x86_64::structures::paging::PhysFrame;
 use super::cpu::{has_huge_blocks, physical_address_bits};
 use super::secondary::SecondaryBoot;
 use super::stage2::Tables;
-use super::window;
 use crate::log;
 
 /// What may be done with a part of the address space.
@@ -102,7 +101,7 @@ impl Builder {
         }
         let root = map.root();
         // SAFETY: the root is this map's, which nobody walks yet.
-        unsafe { window::install(root, cpus)? };
+        unsafe { crate::window::install(root, cpus)? };
         let frame = PhysFrame::from_start_address(PhysAddr::try_new(root.0).ok()?).ok()?;
         // SAFETY: by the caller's promise about the map, execution goes on as before under it. With CR3 go all translations, as none is
         // global.

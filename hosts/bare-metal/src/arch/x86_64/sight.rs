@@ -7,8 +7,9 @@ use axvm_addr::Gpa;
 use axvm_x86_cpu::known::Sight;
 use axvm_x86_cpu::walk::{Memory, NoMemory};
 
-use super::window::{KEPT, Window};
+use super::windows::{self, KEPT};
 use crate::memory::GuestRam;
+use crate::window::Window;
 
 /// What a window shows.
 #[derive(Clone, Copy, Default)]
@@ -65,7 +66,7 @@ impl<'a> Sights<'a> {
         }
         let number = self.count.get();
         // SAFETY: the block is this guest's, as all of a `GuestRam` is, and stays so: windows are closed with this, on this CPU.
-        let window = unsafe { Window::keep(number, start) }?;
+        let window = unsafe { windows::keep(number, start) }?;
         let seen = Seen { first: first.0, bytes, at: window.at() };
         self.seen.get(number)?.set(seen);
         self.windows.get(number)?.set(Some(window));

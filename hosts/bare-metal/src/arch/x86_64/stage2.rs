@@ -1,21 +1,18 @@
-//! Nested tables: memory for them, what the core's flags mean in them, and what a VM's CPUs reach by them; and which ports.
+//! Nested tables: memory for them, and what a VM's CPUs reach by them; and which ports.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use axvm_addr::{Gpa, Hpa, Ports, Span};
-use axvm_paging::{
-    Attributes, Invalidate, MapError, Mapper, MemoryType, NestedFormat, NotInvalidated, TableMemory,
-    UnmapError,
-};
+use axvm_paging::{Invalidate, MapError, Mapper, NestedFormat, NotInvalidated, TableMemory, UnmapError};
 use axvm_plan::config::MappingFlags;
 use axvm_x86_cpu::permissions::IoPermissions;
 use spin::Mutex;
 
 use super::cpu::{has_huge_blocks, memory_barrier, physical_address_bits, wait_us};
 use super::local_apic::LocalApic;
-use crate::memory;
+use crate::memory::{self, attributes};
 
 /// Tables in the hypervisor's heap. CPUs and AMD's IOMMU look into the caches when they walk.
 #[derive(Clone, Copy, Debug)]
@@ -42,23 +39,6 @@ impl TableMemory for Tables {
 
     fn barrier(&self) {
         memory_barrier();
-    }
-}
-
-/// What the flags of the core mean to a table.
-pub fn attributes(flags: MappingFlags) -> Attributes {
-    let memory = if flags.contains(MappingFlags::DEVICE) {
-        MemoryType::Device
-    } else if flags.contains(MappingFlags::UNCACHED) {
-        MemoryType::NormalNonCacheable
-    } else {
-        MemoryType::Normal
-    };
-    Attributes {
-        memory,
-        read: flags.contains(MappingFlags::READ),
-        write: flags.contains(MappingFlags::WRITE),
-        execute: flags.contains(MappingFlags::EXECUTE),
     }
 }
 

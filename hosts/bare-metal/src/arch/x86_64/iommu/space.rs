@@ -8,7 +8,8 @@ use axvm_plan::config::MappingFlags;
 
 use super::{Domain, Iommus};
 use crate::arch::x86_64::cpu::clean_to_memory;
-use crate::arch::x86_64::stage2::{SpaceError, Tables, attributes};
+use crate::arch::x86_64::stage2::{SpaceError, Tables};
+use crate::memory::attributes;
 
 /// How an IOMMU's tables are laid out.
 pub enum Format {
