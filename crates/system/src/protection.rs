@@ -98,6 +98,13 @@ pub enum Protection {
     /// What functions send as interrupts the hypervisor chooses, and the IOMMU lets nothing else pass. Without it: the guest chooses, and
     /// everything passes.
     Messages,
+    /// Calls by VMMCALL come to the hypervisor. Without it: none does, and the instruction isn't there.
+    Calls,
+    /// An instruction and its operand are followed by the guest's tables into each page. Without it: the second page is what lies behind the
+    /// first.
+    Crossing,
+    /// What is done at a register is what has reached for it. Without it: whatever is there by then.
+    Changing,
 }
 
 /// The name of [`Protection::Restart`], for which the tool lets the board start again.
@@ -150,6 +157,9 @@ pub const NAMES: &[(&str, Protection)] = &[
     ("control-registers", Protection::ControlRegisters),
     ("apics", Protection::Apics),
     ("messages", Protection::Messages),
+    ("calls", Protection::Calls),
+    ("crossing", Protection::Crossing),
+    ("changing", Protection::Changing),
 ];
 
 #[cfg(test)]

@@ -23,6 +23,12 @@ impl Bytes {
     }
 }
 
+impl From<[u8; 15]> for Bytes {
+    fn from(bytes: [u8; 15]) -> Self {
+        Self { bytes, length: 15 }
+    }
+}
+
 /// Reads up to 15 bytes at CS:RIP. Where the second page isn't there the first's are all: no more may be needed.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use alloc::string::String;
 
 use axvm_guest_runtime::apic::{IoApic, Local, Signal};
 use axvm_guest_runtime::board::Board;
-use axvm_guest_runtime::machine::{frequency, load32, load64, now, store32, store64};
+use axvm_guest_runtime::machine::{frequency, load32, load64, now, sleep, store32, store64};
 use axvm_guest_runtime::println;
 
 use crate::attacks::Attack;
@@ -29,6 +29,8 @@ pub const ALL: &[Attack] = &[
     // What `edu` sends.
     ("edu-messages-dma", forged::by_dma),
     ("edu-messages-config", forged::by_configuration),
+    ("edu-kinds-dma", forged::kinds_by_dma),
+    ("edu-kinds-config", forged::kinds_by_configuration),
     ("edu-messages-heard", forged::heard),
     // Accesses.
     ("memory-outside", memory_outside),
@@ -39,6 +41,7 @@ pub const ALL: &[Attack] = &[
     ("control-registers", registers::control),
     ("instructions", instructions::hidden),
     ("calls", instructions::calls),
+    ("state", instructions::state),
     ("crossing", instructions::crossing),
     ("changing", others::changing),
     // Memory.
@@ -67,6 +70,11 @@ pub const ALL: &[Attack] = &[
     ("bars-victim", bars::victim),
     // Not one either: it ends itself as a machine does that has no table of interrupts any more.
     ("triple-fault", triple_fault),
+    // Nor these: machines whose CPUs are all off for good.
+    ("halts", others::halts),
+    ("waits", others::waits),
+    // Nor this: it sleeps, and goes on.
+    ("sleeps", sleeps),
 ];
 
 /// Reads where nothing was given: such an address reads as all ones.
@@ -136,6 +144,20 @@ fn victim(board: &Board) -> String {
         }
     }
     seen.unwrap_or_else(|| "ok".into())
+}
+
+/// Sleeps until its timer interrupts it.
+fn sleeps(board: &Board) -> String {
+    const TIMER: u8 = 0x52;
+    let apic = Local::new(board.madt.local_apic.0);
+    let ticks = board.number("axvm.seconds").unwrap_or(10) * frequency();
+    if apic.start().is_err() || apic.start_timer(TIMER, ticks).is_err() {
+        return "broken: no local APIC".into();
+    }
+    match sleep(&apic) {
+        Some(TIMER) => "ok".into(),
+        other => format!("broken: it is woken by {other:?}"),
+    }
 }
 
 /// It is reset, or the VM ends, by the file's word.

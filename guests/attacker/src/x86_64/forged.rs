@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use axvm_guest_runtime::apic::Local;
 use axvm_guest_runtime::board::Board;
 use axvm_guest_runtime::edu::{ACKNOWLEDGE, RAISE};
 use axvm_guest_runtime::machine::{Fault, SURELY_S, store32, within};
@@ -56,6 +57,53 @@ pub fn by_configuration(board: &Board) -> String {
         }
         Ok(format!("ok: {sent} were sent"))
     })
+}
+
+/// Kinds of delivery that are no ordinary interrupts (Intel SDM 3, 11.11.2): SMI, one that there isn't, NMI, INIT, STARTUP, ExtINT.
+const KINDS: core::ops::Range<u32> = 2..8;
+/// How each is tried: vector or page, and whether a level is said to be up.
+const FORMS: [u32; 3] = [0x61, 0x08, 1 << 15 | 1 << 14 | 0x61];
+
+/// Those kinds, by DMA, with each of a message's formats.
+pub fn kinds_by_dma(board: &Board) -> String {
+    const BYTES: u64 = 32;
+    with_edu(board, |edu| {
+        let mut sent = 0u64;
+        for (cpu, kind, form) in kinds() {
+            for at in (0..BYTES).step_by(4) {
+                store32(board.scratch + at, kind << 8 | form)?;
+            }
+            edu.read_bytes(board.scratch, BYTES)?;
+            edu.write_bytes(MESSAGES | u64::from(cpu) << 12, BYTES)?;
+            sent += BYTES / 4;
+        }
+        Ok(format!("ok: {sent} were written"))
+    })
+}
+
+/// The same kinds, by its own message. But for an NMI and an INIT of its own CPU: these it may have.
+pub fn kinds_by_configuration(board: &Board) -> String {
+    /// How a message names its CPUs: by an id, by a hint, by bits.
+    const NAMED: [u64; 3] = [0, 1 << 3, 3 << 2];
+    const OWN: [u32; 2] = [4, 5];
+    let Ok(own) = Local::new(board.madt.local_apic.0).id() else { return "broken: no local APIC".into() };
+    with_edu(board, |edu| {
+        let mut sent = 0u32;
+        for (cpu, kind, form) in kinds().filter(|(cpu, kind, _)| *cpu != own.into() || !OWN.contains(kind)) {
+            for named in NAMED {
+                edu.enable_msi(MESSAGES | u64::from(cpu) << 12 | named, (kind << 8 | form) as u16)?;
+                store32(edu.registers + RAISE, 1)?;
+                store32(edu.registers + ACKNOWLEDGE, 1)?;
+                sent += 1;
+            }
+        }
+        Ok(format!("ok: {sent} were sent"))
+    })
+}
+
+/// Each of these to each CPU.
+fn kinds() -> impl Iterator<Item = (u32, u32, u32)> {
+    CPUS.flat_map(|cpu| KINDS.flat_map(move |kind| FORMS.map(|form| (cpu, kind, form))))
 }
 
 /// The device's own message still comes, whatever was forged before.

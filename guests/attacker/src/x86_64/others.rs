@@ -35,6 +35,37 @@ fn at(register: u64) -> *mut u32 {
     (APIC.load(Ordering::Relaxed) + register) as *mut u32
 }
 
+/// Has done something, and never does anything again.
+extern "C" fn halt() -> ! {
+    ROUNDS.fetch_add(1, Ordering::Relaxed);
+    loop {
+        // SAFETY: nothing interrupts it.
+        unsafe { core::arch::asm!("cli; hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Both CPUs sleep with their interrupts off.
+pub fn halts(board: &Board) -> String {
+    match second(board, halt) {
+        Ok(_) => halt(),
+        Err(why) => why,
+    }
+}
+
+/// The second CPU waits to be started, and the first one sleeps with its interrupts off.
+pub fn waits(board: &Board) -> String {
+    let id = match second(board, listen) {
+        Ok(id) => u32::from(id),
+        Err(why) => return why,
+    };
+    let base = board.madt.local_apic.0;
+    let sent = (store32(base + TARGET, id << 24), store32(base + COMMAND, INIT << 8 | ASSERT));
+    if sent != (Ok(()), Ok(())) || !within(SURELY_S, || !goes_on()) {
+        return "broken: the second CPU goes on after INIT".into();
+    }
+    halt()
+}
+
 /// Looks what comes for it, which it doesn't take.
 extern "C" fn listen() -> ! {
     // SAFETY: registers of its own local APIC.
@@ -54,6 +85,20 @@ extern "C" fn change() -> ! {
         // The third accesses nothing (LEA). Only the first byte changes, so that no processor sees halves of two of them.
         for instruction in [0x078bu16, 0x0789, 0x078d, 0x078b, 0x0787] {
             // SAFETY: the page is for this; each of these two bytes is an instruction.
+            unsafe { code.write_volatile(instruction) };
+        }
+        ROUNDS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes of the first CPU's load by one register (LODS) a store by another one (STOS), and that a load again.
+extern "C" fn turn() -> ! {
+    const LODSD: u8 = 0xad;
+    const STOSD: u8 = 0xab;
+    let code = CODE.load(Ordering::Relaxed) as *mut u8;
+    loop {
+        for instruction in [STOSD, LODSD] {
+            // SAFETY: the page is for this; each is an instruction.
             unsafe { code.write_volatile(instruction) };
         }
         ROUNDS.fetch_add(1, Ordering::Relaxed);
@@ -182,27 +227,37 @@ fn in_x2apic_mode(own: u32) -> Result<u32, String> {
     }
 }
 
+/// For how long instructions are changed each way. Not for so many rounds: while the second CPU stands at what accesses nothing, a round takes
+/// no time.
+const SECONDS: u64 = 2;
+
 /// An instruction at a register that another CPU changes meanwhile: it is one of those that it has been, and the register stays what it is.
 pub fn changing(board: &Board) -> String {
-    /// Not so many rounds: while the second CPU stands at what accesses nothing, a round takes no time.
-    const SECONDS: u64 = 4;
     let Ok(layout) = Layout::from_size_align(4096, 4096) else { return "skipped".into() };
     // SAFETY: the layout isn't empty.
     let page = unsafe { alloc_zeroed(layout) };
     if page.is_null() {
         return "skipped: no memory".into();
     }
+    CODE.store(page as u64, Ordering::Relaxed);
+    match another_one(board, page).and_then(|changed| Ok((changed, another_place(board, page)?))) {
+        Ok((changed, turned)) => {
+            format!("ok: it was changed {changed} times, and {turned} times to another place")
+        }
+        Err(why) => why,
+    }
+}
+
+/// A load of a register becomes a store, an exchange, nothing.
+fn another_one(board: &Board, page: *mut u8) -> Result<u64, String> {
     // mov eax, [rdi]; ret
     for (place, byte) in [0x8bu8, 0x07, 0xc3].into_iter().enumerate() {
-        // SAFETY: the page is this function's.
+        // SAFETY: the page is the caller's.
         unsafe { page.add(place).write_volatile(byte) };
     }
-    CODE.store(page as u64, Ordering::Relaxed);
     let version = board.madt.local_apic.0 + VERSION;
     let before = load32(version);
-    if let Err(why) = second(board, change) {
-        return why;
-    }
+    second(board, change)?;
     let start = now();
     while now() - start < SECONDS * frequency() {
         // SAFETY: whatever the other CPU has made of it: a load from a register that only says its version, a store there, which is ignored, an
@@ -216,7 +271,48 @@ pub fn changing(board: &Board) -> String {
     }
     let changed = ROUNDS.load(Ordering::Relaxed);
     match (load32(version) == before, goes_on()) {
-        (true, true) => format!("ok: it was changed {changed} times"),
-        _ => format!("broken: the version is {:x?}, not {before:x?}", load32(version)),
+        (true, true) => Ok(changed),
+        _ => Err(format!("broken: the version is {:x?}, not {before:x?}", load32(version))),
+    }
+}
+
+/// A load of a register becomes a store to memory: the register isn't stored to.
+fn another_place(board: &Board, page: *mut u8) -> Result<u64, String> {
+    /// The task's priority: a register that can be written, and delays interrupts at the most.
+    const PRIORITY: u64 = 0x80;
+    const STORED: u64 = 0x30;
+    let register = board.madt.local_apic.0 + PRIORITY;
+    let has_priority = |value| store32(register, value).is_ok() && load32(register) == Ok(value);
+    if !has_priority(STORED as u32) || !has_priority(0) {
+        return Err("broken: the task's priority can't be written".into());
+    }
+    // Where the second CPU isn't, which is still at the first instruction.
+    // SAFETY: the page is the caller's.
+    let (code, stored) = unsafe { (page.add(1024), page.add(2048)) };
+    // lodsd, to begin with; ret
+    for (place, byte) in [0xadu8, 0xc3].into_iter().enumerate() {
+        // SAFETY: the same.
+        unsafe { code.add(place).write_volatile(byte) };
+    }
+    CODE.store(code as u64, Ordering::Relaxed);
+    second(board, turn)?;
+    let start = now();
+    while now() - start < SECONDS * frequency() {
+        // SAFETY: a load from the register, or a store to the page's second half, where nothing is; then it returns.
+        unsafe {
+            core::arch::asm!(
+                "call {code}",
+                code = in(reg) code, in("rsi") register, in("rdi") stored, inout("rax") STORED => _,
+                clobber_abi("sysv64"),
+            );
+        }
+        if load32(register) != Ok(0) {
+            return Err(format!("succeeded: a load has stored {:x?}", load32(register)));
+        }
+    }
+    if goes_on() {
+        Ok(ROUNDS.load(Ordering::Relaxed))
+    } else {
+        Err("broken: the second CPU doesn't go on".into())
     }
 }

@@ -9,6 +9,7 @@ use axvm_x86_access::{Extend, Instruction, Operation, Register, StringKind, Valu
 use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::walk::{self, Access, Fault as WalkFault, Memory, NoMemory};
 
+use super::protection;
 use super::vcpu::Context;
 use crate::memory::GuestRam;
 use crate::window::Window;
@@ -177,7 +178,7 @@ fn place(
     let offset = memory.offset(|number| context.register(number), next);
     let bytes = u64::from(instruction.width.bytes());
     let linear = walk::linear(save, memory.segment, offset, bytes, access)?;
-    if linear & 0xfff > 0x1000 - bytes {
+    if linear & 0xfff > 0x1000 - bytes && !protection::takes_for_one_page() {
         return Err(Refused::Instruction);
     }
     Ok(Gpa(Ram::with(ram, |ram| walk::translate(save, linear, access, physical_bits(), ram))?))
@@ -203,9 +204,11 @@ impl Emulation {
             }
             _ => {
                 let access = if matches!(step, Step::Read) { Access::Read } else { Access::Write };
-                match place(context, ram, &instruction, &instruction.memory, access)? == gpa {
-                    true => Ok(emulation),
-                    false => Err(Refused::Changed),
+                let place = place(context, ram, &instruction, &instruction.memory, access)?;
+                if place == gpa || protection::takes_whatever_is_there() {
+                    Ok(emulation)
+                } else {
+                    Err(Refused::Changed)
                 }
             }
         }

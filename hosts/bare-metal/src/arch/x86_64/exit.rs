@@ -16,7 +16,7 @@ use super::pending::Pending;
 use super::ports::Transfer;
 use super::power::Accessed;
 use super::run::Running;
-use super::{registers, vector_state};
+use super::{protection, registers, vector_state};
 use crate::log;
 
 /// What is done on the spot goes on.
@@ -275,7 +275,10 @@ fn nested_fault(running: &mut Running<'_>, fault: NestedFault) -> Exit {
                 known.forget();
             }
             match found {
-                Ok(bytes) => Emulation::begin(context, ram, gpa, bytes.as_slice()),
+                Ok(bytes) => {
+                    let bytes = protection::code(bytes, save, ram);
+                    Emulation::begin(context, ram, gpa, bytes.as_slice())
+                }
                 Err(_) => Err(Refused::Changed),
             }
         }

@@ -8,9 +8,12 @@ use axvm_addr::{Gpa, Hpa, Irq, Span};
 use axvm_axdevice::MmioDevice;
 use axvm_platform::model::Platform;
 use axvm_vapic::{Apics, IoPage, LocalPage};
+use axvm_x86_access::Segment;
 use axvm_x86_cpu::features::Leaf;
+use axvm_x86_cpu::fetch::Bytes;
 use axvm_x86_cpu::permissions::{IoPermissions, MsrPermissions};
-use axvm_x86_cpu::vmcb::Intercepts;
+use axvm_x86_cpu::vmcb::{Intercepts, Save};
+use axvm_x86_cpu::walk::{self, Access};
 #[cfg(feature = "protection-off")]
 use {
     super::irqchip::Irqchip, super::local_apic::LocalApic, super::own_map, axvm_addr::Address,
@@ -18,8 +21,10 @@ use {
     core::sync::atomic::Ordering,
 };
 
+use super::emulate::{Ram, physical_bits};
 use super::irqchip::ApicBackend;
 use super::vcpu;
+use crate::memory::GuestRam;
 use crate::protection::{Protection, is_off};
 use crate::vm::Vm;
 
@@ -33,6 +38,7 @@ pub fn leave_out(intercepts: &mut Intercepts) {
     /// VMLOAD to SKINIT; MONITOR, MWAIT and RDPRU: bits of SVM's word.
     const SVM: u32 = 0x1f << 2 | 7 << 10 | 1 << 14;
     const XSETBV: u32 = 1 << 13;
+    const VMMCALL: u32 = 1 << 1;
     if is_off(Protection::Instructions) {
         intercepts.general &= !GENERAL;
         intercepts.svm &= !SVM;
@@ -42,6 +48,37 @@ pub fn leave_out(intercepts: &mut Intercepts) {
         (intercepts.cr, intercepts.dr) = (0, 0);
         intercepts.svm &= !XSETBV;
     }
+    if is_off(Protection::Calls) {
+        intercepts.svm &= !VMMCALL;
+    }
+}
+
+/// The bytes of an instruction, which were read page by page; or those that lie there in one piece.
+#[inline(always)]
+pub fn code(bytes: Bytes, save: &Save, ram: &GuestRam) -> Bytes {
+    if is_off(Protection::Crossing) { in_one_piece(save, ram).unwrap_or(bytes) } else { bytes }
+}
+
+/// What lies in the guest's memory from an instruction's first byte on.
+fn in_one_piece(save: &Save, ram: &GuestRam) -> Option<Bytes> {
+    let (access, bits) = (Access::Fetch, physical_bits());
+    let linear = walk::linear(save, Segment::Cs, save.rip, 1, access).ok()?;
+    let first = Ram::with(ram, |ram| walk::translate(save, linear, access, bits, ram)).ok()?;
+    let mut bytes = [0; 15];
+    ram.read(Gpa(first), &mut bytes).ok()?;
+    Some(Bytes::from(bytes))
+}
+
+/// Whether an operand is taken for one in one page, though it isn't.
+#[inline(always)]
+pub fn takes_for_one_page() -> bool {
+    is_off(Protection::Crossing)
+}
+
+/// Whether it isn't asked what an instruction reaches for.
+#[inline(always)]
+pub fn takes_whatever_is_there() -> bool {
+    is_off(Protection::Changing)
 }
 
 /// Which ports a guest reaches itself: all but those at which it has something of its own.
