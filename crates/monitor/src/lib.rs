@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod ends;
+mod served;
 mod shell;
 mod typed;
 mod waiting;
@@ -12,43 +13,64 @@ mod waiting;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
 
 use axvm::AxVM;
 use axvm::claims::Claims;
 use axvm::hal::AxVMHal;
 use axvm::ownership::Registry;
-use axvm::report::{EventReport, VmReport};
-use axvm::vm::WrongState;
+use axvm::report::EventReport;
 use axvm_addr::{Hpa, VmId};
 use axvm_plan::VmPlan;
 use axvm_system::wire::Channel;
 
 pub use ends::Ends;
+pub use served::{
+    Equipped, LEAVE_WITHIN_S, Leaving, Voice, attend_suspension, attend_watchdog, leaving, report, resume,
+    say_lost, say_where, suspend,
+};
 pub use typed::Typed;
 pub use waiting::{Guests, Waiting};
 
 /// What is said of a VM of which nothing can be asked at the moment.
 pub const UNSETTLED: &str = "is being taken apart or built again: ask again";
 
-/// A host and its VMs, as a command finds them.
-pub trait Machine: Guests {
+/// A host and its VMs, as a command finds them. What is typed for its guests it hands to their consoles ([`Guests`]).
+pub trait Machine {
     /// The host.
-    type Hal: AxVMHal;
+    type Hal: AxVMHal<Ends: Equipped>;
+
+    /// A VM, as the host holds it.
+    type Vm: Deref<Target = AxVM<Self::Hal>>;
 
     /// What the VMs were planned to be, by their ids.
     fn plans(&self) -> &[Arc<VmPlan>];
 
+    /// The VMs that there are now.
+    fn vms(&self) -> &[Self::Vm];
+
+    /// What is said of those that are no more.
+    fn ends(&self) -> &Ends;
+
+    /// By what it speaks.
+    fn voice(&self) -> &impl Voice;
+
+    /// Nanoseconds since some moment.
+    fn clock_ns(&self) -> u64;
+
     /// A VM that there is now.
-    fn vm(&self, id: VmId) -> Option<&AxVM<Self::Hal>>;
+    fn vm(&self, id: VmId) -> Option<&AxVM<Self::Hal>> {
+        self.held(id).map(|vm| &**vm)
+    }
 
-    /// The report of a VM that is no more.
-    fn gone(&self, id: VmId) -> Option<&VmReport>;
-
-    /// What the report says of a VM.
-    fn report(&self, vm: &AxVM<Self::Hal>) -> VmReport;
+    /// The same, as the host holds it.
+    fn held(&self, id: VmId) -> Option<&Self::Vm> {
+        self.vms().iter().find(|vm| vm.id() == id)
+    }
 
     /// Starts a VM that is built.
-    fn start(&self, id: VmId);
+    fn start(&self, vm: &Self::Vm);
 
     /// Has a VM built and started.
     ///
@@ -59,20 +81,6 @@ pub trait Machine: Guests {
 
     /// Whether a VM is being taken apart or built again.
     fn is_unsettled(&self, id: VmId) -> bool;
-
-    /// Suspends a VM, and what goes with it.
-    ///
-    /// # Errors
-    ///
-    /// [`WrongState`].
-    fn suspend(&self, vm: &AxVM<Self::Hal>) -> Result<(), WrongState>;
-
-    /// Has a suspended VM go on.
-    ///
-    /// # Errors
-    ///
-    /// [`WrongState`].
-    fn resume(&self, vm: &AxVM<Self::Hal>) -> Result<(), WrongState>;
 
     /// Presses a VM's power button. Whether its guest listens to that.
     fn press_power_button(&self, vm: &AxVM<Self::Hal>) -> bool;
@@ -100,4 +108,22 @@ pub trait Machine: Guests {
 
     /// Ends the run: VMs are stopped, and none is started again.
     fn end_run(&self);
+}
+
+impl<M: Machine> Guests for M {
+    fn offer(&self, vm: VmId, typed: &[u8]) -> Option<usize> {
+        self.vm(vm)?.ends().console().map(|console| console.push_input(typed))
+    }
+
+    fn name(&self, vm: VmId) -> &str {
+        self.plans().get(usize::from(vm.0)).map_or("", |plan| &plan.name)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clock_ns()
+    }
+
+    fn warn(&self, what: fmt::Arguments<'_>) {
+        self.voice().warn(what);
+    }
 }

@@ -16,7 +16,7 @@ use axvm_plan::{DeviceId, Refusal, Thing, VmPlan};
 use axvm_shell::{Answer, Command, Editor, Event, Kind, Names, Operand, Reason, Table, nearest};
 use axvm_system::wire::{Channel, MAX_COMMAND};
 
-use crate::{Machine, UNSETTLED};
+use crate::{Machine, UNSETTLED, served};
 
 /// What is said when it is opened.
 const WELCOME: &str = "the hypervisor's shell: `help` says what can be typed; Ctrl-D or Ctrl-] s leaves\n";
@@ -169,7 +169,7 @@ impl<'a, M: Machine> On<'a, M> {
             }
             Command::Start(name) => match self.vm(name)? {
                 Found::There(vm) if vm.state() == State::Built => {
-                    self.machine.start(vm.id());
+                    self.machine.held(vm.id()).into_iter().for_each(|vm| self.machine.start(vm));
                     Answer::Done(format!("vm \"{name}\" is started"))
                 }
                 Found::There(vm) if vm.is_stopping() => return Err(wrong(name, "is stopping: ask again")),
@@ -206,11 +206,11 @@ impl<'a, M: Machine> On<'a, M> {
                 Answer::Done("the run ends".to_string())
             }
             Command::Suspend(name) => {
-                self.machine.suspend(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
+                served::suspend(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
                 Answer::Done(format!("vm \"{name}\" is being suspended"))
             }
             Command::Resume(name) => {
-                self.machine.resume(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
+                served::resume(self.live(name)?).map_err(|WrongState(state)| not_now(name, state))?;
                 Answer::Done(format!("vm \"{name}\" goes on"))
             }
             Command::Assign { device, vm } => {
@@ -292,15 +292,12 @@ impl<'a, M: Machine> On<'a, M> {
 
     /// Whether a VM that isn't there was.
     fn has_run(&self, plan: &VmPlan) -> bool {
-        self.machine.gone(plan.id).is_some()
+        self.machine.ends().get(plan.id).is_some()
     }
 
     /// What there is to be reported of a VM.
     fn report(&self, plan: &VmPlan) -> Option<VmReport> {
-        self.machine
-            .vm(plan.id)
-            .map(|vm| self.machine.report(vm))
-            .or_else(|| self.machine.gone(plan.id).cloned())
+        self.machine.vm(plan.id).map(served::report).or_else(|| self.machine.ends().get(plan.id).cloned())
     }
 
     fn vms(&self) -> Table {

@@ -33,6 +33,23 @@ pub fn say(level: Level, what: fmt::Arguments<'_>) {
     crate::console::message(level.prefix(), what);
 }
 
+/// The console, for who says something on every host.
+pub struct Console;
+
+impl axvm_monitor::Voice for Console {
+    fn info(&self, what: fmt::Arguments<'_>) {
+        say(Level::Info, what);
+    }
+
+    fn warn(&self, what: fmt::Arguments<'_>) {
+        say(Level::Warning, what);
+    }
+
+    fn error(&self, what: fmt::Arguments<'_>) {
+        say(Level::Error, what);
+    }
+}
+
 macro_rules! error_ {
     ($($what:tt)*) => { $crate::log::say($crate::log::Level::Error, format_args!($($what)*)) };
 }

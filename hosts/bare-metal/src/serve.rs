@@ -1,18 +1,16 @@
 //! What the hypervisor's own CPU does while VMs run: consoles, security events, the end of VMs, the end of the run.
 
-use alloc::vec::Vec;
-
 use axvm::report::Report;
 use axvm::restart::Afterwards;
-use axvm::vm::{Departure, State};
+use axvm::vm::State;
 use axvm_addr::CpuId;
-use axvm_monitor::Ends;
+use axvm_monitor::{self as monitor, Ends, Leaving, attend_suspension, leaving, say_lost, say_where};
 use axvm_system::wire::Channel;
 
 use crate::host::Host;
 use crate::log;
 use crate::typed::Keyboard;
-use crate::vm::{self, LEAVE_WITHIN_S, StopReason, Vm, VmRef};
+use crate::vm::{StopReason, Vm, VmRef};
 use crate::{arch, console, cpus, protection, report, security, watchdogs};
 
 /// Bytes of a console that are shown before another one gets its turn.
@@ -39,7 +37,7 @@ pub fn serve(host: &'static Host) -> ! {
         keyboard.attend(host, &vms, &ends);
         let look_again_us = watchdogs::attend(&vms);
         for vm in vms {
-            busy |= vm::attend_suspension(&vm);
+            busy |= attend_suspension(&vm, &log::Console);
             busy |= attend_end(host, vm, &mut ends);
         }
         host.take_retired().into_iter().for_each(hand_back);
@@ -74,22 +72,16 @@ fn show_output(vms: &[VmRef]) -> bool {
 
 /// Looks after a VM that has stopped. Whether there is still something to do for it.
 fn attend_end(host: &'static Host, vm: VmRef, ends: &mut Ends) -> bool {
-    let overdue = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
-        Departure::NotAsked => return false,
-        // Nothing calls when the deadline is over: look again.
-        Departure::Underway => return true,
-        Departure::Complete => Vec::new(),
-        Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect(),
+    let overdue = match leaving(&vm) {
+        Leaving::NotAsked => return false,
+        Leaving::Underway => return true,
+        Leaving::Over { overdue } => overdue,
     };
-    if !vm.ends().output.is_empty() {
-        // Its last words come first.
-        return true;
-    }
     // Its CPUs have left it: what they have recorded is held against this life of it, and not against the next.
     security::take_records(host);
-    watchdogs::say_where(&vm);
+    say_where(&vm, &log::Console);
     let id = vm.id();
-    ends.note(id, vm::report(&vm));
+    ends.note(id, monitor::report(&vm));
     if !overdue.is_empty() {
         give_up(host, vm, &overdue);
         return true;
@@ -151,12 +143,7 @@ pub fn take_apart(vm: Vm) {
 /// Goes on without CPUs that haven't left a VM in time. They keep it, and with it its memory: its second stage is revoked already,
 /// now its devices lose the bus. Nobody gets any of that until the machine is reset.
 fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
-    for cpu in overdue {
-        log::error!(
-            "CPU {cpu} is lost: it didn't leave vm \"{}\" within {LEAVE_WITHIN_S} s; the VM's memory and devices stay with nobody",
-            vm.name()
-        );
-    }
+    say_lost(&vm, overdue, &log::Console);
     host.add_lost_cpus(overdue);
     host.claims.lock().withhold_all(vm.id(), overdue);
     security::quarantine_all(host, vm.id());
@@ -168,7 +155,7 @@ fn give_up(host: &'static Host, vm: VmRef, overdue: &[CpuId]) {
 
 /// Ends the run.
 fn finish(host: &'static Host, ends: Ends) -> ! {
-    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| vm::report(&vm)));
+    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| monitor::report(&vm)));
     report::send(&Report::at_end(host.figures(), vms, security::records(host)));
     arch::system_off()
 }

@@ -5,14 +5,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 
 use axvm::claims::Claims;
 use axvm::ownership::Registry;
-use axvm::report::{EventReport, VmReport};
-use axvm::vm::WrongState;
+use axvm::report::EventReport;
 use axvm_addr::{Hpa, VmId};
-use axvm_monitor::{Ends, Guests, Machine};
+use axvm_monitor::{Ends, Machine, Voice};
 use axvm_plan::VmPlan;
 use axvm_system::wire::Channel;
 
@@ -33,48 +31,32 @@ pub struct Around<'a> {
     pub ends: &'a Ends,
 }
 
-impl Guests for Around<'_> {
-    fn offer(&self, vm: VmId, typed: &[u8]) -> Option<usize> {
-        let vm = self.vm(vm)?;
-        vm.ends().console.as_ref().map(|console| console.push_input(typed))
-    }
-
-    fn name(&self, vm: VmId) -> &str {
-        self.host.plan(vm).map_or("", |plan| &plan.name)
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.host.now_ns()
-    }
-
-    fn warn(&self, what: fmt::Arguments<'_>) {
-        log::warn!("{what}");
-    }
-}
-
 impl Machine for Around<'_> {
     type Hal = Hal;
+    type Vm = VmRef;
 
     fn plans(&self) -> &[Arc<VmPlan>] {
         &self.host.plans
     }
 
-    fn vm(&self, id: VmId) -> Option<&Vm> {
-        self.vms.iter().find(|vm| vm.id() == id).map(|vm| &**vm)
+    fn vms(&self) -> &[VmRef] {
+        self.vms
     }
 
-    fn gone(&self, id: VmId) -> Option<&VmReport> {
-        self.ends.get(id)
+    fn ends(&self) -> &Ends {
+        self.ends
     }
 
-    fn report(&self, vm: &Vm) -> VmReport {
-        vm::report(vm)
+    fn voice(&self) -> &impl Voice {
+        &log::Console
     }
 
-    fn start(&self, id: VmId) {
-        if let Some(vm) = self.vms.iter().find(|vm| vm.id() == id) {
-            vm::start(vm);
-        }
+    fn clock_ns(&self) -> u64 {
+        self.host.now_ns()
+    }
+
+    fn start(&self, vm: &VmRef) {
+        vm::start(vm);
     }
 
     fn revive(&self, plan: &Arc<VmPlan>) -> Result<(), String> {
@@ -83,14 +65,6 @@ impl Machine for Around<'_> {
 
     fn is_unsettled(&self, id: VmId) -> bool {
         self.host.is_unsettled(id)
-    }
-
-    fn suspend(&self, vm: &Vm) -> Result<(), WrongState> {
-        vm::suspend(vm)
-    }
-
-    fn resume(&self, vm: &Vm) -> Result<(), WrongState> {
-        vm::resume(vm)
     }
 
     fn press_power_button(&self, vm: &Vm) -> bool {

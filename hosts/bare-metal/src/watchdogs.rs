@@ -2,8 +2,7 @@
 
 use alloc::sync::Arc;
 
-use axvm::vm::{StopReason, Whereabouts};
-use axvm_gwdt::{Attention, Clock, Watchdog};
+use axvm_gwdt::{Clock, Watchdog};
 use axvm_plan::WatchdogPlan;
 
 use crate::arch;
@@ -40,37 +39,6 @@ pub fn attend(vms: &[VmRef]) -> Option<u64> {
 }
 
 fn attend_one(vm: &Vm) -> Option<u64> {
-    match vm.ends().watchdog.as_ref()?.attend() {
-        Attention::None => None,
-        Attention::At(tick) => {
-            Some(arch::watchdog_us(tick.saturating_sub(arch::watchdog_ticks())).saturating_add(1))
-        }
-        Attention::Expired => {
-            log::warn!("{}: its watchdog has expired", vm.name());
-            vm.stop(StopReason::Watchdog);
-            None
-        }
-    }
-}
-
-/// Says where a VM's vCPUs were when its watchdog had expired.
-pub fn say_where(vm: &Vm) {
-    if vm.state().reason() != Some(StopReason::Watchdog) {
-        return;
-    }
-    for (vcpu, _) in vm.vcpus() {
-        match vm.whereabouts(vcpu) {
-            Some(Whereabouts::Executing { pc }) => {
-                // Some wait without an exit.
-                log::warn!("{}: vCPU {vcpu} executed, or waited, at {pc:#x}", vm.name());
-            }
-            Some(Whereabouts::Waiting { pc, deadline: None }) => {
-                log::warn!("{}: vCPU {vcpu} waited for an interrupt at {pc:#x}", vm.name());
-            }
-            Some(Whereabouts::Waiting { pc, deadline: Some(tick) }) => {
-                log::warn!("{}: vCPU {vcpu} waited for an interrupt or tick {tick} at {pc:#x}", vm.name());
-            }
-            None => log::warn!("{}: vCPU {vcpu} was off", vm.name()),
-        }
-    }
+    let tick = axvm_monitor::attend_watchdog(vm, &log::Console)?;
+    Some(arch::watchdog_us(tick.saturating_sub(arch::watchdog_ticks())).saturating_add(1))
 }

@@ -8,9 +8,10 @@ use axvm::hal::{AxVMHal, Equipment, Resided, Resource};
 use axvm::irqchip::Lines;
 use axvm::ownership::DeviceOps;
 use axvm::vm::{Ground, Start};
-use axvm_addr::{VcpuId, VmId};
+use axvm_addr::{PciAddress, VcpuId, VmId};
 use axvm_axdevice::{Console, Width};
 use axvm_gwdt::Watchdog;
+use axvm_monitor::Equipped;
 use axvm_plan::{DevicePlan, Doorbell, LineRoute, RamPiece, VmPlan};
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -55,6 +56,28 @@ pub struct Ends {
     pub output: Arc<Output>,
     /// The emulated watchdog.
     pub watchdog: Option<Arc<Watchdog>>,
+}
+
+impl Equipped for Ends {
+    fn console(&self) -> Option<&dyn Console> {
+        self.console.as_deref()
+    }
+
+    fn watchdog(&self) -> Option<&Watchdog> {
+        self.watchdog.as_deref()
+    }
+
+    fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    fn refused_config(&self) -> u64 {
+        self.bridges.iter().map(|bridge| bridge.refused()).sum()
+    }
+
+    fn config_accesses(&self, function: PciAddress) -> u64 {
+        self.bridges.iter().filter_map(|bridge| bridge.accesses(function)).sum()
+    }
 }
 
 impl DeviceOps for Hal {

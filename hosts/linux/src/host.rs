@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use axvm::claims::Claims;
 use axvm::ownership::{Registry, Slot};
-use axvm::report::{Confinement, HypervisorReport, VmReport};
+use axvm::report::{Confinement, HypervisorReport};
 use axvm::restart::{Afterwards, Restarts};
 use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
-use axvm_monitor::UNSETTLED;
+use axvm_monitor::{UNSETTLED, say_lost};
 use axvm_plan::files::VmFiles;
 use axvm_plan::{Plan, VmPlan};
 use axvm_platform::model::Platform;
@@ -21,6 +21,7 @@ use axvm_platform::sysfs;
 use kvm_ioctls::Kvm;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::Vm;
 use crate::arch::Switches;
 use crate::caller::Caller;
 use crate::error::Error;
@@ -32,7 +33,6 @@ use crate::memory::MemoryError;
 use crate::output::Bell;
 use crate::security::Security;
 use crate::vfio::Vfio;
-use crate::{Vm, serve};
 
 /// Why a VM couldn't be built.
 #[derive(Debug, thiserror::Error)]
@@ -476,13 +476,7 @@ impl Host {
 
     /// Goes on without threads that haven't left a VM in time. They keep it, and with it its memory: nobody gets that, nor its devices.
     pub fn give_up(&self, vm: Arc<Vm>, overdue: &[CpuId]) {
-        for cpu in overdue {
-            self.link.error(format_args!(
-                "CPU {cpu} is lost: it didn't leave vm \"{}\" within {} s; the VM's memory and devices stay with nobody",
-                vm.name(),
-                serve::LEAVE_WITHIN_S
-            ));
-        }
+        say_lost(&vm, overdue, &self.link);
         crate::lock(&self.lost).extend_from_slice(overdue);
         crate::lock(&self.claims).withhold_all(vm.id(), overdue);
         self.forget(vm.id());
@@ -511,19 +505,6 @@ impl Host {
             lost_cpus: crate::lock(&self.lost).iter().map(|cpu| cpu.0).collect(),
         }
     }
-}
-
-/// What the report says of a VM.
-pub fn report(vm: &Vm) -> VmReport {
-    let mut report = vm.report();
-    let bridges = &vm.ends().bridges;
-    report.refused.config = bridges.iter().map(|bridge| bridge.refused()).sum();
-    for (device, (_, plan)) in report.devices.iter_mut().zip(vm.plan().present()) {
-        if let Some(function) = plan.pci {
-            device.exits.config = bridges.iter().filter_map(|bridge| bridge.accesses(function)).sum();
-        }
-    }
-    report
 }
 
 /// Copies bytes into RAM, which may be in pieces.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use axvm::report::Report;
+use axvm_monitor::Voice;
 use axvm_system::wire::{self, Channel, Nonce};
 use serde::Serialize;
 
@@ -88,5 +89,19 @@ impl Link {
     /// It is good to know.
     pub fn info(&self, what: fmt::Arguments<'_>) {
         self.say(Channel::Log, "", what);
+    }
+}
+
+impl Voice for Link {
+    fn info(&self, what: fmt::Arguments<'_>) {
+        Self::info(self, what);
+    }
+
+    fn warn(&self, what: fmt::Arguments<'_>) {
+        Self::warn(self, what);
+    }
+
+    fn error(&self, what: fmt::Arguments<'_>) {
+        Self::error(self, what);
     }
 }

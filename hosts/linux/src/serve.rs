@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axvm::report::Report;
-use axvm::vm::{Departure, State, Suspension, WrongState};
-use axvm_addr::CpuId;
-use axvm_monitor::Ends;
+use axvm::vm::State;
+use axvm_monitor::{self as monitor, Ends, Leaving, attend_suspension, leaving, say_where};
 use axvm_system::wire::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::host::Host;
 use crate::typed::Keyboard;
 use crate::{Vm, caller, security, watchdogs};
-
-/// A thread that hasn't left a VM for so long after it was called is lost.
-pub const LEAVE_WITHIN_S: u64 = 3;
 
 /// Bytes of a console that are shown before another one gets its turn.
 const OUTPUT_AT_ONCE: usize = 512;
@@ -37,7 +33,7 @@ pub fn serve(host: &'static Host) {
         keyboard.attend(host, &vms, &ends);
         let look_again_us = watchdogs::attend(host, &vms);
         for vm in vms {
-            busy |= attend_suspension(host, &vm);
+            busy |= attend_suspension(&vm, &host.link);
             busy |= attend_end(host, vm, &mut ends);
         }
         let is_in_use = |vm: &Arc<Vm>| vm.plan().autostart || vm.state() != State::Built;
@@ -77,67 +73,17 @@ fn show_output(host: &Host, vms: &[Arc<Vm>]) -> bool {
     busy
 }
 
-/// Suspends a VM, and with it its watchdog. `attend_suspension` says when it is.
-///
-/// # Errors
-///
-/// [`WrongState`].
-pub fn suspend(vm: &Vm) -> Result<(), WrongState> {
-    vm.suspend()?;
-    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.suspend());
-    Ok(())
-}
-
-/// Has a suspended VM go on.
-///
-/// # Errors
-///
-/// [`WrongState`].
-pub fn resume(vm: &Vm) -> Result<(), WrongState> {
-    vm.resume()?;
-    vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
-    Ok(())
-}
-
-/// Looks after a VM that is being suspended. Whether there is still something to do for it.
-fn attend_suspension(host: &Host, vm: &Vm) -> bool {
-    match vm.suspension(LEAVE_WITHIN_S * 1_000_000_000) {
-        Suspension::NotAsked => false,
-        Suspension::Underway => true,
-        Suspension::Complete => {
-            host.link.info(format_args!("{}: it is suspended", vm.name()));
-            false
-        }
-        Suspension::Overdue(vcpus) => {
-            vm.ends().watchdog.iter().for_each(|watchdog| watchdog.resume());
-            for vcpu in vcpus {
-                host.link.error(format_args!(
-                    "{}: it isn't suspended, and runs on: vCPU {vcpu} didn't leave its guest within {LEAVE_WITHIN_S} s",
-                    vm.name()
-                ));
-            }
-            false
-        }
-    }
-}
-
 /// Looks after a VM that has stopped. Whether there is still something to do for it.
 fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut Ends) -> bool {
-    let overdue: Vec<CpuId> = match vm.departure(LEAVE_WITHIN_S * 1_000_000_000) {
-        Departure::NotAsked => return false,
-        // Nothing calls when the deadline is over: look again.
-        Departure::Underway => return true,
-        Departure::Complete => Vec::new(),
-        Departure::Overdue(vcpus) => vcpus.into_iter().filter_map(|vcpu| Some(vm.vcpu(vcpu)?.cpu)).collect(),
+    let overdue = match leaving(&vm) {
+        Leaving::NotAsked => return false,
+        Leaving::Underway => return true,
+        Leaving::Over { overdue } => overdue,
     };
-    if !vm.ends().output.is_empty() {
-        // Its last words come first.
-        return true;
-    }
     // Its threads have left it: what they have recorded is held against this life of it, and not against the next.
     security::attend(host);
-    watchdogs::say_where(host, &vm);
-    ends.note(vm.id(), crate::host::report(&vm));
+    say_where(&vm, &host.link);
+    ends.note(vm.id(), monitor::report(&vm));
     if overdue.is_empty() {
         host.retire(vm);
     } else {
@@ -148,6 +94,6 @@ fn attend_end(host: &'static Host, vm: Arc<Vm>, ends: &mut Ends) -> bool {
 
 /// Ends the run.
 fn finish(host: &Host, ends: Ends) {
-    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| crate::host::report(&vm)));
+    let vms = ends.at_end(&host.plans, |id| host.vm(id).map(|vm| monitor::report(&vm)));
     host.link.report(&Report::at_end(host.figures(), vms, security::records(host)));
 }

@@ -1,20 +1,18 @@
 //! What the shell acts upon here: `axvm_monitor` looks up and does what is typed.
 
-use std::fmt;
 use std::sync::Arc;
 
 use axvm::claims::Claims;
 use axvm::ownership::Registry;
-use axvm::report::{EventReport, VmReport};
-use axvm::vm::WrongState;
+use axvm::report::EventReport;
 use axvm_addr::{Hpa, VmId};
-use axvm_monitor::{Ends, Guests, Machine};
+use axvm_monitor::{Ends, Machine, Voice};
 use axvm_plan::VmPlan;
 use axvm_system::wire::Channel;
 
 use crate::hal::Hal;
 use crate::host::Host;
-use crate::{Vm, arch, security, serve};
+use crate::{Vm, arch, security};
 
 /// This process, and its VMs at a moment.
 pub struct Around<'a> {
@@ -26,48 +24,32 @@ pub struct Around<'a> {
     pub ends: &'a Ends,
 }
 
-impl Guests for Around<'_> {
-    fn offer(&self, vm: VmId, typed: &[u8]) -> Option<usize> {
-        let vm = self.vm(vm)?;
-        vm.ends().console.as_ref().map(|console| console.push_input(typed))
-    }
-
-    fn name(&self, vm: VmId) -> &str {
-        self.host.plan(vm).map_or("", |plan| &plan.name)
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.host.now_ns()
-    }
-
-    fn warn(&self, what: fmt::Arguments<'_>) {
-        self.host.link.warn(what);
-    }
-}
-
 impl Machine for Around<'_> {
     type Hal = Hal;
+    type Vm = Arc<Vm>;
 
     fn plans(&self) -> &[Arc<VmPlan>] {
         &self.host.plans
     }
 
-    fn vm(&self, id: VmId) -> Option<&Vm> {
-        self.vms.iter().find(|vm| vm.id() == id).map(Arc::as_ref)
+    fn vms(&self) -> &[Arc<Vm>] {
+        self.vms
     }
 
-    fn gone(&self, id: VmId) -> Option<&VmReport> {
-        self.ends.get(id)
+    fn ends(&self) -> &Ends {
+        self.ends
     }
 
-    fn report(&self, vm: &Vm) -> VmReport {
-        vm.report()
+    fn voice(&self) -> &impl Voice {
+        &self.host.link
     }
 
-    fn start(&self, id: VmId) {
-        if let Some(vm) = self.vms.iter().find(|vm| vm.id() == id) {
-            self.host.start(vm);
-        }
+    fn clock_ns(&self) -> u64 {
+        self.host.now_ns()
+    }
+
+    fn start(&self, vm: &Arc<Vm>) {
+        self.host.start(vm);
     }
 
     fn revive(&self, plan: &Arc<VmPlan>) -> Result<(), String> {
@@ -76,14 +58,6 @@ impl Machine for Around<'_> {
 
     fn is_unsettled(&self, id: VmId) -> bool {
         self.host.is_unsettled(id)
-    }
-
-    fn suspend(&self, vm: &Vm) -> Result<(), WrongState> {
-        serve::suspend(vm)
-    }
-
-    fn resume(&self, vm: &Vm) -> Result<(), WrongState> {
-        serve::resume(vm)
     }
 
     fn press_power_button(&self, vm: &Vm) -> bool {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axvm::vm::{StopReason, Whereabouts};
 use axvm_axdevice::InterruptLine;
-use axvm_gwdt::{Attention, Clock, Watchdog};
+use axvm_gwdt::{Clock, Watchdog};
 use axvm_plan::WatchdogPlan;
 
 use crate::host::Host;
@@ -39,31 +38,7 @@ pub fn attend(host: &Host, vms: &[Arc<Vm>]) -> Option<u64> {
 }
 
 fn attend_one(host: &Host, vm: &Vm) -> Option<u64> {
-    match vm.ends().watchdog.as_ref()?.attend() {
-        Attention::None => None,
-        Attention::At(tick) => {
-            let left = u128::from(tick.saturating_sub(ticks(host)));
-            Some((left * 1_000_000 / u128::from(arch::watchdog_hz().max(1))) as u64 + 1)
-        }
-        Attention::Expired => {
-            host.link.warn(format_args!("{}: its watchdog has expired", vm.name()));
-            vm.stop(StopReason::Watchdog);
-            None
-        }
-    }
-}
-
-/// Says where a VM's vCPUs were when its watchdog had expired.
-pub fn say_where(host: &Host, vm: &Vm) {
-    if vm.state().reason() != Some(StopReason::Watchdog) {
-        return;
-    }
-    for (vcpu, _) in vm.vcpus() {
-        match vm.whereabouts(vcpu) {
-            Some(Whereabouts::Executing { pc } | Whereabouts::Waiting { pc, .. }) => {
-                host.link.warn(format_args!("{}: vCPU {vcpu} executed, or waited, at {pc:#x}", vm.name()));
-            }
-            None => host.link.warn(format_args!("{}: vCPU {vcpu} was off", vm.name())),
-        }
-    }
+    let tick = axvm_monitor::attend_watchdog(vm, &host.link)?;
+    let left = u128::from(tick.saturating_sub(ticks(host)));
+    Some((left * 1_000_000 / u128::from(arch::watchdog_hz().max(1))) as u64 + 1)
 }
