@@ -183,6 +183,9 @@ pub struct LinuxGuard {
     /// The user who opens what is taken
     #[arg(long)]
     pub user: Option<u32>,
+    /// They are opened by nodes of their own, not by their groups'
+    #[arg(long)]
+    pub devices: bool,
     /// Those that are taken though Linux uses them
     #[arg(long)]
     pub in_use: Vec<String>,

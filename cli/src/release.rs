@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use axvm_linux::guard::{self, Duty, Released};
 use axvm_linux::probe::Root;
+use axvm_linux::vfio::way::Way;
 use serde_json::json;
 
 use crate::args::{LinuxGuard, Release};
@@ -45,7 +46,8 @@ pub fn guard(arguments: &LinuxGuard) -> ExitCode {
     let (Ok(functions), Ok(in_use)) = (read(&arguments.functions), read(&arguments.in_use)) else {
         return ExitCode::from(2);
     };
-    match guard::run(&Duty { functions, in_use, user: arguments.user }) {
+    let way = if arguments.devices { Way::Devices } else { Way::Groups };
+    match guard::run(&Duty { functions, in_use, way, user: arguments.user }) {
         Ok(true) => ExitCode::SUCCESS,
         // Who asked has heard why, or is no more.
         Ok(false) | Err(_) => ExitCode::from(2),

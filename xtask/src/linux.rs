@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use toml_edit::DocumentMut;
 
 use crate::guest;
-use crate::host::qemu;
+use crate::host::{qemu, ubuntu};
 use crate::runner::{self, Outcome};
 use crate::{build, paths, process};
 
@@ -24,6 +25,11 @@ pub struct LinuxHost {
     /// What its shell is told, one after the other; `SYSTEM` is the system file. None: it runs the system file, and its report is the run's.
     #[serde(default)]
     pub commands: Vec<String>,
+    /// Debian's programs, and modules, that make more of disks and files there.
+    #[serde(default)]
+    pub tools: bool,
+    /// Its kernel, by the name of one of Ubuntu's ([`ubuntu`]); none: Debian's newest.
+    pub linux: Option<String>,
     /// Modules of the kernel's that aren't loaded, by their names.
     #[serde(default)]
     pub without: Vec<String>,
@@ -60,6 +66,30 @@ pub fn prepare(arch: &str) -> Result<()> {
     guest::prepare_kernel(arch, guest::Series::DEFAULT)?;
     guest::prepare_host(arch)?;
     build::tool_for_linux(arch).map(drop)
+}
+
+/// The kernel of a Linux host and its initramfs, which are there then.
+fn kernel(arch: &str, host: &LinuxHost) -> Result<(PathBuf, PathBuf)> {
+    // Of runs at one time one makes them.
+    static MADE: Mutex<()> = Mutex::new(());
+    let Some(name) = &host.linux else {
+        let image = guest::Series::DEFAULT.folder(arch).join(guest::image_name(arch));
+        let initramfs = if host.tools {
+            let _made = MADE.lock();
+            guest::prepare_host_with_tools(arch)?
+        } else {
+            paths::linux_host(arch).join("initrd.cpio.gz")
+        };
+        return Ok((image, initramfs));
+    };
+    let series = ubuntu::named(name)?;
+    if arch != "x86_64" {
+        bail!("{name} is a kernel for x86_64, and the board is of {arch}");
+    }
+    let _made = MADE.lock();
+    guest::prepare_host_on(series)?;
+    let folder = series.folder();
+    Ok((folder.join(guest::image_name(arch)), folder.join("initrd.cpio.gz")))
 }
 
 /// The folder that a run's Linux host has at `/out`.
@@ -141,7 +171,7 @@ fn commands(request: &Request) -> Result<String> {
     Ok(commands.into_iter().map(|line| line + "\n").collect())
 }
 
-/// QEMU with the system file's board, and Debian's kernel as what starts there.
+/// QEMU with the system file's board, and the host's kernel as what starts there.
 fn machine(request: &Request, out: &Path) -> Result<Command> {
     let text = std::fs::read_to_string(request.system)
         .with_context(|| format!("cannot read {}", paths::shown(request.system)))?;
@@ -152,11 +182,8 @@ fn machine(request: &Request, out: &Path) -> Result<Command> {
     command.args(["-serial", "stdio"]);
     command.args(words.iter().filter_map(|word| word.as_str())).args(request.qemu);
     command.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
-    let files = paths::linux_host(request.arch);
-    command
-        .arg("-kernel")
-        .arg(guest::Series::DEFAULT.folder(request.arch).join(guest::image_name(request.arch)));
-    command.arg("-initrd").arg(files.join("initrd.cpio.gz"));
+    let (image, initramfs) = kernel(request.arch, request.host)?;
+    command.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
     let console = if request.arch == "x86_64" { "ttyS0" } else { "ttyAMA0" };
     let mut kernel = format!("console={console} loglevel=4 panic=-1");
     if !request.host.without.is_empty() {

@@ -34,6 +34,12 @@ pub trait Files {
     /// What a symbolic link says.
     fn link(&self, path: &str) -> Option<String>;
 
+    /// Whether the kernel has a disk open for itself alone, or a part of it, as its file systems, arrays and targets have theirs: `nvme0n1`. Where that
+    /// can't be asked nothing has.
+    fn is_claimed(&self, _disk: &str) -> bool {
+        false
+    }
+
     /// A file's text, without white space around it.
     fn text(&self, path: &str) -> Option<String> {
         let bytes = self.read(path)?;

@@ -12,6 +12,11 @@ use crate::{VFIO_PCI, driver_folder};
 /// Drivers that leave a group's other members to programs (Linux, Documentation/driver-api/vfio.rst): they do no DMA of their own.
 const HARMLESS: &[&str] = &[VFIO_PCI, "pci-stub", "pcieport", "pci-pf-stub"];
 
+/// Whether a driver that has a member of a group leaves the others to programs.
+pub fn is_harmless(driver: &str) -> bool {
+    HARMLESS.contains(&driver)
+}
+
 /// What is done about a function that Linux uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Uses {
@@ -124,7 +129,7 @@ pub fn check(files: &impl Files, functions: &[Function], wanted: &[Wanted]) -> V
         };
         for member in found.with.iter().filter(|member| !wanted.iter().any(|it| it.function == **member)) {
             let Some(other) = of(*member) else { continue };
-            let Some(driver) = other.driver.clone().filter(|it| !HARMLESS.contains(&it.as_str())) else {
+            let Some(driver) = other.driver.clone().filter(|it| !is_harmless(it)) else {
                 continue;
             };
             let uses = other.uses.clone();

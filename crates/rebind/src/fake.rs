@@ -46,6 +46,8 @@ pub struct Linux {
     /// Where something is mounted that doesn't let itself be unmounted.
     held: Vec<String>,
     links: BTreeMap<String, String>,
+    /// Functions that vfio-pci has get nodes of their own.
+    gives_nodes: bool,
     /// All that was written: path and text.
     written: RefCell<Vec<(String, String)>>,
 }
@@ -106,6 +108,13 @@ impl Linux {
         self
     }
 
+    /// Without a file that it has.
+    #[must_use]
+    pub fn without(self, path: &str) -> Self {
+        self.files.borrow_mut().remove(path);
+        self
+    }
+
     /// With something mounted there that doesn't let itself be unmounted.
     #[must_use]
     pub fn held(mut self, at: &str) -> Self {
@@ -118,6 +127,21 @@ impl Linux {
     pub fn link_to(mut self, path: &str, target: &str) -> Self {
         self.links.insert(path.into(), target.into());
         self
+    }
+
+    /// Where functions that vfio-pci has get nodes of their own (Linux, Documentation/driver-api/vfio.rst), numbered by their addresses.
+    #[must_use]
+    pub fn gives_nodes(self) -> Self {
+        Self {
+            gives_nodes: true,
+            ..self.file("proc/devices", "Character devices:\n  1 mem\n511 vfio-cdev\n").file("dev/iommu", "")
+        }
+    }
+
+    /// A function's own node, if there is one: its name in `/dev/vfio/devices`.
+    fn node_of(&self, address: &str) -> Option<String> {
+        let number = self.functions.borrow().keys().position(|it| it == address)?;
+        (self.gives_nodes && is_taken(self, address)).then(|| format!("vfio{number}"))
     }
 
     /// Where nothing may be written, for this reason.
@@ -214,6 +238,10 @@ impl Files for Linux {
         if path == "sys/bus/pci/devices" {
             return self.functions.borrow().keys().cloned().collect();
         }
+        if path == "dev/vfio/devices" {
+            let all: Vec<String> = self.functions.borrow().keys().cloned().collect();
+            return all.iter().filter_map(|address| self.node_of(address)).collect();
+        }
         let prefix = format!("{path}/");
         let files = self.files.borrow();
         let all = files.keys().chain(self.links.keys());
@@ -233,6 +261,12 @@ impl Files for Linux {
                 "iommu_group" => Some(format!("../../../kernel/iommu_groups/{}", function.group?)),
                 _ => None,
             };
+        }
+        if let Some(name) = path.strip_prefix("sys/class/vfio-dev/").and_then(|it| it.strip_suffix("/device"))
+        {
+            let all: Vec<String> = self.functions.borrow().keys().cloned().collect();
+            let its = all.into_iter().find(|address| self.node_of(address).as_deref() == Some(name))?;
+            return Some(format!("../../../{its}"));
         }
         self.links.get(path).cloned()
     }
@@ -312,7 +346,8 @@ impl Sysfs for Linux {
         self.written.borrow_mut().push(("swapoff".into(), disk.into()));
         let mut files = self.files.borrow_mut();
         let swaps = files.get_mut("proc/swaps").ok_or(WriteError::Missing)?;
-        let is_it = |line: &&str| line.split_whitespace().next() == Some(&format!("/dev/{disk}"));
+        let path = if disk.starts_with('/') { disk.to_string() } else { format!("/dev/{disk}") };
+        let is_it = |line: &&str| line.split_whitespace().next() == Some(&path);
         *swaps = swaps.lines().filter(|line| !is_it(line)).collect::<Vec<_>>().join("\n");
         Ok(())
     }

@@ -13,7 +13,7 @@ mod steps;
 mod tests;
 mod uses;
 
-pub use check::{Refusal, Uses, Wanted, check};
+pub use check::{Refusal, Uses, Wanted, check, is_harmless};
 pub use former::{BrokenLine, Former};
 pub use steps::{GiveBackError, TakeError, WriteError, give_back, take};
 pub use uses::{EndError, end_uses, fate, see_unused};
@@ -40,7 +40,7 @@ pub trait Sysfs: Files {
     /// [`WriteError`].
     fn unmount(&self, at: &str) -> Result<(), WriteError>;
 
-    /// Ends swapping to a disk, by its name.
+    /// Ends swapping to a disk, by its name, or to a file, by its path.
     ///
     /// # Errors
     ///

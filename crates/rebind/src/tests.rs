@@ -350,6 +350,20 @@ fn what_linux_itself_lives_by_is_not_taken_whatever_the_file_says() {
     assert!(root.written().is_empty() && part.written().is_empty());
 }
 
+/// A file on it that is swapped to is read back before it is unmounted; a volume that is made of it would be broken, and is left alone, mounted as it is.
+#[test]
+fn what_is_on_a_mounted_disk_or_made_of_it_is_not_lost() {
+    let linux = busy().file("proc/swaps", "Filename Type Size\n/srv/swap file 100");
+    assert_eq!(end_uses(&linux, address(DISK)), Ok(()));
+    assert_eq!(linux.texts_written(), ["/srv/swap", "/srv", "/mnt/in", "/mnt"]);
+    for made in ["sys/block/nvme0n1/nvme0n1p2/holders/md0", "sys/block/loop0/loop/backing_file"] {
+        let linux = busy().file(made, "/srv/image");
+        assert!(matches!(&refusals(&linux, &[DISK], Uses::End)[..], [Refusal::Stays { .. }]), "{made}");
+        let error = end_uses(&linux, address(DISK)).unwrap_err();
+        assert!(matches!(&error, EndError::Stays { .. }) && linux.written().is_empty(), "{made}: {error}");
+    }
+}
+
 #[test]
 fn a_linux_that_mounts_it_again_and_again_does_not_hold_the_guard_for_ever() {
     /// One that says it has unmounted, and hasn't.

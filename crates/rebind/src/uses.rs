@@ -51,8 +51,8 @@ pub enum EndError {
     },
 }
 
-/// Whether a use can be ended in an orderly way: Linux itself lives by the file system at `/`, and of a file system on several disks the others
-/// would miss this one.
+/// Whether a use can be ended in an orderly way: Linux itself lives by the file system at `/`, and what is made of a disk, perhaps with others,
+/// would miss it.
 pub(crate) fn can_end(it: &Use) -> bool {
     match it {
         Use::Mounted { at, .. } => at != "/",

@@ -40,6 +40,8 @@ use seccompiler::{
     TargetArch, apply_filter,
 };
 
+use crate::vfio::way::Way;
+
 /// VFIO's files.
 const VFIO: &str = "dev/vfio";
 
@@ -306,12 +308,13 @@ fn user(keeps: Keeps) -> Result<(), String> {
     become_it().map_err(|error| error.to_string())
 }
 
-/// The user that this process can become: one that nobody else is, where it is root's and everyone may open VFIO's container.
-pub fn own_user(root: &Path) -> Option<u32> {
+/// The user that this process can become: one that nobody else is, where it is root's and, if each VM's container is opened later, everyone may open
+/// that.
+pub fn own_user(root: &Path, way: Way) -> Option<u32> {
     /// Everyone may read and write.
     const EVERYONE: u32 = 0o006;
     let container = fs::metadata(root.join(VFIO).join("vfio")).ok();
-    let open = container.is_none_or(|node| node.mode() & EVERYONE == EVERYONE);
+    let open = way == Way::Devices || container.is_none_or(|node| node.mode() & EVERYONE == EVERYONE);
     (rustix::process::getuid().is_root() && open).then(crate::guard::own_user)
 }
 

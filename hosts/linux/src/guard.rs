@@ -6,7 +6,7 @@
 //! killed, too, has left.
 //!
 //! It keeps the rights that whoever asks gives up before guests run, so it does little for who asks: it takes the functions that it was told of when
-//! it was started, and no others, and has the nodes of their groups belong to the user whom it was told of then.
+//! it was started, and no others, and has the nodes by which they are opened belong to the user whom it was told of then.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -28,6 +28,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::probe::Root;
 use crate::vfio::Binder;
+use crate::vfio::way::{self, Way};
 
 /// Where it stands what is taken.
 pub const FOLDER: &str = "/run/axvm";
@@ -56,36 +57,27 @@ pub fn own_user() -> u32 {
     USERS.start + std::process::id() % (USERS.end - USERS.start)
 }
 
-/// Who may have a group of functions open.
-pub trait Groups {
-    /// The user whose a group's node is. `None`: there is no such node.
-    fn owner(&self, group: u32) -> Option<u32>;
+/// Who may open the nodes of functions, by their paths below `/`.
+pub trait Nodes {
+    /// The user whose a node is. `None`: there is no such node.
+    fn owner(&self, node: &str) -> Option<u32>;
 
     /// Has it be this user's.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    fn give(&self, group: u32, user: u32) -> io::Result<()>;
+    fn give(&self, node: &str, user: u32) -> io::Result<()>;
 }
 
-impl Groups for Root {
-    fn owner(&self, group: u32) -> Option<u32> {
-        fs::metadata(self.path(&node(group))).ok().map(|node| node.uid())
+impl Nodes for Root {
+    fn owner(&self, node: &str) -> Option<u32> {
+        fs::metadata(self.path(node)).ok().map(|node| node.uid())
     }
 
-    fn give(&self, group: u32, user: u32) -> io::Result<()> {
-        std::os::unix::fs::chown(self.path(&node(group)), Some(user), None)
+    fn give(&self, node: &str, user: u32) -> io::Result<()> {
+        std::os::unix::fs::chown(self.path(node), Some(user), None)
     }
-}
-
-fn node(group: u32) -> String {
-    format!("dev/vfio/{group}")
-}
-
-/// The group of a function.
-fn group_of(files: &impl Files, function: PciAddress) -> Option<u32> {
-    files.link_name(&format!("sys/bus/pci/devices/{function}/iommu_group"))?.parse().ok()
 }
 
 /// What a guard is there for.
@@ -95,6 +87,8 @@ pub struct Duty {
     pub functions: Vec<PciAddress>,
     /// Those of them that are taken though Linux uses them: their uses end.
     pub in_use: Vec<PciAddress>,
+    /// By which of VFIO's ways they are opened.
+    pub way: Way,
     /// The user who is to open them. `None`: root.
     pub user: Option<u32>,
 }
@@ -164,9 +158,9 @@ struct Record {
     nodes: Vec<Node>,
 }
 
-/// A group's node, and whose it was.
+/// A function's node, and whose it was.
 struct Node {
-    group: u32,
+    path: String,
     owner: u32,
 }
 
@@ -195,28 +189,29 @@ impl Record {
         self.write()
     }
 
-    /// Has the node of a function's group belong to a user, if there is one.
+    /// Has the node by which a function is opened belong to a user, if there is one.
     fn hand(
         &mut self,
-        machine: &(impl Files + Groups),
+        machine: &(impl Files + Nodes),
         function: PciAddress,
+        way: Way,
         user: u32,
     ) -> Result<(), String> {
-        let Some(group) = group_of(machine, function) else { return Ok(()) };
-        let Some(owner) = machine.owner(group).filter(|owner| *owner != user) else { return Ok(()) };
+        let Some(path) = way::node(machine, way, function) else { return Ok(()) };
+        let Some(owner) = machine.owner(&path).filter(|owner| *owner != user) else { return Ok(()) };
         machine
-            .give(group, user)
-            .map_err(|error| format!("{function}: /dev/{} can't be handed over: {error}", node(group)))?;
+            .give(&path, user)
+            .map_err(|error| format!("{function}: /{path} can't be handed over: {error}"))?;
         // One that a process which was killed has left is root's in the end.
         let owner = if USERS.contains(&owner) { 0 } else { owner };
-        self.nodes.push(Node { group, owner });
+        self.nodes.push(Node { path, owner });
         Ok(())
     }
 
     /// Gives all back that its driver has let go of, and what couldn't be stays in the file. `said` hears of each: its function, or why not.
     fn give_back(
         &mut self,
-        machine: &(impl Sysfs + Groups),
+        machine: &(impl Sysfs + Nodes),
         mut said: impl FnMut(Result<PciAddress, String>),
     ) {
         let mut left = Vec::new();
@@ -236,12 +231,12 @@ impl Record {
         }
         left.reverse();
         self.taken = left;
-        // A node that is there still is of a group of which vfio-pci had a function before.
-        for Node { group, owner } in self.nodes.drain(..) {
-            if machine.owner(group).is_some()
-                && let Err(error) = machine.give(group, owner)
+        // A node that is there still is of a function that vfio-pci had before, or of such a one's group.
+        for Node { path, owner } in self.nodes.drain(..) {
+            if machine.owner(&path).is_some()
+                && let Err(error) = machine.give(&path, owner)
             {
-                said(Err(format!("/dev/{} stays with another user: {error}", node(group))));
+                said(Err(format!("/{path} stays with another user: {error}")));
             }
         }
         let kept = if self.taken.is_empty() { fs::remove_file(&self.path) } else { self.write() };
@@ -275,7 +270,7 @@ pub fn run(duty: &Duty) -> io::Result<bool> {
 /// What a guard does: a line `take FUNCTION` is answered by `ok` or by `error` and why. At the end of the lines all is given back, and each that
 /// couldn't be is a line more; so is each that was, `back FUNCTION`. The last line is [`END`]. What is left then, if anything is.
 fn serve(
-    machine: &(impl Sysfs + Groups),
+    machine: &(impl Sysfs + Nodes),
     duty: &Duty,
     folder: &Path,
     asked: impl BufRead,
@@ -310,7 +305,7 @@ fn serve(
 }
 
 fn perform(
-    machine: &(impl Sysfs + Groups),
+    machine: &(impl Sysfs + Nodes),
     duty: &Duty,
     record: &mut Record,
     line: &str,
@@ -326,7 +321,7 @@ fn perform(
     if !record.taken.iter().any(|former| former.function == function) {
         take_one(machine, duty, record, function)?;
     }
-    duty.user.map_or(Ok(()), |user| record.hand(machine, function, user))
+    duty.user.map_or(Ok(()), |user| record.hand(machine, function, duty.way, user))
 }
 
 fn take_one(
@@ -368,7 +363,7 @@ pub enum Released {
 }
 
 /// Gives back what guards that have been killed have left.
-pub fn release(machine: &(impl Sysfs + Groups), folder: &Path) -> Vec<Released> {
+pub fn release(machine: &(impl Sysfs + Nodes), folder: &Path) -> Vec<Released> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_record =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("taken-"));
@@ -377,7 +372,7 @@ pub fn release(machine: &(impl Sysfs + Groups), folder: &Path) -> Vec<Released> 
     paths.into_iter().flat_map(|path| release_one(machine, path)).collect()
 }
 
-fn release_one(machine: &(impl Sysfs + Groups), path: PathBuf) -> Vec<Released> {
+fn release_one(machine: &(impl Sysfs + Nodes), path: PathBuf) -> Vec<Released> {
     let failed = |error: io::Error| vec![Released::Not(format!("{}: {error}", path.display()))];
     let file = match OpenOptions::new().read(true).write(true).open(&path) {
         Ok(file) => file,
@@ -396,10 +391,10 @@ fn release_one(machine: &(impl Sysfs + Groups), path: PathBuf) -> Vec<Released> 
     for line in text.lines() {
         match line.parse::<Former>() {
             Ok(former) => {
-                let group = group_of(machine, former.function);
-                let theirs =
-                    group.filter(|group| machine.owner(*group).is_some_and(|it| USERS.contains(&it)));
-                record.nodes.extend(theirs.map(|group| Node { group, owner: 0 }));
+                let paths = [Way::Groups, Way::Devices].map(|way| way::node(machine, way, former.function));
+                let theirs = |path: &String| machine.owner(path).is_some_and(|it| USERS.contains(&it));
+                let nodes = paths.into_iter().flatten().filter(theirs);
+                record.nodes.extend(nodes.map(|path| Node { path, owner: 0 }));
                 record.taken.push(former);
             }
             Err(error) => results.push(Released::Not(format!("{}: {error}", path.display()))),
@@ -438,6 +433,9 @@ impl Guard {
         command.arg("linux-guard");
         if let Some(user) = duty.user {
             command.arg("--user").arg(user.to_string());
+        }
+        if duty.way == Way::Devices {
+            command.arg("--devices");
         }
         for function in &duty.in_use {
             command.arg("--in-use").arg(function.to_string());

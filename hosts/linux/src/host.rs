@@ -33,6 +33,7 @@ use crate::memory::MemoryError;
 use crate::output::Bell;
 use crate::security::Security;
 use crate::vfio::Vfio;
+use crate::vfio::way::Source;
 
 /// Why a VM couldn't be built.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub struct Parts {
     pub functions: Vec<sysfs::Function>,
     /// Who takes them from their drivers; none where no VM is to have one.
     pub guard: Option<Arc<Guard>>,
+    /// Where their VMs' tables are from.
+    pub source: Source,
     /// The CPUs that Linux has online, with their numbers there.
     pub cpus: Vec<(CpuId, usize)>,
     /// What was planned.
@@ -119,7 +122,8 @@ pub struct Host {
 impl Host {
     /// The process with these, without VMs.
     pub fn new(parts: Parts) -> Self {
-        let Parts { kvm, platform, functions, guard, cpus, plan, files, images, link, bell, start } = parts;
+        let Parts { kvm, platform, functions, guard, source, cpus, plan, files, images, link, bell, start } =
+            parts;
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
         let plans: Vec<Arc<VmPlan>> = plan.vms.into_iter().map(Arc::new).collect();
         let vcpus = plans.iter().flat_map(|plan| {
@@ -130,7 +134,7 @@ impl Host {
             callers: vcpus.collect(),
             kvm,
             platform,
-            vfio: Vfio::new(&functions, guard.clone()),
+            vfio: Vfio::new(&functions, &plans, guard.clone(), source),
             guard,
             registry: spin::Mutex::new(registry),
             claims: Mutex::new(Claims::new(plans.clone())),

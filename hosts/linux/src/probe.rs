@@ -1,7 +1,8 @@
 //! What this machine is, and what its Linux offers.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -39,7 +40,19 @@ impl Root {
     }
 }
 
+/// Linux, include/uapi/asm-generic/errno-base.h, for a disk that somebody has for himself alone (block/bdev.c, `bd_may_claim`). A disk is, where one of its
+/// partitions is.
+const CLAIMED: i32 = libc::EBUSY;
+
 impl Files for Root {
+    fn is_claimed(&self, disk: &str) -> bool {
+        // What is a `/` in a name in `/dev` is a `!` in sysfs.
+        let path = self.folder.join("dev").join(disk.replace('!', "/"));
+        // Opened to be read and closed at once: nothing of it is changed.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(path);
+        opened.is_err_and(|error| error.raw_os_error() == Some(CLAIMED))
+    }
+
     fn read(&self, path: &str) -> Option<Vec<u8>> {
         fs::read(self.folder.join(path)).ok()
     }

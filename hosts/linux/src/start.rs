@@ -21,6 +21,7 @@ use crate::host::{Host, Parts};
 use crate::images::Images;
 use crate::link::Link;
 use crate::output::Bell;
+use crate::vfio::way::{Source, Way};
 use crate::{caller, confine, kvm, probe, serve, vfio};
 
 /// What keeps the host from even saying what is wrong.
@@ -124,8 +125,16 @@ fn prepare(
     if !found.problems.is_empty() {
         return Err((link, found.problems));
     }
-    let duty = duty(&plan, &functions, found.in_use);
+    // Without one the plan gives no function.
+    let way = Way::of(&root).unwrap_or_default();
+    let duty = duty(&plan, &functions, found.in_use, way);
     let gives = !duty.functions.is_empty();
+    let source = match gives.then(|| Source::open(way, plan.vms.len())).transpose() {
+        Ok(source) => source.unwrap_or(Source::Groups),
+        Err(error) => {
+            return refuse(link, format!("/dev/iommu, by which devices are given, can't be opened: {error}"));
+        }
+    };
     let keeps = Keeps { vfio: gives, user: duty.user };
     let guard = match gives.then(|| Guard::start(&duty)).transpose() {
         Ok(guard) => guard.map(Arc::new),
@@ -143,6 +152,7 @@ fn prepare(
         platform,
         functions,
         guard,
+        source,
         cpus,
         plan,
         files: files.vms,
@@ -155,7 +165,7 @@ fn prepare(
 }
 
 /// What a guard is there for: the plan's functions, as Linux calls them, and who opens them.
-fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>) -> Duty {
+fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>, way: Way) -> Duty {
     let named = plan.vms.iter().flat_map(|vm| &vm.devices).filter_map(|device| device.pci);
     let mut linux: Vec<PciAddress> = named
         .filter_map(|address| functions.iter().find(|it| it.address == Some(address)))
@@ -163,5 +173,6 @@ fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>
         .collect();
     linux.sort_unstable();
     linux.dedup();
-    Duty { functions: linux, in_use: in_use.into_iter().collect(), user: confine::own_user(Path::new("/")) }
+    let user = confine::own_user(Path::new("/"), way);
+    Duty { functions: linux, in_use: in_use.into_iter().collect(), way, user }
 }

@@ -169,6 +169,14 @@ pub fn busybox(arch: &str) -> Result<Vec<u8>> {
     read().context("the package busybox-static has no busybox")
 }
 
+/// Packages for a Linux host, without what they need, in one folder.
+pub fn unpack(arch: &str, packages: &[&str], folder: &Path) -> Result<()> {
+    say::step(format_args!("fetching Debian's {} for a Linux host", packages.join(", ")));
+    let (apt, ..) = apt_with_kernel(arch, Series::DEFAULT)?;
+    let packages: Vec<String> = packages.iter().map(|it| (*it).to_owned()).collect();
+    apt.unpack_all(&packages, folder)
+}
+
 /// Debian's U-Boot for QEMU's board of the architecture.
 pub fn u_boot(arch: &str) -> Result<PathBuf> {
     let unpacked = paths::guest(arch).join("u-boot");
@@ -190,7 +198,8 @@ pub fn u_boot(arch: &str) -> Result<PathBuf> {
     bail!("no Debian suite has a U-Boot for {arch}:\n  {}", reasons.join("\n  "))
 }
 
-fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
+/// Where a kernel's modules are below what its packages were unpacked to.
+pub fn modules_folder(unpacked: &Path, release: &str) -> Result<PathBuf> {
     ["lib/modules", "usr/lib/modules"]
         .iter()
         .map(|folder| unpacked.join(folder).join(release))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::host::ubuntu;
 use crate::{paths, say};
 
 pub mod boot_disk;
@@ -87,6 +88,85 @@ pub fn prepare_host(arch: &str) -> Result<()> {
     let files =
         [File::program("init", script("host-init")?), File::program("bin/busybox", debian::busybox(arch)?)];
     initramfs(&paths::linux_host(arch), "the Linux host's", &wanted, &kernel, &files)
+}
+
+/// Makes sure that the initramfs of a Linux host on a kernel of Ubuntu's is there.
+pub fn prepare_host_on(series: &ubuntu::Series) -> Result<()> {
+    let kernel = series.kernel()?;
+    let files = [
+        File::program("init", script("host-init")?),
+        File::program("bin/busybox", debian::busybox("x86_64")?),
+    ];
+    initramfs(&series.folder(), "another Linux host's", series.modules, &kernel, &files)
+}
+
+/// Programs of Debian's for a Linux host, by the packages that bring them and their libraries.
+const TOOLS: &[&str] = &["setcap", "mdadm", "dmsetup"];
+const TOOL_PACKAGES: &[&str] = &[
+    "libcap2-bin",
+    "mdadm",
+    "dmsetup",
+    "libc6",
+    "libcap2",
+    "libdevmapper1.02.1",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libudev1",
+];
+
+/// Modules of what is made of disks.
+const TOOL_MODULES: &[&str] = &["loop", "raid1", "dm_mod"];
+
+/// Makes sure that the initramfs of a Linux host with more programs is there, and says where: the other one, and behind it an archive that the kernel
+/// unpacks over it.
+pub fn prepare_host_with_tools(arch: &str) -> Result<PathBuf> {
+    let folder = paths::linux_host(arch);
+    let unpacked = folder.join("tools");
+    if !unpacked.is_dir() {
+        debian::unpack(arch, TOOL_PACKAGES, &unpacked)?;
+    }
+    let kernel = debian::kernel(arch, Series::DEFAULT)?;
+    let mut archive = cpio::Archive::new();
+    archive.folder("lib64")?;
+    let mut list = String::new();
+    for module in modules::resolve(&kernel.modules, TOOL_MODULES)? {
+        let name = format!("lib/modules/{}.ko", module.name);
+        list.push_str(&format!("/{name}\n"));
+        archive.file(&name, 0o644, &module.bytes)?;
+    }
+    archive.file("etc/axvm/more-modules", 0o644, list.as_bytes())?;
+    let mut folders = vec![unpacked];
+    while let Some(folder) = folders.pop() {
+        for entry in
+            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
+        {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            } else if TOOLS.contains(&name.as_str()) && folder.ends_with("sbin") {
+                archive.file(&format!("bin/{name}"), 0o755, &std::fs::read(&path)?)?;
+            } else if name.starts_with("ld-linux") {
+                // By the path that the programs name, which differs by architecture.
+                let place = if arch == "x86_64" { "lib64" } else { "lib" };
+                // One of its names may be a link to where it would be if it were installed.
+                if let Ok(bytes) = std::fs::read(&path) {
+                    archive.file(&format!("{place}/{name}"), 0o755, &bytes)?;
+                }
+            } else if name.contains(".so.")
+                && folder.ends_with(format!("{arch}-linux-gnu"))
+                && let Ok(bytes) = std::fs::read(&path)
+            {
+                archive.file(&format!("lib/{name}"), 0o755, &bytes)?;
+            }
+        }
+    }
+    let place = folder.join("initrd-tools.cpio.gz");
+    let first = folder.join("initrd.cpio.gz");
+    let mut bytes = std::fs::read(&first).with_context(|| format!("cannot read {}", first.display()))?;
+    bytes.extend(archive.finish()?);
+    paths::write_atomically(&place, &bytes)?;
+    Ok(place)
 }
 
 /// A file of an initramfs.

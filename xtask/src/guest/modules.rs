@@ -86,6 +86,14 @@ fn unpack(path: &Path) -> Result<Vec<u8>> {
             .with_context(|| format!("cannot unpack {}", path.display()))?;
         return Ok(plain);
     }
+    if path.extension().is_some_and(|extension| extension == "zst") {
+        let mut plain = Vec::new();
+        let unpacked = ruzstd::decoding::StreamingDecoder::new(&bytes[..]).map_err(std::io::Error::other);
+        unpacked
+            .and_then(|mut unpacked| std::io::Read::read_to_end(&mut unpacked, &mut plain))
+            .with_context(|| format!("cannot unpack {}", path.display()))?;
+        return Ok(plain);
+    }
     Ok(bytes)
 }
 

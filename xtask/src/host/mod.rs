@@ -10,6 +10,7 @@ pub mod packages;
 pub mod qemu;
 pub mod sources;
 pub mod toolchain;
+pub mod ubuntu;
 
 /// The architectures that things are built for.
 pub const ARCHITECTURES: [&str; 2] = ["aarch64", "x86_64"];

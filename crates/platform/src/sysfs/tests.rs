@@ -166,16 +166,94 @@ fn what_a_function_is_used_for_is_found_through_partitions_and_what_is_made_of_t
     let said = |index: usize| -> Vec<String> {
         machine.functions[index].uses.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(said(0), ["nvme0n1p1 is mounted on /boot", "dm-0 is mounted on /", "nvme0n1p3 is swapped to"]);
+    assert_eq!(
+        said(0),
+        [
+            "nvme0n1p1 is mounted on /boot",
+            "dm-0 is mounted on /",
+            "nvme0n1p2 is a part of dm-0 (system-root)",
+            "nvme0n1p3 is swapped to",
+        ]
+    );
     assert!(machine.functions[0].uses.iter().all(Use::is_in_use));
     assert_eq!(said(2), ["network interface eth0, which has the default route"]);
-    // Nothing but a disk, and an interface that packets go by for some networks only.
+    // A volume that is open is one also where nobody uses it now.
     tree.file("proc/self/mountinfo", "")
         .file("proc/swaps", "")
         .file("proc/self/net/route", "\neth0 0000000A\n");
+    let volume = Use::Part { disk: "nvme0n1p2".into(), of: "dm-0 (system-root)".into() };
+    assert_eq!(read(&tree).unwrap().functions[0].uses, [volume]);
+    // Nothing but a disk, and an interface that packets go by for some networks only.
+    tree.files.remove("sys/block/nvme0n1/nvme0n1p2/holders/dm-0");
     let machine = read(&tree).unwrap();
     assert_eq!(machine.functions[0].uses, [Use::Disk { disk: "nvme0n1".into() }]);
     assert!(!machine.functions.iter().flat_map(|it| &it.uses).any(Use::is_in_use));
+}
+
+/// A disk of its own, with what else is there.
+fn disk() -> Tree {
+    let mut tree = q35();
+    tree.link_to("sys/block/nvme0n1", "../devices/pci0000:00/0000:00:02.0/nvme/nvme0/nvme0n1")
+        .file("sys/block/nvme0n1/dev", "259:0\n");
+    tree
+}
+
+fn said_of_disk(tree: &Tree) -> Vec<String> {
+    read(tree).unwrap().functions[0].uses.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn files_on_a_disk_that_the_kernel_swaps_to_or_has_as_disks_are_uses_of_it() {
+    let mut tree = disk();
+    tree.file(
+        "proc/self/mountinfo",
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 259:0 / /my\\040disk rw - ext4 /dev/nvme0n1 rw\n\
+         31 30 0:30 / /my\\040disk/other rw - tmpfs none rw\n40 22 7:1 / /srv rw - ext4 /dev/loop1 rw\n",
+    )
+    .file("proc/swaps", "Filename Type\n/my\\040disk/swap file\n/my\\040disk/other/swap file\n/swap file\n")
+    .file("sys/block/loop0/loop/backing_file", "/elsewhere\n")
+    .file("sys/block/loop1/loop/backing_file", "/my disk/image\n")
+    .file("sys/block/loop1/dev", "7:1\n")
+    .file("sys/block/loop2/loop/backing_file", "/my disk/other/image\n")
+    .file("sys/block/loop3/loop/backing_file", "/my diskette\n");
+    assert_eq!(
+        said_of_disk(&tree),
+        [
+            "nvme0n1 is mounted on /my disk",
+            "/my disk/swap is swapped to",
+            "loop1 is mounted on /srv",
+            "nvme0n1 is a part of loop1 (/my disk/image)",
+        ]
+    );
+    // One that has the disk itself as its file.
+    let mut tree = disk();
+    tree.file("sys/block/loop0/loop/backing_file", "/dev/nvme0n1\n");
+    assert_eq!(said_of_disk(&tree), ["nvme0n1 is a part of loop0 (/dev/nvme0n1)"]);
+}
+
+/// What holds a disk without a word in sysfs, as ZFS does, is a use nevertheless.
+#[test]
+fn a_disk_that_the_kernel_has_open_for_itself_is_in_use() {
+    struct Claimed(Tree, &'static str);
+    impl Files for Claimed {
+        fn read(&self, path: &str) -> Option<Vec<u8>> {
+            self.0.read(path)
+        }
+        fn list(&self, path: &str) -> Vec<String> {
+            self.0.list(path)
+        }
+        fn link(&self, path: &str) -> Option<String> {
+            self.0.link(path)
+        }
+        fn is_claimed(&self, disk: &str) -> bool {
+            disk == self.1
+        }
+    }
+    let used = |disk_of: &'static str| {
+        let machine = read(&Claimed(disk(), disk_of)).unwrap();
+        machine.functions[0].uses.iter().any(Use::is_in_use)
+    };
+    assert!(used("nvme0n1") && !used("nvme1n1"));
 }
 
 /// A process with mounts and a network of its own, as a service or a container has them, is told of the machine's.

@@ -27,11 +27,11 @@ pub enum Use {
         /// The disk or partition.
         disk: String,
     },
-    /// A disk of its is a part of a file system that is mounted.
+    /// A disk of its is a part of something that the kernel has made of it and has open: a file system on several disks, an array, a volume.
     Part {
         /// The disk or partition.
         disk: String,
-        /// The file system.
+        /// What that is.
         of: String,
     },
     /// The kernel speaks and listens there.
@@ -90,6 +90,7 @@ pub(super) fn find(files: &impl Files, functions: &mut [Function]) {
     let busy = Busy {
         mounts: of_machine(files, "mountinfo").unwrap_or_default(),
         swaps: files.text("proc/swaps").unwrap_or_default(),
+        loops: loops(files),
     };
     for disk in sorted(files.list("sys/block")) {
         // A path to a disk that has another name for who uses it (NVMe's multipath).
@@ -103,7 +104,12 @@ pub(super) fn find(files: &impl Files, functions: &mut [Function]) {
         let mut found = Vec::new();
         busy.find(files, &format!("sys/block/{disk}"), &disk, MOST_DEEP, &mut found);
         if found.is_empty() {
-            found.push(Use::Disk { disk });
+            found.push(match files.is_claimed(&disk) {
+                true => {
+                    Use::Part { disk, of: "something that the kernel has open (a ZFS pool, a target)".into() }
+                }
+                false => Use::Disk { disk },
+            });
         }
         add(functions, &owners, &found);
     }
@@ -208,6 +214,24 @@ fn unescaped(path: &str) -> String {
 struct Busy {
     mounts: String,
     swaps: String,
+    loops: Vec<Loop>,
+}
+
+/// A block device that is made of a file, or of another block device as if that were one.
+struct Loop {
+    /// Its name.
+    name: String,
+    /// The file.
+    file: String,
+}
+
+fn loops(files: &impl Files) -> Vec<Loop> {
+    let names = sorted(files.list("sys/block")).into_iter().filter(|name| name.starts_with("loop"));
+    let of = |name: String| {
+        let file = files.text(&format!("sys/block/{name}/loop/backing_file"))?;
+        Some(Loop { name, file })
+    };
+    names.filter_map(of).collect()
 }
 
 /// A mounted file system (Linux, Documentation/filesystems/proc.rst, 3.5).
@@ -236,13 +260,19 @@ impl Busy {
         let number = files.text(&format!("{folder}/dev"));
         let is_it =
             |device: &str| device.strip_prefix("/dev/") == Some(disk) || mapped.as_deref() == Some(device);
-        let mounts = self.mounts.lines().filter_map(Mount::of);
+        let is_of = |it: &Mount| number.as_deref() == Some(it.number) || is_it(it.device);
         // At several places, perhaps, and one over the other.
-        for mount in mounts.filter(|it| number.as_deref() == Some(it.number) || is_it(it.device)) {
+        for mount in self.mounts().filter(is_of) {
             found.push(Use::Mounted { disk: disk.to_string(), at: unescaped(mount.at) });
         }
-        if self.swaps.lines().filter_map(|line| line.split_whitespace().next()).any(is_it) {
-            found.push(Use::Swap { disk: disk.to_string() });
+        let has = |file: &str| self.mount_of(file).is_some_and(|it| is_of(&it));
+        for swap in self.swaps.lines().filter_map(|line| line.split_whitespace().next()) {
+            let file = unescaped(swap);
+            if is_it(swap) {
+                found.push(Use::Swap { disk: disk.to_string() });
+            } else if has(&file) {
+                found.push(Use::Swap { disk: file });
+            }
         }
         let part = |of: &String| !files.list(&format!("sys/fs/btrfs/{of}/devices/{disk}")).is_empty();
         if let Some(of) = files.list("sys/fs/btrfs").into_iter().find(part)
@@ -259,6 +289,28 @@ impl Busy {
         }
         for holder in sorted(files.list(&format!("{folder}/holders"))) {
             self.find(files, &format!("sys/block/{holder}"), &holder, deeper, found);
+            // Also where nobody uses that now: it would be broken.
+            let name = files.text(&format!("sys/block/{holder}/dm/name"));
+            let of = name.map_or_else(|| holder.clone(), |name| format!("{holder} ({name})"));
+            found.push(Use::Part { disk: disk.to_string(), of });
         }
+        for Loop { name, file } in self.loops.iter().filter(|it| is_it(&it.file) || has(&it.file)) {
+            self.find(files, &format!("sys/block/{name}"), name, deeper, found);
+            found.push(Use::Part { disk: disk.to_string(), of: format!("{name} ({file})") });
+        }
+    }
+
+    fn mounts(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
+        self.mounts.lines().filter_map(Mount::of)
+    }
+
+    /// Where a file is mounted: of all mounts that it is below, the one whose path is the longest, and of several there the last.
+    fn mount_of(&self, file: &str) -> Option<Mount<'_>> {
+        let below = |it: &Mount| {
+            let at = unescaped(it.at);
+            let rest = file.strip_prefix(at.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.mounts().filter(below).max_by_key(|it| unescaped(it.at).len())
     }
 }

@@ -12,16 +12,17 @@ use std::io;
 use axvm_platform::sysfs::Files;
 use axvm_rebind::{Former, Sysfs, WriteError, take};
 
-use super::{Duty, Groups, Record, Released, USERS, release, serve};
+use super::{Duty, Nodes, Record, Released, USERS, release, serve};
+use crate::vfio::way::{self, Way};
 
 const DISK: &str = "0000:00:02.0";
 const CARD: &str = "0000:00:03.0";
 
-/// A Linux, with nodes for the groups of which vfio-pci has a function, each with its owner.
+/// A Linux, with nodes for the groups of which vfio-pci has a function, and for functions where it gives them, each with its owner.
 struct Fake {
     linux: Linux,
-    /// Groups whose node isn't root's.
-    owners: RefCell<BTreeMap<u32, u32>>,
+    /// Nodes that aren't root's.
+    owners: RefCell<BTreeMap<String, u32>>,
 }
 
 impl From<Linux> for Fake {
@@ -35,11 +36,14 @@ impl Fake {
         self.linux.driver_of(function)
     }
 
-    /// The group of a function, if there is a node for it.
-    fn has_node(&self, group: u32) -> bool {
-        let of = |function: &String| super::group_of(&self.linux, function.parse().unwrap()) == Some(group);
+    /// Whether there is such a node.
+    fn has_node(&self, node: &str) -> bool {
         let functions = self.linux.list("sys/bus/pci/devices");
-        functions.iter().any(|function| of(function) && is_taken(&self.linux, function))
+        let taken = functions.iter().filter(|function| is_taken(&self.linux, function));
+        let mut nodes = taken.flat_map(|function| {
+            [Way::Groups, Way::Devices].map(|way| way::node(&self.linux, way, function.parse().unwrap()))
+        });
+        nodes.any(|it| it.as_deref() == Some(node))
     }
 }
 
@@ -60,8 +64,8 @@ impl Files for Fake {
 impl Sysfs for Fake {
     fn write(&self, path: &str, text: &str) -> Result<(), WriteError> {
         let written = self.linux.write(path, text);
-        // A node goes with the last function of its group, and its owner with it.
-        self.owners.borrow_mut().retain(|group, _| self.has_node(*group));
+        // A group's node goes with its last function, a function's own with that, and its owner with it.
+        self.owners.borrow_mut().retain(|node, _| self.has_node(node));
         written
     }
 
@@ -74,16 +78,16 @@ impl Sysfs for Fake {
     }
 }
 
-impl Groups for Fake {
-    fn owner(&self, group: u32) -> Option<u32> {
-        self.has_node(group).then(|| self.owners.borrow().get(&group).copied().unwrap_or(0))
+impl Nodes for Fake {
+    fn owner(&self, node: &str) -> Option<u32> {
+        self.has_node(node).then(|| self.owners.borrow().get(node).copied().unwrap_or(0))
     }
 
-    fn give(&self, group: u32, user: u32) -> io::Result<()> {
-        if !self.has_node(group) {
+    fn give(&self, node: &str, user: u32) -> io::Result<()> {
+        if !self.has_node(node) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.owners.borrow_mut().insert(group, user);
+        self.owners.borrow_mut().insert(node.into(), user);
         Ok(())
     }
 }
@@ -95,7 +99,7 @@ fn machine() -> Fake {
 
 /// What a guard may be asked for here, for root.
 fn duty() -> Duty {
-    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), in_use: Vec::new(), user: None }
+    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), ..Duty::default() }
 }
 
 /// What a guard answers to these lines, and whether anything is left to give back.
@@ -128,7 +132,7 @@ fn what_is_asked_for_is_taken_and_at_the_end_given_back() {
 fn what_no_vm_of_the_run_has_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let machine = machine();
-    let only = Duty { functions: vec![CARD.parse().unwrap()], in_use: Vec::new(), user: None };
+    let only = Duty { functions: vec![CARD.parse().unwrap()], ..Duty::default() };
     let (lines, _) = answers(&machine, &only, folder.path(), &format!("take {DISK}\n"));
     assert_eq!(lines[0], format!("error {DISK}: no VM of the run has it"));
     assert!(machine.linux.written().is_empty());
@@ -137,29 +141,44 @@ fn what_no_vm_of_the_run_has_is_not_taken() {
 #[test]
 fn a_function_that_is_not_there_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let absent = Duty { functions: vec!["0000:00:09.0".parse().unwrap()], in_use: Vec::new(), user: None };
+    let absent = Duty { functions: vec!["0000:00:09.0".parse().unwrap()], ..Duty::default() };
     let (lines, _) = answers(&machine(), &absent, folder.path(), "take 0000:00:09.0\n");
     assert_eq!(lines[0], "error 0000:00:09.0: this machine has no such PCI function");
 }
 
-#[test]
-fn a_group_belongs_to_who_opens_it_while_it_is_taken() {
+/// By one of VFIO's ways, and its nodes of disk and card: they are the user's who opens them while they are taken, and those of the other way are not.
+fn belongs(way: Way, [disk, card]: [&str; 2], others: [&str; 2]) {
     let folder = tempfile::tempdir().unwrap();
     // Of the card vfio-pci was the driver before, so that its node stays.
-    let linux = Linux::new().driver("nvme").driver("vfio-pci");
+    let linux = Linux::new().driver("nvme").driver("vfio-pci").gives_nodes();
     let machine: Fake = linux.function(DISK, Some("nvme")).function(CARD, Some("vfio-pci")).into();
     let user = Some(USERS.start);
+    let duty = Duty { user, way, ..duty() };
     let mut record = Record::new(folder.path()).unwrap();
     for function in [DISK, CARD] {
-        super::perform(&machine, &Duty { user, ..duty() }, &mut record, &format!("take {function}")).unwrap();
+        super::perform(&machine, &duty, &mut record, &format!("take {function}")).unwrap();
     }
-    assert_eq!((machine.owner(0), machine.owner(1)), (user, user));
+    assert_eq!((machine.owner(disk), machine.owner(card)), (user, user));
+    assert_eq!(others.map(|node| machine.owner(node)), [Some(0), Some(0)]);
     record.give_back(&machine, |result| assert!(result.is_ok()));
-    assert_eq!((machine.owner(0), machine.owner(1)), (None, Some(0)));
+    assert_eq!((machine.owner(disk), machine.owner(card)), (None, Some(0)));
     // One that was somebody's stays theirs.
-    machine.give(1, 1000).unwrap();
-    answers(&machine, &Duty { user, ..duty() }, folder.path(), &format!("take {CARD}\n"));
-    assert_eq!(machine.owner(1), Some(1000));
+    machine.give(card, 1000).unwrap();
+    answers(&machine, &duty, folder.path(), &format!("take {CARD}\n"));
+    assert_eq!(machine.owner(card), Some(1000));
+}
+
+const GROUPS: [&str; 2] = ["dev/vfio/0", "dev/vfio/1"];
+const DEVICES: [&str; 2] = ["dev/vfio/devices/vfio0", "dev/vfio/devices/vfio1"];
+
+#[test]
+fn a_group_belongs_to_who_opens_it_while_it_is_taken() {
+    belongs(Way::Groups, GROUPS, DEVICES);
+}
+
+#[test]
+fn a_function_s_own_node_belongs_to_who_opens_it_while_it_is_taken() {
+    belongs(Way::Devices, DEVICES, GROUPS);
 }
 
 #[test]
@@ -197,9 +216,9 @@ fn what_its_driver_does_not_let_go_of_is_said_and_given_back_when_it_has() {
 }
 
 /// A guard that is killed: its record stays, and nobody has it locked.
-fn killed(machine: &Fake, folder: &Path, functions: &[&str]) {
+fn killed(machine: &Fake, way: Way, folder: &Path, functions: &[&str]) {
     let mut record = Record::new(folder).unwrap();
-    let duty = Duty { user: Some(USERS.start + 7), ..duty() };
+    let duty = Duty { user: Some(USERS.start + 7), way, ..duty() };
     for function in functions {
         super::perform(machine, &duty, &mut record, &format!("take {function}")).unwrap();
     }
@@ -209,7 +228,7 @@ fn killed(machine: &Fake, folder: &Path, functions: &[&str]) {
 fn what_a_killed_guard_has_left_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let linux = machine();
-    killed(&linux, folder.path(), &[DISK, CARD]);
+    killed(&linux, Way::Groups, folder.path(), &[DISK, CARD]);
     assert!(is_taken(&linux.linux, DISK) && is_taken(&linux.linux, CARD));
     let back = |function: &str| Released::Back(function.parse().unwrap());
     assert_eq!(release(&linux, folder.path()), [back(DISK), back(CARD)]);
@@ -221,17 +240,20 @@ fn what_a_killed_guard_has_left_is_released() {
 
 #[test]
 fn a_node_that_a_killed_guard_has_handed_over_is_root_s_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let machine: Fake = Linux::new().driver("vfio-pci").function(CARD, Some("vfio-pci")).into();
-    killed(&machine, folder.path(), &[CARD]);
-    assert!(machine.owner(0).is_some_and(|owner| USERS.contains(&owner)));
-    assert_eq!(release(&machine, folder.path()), [Released::Back(CARD.parse().unwrap())]);
-    assert_eq!(machine.owner(0), Some(0));
-    // Also where the next guard comes before that, and another user opens it.
-    machine.give(0, USERS.start + 7).unwrap();
-    let next = Duty { user: Some(USERS.start + 8), ..duty() };
-    answers(&machine, &next, folder.path(), &format!("take {CARD}\n"));
-    assert_eq!(machine.owner(0), Some(0));
+    for (way, node) in [(Way::Groups, "dev/vfio/0"), (Way::Devices, "dev/vfio/devices/vfio0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let linux = Linux::new().driver("vfio-pci").gives_nodes();
+        let machine: Fake = linux.function(CARD, Some("vfio-pci")).into();
+        killed(&machine, way, folder.path(), &[CARD]);
+        assert!(machine.owner(node).is_some_and(|owner| USERS.contains(&owner)));
+        assert_eq!(release(&machine, folder.path()), [Released::Back(CARD.parse().unwrap())]);
+        assert_eq!(machine.owner(node), Some(0));
+        // Also where the next guard comes before that, and another user opens it.
+        machine.give(node, USERS.start + 7).unwrap();
+        let next = Duty { user: Some(USERS.start + 8), way, ..duty() };
+        answers(&machine, &next, folder.path(), &format!("take {CARD}\n"));
+        assert_eq!(machine.owner(node), Some(0));
+    }
 }
 
 #[test]

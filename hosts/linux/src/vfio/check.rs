@@ -10,6 +10,7 @@ use axvm_platform::sysfs::{Files, Function, Use};
 use axvm_rebind::{Refusal, Uses, VFIO_PCI, Wanted, fate};
 use axvm_system::model::{Device, InUse, Item, System};
 
+use super::way::Way;
 use crate::probe::{self, Root};
 
 /// A device of the plan's.
@@ -27,7 +28,7 @@ struct Planned {
 pub struct Found {
     /// What keeps them.
     pub problems: Vec<Problem>,
-    /// What becomes of those that are taken though Linux uses them, for people.
+    /// By which way they are given, and what becomes of those that are taken though Linux uses them, for people.
     pub notes: Vec<String>,
     /// Those that may be taken though Linux uses them, now or when a VM starts later, as Linux calls them: all VMs that name them say so.
     pub in_use: BTreeSet<PciAddress>,
@@ -46,6 +47,10 @@ fn uses(system: &System, vm: u16, position: u16) -> Uses {
 const UNSEEN: &str = "what Linux uses it for isn't seen from here, as this process has namespaces of its own (a container's): have vfio-pci take it before, \
                       outside, or let this process see the machine's processes and networks (hostPID and hostNetwork in Kubernetes, \
                       --pid=host --network=host elsewhere)";
+
+/// Why none is given at all.
+const NO_WAY: &str = "no PCI function can be given to a VM here: there is neither VFIO's container for groups (/dev/vfio/vfio) nor iommufd with nodes of \
+                      functions (/dev/iommu, /dev/vfio/devices); a container has to be handed them";
 
 /// The PID namespace that every machine begins with (Linux, include/uapi/linux/nsfs.h: `PID_NS_INIT_INO`).
 const FIRST_PIDS: &str = "pid:[4026531836]";
@@ -87,6 +92,14 @@ pub fn check(files: &impl Files, functions: &[Function], system: &System, plan: 
     }
     let wanted: Vec<Wanted> = planned.iter().map(|it| Wanted { function: it.linux, uses: it.uses }).collect();
     let refusals = axvm_rebind::check(files, functions, &wanted);
+    let mut notes = Vec::new();
+    // Without vfio-pci, which is said, there may be no way yet either.
+    if !wanted.is_empty() && !refusals.contains(&Refusal::NoVfioPci) {
+        match Way::of(files) {
+            Some(way) => notes.push(way.note().to_owned()),
+            None => problems.push(Problem::new(Item::Board(String::new()), Rule::Platform, NO_WAY)),
+        }
+    }
     for refusal in refusals {
         let (function, rule) = match &refusal {
             Refusal::NoVfioPci => {
@@ -125,7 +138,6 @@ pub fn check(files: &impl Files, functions: &[Function], system: &System, plan: 
     }
     let keeps = |linux| planned.iter().any(|it| it.linux == linux && it.uses == Uses::Keep);
     let in_use: BTreeSet<PciAddress> = planned.iter().map(|it| it.linux).filter(|it| !keeps(*it)).collect();
-    let mut notes = Vec::new();
     for it in planned.iter().filter(|it| in_use.contains(&it.linux)) {
         let function = functions.iter().find(|function| function.linux == it.linux);
         let uses = function.into_iter().flat_map(|function| &function.uses).filter(|it| it.is_in_use());

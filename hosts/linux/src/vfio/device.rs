@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
     VFIO_REGION_INFO_FLAG_MMAP,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice};
+use vfio_ioctls::VfioDevice;
 use vm_memory::{FileOffset, MmapRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -90,23 +89,19 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a function, called so by Linux, in a VM's container: from now on its requests pass by the container's tables. Linux resets it.
-    /// `device`: its id, as the guest's interrupt controller has it.
+    /// A function that was opened in a VM's container, by whose tables its requests pass, and which Linux has reset. `device`: its id, as the
+    /// guest's interrupt controller has it.
     ///
     /// # Errors
     ///
     /// [`VfioError`].
-    pub fn open(
+    pub fn new(
         vm: VmId,
         function: PciAddress,
-        linux: PciAddress,
-        container: Arc<VfioContainer>,
+        vfio: VfioDevice,
         routes: Arc<Routes>,
         device: u32,
     ) -> Result<Self, VfioError> {
-        let path = format!("/sys/bus/pci/devices/{linux}");
-        let vfio = VfioDevice::new(Path::new(&path), container, false)
-            .map_err(|error| VfioError::open(linux, error))?;
         let vfio = Arc::new(vfio);
         // SAFETY: the file is open as long as `vfio` is.
         let borrowed = unsafe { BorrowedFd::borrow_raw(vfio.as_raw_fd()) };

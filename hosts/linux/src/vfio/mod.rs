@@ -5,6 +5,7 @@
 //! | [`windows`] | what a VM's devices reach |
 //! | [`device`] | a function that is open: config space, BARs |
 //! | [`signals`], [`routes`] | its interrupts: VFIO's events, which KVM makes messages and lines of |
+//! | [`way`] | by which of VFIO's ways it is: by groups, or by nodes of functions and iommufd |
 //! | [`ports`] | its BARs of ports |
 //! | [`check`] | what keeps a device from being taken |
 //! | [`backend`] | the virtual PCI bridge by which its guest sees it |
@@ -14,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use axvm::devices::AxVmDevicesBuilder;
@@ -21,20 +23,22 @@ use axvm::hal::{DmaMap, Region, Resource};
 use axvm::iommu::{Abilities, DmaFault, Drained, Iommu};
 use axvm::msi::{MsiMessage, MsiSink};
 use axvm::vm::Ground;
-use axvm_addr::{Address, DmaSource, IommuId, Iova, PciAddress, Span, VmId};
+use axvm_addr::{DmaSource, IommuId, Iova, PciAddress, Span, VmId};
 use axvm_plan::config::MappingFlags;
 use axvm_plan::{DevicePlan, LineRoute, VmPlan};
 use axvm_platform::limits::Serves;
 use axvm_platform::sysfs;
 use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
-use vfio_ioctls::{VfioContainer, VfioDeviceFd};
+use vfio_ioctls::VfioDeviceFd;
 
 use crate::error::Error;
 use crate::hal::Hal;
 use crate::memory::Place;
+use crate::probe::Root;
 use routes::Routes;
-use windows::{Tables, Windows};
+use way::{Container, Others, Source};
+use windows::Windows;
 
 pub mod backend;
 pub mod check;
@@ -42,6 +46,7 @@ pub mod device;
 pub mod ports;
 pub mod routes;
 pub mod signals;
+pub mod way;
 pub mod windows;
 
 pub use backend::Bridge;
@@ -69,18 +74,34 @@ pub enum VfioError {
         function: PciAddress,
     },
     /// Others have its group.
-    #[error(
-        "{function}: VFIO doesn't give it: a member of its IOMMU group has another driver since it was looked at (axvm inspect names it)"
-    )]
+    #[error("{function}: VFIO doesn't give it: {}", who_has(others))]
     NotViable {
         /// Its address in Linux.
         function: PciAddress,
+        /// The others.
+        others: Others,
     },
     /// Another program has its group.
-    #[error("{function}: VFIO doesn't give it: another program has its IOMMU group open")]
+    #[error("{function}: VFIO doesn't give it: another program has it or its IOMMU group open")]
     Busy {
         /// Its address in Linux.
         function: PciAddress,
+    },
+    /// It has no node of its own.
+    #[error(
+        "{function}: VFIO doesn't give it: there is no node of it in /dev/vfio/devices (a container gets the nodes that it is handed)"
+    )]
+    NoNode {
+        /// Its address in Linux.
+        function: PciAddress,
+    },
+    /// Its node can't be opened.
+    #[error("{function}: VFIO doesn't give it: its node in /dev/vfio/devices can't be opened: {error}")]
+    Node {
+        /// Its address in Linux.
+        function: PciAddress,
+        /// Linux's reason.
+        error: io::Error,
     },
     /// There is no container.
     #[error("VFIO has no container for a VM's devices: {0}")]
@@ -129,16 +150,25 @@ pub enum VfioError {
     Bridge(#[from] axvm_vpci::BridgeError),
 }
 
-impl VfioError {
-    /// Why a function, as Linux calls it, can't be opened.
-    fn open(function: PciAddress, error: vfio_ioctls::VfioError) -> Self {
-        use vfio_ioctls::VfioError as Why;
-        match error {
-            // Linux, drivers/vfio/vfio_iommu_type1.c: messages aren't isolated, and nobody has said that this is no matter.
-            Why::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => Self::Unsafe { function },
-            Why::GroupViable => Self::NotViable { function },
-            Why::OpenGroup(error, _) if error.raw_os_error() == Some(libc::EBUSY) => Self::Busy { function },
-            error => Self::Open { function, error },
+/// A member of a group, and the driver that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The member, as Linux calls it.
+    pub member: PciAddress,
+    /// The driver.
+    pub driver: String,
+}
+
+fn who_has(others: &Others) -> String {
+    match others {
+        Others::Held(Holder { member, driver }) => format!(
+            "{member} is in its IOMMU group, and the driver {driver} has it since that was looked at: give it to the same VM, or free it: \
+             echo {member} > /sys/bus/pci/drivers/{driver}/unbind"
+        ),
+        Others::Free | Others::Nobody => {
+            "another program has a member of its IOMMU group, or the machine doesn't keep its messages apart \
+                                          from others' (interrupt remapping)"
+                .into()
         }
     }
 }
@@ -163,7 +193,7 @@ struct Parts {
     windows: Windows<Container>,
     /// Open functions. They go before the container does.
     opened: Mutex<Vec<Arc<Opened>>>,
-    container: Mutex<Option<Arc<VfioContainer>>>,
+    container: Mutex<Option<Container>>,
     lines: Mutex<Lines>,
 }
 
@@ -176,8 +206,8 @@ enum Lines {
 }
 
 impl Parts {
-    /// The VM's container, which is there from its first device on.
-    fn container(&self) -> Result<Arc<VfioContainer>, VfioError> {
+    /// The container of the VM of this number, which is there from its first device on.
+    fn container(&self, source: &Source, vm: VmId) -> Result<Container, VfioError> {
         let mut container = crate::lock(&self.container);
         if let Some(container) = &*container {
             return Ok(container.clone());
@@ -185,32 +215,13 @@ impl Parts {
         let mut device = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, fd: 0, flags: 0 };
         let made = self.kvm.create_device(&mut device);
         let made = made.map_err(|error| VfioError::Io(io::Error::from_raw_os_error(error.errno())))?;
-        let new = VfioContainer::new(Some(Arc::new(VfioDeviceFd::new_from_kvm(made))));
-        let new = Arc::new(new.map_err(VfioError::Container)?);
+        let new = source.container(vm.0.into(), VfioDeviceFd::new_from_kvm(made))?;
         *container = Some(new.clone());
         Ok(new)
     }
 
     fn opened(&self, function: PciAddress) -> Option<Arc<Opened>> {
         crate::lock(&self.opened).iter().find(|opened| opened.function == function).cloned()
-    }
-}
-
-/// A container's tables.
-struct Container(Arc<VfioContainer>);
-
-impl Tables for Container {
-    fn map(&self, iova: Span<Iova>, place: &Place) -> Result<(), VfioError> {
-        let bytes = windows::bytes(iova)?;
-        // SAFETY: the place has as many bytes, as `Windows` has checked, and is kept there until the window is taken away. It is a mapping
-        // of a guest's memory, to which there is no Rust reference.
-        let mapped = unsafe { self.0.vfio_dma_map(iova.start().get(), bytes, place.address() as *mut u8) };
-        mapped.map_err(|error| VfioError::Map { iova, error })
-    }
-
-    fn unmap(&self, iova: Span<Iova>) -> Result<(), VfioError> {
-        let bytes = windows::bytes(iova)?;
-        self.0.vfio_dma_unmap(iova.start().get(), bytes).map_err(|error| VfioError::Map { iova, error })
     }
 }
 
@@ -239,16 +250,38 @@ impl DmaMap for Dma {
 pub struct Vfio {
     /// How Linux calls functions, by their addresses in the platform.
     names: BTreeMap<PciAddress, PciAddress>,
+    /// Of those that VMs have, the others of their groups, which are the same VMs': all as Linux calls them.
+    together: BTreeMap<PciAddress, Vec<PciAddress>>,
+    source: Source,
     binder: Option<Arc<dyn Binder>>,
     vms: Mutex<BTreeMap<VmId, Weak<Parts>>>,
 }
 
+/// Of each function that a VM has, the others of its group that one has, too.
+fn together(functions: &[sysfs::Function], plans: &[Arc<VmPlan>]) -> BTreeMap<PciAddress, Vec<PciAddress>> {
+    let planned = |function: &&sysfs::Function| {
+        let devices = plans.iter().flat_map(|plan| &plan.devices);
+        function.address.is_some() && devices.into_iter().any(|device| device.pci == function.address)
+    };
+    let of = |function: &sysfs::Function| {
+        let is_member = |it: &&sysfs::Function| function.with.contains(&it.linux);
+        functions.iter().filter(is_member).filter(planned).map(|it| it.linux).collect()
+    };
+    functions.iter().filter(planned).map(|it| (it.linux, of(it))).collect()
+}
+
 impl Vfio {
     /// Those of a machine, which somebody takes from their drivers; nobody does where no VM is to have one.
-    pub fn new(functions: &[sysfs::Function], binder: Option<Arc<impl Binder + 'static>>) -> Self {
+    pub fn new(
+        functions: &[sysfs::Function],
+        plans: &[Arc<VmPlan>],
+        binder: Option<Arc<impl Binder + 'static>>,
+        source: Source,
+    ) -> Self {
         let names = functions.iter().filter_map(|it| Some((it.address?, it.linux))).collect();
+        let together = together(functions, plans);
         let binder = binder.map(|binder| -> Arc<dyn Binder> { binder });
-        Self { names, binder, vms: Mutex::default() }
+        Self { names, together, source, binder, vms: Mutex::default() }
     }
 
     fn linux(&self, device: &DevicePlan) -> Result<PciAddress, Error> {
@@ -295,7 +328,7 @@ impl Vfio {
         Ok(Dma(parts))
     }
 
-    /// Takes a device from its driver.
+    /// Takes a device from its driver, and those of its group from theirs: VFIO gives none as long as a driver has another.
     ///
     /// # Errors
     ///
@@ -303,7 +336,11 @@ impl Vfio {
     pub fn unbind(&self, device: &DevicePlan) -> Result<(), Error> {
         let function = self.linux(device)?;
         let binder = self.binder.as_ref().ok_or(Error::Unknown)?;
-        Ok(binder.take(function).map_err(VfioError::Unbind)?)
+        let others = self.together.get(&function).into_iter().flatten();
+        for function in [&function].into_iter().chain(others) {
+            binder.take(*function).map_err(VfioError::Unbind)?;
+        }
+        Ok(())
     }
 
     /// Takes a device off the bus, its interrupts masked. One that isn't open is the kernel's, which lets it do neither.
@@ -348,11 +385,13 @@ impl Vfio {
         // As the guest's interrupt controller has it: by what the plan says, or by where the guest sees it.
         let shown = device.shown.map(|it| u32::from(it.requester_id()));
         let id = device.msi.map(|msi| msi.source.id.0).or(shown).unwrap_or(0);
-        let container = parts.container()?;
-        let opened =
-            Opened::open(vm, function, self.linux(device)?, container.clone(), parts.routes.clone(), id)?;
+        let (container, linux) = (parts.container(&self.source, vm)?, self.linux(device)?);
+        let root = Root::new(Path::new("/"));
+        let vfio = container.open(&root, linux);
+        let vfio = vfio.map_err(|error| way::refusal(linux, error, Others::of(&root, linux)))?;
+        let opened = Opened::new(vm, function, vfio, parts.routes.clone(), id)?;
         // The container has tables now. Its device masters nothing yet.
-        parts.windows.open(Container(container))?;
+        parts.windows.open(container)?;
         crate::lock(&parts.opened).push(Arc::new(opened));
         Ok(())
     }
@@ -489,21 +528,4 @@ impl MsiSink for Vfio {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{VfioError, io};
-    use vfio_ioctls::VfioError as Why;
-    use vmm_sys_util::errno::Error as Number;
-
-    #[test]
-    fn what_keeps_a_function_is_told_apart() {
-        let function = "0000:00:02.0".parse().unwrap();
-        let said = |why| VfioError::open(function, why).to_string();
-        let forged = said(Why::ContainerSetIOMMU(Number::new(libc::EPERM)));
-        assert!(forged.contains("forge any interrupt") && forged.contains("AxVM never sets"), "{forged}");
-        assert!(said(Why::GroupViable).contains("another driver"));
-        let busy = Why::OpenGroup(io::Error::from_raw_os_error(libc::EBUSY), "7".into());
-        assert!(said(busy).contains("another program has its IOMMU group open"));
-        let other = said(Why::ContainerSetIOMMU(Number::new(libc::ENODEV)));
-        assert!(other.starts_with("0000:00:02.0: VFIO doesn't give it: "), "{other}");
-    }
-}
+mod tests;

@@ -33,7 +33,8 @@ fn machine() -> Linux {
     let network = "net:[4026531840]";
     let linux = Linux::new().driver("nvme").driver("e1000e").driver("vfio-pci");
     let linux = linux.link_to("proc/self/ns/pid", FIRST_PIDS).link_to("proc/self/ns/net", network);
-    linux.link_to("proc/1/ns/net", network).function(DISK, Some("nvme")).function(CARD, Some("e1000e"))
+    let linux = linux.link_to("proc/1/ns/net", network).file("dev/vfio/vfio", "");
+    linux.function(DISK, Some("nvme")).function(CARD, Some("e1000e"))
 }
 
 /// Whose disk is mounted, and whose card has the default route.
@@ -64,7 +65,8 @@ fn what_linux_uses_is_refused_with_the_use_and_the_key() {
         assert!(line.contains(what) && line.contains("`in_use = \"take\"`"), "{line}");
     }
     assert!(found.problems.iter().all(|it| it.rule == Rule::DeviceReserved));
-    assert!(found.notes.is_empty() && found.in_use.is_empty());
+    assert_eq!(found.notes, [Way::Groups.note()]);
+    assert!(found.in_use.is_empty());
 }
 
 #[test]
@@ -74,6 +76,7 @@ fn what_is_taken_all_the_same_is_said_with_what_becomes_of_its_users() {
     assert_eq!(
         found.notes,
         [
+            Way::Groups.note(),
             "vm \"first\": 0000:00:02.0: it is in use, and taken all the same: nvme0n1 is unmounted from /mnt, and not mounted again",
             "vm \"first\": 0000:00:03.0: it is in use, and taken all the same: the network interface eth0 is gone, and what goes by it",
             "vm \"second\": 0000:00:02.0: it is in use, and taken all the same: nvme0n1 is unmounted from /mnt, and not mounted again",
@@ -100,7 +103,17 @@ fn linux_s_own_root_is_refused_whatever_the_file_says() {
 #[test]
 fn what_is_in_use_for_nothing_needs_no_word() {
     let found = found(&machine(), [InUse::Take, InUse::Keep]);
-    assert!(found.problems.is_empty() && found.notes.is_empty(), "{found:?}");
+    assert!(found.problems.is_empty() && found.notes == [Way::Groups.note()], "{found:?}");
+}
+
+#[test]
+fn the_way_is_said_and_where_there_is_none_no_function_is_given() {
+    let says = [InUse::Keep, InUse::Keep];
+    assert_eq!(found(&machine().gives_nodes(), says).notes, [Way::Devices.note()]);
+    let without = machine().without("dev/vfio/vfio");
+    let problems = found(&without, says).problems;
+    assert!(problems.len() == 1 && problems[0].to_string().contains("/dev/iommu"), "{problems:?}");
+    assert_eq!(found(&without.gives_nodes(), says).problems, []);
 }
 
 #[test]
