@@ -134,7 +134,7 @@ impl Linux {
     pub fn gives_nodes(self) -> Self {
         Self {
             gives_nodes: true,
-            ..self.file("proc/devices", "Character devices:\n  1 mem\n511 vfio-cdev\n").file("dev/iommu", "")
+            ..self.file("proc/devices", "Character devices:\n  1 mem\n511 vfio-dev\n").file("dev/iommu", "")
         }
     }
 

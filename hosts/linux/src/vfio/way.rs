@@ -60,7 +60,7 @@ impl Way {
 /// Whether functions get nodes of their own. Each does when vfio-pci has it, so that there may be none yet; the kernel keeps numbers for them.
 fn gives_nodes(files: &impl Files) -> bool {
     let devices = files.text("proc/devices").unwrap_or_default();
-    devices.lines().any(|line| line.split_whitespace().nth(1) == Some("vfio-cdev"))
+    devices.lines().any(|line| line.split_whitespace().nth(1) == Some("vfio-dev"))
 }
 
 /// The node by which a function is opened, below `/`. It is there while vfio-pci has the function. Of the files that are asked none has to be opened: a

@@ -26,9 +26,9 @@ fn nodes_of_functions_are_taken_where_the_kernel_has_all_that_they_want_and_grou
     assert_eq!(Way::of(&Linux::new()), None);
     // One without the other: a kernel that has iommufd and no nodes, a container that wasn't handed /dev/iommu.
     assert_eq!(Way::of(&groups().file("dev/iommu", "")), Some(Way::Groups));
-    assert_eq!(Way::of(&groups().file("proc/devices", "511 vfio-cdev\n")), Some(Way::Groups));
+    assert_eq!(Way::of(&groups().file("proc/devices", "511 vfio-dev\n")), Some(Way::Groups));
     assert_eq!(
-        Way::of(&groups().file("dev/iommu", "").file("proc/devices", "511 vfio-cdev2\n")),
+        Way::of(&groups().file("dev/iommu", "").file("proc/devices", "511 vfio-dev2\n")),
         Some(Way::Groups)
     );
 }
