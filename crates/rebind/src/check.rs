@@ -115,6 +115,10 @@ pub fn check(files: &impl Files, functions: &[Function], wanted: &[Wanted]) -> V
         let uses: Vec<Use> = found.uses.iter().filter(|it| it.is_in_use()).cloned().collect();
         match want.uses {
             _ if uses.is_empty() => {}
+            // What the file could say would be no help then.
+            Uses::Keep if uses.iter().any(|it| !can_end(it)) => {
+                refusals.push(Refusal::Stays { function, uses })
+            }
             Uses::Keep => refusals.push(Refusal::InUse { function, uses }),
             Uses::End => {
                 let uses: Vec<Use> = uses.into_iter().filter(|it| !can_end(it)).collect();

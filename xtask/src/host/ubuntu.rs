@@ -47,6 +47,7 @@ const ALL: &[Series] = &[
         ],
         modules: &[
             "nvme",
+            "e1000",
             "e1000e",
             "vfio_iommu_type1",
             "vfio_pci",

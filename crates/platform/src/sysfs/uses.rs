@@ -265,7 +265,8 @@ impl Busy {
         for mount in self.mounts().filter(is_of) {
             found.push(Use::Mounted { disk: disk.to_string(), at: unescaped(mount.at) });
         }
-        let has = |file: &str| self.mount_of(file).is_some_and(|it| is_of(&it));
+        // What is below `/dev` is a device, whatever `/` is on.
+        let has = |file: &str| !file.starts_with("/dev/") && self.mount_of(file).is_some_and(|it| is_of(&it));
         for swap in self.swaps.lines().filter_map(|line| line.split_whitespace().next()) {
             let file = unescaped(swap);
             if is_it(swap) {

@@ -55,11 +55,20 @@ const NO_WAY: &str = "no PCI function can be given to a VM here: there is neithe
 /// The PID namespace that every machine begins with (Linux, include/uapi/linux/nsfs.h: `PID_NS_INIT_INO`).
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
-/// Whether this process sees what Linux uses: the machine's first process by its number, and its network interfaces.
-fn sees_machine(files: &impl Files) -> bool {
+/// The same of who may not even ask.
+const UNKNOWN: &str = "what Linux uses it for isn't known here, as this process may not ask whether it has the machine's networks: run it as root, or grant \
+                       it CAP_SYS_PTRACE, by which /proc/1/ns is read; or have vfio-pci take it before";
+
+/// Why this process doesn't see what Linux uses: it has to be among the machine's processes, and have its network interfaces. `None`: it does.
+fn unseen(files: &impl Files) -> Option<&'static str> {
     let network = |process| files.link(&format!("proc/{process}/ns/net"));
-    let own = network("self");
-    files.link("proc/self/ns/pid").as_deref() == Some(FIRST_PIDS) && own.is_some() && own == network("1")
+    if files.link("proc/self/ns/pid").as_deref() != Some(FIRST_PIDS) {
+        return Some(UNSEEN);
+    }
+    match (network("self"), network("1")) {
+        (Some(own), Some(first)) => (own != first).then_some(UNSEEN),
+        _ => Some(UNKNOWN),
+    }
 }
 
 /// What keeps those of a plan for this machine. Who may not even see what there is has been told so by the plan.
@@ -81,12 +90,12 @@ pub fn check(files: &impl Files, functions: &[Function], system: &System, plan: 
             planned.push(Planned { item, vm: of.name.clone(), address, linux, uses });
         }
     }
-    let sees = sees_machine(files);
+    let unseen = unseen(files);
     let mut problems = Vec::new();
-    for it in planned.iter().filter(|_| !sees) {
+    for (it, why) in planned.iter().flat_map(|it| unseen.map(|why| (it, why))) {
         let found = functions.iter().find(|function| function.linux == it.linux);
         if found.is_some_and(|function| function.driver.as_deref() != Some(VFIO_PCI)) {
-            let what = format!("vm \"{}\": {}: {UNSEEN}", it.vm, it.address);
+            let what = format!("vm \"{}\": {}: {why}", it.vm, it.address);
             problems.push(Problem::new(it.item.clone(), Rule::DeviceReserved, what));
         }
     }

@@ -120,12 +120,14 @@ fn the_way_is_said_and_where_there_is_none_no_function_is_given() {
 fn a_process_in_namespaces_of_its_own_does_not_see_the_machine() {
     let with = |pid: &str, own: &str, first: &str| {
         let linux = Linux::new().link_to("proc/self/ns/pid", pid).link_to("proc/self/ns/net", own);
-        sees_machine(&linux.link_to("proc/1/ns/net", first))
+        unseen(&linux.link_to("proc/1/ns/net", first))
     };
-    assert!(with(FIRST_PIDS, "net:[4026531840]", "net:[4026531840]"));
-    assert!(!with(FIRST_PIDS, "net:[4026532000]", "net:[4026531840]"));
-    assert!(!with("pid:[4026532001]", "net:[4026532000]", "net:[4026532000]"));
-    // Who may not ask doesn't know.
-    let unknown = Linux::new().link_to("proc/self/ns/pid", FIRST_PIDS);
-    assert!(!sees_machine(&unknown) && !sees_machine(&Linux::new()));
+    assert_eq!(with(FIRST_PIDS, "net:[4026531840]", "net:[4026531840]"), None);
+    assert_eq!(with(FIRST_PIDS, "net:[4026532000]", "net:[4026531840]"), Some(UNSEEN));
+    assert_eq!(with("pid:[4026532001]", "net:[4026532000]", "net:[4026532000]"), Some(UNSEEN));
+    // Who may not ask doesn't know, and is told what lets him.
+    let unknown = Linux::new().link_to("proc/self/ns/pid", FIRST_PIDS).link_to("proc/self/ns/net", "net:[1]");
+    assert_eq!(unseen(&unknown), Some(UNKNOWN));
+    assert_eq!(unseen(&Linux::new()), Some(UNSEEN));
+    assert!(UNKNOWN.contains("CAP_SYS_PTRACE"));
 }
