@@ -3,7 +3,7 @@
 //! A signal that comes just before the thread enters its guest is over by then, and the guest wouldn't be left for it. So a call stays one until the
 //! thread has heard it, and whoever looks after the VMs repeats the signal meanwhile ([`Caller::repeat`]).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,6 +29,10 @@ pub fn prepare() -> Result<(), std::io::Error> {
 #[derive(Default)]
 pub struct Caller {
     called: AtomicBool,
+    /// It is to say whether its vCPU rests.
+    asked: AtomicBool,
+    /// How often it has said so, in a row.
+    rests: AtomicU8,
     thread: Mutex<Option<JoinHandle<()>>>,
     sleep: Mutex<()>,
     bell: Condvar,
@@ -72,6 +76,36 @@ impl Caller {
             let _ = thread.join();
         }
         self.called.store(false, Ordering::SeqCst);
+        self.asked.store(false, Ordering::SeqCst);
+        self.moves();
+    }
+
+    /// Asks it whether its vCPU rests: an answer comes, or, where the signal came just before it entered its guest, none before it is asked again.
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        self.signal();
+    }
+
+    /// How often in a row it has said that its vCPU rests.
+    pub fn rests(&self) -> u8 {
+        self.rests.load(Ordering::Relaxed)
+    }
+
+    /// By the thread: whether it is to say how its vCPU is.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// By the thread: says it.
+    pub fn answer(&self, rests: bool) {
+        let times = if rests { self.rests().saturating_add(1) } else { 0 };
+        self.rests.store(times, Ordering::Relaxed);
+        self.asked.store(false, Ordering::SeqCst);
+    }
+
+    /// By the thread: its vCPU has done something.
+    pub fn moves(&self) {
+        self.rests.store(0, Ordering::Relaxed);
     }
 
     /// By the thread: whether it was called.

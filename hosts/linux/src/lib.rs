@@ -9,7 +9,7 @@
 //! | [`start`] | from the tool's bundle to running VMs |
 //! | [`confine`] | what the process gives up before any guest runs |
 //! | [`host`] | which VMs there are, and how each comes and goes |
-//! | [`serve`], [`typed`], [`shell`] | what goes on while VMs run; what is typed |
+//! | [`serve`], [`typed`], [`shell`], [`rest`] | what goes on while VMs run; what is typed; who executes nothing any more |
 //! | [`hal`] | what the core asks of its host |
 //! | [`vcpu`], [`elements`], [`caller`] | a vCPU in its thread, an exit by a port in parts, and how the thread is called |
 //! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
@@ -38,6 +38,7 @@ pub mod output;
 pub mod probe;
 #[cfg(any(target_arch = "aarch64", test))]
 mod psci;
+pub mod rest;
 pub mod rights;
 pub mod security;
 pub mod serve;

@@ -10,6 +10,7 @@ use axvm_system::wire::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::host::Host;
+use crate::rest::Questions;
 use crate::typed::Keyboard;
 use crate::{Vm, caller, security, watchdogs};
 
@@ -23,6 +24,7 @@ const SOON: Duration = caller::REPEAT;
 pub fn serve(host: &'static Host) {
     let mut keyboard = Keyboard::new(host);
     let mut ends = Ends::new(host.plans.len());
+    let mut questions = Questions::begin();
     loop {
         host.bell.heard();
         let mut busy = host.repeat_calls();
@@ -32,6 +34,7 @@ pub fn serve(host: &'static Host) {
         busy |= show_output(host, &vms);
         keyboard.attend(host, &vms, &ends);
         let look_again_us = watchdogs::attend(host, &vms);
+        let ask_again = questions.attend(host, &vms);
         for vm in vms {
             busy |= attend_suspension(&vm, &host.link);
             busy |= attend_end(host, vm, &mut ends);
@@ -41,7 +44,11 @@ pub fn serve(host: &'static Host) {
             security::attend(host);
             return finish(host, ends);
         }
-        let again = look_again_us.map(Duration::from_micros).into_iter().chain(keyboard.look_again());
+        let again = look_again_us
+            .map(Duration::from_micros)
+            .into_iter()
+            .chain(ask_again)
+            .chain(keyboard.look_again());
         let most = busy.then_some(SOON).into_iter().chain(again).min();
         wait(host, &keyboard, most);
     }

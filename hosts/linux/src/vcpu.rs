@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use axvm::devices::Hint;
 use axvm::stats::ExitReason;
-use axvm::vcpu::{Answer, Exit, Fault, MmioAccess, Slept, Vcpu};
+use axvm::vcpu::{Answer, Exit, Fault, MmioAccess, PowerRequest, Slept, Vcpu};
 use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::Width;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -133,8 +133,10 @@ impl<'a> Running<'a> {
                 let function = call.nr;
                 return arch::call(&self.fd, function);
             }
-            // As a triple fault is; and a state that the processor doesn't enter, which is the guest's doing.
-            VcpuExit::Shutdown | VcpuExit::FailEntry(..) => Exit::Fault(Fault::Unanswerable),
+            // As a machine does that has come to a triple fault: it begins anew.
+            VcpuExit::Shutdown => Exit::Power(PowerRequest::SystemReset),
+            // A state that the processor doesn't enter is the guest's doing.
+            VcpuExit::FailEntry(..) => Exit::Fault(Fault::Unanswerable),
             // The interrupt controller's part that isn't the kernel's goes on.
             VcpuExit::IoapicEoi(vector) => {
                 self.vm.irqchip().parts().ended(vector);
@@ -185,8 +187,14 @@ impl Vcpu for Running<'_> {
     fn run(&mut self) -> Exit {
         while !self.caller.has_called() {
             match self.step() {
-                None => self.count(ExitReason::Interrupt),
+                None => {
+                    self.count(ExitReason::Interrupt);
+                    if self.caller.is_asked() {
+                        self.caller.answer(arch::rests(&self.fd));
+                    }
+                }
                 Some(exit) => {
+                    self.caller.moves();
                     if let Some(exit) = self.own(exit) {
                         return exit;
                     }

@@ -10,6 +10,7 @@
 //! | `begin` | sets a vCPU to where it begins |
 //! | `system_event` | what a guest asked for by an exit of the kernel's |
 //! | `call` | what it asks of its firmware by a call that the kernel doesn't answer; `complete_power`: tells it what came of that |
+//! | `rests` | whether a vCPU executes nothing more unless another one of its VM has it go on |
 //! | `write_msr` | writes a model-specific register that the kernel leaves to this process |
 //! | `complete_nobody` | has a guest meet what its architecture says of an access that nobody answers |
 //! | `add_own` | adds the emulated devices that all VMs of the architecture have |
@@ -31,7 +32,7 @@ pub enum Access {
 /// Who switches a VM's vCPUs on and off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switches {
-    /// The kernel: each vCPU has its thread in the kernel from the VM's start on, and that all are off is seen by nobody.
+    /// The kernel: each vCPU has its thread in the kernel from the VM's start on, and is asked whether it rests (`crate::rest`).
     Kernel,
     /// The core.
     Core,

@@ -18,9 +18,9 @@ use axvm_vpci::ConfigPorts;
 use axvm_x86_cpu::start::{self, Gdt};
 use axvm_x86_cpu::vmcb::Segment;
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
-    KVM_X86_QUIRK_LAPIC_MMIO_HOLE, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, kvm_dtable, kvm_enable_cap, kvm_regs,
-    kvm_segment,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, KVM_X86_QUIRK_FIX_HYPERCALL_INSN, KVM_X86_QUIRK_LAPIC_MMIO_HOLE,
+    KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, kvm_dtable, kvm_enable_cap, kvm_mp_state, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
@@ -264,6 +264,24 @@ pub fn write_msr(kvm: &Kvm, fd: &VcpuFd, msr: u32, value: u64) -> bool {
 /// What it executes.
 pub fn pc(fd: &VcpuFd) -> u64 {
     fd.get_regs().map_or(0, |regs| regs.rip)
+}
+
+/// Whether a vCPU executes nothing more unless another one of its VM has it go on: it waits for STARTUP, or it was halted with interrupts off, and
+/// nothing has come that these don't keep out.
+pub fn rests(fd: &VcpuFd) -> bool {
+    const INTERRUPTS: u64 = 1 << 9;
+    let Ok(kvm_mp_state { mp_state }) = fd.get_mp_state() else { return false };
+    match mp_state {
+        KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
+        KVM_MP_STATE_HALTED => {
+            let is_off = fd.get_regs().is_ok_and(|regs| regs.rflags & INTERRUPTS == 0);
+            is_off
+                && fd
+                    .get_vcpu_events()
+                    .is_ok_and(|events| events.nmi.pending == 0 && events.nmi.injected == 0)
+        }
+        _ => false,
+    }
 }
 
 /// What the kernel says of the whole VM. Firmware is nothing that it knows here.
