@@ -189,6 +189,9 @@ pub struct LinuxGuard {
     /// Those that are taken though Linux uses them
     #[arg(long)]
     pub in_use: Vec<String>,
+    /// The processors that their messages may be led to
+    #[arg(long, value_delimiter = ',')]
+    pub processors: Vec<usize>,
     /// The functions that may be asked for
     pub functions: Vec<String>,
 }

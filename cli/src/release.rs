@@ -47,7 +47,8 @@ pub fn guard(arguments: &LinuxGuard) -> ExitCode {
         return ExitCode::from(2);
     };
     let way = if arguments.devices { Way::Devices } else { Way::Groups };
-    match guard::run(&Duty { functions, in_use, way, user: arguments.user }) {
+    let processors = arguments.processors.clone();
+    match guard::run(&Duty { functions, in_use, way, user: arguments.user, processors }) {
         Ok(true) => ExitCode::SUCCESS,
         // Who asked has heard why, or is no more.
         Ok(false) | Err(_) => ExitCode::from(2),

@@ -278,6 +278,10 @@ impl Sysfs for Linux {
             return Err(why);
         }
         self.written.borrow_mut().push((path.into(), text.into()));
+        if let Some(there) = self.files.borrow_mut().get_mut(path) {
+            *there = text.into();
+            return Ok(());
+        }
         let mut functions = self.functions.borrow_mut();
         if let Some(address) =
             path.strip_prefix("sys/bus/pci/devices/").and_then(|it| it.strip_suffix("/driver_override"))

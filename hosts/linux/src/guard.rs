@@ -6,7 +6,8 @@
 //! killed, too, has left.
 //!
 //! It keeps the rights that whoever asks gives up before guests run, so it does little for who asks: it takes the functions that it was told of when
-//! it was started, and no others, and has the nodes by which they are opened belong to the user whom it was told of then.
+//! it was started, and no others, has the nodes by which they are opened belong to the user whom it was told of then, and has their messages come to the
+//! processors that it was told of then ([`aim`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -27,8 +28,10 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::probe::Root;
-use crate::vfio::Binder;
 use crate::vfio::way::{self, Way};
+use crate::vfio::{Aimed, Binder};
+
+pub mod aim;
 
 /// Where it stands what is taken.
 pub const FOLDER: &str = "/run/axvm";
@@ -91,6 +94,8 @@ pub struct Duty {
     pub way: Way,
     /// The user who is to open them. `None`: root.
     pub user: Option<u32>,
+    /// The processors of the run's VMs, by their numbers in Linux: their messages may be led to these.
+    pub processors: Vec<usize>,
 }
 
 impl Sysfs for Root {
@@ -267,7 +272,7 @@ pub fn run(duty: &Duty) -> io::Result<bool> {
     Ok(left.is_none_or(|record| record.taken.is_empty()))
 }
 
-/// What a guard does: a line `take FUNCTION` is answered by `ok` or by `error` and why. At the end of the lines all is given back, and each that
+/// What a guard does: a line `take FUNCTION`, or `aim FUNCTION PROCESSORS`, is answered by `ok` or by `error` and why. At the end of the lines all is given back, and each that
 /// couldn't be is a line more; so is each that was, `back FUNCTION`. The last line is [`END`]. What is left then, if anything is.
 fn serve(
     machine: &(impl Sysfs + Nodes),
@@ -310,10 +315,19 @@ fn perform(
     record: &mut Record,
     line: &str,
 ) -> Result<(), String> {
-    let function: Option<PciAddress> = line.strip_prefix("take ").and_then(|it| it.parse().ok());
-    let function = function.ok_or_else(|| format!("\"{line}\" isn't understood"))?;
+    let asked = Asked::parse(line).ok_or_else(|| format!("\"{line}\" isn't understood"))?;
+    let (Asked::Take(function) | Asked::Aim(function, _)) = asked;
     if !duty.functions.contains(&function) {
         return Err(format!("{function}: no VM of the run has it"));
+    }
+    if let Asked::Aim(_, processors) = asked {
+        if !record.taken.iter().any(|former| former.function == function) {
+            return Err(format!("{function}: it isn't taken"));
+        }
+        if let Some(other) = processors.iter().find(|it| !duty.processors.contains(it)) {
+            return Err(format!("{function}: no VM of the run has processor {other}"));
+        }
+        return aim::aim(machine, function, &processors);
     }
     if record.held.contains(&function) {
         return Err(format!("{function}: its driver hasn't let go of it yet"));
@@ -322,6 +336,22 @@ fn perform(
         take_one(machine, duty, record, function)?;
     }
     duty.user.map_or(Ok(()), |user| record.hand(machine, function, duty.way, user))
+}
+
+/// What a guard can be asked for.
+enum Asked {
+    Take(PciAddress),
+    Aim(PciAddress, Vec<usize>),
+}
+
+impl Asked {
+    fn parse(line: &str) -> Option<Self> {
+        if let Some(function) = line.strip_prefix("take ") {
+            return Some(Self::Take(function.parse().ok()?));
+        }
+        let (function, processors) = line.strip_prefix("aim ")?.split_once(' ')?;
+        Some(Self::Aim(function.parse().ok()?, aim::parse(processors)?))
+    }
 }
 
 fn take_one(
@@ -440,6 +470,9 @@ impl Guard {
         for function in &duty.in_use {
             command.arg("--in-use").arg(function.to_string());
         }
+        if !duty.processors.is_empty() {
+            command.arg("--processors").arg(aim::list(&duty.processors));
+        }
         command.args(duty.functions.iter().map(ToString::to_string));
         // It may outlive all others, and keeps nothing of theirs open.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -490,8 +523,21 @@ impl Binder for Guard {
     fn take(&self, function: PciAddress) -> Result<(), String> {
         let mut pipe = crate::lock(&self.pipe);
         let Some(pipe) = &mut *pipe else { return Err("devices are being given back".into()) };
+        pipe.ask(function, format_args!("take {function}"))
+    }
+
+    fn aim(&self, function: PciAddress, processors: &[usize]) -> Result<Aimed, String> {
+        // Who takes a function may have it for seconds, and who asks for this has others to look after.
+        let Ok(mut pipe) = self.pipe.try_lock() else { return Ok(Aimed::Later) };
+        let Some(pipe) = &mut *pipe else { return Ok(Aimed::Done) };
+        pipe.ask(function, format_args!("aim {function} {}", aim::list(processors))).map(|()| Aimed::Done)
+    }
+}
+
+impl Pipe {
+    fn ask(&mut self, function: PciAddress, what: std::fmt::Arguments<'_>) -> Result<(), String> {
         let mut answer = String::new();
-        let asked = writeln!(pipe.asks, "take {function}").and_then(|()| pipe.answers.read_line(&mut answer));
+        let asked = writeln!(self.asks, "{what}").and_then(|()| self.answers.read_line(&mut answer));
         match asked {
             Ok(0) => Err(format!(
                 "{function}: the process that takes devices from their drivers has ended (may it write to {FOLDER}?)"

@@ -305,10 +305,19 @@ impl Host {
         self.bell.ring();
     }
 
+    /// A CPU's number in Linux.
+    fn processor(&self, cpu: CpuId) -> Option<usize> {
+        self.cpus.iter().find(|(known, _)| *known == cpu).map(|(_, number)| *number)
+    }
+
+    /// The numbers in Linux of a VM's CPUs.
+    pub fn processors(&self, plan: &VmPlan) -> Vec<usize> {
+        plan.cpus.iter().filter_map(|vcpu| self.processor(vcpu.cpu)).collect()
+    }
+
     /// Has the calling thread run on a CPU, and nowhere else.
     fn pin(&self, cpu: CpuId) -> Result<(), Error> {
-        let known = self.cpus.iter().find(|(known, _)| *known == cpu).map(|(_, number)| *number);
-        let number = known.ok_or(Error::Unknown)?;
+        let number = self.processor(cpu).ok_or(Error::Unknown)?;
         let mut set = CpuSet::new();
         set.set(number);
         sched_setaffinity(None, &set).map_err(|error| Error::Thread { cpu, error: error.into() })

@@ -28,6 +28,7 @@ pub fn serve(host: &'static Host) {
     loop {
         host.bell.heard();
         let mut busy = host.repeat_calls();
+        busy |= host.vfio.lead(|why| host.link.info(format_args!("{why}")));
         security::attend(host);
         host.settle();
         let vms = host.vms();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm::report::Report;
-use axvm_addr::PciAddress;
+use axvm_addr::{CpuId, PciAddress};
 use axvm_plan::files::Files;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, own_tree, plan};
@@ -127,7 +127,8 @@ fn prepare(
     }
     // Without one the plan gives no function.
     let way = Way::of(&root).unwrap_or_default();
-    let duty = duty(&plan, &functions, found.in_use, way);
+    let cpus = probe::cpus(&root, &platform);
+    let duty = duty(&plan, &functions, found.in_use, way, &cpus);
     let gives = !duty.functions.is_empty();
     let source = match gives.then(|| Source::open(way, plan.vms.len())).transpose() {
         Ok(source) => source.unwrap_or(Source::Groups),
@@ -145,7 +146,6 @@ fn prepare(
         Ok(made) => made,
         Err(error) => return refuse(link, format!("this Linux runs no guests: {error}")),
     };
-    let cpus = probe::cpus(&root, &platform);
     let notes = plan.notes.iter().cloned().chain(found.notes).collect();
     let host = Host::new(Parts {
         kvm,
@@ -164,8 +164,14 @@ fn prepare(
     Ok(Prepared { host: Box::leak(Box::new(host)), notes, keeps })
 }
 
-/// What a guard is there for: the plan's functions, as Linux calls them, and who opens them.
-fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>, way: Way) -> Duty {
+/// What a guard is there for: the plan's functions, as Linux calls them, who opens them, and to which processors they may interrupt.
+fn duty(
+    plan: &Plan,
+    functions: &[sysfs::Function],
+    in_use: BTreeSet<PciAddress>,
+    way: Way,
+    cpus: &[(CpuId, usize)],
+) -> Duty {
     let named = plan.vms.iter().flat_map(|vm| &vm.devices).filter_map(|device| device.pci);
     let mut linux: Vec<PciAddress> = named
         .filter_map(|address| functions.iter().find(|it| it.address == Some(address)))
@@ -173,6 +179,12 @@ fn duty(plan: &Plan, functions: &[sysfs::Function], in_use: BTreeSet<PciAddress>
         .collect();
     linux.sort_unstable();
     linux.dedup();
-    let user = confine::own_user(Path::new("/"), way);
-    Duty { functions: linux, in_use: in_use.into_iter().collect(), way, user }
+    let has = |cpu: &CpuId| plan.vms.iter().flat_map(|vm| &vm.cpus).any(|vcpu| vcpu.cpu == *cpu);
+    Duty {
+        functions: linux,
+        in_use: in_use.into_iter().collect(),
+        way,
+        user: confine::own_user(Path::new("/"), way),
+        processors: cpus.iter().filter(|(cpu, _)| has(cpu)).map(|(_, number)| *number).collect(),
+    }
 }

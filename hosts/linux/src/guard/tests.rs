@@ -99,7 +99,8 @@ fn machine() -> Fake {
 
 /// What a guard may be asked for here, for root.
 fn duty() -> Duty {
-    Duty { functions: [DISK, CARD].map(|it| it.parse().unwrap()).into(), ..Duty::default() }
+    let functions = [DISK, CARD].map(|it| it.parse().unwrap()).into();
+    Duty { functions, processors: vec![2, 3], ..Duty::default() }
 }
 
 /// What a guard answers to these lines, and whether anything is left to give back.
@@ -125,6 +126,72 @@ fn what_is_asked_for_is_taken_and_at_the_end_given_back() {
     assert!(machine.linux.written().iter().any(|path| path.ends_with("nvme/unbind")), "taken in between");
     assert_eq!(machine.driver_of(DISK).as_deref(), Some("nvme"));
     assert_eq!(records(folder.path()), 0);
+}
+
+/// A Linux in which the disk has two messages, and the card has one.
+fn with_messages(denied: Option<WriteError>) -> Fake {
+    let mut linux = machine().linux;
+    for (function, interrupt) in [(DISK, 40), (DISK, 41), (CARD, 42)] {
+        linux = linux
+            .file(&format!("sys/bus/pci/devices/{function}/msi_irqs/{interrupt}"), "msix\n")
+            .file(&format!("proc/irq/{interrupt}/smp_affinity_list"), "0-3\n");
+    }
+    match denied {
+        Some(why) => linux.denied(why).into(),
+        None => linux.into(),
+    }
+}
+
+/// The processors to which an interrupt comes.
+fn processors_of(machine: &Fake, interrupt: u32) -> String {
+    let text = machine.read(&format!("proc/irq/{interrupt}/smp_affinity_list")).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn messages_of_a_function_come_to_the_processors_that_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = with_messages(None);
+    let asked = format!("take {DISK}\naim {DISK} 2,3\n");
+    let (lines, _) = answers(&machine, &duty(), folder.path(), &asked);
+    assert_eq!(lines[..2], ["ok", "ok"]);
+    assert_eq!([40, 41, 42].map(|it| processors_of(&machine, it)), ["2,3", "2,3", "0-3\n"]);
+}
+
+/// Nor do they come to processors that no VM of the run has, nor those of functions that it hasn't.
+#[test]
+fn messages_are_led_for_the_functions_and_to_the_processors_of_the_run_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = with_messages(None);
+    let only = Duty { functions: vec![CARD.parse().unwrap()], ..duty() };
+    let asked = format!("aim {CARD} 2\ntake {CARD}\naim {CARD} 1\naim {DISK} 2\naim {CARD}\naim {CARD} x\n");
+    let (lines, _) = answers(&machine, &only, folder.path(), &asked);
+    let refused = [
+        format!("error {CARD}: it isn't taken"),
+        "ok".to_owned(),
+        format!("error {CARD}: no VM of the run has processor 1"),
+        format!("error {DISK}: no VM of the run has it"),
+        format!("error \"aim {CARD}\" isn't understood"),
+        format!("error \"aim {CARD} x\" isn't understood"),
+    ];
+    assert_eq!(lines[..6], refused);
+    assert_eq!([40, 41, 42].map(|it| processors_of(&machine, it)), ["0-3\n"; 3]);
+}
+
+#[test]
+fn where_messages_cannot_be_led_it_is_said_why() {
+    let function = DISK.parse().unwrap();
+    let of = |why| super::aim::aim(&with_messages(Some(why)), function, &[2]);
+    let said = of(WriteError::ReadOnly).unwrap_err();
+    assert!(said.starts_with("0000:00:02.0: its interrupts come to whichever processor"), "{said}");
+    assert!(
+        said.ends_with("/proc/irq/40/smp_affinity_list can't be written: it is read-only here"),
+        "{said}"
+    );
+    // A controller that leads them to the guest itself; an interrupt that has gone.
+    assert_eq!(of(WriteError::Other(libc::EINVAL)), Ok(()));
+    assert_eq!(of(WriteError::Missing), Ok(()));
+    assert!(of(WriteError::Other(libc::EIO)).is_err());
 }
 
 /// Whoever asks may have been taken over by a guest: it gets what its plan has and no more.

@@ -15,7 +15,7 @@ use axvm_vpci::{
     MsiMessage, Refused,
 };
 
-use super::Opened;
+use super::{Opened, device};
 use crate::hal::Hal;
 
 /// A VM's virtual host bridge.
@@ -74,8 +74,14 @@ impl Backend for VfioBackend {
 
     fn config_write(&self, function: PciAddress, offset: u16, width: Width, value: u32) {
         let Some(opened) = self.opened(function) else { return };
-        if let Err(error) = opened.config_write(offset, width, value) {
-            self.warn(function, "its messages", &error);
+        match opened.config_write(offset, width, value) {
+            Ok(device::Messages::AsBefore) => {}
+            Ok(device::Messages::TurnedOn) => {
+                let host = self.ground.hal().host();
+                host.vfio.note_messages(function, host.processors(self.ground.plan()));
+                host.bell.ring();
+            }
+            Err(error) => self.warn(function, "its messages", &error),
         }
     }
 

@@ -71,6 +71,15 @@ struct MsiCapability {
     vectors: u16,
 }
 
+/// What a write to config space has made of a function's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Messages {
+    /// Nothing that others need to know.
+    AsBefore,
+    /// It has some from now on, which come to any processor.
+    TurnedOn,
+}
+
 /// A function that is open.
 pub struct Opened {
     /// The VM that has it.
@@ -130,12 +139,12 @@ impl Opened {
         self.config().read(offset, width)
     }
 
-    /// Writes config space. What turns messages on has VFIO count them.
+    /// Writes config space. What turns messages on has VFIO count them, which is said.
     ///
     /// # Errors
     ///
     /// Messages can't be turned on or off: the function has none then.
-    pub fn config_write(&self, offset: u16, width: Width, value: u32) -> io::Result<()> {
+    pub fn config_write(&self, offset: u16, width: Width, value: u32) -> io::Result<Messages> {
         let config = self.config();
         if offset <= COMMAND
             && u64::from(offset) + width.bytes() > u64::from(COMMAND)
@@ -143,11 +152,11 @@ impl Opened {
         {
             let shift = 8 * u32::from(COMMAND - offset);
             config.write(offset, width, value & !(u32::from(BUS_MASTER) << shift));
-            return Ok(());
+            return Ok(Messages::AsBefore);
         }
         let Some((kind, at, enable, count)) = self.control_at(offset, width) else {
             config.write(offset, width, value);
-            return Ok(());
+            return Ok(Messages::AsBefore);
         };
         let before = config.read(at, Width::B2) as u16;
         let control = merged(at, before, offset, width, value);
@@ -157,10 +166,10 @@ impl Opened {
             // On failure it reads as off.
             signals.turn_on(kind, usize::from(count))?;
             config.write(offset, width, value);
-            Ok(())
+            Ok(if before & enable == 0 { Messages::TurnedOn } else { Messages::AsBefore })
         } else {
             config.write(offset, width, value);
-            signals.turn_back(kind)
+            signals.turn_back(kind).map(|()| Messages::AsBefore)
         }
     }
 

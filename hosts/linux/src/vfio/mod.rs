@@ -181,6 +181,22 @@ pub trait Binder: Send + Sync {
     ///
     /// A line that says why not.
     fn take(&self, function: PciAddress) -> Result<(), String>;
+
+    /// Has the messages of a function, as Linux calls it, come to these processors, by Linux's numbers.
+    ///
+    /// # Errors
+    ///
+    /// A line that says why not.
+    fn aim(&self, function: PciAddress, processors: &[usize]) -> Result<Aimed, String>;
+}
+
+/// What came of leading messages to processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aimed {
+    /// They come there.
+    Done,
+    /// Who does it does something else: it is to be asked for again.
+    Later,
 }
 
 /// Whether devices can be given.
@@ -255,6 +271,8 @@ pub struct Vfio {
     source: Source,
     binder: Option<Arc<dyn Binder>>,
     vms: Mutex<BTreeMap<VmId, Weak<Parts>>>,
+    /// Functions, as Linux calls them, that have messages since, each with the processors of its VM, to which they are to come.
+    unaimed: Mutex<BTreeMap<PciAddress, Vec<usize>>>,
 }
 
 /// Of each function that a VM has, the others of its group that one has, too.
@@ -281,7 +299,7 @@ impl Vfio {
         let names = functions.iter().filter_map(|it| Some((it.address?, it.linux))).collect();
         let together = together(functions, plans);
         let binder = binder.map(|binder| -> Arc<dyn Binder> { binder });
-        Self { names, together, source, binder, vms: Mutex::default() }
+        Self { names, together, source, binder, vms: Mutex::default(), unaimed: Mutex::default() }
     }
 
     fn linux(&self, device: &DevicePlan) -> Result<PciAddress, Error> {
@@ -341,6 +359,32 @@ impl Vfio {
             binder.take(*function).map_err(VfioError::Unbind)?;
         }
         Ok(())
+    }
+
+    /// A function has messages from now on, which are to come to these processors, by Linux's numbers: [`Vfio::lead`] sees to it.
+    pub fn note_messages(&self, function: PciAddress, processors: Vec<usize>) {
+        if let Some(linux) = self.names.get(&function) {
+            crate::lock(&self.unaimed).insert(*linux, processors);
+        }
+    }
+
+    /// Has messages that came up since come to their VMs' processors. Whether that is to be done again; `said` hears what can't be done.
+    pub fn lead(&self, said: impl Fn(&str)) -> bool {
+        let Some(binder) = &self.binder else { return false };
+        let unaimed = std::mem::take(&mut *crate::lock(&self.unaimed));
+        let mut again = false;
+        for (function, processors) in unaimed {
+            match binder.aim(function, &processors) {
+                Ok(Aimed::Done) => {}
+                Ok(Aimed::Later) => {
+                    again = true;
+                    // What came up meanwhile is newer.
+                    crate::lock(&self.unaimed).entry(function).or_insert(processors);
+                }
+                Err(why) => said(&why),
+            }
+        }
+        again
     }
 
     /// Takes a device off the bus, its interrupts masked. One that isn't open is the kernel's, which lets it do neither.

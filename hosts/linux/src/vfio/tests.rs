@@ -19,6 +19,48 @@ impl Binder for Taken {
         crate::lock(&self.0).push(function);
         Ok(())
     }
+
+    fn aim(&self, _: PciAddress, _: &[usize]) -> Result<Aimed, String> {
+        Ok(Aimed::Done)
+    }
+}
+
+/// Answers one after the other, and remembers what it was asked for.
+struct Leads(Mutex<Vec<Result<Aimed, String>>>, Mutex<Vec<(PciAddress, Vec<usize>)>>);
+
+impl Binder for Leads {
+    fn take(&self, _: PciAddress) -> Result<(), String> {
+        unreachable!("nothing is taken here")
+    }
+
+    fn aim(&self, function: PciAddress, processors: &[usize]) -> Result<Aimed, String> {
+        crate::lock(&self.1).push((function, processors.to_vec()));
+        crate::lock(&self.0).remove(0)
+    }
+}
+
+#[test]
+fn messages_are_led_once_and_again_only_where_nobody_had_time_for_it() {
+    let (here, linux) = (DISK.parse().unwrap(), "0001:00:02.0".parse().unwrap());
+    let answers = vec![Ok(Aimed::Later), Ok(Aimed::Done), Err("it can't be written".into())];
+    let leads = Arc::new(Leads(Mutex::new(answers), Mutex::default()));
+    let none = Vfio::new(&[], &[], Some(leads.clone()), Source::Groups);
+    let vfio = Vfio { names: [(here, linux)].into(), ..none };
+    let said = Mutex::new(Vec::new());
+    let lead = || vfio.lead(|why| crate::lock(&said).push(why.to_owned()));
+    assert!(!lead(), "there is nothing to be led");
+    vfio.note_messages(here, vec![2]);
+    // One that the machine hasn't.
+    vfio.note_messages(linux, vec![2]);
+    assert!(lead());
+    assert!(!lead() && !lead());
+    assert_eq!(*crate::lock(&leads.1), [(linux, vec![2]), (linux, vec![2])]);
+    assert!(crate::lock(&said).is_empty());
+    // It has messages again.
+    vfio.note_messages(here, vec![3]);
+    assert!(!lead());
+    assert_eq!(crate::lock(&leads.1).last(), Some(&(linux, vec![3])));
+    assert_eq!(*crate::lock(&said), ["it can't be written"]);
 }
 
 /// What is taken before the first of a VM's devices is opened. The VM has these, by their slots; disk and card are in these groups.
