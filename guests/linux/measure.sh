@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # What the instruction counter's guest does (`cargo xtask bench`): works its disk and its network card round after
-# round, while a plugin of QEMU counts. Kernel arguments: axvm.work=reads,pings (default: none), axvm.count=N and
+# round, while a plugin of QEMU counts. Kernel arguments: axvm.work=reads,pings,waits (default: none), axvm.count=N and
 # axvm.rounds=N for each of them.
 
 /bin/busybox mkdir -p /proc /sys /dev
@@ -45,6 +45,7 @@ work=$(argument axvm.work "")
 [ -z "$work" ] || while read -r module; do insmod "$module"; done < /etc/axvm/modules
 for one in $(echo "$work" | tr , ' '); do
     case "$one" in
+    waits) echo "MEASURE waits"; sleep 3600 ;;
     reads | pings) if "$one"; then echo "MEASURE $one ok"; else echo "MEASURE $one FAILED"; fi ;;
     *) echo "MEASURE $one FAILED there is no such work" ;;
     esac

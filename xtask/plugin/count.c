@@ -10,7 +10,8 @@
  *
  *   {"mark": 96, "cpu": 1, "cpus": [{"el": [EL0, EL1, EL2, EL3], "eret": N, "wfi": N}, ...]}
  *
- * "mark" is "guest" for the first instruction at EL1 and "end" at QEMU's end. "el" has instructions executed, one that
+ * "mark" is "guest" for the first instruction at EL1, and for the first that is new there after mark 100, by which a program is started that
+ * runs a guest; and "end" at QEMU's end. "el" has instructions executed, one that
  * faults and is repeated counts twice; "eret" has the returns from EL2, which are the exits of a guest; "wfi" the
  * waits at EL0 and EL1. On x86_64 what a guest executes (between VMRUN and #VMEXIT) counts as EL1, all else as EL2, VMRUN
  * as a return, and an exit for HLT as a wait: a guest that waits without one isn't counted there. Each CPU must have a thread
@@ -107,6 +108,8 @@ enum { CLI = 0xfa, X86_LONGEST = 15 };
 /* Where a VMCB has EXITCODE (APM 2, appendix B), and that of HLT (appendix C). */
 enum { EXIT_CODE = 0x70, EXIT_HLT = 0x78 };
 enum { FIRST_MARK = 96, LAST_MARK = 127, SHOWN = 4000 };
+/* With this mark a program is about to be started that will enter a guest: the next one that is seen. */
+enum { LAUNCH = 100 };
 /* Inside of a guest, and outside. */
 enum { GUEST = 1, HYPERVISOR = 2 };
 
@@ -206,6 +209,8 @@ static void marked(unsigned cpu, void *data)
     uintptr_t number = (uintptr_t)data;
     snprintf(mark, sizeof mark, "%u", (unsigned)number);
     show(mark, (int)cpu);
+    if (number == LAUNCH)
+        __atomic_store_n(&guest_seen, false, __ATOMIC_RELAXED);
     if (places && number == profile_from)
         profile_mark(&profile_from);
     else if (places && number == profile_to)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::host::linux::Static;
+use crate::host::linux::{Profile, Static};
 use crate::host::qemu::make_executable;
 use crate::host::toolchain::{self, BareMetal};
 use crate::{image, paths, process, say};
@@ -100,15 +100,19 @@ pub fn guests(arch: &str) -> Result<()> {
         if name == HYPERVISOR {
             continue;
         }
-        let bytes = std::fs::read(elf(arch, &name, &[])?)?;
-        if name == FIRMWARE {
-            // QEMU puts firmware into its flash as it is.
-            paths::write_atomically(&paths::test_firmware(arch), &image::flatten(&bytes)?)?;
-            continue;
-        }
-        paths::write_atomically(&paths::guest(arch).join(format!("{name}.elf")), &bytes)?;
+        guest(arch, &name)?;
     }
     Ok(())
+}
+
+/// Builds one of them.
+pub fn guest(arch: &str, name: &str) -> Result<()> {
+    let bytes = std::fs::read(elf(arch, name, &[])?)?;
+    if name == FIRMWARE {
+        // QEMU puts firmware into its flash as it is.
+        return paths::write_atomically(&paths::test_firmware(arch), &image::flatten(&bytes)?);
+    }
+    paths::write_atomically(&paths::guest(arch).join(format!("{name}.elf")), &bytes)
 }
 
 /// The hypervisor's ELF file.
@@ -147,11 +151,11 @@ fn compiler_arguments(arch: &str, package: &str) -> &'static [&'static str] {
 }
 
 /// Builds the user's tool for a Linux on the architecture, which needs nothing there; its path.
-pub fn tool_for_linux(arch: &str) -> Result<PathBuf> {
+pub fn tool_for_linux(arch: &str, profile: Profile) -> Result<PathBuf> {
     let compiler = Static::find(arch)?;
     say::step(format_args!("building the tool (axvm) for a Linux host on {arch}"));
-    process::run(compiler.build()?.args(["--quiet", "--package", "axvm-cli", "--bin", "axvm"]))?;
-    let (built, place) = (compiler.built("axvm"), paths::linux_tool(arch));
+    process::run(compiler.build(profile)?.args(["--quiet", "--package", "axvm-cli", "--bin", "axvm"]))?;
+    let (built, place) = (compiler.built("axvm", profile), paths::linux_tool(arch));
     let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     paths::write_atomically(&place, &bytes)?;
     make_executable(&place)?;

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use crate::echo::Peer;
 use crate::guest::payload::Payloads;
 use crate::guest::{self, disk, payload};
+use crate::host::linux::Profile;
 use crate::linux::{self, LinuxHost};
 use crate::runner::{self, Outcome, Request};
 use crate::variant::{self, Change};
@@ -70,7 +71,7 @@ pub fn run_on_linux(arch: &str, nic: &str, cpu: &str) -> Result<u8> {
         bail!("there is no demo on a Linux host for {arch} yet");
     }
     guest::prepare(arch)?;
-    linux::prepare(arch)?;
+    linux::prepare(arch, Profile::Quick)?;
     disk::refresh(arch)?;
     let name = format!("demo-linux-{nic}-{cpu}");
     let system = variant::of(&system, &change(nic, cpu), &name)?;

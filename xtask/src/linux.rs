@@ -14,6 +14,7 @@ use serde::Deserialize;
 use toml_edit::DocumentMut;
 
 use crate::guest;
+use crate::host::linux::Profile;
 use crate::host::{qemu, ubuntu};
 use crate::runner::{self, Outcome};
 use crate::{build, paths, process};
@@ -62,10 +63,10 @@ pub struct Request<'a> {
 const REPOSITORY: &str = "/axvm";
 
 /// Makes sure that all is there: kernel and initramfs; the tool is built anew.
-pub fn prepare(arch: &str) -> Result<()> {
+pub fn prepare(arch: &str, profile: Profile) -> Result<()> {
     guest::prepare_kernel(arch, guest::Series::DEFAULT)?;
     guest::prepare_host(arch)?;
-    build::tool_for_linux(arch).map(drop)
+    build::tool_for_linux(arch, profile).map(drop)
 }
 
 /// The kernel of a Linux host and its initramfs, which are there then.

@@ -51,7 +51,8 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --check                        fail on a figure more than 5 % over its goal
       --short                        without the runs of Linux (NVMe reads)
       --reads N                      reads of the first run; the second does twice as many (default: 2000)
-      --host linux                   of a VM on a Linux host under QEMU: what disk and card take of the host; the tool's memory
+      --host linux [work] [launch]   of a VM on a Linux host under QEMU: what disk and card take of the host; the way to the guest's
+                                     first instruction, and the tool's memory. QEMU's beside, without --short
   cargo xtask fuzz [TARGET]          feed what guests and files can feed, at random; without TARGET each its share
       --seconds N                    for so long (default: 60)
   cargo xtask boards                 read and plan the device trees of Debian's kernels: writes docs/boards.md
@@ -74,7 +75,7 @@ struct Options {
     check: bool,
     short: bool,
     reads: u64,
-    /// Of `test`: which; of `fuzz`: the target.
+    /// Of `test`: which; of `fuzz`: the target; of `bench` of a Linux host: which figures.
     stages: Vec<String>,
     which: test::Which,
     seconds: u64,
@@ -126,7 +127,9 @@ fn parse() -> Result<Options> {
             Long("run") => options.which.names.push(parser.value()?.string()?),
             Long("all") => options.which.all = true,
             Value(word) if options.command.is_empty() => options.command = word.string()?,
-            Value(word) if options.command == "test" => options.stages.push(word.string()?),
+            Value(word) if ["bench", "test"].contains(&options.command.as_str()) => {
+                options.stages.push(word.string()?);
+            }
             Value(word) if options.command == "fuzz" && options.stages.is_empty() => {
                 options.stages.push(word.string()?);
             }
@@ -181,7 +184,13 @@ fn run(options: Options) -> Result<u8> {
             host::prepare(&[one], host::For::Demo)?;
             let Options { reads, json, check, short, .. } = options;
             if options.host.is_some() {
-                return bench::linux::run(one, json);
+                let figures = bench::linux::chosen(&options.stages)?;
+                return bench::linux::run(one, &figures, &bench::linux::Options { json, check, short });
+            }
+            if let Some(word) = options.stages.first() {
+                bail!(
+                    "`bench` of bare metal has all figures, or those of `--short`: {word} means nothing there"
+                );
             }
             bench::run(one, &bench::Options { reads, json, check, short })
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::host::linux::Profile;
 use crate::host::toolchain::{self, BareMetal};
 use crate::host::{self, packages};
 use crate::{bench, build, edges, fuzz, guest, links, linux, package, paths, process, runs, say};
@@ -367,7 +368,7 @@ fn prepare(architectures: &[&str], list: &[runs::Run]) -> Result<PathBuf> {
             }
         }
         if list().any(|run| run.linux_host.is_some()) {
-            linux::prepare(arch)?;
+            linux::prepare(arch, Profile::Quick)?;
         }
         if list().all(|run| run.linux_host.is_some()) {
             if list().any(runs::Run::uses_small_guests) {

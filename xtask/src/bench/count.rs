@@ -296,7 +296,8 @@ fn rounds(moments: &[Moment], first: usize) -> Result<Vec<(String, u64)>> {
     Ok(figures)
 }
 
-fn between(from: &Moment, to: &Moment, first: usize) -> Work {
+/// What CPUs from `first` on executed between two moments.
+pub fn between(from: &Moment, to: &Moment, first: usize) -> Work {
     let mut work = Work::default();
     for (before, after) in from.cpus.iter().zip(&to.cpus).skip(first) {
         work.all += after.el.iter().sum::<u64>() - before.el.iter().sum::<u64>();

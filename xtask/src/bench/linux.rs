@@ -1,24 +1,28 @@
 //! Figures of a Linux host: what a disk and a card that a VM has by VFIO take of the host's processors, counted by the plugin of QEMU, with a
-//! GIC that delivers messages itself (GICv4) and one that doesn't; and the memory that the tool takes beside the VM's RAM.
+//! GIC that delivers messages itself (GICv4) and one that doesn't; what it takes from the command to the guest's first instruction; and the memory
+//! that the tool takes beside the VM's RAM. Beside it QEMU runs the same guest with the same devices on the same host.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::count::{self, Work};
+use super::count::{self, Moment, Work};
+use super::goals::{self, Figures};
+use crate::host::linux::Profile;
+use crate::host::peers;
 use crate::linux::{self, LinuxHost};
 use crate::runner::Outcome;
-use crate::variant::{self, Change};
-use crate::{guest, paths, say};
+use crate::{build, guest, paths, say};
 
-const TIMEOUT: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Reads, and echo requests, of one round, and how many of these.
 const COUNT: u64 = 500;
 const ROUNDS: u64 = 3;
-/// The VM's RAM, in KiB: as `systems/measure-aarch64` has it.
-const RAM_KIB: u64 = 512 << 10;
+/// The mark before a program is started (`guests/linux/measure`).
+const LAUNCH: u64 = 100;
 
 /// A board, and what its kernel is told.
 struct Board {
@@ -27,125 +31,303 @@ struct Board {
     kernel: &'static [&'static str],
 }
 
-const BOARDS: &[Board] = &[
-    Board { name: "gicv3", qemu: &[], kernel: &[] },
-    Board { name: "gicv4", qemu: &["-M", "gic-version=4"], kernel: &["kvm-arm.vgic_v4_enable=1"] },
-];
-
-/// Measures and prints.
-pub fn run(arch: &str, as_json: bool) -> Result<u8> {
-    if arch != "aarch64" {
-        bail!("there are figures of a Linux host on aarch64 only");
+/// The boards of an architecture. The first is the one on which all is measured.
+fn boards(arch: &str) -> &'static [Board] {
+    match arch {
+        "x86_64" => &[Board { name: goals::SVM, qemu: &[], kernel: &[] }],
+        _ => &[
+            Board { name: goals::GICV3, qemu: &[], kernel: &[] },
+            Board {
+                name: goals::GICV4,
+                qemu: &["-M", "gic-version=4"],
+                kernel: &["kvm-arm.vgic_v4_enable=1"],
+            },
+        ],
     }
-    let plugin = count::build(arch)?;
-    guest::prepare_measuring(arch)?;
-    linux::prepare(arch)?;
-    let mut result = Map::new();
-    for board in BOARDS {
-        result.insert(board.name.into(), work(arch, board, &plugin, as_json)?);
-    }
-    result.insert("memory".into(), memory(arch, as_json)?);
-    let result = Value::Object(result);
-    if as_json {
-        println!("{}", serde_json::to_string_pretty(&result)?);
-    } else {
-        print(&result);
-    }
-    Ok(0)
 }
 
-fn file(arch: &str, append: String, name: &str) -> Result<PathBuf> {
-    let file = paths::root().join(format!("systems/measure-{arch}/system.toml"));
-    variant::of(&file, &Change { append: Some(append), ..Change::default() }, name)
+/// Who runs the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Axvm,
+    Qemu,
 }
 
-/// The medians of rounds on one board.
-fn work(arch: &str, board: &Board, plugin: &Path, is_quiet: bool) -> Result<Value> {
-    let name = format!("bench-linux-{}", board.name);
-    let append = format!("axvm.work=reads,pings axvm.count={COUNT} axvm.rounds={ROUNDS}");
-    let system = file(arch, append, &name)?;
-    let counts = count::place(&format!("linux-{}", board.name));
-    let mut qemu: Vec<String> = board.qemu.iter().map(|word| (*word).to_owned()).collect();
-    qemu.extend(count::load(plugin, &counts));
-    let host = LinuxHost {
-        kernel: board.kernel.iter().map(|word| (*word).to_owned()).collect(),
-        ..LinuxHost::default()
-    };
-    let outcome = on_host(arch, &system, &name, &host, &qemu, is_quiet)?;
-    if outcome.status != Some(0) || !outcome.says(count::DONE) {
-        bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));
-    }
-    let moments = count::read(&counts)?;
-    let mut figures = Map::new();
-    for (kind, mark) in count::KINDS {
-        // All CPUs: what the host does for the VM it does on any of them.
-        let work = count::median(&moments, *mark, 0).with_context(|| format!("of {kind}"))?;
-        let Work { all, el2, exits } = work;
-        let each = |value: u64| value as f64 / COUNT as f64;
-        figures.insert((*kind).into(), json!({"all": each(all), "host": each(el2), "returns": each(exits)}));
-    }
-    Ok(Value::Object(figures))
-}
+impl Program {
+    const ALL: &'static [Self] = &[Self::Axvm, Self::Qemu];
 
-fn on_host(
-    arch: &str,
-    system: &Path,
-    name: &str,
-    host: &LinuxHost,
-    qemu: &[String],
-    is_quiet: bool,
-) -> Result<Outcome> {
-    if !is_quiet {
-        say::step(format_args!("running {} on a Linux host as {name}", paths::shown(system)));
-    }
-    linux::run(&linux::Request {
-        system,
-        arch,
-        name,
-        host,
-        arguments: &[],
-        qemu,
-        types: None,
-        timeout: TIMEOUT,
-        show: false,
-    })
-}
-
-/// What the tool's processes take beside the VM's RAM.
-fn memory(arch: &str, is_quiet: bool) -> Result<Value> {
-    const NAME: &str = "bench-linux-memory";
-    let append = format!("axvm.work=reads,pings axvm.count={COUNT} axvm.rounds=100");
-    let system = file(arch, append, NAME)?;
-    let weigh = format!("sh /axvm/guests/linux/weigh SYSTEM {RAM_KIB} 'MEASURE reads ok'");
-    let host = LinuxHost { commands: vec![weigh], ..LinuxHost::default() };
-    let outcome = on_host(arch, &system, NAME, &host, &[], is_quiet)?;
-    let said = outcome.lines.iter().find_map(|line| line.split_once("WEIGH "));
-    let (_, said) =
-        said.with_context(|| format!("nothing was weighed; see {}", paths::shown(&outcome.log)))?;
-    let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [own, guest, processes] = numbers[..] else { bail!("`{said}` is no weight") };
-    Ok(json!({"own_kib": own, "guest_kib": guest, "processes": processes}))
-}
-
-fn print(result: &Value) {
-    say::step("of one operation, on all of the host's processors");
-    say::note(format_args!("{:<8} {:<10} {:>12} {:>12} {:>10}", "board", "", "all", "the host's", "returns"));
-    for board in BOARDS {
-        for (kind, _) in count::KINDS {
-            let row = &result[board.name][*kind];
-            let number = |key: &str| row[key].as_f64().unwrap_or_default();
-            say::note(format_args!(
-                "{:<8} {kind:<10} {:>12.1} {:>12.1} {:>10.2}",
-                board.name,
-                number("all"),
-                number("host"),
-                number("returns"),
-            ));
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Axvm => "axvm",
+            Self::Qemu => "qemu",
         }
     }
-    let memory = &result["memory"];
-    say::step(format_args!(
-        "memory beside the VM's RAM: {} KiB, of {} processes",
-        memory["own_kib"], memory["processes"]
+}
+
+/// What the VM has.
+const DEVICES: [&str; 2] = ["without", "with"];
+
+/// What can be measured, each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What disk and card take.
+    Work,
+    /// The way to the guest's first instruction, and memory.
+    Launch,
+}
+
+/// Those that are named; all, where none is.
+pub fn chosen(names: &[String]) -> Result<Vec<Kind>> {
+    if names.is_empty() {
+        return Ok(vec![Kind::Work, Kind::Launch]);
+    }
+    let kind = |name: &String| match name.as_str() {
+        "work" => Ok(Kind::Work),
+        "launch" => Ok(Kind::Launch),
+        other => bail!("of a Linux host there are the figures work and launch, not {other}"),
+    };
+    names.iter().map(kind).collect()
+}
+
+/// How it is said.
+pub struct Options {
+    /// For machines.
+    pub json: bool,
+    /// Fail where a goal is missed.
+    pub check: bool,
+    /// AxVM's figures only.
+    pub short: bool,
+}
+
+/// Measures and prints.
+pub fn run(arch: &str, kinds: &[Kind], options: &Options) -> Result<u8> {
+    let Options { json: as_json, check, short } = *options;
+    let programs = if short { &Program::ALL[..1] } else { Program::ALL };
+    if !short {
+        peers::ensure(arch)?;
+    }
+    let plugin = count::build(arch)?;
+    build::guest(arch, "axvm-guest-measure")?;
+    guest::prepare_measuring(arch)?;
+    linux::prepare(arch, Profile::Tool)?;
+    let host = Host { arch, plugin: &plugin, is_quiet: as_json };
+    let mut all = BTreeMap::new();
+    for program in programs {
+        if kinds.contains(&Kind::Work) {
+            for board in boards(arch) {
+                let of: &mut Figures = all.entry(program.name()).or_default();
+                of.insert(board.name.to_owned(), host.work(board, *program)?);
+            }
+        }
+    }
+    if kinds.contains(&Kind::Launch) {
+        for (program, figures) in host.launch(programs)? {
+            all.entry(program.name()).or_default().insert(goals::ALL.to_owned(), figures);
+        }
+    }
+    let table = goals::LINUX_HOST;
+    let named = |goal: &goals::Goal| match goal.figure {
+        figure if figure.starts_with("nvme-") || figure.starts_with("ping-") => kinds.contains(&Kind::Work),
+        _ => kinds.contains(&Kind::Launch),
+    };
+    let (ours, theirs) = (all.get(Program::Axvm.name()), all.get(Program::Qemu.name()));
+    let modes: Vec<&str> = boards(arch).iter().map(|board| board.name).collect();
+    let judged = goals::judge_in(&modes, table, ours.unwrap_or(&Figures::new()));
+    let lines: Vec<goals::Line> = judged.into_iter().filter(|line| named(line.goal)).collect();
+    if as_json {
+        let verdicts: Vec<Value> = lines.iter().map(super::line_json).collect();
+        println!("{}", serde_json::to_string_pretty(&json!({"figures": all, "goals": verdicts}))?);
+    } else {
+        print(&lines, theirs);
+    }
+    let failed = lines.iter().any(|line| line.verdict.fails());
+    Ok(u8::from(check && failed))
+}
+
+/// A Linux host that is measured.
+struct Host<'a> {
+    arch: &'a str,
+    plugin: &'a Path,
+    is_quiet: bool,
+}
+
+impl Host<'_> {
+    /// Runs what `guests/linux/beside` is told, line by line, and reads what the plugin has counted.
+    fn run(&self, board: &Board, name: &str, lines: &[String]) -> Result<(Outcome, Vec<Moment>)> {
+        if !self.is_quiet {
+            say::step(format_args!("running the guest that measures on a Linux host as {name}"));
+        }
+        let counts = count::place(name);
+        let mut qemu: Vec<String> = board.qemu.iter().map(|word| (*word).to_owned()).collect();
+        qemu.extend(count::load(self.plugin, &counts));
+        let beside = |line: &str| format!("sh /axvm/guests/linux/beside {line}");
+        let prepare = beside(&format!("prepare {}", self.arch));
+        let host = LinuxHost {
+            kernel: board.kernel.iter().map(|word| (*word).to_owned()).collect(),
+            commands: std::iter::once(prepare).chain(lines.iter().map(|line| beside(line))).collect(),
+            ..LinuxHost::default()
+        };
+        let system = paths::root().join(format!("systems/measure-{}/system.toml", self.arch));
+        let outcome = linux::run(&linux::Request {
+            system: &system,
+            arch: self.arch,
+            name,
+            host: &host,
+            arguments: &[],
+            qemu: &qemu,
+            types: None,
+            timeout: TIMEOUT,
+            show: false,
+        })?;
+        if outcome.status != Some(0) {
+            bail!("the run {name} ended as {}; see {}", outcome.verdict(), paths::shown(&outcome.log));
+        }
+        Ok((outcome, count::read(&counts)?))
+    }
+
+    /// The medians of rounds on one board, for one operation.
+    fn work(&self, board: &Board, program: Program) -> Result<BTreeMap<String, u64>> {
+        let name = format!("bench-linux-{}-{}-{}", self.arch, board.name, program.name());
+        let words = format!("axvm.work=reads,pings axvm.count={COUNT} axvm.rounds={ROUNDS}");
+        let line = format!("work {} '{words}'", program.name());
+        let (outcome, moments) = self.run(board, &name, &[line])?;
+        if !outcome.says(count::DONE) {
+            bail!("the guest of {name} doesn't come to its end; see {}", paths::shown(&outcome.log));
+        }
+        let mut figures = BTreeMap::new();
+        for (kind, mark) in count::KINDS {
+            // All CPUs: what the host does for the VM it does on any of them.
+            let Work { all, el2, exits } =
+                count::median(&moments, *mark, 0).with_context(|| format!("of {kind}"))?;
+            figures.insert(format!("{kind}-all"), all / COUNT);
+            figures.insert(format!("{kind}-host"), el2 / COUNT);
+            figures.insert(format!("{kind}-returns"), exits * 100 / COUNT);
+        }
+        Ok(figures)
+    }
+
+    /// The way to the guest's first instruction, and what is taken of memory once it is there.
+    fn launch(&self, programs: &[Program]) -> Result<Vec<(Program, BTreeMap<String, u64>)>> {
+        let name = format!("bench-linux-{}-launch", self.arch);
+        let cases: Vec<(&str, Program)> = DEVICES
+            .iter()
+            .flat_map(|devices| programs.iter().map(move |program| (*devices, *program)))
+            .collect();
+        let lines: Vec<String> =
+            cases.iter().map(|(devices, program)| format!("launch {} {devices}", program.name())).collect();
+        let (outcome, moments) = self.run(&boards(self.arch)[0], &name, &lines)?;
+        let ways = launches(&moments)?;
+        if ways.len() != cases.len() {
+            bail!(
+                "{} guests were started, of {}; see {}",
+                ways.len(),
+                cases.len(),
+                paths::shown(&outcome.log)
+            );
+        }
+        let mut found: Vec<(Program, BTreeMap<String, u64>)> =
+            programs.iter().map(|program| (*program, BTreeMap::new())).collect();
+        for ((devices, program), way) in cases.into_iter().zip(ways) {
+            let Some((_, figures)) = found.iter_mut().find(|(of, _)| *of == program) else { continue };
+            figures.insert(format!("launch-{devices}"), way);
+            let prefix = format!("WEIGH {} {devices} ", program.name());
+            let said = outcome.lines.iter().find_map(|line| line.split_once(&prefix));
+            let (_, said) = said.with_context(|| {
+                format!("{} wasn't weighed; see {}", program.name(), paths::shown(&outcome.log))
+            })?;
+            figures.extend(weights(said, devices));
+        }
+        Ok(found)
+    }
+}
+
+/// What all processors executed from each mark before a program's start to the next guest's first instruction.
+fn launches(moments: &[Moment]) -> Result<Vec<u64>> {
+    let mut ways = Vec::new();
+    let mut from = None;
+    for moment in moments {
+        if moment.mark == LAUNCH {
+            from = Some(moment);
+        } else if moment.mark == *"guest"
+            && let Some(from) = from.take()
+        {
+            ways.push(count::between(from, moment, 0).all);
+        }
+    }
+    if from.is_some() {
+        bail!("a program was started, and no guest came of it");
+    }
+    Ok(ways)
+}
+
+/// `own 12 shared 34 ...`, in KiB: memory of the program's own, with the files that it has left in memory, and all of it.
+fn weights(said: &str, devices: &str) -> Vec<(String, u64)> {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let of = |name: &str| {
+        let pair = words.windows(2).find(|pair| pair[0] == name);
+        pair.and_then(|pair| pair[1].parse::<u64>().ok())
+    };
+    let mut weights = Vec::new();
+    for name in ["own", "shared", "files", "tables", "processes"] {
+        weights.extend(of(name).map(|value| (format!("memory-{name}-{devices}"), value)));
+    }
+    let all = ["own", "shared", "files"].map(of);
+    if let [Some(own), Some(shared), Some(files)] = all {
+        weights.push((format!("memory-{devices}"), own + shared + files));
+    }
+    weights
+}
+
+fn print(lines: &[goals::Line<'_>], theirs: Option<&Figures>) {
+    say::step("a Linux host: instructions of all its processors, or KiB");
+    say::note(format_args!(
+        "{:<8} {:<24} {:<58} {:>13} {:>13} {:>13}  verdict",
+        "board", "figure", "", "AxVM", "QEMU", "goal"
     ));
+    let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+    for line in lines {
+        let other = theirs.and_then(|theirs| theirs.get(line.mode)?.get(line.goal.figure).copied());
+        say::note(format_args!(
+            "{:<8} {:<24} {:<58} {:>13} {:>13} {:>13}  {}",
+            line.mode,
+            line.goal.figure,
+            line.goal.what,
+            number(line.value),
+            number(other),
+            number(line.limit),
+            line.verdict
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_lasts_from_its_mark_to_the_next_guest() {
+        let line = |mark: &str, n: u64| -> Moment {
+            let text = format!(
+                "{{\"mark\": {mark}, \"cpu\": 1, \"cpus\": [{{\"el\": [{n}, 0, {n}, 0], \"eret\": 0, \"wfi\": 0}}, \
+                 {{\"el\": [0, 0, {n}, 0], \"eret\": 0, \"wfi\": 0}}]}}"
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let moments =
+            [("\"guest\"", 1), ("100", 10), ("\"guest\"", 30), ("97", 50), ("100", 100), ("\"guest\"", 101)];
+        let moments: Vec<Moment> = moments.into_iter().map(|(mark, n)| line(mark, n)).collect();
+        assert_eq!(launches(&moments).unwrap(), [60, 3]);
+        assert!(launches(&moments[..2]).is_err());
+    }
+
+    #[test]
+    fn weights_are_read_and_added() {
+        let seen: BTreeMap<String, u64> =
+            weights("own 10 shared 20 files 300 tables 4 guest 9 processes 3", "with").into_iter().collect();
+        assert_eq!(
+            (seen["memory-with"], seen["memory-own-with"], seen["memory-processes-with"]),
+            (330, 10, 3)
+        );
+        assert!(!weights("own 10", "with").iter().any(|(name, _)| name == "memory-with"));
+    }
 }

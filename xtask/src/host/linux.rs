@@ -13,6 +13,15 @@ use super::toolchain::{self, DEBIAN};
 use super::{qemu, sources};
 use crate::{paths, process, say};
 
+/// How much the compiler does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// What is soon there, for tests.
+    Quick,
+    /// What users run, for figures.
+    Tool,
+}
+
 /// A compiler that builds such programs.
 pub struct Static {
     arch: String,
@@ -69,12 +78,16 @@ impl Static {
     }
 
     /// What is built for it, by its name.
-    pub fn built(&self, name: &str) -> PathBuf {
-        self.target_dir().join(self.triple()).join("debug").join(name)
+    pub fn built(&self, name: &str, profile: Profile) -> PathBuf {
+        let folder = match profile {
+            Profile::Quick => "debug",
+            Profile::Tool => "tool",
+        };
+        self.target_dir().join(self.triple()).join(folder).join(name)
     }
 
     /// `cargo build` for it. Without what a debugger reads, which is most of what would be written.
-    pub fn build(&self) -> Result<Command> {
+    pub fn build(&self, profile: Profile) -> Result<Command> {
         let mut command = match &self.kind {
             Kind::Own | Kind::Rustup => toolchain::host("build"),
             Kind::Debian { .. } => {
@@ -105,6 +118,9 @@ impl Static {
             }
         }
         command.args(["--target", &self.triple()]).arg("--target-dir").arg(self.target_dir());
+        if profile == Profile::Tool {
+            command.args(["--profile", "tool"]);
+        }
         command.env("CARGO_PROFILE_DEV_DEBUG", "0");
         command.arg("--config").arg(format!("target.{}.rustflags={flags:?}", self.triple()));
         Ok(command)

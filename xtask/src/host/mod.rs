@@ -7,6 +7,7 @@ pub mod bochs;
 pub mod grub;
 pub mod linux;
 pub mod packages;
+pub mod peers;
 pub mod qemu;
 pub mod sources;
 pub mod toolchain;

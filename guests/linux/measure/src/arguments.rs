@@ -26,9 +26,10 @@ impl Arguments {
         unsafe { Some(CStr::from_ptr(*self.list.add(index))) }
     }
 
-    /// The list as `execve` wants it, ended by a null pointer.
-    pub fn list(&self) -> *const *const c_char {
-        self.list
+    /// The list from one on, as `execve` wants it, ended by a null pointer. Past its end it is empty.
+    pub fn list_from(&self, index: usize) -> *const *const c_char {
+        // SAFETY: there are `count` pointers and a null pointer (`new`).
+        unsafe { self.list.add(if index < self.count { index } else { self.count }) }
     }
 
     /// The environment, which follows the list's end.

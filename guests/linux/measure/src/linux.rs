@@ -38,9 +38,10 @@ pub fn say(text: &CStr) {
     unsafe { call(WRITE, [1, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
 }
 
-/// Becomes another program, with the same arguments and environment; comes back only where that fails.
-pub fn execute(program: &CStr, arguments: &Arguments) {
-    let words = [program.as_ptr() as usize, arguments.list() as usize, arguments.environment() as usize];
+/// Becomes another program, with the arguments from one on, and the environment; comes back only where that fails.
+pub fn execute(program: &CStr, arguments: &Arguments, from: usize) {
+    let list = arguments.list_from(from);
+    let words = [program.as_ptr() as usize, list as usize, arguments.environment() as usize];
     // SAFETY: the name is terminated, and both lists end with a null pointer.
     unsafe { call(EXECVE, [words[0], words[1], words[2], 0, 0, 0]) };
 }

@@ -12,6 +12,11 @@ pub fn reads() {
     mark!(97)
 }
 
+/// A program is about to be started.
+pub fn launch() {
+    mark!(100)
+}
+
 /// Between two rounds of echo requests.
 pub fn pings() {
     mark!(98)

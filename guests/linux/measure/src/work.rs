@@ -14,13 +14,18 @@ struct Block([u8; 4096]);
 pub fn run(arguments: &Arguments) -> i32 {
     if linux::process() == 1 {
         mark::user_space();
-        linux::execute(c"/measure.sh", arguments);
+        linux::execute(c"/measure.sh", arguments, 0);
         return fail(c"/measure.sh can't be run");
+    }
+    if let (Some(b"launch"), Some(program)) = (arguments.get(1).map(CStr::to_bytes), arguments.get(2)) {
+        mark::launch();
+        linux::execute(program, arguments, 2);
+        return fail(c"the program can't be run");
     }
     let numbers = || Some((number(arguments.get(3)?)?, number(arguments.get(4)?)?));
     let (Some(work), Some(target), Some((count, rounds))) = (arguments.get(1), arguments.get(2), numbers())
     else {
-        return fail(c"usage: measure reads DISK COUNT ROUNDS, or measure pings ADDRESS COUNT ROUNDS");
+        return fail(c"usage: measure reads DISK COUNT ROUNDS, measure pings ADDRESS COUNT ROUNDS, or measure launch PROGRAM ARGUMENTS");
     };
     let done = match work.to_bytes() {
         b"reads" => reads(target, count, rounds),
