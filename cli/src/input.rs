@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use axvm_addr::VmId;
 use axvm_guest::image::{ImageError, ImageInfo, Images, VmImages};
+use axvm_linux::images::{Beside, ImageFile};
 use axvm_plan::problem::{Problem, Rule};
 use axvm_system::bundle::{self, ImageKind, RunOptions};
 use axvm_system::file::{self, Spans};
@@ -22,7 +23,7 @@ pub struct Input {
     pub system: Option<System>,
     /// What the plan needs to know of the images.
     pub images: Images,
-    contents: Vec<(VmId, ImageKind, Vec<u8>)>,
+    contents: Vec<(VmId, ImageKind, ImageFile)>,
     spans: Spans,
     problems: Vec<(u32, Problem)>,
 }
@@ -87,7 +88,7 @@ impl Input {
     ) -> Result<ImageInfo, ImageError> {
         let read = self.content(path);
         let info = match &read {
-            Ok(bytes) => ImageInfo::parse(bytes, raw),
+            Ok(file) => ImageInfo::parse(file.bytes(), raw),
             Err(error) => Err(ImageError::Unreadable(error.clone())),
         };
         if let Err(error) = &info {
@@ -97,17 +98,17 @@ impl Input {
                 self.add(Problem::new(item, Rule::Kernel, format!("\"{path}\": {error}")));
             }
         }
-        if let Ok(bytes) = read {
-            self.contents.push((VmId(vm), ImageKind::Kernel, bytes));
+        if let Ok(file) = read {
+            self.contents.push((VmId(vm), ImageKind::Kernel, file));
         }
         info
     }
 
     fn other(&mut self, vm: u16, kind: ImageKind, path: Option<&str>) -> Option<u64> {
         match self.content(path?) {
-            Ok(bytes) => {
-                let length = bytes.len() as u64;
-                self.contents.push((VmId(vm), kind, bytes));
+            Ok(file) => {
+                let length = file.bytes().len() as u64;
+                self.contents.push((VmId(vm), kind, file));
                 Some(length)
             }
             Err(error) => {
@@ -118,25 +119,19 @@ impl Input {
         }
     }
 
-    fn content(&self, path: &str) -> Result<Vec<u8>, String> {
-        let path = self.folder.join(path);
-        // Reading a pipe or a terminal would wait for ever.
-        match fs::metadata(&path) {
-            Ok(kind) if !kind.is_file() => Err("it is not a file".to_string()),
-            Ok(_) => fs::read(&path).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+    fn content(&self, path: &str) -> Result<ImageFile, String> {
+        ImageFile::open(&self.folder.join(path)).map_err(|error| error.to_string())
     }
 
     /// The device trees that VMs bring, by position.
     pub fn device_trees(&self) -> Vec<(u16, &[u8])> {
         let trees = self.contents.iter().filter(|(_, kind, _)| *kind == ImageKind::DeviceTree);
-        trees.map(|(vm, _, bytes)| (vm.0, bytes.as_slice())).collect()
+        trees.map(|(vm, _, file)| (vm.0, file.bytes())).collect()
     }
 
-    /// Gives up the images, which have been packed.
-    pub fn forget_contents(&mut self) {
-        self.contents = Vec::new();
+    /// Ends the looking at the images, which stay open.
+    pub fn look_away(&mut self) {
+        self.contents.iter_mut().for_each(|(.., file)| file.look_away());
     }
 
     fn has_problem(&self, item: &Item) -> bool {
@@ -192,7 +187,26 @@ impl Input {
     pub fn bundle(&self, run: &RunOptions) -> Result<Vec<u8>, String> {
         let system = self.system.as_ref().ok_or("there is no system to pack")?;
         let contents: Vec<_> =
-            self.contents.iter().map(|(vm, kind, bytes)| (*vm, *kind, bytes.as_slice())).collect();
+            self.contents.iter().map(|(vm, kind, file)| (*vm, *kind, file.bytes())).collect();
         bundle::write(system, run, &self.text, &contents).map_err(|error| error.to_string())
+    }
+
+    /// One whose images are empty: they stand open for the process that is started with it, and it says behind its end which is which.
+    ///
+    /// # Errors
+    ///
+    /// In words.
+    pub fn bundle_beside_images(&self, run: &RunOptions) -> Result<Vec<u8>, String> {
+        let system = self.system.as_ref().ok_or("there is no system to pack")?;
+        let contents: Vec<bundle::Content<'_>> =
+            self.contents.iter().map(|(vm, kind, _)| (*vm, *kind, &[][..])).collect();
+        let mut bytes =
+            bundle::write(system, run, &self.text, &contents).map_err(|error| error.to_string())?;
+        let handed = self.contents.iter().map(|(vm, kind, file)| file.hand_over(*vm, *kind));
+        let handed: std::io::Result<_> = handed.collect();
+        let handed = handed.map_err(|error| format!("images can't be handed over: {error}"))?;
+        let beside = Beside { known: self.images.clone(), handed };
+        beside.add_to(&mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
     }
 }

@@ -97,13 +97,12 @@ pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
         return Ok(None);
     }
     let nonce = nonce()?;
-    let bytes = input.bundle(&RunOptions { nonce: Some(nonce), ..RunOptions::default() })?;
+    let bytes = input.bundle_beside_images(&RunOptions { nonce: Some(nonce), ..RunOptions::default() })?;
     let complain = |error| format!("the bundle can't be written to a temporary file: {error}");
     // It goes when the run is over.
     let mut file = tempfile::Builder::new().prefix("axvm-").suffix(".bundle").tempfile().map_err(complain)?;
     file.write_all(&bytes).map_err(complain)?;
-    drop(bytes);
-    input.forget_contents();
+    input.look_away();
     let program = env::current_exe().map_err(|error| format!("this program isn't found: {error}"))?;
     let mut command = Command::new(program);
     command.arg("linux-host").arg(file.path());

@@ -8,12 +8,12 @@
  * 96 to 127: what the architecture leaves to be no operation, and everybody may execute. Each mark, the first instruction
  * at EL1, and the end append a line of JSON to FILE:
  *
- *   {"mark": 96, "cpu": 1, "cpus": [{"el": [EL0, EL1, EL2, EL3], "eret": N, "wfi": N}, ...]}
+ *   {"mark": 96, "cpu": 1, "cpus": [{"el": [EL0, EL1, EL2, EL3], "eret": N, "wfi": N, "spin": N}, ...]}
  *
  * "mark" is "guest" for the first instruction at EL1, and for the first that is new there after mark 100, by which a program is started that
  * runs a guest; and "end" at QEMU's end. "el" has instructions executed, one that
  * faults and is repeated counts twice; "eret" has the returns from EL2, which are the exits of a guest; "wfi" the
- * waits at EL0 and EL1. On x86_64 what a guest executes (between VMRUN and #VMEXIT) counts as EL1, all else as EL2, VMRUN
+ * waits at EL0 and EL1; "spin" what loops that wait for a lock execute once a round at EL2: WFE on aarch64, PAUSE on x86_64. On x86_64 what a guest executes (between VMRUN and #VMEXIT) counts as EL1, all else as EL2, VMRUN
  * as a return, and an exit for HLT as a wait: a guest that waits without one isn't counted there. Each CPU must have a thread
  * of its own, which isn't so with -icount.
  *
@@ -99,11 +99,12 @@ EXPORT int qemu_plugin_version = INTERFACE;
 #define HINT_MASK 0xfffff01fu
 #define HINT_NUMBER(opcode) ((opcode) >> 5 & 0x7f)
 #define WFI 0xd503207fu
+#define WFE 0xd503205fu
 #define ERET 0xd69f03e0u
 #define ERETAA 0xd69f0bffu
 #define ERETAB 0xd69f0fffu
-/* AMD64 APM 2 and 3: VMRUN, HLT, CLI, and NOP with a byte of displacement. */
-static const uint8_t VMRUN[] = { 0x0f, 0x01, 0xd8 }, NOP[] = { 0x0f, 0x1f, 0x40 };
+/* AMD64 APM 2 and 3: VMRUN, HLT, CLI, NOP with a byte of displacement, and PAUSE. */
+static const uint8_t VMRUN[] = { 0x0f, 0x01, 0xd8 }, NOP[] = { 0x0f, 0x1f, 0x40 }, PAUSE[] = { 0xf3, 0x90 };
 enum { CLI = 0xfa, X86_LONGEST = 15 };
 /* Where a VMCB has EXITCODE (APM 2, appendix B), and that of HLT (appendix C). */
 enum { EXIT_CODE = 0x70, EXIT_HLT = 0x78 };
@@ -113,7 +114,7 @@ enum { LAUNCH = 100 };
 /* Inside of a guest, and outside. */
 enum { GUEST = 1, HYPERVISOR = 2 };
 
-struct counts { uint64_t el[4], eret, wfi; };
+struct counts { uint64_t el[4], eret, wfi, spin; };
 
 static struct qemu_plugin_scoreboard *board;
 /* PSTATE; rAX. */
@@ -151,9 +152,10 @@ static void show(const char *mark, int cpu)
             size_t offset = offsetof(struct counts, el) + level * sizeof(uint64_t);
             fprintf(out, "%s%" PRIu64, level ? ", " : "", qemu_plugin_u64_get(counter(offset), i));
         }
-        fprintf(out, "], \"eret\": %" PRIu64 ", \"wfi\": %" PRIu64 "}",
+        fprintf(out, "], \"eret\": %" PRIu64 ", \"wfi\": %" PRIu64 ", \"spin\": %" PRIu64 "}",
                 qemu_plugin_u64_get(counter(offsetof(struct counts, eret)), i),
-                qemu_plugin_u64_get(counter(offsetof(struct counts, wfi)), i));
+                qemu_plugin_u64_get(counter(offsetof(struct counts, wfi)), i),
+                qemu_plugin_u64_get(counter(offsetof(struct counts, spin)), i));
     }
     fprintf(out, "]}\n");
     fflush(out);
@@ -283,6 +285,8 @@ static void translated_x86(struct qemu_plugin_tb *block)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, left, READS_REGISTERS, NULL);
         }
         add(insn, offsetof(struct counts, el) + level * sizeof(uint64_t));
+        if (level == HYPERVISOR && length == sizeof PAUSE && !memcmp(bytes, PAUSE, sizeof PAUSE))
+            add(insn, offsetof(struct counts, spin));
         if (level == HYPERVISOR && length == sizeof VMRUN && !memcmp(bytes, VMRUN, sizeof VMRUN)) {
             __atomic_store_n(&behind_vmrun, address + length, __ATOMIC_RELAXED);
             add(insn, offsetof(struct counts, eret));
@@ -311,6 +315,8 @@ static void translated_arm(struct qemu_plugin_tb *block)
         add(insn, offsetof(struct counts, el) + level * sizeof(uint64_t));
         if (level == 2 && (opcode == ERET || opcode == ERETAA || opcode == ERETAB))
             add(insn, offsetof(struct counts, eret));
+        if (level == 2 && opcode == WFE)
+            add(insn, offsetof(struct counts, spin));
         if (level < 2 && opcode == WFI)
             add(insn, offsetof(struct counts, wfi));
         if ((opcode & HINT_MASK) == HINT && HINT_NUMBER(opcode) >= FIRST_MARK)

@@ -1,6 +1,7 @@
 //! This process as the host of VMs: what it has, which VMs there are, and how each comes and goes.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +15,6 @@ use axvm::taken::{Taken, TakenReport};
 use axvm::vm::{AxVM, CreateError, NotOff, Start, StopReason, Turn};
 use axvm_addr::{CpuId, Gpa, VcpuId, VmId};
 use axvm_monitor::{UNSETTLED, say_lost};
-use axvm_plan::files::VmFiles;
 use axvm_plan::{Plan, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_platform::sysfs;
@@ -27,7 +27,7 @@ use crate::caller::Caller;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::hal::Hal;
-use crate::images::Images;
+use crate::images::{ImageError, Images, Part};
 use crate::link::Link;
 use crate::memory::MemoryError;
 use crate::output::Bell;
@@ -44,6 +44,9 @@ pub enum BuildError {
     /// The images don't fit where the plan puts them.
     #[error("an image doesn't fit into RAM at {0}: {1}")]
     Image(Gpa, MemoryError),
+    /// They aren't what they were.
+    #[error(transparent)]
+    File(#[from] ImageError),
     /// It is no RAM where the plan puts an image.
     #[error("there is no RAM at {0}")]
     NoRam(Gpa),
@@ -65,10 +68,8 @@ pub struct Parts {
     pub cpus: Vec<(CpuId, usize)>,
     /// What was planned.
     pub plan: Plan,
-    /// What the tool has brought for each VM, in its file.
-    pub files: Vec<Option<VmFiles<'static>>>,
-    /// That file.
-    pub images: &'static Images,
+    /// The VMs' images.
+    pub images: Images,
     /// The line to the tool.
     pub link: Link,
     /// By whom whoever looks after the VMs is called.
@@ -99,8 +100,7 @@ pub struct Host {
     /// Calls whoever looks after the VMs.
     pub bell: Arc<Bell>,
     cpus: Vec<(CpuId, usize)>,
-    files: Vec<Option<VmFiles<'static>>>,
-    images: &'static Images,
+    images: Images,
     callers: BTreeMap<(VmId, VcpuId), Arc<Caller>>,
     /// By VM: how often it has started again.
     restarts: Mutex<Vec<Restarts>>,
@@ -122,8 +122,7 @@ pub struct Host {
 impl Host {
     /// The process with these, without VMs.
     pub fn new(parts: Parts) -> Self {
-        let Parts { kvm, platform, functions, guard, source, cpus, plan, files, images, link, bell, start } =
-            parts;
+        let Parts { kvm, platform, functions, guard, source, cpus, plan, images, link, bell, start } = parts;
         let registry = Registry::new(plan.vms.iter().flat_map(|vm| &vm.devices));
         let plans: Vec<Arc<VmPlan>> = plan.vms.into_iter().map(Arc::new).collect();
         let vcpus = plans.iter().flat_map(|plan| {
@@ -144,7 +143,6 @@ impl Host {
             link,
             bell,
             cpus,
-            files,
             images,
             run_ends: AtomicBool::new(false),
             vms: Mutex::default(),
@@ -245,9 +243,9 @@ impl Host {
     fn build(&'static self, plan: &Arc<VmPlan>) -> Result<Vm, BuildError> {
         let vm = AxVM::new(plan.clone(), Arc::new(Hal::new(self)), &self.registry)
             .map_err(|error| BuildError::Create(Box::new(error)))?;
-        let files = self.files.get(usize::from(plan.id.0)).and_then(Option::as_ref);
-        let loaded = files.map_or(Ok(()), |files| files.load(vm.plan(), |at, bytes| put(&vm, at, bytes)));
-        self.images.let_go();
+        let images = self.images.load(plan.id, &vm.plan().load, |file, part| fill(&vm, file, part));
+        let loaded =
+            images.and_then(|()| plan.blobs.iter().try_for_each(|blob| put(&vm, blob.at, &blob.bytes)));
         match loaded {
             Ok(()) => Ok(vm),
             Err(error) => {
@@ -518,6 +516,19 @@ impl Host {
             lost_cpus: crate::lock(&self.lost).iter().map(|cpu| cpu.0).collect(),
         }
     }
+}
+
+/// Reads a part of a file into RAM, which may be in pieces. The file is where the part begins.
+fn fill(vm: &Vm, file: &File, part: Part) -> Result<(), BuildError> {
+    let Part { mut at, bytes: mut left, .. } = part;
+    while left > 0 {
+        let (place, room) = vm.ram_at(at).ok_or(BuildError::NoRam(at))?;
+        let now = left.min(room);
+        place.fill(file, now).map_err(|error| BuildError::Image(at, error))?;
+        at = Gpa(at.0.saturating_add(now));
+        left -= now;
+    }
+    Ok(())
 }
 
 /// Copies bytes into RAM, which may be in pieces.

@@ -13,7 +13,7 @@
 //! | [`hal`] | what the core asks of its host |
 //! | [`vcpu`], [`elements`], [`caller`] | a vCPU in its thread, an exit by a port in parts, and how the thread is called |
 //! | [`irqchip`], [`space`], [`memory`] | interrupt controller, memory slots, guests' memory |
-//! | [`images`] | the tool's bundle, in its file |
+//! | [`images`] | the guests' images, in their files |
 //! | [`vfio`], [`guard`] | devices; who takes them from their drivers and gives them back |
 //! | [`security`] | what was tried beyond a plan, and what it leads to |
 //! | [`link`], [`output`], [`watchdogs`] | the line to the tool, guests' consoles, their watchdogs |

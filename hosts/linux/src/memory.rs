@@ -1,5 +1,6 @@
 //! What guests' memory is made of: mappings of this process.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -100,6 +101,17 @@ impl Place {
         let at = self.offset.checked_add(at).ok_or(MemoryError::TooMuch(offset))?;
         let rest = self.mapping.as_volatile_slice().offset(at)?;
         Ok(rest.write_slice(bytes, 0)?)
+    }
+
+    /// Reads as many bytes from a file, from where it is, to there.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Past`]; also where the file can't be read, or has fewer. A front part may have been read.
+    pub fn fill(&self, mut file: &File, bytes: u64) -> Result<(), MemoryError> {
+        let bytes = usize::try_from(bytes).map_err(|_| MemoryError::TooMuch(bytes))?;
+        let rest = self.mapping.as_volatile_slice().offset(self.offset)?;
+        Ok(rest.read_exact_volatile_from(0, &mut file, bytes)?)
     }
 
     /// Copies bytes from there.

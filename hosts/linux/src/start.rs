@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use axvm::report::Report;
 use axvm_addr::{CpuId, PciAddress};
-use axvm_plan::files::Files;
 use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, own_tree, plan};
 use axvm_platform::sysfs::{self, Machine};
@@ -18,7 +17,7 @@ use axvm_system::model::Item;
 use crate::confine::Keeps;
 use crate::guard::{Duty, Guard};
 use crate::host::{Host, Parts};
-use crate::images::Images;
+use crate::images::{Beside, Images};
 use crate::link::Link;
 use crate::output::Bell;
 use crate::vfio::way::{Source, Way};
@@ -33,6 +32,9 @@ pub enum StartError {
     /// It is none.
     #[error("the bundle can't be used: {0}")]
     Bundle(#[from] axvm_system::bundle::BundleError),
+    /// What stands behind it can't be read.
+    #[error("the bundle can't be used: {0}")]
+    Beside(String),
     /// No tool wants to hear of it.
     #[error("the bundle has no number for what is said to the tool: `axvm run` writes it")]
     NoNonce,
@@ -45,9 +47,11 @@ pub enum StartError {
 /// [`StartError`]. All else is in the report.
 pub fn run(path: &Path) -> Result<(), StartError> {
     let start = Instant::now();
-    // The images are used as long as this process is there: VMs may start again.
-    let images = Images::open(path)?;
-    let bundle = Bundle::parse(images.bytes())?;
+    let bytes = std::fs::read(path)?;
+    let bundle = Bundle::parse(&bytes)?;
+    let beside = Beside::behind(&bytes).map_err(StartError::Beside)?;
+    // SAFETY: the tool has opened them for this process, which has just begun.
+    let images = unsafe { Images::take(beside) }?;
     let nonce = bundle.run().nonce.ok_or(StartError::NoNonce)?;
     let link = Link::new(&nonce, Box::new(io::stdout()));
     match prepare(images, &bundle, start, link) {
@@ -95,12 +99,7 @@ struct Prepared {
 }
 
 /// Finds the machine, and plans.
-fn prepare(
-    images: &'static Images,
-    bundle: &Bundle<'static>,
-    start: Instant,
-    link: Link,
-) -> Result<Prepared, Refused> {
+fn prepare(images: Images, bundle: &Bundle<'_>, start: Instant, link: Link) -> Result<Prepared, Refused> {
     let refuse = |link, what: String| {
         Err((link, vec![Problem::new(Item::Board(String::new()), Rule::Platform, what)]))
     };
@@ -112,9 +111,13 @@ fn prepare(
         Ok(machine) => machine,
         Err(error) => return refuse(link, error.to_string()),
     };
-    let files = Files::of(bundle);
-    let planned = plan(bundle.system(), &platform, &files.images).and_then(|mut plan| {
-        own_tree::check_memory(bundle.system(), &mut plan, &files.trees()).map(|()| plan)
+    let trees = match images.trees() {
+        Ok(trees) => trees,
+        Err(error) => return refuse(link, error.to_string()),
+    };
+    let planned = plan(bundle.system(), &platform, images.known()).and_then(|mut plan| {
+        let trees: Vec<(u16, &[u8])> = trees.iter().map(|(vm, bytes)| (*vm, bytes.as_slice())).collect();
+        own_tree::check_memory(bundle.system(), &mut plan, &trees).map(|()| plan)
     });
     let plan = match planned {
         Ok(plan) => plan,
@@ -155,7 +158,6 @@ fn prepare(
         source,
         cpus,
         plan,
-        files: files.vms,
         images,
         link,
         bell: Arc::new(bell),

@@ -58,6 +58,9 @@ struct Cpu {
     eret: u64,
     /// WFI at EL0 and EL1.
     wfi: u64,
+    /// WFE, or PAUSE, at EL2.
+    #[serde(default)]
+    spin: u64,
 }
 
 /// What the guest's CPUs executed between two moments.
@@ -69,6 +72,8 @@ pub struct Work {
     pub el2: u64,
     /// Returns from EL2 that don't belong to a wait.
     pub exits: u64,
+    /// At EL2 the instructions by which loops let others go on that they wait for.
+    pub spins: u64,
 }
 
 /// Measures natively and in each mode.
@@ -260,8 +265,8 @@ fn way(moments: &[Moment], first: usize) -> Result<Work> {
     Ok(between(start, user_space, first))
 }
 
-/// What the rounds of a kind of work took.
-fn rounds_of(moments: &[Moment], mark: u64, first: usize) -> Result<Vec<Work>> {
+/// What the rounds of a kind of work took, on the CPUs from `first` on.
+pub fn rounds_of(moments: &[Moment], mark: u64, first: usize) -> Result<Vec<Work>> {
     let marked: Vec<&Moment> = moments.iter().filter(|moment| moment.mark == mark).collect();
     let rounds: Vec<Work> = marked.windows(2).map(|pair| between(pair[0], pair[1], first)).collect();
     if rounds.is_empty() {
@@ -270,17 +275,11 @@ fn rounds_of(moments: &[Moment], mark: u64, first: usize) -> Result<Vec<Work>> {
     Ok(rounds)
 }
 
-fn median_of(rounds: &[Work], of: fn(&Work) -> u64) -> u64 {
+/// The median of something of rounds.
+pub fn median_of(rounds: &[Work], of: fn(&Work) -> u64) -> u64 {
     let mut values: Vec<u64> = rounds.iter().map(of).collect();
     values.sort_unstable();
     values[values.len() / 2]
-}
-
-/// The medians of a kind of work's rounds, on the CPUs from `first` on.
-pub fn median(moments: &[Moment], mark: u64, first: usize) -> Result<Work> {
-    let rounds = rounds_of(moments, mark, first)?;
-    let of = |of| median_of(&rounds, of);
-    Ok(Work { all: of(|work| work.all), el2: of(|work| work.el2), exits: of(|work| work.exits) })
 }
 
 /// The figures of each kind of work.
@@ -302,6 +301,7 @@ pub fn between(from: &Moment, to: &Moment, first: usize) -> Work {
     for (before, after) in from.cpus.iter().zip(&to.cpus).skip(first) {
         work.all += after.el.iter().sum::<u64>() - before.el.iter().sum::<u64>();
         work.el2 += after.el[2] - before.el[2];
+        work.spins += after.spin - before.spin;
         work.exits += (after.eret - before.eret).saturating_sub(after.wfi - before.wfi);
     }
     work
