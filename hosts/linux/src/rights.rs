@@ -28,6 +28,14 @@ impl Rights {
     }
 }
 
+/// The user to whom functions' nodes are handed where this process isn't root's, stays who it is, and may hand them: when it is confined it opens what is
+/// its user's.
+pub fn handed_to() -> Option<u32> {
+    let user = getuid();
+    let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+    (may && !user.is_root()).then(|| user.as_raw())
+}
+
 /// What a run needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {

@@ -21,7 +21,7 @@ use crate::images::{Beside, Images};
 use crate::link::Link;
 use crate::output::Bell;
 use crate::vfio::way::{Source, Way};
-use crate::{caller, confine, kvm, probe, serve, vfio};
+use crate::{caller, confine, kvm, probe, rights, serve, vfio};
 
 /// What keeps the host from even saying what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ fn prepare(images: Images, bundle: &Bundle<'_>, start: Instant, link: Link) -> R
             return refuse(link, format!("/dev/iommu, by which devices are given, can't be opened: {error}"));
         }
     };
-    let keeps = Keeps { vfio: gives, user: duty.user };
+    let keeps = Keeps { vfio: gives, user: confine::own_user(Path::new("/"), way) };
     let guard = match gives.then(|| Guard::start(&duty)).transpose() {
         Ok(guard) => guard.map(Arc::new),
         Err(error) => return refuse(link, format!("devices can't be taken from their drivers: {error}")),
@@ -186,7 +186,7 @@ fn duty(
         functions: linux,
         in_use: in_use.into_iter().collect(),
         way,
-        user: confine::own_user(Path::new("/"), way),
+        user: confine::own_user(Path::new("/"), way).or_else(rights::handed_to),
         processors: cpus.iter().filter(|(cpu, _)| has(cpu)).map(|(_, number)| *number).collect(),
     }
 }

@@ -96,7 +96,10 @@ pub enum VfioError {
         function: PciAddress,
     },
     /// Its node can't be opened.
-    #[error("{function}: VFIO doesn't give it: its node in /dev/vfio/devices can't be opened: {error}")]
+    #[error(
+        "{function}: VFIO doesn't give it: its node in /dev/vfio can't be opened: {error}: run it as root, grant it CAP_CHOWN, by which it is handed \
+         to this user, or have it be this user's (a rule of udev's for the subsystems vfio and vfio-dev)"
+    )]
     Node {
         /// Its address in Linux.
         function: PciAddress,

@@ -235,6 +235,7 @@ pub fn refusal(function: PciAddress, error: Why, others: Others) -> VfioError {
         Why::ContainerSetIOMMU(error) if error.errno() == libc::EPERM => VfioError::Unsafe { function },
         Why::GroupViable => VfioError::NotViable { function, others },
         Why::OpenGroup(error, _) if error.raw_os_error() == Some(libc::EBUSY) => VfioError::Busy { function },
+        Why::OpenGroup(error, _) => VfioError::Node { function, error },
         // Linux, drivers/iommu/iommufd/device.c: the same of messages; or somebody else has the group's DMA, a driver or another program.
         Why::VfioDeviceBindIommufd(error) if error.errno() == libc::EPERM => match others {
             Others::Nobody => VfioError::Unsafe { function },

@@ -58,7 +58,7 @@ pub enum AcpiWriteError {
         id: String,
     },
     /// Two functions in one slot have the same pin, which leads to two lines.
-    #[error("pin {pin} of the slot of {function} leads to lines {} and {}", .lines[0], .lines[1])]
+    #[error("pin {pin} of the slot of {function} leads to lines {} and {}: say `intx = \"none\"` for one of its functions", .lines[0], .lines[1])]
     Pin {
         /// The later function.
         function: PciAddress,

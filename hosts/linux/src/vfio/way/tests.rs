@@ -78,6 +78,8 @@ fn what_keeps_a_function_is_told_apart_by_groups() {
     assert!(shared.contains("echo 0000:00:03.0 > /sys/bus/pci/drivers/e1000e/unbind"), "{shared}");
     let busy = Why::OpenGroup(io::Error::from_raw_os_error(libc::EBUSY), "7".into());
     assert!(said(busy, Others::Nobody).contains("another program has it or its IOMMU group open"));
+    let denied = Why::OpenGroup(io::Error::from_raw_os_error(libc::EACCES), "7".into());
+    assert!(said(denied, Others::Nobody).contains("grant it CAP_CHOWN"));
     let other = said(Why::ContainerSetIOMMU(Number::new(libc::ENODEV)), Others::Nobody);
     assert!(other.starts_with("0000:00:02.0: VFIO doesn't give it: "), "{other}");
 }
