@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use axvm_addr::{Gpa, VcpuId};
 use spin::{Mutex, MutexGuard};
 
+use crate::base::Mode;
 use crate::direct;
 use crate::identity::{Identity, Published};
 use crate::inbox::Inbox;
@@ -226,7 +227,7 @@ impl Own {
 
     /// Takes in what has come.
     fn take_in(&mut self, inbox: &Inbox, taker: Taker) -> Arrival {
-        let mut arrived = inbox.take_vectors();
+        let arrived = inbox.take_vectors();
         let nmi = inbox.take_nmi();
         if inbox.take_init() {
             self.init();
@@ -236,12 +237,7 @@ impl Own {
         if taker == Taker::Guest {
             return Arrival { sent: arrived.levels, ..Arrival::NONE };
         }
-        while let Some(vector) = arrived.edges.pop() {
-            self.apic.request(vector, false);
-        }
-        while let Some(vector) = arrived.levels.pop() {
-            self.apic.request(vector, true);
-        }
+        self.apic.request_all(arrived.edges, arrived.levels);
         Arrival::NONE
     }
 
@@ -261,11 +257,11 @@ impl Own {
             waiting.deadline = self.apic.deadline();
         }
         waiting.nmi = self.nmi;
-        let takes = accepts && !reset && !self.nmi && waiting.activity == Activity::Runs;
+        let takes =
+            accepts && self.apic.has_requests() && !reset && !self.nmi && waiting.activity == Activity::Runs;
         let taken = if takes { self.apic.take() } else { None };
-        waiting.vector = self.apic.next();
-        waiting.cr8_below = self.apic.kept_back();
-        if self.levels.highest().is_some() {
+        (waiting.vector, waiting.cr8_below) = self.apic.look();
+        if !self.levels.is_empty() {
             waiting.ends = Ends::Seen;
         }
         Turn { taken, waiting, cr8: self.apic.tpr() >> 4 }
@@ -332,6 +328,35 @@ impl Cpu {
         }
         self.published.set(identity);
         Changed { written, is_back: !before && identity.takes_vectors() }
+    }
+
+    /// Writes one of the two registers of its page that a guest writes all the time: the end of an interrupt, and a command. `None`: it is
+    /// another, or isn't reached so; nothing has changed. Neither changes the timer or the task's priority.
+    #[inline]
+    fn write_most(&self, offset: u64, value: u32) -> Option<Written> {
+        const EOI: u64 = spec::offset::EOI as u64;
+        const ICR: u64 = spec::offset::ICR as u64;
+        if !matches!(offset, EOI | ICR) {
+            return None;
+        }
+        let mut own = self.lock();
+        let apic = &mut own.apic;
+        if apic.mode() != Mode::XApic {
+            return None;
+        }
+        if offset == ICR {
+            let written = apic.command_low(value);
+            if written == Written::Look {
+                self.touch();
+            }
+            return Some(written);
+        }
+        let written = apic.end();
+        if apic.has_requests() {
+            self.touch();
+        }
+        self.published.set(apic.identity());
+        Some(written)
     }
 
     #[inline(never)]
@@ -428,7 +453,7 @@ impl<B: Backend> Apics<B> {
 
     /// Whether [`Apics::poll`] may say something else than it did, but for a timer that has ended by now. Takes no lock: asked before each
     /// entry of its guest. What others leave for it from here on has its CPU called.
-    #[inline]
+    #[inline(always)]
     pub fn has_news(&self, vcpu: VcpuId) -> bool {
         self.cpu(vcpu).is_some_and(|cpu| cpu.touched.load(Ordering::Relaxed) || cpu.inbox.has_something())
     }
@@ -470,6 +495,24 @@ impl<B: Backend> Apics<B> {
         self.with(vcpu, |own| own.apic.take())?
     }
 
+    /// On a vCPU's own CPU, whose guest takes an interrupt now: one comes for it, as a message of a device, and is injected. From then on that is in
+    /// service. `None`: it isn't that vCPU's alone, or something else comes first; nothing has changed.
+    pub fn take_message(&self, vcpu: VcpuId, address: u64, data: u32) -> Option<u8> {
+        let Message { destination, signal, .. } = Message::from_msi(address, data)?;
+        let Signal::Vector { vector, level: false } = signal else { return None };
+        let is_alone = destination.one() == Some(vcpu.0.into());
+        if !is_alone || self.config.taker != Taker::Host || self.has_news(vcpu) {
+            return None;
+        }
+        let cpu = self.cpu(vcpu)?;
+        let mut own = cpu.lock();
+        if own.waits || own.nmi || !own.apic.take_at_once(vector) {
+            return None;
+        }
+        cpu.published.set(own.apic.identity());
+        Some(vector)
+    }
+
     /// It takes a non-maskable interrupt. Whether there is one.
     pub fn take_nmi(&self, vcpu: VcpuId) -> bool {
         self.with(vcpu, |own| core::mem::take(&mut own.nmi)).unwrap_or(false)
@@ -507,9 +550,11 @@ impl<B: Backend> Apics<B> {
 
     /// It writes a register of its local APIC's page.
     pub fn write_page(&self, vcpu: VcpuId, offset: u64, value: u32) -> Effect {
-        let now = self.backend.tsc();
         let Some(cpu) = self.cpu(vcpu) else { return Effect::None };
-        let written = self.changed(cpu.write_page(offset, value, now));
+        if let Some(written) = cpu.write_most(offset, value) {
+            return self.carry_out(vcpu, written);
+        }
+        let written = self.changed(cpu.write_page(offset, value, self.backend.tsc()));
         written.map_or(Effect::None, |written| self.carry_out(vcpu, written))
     }
 
@@ -632,7 +677,12 @@ impl<B: Backend> Apics<B> {
     /// [`NoSuchLine`].
     pub fn set_line(&self, gsi: u32, high: bool) -> Result<(), NoSuchLine> {
         let pin = pin(gsi)?;
-        self.with_io(|io| io.set_line(pin, high, |message| self.deliver(message)));
+        if self.config.physical >> pin & 1 != 0 {
+            self.with_io(|io| io.set_line(pin, high, |message| self.deliver(message)));
+        } else {
+            // What a line does that isn't a real one opens and closes no real one.
+            self.io.lock().apic.set_line(pin, high, |message| self.deliver(message));
+        }
         Ok(())
     }
 
@@ -768,9 +818,13 @@ impl<B: Backend> Apics<B> {
             else {
                 return false;
             };
-            let identity = cpu.published.get();
-            let is_named = Some(vcpu) != but && identity.is_named(number, destination);
-            return is_named && takes(&identity, signal) && self.hand(vcpu, cpu, signal);
+            // One that is on is named by its number.
+            let takes = match signal {
+                Signal::Vector { .. } => cpu.published.takes_vectors(),
+                Signal::External => false,
+                Signal::Nmi | Signal::Init | Signal::Startup { .. } => cpu.published.is_on(),
+            };
+            return Some(vcpu) != but && takes && self.hand(vcpu, cpu, signal);
         }
         let named = (0..).map(VcpuId).zip(&self.cpus).filter_map(|(vcpu, cpu)| {
             let identity = cpu.published.get();
@@ -794,6 +848,12 @@ impl<B: Backend> Apics<B> {
 
     /// The same, with one that takes such signals.
     fn hand(&self, vcpu: VcpuId, cpu: &Cpu, signal: Signal) -> bool {
+        if self.config.taker == Taker::Host && matches!(signal, Signal::Vector { .. }) {
+            if cpu.inbox.leave(signal) {
+                self.backend.kick(vcpu);
+            }
+            return true;
+        }
         if signal == Signal::Init {
             let mut own = cpu.lock();
             if !own.entered {
@@ -839,7 +899,7 @@ impl<B: Backend> Apics<B> {
     }
 
     fn say_pins(&self, io: &mut Io) {
-        let open = io.apic.open() & self.config.physical;
+        let open = io.apic.open_of(self.config.physical);
         let changed = open ^ io.open;
         io.open = open;
         for pin in (0..PINS as u8).filter(|pin| changed >> pin & 1 != 0) {

@@ -52,6 +52,9 @@ impl Identity {
     }
 }
 
+/// Where it says that it is turned on by software.
+const ENABLED: u64 = 1 << 2;
+
 /// An identity that its own CPU writes and others read.
 #[derive(Debug)]
 pub(crate) struct Published(AtomicU64);
@@ -74,6 +77,12 @@ impl Published {
         self.0.load(Ordering::SeqCst) & 3 != 0
     }
 
+    /// Whether it takes what has a vector: [`Identity::takes_vectors`].
+    pub fn takes_vectors(&self) -> bool {
+        let value = self.0.load(Ordering::SeqCst);
+        value & 3 != 0 && value & ENABLED != 0
+    }
+
     pub fn get(&self) -> Identity {
         let value = self.0.load(Ordering::SeqCst);
         let mode = match value & 3 {
@@ -83,7 +92,7 @@ impl Published {
         };
         Identity {
             mode,
-            enabled: value >> 2 & 1 != 0,
+            enabled: value & ENABLED != 0,
             flat: value >> 3 & 1 != 0,
             priority: (value >> 8) as u8,
             logical: (value >> 32) as u32,
@@ -97,7 +106,7 @@ fn pack(identity: Identity) -> u64 {
         Mode::XApic => 1,
         Mode::X2Apic => 2,
     };
-    mode | u64::from(identity.enabled) << 2
+    mode | if identity.enabled { ENABLED } else { 0 }
         | u64::from(identity.flat) << 3
         | u64::from(identity.priority) << 8
         | u64::from(identity.logical) << 32
@@ -116,6 +125,8 @@ mod tests {
                 let identity = Identity { mode, enabled, logical, flat, priority };
                 let published = Published::new(identity);
                 assert_eq!(published.get(), identity);
+                assert_eq!(published.takes_vectors(), identity.takes_vectors());
+                assert_eq!(published.is_on(), mode != Mode::Off);
                 let other = Identity { priority: priority ^ 1, ..identity };
                 published.set(other);
                 assert_eq!(published.get(), other);

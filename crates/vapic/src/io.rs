@@ -35,11 +35,20 @@ impl IoApic {
 
     /// The pins at which a change of the line would be heard, a bit each: they aren't masked, and wait for no end.
     pub fn open(&self) -> u32 {
-        let is_open = |(pin, entry): &(usize, &Redirection)| {
+        self.open_of(u32::MAX)
+    }
+
+    /// The same, of these pins.
+    pub(crate) fn open_of(&self, pins: u32) -> u32 {
+        let (mut left, mut open) = (pins, 0);
+        while left != 0 {
+            let pin = left.trailing_zeros();
+            left &= left - 1;
+            let Some(entry) = self.entries.get(pin as usize) else { break };
             let waits = entry.level() && (entry.remote() || self.lines >> pin & 1 != 0);
-            !entry.masked() && !waits
-        };
-        self.entries.iter().enumerate().filter(is_open).fold(0, |pins, (pin, _)| pins | 1 << pin)
+            open |= u32::from(!entry.masked() && !waits) << pin;
+        }
+        open
     }
 
     /// Reads a register in memory, 32 bits. Elsewhere there is nothing.

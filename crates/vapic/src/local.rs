@@ -18,6 +18,9 @@ const LINT1: usize = 4;
 const ERROR: usize = 5;
 const ENTRIES: usize = 6;
 
+/// Vectors that no interrupt has.
+const ILLEGAL: Vectors = Vectors::below(FIRST_VECTOR);
+
 /// The first MSR of x2APIC mode.
 const MSR_FIRST: u32 = 0x800;
 
@@ -375,6 +378,34 @@ impl LocalApic {
         true
     }
 
+    /// Requests all of what has come, as [`Self::request`] does one after the other: first those that count by their edge.
+    pub(crate) fn request_all(&mut self, edges: Vectors, levels: Vectors) {
+        if self.mode() == Mode::Off || !self.svr.enabled() {
+            return;
+        }
+        let all = edges.with(levels);
+        let legal = all.without(ILLEGAL);
+        self.irr = self.irr.with(legal);
+        self.tmr = self.tmr.without(edges.without(ILLEGAL)).with(levels.without(ILLEGAL));
+        if legal != all {
+            self.note_error(RECEIVED_ILLEGAL_VECTOR);
+        }
+    }
+
+    /// Takes an interrupt that has just come and counts by its edge, if it is the next: from then on it is in service. Otherwise nothing has changed.
+    pub(crate) fn take_at_once(&mut self, vector: u8) -> bool {
+        let is_next = self.mode() != Mode::Off
+            && self.svr.enabled()
+            && vector >= FIRST_VECTOR
+            && self.irr.is_empty()
+            && vector >> 4 > self.ppr() >> 4;
+        if is_next {
+            self.tmr.set(vector, false);
+            self.isr.set(vector, true);
+        }
+        is_next
+    }
+
     /// The Task Priority: CR8 is its upper half.
     pub fn tpr(&self) -> u8 {
         self.tpr
@@ -421,7 +452,18 @@ impl LocalApic {
         Some(vector)
     }
 
-    fn end(&mut self) -> Written {
+    /// Whether any interrupt is requested.
+    pub(crate) fn has_requests(&self) -> bool {
+        !self.irr.is_empty()
+    }
+
+    /// What is next, and what [`Self::kept_back`] says.
+    pub(crate) fn look(&self) -> (Option<u8>, Option<u8>) {
+        if self.irr.is_empty() { (None, None) } else { (self.next(), self.kept_back()) }
+    }
+
+    /// The end of the interrupt in service.
+    pub(crate) fn end(&mut self) -> Written {
         let Some(vector) = self.isr.highest() else { return Written::Nothing };
         self.isr.set(vector, false);
         if self.tmr.contains(vector) { Written::Ended { vector } } else { Written::Look }
@@ -451,6 +493,11 @@ impl LocalApic {
     /// What hardware has noted as errors beside.
     pub(crate) fn note_errors(&mut self, errors: u32) {
         self.errors |= errors;
+    }
+
+    /// Writes the lower half of the Interrupt Command Register, in the page.
+    pub(crate) fn command_low(&mut self, value: u32) -> Written {
+        self.command(u64::from(self.icr_high) << 32 | u64::from(value))
     }
 
     /// Writes both halves of the Interrupt Command Register, whichever way that is reached.

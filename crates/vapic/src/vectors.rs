@@ -8,6 +8,11 @@ impl Vectors {
     /// None.
     pub const NONE: Self = Self([0; 4]);
 
+    /// Those below one of the first 64.
+    pub const fn below(end: u8) -> Self {
+        Self([(1 << (end & 63)) - 1, 0, 0, 0])
+    }
+
     /// So many words of 64, the lowest first.
     pub fn new(words: [u64; 4]) -> Self {
         Self(words)
@@ -18,6 +23,27 @@ impl Vectors {
         let vector = self.highest()?;
         self.set(vector, false);
         Some(vector)
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c | d == 0
+    }
+
+    /// With those of another set.
+    #[inline]
+    pub fn with(self, other: Self) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([a | e, b | f, c | g, d | h])
+    }
+
+    /// Without those of another set.
+    #[inline]
+    pub fn without(self, other: Self) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([a & !e, b & !f, c & !g, d & !h])
     }
 
     pub fn contains(&self, vector: u8) -> bool {
@@ -67,6 +93,12 @@ mod tests {
             assert_eq!(vectors.highest(), Some(vector));
         }
         assert_eq!((vectors.word(0), vectors.word(1), vectors.word(7)), (1 << 16 | 1 << 31, 1, 1 << 31));
+        assert!(!vectors.is_empty() && Vectors::NONE.is_empty());
+        let mut other = Vectors::default();
+        other.set(200, true);
+        other.set(64, true);
+        assert!(vectors.with(other).contains(64) && vectors.with(other).contains(31));
+        assert!(!vectors.without(other).contains(200) && vectors.without(other).contains(255));
         vectors.set(255, false);
         assert!(!vectors.contains(255) && vectors.contains(200));
         assert_eq!(vectors.highest(), Some(200));

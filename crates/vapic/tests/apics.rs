@@ -740,3 +740,85 @@ proptest! {
         prop_assert!(quiet > 0, "there is news at each step, of all");
     }
 }
+
+/// Does what a step says, as far as it lasts.
+fn apply(vm: &Vm, step: &Step) {
+    match *step {
+        Step::Line(pin, high) => vm.set_line(pin, high).unwrap(),
+        Step::Entry(pin, low) => entry(vm, pin, low, u32::from(pin) % 3),
+        Step::Page(cpu, at, value) => {
+            let _ = vm.write_page(VcpuId(cpu.into()), at.into(), value);
+        }
+        Step::Msi(cpu, vector) => {
+            let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, vector);
+        }
+        Step::Run(cpu) => {
+            vm.turn(VcpuId(cpu.into()), true);
+        }
+        Step::End(cpu) => {
+            let _ = vm.write_page(VcpuId(cpu.into()), offset::EOI.into(), 0);
+        }
+    }
+}
+
+/// All that can be read of a local APIC's interrupts.
+fn interrupts(vm: &Vm, vcpu: VcpuId) -> Vec<u32> {
+    (offset::ISR..0x280).step_by(16).chain([offset::PPR]).map(|register| read(vm, vcpu, register)).collect()
+}
+
+proptest! {
+    /// A message that is taken at once leaves all as one that is sent, and taken when it is looked for; where it isn't taken, nothing has happened.
+    #[test]
+    fn a_message_taken_at_once_is_one_that_was_sent_and_taken(
+        steps in prop::collection::vec(step(), 0..60),
+        looked in any::<bool>(),
+        to in 0..0x800u64,
+        vector in prop_oneof![4 => 0x31..0xf1u32, 1 => 0..0x10000u32],
+    ) {
+        let (vm, other) = (running(), running());
+        for step in &steps {
+            apply(&vm, step);
+            apply(&other, step);
+        }
+        // Mostly a physical id that there is.
+        let address = if to < 0x700 { 0xfee0_0000 | (to % 4) << 12 } else { 0xfee0_0000 | (to & 0xff) << 2 };
+        if looked {
+            vm.turn(A, true);
+            other.turn(A, true);
+        }
+        if let Some(taken) = vm.take_message(A, address, vector) {
+            prop_assert!(looked || steps.iter().any(|step| matches!(step, Step::Run(0))), "there was news");
+            other.send_msi(address, vector).unwrap();
+            prop_assert_eq!(other.turn(A, true).taken, Some(taken));
+        }
+        for vcpu in [A, B, C] {
+            prop_assert_eq!(vm.turn(vcpu, false), other.turn(vcpu, false));
+            prop_assert_eq!(interrupts(&vm, vcpu), interrupts(&other, vcpu));
+        }
+    }
+}
+
+#[test]
+fn a_message_for_this_cpu_alone_is_taken_at_once() {
+    let vm = running();
+    let to = |id: u64| 0xfee0_0000 | id << 12;
+    assert_eq!(vm.take_message(A, to(0), 0x41), None, "nobody has looked");
+    vm.turn(A, true);
+    assert_eq!(vm.take_message(A, to(0), 0x41), Some(0x41));
+    assert_eq!(read(&vm, A, offset::ISR + 0x20), 1 << 1);
+    assert_eq!(vm.take_message(A, to(0), 0x42), None, "of the class that is in service");
+    assert_eq!(vm.take_message(A, to(0), 0x51), Some(0x51));
+    for (address, data) in
+        [(to(1), 0x61), (to(0xff), 0x61), (to(0) | 1 << 2, 0x61), (to(0), 0x8061), (to(0), 0x461)]
+    {
+        assert_eq!(vm.take_message(A, address, data), None, "{address:#x} {data:#x}");
+    }
+    write(&vm, A, offset::TPR, 0x60);
+    vm.turn(A, true);
+    assert_eq!(vm.take_message(A, to(0), 0x61), None, "kept back by the task's priority");
+    assert_eq!(vm.take_message(A, to(0), 0x71), Some(0x71));
+    vm.send_msi(to(0), 0x72).unwrap();
+    vm.turn(A, true);
+    assert_eq!(vm.take_message(A, to(0), 0x81), None, "another one waits");
+    assert_eq!(kicked(&vm), [0]);
+}

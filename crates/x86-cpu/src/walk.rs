@@ -93,6 +93,17 @@ fn segment(save: &Save, name: Name) -> &Segment {
     }
 }
 
+/// The same in 64-bit mode, whether it is one that can be had or not.
+#[inline(always)]
+pub fn linear_in_64_bits(save: &Save, name: Name, offset: u64) -> u64 {
+    let base = match name {
+        Name::Fs => save.fs.base,
+        Name::Gs => save.gs.base,
+        Name::Es | Name::Cs | Name::Ss | Name::Ds => 0,
+    };
+    base.wrapping_add(offset)
+}
+
 /// The linear address of an operand of so many bytes.
 ///
 /// # Errors
@@ -103,8 +114,7 @@ pub fn linear(save: &Save, name: Name, offset: u64, bytes: u64, access: Access) 
     let state = segment(save, name);
     let beyond = bytes.saturating_sub(1);
     if is_64_bit(save) {
-        let base = if matches!(name, Name::Fs | Name::Gs) { state.base } else { 0 };
-        let first = base.wrapping_add(offset);
+        let first = linear_in_64_bits(save, name, offset);
         let last = first.checked_add(beyond).ok_or(fault)?;
         let bits = if save.cr4 & CR4_LA57 != 0 { 57 } else { 48 };
         let canonical = |address: u64| {

@@ -216,15 +216,17 @@ fn access(running: &mut Running<'_>) -> bool {
     let offset = instruction.memory.offset(|number| context.register(number), next);
     let bytes = u64::from(width.bytes());
     let access = if write.is_some() { Access::Write } else { Access::Read };
-    let Ok(linear) = walk::linear(save, instruction.memory.segment, offset, bytes, access) else {
-        return false;
-    };
+    // A page that is known is one of addresses that can be had.
+    let linear = walk::linear_in_64_bits(save, instruction.memory.segment, offset);
     if linear & (PAGE - 1) > PAGE - bytes {
         return false;
     }
     let place = match known.translate(save, linear, access, sights) {
         Some(place) => place,
         None => {
+            let Ok(linear) = walk::linear(save, instruction.memory.segment, offset, bytes, access) else {
+                return false;
+            };
             let found = known.find_page(save, linear, access, physical_bits(), sights);
             if sights.take_lost() {
                 known.forget();

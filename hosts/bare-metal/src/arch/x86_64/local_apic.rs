@@ -48,6 +48,9 @@ mod offset {
     pub const TIMER_DIVIDE: u32 = 0x3e0;
 }
 
+/// The end of an interrupt in x2APIC mode.
+pub const END_MSR: u32 = 0x800 + (offset::EOI >> 4);
+
 /// LVT entries: masked; the timer's mode by the TSC.
 const MASKED: u32 = 1 << 16;
 const TSC_DEADLINE: u32 = 2 << 17;
@@ -117,14 +120,14 @@ impl LocalApic {
     pub fn use_x2apic() {
         /// CPUID 1, ECX.
         const X2APIC: u32 = 1 << 21;
-        if __cpuid(1).ecx & X2APIC == 0 || Self::own().is_x2apic() {
-            return;
+        if __cpuid(1).ecx & X2APIC != 0 && !Self::own().is_x2apic() {
+            // SAFETY: by way of its own mode, as the manual has it (AMD APM 2, 16.10); nobody has used its page yet.
+            unsafe {
+                Msr::new(BASE_MSR).write(base() | BASE_ENABLED);
+                Msr::new(BASE_MSR).write(base() | BASE_ENABLED | BASE_X2APIC);
+            }
         }
-        // SAFETY: by way of its own mode, as the manual has it (AMD APM 2, 16.10); nobody has used its page yet.
-        unsafe {
-            Msr::new(BASE_MSR).write(base() | BASE_ENABLED);
-            Msr::new(BASE_MSR).write(base() | BASE_ENABLED | BASE_X2APIC);
-        }
+        PerCpu::own().set_end(Self::own().page.map(|page| page + u64::from(offset::EOI)));
     }
 
     /// Whether it is in x2APIC mode.

@@ -39,6 +39,8 @@ pub struct PerCpu {
     called: AtomicU64,
     /// Vectors that were taken, a bit each, and not dealt with.
     taken: [AtomicU64; 4],
+    /// Where its local APIC is told of the end of an interrupt; 0: by its MSR.
+    end_at: AtomicU64,
     /// The timer has interrupted since somebody asked.
     timer_over: AtomicBool,
     /// The timer counts down from its highest count since then, to be measured by; 0: it doesn't.
@@ -49,6 +51,9 @@ pub struct PerCpu {
 
 /// Where [`PerCpu`] says whether its CPU was called, as seen from GS.
 pub const CALLED: usize = core::mem::offset_of!(PerCpu, called);
+/// Where it has the vectors that were taken, and where its local APIC is told of the end of an interrupt.
+pub const TAKEN: usize = core::mem::offset_of!(PerCpu, taken);
+pub const END_AT: usize = core::mem::offset_of!(PerCpu, end_at);
 
 impl PerCpu {
     const fn new() -> Self {
@@ -57,6 +62,7 @@ impl PerCpu {
             hardware_id: 0,
             called: AtomicU64::new(0),
             taken: [const { AtomicU64::new(0) }; 4],
+            end_at: AtomicU64::new(0),
             timer_over: AtomicBool::new(false),
             timer_since: AtomicU64::new(0),
             segments: GlobalDescriptorTable::empty(),
@@ -143,11 +149,13 @@ impl PerCpu {
         &self.timer_since
     }
 
+    /// Says where its local APIC is told of the end of an interrupt: before the first comes.
+    pub fn set_end(&self, register: Option<u64>) {
+        self.end_at.store(register.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Notes a vector that was taken.
     pub fn note(&self, vector: u8) {
-        if vector == TIMER {
-            self.timer_over.store(true, Ordering::Relaxed);
-        }
         if let Some(word) = self.taken.get(usize::from(vector) / 64) {
             word.fetch_or(1 << (vector % 64), Ordering::Relaxed);
         }
@@ -161,15 +169,39 @@ impl PerCpu {
         of(a) | of(b) | of(c) | of(d) != 0
     }
 
+    /// The highest of those that were.
+    #[inline(always)]
+    pub fn highest_taken(&self) -> Option<u8> {
+        let [a, b, c, d] = &self.taken;
+        let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let (first, bits) = if of(d) != 0 {
+            (192, of(d))
+        } else if of(c) != 0 {
+            (128, of(c))
+        } else if of(b) != 0 {
+            (64, of(b))
+        } else {
+            (0, of(a))
+        };
+        bits.checked_ilog2().map(|bit| first + bit as u8)
+    }
+
+    /// One of them is dealt with now.
+    #[inline(always)]
+    pub fn deal_with(&self, vector: u8) {
+        if let Some(word) = self.taken.get(usize::from(vector) / 64) {
+            // Nobody else writes here, and interrupts are masked.
+            word.store(word.load(Ordering::Relaxed) & !(1 << (vector % 64)), Ordering::Relaxed);
+        }
+    }
+
     /// The highest of those that were, which is dealt with now.
     pub fn take(&self) -> Option<u8> {
-        for (number, word) in (0u8..4).zip(&self.taken).rev() {
-            let bits = word.load(Ordering::Relaxed);
-            if let Some(bit) = 63u32.checked_sub(bits.leading_zeros()) {
-                word.fetch_and(!(1 << bit), Ordering::Relaxed);
-                return Some(number * 64 + bit as u8);
-            }
+        let vector = self.highest_taken()?;
+        self.deal_with(vector);
+        if vector == TIMER {
+            self.timer_over.store(true, Ordering::Relaxed);
         }
-        None
+        Some(vector)
     }
 }

@@ -19,8 +19,8 @@ use super::cpu::{self, ticks};
 use super::exit::{handle, next_of};
 use super::fast;
 use super::irqchip::GuestIrqchip;
-use super::irqchip::deliver::take_interrupts;
-use super::local_apic::LocalApic;
+use super::irqchip::deliver::{take_interrupts, take_message};
+use super::local_apic::{LocalApic, TIMER};
 use super::pending::Pending;
 use super::percpu::PerCpu;
 use super::registers::{IDENTIFIED, Identified};
@@ -143,6 +143,33 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// The CPU was interrupted, of which its guest hears by the hypervisor only. The two that come most are dealt with here.
+    #[inline(never)]
+    fn interrupted(&mut self) {
+        self.count(ExitReason::Interrupt);
+        let own = PerCpu::own();
+        cpu::open_window();
+        let is_dealt_with = match own.highest_taken() {
+            Some(TIMER) => {
+                own.deal_with(TIMER);
+                self.timer = None;
+                self.watch = Watch::Look;
+                true
+            }
+            Some(vector) if self.is_quiet() && self.context.takes_interrupts() => {
+                let taken = take_message(self.vm, self.vcpu, vector);
+                if let Some(vector) = taken {
+                    self.context.vmcb.control.inject(Event::interrupt(vector));
+                }
+                taken.is_some()
+            }
+            _ => false,
+        };
+        if !is_dealt_with || own.has_taken() {
+            self.look_around();
+        }
+    }
+
     /// Has the CPU's timer interrupt when the guest's is to.
     fn set_timer(&mut self, deadline: Option<u64>) {
         if self.irqchip.takes_interrupts() {
@@ -248,9 +275,10 @@ impl Vcpu for Running<'_> {
             if self.vm.must_leave() {
                 break;
             }
-            if self.context.vmcb.control.exit_code as u32 == fast::INTERRUPT {
-                self.count(ExitReason::Interrupt);
-                self.look_around();
+            if self.context.vmcb.control.exit_code as u32 == fast::INTERRUPT
+                && !self.irqchip.takes_interrupts()
+            {
+                self.interrupted();
             } else if !fast::answer(self) {
                 break;
             }

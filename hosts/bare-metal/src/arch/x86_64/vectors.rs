@@ -1,7 +1,7 @@
 //! Exceptions and interrupts of the hypervisor's own (AMD APM 2, 8.9: long-mode interrupt control transfers).
 //!
 //! The hypervisor runs with interrupts masked, and asks for them ([`super::cpu::open_window`]): then a stub for each vector notes which it
-//! was, ends it at the local APIC, and comes back.
+//! was, has it ended at the local APIC, and comes back.
 
 use core::arch::global_asm;
 
@@ -146,9 +146,10 @@ extern "C" fn taken(frame: &mut Frame) {
                 fault::end(frame)
             }
         }
+        // The spurious one, as the others don't come here. It is in no service (AMD APM 2, 16.4.7); a message with its vector is, and would keep out
+        // everything else.
         vector => {
-            // A spurious one is in no service (AMD APM 2, 16.4.7); a message with its vector is, and would keep out everything else.
-            if vector != u64::from(SPURIOUS) || LocalApic::own().is_in_service(SPURIOUS) {
+            if LocalApic::own().is_in_service(SPURIOUS) {
                 PerCpu::own().note(vector as u8);
                 LocalApic::own().end_interrupt();
             }
@@ -165,6 +166,13 @@ stubs:
     .set    vector, 0
     .rept   256
     .balign 16
+    .if (vector >= {first}) & (vector < {spurious})
+    // or byte ptr gs:[...], its bit among those that were taken: nobody else writes there, and no other interrupt comes in between.
+    .byte   0x65, 0x80, 0x0c, 0x25
+    .long   {taken_at} + vector / 8
+    .byte   1 << (vector % 8)
+    jmp     end_taken
+    .else
     .if (vector == 8) | ((vector >= 10) & (vector <= 14)) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30)
     .else
     push    0
@@ -172,8 +180,29 @@ stubs:
     .byte   0x68                        // push, 32 bits
     .long   vector
     jmp     taken_any
+    .endif
     .set    vector, vector + 1
     .endr
+
+end_taken:
+    push    rax
+    mov     rax, gs:[{end_at}]
+    test    rax, rax
+    jz      2f
+    mov     dword ptr [rax], 0
+    pop     rax
+    iretq
+2:
+    push    rcx
+    push    rdx
+    mov     ecx, {end_msr}
+    xor     eax, eax
+    xor     edx, edx
+    wrmsr
+    pop     rdx
+    pop     rcx
+    pop     rax
+    iretq
 
     .global dropping_stubs
     .balign 16
@@ -228,4 +257,9 @@ taken_any:
     "#,
     taken = sym taken,
     dropped = const DROPPED,
+    first = const FIRST_INTERRUPT,
+    spurious = const SPURIOUS,
+    taken_at = const super::percpu::TAKEN,
+    end_at = const super::percpu::END_AT,
+    end_msr = const super::local_apic::END_MSR,
 );

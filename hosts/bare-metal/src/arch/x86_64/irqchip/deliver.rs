@@ -31,6 +31,22 @@ pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
     }
 }
 
+/// An interrupt was taken while the guest of a vCPU ran that takes one now: if it is a message for this vCPU alone, and nothing else
+/// comes first, it is in service from now on, and to be injected. Otherwise it waits for [`take_interrupts`].
+#[inline(always)]
+pub fn take_message(vm: &Vm, vcpu: VcpuId, vector: u8) -> Option<u8> {
+    let Target::Message { vm: whose, device, message } = vectors::target(cpus::current()?.id, vector)? else {
+        return None;
+    };
+    if whose != vm.id() {
+        return None;
+    }
+    let injected = vm.irqchip().apics().take_message(vcpu, message.address, message.data)?;
+    PerCpu::own().deal_with(vector);
+    count(vm, vcpu, device);
+    Some(injected)
+}
+
 fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
     match target {
         // Whoever waits for it looks around after every interrupt; then the line may come again.
