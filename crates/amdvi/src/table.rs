@@ -1,7 +1,7 @@
 //! The device table (2.2.2): an entry for each device id.
 
 use axvm_addr::{Hpa, PAGE_SIZE};
-use axvm_iommu::{Memory, allocate};
+use axvm_iommu::{Memory, allocate_filled};
 
 use crate::error::Error;
 use crate::id::DeviceId;
@@ -20,16 +20,10 @@ impl DeviceTable {
     /// entry: what comes from there is aborted (2.2.2).
     pub(crate) fn new(memory: &impl Memory, last: DeviceId) -> Result<Self, Error> {
         let bytes = ((u64::from(last.0) + 1) * ENTRY_BYTES).next_multiple_of(PAGE_SIZE);
-        let base = allocate(memory, "device table", bytes, PAGE_SIZE)?;
-        let table = Self { base, bytes };
         // By far the most that is written before a guest runs: 65,536 entries.
         const NOBODYS: Entry = blocked(false);
-        let (mut at, end) = (base.0, base.0.saturating_add(bytes));
-        while at < end {
-            write(memory, Hpa(at), &NOBODYS);
-            at += ENTRY_BYTES;
-        }
-        Ok(table)
+        let base = allocate_filled(memory, "device table", bytes, PAGE_SIZE, &NOBODYS)?;
+        Ok(Self { base, bytes })
     }
 
     /// Device Table Base Address Register.
@@ -52,11 +46,4 @@ impl DeviceTable {
 /// The words of an entry, by their addresses.
 pub(crate) fn word(entry: Hpa, number: u64) -> Hpa {
     Hpa(entry.0.wrapping_add(number * 8))
-}
-
-/// Writes an entry.
-pub(crate) fn write(memory: &impl Memory, at: Hpa, entry: &Entry) {
-    for (number, value) in (0..).zip(entry) {
-        memory.write64(word(at, number), *value);
-    }
 }

@@ -187,6 +187,9 @@ pub struct HypervisorReport {
     /// Of these, the ticks that clearing, filling and cleaning guests' RAM took.
     #[serde(default)]
     pub boot_filling_ticks: u64,
+    /// And those that CPUs were waited for that had been started.
+    #[serde(default)]
+    pub boot_waiting_ticks: u64,
     /// Ticks a second.
     pub tick_hz: u64,
     /// CPUs that didn't leave a VM that was stopped, by their position among the device tree's.
@@ -491,7 +494,7 @@ mod tests {
         let mut contract: serde_json::Value = serde_json::from_str(
             r#"{"schema": 1, "verdict": "violation",
                 "hypervisor": {"version": "0.1.0", "image_bytes": 1, "ram_bytes": 0, "boot_ticks": 0,
-                  "boot_filling_ticks": 0, "tick_hz": 0, "lost_cpus": []},
+                  "boot_filling_ticks": 0, "boot_waiting_ticks": 0, "tick_hz": 0, "lost_cpus": []},
                 "vms": [{"name": "linux", "state": "stopped", "reason": "system-off", "interrupts": "emulated",
                   "exits": {"total": 5, "by_reason": {"mmio_emulated": 0, "mmio_forwarded": 0, "port": 0, "sysreg": 0,
                     "sgi": 3, "hypercall": 0, "interrupt": 0, "wfi": 2, "stage2_fault": 0, "other": 0}},

@@ -31,6 +31,14 @@ pub trait Memory {
     /// Gives `bytes` of zeroed memory aligned to `align` (a power of two), in one piece, for good; `None` when there is none.
     fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa>;
 
+    /// The same of memory that has these words over and over.
+    fn allocate_filled(&self, bytes: usize, align: usize, words: &[u64]) -> Option<Hpa> {
+        let base = self.allocate(bytes, align)?;
+        let places = (base.0..base.0.saturating_add(bytes as u64)).step_by(8).map(Hpa);
+        places.zip(words.iter().cycle()).for_each(|(at, word)| self.write64(at, *word));
+        Some(base)
+    }
+
     /// Reads 64 bits.
     fn read64(&self, address: Hpa) -> u64;
 
@@ -76,6 +84,10 @@ macro_rules! forward {
         impl<T: Memory + ?Sized> Memory for $type {
             fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
                 (**self).allocate(bytes, align)
+            }
+
+            fn allocate_filled(&self, bytes: usize, align: usize, words: &[u64]) -> Option<Hpa> {
+                (**self).allocate_filled(bytes, align, words)
             }
 
             fn read64(&self, address: Hpa) -> u64 {

@@ -11,5 +11,5 @@ mod wait;
 
 pub use access::{Memory, Registers};
 pub use entries::Entries;
-pub use shared::{OutOfMemory, Shared, allocate};
+pub use shared::{OutOfMemory, Shared, allocate, allocate_filled};
 pub use wait::{MOST_OF_THE_DEAF_US, MOST_US, TimedOut, wait_for};

@@ -30,6 +30,23 @@ pub fn allocate(
     memory.allocate(size, align).ok_or(none)
 }
 
+/// Memory that has these words over and over.
+///
+/// # Errors
+///
+/// There is none.
+pub fn allocate_filled(
+    memory: &impl Memory,
+    what: &'static str,
+    bytes: u64,
+    align: u64,
+    words: &[u64],
+) -> Result<Hpa, OutOfMemory> {
+    let none = OutOfMemory { what, bytes };
+    let (Ok(size), Ok(align)) = (usize::try_from(bytes), usize::try_from(align)) else { return Err(none) };
+    memory.allocate_filled(size, align, words).ok_or(none)
+}
+
 /// What processor and IOMMU both see: what is written here the IOMMU sees after the next [`barrier`](Self::barrier), and what the IOMMU
 /// has written is what is read here.
 ///

@@ -117,6 +117,18 @@ impl Bounds {
         bounds
     }
 
+    /// By two looks at a counter that counted so far in between.
+    pub fn by_looks(first: Look, last: Look, counted: u64, hz: u64) -> Option<Self> {
+        let (least, most) =
+            (last.before.saturating_sub(first.after), last.after.saturating_sub(first.before));
+        // It may have been about to count at either end.
+        Self::new(
+            least,
+            most,
+            Counted { least: counted.saturating_sub(1), most: counted.saturating_add(1), hz },
+        )
+    }
+
     /// By two looks at a counter of so many counts in a second, which begins anew after `period` of them. How often it has done so in between follows
     /// from what is known already. `None`: that doesn't say it surely, or both don't fit together.
     pub fn between(self, first: Look, last: Look, hz: u64, period: u64) -> Option<Self> {
@@ -134,11 +146,16 @@ impl Bounds {
         if counted > highest || counted.checked_add(period)? <= highest {
             return None;
         }
-        Self::new(least, most, Counted { least: counted.saturating_sub(1), most: counted + 1, hz })
+        Self::by_looks(first, last, counted, hz)
     }
 
     fn unknown(self) -> u64 {
         self.most - self.least
+    }
+
+    /// Whether it is known well enough for deadlines: to less than a sixty-fourth.
+    pub fn is_good(&self) -> bool {
+        self.unknown() <= self.most / GOOD
     }
 
     /// In the middle of what isn't known.
@@ -161,7 +178,7 @@ pub fn measured_hz(measure: impl FnMut() -> Option<Bounds>) -> Option<u64> {
 pub fn measured(mut measure: impl FnMut() -> Option<Bounds>) -> Option<Bounds> {
     let mut best = measure()?;
     for _ in 1..TRIES {
-        if best.unknown() <= best.most / GOOD {
+        if best.is_good() {
             break;
         }
         let bounds = measure()?;

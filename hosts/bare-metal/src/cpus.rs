@@ -58,6 +58,14 @@ enum Task {
 
 static CPUS: Once<Vec<Cpu>> = Once::new();
 
+/// Ticks that starting CPUs was waited for.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// Ticks spent so far on waiting for CPUs that were started.
+pub fn waited_ticks() -> u64 {
+    WAITED.load(Ordering::Relaxed)
+}
+
 /// Lists the CPUs: what the platform calls each, and the top of its stack. `common`: how their MMUs are set.
 pub fn init(cpus: impl Iterator<Item = (u64, Hpa)>, common: &SecondaryBoot) {
     CPUS.call_once(|| {
@@ -97,6 +105,7 @@ impl Cpu {
         if self.is_online() {
             return Ok(());
         }
+        let begun = arch::ticks();
         arch::start_cpu(self.hardware_id, &self.boot).map_err(|_| "the firmware refused to start it")?;
         let end = arch::ticks() + arch::tick_hz() * 5;
         while !self.is_online() {
@@ -105,6 +114,7 @@ impl Cpu {
             }
             core::hint::spin_loop();
         }
+        WAITED.fetch_add(arch::ticks().saturating_sub(begun), Ordering::Relaxed);
         Ok(())
     }
 

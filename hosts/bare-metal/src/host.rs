@@ -76,6 +76,8 @@ pub struct Host {
     first_entry: AtomicU64,
     /// Of the ticks until then, those that guests' RAM took.
     filling: AtomicU64,
+    /// Those that CPUs were waited for that had been started.
+    waiting: AtomicU64,
     /// RAM that the hypervisor holds beside its image: heap, stacks, bundle.
     held: u64,
     /// CPUs that didn't leave a VM that was stopped.
@@ -154,6 +156,7 @@ impl Host {
             start,
             first_entry: AtomicU64::new(0),
             filling: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
             held,
             lost: Mutex::new(Vec::new()),
             taken_when: Mutex::default(),
@@ -246,6 +249,7 @@ impl Host {
         let first = self.first_entry.compare_exchange(0, arch::ticks(), Ordering::Relaxed, Ordering::Relaxed);
         if first.is_ok() {
             self.filling.store(memory::filling_ticks(), Ordering::Relaxed);
+            self.waiting.store(cpus::waited_ticks(), Ordering::Relaxed);
         }
     }
 
@@ -557,6 +561,7 @@ impl Host {
             ram_bytes: image_bytes + self.held,
             boot_ticks: self.first_entry.load(Ordering::Relaxed).saturating_sub(self.start),
             boot_filling_ticks: self.filling.load(Ordering::Relaxed),
+            boot_waiting_ticks: self.waiting.load(Ordering::Relaxed),
             tick_hz: arch::tick_hz(),
             taken: TakenReport { end: self.taken(), ..*self.taken_when.lock() },
             meanwhile: console::meanwhile(),

@@ -85,6 +85,14 @@ pub fn taken_bytes() -> (u64, u64) {
 
 /// A zeroed, aligned block of the hypervisor's memory for a table or queue that hardware reads.
 pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
+    let block = allocate_uncleared(bytes, align)?;
+    // SAFETY: the block is memory that nobody else has, of this size at least.
+    unsafe { crate::arch::zero(block, bytes as u64) };
+    Some(block)
+}
+
+/// The same, with what was left there: whoever has asked for it writes all of it before anybody reads it.
+pub fn allocate_uncleared(bytes: usize, align: usize) -> Option<Hpa> {
     if protection::fails(Protection::NoTable) {
         return None;
     }
@@ -92,8 +100,6 @@ pub fn allocate(bytes: usize, align: usize) -> Option<Hpa> {
     // SAFETY: the size isn't zero.
     let block = Hpa(NonNull::new(unsafe { alloc(layout) })?.as_ptr() as u64);
     TABLES.fetch_add(layout.size() as u64, Ordering::Relaxed);
-    // SAFETY: the block is memory that nobody else has.
-    unsafe { crate::arch::zero(block, layout.size() as u64) };
     Some(block)
 }
 

@@ -73,6 +73,24 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The devices that there are on a bus: those whose first function answers. Most places of most buses are empty.
+    #[cfg_attr(
+        target_arch = "aarch64",
+        expect(dead_code, reason = "nothing of a bus that isn't enumerated is asked for there")
+    )]
+    pub fn devices(&self, segment: u16, bus: u8) -> impl Iterator<Item = u8> {
+        let first = PciAddress::new(segment, bus, 0, 0).and_then(|first| self.locate(first, 0, Width::B2));
+        let has = |ecam: &&Ecam| ecam.segment == segment && ecam.buses.contains(bus);
+        let end = self.ecams.iter().find(has).map_or(0, |ecam| ecam.span.end().0);
+        (0..32u8).filter(move |&device| {
+            let Some(at) = first.map(|first| first + (u64::from(device) << 15)) else { return false };
+            // SAFETY: inside a config space that is mapped, aligned; an abort is caught.
+            at + 2 <= end && unsafe { arch::probe_read(at, 2) }.is_ok_and(|vendor| vendor & 0xffff != 0xffff)
+        })
+    }
+}
+
 impl ConfigSpace for Config {
     fn read(&self, function: PciAddress, offset: u16, width: Width) -> u32 {
         let value = self.locate(function, offset, width).and_then(|address| {

@@ -21,6 +21,7 @@ pub fn serve(host: &'static Host) -> ! {
     let mut keyboard = Keyboard::new(host);
     let mut ends = Ends::new(host.plans.len());
     protection::test_own_mappings(host);
+    arch::settle_clock();
     loop {
         arch::take_interrupts(None);
         protection::test_injection(host);

@@ -509,6 +509,7 @@ impl Host {
             ram_bytes: 0,
             boot_ticks: self.first_entry.load(Ordering::Relaxed),
             boot_filling_ticks: 0,
+            boot_waiting_ticks: 0,
             tick_hz: 1_000_000_000,
             taken: TakenReport { end: self.taken(), ..*crate::lock(&self.taken_when) },
             meanwhile: None,

@@ -33,15 +33,13 @@ pub fn measure(bench: &Bench, figures: &mut Figures) -> Result<()> {
     measure_native(bench, figures)
 }
 
-/// On the bare board, and in emulated mode, where the way to the first guest instruction is counted too.
+/// On the bare board, in emulated mode, and the way to the first guest instruction.
 pub fn measure_x86_64(bench: &Bench, figures: &mut Figures) -> Result<()> {
     let outcome = measure_mode(bench, figures, "emulated", "emulated", &[])?;
-    let hypervisor = &super::report(&outcome)?["hypervisor"];
-    let number = |key: &str| hypervisor[key].as_u64().with_context(|| format!("the report has no {key}"));
-    let start = number("boot_ticks")?.saturating_sub(number("boot_filling_ticks")?);
-    let ram = number("ram_bytes")?;
-    let all = figures.entry(goals::ALL.into()).or_default();
-    all.extend([("start".to_owned(), start), ("ram-bytes".to_owned(), ram)]);
+    let ram = super::report(&outcome)?["hypervisor"]["ram_bytes"].as_u64();
+    let ram = ram.context("the report has no ram_bytes")?;
+    figures.entry(goals::ALL.into()).or_default().insert("ram-bytes".into(), ram);
+    start(bench, figures)?;
     measure_native(bench, figures)
 }
 
@@ -70,12 +68,15 @@ fn measure_mode(
 pub fn start(bench: &Bench, figures: &mut Figures) -> Result<()> {
     let file = system(bench.arch, "start");
     let mut ticks = Vec::new();
+    // Of a CPU that is told to begin anew QEMU counts the rest of its turn as executed, which comes to millions of what nobody executes.
+    let has_counted_waiting = bench.arch == "x86_64";
     for memory in ["64M", "1088M"] {
         let change = Change { memory: Some(memory.into()), ..Change::default() };
         let outcome = bench.run(&file, &change, &format!("bench-start-{memory}"), &[], TIMEOUT, DONE)?;
         let figures = &super::report(&outcome)?["hypervisor"];
         let number = |key: &str| figures[key].as_u64().with_context(|| format!("the report has no {key}"));
-        ticks.push((number("boot_ticks")?, number("boot_filling_ticks")?));
+        let waiting = if has_counted_waiting { number("boot_waiting_ticks")? } else { 0 };
+        ticks.push((number("boot_ticks")?.saturating_sub(waiting), number("boot_filling_ticks")?));
     }
     let [(small, filling), (big, _)] = ticks[..] else { bail!("two runs give two figures") };
     let all = figures.entry(goals::ALL.into()).or_default();

@@ -224,11 +224,28 @@ proptest! {
         }
     }
 
+    /// Before it has begun anew two looks say it with nothing known before: well enough from a millisecond on, if nothing took the CPU away.
+    #[test]
+    fn two_looks_say_it_before_the_pit_begins_anew(
+        hz in 500_000_000u64..6_000_000_000,
+        goes_by_us in 1_100u64..50_000,
+        took in proptest::array::uniform2(20u64..20_000),
+    ) {
+        let (first, last) = (look(hz, 0, took[0]), look(hz, goes_by_us * (hz / 1_000_000), took[1]));
+        prop_assume!(last.count > first.count);
+        let bounds = Bounds::by_looks(first, last, last.count - first.count, PIT_HZ).unwrap();
+        prop_assert!(bounds.least <= hz && hz <= bounds.most, "{bounds:?}");
+        let took_us = (took[0] + took[1]) / (hz / 1_000_000) + 1;
+        prop_assert!(bounds.is_good() || took_us * 100 > goes_by_us, "{bounds:?}");
+        prop_assert!(Bounds::by_looks(first, first, 0, PIT_HZ).is_none_or(|bounds| !bounds.is_good()));
+    }
+
     #[test]
     fn whatever_looks_say_is_no_panic(numbers: [u64; 10]) {
         let [least, most, a, b, c, d, e, f, hz, period] = numbers;
         let bounds = Bounds { least: least.min(most), most: least.max(most) };
         let looks = [Look { before: a, count: b, after: c }, Look { before: d, count: e, after: f }];
         let _ = bounds.between(looks[0], looks[1], hz, period);
+        let _ = Bounds::by_looks(looks[0], looks[1], period, hz).map(|bounds| bounds.is_good());
     }
 }

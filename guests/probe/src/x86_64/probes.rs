@@ -39,6 +39,7 @@ const GIVEN: &[Named] = &[
     ("direct-port", |probe| measured(measure::read_port(probe.given("axvm.direct")?))),
     ("trapped-port", |probe| measured(measure::read_port(probe.given("axvm.trapped")?))),
     ("mapped-read", mapped_read),
+    ("trapped-read", trapped_read),
     ("msi", msi),
 ];
 
@@ -160,6 +161,13 @@ fn io_apic_read(probe: &Probe<'_>) -> Figure {
 /// A register of a device that the guest has.
 fn mapped_read(probe: &Probe<'_>) -> Figure {
     measured(measure::read(probe.edu()?.registers + EDU_ID))
+}
+
+/// A register that the command line names: one that reads without an effect.
+fn trapped_read(probe: &Probe<'_>) -> Figure {
+    measured(measure::read(
+        probe.board.number("axvm.register").ok_or("skipped: the command line names none")?,
+    ))
 }
 
 /// `edu`'s message.

@@ -11,6 +11,7 @@
 //! | item | what it does |
 //! |---|---|
 //! | `ticks`, `tick_hz`, `ticks_as`, `now_us` | the clock that every deadline is by: it is the same on all CPUs and never stops. From the first instruction on |
+//! | `settle_clock` | finds out exactly how fast it is, which may have been found out roughly until then. Once there is nothing else to do, on the hypervisor's own CPU |
 //! | `delay_us` | waits at least so long |
 //! | `wait_for_interrupt` | sleeps until an interrupt is pending, which stays so; it may return early |
 //! | `wait_for_interrupt_or_us` | the same, for so long at the most, by the timer that `Irqchip::listen_to_timer` has turned on |
@@ -108,8 +109,9 @@ pub use current::{
     correct_platform, delay_us, driven_registers, early_map, establish, halt, hardware_message, image_layout,
     image_start, listen_to_iommus, memory_barrier, now_us, open_ports, own_hardware_id,
     physical_address_bits, press_power_button, probe_read, probe_write, read_port, reside, send_event,
-    start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as, wait_for_interrupt,
-    wait_for_interrupt_or_us, wait_while_off, watchdog_ticks, watchdog_us, windows, write_port, zero,
+    settle_clock, start_cpu, system_off, system_reset, take_interrupts, tick_hz, ticks, ticks_as,
+    wait_for_interrupt, wait_for_interrupt_or_us, wait_while_off, watchdog_ticks, watchdog_us, windows,
+    write_port, zero,
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub use current::{DEVICE_TREE_MAX, find_firmware, memory_limit};
@@ -145,6 +147,7 @@ mod checked {
         tick_hz: fn() -> u64,
         ticks_as: fn(u64, u64) -> u64,
         now_us: fn() -> u64,
+        settle_clock: fn(),
         delay_us: fn(u64),
         wait_for_interrupt: fn(),
         wait_for_interrupt_or_us: fn(u64),

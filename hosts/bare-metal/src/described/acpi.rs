@@ -1,5 +1,7 @@
 //! The entry by a boot loader of x86: what it hands over says where memory, the bundle and ACPI's tables are, and these say the rest.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use axvm_addr::{Hpa, PciAddress, Span};
 use axvm_axdevice::Width;
 use axvm_platform::acpi::handed::{self, Handed, HandedError};
@@ -89,15 +91,24 @@ impl MemoryMap<'_> {
 #[derive(Clone, Copy, Debug)]
 struct Early;
 
+/// The page that was read last, by its last address: it is mapped, as what the first map has it keeps.
+static LAST_PAGE: AtomicU64 = AtomicU64::new(0);
+
 impl Memory for Early {
     fn read(&self, at: Hpa, into: &mut [u8]) -> bool {
         let Ok(span) = Span::new(at, into.len() as u64) else { return false };
         if into.is_empty() || span.end().0 > 1 << 48 {
             return into.is_empty();
         }
+        // Tables are read byte by byte: most of the time it is the page that was read last.
+        let page = at.0 | 0xfff;
+        let is_known = LAST_PAGE.load(Ordering::Relaxed) == page && span.end().0 - 1 <= page;
         // SAFETY: firmware's tables, or what its tables take for such: reading memory or nothing changes nothing.
         unsafe {
-            boot::early_map(span, Rights::Data);
+            if !is_known {
+                boot::early_map(span, Rights::Data);
+                LAST_PAGE.store(page, Ordering::Relaxed);
+            }
             core::ptr::copy_nonoverlapping(at.0 as *const u8, into.as_mut_ptr(), into.len());
         }
         true

@@ -175,6 +175,9 @@ pub fn send_event() {
     unsafe { core::arch::asm!("sev", options(nostack)) }
 }
 
+/// The board says how fast the clock is.
+pub const fn settle_clock() {}
+
 /// What the board calls this CPU: the affinity fields of its MPIDR.
 pub fn own_hardware_id() -> u64 {
     mrs!("mpidr_el1") & 0xff_00ff_ffff

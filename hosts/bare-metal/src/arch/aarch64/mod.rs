@@ -51,7 +51,7 @@ use axvm_platform::model::Platform;
 pub use boot::{NotStarted, start_cpu};
 pub use cpu::{
     clean_to_memory, delay_us, halt, memory_barrier, now_us, own_hardware_id, physical_address_bits,
-    send_event, tick_hz, ticks, ticks as watchdog_ticks, ticks_as, wait_for_interrupt,
+    send_event, settle_clock, tick_hz, ticks, ticks as watchdog_ticks, ticks_as, wait_for_interrupt,
     wait_for_interrupt_or_us, watchdog_us, zero,
 };
 pub use fast::Running;

@@ -37,6 +37,8 @@ extern "C" fn early_main(handed: u64, start: u64, magic: u32) -> ! {
 /// The first Rust code of any other CPU, in long mode on the hypervisor's own map, interrupts off. `argument` is its position in
 /// [`crate::cpus`].
 extern "C" fn secondary_main(argument: u64) -> ! {
+    // What it began with has been read.
+    STARTING.store(0, Ordering::SeqCst);
     PerCpu::install();
     vectors::install();
     LocalApic::use_x2apic();
@@ -51,19 +53,21 @@ pub struct NotStarted;
 static STARTING: AtomicU64 = AtomicU64::new(0);
 
 /// Starts the CPU whose local APIC has this id: it comes to `crate::cpus::secondary_main`. `boot` stays in place until it has; one CPU is
-/// started at a time. By the sequence of the Intel SDM 3, 9.4.4.1 (AMD APM 2, 15.27.8).
+/// started at a time. By the sequence of the Intel SDM 3, 9.4.4.1 (AMD APM 2, 15.27.8), but that it isn't waited for longer than it takes.
 ///
 /// The 10 ms that this has between INIT and STARTUP were for processors whose local APIC was a chip of its own (MultiProcessor Specification 1.4, B.4).
-/// Those with SVM take a STARTUP as soon as they have taken the INIT.
+/// Those with SVM take a STARTUP as soon as they have taken the INIT, and Linux gives them as long as this does.
 pub fn start_cpu(hardware_id: u64, boot: &'static SecondaryBoot) -> Result<(), NotStarted> {
     let page = trampoline::page().ok_or(NotStarted)?;
     STARTING.store(&raw const *boot as u64, Ordering::SeqCst);
     let apic = LocalApic::own();
     apic.send_init(hardware_id);
-    cpu::delay_us(100);
-    for _ in 0..2 {
+    cpu::delay_us(10);
+    for most_us in [100, 1000] {
         apic.send_startup(hardware_id, (page.0 >> 12) as u8);
-        cpu::delay_us(200);
+        if cpu::wait_us(most_us, || STARTING.load(Ordering::SeqCst) == 0) {
+            break;
+        }
     }
     Ok(())
 }
@@ -161,7 +165,8 @@ first_long:
     lea     rdi, [rip + __bss_start]
     lea     rcx, [rip + __bss_end]
     sub     rcx, rdi
-    rep     stosb
+    shr     rcx, 3                      // both ends are multiples of 16
+    rep     stosq
     lea     rsp, [rip + __boot_stack_top]
     mov     rdi, r12
     mov     rsi, r13

@@ -46,26 +46,41 @@ const FALLBACK_HZ: u64 = 5_000_000_000;
 /// The measurement of the clock that isn't at its end.
 static MEASURING: Mutex<Option<pit::Measuring>> = Mutex::new(None);
 
-/// Finds out how fast the clock is, before anything of the machine is known: well enough for deadlines.
-pub fn calibrate() {
-    let said = clock::hz_by_cpuid(&cpuid);
-    let measuring = if said.is_none() { pit::begin() } else { None };
-    let hz = said.or(measuring.as_ref().map(pit::Measuring::roughly));
-    IS_KNOWN.store(hz.is_some(), Ordering::Relaxed);
-    TICK_HZ.store(hz.unwrap_or(FALLBACK_HZ), Ordering::Relaxed);
-    *MEASURING.lock() = measuring;
+/// When it was begun to find out how fast the clock is: times count from there, so that they change by little when it is known better.
+static SINCE: AtomicU64 = AtomicU64::new(0);
+
+fn know(hz: u64) {
+    TICK_HZ.store(hz, Ordering::Relaxed);
+    IS_KNOWN.store(true, Ordering::Relaxed);
 }
 
-/// Before VMs are started, and before anything is to happen at a time: finds out exactly what was found out roughly. What is waited for is what hasn't
-/// gone by since that was begun.
-pub fn end_calibration() {
-    if let Some(measuring) = MEASURING.lock().take() {
-        TICK_HZ.store(measuring.end(), Ordering::Relaxed);
+/// Begins to find out how fast the clock is, before anything of the machine is known. Until that is known deadlines come late.
+pub fn calibrate() {
+    SINCE.store(ticks(), Ordering::Relaxed);
+    TICK_HZ.store(FALLBACK_HZ, Ordering::Relaxed);
+    match clock::hz_by_cpuid(&cpuid) {
+        Some(hz) => know(hz),
+        None => *MEASURING.lock() = Some(pit::begin()),
     }
 }
 
-/// Finds it out by what the machine has beside, where neither CPUID nor the PIT has said it, as there are PCs without a PIT.
+/// Finds out exactly what was found out roughly: before a guest is told of it, and before long, as times are by it. What is waited for is what hasn't gone by
+/// since that was begun.
+pub fn settle_clock() {
+    let mut measuring = MEASURING.lock();
+    if let Some(hz) = measuring.take().and_then(pit::Measuring::end) {
+        TICK_HZ.store(hz, Ordering::Relaxed);
+    }
+}
+
+/// Finds it out well enough for deadlines: by the PIT, where CPUID doesn't say it, or else by what the machine has beside, as there are PCs without a PIT.
 pub fn calibrate_by(platform: &Platform) {
+    let mut measuring = MEASURING.lock();
+    if let Some(hz) = measuring.as_mut().and_then(pit::Measuring::roughly) {
+        know(hz);
+    } else if let Some(measuring) = measuring.take() {
+        measuring.give_up();
+    }
     if IS_KNOWN.load(Ordering::Relaxed) {
         return;
     }
@@ -77,8 +92,7 @@ pub fn calibrate_by(platform: &Platform) {
         );
         return;
     };
-    TICK_HZ.store(hz, Ordering::Relaxed);
-    IS_KNOWN.store(true, Ordering::Relaxed);
+    know(hz);
     log::info!("the clock has {} MHz by {by}, as the PIT doesn't count", hz / 1_000_000);
 }
 
@@ -87,9 +101,14 @@ pub fn known_tick_hz() -> Option<u64> {
     IS_KNOWN.load(Ordering::Relaxed).then(tick_hz)
 }
 
+/// Since it was begun to find out how fast the clock is.
+fn ticks_since() -> u64 {
+    ticks().saturating_sub(SINCE.load(Ordering::Relaxed))
+}
+
 /// Microseconds by the clock. Deadlines are by it.
 pub fn now_us() -> u64 {
-    ticks_as(ticks(), 1_000_000)
+    ticks_as(ticks_since(), 1_000_000)
 }
 
 /// So many ticks in a unit of which a second has so many, no more than 10^9. Exact: what is left of a second is less than 2^34 ticks.
@@ -101,7 +120,7 @@ pub fn ticks_as(ticks: u64, per_second: u64) -> u64 {
 
 /// The counter of a watchdog's, whose rate is what its guest is told.
 pub fn watchdog_ticks() -> u64 {
-    ticks_as(ticks(), WATCHDOG_HZ)
+    ticks_as(ticks_since(), WATCHDOG_HZ)
 }
 
 /// How long so many of its ticks are, in microseconds.

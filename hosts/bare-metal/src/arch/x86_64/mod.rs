@@ -53,8 +53,8 @@ use axvm_platform::model::Platform;
 pub use boot::{NotStarted, start_cpu};
 pub use cpu::{
     clean_to_memory, delay_us, halt, memory_barrier, now_us, own_hardware_id, physical_address_bits,
-    send_event, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us, watchdog_ticks,
-    watchdog_us, zero,
+    send_event, settle_clock, tick_hz, ticks, ticks_as, wait_for_interrupt, wait_for_interrupt_or_us,
+    watchdog_ticks, watchdog_us, zero,
 };
 pub use establish::{EntryWork, establish};
 pub use firmware::{correct as correct_platform, system_off, system_reset};

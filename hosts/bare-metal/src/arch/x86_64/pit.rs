@@ -1,9 +1,9 @@
 //! The PIT, by which the clock is measured: its channel 2, whose output can be read and interrupts nobody (Intel 8254; ports 0x42, 0x43,
 //! and 0x61 of the chipset).
 //!
-//! It is waited for a millisecond, which says the rate to less than a hundredth: enough for deadlines. Then it goes on counting, and
-//! is looked at again before VMs are started: what went by until then says the rate to some ten-thousandths, as exactly as the hundredth
-//! of a second would that nobody waits for so.
+//! It begins to count with the first instructions, and is looked at again when the rate is asked for: once a millisecond has gone by that says it
+//! to less than a hundredth, which is enough for deadlines, and once ten have to some ten-thousandths, which is enough for guests' clocks. Until
+//! then there is other work to do, so that hardly anybody waits.
 
 use axvm_x86_cpu::clock::{self, Bounds, Countdown, Counted, Look};
 use x86_64::instructions::port::Port;
@@ -13,9 +13,11 @@ use super::cpu::ticks;
 /// Its ticks in a second.
 const PIT_HZ: u64 = 1_193_182;
 
-/// How long is waited for it: a thousandth of a second. Where that is all that it says, a hundredth.
+/// Its counts in a thousandth of a second, and in a hundredth.
 const SHORT: u16 = (PIT_HZ / 1000) as u16;
 const LONG: u16 = (PIT_HZ / 100) as u16;
+/// The highest count there is: as long as it can count without beginning anew.
+const HIGHEST: u16 = 0;
 
 /// How much has to go by between two looks, in parts of a second.
 const APART: u64 = 100;
@@ -29,8 +31,9 @@ const GATE: u8 = 1;
 const SPEAKER: u8 = 1 << 1;
 const OUT: u8 = 1 << 5;
 
-/// After so many looks at it the PIT isn't there, or doesn't count: each takes a microsecond or so on a real bus.
+/// After so many looks at it the PIT isn't there, or doesn't count: each takes a microsecond or so on a real bus, and a look at its count ten.
 const MOST_LOOKS: u32 = 1_000_000;
+const MOST_COUNTS: u32 = MOST_LOOKS / 10;
 
 /// The channel, and what its chipset's port had before.
 struct Channel {
@@ -44,7 +47,7 @@ impl Channel {
         let mut control = Port::<u8>::new(0x61);
         // SAFETY: reading it changes nothing.
         let before = unsafe { control.read() };
-        Self { control, before, count: SHORT }
+        Self { control, before, count: HIGHEST }
     }
 
     fn measure(&mut self, count: u16) -> Option<Bounds> {
@@ -104,39 +107,63 @@ impl Countdown for Channel {
 /// A measurement that isn't at its end.
 pub struct Measuring {
     channel: Channel,
-    known: Bounds,
     first: Option<Look>,
+    known: Option<Bounds>,
 }
 
-/// Begins to measure the time-stamp counter. `None` where the PIT doesn't count.
-pub fn begin() -> Option<Measuring> {
+/// Begins to measure the time-stamp counter.
+pub fn begin() -> Measuring {
     let mut channel = Channel::new();
-    let Some(known) = channel.measure(SHORT) else {
-        channel.restore();
-        return None;
-    };
+    channel.begin();
     let first = channel.look();
-    Some(Measuring { channel, known, first })
+    Measuring { channel, first, known: None }
 }
 
 impl Measuring {
-    /// Its ticks in a second, to less than a hundredth.
-    pub fn roughly(&self) -> u64 {
-        self.known.hz()
+    /// Its ticks in a second, to less than a hundredth: what hasn't gone by of a thousandth of a second is waited for. `None` where the PIT doesn't
+    /// count.
+    pub fn roughly(&mut self) -> Option<u64> {
+        self.known = self.looked_at_once();
+        if self.known.is_none() {
+            self.known = self.channel.measure(SHORT);
+            self.first = self.channel.look();
+        }
+        self.known.map(Bounds::hz)
     }
 
-    /// Its ticks in a second.
-    pub fn end(mut self) -> u64 {
-        let bounds = self.looked_at_again().or_else(|| self.channel.measure(LONG));
+    /// Before it has begun anew, when nothing is known yet.
+    fn looked_at_once(&mut self) -> Option<Bounds> {
+        let first = self.first?;
+        for _ in 0..MOST_COUNTS {
+            let last = self.channel.look()?;
+            let counted = last.count.checked_sub(first.count)?;
+            if self.channel.is_over() {
+                return None;
+            }
+            if counted >= SHORT.into() {
+                return Bounds::by_looks(first, last, counted, PIT_HZ).filter(Bounds::is_good);
+            }
+        }
+        None
+    }
+
+    /// Its ticks in a second. What hasn't gone by of a hundredth of a second is waited for.
+    pub fn end(mut self) -> Option<u64> {
+        let bounds = self.looked_at_again().or_else(|| self.channel.measure(LONG)).or(self.known);
         self.channel.restore();
-        bounds.unwrap_or(self.known).hz()
+        bounds.map(Bounds::hz)
     }
 
     fn looked_at_again(&self) -> Option<Bounds> {
-        let first = self.first?;
-        while ticks().saturating_sub(first.after) < self.known.hz() / APART {
+        let (first, known) = (self.first?, self.known?);
+        while ticks().saturating_sub(first.after) < known.hz() / APART {
             core::hint::spin_loop();
         }
-        self.known.between(first, self.channel.look()?, PIT_HZ, PERIOD)
+        known.between(first, self.channel.look()?, PIT_HZ, PERIOD)
+    }
+
+    /// It doesn't count: all is as it was.
+    pub fn give_up(mut self) {
+        self.channel.restore();
     }
 }

@@ -3,9 +3,9 @@
 use alloc::collections::BTreeMap;
 
 use axvm::iommu::Drained;
-use axvm_addr::{DmaSource, Iova, PciAddress, SourceId, Span};
+use axvm_addr::{DmaSource, Hpa, Iova, PciAddress, SourceId, Span};
 use axvm_amdvi::{DeviceId, Hints, Iommu, Options};
-use axvm_iommu::Entries;
+use axvm_iommu::{Entries, Memory};
 use axvm_paging::AmdIoFormat;
 use axvm_platform::model::Platform;
 use axvm_vpci::MsiMessage;
@@ -14,7 +14,8 @@ use super::own_interrupt::{OwnMessage, send_by_msi};
 use super::space::Format;
 use super::{Domain, Driver, Fault, Interrupt, IommuError, MESSAGE_ADDRESS, Sender};
 use crate::arch::x86_64::protection;
-use crate::iommu_access::Shared;
+use crate::iommu_access;
+use crate::memory;
 use crate::mmio::Mmio;
 use crate::pci::Config;
 
@@ -23,6 +24,50 @@ const LAST_DEVICE: DeviceId = DeviceId(0xffff);
 
 /// Entries of a requester's table that any hardware has (48882, 2.2.5).
 const ENTRIES: u32 = 512;
+
+/// Memory that it and the hypervisor share, which is filled at one go.
+#[derive(Clone, Copy, Debug)]
+struct Shared;
+
+impl Memory for Shared {
+    fn allocate(&self, bytes: usize, align: usize) -> Option<Hpa> {
+        iommu_access::Shared.allocate(bytes, align)
+    }
+
+    fn allocate_filled(&self, bytes: usize, align: usize, words: &[u64]) -> Option<Hpa> {
+        let whole = words.len().checked_mul(8).filter(|whole| *whole != 0 && bytes.is_multiple_of(*whole))?;
+        let base = memory::allocate_uncleared(bytes, align)?;
+        let places = (base.0..).step_by(8).map(Hpa);
+        places.zip(words).for_each(|(at, word)| self.write64(at, *word));
+        // SAFETY: nobody else has the memory. What is copied up to the end is what has been copied before, a whole further down.
+        unsafe {
+            core::arch::asm!(
+                "rep movsq",
+                inout("rcx") (bytes - whole) / 8 => _,
+                inout("rsi") base.0 => _,
+                inout("rdi") base.0 + whole as u64 => _,
+                options(nostack, preserves_flags)
+            );
+        }
+        Some(base)
+    }
+
+    fn read64(&self, address: Hpa) -> u64 {
+        iommu_access::Shared.read64(address)
+    }
+
+    fn write64(&self, address: Hpa, value: u64) {
+        iommu_access::Shared.write64(address, value);
+    }
+
+    fn clean(&self, address: Hpa, bytes: u64) {
+        iommu_access::Shared.clean(address, bytes);
+    }
+
+    fn barrier(&self) {
+        iommu_access::Shared.barrier();
+    }
+}
 
 /// One of them.
 pub struct AmdVi {

@@ -17,7 +17,7 @@ pub fn all_functions(platform: &Platform, config: &Config) {
     const MORE: u32 = 0x80;
     for host in &platform.pci_hosts {
         for bus in host.buses.first..=host.buses.last {
-            for device in 0..32 {
+            for device in config.devices(host.segment, bus) {
                 for function in 0..8 {
                     let Some(address) = PciAddress::new(host.segment, bus, device, function) else {
                         continue;

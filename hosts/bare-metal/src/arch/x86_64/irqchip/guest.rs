@@ -13,10 +13,12 @@ use axvm_plan::config::VMInterruptMode;
 use axvm_plan::{LineRoute, VmPlan};
 use axvm_platform::model::Platform;
 use axvm_pvclock::{ClockMsrs, PvClock};
+use spin::Once;
+
 use axvm_vapic::{ApicMsrs, Apics, ApicsConfig, Backend, Pin, Taker, direct};
 
 use super::machine::IrqchipError;
-use crate::arch::x86_64::cpu::{known_tick_hz, ticks};
+use crate::arch::x86_64::cpu::{known_tick_hz, settle_clock, tick_hz, ticks};
 use crate::arch::x86_64::local_apic::{LocalApic, NotClean};
 use crate::arch::x86_64::power::GuestPower;
 use crate::arch::x86_64::power_timer::PowerTimer;
@@ -103,7 +105,10 @@ pub struct GuestIrqchip {
     apics: Arc<Apics<ApicBackend>>,
     local: axvm_addr::Span<Gpa>,
     io: axvm_addr::Span<Gpa>,
-    clock: ClockMsrs,
+    vcpus: u16,
+    /// Its clock by what is known of the rate from the beginning.
+    rough: PvClock,
+    clock: Once<ClockMsrs>,
     power: GuestPower,
     timer: Ports,
     taker: Taker,
@@ -147,15 +152,17 @@ impl GuestIrqchip {
                 return Err(error.into());
             }
         }
-        let clock = known_tick_hz().and_then(|hz| PvClock::new(hz, 0)).ok_or(GuestIrqchipError::NoClock)?;
-        let clock = ClockMsrs::new(cpus.len() as u16, clock);
+        let rough = known_tick_hz().and_then(|hz| PvClock::new(hz, 0)).ok_or(GuestIrqchipError::NoClock)?;
+        let vcpus = cpus.len() as u16;
         let backend = ApicBackend { host, cpus, lines: plan.lines.clone(), zero: ticks() };
         let apics = Arc::new(Apics::new(config, backend));
         Ok(Self {
             apics,
             local: own.local_apic,
             io: own.io_apic.registers,
-            clock,
+            vcpus,
+            rough,
+            clock: Once::new(),
             power: GuestPower::new(&own.power),
             timer: own.power.timer,
             taker,
@@ -189,9 +196,12 @@ impl GuestIrqchip {
         &self.apics
     }
 
-    /// The paravirtual clock.
+    /// The paravirtual clock. It is made when it is first asked for, which is when the clock's rate has to be known exactly.
     pub(in crate::arch::x86_64) fn clock(&self) -> &ClockMsrs {
-        &self.clock
+        self.clock.call_once(|| {
+            settle_clock();
+            ClockMsrs::new(self.vcpus, PvClock::new(tick_hz(), 0).unwrap_or(self.rough))
+        })
     }
 
     /// The registers of its power.
@@ -302,7 +312,9 @@ impl axvm::irqchip::Irqchip for GuestIrqchip {
     }
 
     fn reset(&self) {
-        self.clock.reset();
+        if let Some(clock) = self.clock.get() {
+            clock.reset();
+        }
         self.power.reset();
         self.apics.reset();
     }

@@ -11,7 +11,6 @@ use axvm_platform::model::{Apic, Interrupt, Platform};
 use super::io_apic::{IoApic, Way};
 use super::messages;
 use super::vectors::{self, Target};
-use crate::arch::x86_64::cpu::end_calibration;
 use crate::arch::x86_64::iommu::{self, IommuError, Iommus};
 use crate::arch::x86_64::local_apic::{self, LocalApic};
 use crate::cpus;
@@ -154,9 +153,8 @@ impl Irqchip {
         self.drop_line(line.irq, |target| target == Target::Own);
     }
 
-    /// The hypervisor's timer is the local APIC's, which is there always. What it is set to from here on is by a clock of which the rate is known.
+    /// The hypervisor's timer is the local APIC's, which is there always.
     pub fn listen_to_timer(&self, _: CpuId) -> bool {
-        end_calibration();
         true
     }
 
