@@ -822,3 +822,22 @@ fn a_message_for_this_cpu_alone_is_taken_at_once() {
     assert_eq!(vm.take_message(A, to(0), 0x81), None, "another one waits");
     assert_eq!(kicked(&vm), [0]);
 }
+
+#[test]
+fn a_message_is_not_taken_before_what_comes_first() {
+    let vm = running();
+    let to = |id: u64| 0xfee0_0000 | id << 12;
+    // A non-maskable interrupt, which has been seen.
+    vm.send_msi(to(0), 0x400).unwrap();
+    assert!(vm.turn(A, true).waiting.nmi);
+    assert_eq!(vm.take_message(A, to(0), 0x41), None);
+    assert!(vm.take_nmi(A));
+    vm.turn(A, true);
+    assert_eq!(vm.take_message(A, to(0), 0x41), Some(0x41));
+    // An INIT, after which it waits for STARTUP.
+    let _ = send(&vm, B, 0, 0x4500);
+    vm.turn(A, true);
+    write(&vm, A, offset::SVR, 0x1ff);
+    vm.turn(A, true);
+    assert_eq!(vm.take_message(A, to(0), 0x51), None);
+}
