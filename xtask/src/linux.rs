@@ -29,7 +29,7 @@ pub struct LinuxHost {
     /// Debian's programs, and modules, that make more of disks and files there.
     #[serde(default)]
     pub tools: bool,
-    /// Its kernel, by the name of one of Ubuntu's ([`ubuntu`]); none: Debian's newest.
+    /// Its kernel, by the name of one of Ubuntu's ([`ubuntu`]), or `debian-` and a series of Debian's; none: Debian's newest.
     pub linux: Option<String>,
     /// Modules of the kernel's that aren't loaded, by their names.
     #[serde(default)]
@@ -65,7 +65,7 @@ const REPOSITORY: &str = "/axvm";
 /// Makes sure that all is there: kernel and initramfs; the tool is built anew.
 pub fn prepare(arch: &str, profile: Profile) -> Result<()> {
     guest::prepare_kernel(arch, guest::Series::DEFAULT)?;
-    guest::prepare_host(arch)?;
+    guest::prepare_host(arch, guest::Series::DEFAULT)?;
     build::tool_for_linux(arch, profile).map(drop)
 }
 
@@ -79,10 +79,17 @@ fn kernel(arch: &str, host: &LinuxHost) -> Result<(PathBuf, PathBuf)> {
             let _made = MADE.lock();
             guest::prepare_host_with_tools(arch)?
         } else {
-            paths::linux_host(arch).join("initrd.cpio.gz")
+            guest::Series::DEFAULT.within(paths::linux_host(arch)).join("initrd.cpio.gz")
         };
         return Ok((image, initramfs));
     };
+    if let Some(series) = name.strip_prefix("debian-") {
+        let series = guest::Series::named(series)?;
+        let _made = MADE.lock();
+        guest::prepare_kernel(arch, series)?;
+        let initramfs = guest::prepare_host(arch, series)?;
+        return Ok((series.folder(arch).join(guest::image_name(arch)), initramfs));
+    }
     let series = ubuntu::named(name)?;
     if arch != "x86_64" {
         bail!("{name} is a kernel for x86_64, and the board is of {arch}");

@@ -29,8 +29,12 @@ impl Series {
 
     /// Its folder for one architecture: `Image` (`bzImage` on x86), `initrd.cpio.gz` and what they are made of.
     pub fn folder(self, arch: &str) -> PathBuf {
-        let guest = paths::guest(arch);
-        if self == Series::DEFAULT { guest } else { guest.join(self.0) }
+        self.within(paths::guest(arch))
+    }
+
+    /// Its folder in one that is for all series.
+    pub fn within(self, folder: PathBuf) -> PathBuf {
+        if self == Series::DEFAULT { folder } else { folder.join(self.0) }
     }
 
     fn has(self, version: &str) -> bool {

@@ -81,13 +81,15 @@ fn kvm_modules(arch: &str) -> &'static [&'static str] {
     if arch == "x86_64" { &["kvm_amd", "kvm_intel"] } else { &[] }
 }
 
-/// Makes sure that the initramfs of a Linux host is there. Its kernel is the demo's guest's.
-pub fn prepare_host(arch: &str) -> Result<()> {
-    let kernel = debian::kernel(arch, Series::DEFAULT)?;
+/// Makes sure that the initramfs of a Linux host is there, and says where. Its kernel is that of a guest of the demo.
+pub fn prepare_host(arch: &str, series: Series) -> Result<PathBuf> {
+    let kernel = debian::kernel(arch, series)?;
     let wanted = [MODULES, more_modules(arch), HOST_MODULES, kvm_modules(arch)].concat();
     let files =
         [File::program("init", script("host-init")?), File::program("bin/busybox", debian::busybox(arch)?)];
-    initramfs(&paths::linux_host(arch), "the Linux host's", &wanted, &kernel, &files)
+    let folder = series.within(paths::linux_host(arch));
+    initramfs(&folder, "the Linux host's", &wanted, &kernel, &files)?;
+    Ok(folder.join("initrd.cpio.gz"))
 }
 
 /// Makes sure that the initramfs of a Linux host on a kernel of Ubuntu's is there.
