@@ -40,6 +40,7 @@ mod sharing;
 mod show;
 mod slots;
 mod suggest;
+mod things;
 mod windows;
 
 #[cfg(test)]
@@ -59,10 +60,11 @@ pub use machine::x86_64::{EntryPlan, IoApicPlan, PowerPlan, X86_64Plan};
 pub use model::*;
 pub use problem::{Problem, Rule};
 pub use replan::{
-    Assignment, Change, Holder, Refusal, Replanned, Running, Thing, Withheld, in_force, plan_with, replan,
-    stands_alone, things_of_devices, things_of_vm,
+    Assignment, Change, Holder, Refusal, Replanned, Running, Withheld, in_force, plan_with, replan,
+    stands_alone,
 };
 pub use show::reset_name;
+pub use things::{Thing, things_of_devices, things_of_vm};
 
 use apart::{Apart, Bond};
 use assemble::Parts;
