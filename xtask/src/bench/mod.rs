@@ -69,7 +69,7 @@ pub fn run(arch: &str, options: &Options) -> Result<u8> {
         true => Value::Null,
         false => bench.more(&mut figures)?,
     };
-    let mut lines = goals::judge(bench.goals(), &figures);
+    let mut lines = bench.judge(&mut figures)?;
     if !options.short {
         let linux = if counts { goals::LINUX } else { goals::X86_64_LINUX };
         lines.extend(goals::judge_in(goals::LINUX_MODES, linux, &figures));
@@ -108,7 +108,7 @@ pub fn is_measured(arch: &str) -> bool {
 pub fn check(arch: &str) -> Result<(usize, Vec<String>)> {
     let bench = Bench { arch, tool: build::tool()?, image: paths::hypervisor_image(arch), quiet: false };
     let mut figures = bench.figures()?;
-    let mut lines = goals::judge(bench.goals(), &figures);
+    let mut lines = bench.judge(&mut figures)?;
     if !bench.counts() {
         count::measure_work(&bench, &mut figures)?;
         lines.extend(goals::judge_in(goals::LINUX_MODES, goals::X86_64_LINUX, &figures));
@@ -139,6 +139,22 @@ impl Bench<'_> {
     /// The goals of the architecture.
     fn goals(&self) -> &'static [goals::Goal] {
         if self.counts() { goals::GOALS } else { goals::X86_64 }
+    }
+
+    /// Holds the figures against the goals. x86_64's guests that have their CPUs' local APICs are measured here, as the bare board beside them is another
+    /// one: it uses them as they do.
+    fn judge(&self, figures: &mut Figures) -> Result<Vec<Line<'static>>> {
+        let mut lines = goals::judge(self.goals(), figures);
+        if !self.counts() {
+            let mut own = probe::measure_x2apic(self)?;
+            lines.extend(goals::judge_in(goals::PASSTHROUGH, goals::X86_64_PASSTHROUGH, &own));
+            let native = own.remove(goals::NATIVE).unwrap_or_default();
+            figures.insert(format!("{}-x2apic", goals::NATIVE), native);
+            for (mode, of) in own {
+                figures.entry(mode).or_default().extend(of);
+            }
+        }
+        Ok(lines)
     }
 
     /// All figures that have goals.

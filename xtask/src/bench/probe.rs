@@ -43,6 +43,18 @@ pub fn measure_x86_64(bench: &Bench, figures: &mut Figures) -> Result<()> {
     measure_native(bench, figures)
 }
 
+/// Of x86_64's guests that have their CPUs' local APICs: beside them the bare board with these in the same mode (x2APIC).
+pub fn measure_x2apic(bench: &Bench) -> Result<Figures> {
+    let file = system(bench.arch, goals::PASSTHROUGH_MODE);
+    let name = format!("bench-probe-{}", goals::PASSTHROUGH_MODE);
+    let outcome = bench.run(&file, &Change::default(), &name, &[], TIMEOUT, DONE)?;
+    let said = native::run(bench.arch, &file, "bench-probe-native-x2apic", DONE, TIMEOUT)?;
+    Ok(Figures::from([
+        (goals::PASSTHROUGH_MODE.to_owned(), parse(&outcome.lines)),
+        (goals::NATIVE.to_owned(), parse(&said)),
+    ]))
+}
+
 fn measure_native(bench: &Bench, figures: &mut Figures) -> Result<()> {
     let file = system(bench.arch, "emulated");
     let said = native::run(bench.arch, &file, "bench-probe-native", DONE, TIMEOUT)?;

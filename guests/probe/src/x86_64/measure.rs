@@ -8,9 +8,9 @@
 //! that is executed until the guest is there. What the entry does afterwards (quiet the reason, end the interrupt) isn't in it.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use axvm_guest_runtime::apic::Local;
+use axvm_guest_runtime::apic::{Local, Order, Place};
 use axvm_guest_runtime::machine;
 
 /// How often each thing is done.
@@ -90,9 +90,25 @@ pub fn read(address: u64) -> Option<u64> {
     between!("mov {value:e}, [{address}]"; address = in(reg) address, value = out(reg) _,)
 }
 
-/// An interrupt that the given instructions raise, each time after `$first`, which isn't counted: ticks to its entry, if it was this one.
+/// A write of one.
+pub fn write(address: u64, value: u32) -> Option<u64> {
+    // A store to a device register, of what it has, outside all memory that Rust owns.
+    between!("mov [{address}], {value:e}"; address = in(reg) address, value = in(reg) value,)
+}
+
+/// A read of a register, wherever it is.
+pub fn read_at(place: Place) -> Option<u64> {
+    match place {
+        Place::Address(address) => read(address),
+        // A model-specific one that has no side effect. Which one it is was said before.
+        Place::Msr(register) => between!("rdmsr"; in("ecx") register,),
+    }
+}
+
+/// An interrupt that the given instructions raise, each time after `$first`, which isn't counted: ticks to its entry, if it was this one. Where it
+/// doesn't come at once another CPU may be at work for it, which has its turn when this one says PAUSE: QEMU has one execute at a time when it counts.
 macro_rules! interrupt {
-    ($apic:expr, $vector:expr, $quiet:expr, $first:expr ; $($instruction:literal),* ; $($operands:tt)*) => {
+    ($apic:expr, $vector:expr, $quiet:expr, $first:expr; $($instruction:literal),* ; $($operands:tt)*) => {
         smallest(|| {
             $first;
             let (before, at, got): (u64, u64, u64);
@@ -105,13 +121,13 @@ macro_rules! interrupt {
                     $($instruction,)*
                     "2: test r11, r11",
                     "jnz 3f",
-                    "dec rcx",
+                    "dec r10",
                     "jnz 2b",
                     "3: cli",
                     before = out(reg) before,
                     out("rax") _,
                     out("rdx") _,
-                    inout("rcx") PATIENCE => _,
+                    inout("r10") PATIENCE => _,
                     inout("r11") 0u64 => at,
                     inout("r12") 0u64 => got,
                     in("r14") u64::from($quiet),
@@ -124,20 +140,29 @@ macro_rules! interrupt {
     };
 }
 
-/// An interrupt that a write to a register raises.
+/// An interrupt that a write to a register raises, and another at the address `quiet` ends, if that isn't 0.
 pub fn raised_by(
     apic: &Local,
     vector: u8,
-    address: u64,
-    value: u32,
+    order: Order,
+    quiet: u64,
     mut first: impl FnMut() -> Option<()>,
 ) -> Option<u64> {
-    // A store to a device register, outside all memory that Rust owns.
-    interrupt!(
-        apic, vector, 0u16, first()?;
-        "mov [{address}], {value:e}";
-        address = in(reg) address, value = in(reg) value,
-    )
+    let Order { place, value } = order;
+    match place {
+        // A store to a device register, outside all memory that Rust owns.
+        Place::Address(address) => interrupt!(
+            apic, vector, quiet, first()?;
+            "mov [{address}], {value:e}", "pause";
+            address = in(reg) address, value = in(reg) value,
+        ),
+        // A model-specific register of the local APIC's, with the instructions that say what is written. Which one it is was said before.
+        Place::Msr(register) => interrupt!(
+            apic, vector, quiet, first()?;
+            "mov eax, {low:e}", "mov edx, {high:e}", "wrmsr";
+            low = in(reg) value, high = in(reg) value >> 32, in("ecx") register,
+        ),
+    }
 }
 
 /// An interrupt that a write to a port raises, and a read of another quiets.
@@ -152,7 +177,7 @@ pub fn raised_by_port(
     // A port of a device, by the caller's choice.
     interrupt!(
         apic, vector, quiet, first()?;
-        "mov edx, {port:e}", "mov eax, {value:e}", "out dx, al";
+        "mov edx, {port:e}", "mov eax, {value:e}", "out dx, al", "pause";
         port = in(reg) u32::from(port), value = in(reg) u32::from(value),
     )
 }
@@ -199,18 +224,23 @@ fn interrupt_after(apic: &Local, vector: u8, raise: impl FnOnce() -> Option<()>)
 /// What the second CPU says: how many interrupts it has taken and waits again, and when it took the last.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static TAKEN_AT: AtomicU64 = AtomicU64::new(0);
-/// Its local APIC's page, in the mode that has one.
+/// Its local APIC's page, and whether it leaves the mode that has one.
 static APIC: AtomicU64 = AtomicU64::new(0);
+static LEAVES_PAGE: AtomicBool = AtomicBool::new(false);
 
-/// Says where the second CPU finds its local APIC.
-pub fn set_apic(base: u64) {
+/// Says where the second CPU finds its local APIC, and whether it switches it to x2APIC mode.
+pub fn set_apic(base: u64, leaves_page: bool) {
+    LEAVES_PAGE.store(leaves_page, Ordering::Relaxed);
     APIC.store(base, Ordering::Release);
 }
 
 /// The second CPU: waits for interrupts, and says when each came.
 pub extern "C" fn wait_for_interrupts() -> ! {
-    let apic = Local::new(APIC.load(Ordering::Acquire));
-    // It answers: the first CPU's does, at the same address.
+    let mut apic = Local::new(APIC.load(Ordering::Acquire));
+    // It answers: the first CPU's does, in the same way.
+    if LEAVES_PAGE.load(Ordering::Relaxed) {
+        let _ = apic.use_x2apic();
+    }
     let _ = apic.start();
     let mut count = 1;
     loop {
@@ -242,8 +272,9 @@ fn waits(count: u64) -> bool {
     machine::within(machine::SURELY_S, || TAKEN.load(Ordering::Acquire) == count)
 }
 
-/// An interrupt to the second CPU, which sleeps: from the write of the APIC's command, whose address is given, to its entry there.
-pub fn to_another(apic: &Local, command: u64, vector: u8, id: u8) -> Option<u64> {
+/// An interrupt to the second CPU, which sleeps: from the write of the APIC's command to its entry there.
+pub fn to_another(apic: &Local, vector: u8, id: u8) -> Option<u64> {
+    let Order { place, value } = apic.to(id, vector);
     let mut count = 1;
     if !waits(count) {
         return None;
@@ -251,19 +282,35 @@ pub fn to_another(apic: &Local, command: u64, vector: u8, id: u8) -> Option<u64>
     smallest(|| {
         apic.aim(id).ok()?;
         let before: u64;
-        // SAFETY: the interrupt is the program's own.
-        unsafe {
-            asm!(
-                "rdtsc", "shl rdx, 32", "or rax, rdx", "mov {before}, rax",
-                "mov [{command}], {vector:e}",
-                "pause",
-                before = out(reg) before,
-                command = in(reg) command,
-                vector = in(reg) u32::from(vector),
-                out("rax") _,
-                out("rdx") _,
-            )
-        };
+        match place {
+            // SAFETY: the interrupt is the program's own.
+            Place::Address(command) => unsafe {
+                asm!(
+                    "rdtsc", "shl rdx, 32", "or rax, rdx", "mov {before}, rax",
+                    "mov [{command}], {vector:e}",
+                    "pause",
+                    before = out(reg) before,
+                    command = in(reg) command,
+                    vector = in(reg) value,
+                    out("rax") _,
+                    out("rdx") _,
+                )
+            },
+            // SAFETY: the same.
+            Place::Msr(register) => unsafe {
+                asm!(
+                    "rdtsc", "shl rdx, 32", "or rax, rdx", "mov {before}, rax",
+                    "mov eax, {low:e}", "mov edx, {high:e}", "wrmsr",
+                    "pause",
+                    before = out(reg) before,
+                    low = in(reg) value,
+                    high = in(reg) value >> 32,
+                    in("ecx") register,
+                    out("rax") _,
+                    out("rdx") _,
+                )
+            },
+        }
         count += 1;
         waits(count).then(|| TAKEN_AT.load(Ordering::Relaxed).wrapping_sub(before).saturating_sub(READING))
     })

@@ -18,7 +18,7 @@ use crate::problem::Rule;
 
 /// Why no VM can be in passthrough mode.
 const NO_X2APIC: &str = "the processors have no local APIC whose registers are MSRs (x2APIC) and whose timer never stops (ARAT), so that a \
-                         guest can't be given its own (QEMU: -cpu max, without -icount)";
+                         guest can't be given its own (QEMU: -cpu max)";
 
 /// Decides for all VMs of the system, and says it.
 pub(crate) fn choose(system: &System, platform: &Platform, findings: &mut Findings) -> Vec<Mode> {

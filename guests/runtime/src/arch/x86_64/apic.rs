@@ -12,6 +12,7 @@ const SPURIOUS: u64 = 0xf0;
 const COMMAND: u64 = 0x300;
 const TARGET: u64 = 0x310;
 const TIMER: u64 = 0x320;
+const TASK_PRIORITY: u64 = 0x80;
 const INITIAL: u64 = 0x380;
 const CURRENT: u64 = 0x390;
 const DIVIDER: u64 = 0x3e0;
@@ -34,6 +35,9 @@ const BASE: u32 = 0x1b;
 const X2APIC: u64 = 1 << 10;
 /// Where the registers are in that mode: the MSR of the one at offset 0. They are 16 bytes apart in the page.
 const FIRST_MSR: u32 = 0x800;
+/// The one by which a CPU interrupts itself, which has no place in the page (AMD APM 2, 16.11.3), and how CPUID 1 says in ECX that there is the mode.
+const SELF_MSR: u32 = 0x83f;
+const HAS_X2APIC: u32 = 1 << 21;
 /// The register of the timer's deadline, and how CPUID 1 says in ECX that there is one.
 const DEADLINE_REGISTER: u32 = 0x6e0;
 const HAS_DEADLINE: u32 = 1 << 24;
@@ -50,6 +54,24 @@ enum Registers {
     Msrs,
 }
 
+/// Where one register is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At this address.
+    Address(u64),
+    /// It is this model-specific one.
+    Msr(u32),
+}
+
+/// What is written where to send an interrupt, once the CPU that it is for has been named ([`Local::aim`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The register.
+    pub place: Place,
+    /// What is written.
+    pub value: u64,
+}
+
 /// The local APIC of the calling CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
@@ -63,25 +85,37 @@ impl Local {
         Self { registers: if is_x2apic { Registers::Msrs } else { Registers::Page(page) } }
     }
 
+    /// Switches it to x2APIC mode, where CPUID offers that and it isn't in it. The state of its registers stays.
+    pub fn use_x2apic(&mut self) -> Result<(), Fault> {
+        if self.registers == Registers::Msrs {
+            return Ok(());
+        }
+        if cpuid(1, 0)[2] & HAS_X2APIC == 0 {
+            return Err(Fault);
+        }
+        write_msr(BASE, read_msr(BASE)? | X2APIC)?;
+        self.registers = Registers::Msrs;
+        Ok(())
+    }
+
     fn read(&self, register: u64) -> Result<u32, Fault> {
-        match self.registers {
-            Registers::Page(page) => load32(page + register),
-            Registers::Msrs => Ok(read_msr(FIRST_MSR + (register >> 4) as u32)? as u32),
+        match self.at(register) {
+            Place::Address(address) => load32(address),
+            Place::Msr(msr) => Ok(read_msr(msr)? as u32),
         }
     }
 
     fn write(&self, register: u64, value: u32) -> Result<(), Fault> {
-        match self.registers {
-            Registers::Page(page) => store32(page + register, value),
-            Registers::Msrs => write_msr(FIRST_MSR + (register >> 4) as u32, value.into()),
+        match self.at(register) {
+            Place::Address(address) => store32(address, value),
+            Place::Msr(msr) => write_msr(msr, value.into()),
         }
     }
 
-    /// The address of a register. `None`: none of them has one.
-    fn at(&self, register: u64) -> Option<u64> {
+    fn at(&self, register: u64) -> Place {
         match self.registers {
-            Registers::Page(page) => Some(page + register),
-            Registers::Msrs => None,
+            Registers::Page(page) => Place::Address(page + register),
+            Registers::Msrs => Place::Msr(FIRST_MSR + (register >> 4) as u32),
         }
     }
 
@@ -99,32 +133,60 @@ impl Local {
         }
     }
 
-    /// The address of a register without side effects.
-    pub fn version(&self) -> Option<u64> {
+    /// A register without side effects.
+    pub fn version(&self) -> Place {
         self.at(VERSION)
+    }
+
+    /// A register that concerns its CPU alone, and has no side effect when it is read.
+    pub fn priority(&self) -> Place {
+        self.at(TASK_PRIORITY)
     }
 
     /// Where an interrupt is ended, for those who let interrupts in: the register's address, or 0 where it is a model-specific one.
     pub fn end(&self) -> u64 {
-        self.at(END).unwrap_or(0)
+        match self.at(END) {
+            Place::Address(address) => address,
+            Place::Msr(_) => 0,
+        }
     }
 
-    /// The address of the register whose writing sends interrupts to other CPUs, or to the one that [`aim`](Self::aim) has named.
-    pub fn command(&self) -> Option<u64> {
-        self.at(COMMAND)
+    /// How the CPU interrupts itself: as [`to`](Self::to), or by the register that there is for it.
+    pub fn to_itself(&self, id: u8, vector: u8) -> Order {
+        match self.registers {
+            Registers::Page(_) => self.to(id, vector),
+            Registers::Msrs => Order { place: Place::Msr(SELF_MSR), value: vector.into() },
+        }
+    }
+
+    /// How an interrupt is sent to a CPU, which [`aim`](Self::aim) has named.
+    pub fn to(&self, id: u8, vector: u8) -> Order {
+        self.order(id, vector.into())
+    }
+
+    fn order(&self, id: u8, order: u32) -> Order {
+        let target = match self.registers {
+            Registers::Page(_) => 0,
+            Registers::Msrs => u64::from(id) << 32,
+        };
+        Order { place: self.at(COMMAND), value: target | u64::from(order) }
     }
 
     /// Names the CPU that the next interrupt is sent to, where a register of its own does that.
     pub fn aim(&self, id: u8) -> Result<(), Fault> {
-        store32(self.at(TARGET).ok_or(Fault)?, u32::from(id) << 24)
+        match self.registers {
+            Registers::Page(_) => self.write(TARGET, u32::from(id) << 24),
+            Registers::Msrs => Ok(()),
+        }
     }
 
     fn send(&self, id: u8, order: u32) -> Result<(), Fault> {
-        if self.registers == Registers::Msrs {
-            return write_msr(FIRST_MSR + (COMMAND >> 4) as u32, u64::from(id) << 32 | u64::from(order));
-        }
         self.aim(id)?;
-        self.write(COMMAND, order)?;
+        let Order { place, value } = self.order(id, order);
+        match place {
+            Place::Msr(msr) => return write_msr(msr, value),
+            Place::Address(address) => store32(address, value as u32)?,
+        }
         for _ in 0..1000 {
             if self.read(COMMAND)? & DELIVERY_PENDING == 0 {
                 return Ok(());
@@ -191,8 +253,8 @@ impl Local {
         self.write(TIMER, MASKED)
     }
 
-    /// The address of the register whose writing starts the timer.
-    pub fn initial(&self) -> Option<u64> {
+    /// The register whose writing starts the timer.
+    pub fn initial(&self) -> Place {
         self.at(INITIAL)
     }
 

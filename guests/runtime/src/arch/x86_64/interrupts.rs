@@ -9,8 +9,8 @@ use crate::println;
 
 // Vectors 0 to 31 are exceptions. Some push an error code; for the others there is a 0 in its place.
 //
-// An interrupt leaves the time in r11 and its vector in r12; its reason is quieted by reading the port r14, if that isn't 0, and the
-// local APIC hears of its end at r15, or by its model-specific register if that is 0. It uses rax and rdx: who unmasks interrupts says so.
+// An interrupt leaves the time in r11 and its vector in r12; its reason is quieted by reading the port r14, if that isn't 0, or, where r14 is no port's
+// number, by writing 1 at that address, and the local APIC hears of its end at r15, or by its model-specific register if that is 0. It uses rax and rdx: who unmasks interrupts says so.
 global_asm!(
     r#"
     .section .text.entries, "ax"
@@ -41,8 +41,12 @@ interrupt:
     movq    %rax, %r11
     testl   %r14d, %r14d
     jz      1f
+    cmpl    $0xffff, %r14d
+    ja      3f
     movw    %r14w, %dx
     inb     %dx, %al
+    jmp     1f
+3:  movl    $1, (%r14)
 1:  testq   %r15, %r15
     jz      2f
     movl    $0, (%r15)
