@@ -53,6 +53,7 @@ What a developer of AxVM runs. Everything that is missing is set up first, under
       --reads N                      reads of the first run; the second does twice as many (default: 2000)
       --host linux [work] [launch]   of a VM on a Linux host under QEMU: what disk and card take of the host; the way to the guest's
                                      first instruction, and the tool's memory. QEMU's beside, without --short
+      --host linux exits             the guest that measures exits, by KVM on bare metal's machine (x86_64)
   cargo xtask fuzz [TARGET]          feed what guests and files can feed, at random; without TARGET each its share
       --seconds N                    for so long (default: 60)
   cargo xtask boards                 read and plan the device trees of Debian's kernels: writes docs/boards.md

@@ -17,6 +17,8 @@ use crate::linux::{self, LinuxHost};
 use crate::runner::Outcome;
 use crate::{build, guest, paths, say};
 
+mod kvm;
+
 const TIMEOUT: Duration = Duration::from_secs(1200);
 /// Reads, and echo requests, of one round, and how many of these.
 const COUNT: u64 = 500;
@@ -82,9 +84,11 @@ pub enum Kind {
     Work,
     /// The way to the guest's first instruction, and memory.
     Launch,
+    /// What the guest that measures takes for its exits and interrupts: KVM's figures.
+    Exits,
 }
 
-/// Those that are named; all, where none is.
+/// Those that are named; where none is, all that have goals.
 pub fn chosen(names: &[String]) -> Result<Vec<Kind>> {
     if names.is_empty() {
         return Ok(vec![Kind::Work, Kind::Launch]);
@@ -92,7 +96,8 @@ pub fn chosen(names: &[String]) -> Result<Vec<Kind>> {
     let kind = |name: &String| match name.as_str() {
         "work" => Ok(Kind::Work),
         "launch" => Ok(Kind::Launch),
-        other => bail!("of a Linux host there are the figures work and launch, not {other}"),
+        "exits" => Ok(Kind::Exits),
+        other => bail!("of a Linux host there are the figures work, launch and exits, not {other}"),
     };
     names.iter().map(kind).collect()
 }
@@ -110,6 +115,12 @@ pub struct Options {
 /// Measures and prints.
 pub fn run(arch: &str, kinds: &[Kind], options: &Options) -> Result<u8> {
     let Options { json: as_json, check, short } = *options;
+    if kinds.contains(&Kind::Exits) {
+        if kinds.len() > 1 {
+            bail!("exits are measured by themselves: they have no goals");
+        }
+        return kvm::run(arch, options);
+    }
     let programs = if short { &Program::ALL[..1] } else { Program::ALL };
     if !short {
         peers::ensure(arch)?;
