@@ -15,7 +15,10 @@
  * faults and is repeated counts twice; "eret" has the returns from EL2, which are the exits of a guest; "wfi" the
  * waits at EL0 and EL1; "spin" what loops that wait for a lock execute once a round at EL2: WFE on aarch64, PAUSE on x86_64. On x86_64 what a guest executes (between VMRUN and #VMEXIT) counts as EL1, all else as EL2, VMRUN
  * as a return, and an exit for HLT as a wait: a guest that waits without one isn't counted there. Each CPU must have a thread
- * of its own, which isn't so with -icount.
+ * of its own there, which isn't so with -icount.
+ *
+ * With -icount one thread executes all CPUs, one after the other, and of these QEMU tells plugins apart wrongly: with single=on, which is for
+ * that and for aarch64 only, what they have executed together is told as the first one's, and the others have 0.
  *
  * With profile=EL:FROM:TO the addresses that executed most at that level between two marks, or from the start where
  * FROM is 0, follow at the end:
@@ -117,6 +120,9 @@ enum { GUEST = 1, HYPERVISOR = 2 };
 struct counts { uint64_t el[4], eret, wfi, spin; };
 
 static struct qemu_plugin_scoreboard *board;
+/* One thread executes all CPUs, and this is what they have executed. */
+static bool single;
+static struct counts together;
 /* PSTATE; rAX. */
 static struct qemu_plugin_register *pstate, *rax;
 static FILE *out;
@@ -135,10 +141,18 @@ static int profiled = -1;
 static unsigned profile_from, profile_to;
 static struct place *places;
 static struct qemu_plugin_scoreboard *place_board;
+static uint64_t *places_together;
 
 static qemu_plugin_u64 counter(size_t offset)
 {
     return (qemu_plugin_u64){ board, offset };
+}
+
+static uint64_t counted(size_t offset, int cpu)
+{
+    if (single)
+        return cpu ? 0 : *(uint64_t *)((char *)&together + offset);
+    return qemu_plugin_u64_get(counter(offset), cpu);
 }
 
 static void show(const char *mark, int cpu)
@@ -150,12 +164,12 @@ static void show(const char *mark, int cpu)
         fprintf(out, "%s{\"el\": [", i ? ", " : "");
         for (size_t level = 0; level < 4; level++) {
             size_t offset = offsetof(struct counts, el) + level * sizeof(uint64_t);
-            fprintf(out, "%s%" PRIu64, level ? ", " : "", qemu_plugin_u64_get(counter(offset), i));
+            fprintf(out, "%s%" PRIu64, level ? ", " : "", counted(offset, i));
         }
         fprintf(out, "], \"eret\": %" PRIu64 ", \"wfi\": %" PRIu64 ", \"spin\": %" PRIu64 "}",
-                qemu_plugin_u64_get(counter(offsetof(struct counts, eret)), i),
-                qemu_plugin_u64_get(counter(offsetof(struct counts, wfi)), i),
-                qemu_plugin_u64_get(counter(offsetof(struct counts, spin)), i));
+                counted(offsetof(struct counts, eret), i),
+                counted(offsetof(struct counts, wfi), i),
+                counted(offsetof(struct counts, spin), i));
     }
     fprintf(out, "]}\n");
     fflush(out);
@@ -164,6 +178,8 @@ static void show(const char *mark, int cpu)
 
 static uint64_t executed(size_t place)
 {
+    if (single)
+        return places_together[place];
     qemu_plugin_u64 at = { place_board, place * sizeof(uint64_t) };
     uint64_t sum = 0;
     for (int cpu = 0; cpu < qemu_plugin_num_vcpus(); cpu++)
@@ -182,6 +198,12 @@ static void profile_mark(unsigned *mark)
     pthread_mutex_unlock(&lock);
 }
 
+static void count_one(unsigned cpu, void *counter)
+{
+    (void)cpu;
+    ++*(uint64_t *)counter;
+}
+
 static void profile(struct qemu_plugin_insn *insn, uint64_t address)
 {
     size_t at = address * 0x9e3779b97f4a7c15u >> 44;
@@ -195,6 +217,10 @@ static void profile(struct qemu_plugin_insn *insn, uint64_t address)
     }
     places[at].address = address;
     pthread_mutex_unlock(&lock);
+    if (single) {
+        qemu_plugin_register_vcpu_insn_exec_cb(insn, count_one, NO_REGISTERS, &places_together[at]);
+        return;
+    }
     qemu_plugin_u64 count = { place_board, at * sizeof(uint64_t) };
     qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, count, 1);
 }
@@ -232,6 +258,10 @@ static unsigned level_now(void)
 
 static void add(struct qemu_plugin_insn *insn, size_t offset)
 {
+    if (single) {
+        qemu_plugin_register_vcpu_insn_exec_cb(insn, count_one, NO_REGISTERS, (char *)&together + offset);
+        return;
+    }
     qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD, counter(offset), 1);
 }
 
@@ -335,8 +365,11 @@ static void see_block(struct qemu_plugin_tb *block)
         translated_arm(block);
 }
 
+/* By the first CPU: with one thread for all, the others have none of their own when they come to be. */
 static void find_level(void)
 {
+    if (pstate || rax)
+        return;
     GArray *registers = qemu_plugin_get_registers();
     const qemu_plugin_reg_descriptor *found = (const void *)registers->data;
     for (unsigned i = 0; i < registers->len; i++)
@@ -407,6 +440,8 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
     for (int i = 0; i < count; i++) {
         if (!strncmp(arguments[i], "out=", 4))
             path = arguments[i] + 4;
+        else if (!strcmp(arguments[i], "single=on"))
+            single = true;
         else
             sscanf(arguments[i], "profile=%d:%u:%u", &profiled, &profile_from, &profile_to);
     }
@@ -415,10 +450,15 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
         fprintf(stderr, "count: out=FILE is missing or can't be written\n");
         return 1;
     }
+    if (single && is_x86) {
+        fprintf(stderr, "count: on x86_64 each CPU must have a thread of its own\n");
+        return 1;
+    }
     board = qemu_plugin_scoreboard_new(sizeof(struct counts));
     if (profiled >= 0) {
         places = calloc(PLACES, sizeof *places);
         place_board = qemu_plugin_scoreboard_new(PLACES * sizeof(uint64_t));
+        places_together = calloc(PLACES, sizeof *places_together);
     }
 #if INTERFACE >= 7
     qemu_plugin_register_vcpu_init_cb(id, started, NULL);
