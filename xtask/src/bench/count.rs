@@ -70,7 +70,9 @@ pub struct Work {
     pub all: u64,
     /// At EL2.
     pub el2: u64,
-    /// Returns from EL2 that don't belong to a wait.
+    /// Returns from EL2.
+    pub returns: u64,
+    /// Of these, those that don't belong to a wait, where a guest is left for each.
     pub exits: u64,
     /// At EL2 the instructions by which loops let others go on that they wait for.
     pub spins: u64,
@@ -302,6 +304,7 @@ pub fn between(from: &Moment, to: &Moment, first: usize) -> Work {
         work.all += after.el.iter().sum::<u64>() - before.el.iter().sum::<u64>();
         work.el2 += after.el[2] - before.el[2];
         work.spins += after.spin - before.spin;
+        work.returns += after.eret - before.eret;
         work.exits += (after.eret - before.eret).saturating_sub(after.wfi - before.wfi);
     }
     work

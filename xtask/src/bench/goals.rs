@@ -469,15 +469,15 @@ const BOARDS: &[&str] = &[GICV3, GICV4, SVM];
 /// A tenth of what QEMU's own program executes before its guest does, on the same host with the same devices.
 const LAUNCH: Limit = Limit::Share(10);
 
-/// What the tool takes on a Linux host. The goals of a read are what KVM took with QEMU's user space, tuned by hand.
+/// What the tool takes on a Linux host. The goals of a read are what KVM took with QEMU's user space, tuned by hand; the same was seen again beside.
 pub const LINUX_HOST: &[Goal] = &[
     goal("nvme-read-all", "NVMe read of 4 KiB, all processors", BOARDS, Limit::Shown, None),
     goal("nvme-read-host", "of these the host's", PLAIN, Limit::At(3_830), None),
     goal("nvme-read-host", "of these the host's", DELIVERING, Limit::At(30), None),
-    goal("nvme-read-returns", "returns from EL2 in 100, but those of a wait", BOARDS, Limit::Shown, None),
+    goal("nvme-read-returns", "returns to a guest, or within EL2, in 100", BOARDS, Limit::Shown, None),
     goal("ping-all", "echo request and answer, all processors", BOARDS, Limit::Shown, None),
     goal("ping-host", "of these the host's", BOARDS, Limit::Shown, None),
-    goal("ping-returns", "returns from EL2 in 100, but those of a wait", BOARDS, Limit::Shown, None),
+    goal("ping-returns", "returns to a guest, or within EL2, in 100", BOARDS, Limit::Shown, None),
     goal("launch-without", "command to the guest's first instruction", ONCE, LAUNCH, None),
     goal("launch-with", "the same with a disk and a card by VFIO", ONCE, LAUNCH, None),
     goal("launch-user-without", "without devices, the programs' own", ONCE, LAUNCH, None),
