@@ -146,6 +146,9 @@ impl Reader<'_> {
                     },
                 )
             }
+            // Jcc, LEA, XCHG with rAX and NOP, MOV of an immediate, JMP.
+            0x8d => self.modrm().and(Err(NotDecoded::NoMemory)),
+            0x70..=0x7f | 0x90..=0x97 | 0xb0..=0xbf | 0xe9 | 0xeb => Err(NotDecoded::NoMemory),
             0xa4 | 0xa5 => self.string(StringKind::Move, width),
             0xaa | 0xab => self.string(StringKind::Store, width),
             0xac | 0xad => self.string(StringKind::Load, width),
@@ -169,13 +172,13 @@ impl Reader<'_> {
                 plain(modrm.memory, operation)
             }
             0xfe | 0xff => {
-                let modrm = self.modrm()?;
-                let with = match modrm.extension {
+                // CALL and PUSH reach the stack, also where their operand is a register.
+                let with = match { self.bytes }.next()? >> 3 & 7 {
                     0 => Unary::Inc,
                     1 => Unary::Dec,
                     _ => return Err(NotDecoded::Unknown),
                 };
-                plain(modrm.memory, Operation::Alone { with })
+                plain(self.modrm()?.memory, Operation::Alone { with })
             }
             _ => Err(NotDecoded::Unknown),
         }
@@ -185,6 +188,9 @@ impl Reader<'_> {
         let opcode = self.bytes.next()?;
         let width = self.width(opcode);
         match opcode {
+            // NOP with an operand, Jcc.
+            0x1f => self.modrm().and(Err(NotDecoded::NoMemory)),
+            0x80..=0x8f => Err(NotDecoded::NoMemory),
             // CMPXCHG, XADD.
             0xb0 | 0xb1 => self.with_register(width, |with| Operation::CompareExchange { with }),
             0xc0 | 0xc1 => self.with_register(width, |with| Operation::ExchangeAdd { with }),

@@ -316,7 +316,8 @@ pub enum NotDecoded {
     /// It is none that this knows, or none at all.
     #[error("no instruction that is served")]
     Unknown,
-    /// It accesses no memory.
+    /// It accesses no memory, for certain: it isn't what has reached for a register. Of others that don't, and of those that use a stack, nothing but
+    /// [`Unknown`](Self::Unknown) is said.
     #[error("the instruction accesses no memory")]
     NoMemory,
     /// It is longer than 15 bytes, which faults.

@@ -4,7 +4,9 @@ use axvm_x86_access::{
     Base, BitTest, Code, Extend, Index, Instruction, Memory, NotDecoded, Operation, Register, Segment,
     StringKind, Two, Unary, Value, Width,
 };
-use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register as Iced};
+use iced_x86::{
+    Decoder, DecoderOptions, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register as Iced,
+};
 use proptest::prelude::*;
 
 fn width_of(bytes: usize) -> Option<Width> {
@@ -238,9 +240,23 @@ fn compare(bytes: &[u8], code: Code) -> Result<(), TestCaseError> {
         (Err(error), Some(expected)) => {
             prop_assert!(false, "{bytes:02x?} {iced}: {error} instead of {expected:?}");
         }
-        (Err(error), None) => prop_assert!(error != NotDecoded::Incomplete, "{:02x?} {}", bytes, iced),
+        (Err(error), None) => {
+            prop_assert!(error != NotDecoded::Incomplete, "{:02x?} {}", bytes, iced);
+            prop_assert!(
+                error != NotDecoded::NoMemory || !accesses_memory(&iced),
+                "{:02x?} {}: it accesses memory",
+                bytes,
+                iced
+            );
+        }
     }
     Ok(())
+}
+
+/// Whether it does, a stack included.
+fn accesses_memory(iced: &iced_x86::Instruction) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    factory.info(iced).used_memory().iter().any(|memory| memory.access() != OpAccess::NoMemAccess)
 }
 
 fn code() -> impl Strategy<Value = Code> {
@@ -289,6 +305,39 @@ proptest! {
             Ok(_) => prop_assert_eq!(cut, Err(NotDecoded::Incomplete)),
             Err(_) => prop_assert!(cut.is_err()),
         }
+    }
+}
+
+/// What another CPU makes of an instruction that accessed a register, so that it is nothing, or goes elsewhere.
+#[test]
+fn what_accesses_nothing_for_certain_is_known() {
+    for bytes in [
+        &[0x8d, 0x07][..],                     // lea eax, [rdi]
+        &[0x90],                               // nop
+        &[0xf3, 0x90],                         // pause
+        &[0x66, 0x90],                         // xchg ax, ax
+        &[0x0f, 0x1f, 0x44, 0x00, 0x00],       // nop dword ptr [rax + rax]
+        &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00], // the same with a prefix
+        &[0xeb, 0x10],                         // jmp, near and far
+        &[0xe9, 0x10, 0x00, 0x00, 0x00],
+        &[0x74, 0x10], // jz, near and far
+        &[0x0f, 0x84, 0x10, 0x00, 0x00, 0x00],
+        &[0xb8, 0x10, 0x00, 0x00, 0x00], // mov eax, 16
+        &[0x89, 0xc8],                   // mov eax, ecx
+        &[0xff, 0xc0],                   // inc eax
+    ] {
+        assert_eq!(Instruction::decode(bytes, Code::Bits64), Err(NotDecoded::NoMemory), "{bytes:02x?}");
+    }
+    // These use a stack, or aren't known.
+    for bytes in [
+        &[0x50][..],         // push rax
+        &[0xff, 0xf0],       // push rax, by its other opcode
+        &[0xff, 0xd0],       // call rax
+        &[0xc3],             // ret
+        &[0xcc],             // int3
+        &[0x0f, 0xae, 0x07], // fxsave [rdi]
+    ] {
+        assert_eq!(Instruction::decode(bytes, Code::Bits64), Err(NotDecoded::Unknown), "{bytes:02x?}");
     }
 }
 

@@ -78,14 +78,26 @@ extern "C" fn listen() -> ! {
     }
 }
 
-/// Makes of the first CPU's load a store, then nothing, and a load again.
+/// Makes of the first CPU's load a store, then nothing, and a load again. Once a while it stays nothing for some time.
 extern "C" fn change() -> ! {
+    /// It accesses nothing (LEA).
+    const NOTHING: u16 = 0x078d;
+    const RESTING: u64 = 8;
     let code = CODE.load(Ordering::Relaxed) as *mut u16;
     loop {
-        // The third accesses nothing (LEA). Only the first byte changes, so that no processor sees halves of two of them.
-        for instruction in [0x078bu16, 0x0789, 0x078d, 0x078b, 0x0787] {
+        let round = ROUNDS.load(Ordering::Relaxed);
+        // Only the first byte changes, so that no processor sees halves of two of them.
+        for instruction in [0x078bu16, 0x0789, NOTHING, 0x078b, 0x0787] {
             // SAFETY: the page is for this; each of these two bytes is an instruction.
             unsafe { code.write_volatile(instruction) };
+            // A processor may execute for as long what was there before: an emulator that has translated it between hearing of the change and making
+            // it (QEMU) does so until the next one.
+            if instruction == NOTHING && round % RESTING == 0 {
+                let start = now();
+                while now() - start < frequency() / 1000 {
+                    core::hint::spin_loop();
+                }
+            }
         }
         ROUNDS.fetch_add(1, Ordering::Relaxed);
     }

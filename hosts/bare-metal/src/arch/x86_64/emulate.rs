@@ -5,7 +5,7 @@ use core::cell::Cell;
 use axvm::vcpu::MmioAccess;
 use axvm_addr::Gpa;
 use axvm_axdevice::Width as AccessWidth;
-use axvm_x86_access::{Extend, Instruction, Operation, Register, StringKind, Value, Width};
+use axvm_x86_access::{Extend, Instruction, NotDecoded, Operation, Register, StringKind, Value, Width};
 use axvm_x86_cpu::event::Exception;
 use axvm_x86_cpu::walk::{self, Access, Fault as WalkFault, Memory, NoMemory};
 
@@ -188,7 +188,12 @@ impl Emulation {
     /// The instruction at which the guest was left, which reached for `gpa`.
     pub fn begin(context: &Context, ram: &GuestRam, gpa: Gpa, bytes: &[u8]) -> Result<Self, Refused> {
         let save = &context.vmcb.save;
-        let instruction = Instruction::decode(bytes, walk::code(save)).map_err(|_| Refused::Instruction)?;
+        let instruction = Instruction::decode(bytes, walk::code(save)).map_err(|why| match why {
+            // Another CPU has made that of it: the processor executes what is there now. One that takes its time with that comes back as often (QEMU: a
+            // translation that was begun between hearing of the change and storing it is executed until the next change).
+            NotDecoded::NoMemory => Refused::Changed,
+            _ => Refused::Instruction,
+        })?;
         let write = |value| Step::Write { value, after: Effects::default() };
         let step = match instruction.operation {
             Operation::Store { value } => write(operand(context, value, instruction.width)),
