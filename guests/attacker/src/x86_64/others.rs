@@ -92,7 +92,7 @@ extern "C" fn change() -> ! {
             unsafe { code.write_volatile(instruction) };
             // A processor may execute for as long what was there before: an emulator that has translated it between hearing of the change and making
             // it (QEMU) does so until the next one.
-            if instruction == NOTHING && round % RESTING == 0 {
+            if instruction == NOTHING && round.is_multiple_of(RESTING) {
                 let start = now();
                 while now() - start < frequency() / 1000 {
                     core::hint::spin_loop();
