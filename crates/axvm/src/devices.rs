@@ -102,6 +102,27 @@ struct Mmio<B> {
     has_fast_path: bool,
 }
 
+/// Whom an access to ports is for: the same for as long as there is the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortPlace {
+    /// Nobody.
+    Nobody,
+    /// A passthrough device.
+    Forwarded {
+        /// Its position in `VmPlan::devices`.
+        device: u16,
+        /// The first of the machine's ports.
+        at: u16,
+    },
+    /// An emulated device.
+    Emulated {
+        /// Where it stands in the table.
+        entry: u16,
+        /// How many ports behind its first.
+        offset: u16,
+    },
+}
+
 enum PortTarget {
     Emulated(Arc<dyn PortDevice>),
     /// The device, and the machine's port that the first one is.
@@ -440,54 +461,45 @@ impl<B: Backing> AxVmDevices<B> {
         self.asked_fast(gpa, hint).is_some_and(|(device, offset)| device.fast_write(offset, value))
     }
 
-    /// Who has all `width` bytes from a port on, and the offset in it.
-    fn port(&self, port: u16, width: Width) -> Option<(&PortTarget, u16)> {
+    /// Who has all `width` bytes from a port on.
+    pub fn port_place(&self, port: u16, width: Width) -> PortPlace {
+        self.find_port(port, width).unwrap_or(PortPlace::Nobody)
+    }
+
+    fn find_port(&self, port: u16, width: Width) -> Option<PortPlace> {
         let at = self.ports.partition_point(|entry| entry.base <= port).checked_sub(1)?;
         let entry = self.ports.get(at)?;
-        let past = u16::try_from(width.bytes()).ok().and_then(|bytes| last_port(port, bytes));
-        past.is_some_and(|last| last <= entry.last).then_some((&entry.target, port - entry.base))
-    }
-
-    /// A read by `vcpu` from a port, and who answered it; `None`: no device is there.
-    pub fn port_read(
-        &self,
-        vcpu: VcpuId,
-        port: u16,
-        width: Width,
-        forward: &impl Forward<Backing = B>,
-    ) -> Option<(u32, Handled)> {
-        let (target, offset) = self.port(port, width)?;
-        let (value, handled) = match target {
-            PortTarget::Emulated(device) => (device.read(vcpu, offset, width), Handled::Emulated),
+        let last = u16::try_from(width.bytes()).ok().and_then(|bytes| last_port(port, bytes))?;
+        let offset = port - entry.base;
+        (last <= entry.last).then_some(match entry.target {
+            PortTarget::Emulated(_) => PortPlace::Emulated { entry: u16::try_from(at).ok()?, offset },
             PortTarget::Forwarded { device, at } => {
-                let value = forward.forward_port_read(at.wrapping_add(offset), width);
-                (value, Handled::Forwarded { device: *device, aborted: false })
-            }
-        };
-        Some((value & width.mask() as u32, handled))
-    }
-
-    /// A write by `vcpu` to a port, and who took it; `None`: no device is there.
-    pub fn port_write(
-        &self,
-        vcpu: VcpuId,
-        port: u16,
-        width: Width,
-        value: u32,
-        forward: &impl Forward<Backing = B>,
-    ) -> Option<Handled> {
-        let (target, offset) = self.port(port, width)?;
-        let value = value & width.mask() as u32;
-        Some(match target {
-            PortTarget::Emulated(device) => {
-                device.write(vcpu, offset, width, value);
-                Handled::Emulated
-            }
-            PortTarget::Forwarded { device, at } => {
-                forward.forward_port_write(at.wrapping_add(offset), width, value);
-                Handled::Forwarded { device: *device, aborted: false }
+                PortPlace::Forwarded { device, at: at.wrapping_add(offset) }
             }
         })
+    }
+
+    #[inline(always)]
+    fn emulated_port(&self, entry: u16) -> Option<&dyn PortDevice> {
+        match &self.ports.get(usize::from(entry))?.target {
+            PortTarget::Emulated(device) => Some(&**device),
+            PortTarget::Forwarded { .. } => None,
+        }
+    }
+
+    /// A read by `vcpu` of [`PortPlace::Emulated`]. All ones where that isn't one of this table's.
+    #[inline(always)]
+    pub fn port_read(&self, vcpu: VcpuId, entry: u16, offset: u16, width: Width) -> u32 {
+        let device = self.emulated_port(entry);
+        device.map_or(u32::MAX, |device| device.read(vcpu, offset, width)) & width.mask() as u32
+    }
+
+    /// A write by `vcpu` to [`PortPlace::Emulated`]. Lost where that isn't one of this table's.
+    #[inline(always)]
+    pub fn port_write(&self, vcpu: VcpuId, entry: u16, offset: u16, width: Width, value: u32) {
+        if let Some(device) = self.emulated_port(entry) {
+            device.write(vcpu, offset, width, value & width.mask() as u32);
+        }
     }
 
     /// Whether a device of the VM's has any of these ports, both included.

@@ -38,6 +38,9 @@ impl Ns16550 {
 
     /// Reads one of its eight registers ([`spec`]). What isn't one reads as all ones.
     pub fn read_register(&self, register: u8) -> u8 {
+        if let Some(value) = self.state.lock().read_quietly(register) {
+            return value;
+        }
         self.with(|state| state.read(register, &*self.output))
     }
 
@@ -107,11 +110,17 @@ impl PortDevice for Ns16550 {
     }
 
     fn read(&self, _vcpu: VcpuId, offset: u16, width: Width) -> u32 {
+        if let (Width::B1, Ok(register)) = (width, u8::try_from(offset)) {
+            return self.read_register(register).into();
+        }
         let bytes = registers(offset, width).take(4);
         bytes.fold(0, |value, (shift, register)| value | u32::from(self.read_register(register)) << shift)
     }
 
     fn write(&self, _vcpu: VcpuId, offset: u16, width: Width, value: u32) {
+        if let (Width::B1, Ok(register)) = (width, u8::try_from(offset)) {
+            return self.write_register(register, value as u8);
+        }
         for (shift, register) in registers(offset, width).take(4) {
             self.write_register(register, (value >> shift) as u8);
         }

@@ -81,7 +81,7 @@ impl State {
 
     /// INTR: an interrupt is pending that is enabled.
     pub(crate) fn line(&self) -> bool {
-        self.pending() != iir::NONE
+        self.ier != 0 && self.pending() != iir::NONE
     }
 
     /// What is pending, enabled, and of the highest priority (8.6).
@@ -146,6 +146,17 @@ impl State {
             }
             self.tx.pop_front();
             self.empty_pending |= self.tx.is_empty();
+        }
+    }
+
+    /// A read by which neither the line changes nor anything moves, nor anybody is to be told of something: most of what a driver reads.
+    pub(crate) fn read_quietly(&mut self, register: u8) -> Option<u8> {
+        match register {
+            spec::LSR if self.tx.is_empty() && !self.overrun && !self.input_waits => Some(self.line_status()),
+            spec::LCR => Some(self.lcr),
+            spec::MCR => Some(self.mcr),
+            spec::SCR => Some(self.scratch),
+            _ => None,
         }
     }
 

@@ -139,6 +139,11 @@ impl Pending {
         ends: Ends::Unseen,
     };
 
+    /// Whether it runs, and nothing waits but for the time.
+    pub fn is_nothing_but_a_deadline(&self) -> bool {
+        *self == Self { deadline: self.deadline, ..Self::NOTHING }
+    }
+
     /// Whether there is something for a CPU that has halted; `accepts`: it takes interrupts.
     pub fn wakes(&self, accepts: bool) -> bool {
         let startup = matches!(self.activity, Activity::Startup { .. });
@@ -204,11 +209,11 @@ pub enum NotServed {
 }
 
 /// What a vCPU has, under its lock.
-struct Own {
-    apic: LocalApic,
+pub(crate) struct Own {
+    pub(crate) apic: LocalApic,
     /// It has had an INIT, and no STARTUP since.
-    waits: bool,
-    nmi: bool,
+    pub(crate) waits: bool,
+    pub(crate) nmi: bool,
     /// Whether it is in its place, so that it takes out of its inbox.
     entered: bool,
     /// [`Taker::Guest`]: vectors that were sent for lines that count by their level, and haven't ended.
@@ -295,20 +300,36 @@ struct Changed {
     is_back: bool,
 }
 
-struct Cpu {
+pub(crate) struct Cpu {
     own: Mutex<Own>,
-    inbox: Inbox,
-    published: Published,
+    pub(crate) inbox: Inbox,
+    pub(crate) published: Published,
     /// What is its own may have changed since it was looked at ([`Apics::poll`]). By its own CPU, or while it isn't in its place.
-    touched: AtomicBool,
+    pub(crate) touched: AtomicBool,
+}
+
+/// Whether there is news of a vCPU's local APIC.
+pub struct News<'a>(Option<&'a Cpu>);
+
+impl News<'_> {
+    /// What [`Apics::has_news`] says now.
+    #[inline(always)]
+    pub fn is_there(&self) -> bool {
+        self.0.is_some_and(Cpu::has_news)
+    }
 }
 
 impl Cpu {
-    fn lock(&self) -> MutexGuard<'_, Own> {
+    #[inline(always)]
+    pub(crate) fn has_news(&self) -> bool {
+        self.touched.load(Ordering::Relaxed) || self.inbox.has_something()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Own> {
         self.own.lock()
     }
 
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.touched.store(true, Ordering::Relaxed);
     }
 
@@ -345,18 +366,45 @@ impl Cpu {
             return None;
         }
         if offset == ICR {
-            let written = apic.command_low(value);
+            let written = match apic.command_low(value) {
+                Written::Send(ipi) => apic.send_to_itself(ipi),
+                written => written,
+            };
             if written == Written::Look {
                 self.touch();
             }
             return Some(written);
         }
+        Some(self.end(apic))
+    }
+
+    /// The same of MSRs, in x2APIC mode.
+    #[inline]
+    fn write_most_msr(&self, msr: u32, value: u64, now: impl FnOnce() -> u64) -> Option<Written> {
+        let mut own = self.lock();
+        let apic = &mut own.apic;
+        match msr {
+            _ if apic.mode() != Mode::X2Apic => None,
+            direct::EOI if value == 0 => Some(self.end(apic)),
+            spec::MSR_TSC_DEADLINE => {
+                // What has ended by now did so before.
+                apic.expire(now());
+                apic.set_tsc_deadline(value);
+                self.touch();
+                Some(Written::Look)
+            }
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn end(&self, apic: &mut LocalApic) -> Written {
         let written = apic.end();
         if apic.has_requests() {
             self.touch();
         }
-        self.published.set(apic.identity());
-        Some(written)
+        self.published.set_priority(apic.ppr());
+        written
     }
 
     #[inline(never)]
@@ -372,7 +420,10 @@ impl Cpu {
                 apic.set_tsc_deadline(value);
                 Ok(Written::Look)
             }
-            _ => apic.write_msr(msr, value, now),
+            _ => Ok(match apic.write_msr(msr, value, now)? {
+                Written::Send(ipi) => apic.send_to_itself(ipi),
+                written => written,
+            }),
         })
     }
 }
@@ -386,12 +437,12 @@ struct Io {
 
 /// All APICs of a VM. A vCPU that there isn't has none: reads of it are zero, and nothing waits for it.
 pub struct Apics<B> {
-    config: ApicsConfig,
-    backend: B,
+    pub(crate) config: ApicsConfig,
+    pub(crate) backend: B,
     cpus: Box<[Cpu]>,
     io: Mutex<Io>,
     /// A STARTUP may wait for a vCPU that isn't in its place.
-    startups: AtomicBool,
+    pub(crate) startups: AtomicBool,
 }
 
 impl<B: Backend> Apics<B> {
@@ -426,7 +477,8 @@ impl<B: Backend> Apics<B> {
         self.say_pins(&mut io);
     }
 
-    fn cpu(&self, vcpu: VcpuId) -> Option<&Cpu> {
+    #[inline(always)]
+    pub(crate) fn cpu(&self, vcpu: VcpuId) -> Option<&Cpu> {
         self.cpus.get(usize::from(vcpu.0))
     }
 
@@ -455,7 +507,12 @@ impl<B: Backend> Apics<B> {
     /// entry of its guest. What others leave for it from here on has its CPU called.
     #[inline(always)]
     pub fn has_news(&self, vcpu: VcpuId) -> bool {
-        self.cpu(vcpu).is_some_and(|cpu| cpu.touched.load(Ordering::Relaxed) || cpu.inbox.has_something())
+        self.cpu(vcpu).is_some_and(Cpu::has_news)
+    }
+
+    /// What says the same, for who asks all the time.
+    pub fn news(&self, vcpu: VcpuId) -> News<'_> {
+        News(self.cpu(vcpu))
     }
 
     /// What waits for it: asked whenever it was woken.
@@ -495,24 +552,6 @@ impl<B: Backend> Apics<B> {
         self.with(vcpu, |own| own.apic.take())?
     }
 
-    /// On a vCPU's own CPU, whose guest takes an interrupt now: one comes for it, as a message of a device, and is injected. From then on that is in
-    /// service. `None`: it isn't that vCPU's alone, or something else comes first; nothing has changed.
-    pub fn take_message(&self, vcpu: VcpuId, address: u64, data: u32) -> Option<u8> {
-        let Message { destination, signal, .. } = Message::from_msi(address, data)?;
-        let Signal::Vector { vector, level: false } = signal else { return None };
-        let is_alone = destination.one() == Some(vcpu.0.into());
-        if !is_alone || self.config.taker != Taker::Host || self.has_news(vcpu) {
-            return None;
-        }
-        let cpu = self.cpu(vcpu)?;
-        let mut own = cpu.lock();
-        if own.waits || own.nmi || !own.apic.take_at_once(vector) {
-            return None;
-        }
-        cpu.published.set(own.apic.identity());
-        Some(vector)
-    }
-
     /// It takes a non-maskable interrupt. Whether there is one.
     pub fn take_nmi(&self, vcpu: VcpuId) -> bool {
         self.with(vcpu, |own| core::mem::take(&mut own.nmi)).unwrap_or(false)
@@ -536,8 +575,11 @@ impl<B: Backend> Apics<B> {
     }
 
     /// It reads a register of its local APIC's page.
+    #[inline(always)]
     pub fn read_page(&self, vcpu: VcpuId, offset: u64) -> u32 {
-        let now = self.backend.tsc();
+        const CURRENT_COUNT: u64 = spec::offset::CURRENT_COUNT as u64;
+        // No other register reads as something else at another time.
+        let now = if offset == CURRENT_COUNT { self.backend.tsc() } else { 0 };
         let Some(cpu) = self.cpu(vcpu) else { return 0 };
         let mut own = cpu.lock();
         let value = own.apic.read_page(offset, now);
@@ -551,8 +593,10 @@ impl<B: Backend> Apics<B> {
     /// It writes a register of its local APIC's page.
     pub fn write_page(&self, vcpu: VcpuId, offset: u64, value: u32) -> Effect {
         let Some(cpu) = self.cpu(vcpu) else { return Effect::None };
-        if let Some(written) = cpu.write_most(offset, value) {
-            return self.carry_out(vcpu, written);
+        match cpu.write_most(offset, value) {
+            Some(Written::Look | Written::Nothing) => return Effect::None,
+            Some(written) => return self.carry_out(vcpu, written),
+            None => {}
         }
         let written = self.changed(cpu.write_page(offset, value, self.backend.tsc()));
         written.map_or(Effect::None, |written| self.carry_out(vcpu, written))
@@ -585,11 +629,16 @@ impl<B: Backend> Apics<B> {
     ///
     /// It faults (#GP), and nothing has changed.
     pub fn write_msr(&self, vcpu: VcpuId, msr: u32, value: u64) -> Result<Effect, Refused> {
-        let now = self.backend.tsc();
         if self.config.taker == Taker::Guest {
-            return self.write_direct(vcpu, msr, value, now);
+            return self.write_direct(vcpu, msr, value, self.backend.tsc());
         }
-        let written = self.changed(self.cpu(vcpu).ok_or(Refused)?.write_msr(msr, value, now));
+        let cpu = self.cpu(vcpu).ok_or(Refused)?;
+        match cpu.write_most_msr(msr, value, || self.backend.tsc()) {
+            Some(Written::Look | Written::Nothing) => return Ok(Effect::None),
+            Some(written) => return Ok(self.carry_out(vcpu, written)),
+            None => {}
+        }
+        let written = self.changed(cpu.write_msr(msr, value, self.backend.tsc()));
         Ok(self.carry_out(vcpu, written?))
     }
 
@@ -730,6 +779,11 @@ impl<B: Backend> Apics<B> {
     /// Reads a register of the I/O APIC.
     pub fn read_io(&self, offset: u64) -> u32 {
         self.io.lock().apic.read(offset)
+    }
+
+    /// The same, unless somebody else has it at this moment.
+    pub fn try_read_io(&self, offset: u64) -> Option<u32> {
+        self.io.try_lock().map(|io| io.apic.read(offset))
     }
 
     /// Writes a register of the I/O APIC.

@@ -56,6 +56,14 @@ impl<B: Backend> MmioDevice for IoPage<B> {
             self.0.write_io(offset, value as u32);
         }
     }
+
+    fn has_fast_path(&self) -> bool {
+        true
+    }
+
+    fn fast_read(&self, offset: u64) -> Option<u32> {
+        if whole(offset, Width::B4) { self.0.try_read_io(offset) } else { None }
+    }
 }
 
 impl<B: Backend> SysRegDevice for ApicMsrs<B> {

@@ -72,6 +72,14 @@ impl Published {
         }
     }
 
+    /// By its own CPU, where nothing else has changed.
+    #[inline(always)]
+    pub fn set_priority(&self, priority: u8) {
+        const PRIORITY: u64 = 0xff << 8;
+        let value = self.0.load(Ordering::Relaxed) & !PRIORITY | u64::from(priority) << 8;
+        self.0.store(value, Ordering::SeqCst);
+    }
+
     /// Whether it is on: [`Identity::mode`].
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::SeqCst) & 3 != 0
@@ -130,6 +138,8 @@ mod tests {
                 let other = Identity { priority: priority ^ 1, ..identity };
                 published.set(other);
                 assert_eq!(published.get(), other);
+                published.set_priority(priority);
+                assert_eq!(published.get(), identity);
             }
         }
     }

@@ -59,6 +59,17 @@ impl Inbox {
         self.noted.load(Ordering::Relaxed) && self.noted.swap(false, Ordering::SeqCst)
     }
 
+    /// By its own CPU, which has looked: there is something still.
+    pub fn look_again(&self) {
+        self.noted.store(true, Ordering::SeqCst);
+    }
+
+    /// By its own CPU: whether what has come is more than vectors.
+    #[inline(always)]
+    pub fn has_signals(&self) -> bool {
+        self.nmi.load(Ordering::SeqCst) || self.has_init() || self.has_startup()
+    }
+
     /// Takes the vectors out.
     pub fn take_vectors(&self) -> Arrived {
         let [edges, levels] = &self.vectors;

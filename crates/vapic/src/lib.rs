@@ -15,6 +15,7 @@
 //! | `inbox` | what comes for a local APIC from other CPUs |
 //! | [`direct`] | what a guest does by itself that has its CPUs' local APICs |
 //! | `apics` | all of a VM's, with their locks |
+//! | `at_once` | the commonest of what their CPUs ask them |
 //! | `devices` | their registers, as devices |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@
 extern crate alloc;
 
 mod apics;
+mod at_once;
 mod base;
 mod devices;
 pub mod direct;
@@ -35,12 +37,13 @@ mod timer;
 mod vectors;
 
 pub use apics::{
-    Activity, Apics, ApicsConfig, Backend, Effect, Ends, NoSuchLine, NotServed, Pending, Pin, Startup, Taker,
-    Turn,
+    Activity, Apics, ApicsConfig, Backend, Effect, Ends, News, NoSuchLine, NotServed, Pending, Pin, Startup,
+    Taker, Turn,
 };
+pub use at_once::{AtOnce, TimerEnd};
 pub use base::{Base, Mode};
 pub use devices::{ApicMsrs, IoPage, LocalPage};
 pub use identity::Identity;
 pub use io::IoApic;
 pub use local::{LocalApic, Refused, Written};
-pub use message::{Delivery, Destination, Ipi, Message, Signal, Target};
+pub use message::{Alone, Delivery, Destination, Ipi, Message, Signal, Target};

@@ -387,12 +387,13 @@ impl LocalApic {
         let legal = all.without(ILLEGAL);
         self.irr = self.irr.with(legal);
         self.tmr = self.tmr.without(edges.without(ILLEGAL)).with(levels.without(ILLEGAL));
-        if legal != all {
+        if !all.without(legal).is_empty() {
             self.note_error(RECEIVED_ILLEGAL_VECTOR);
         }
     }
 
     /// Takes an interrupt that has just come and counts by its edge, if it is the next: from then on it is in service. Otherwise nothing has changed.
+    #[inline(always)]
     pub(crate) fn take_at_once(&mut self, vector: u8) -> bool {
         let is_next = self.mode() != Mode::Off
             && self.svr.enabled()
@@ -404,6 +405,34 @@ impl LocalApic {
             self.isr.set(vector, true);
         }
         is_next
+    }
+
+    /// The timer has ended, if it has by now: its interrupt is taken if it is the next, as [`Self::take_at_once`] does, and requested otherwise.
+    #[inline(always)]
+    pub(crate) fn expire_at_once(&mut self, now: u64) -> Option<u8> {
+        if !self.timer.expire(self.timer_mode(), now) {
+            return None;
+        }
+        let entry = self.lvt.get(TIMER).copied().filter(|entry| !entry.masked())?;
+        if self.take_at_once(entry.vector()) {
+            return Some(entry.vector());
+        }
+        self.request_local(TIMER);
+        None
+    }
+
+    /// The CPU takes the next interrupt, if that is the only one that is requested: from then on it is in service. Otherwise nothing has changed.
+    #[inline(always)]
+    pub(crate) fn take_only(&mut self) -> Option<u8> {
+        let vector = self.next()?;
+        let mut others = self.irr;
+        others.set(vector, false);
+        if !others.is_empty() {
+            return None;
+        }
+        self.irr = others;
+        self.isr.set(vector, true);
+        Some(vector)
     }
 
     /// The Task Priority: CR8 is its upper half.
@@ -536,6 +565,23 @@ impl LocalApic {
             Shorthand::Others => Target::Others,
         };
         Written::Send(Ipi { target, signal })
+    }
+
+    /// What it sends, if that is a vector for itself: it has it then, without anybody's help. Otherwise nothing has changed.
+    pub(crate) fn send_to_itself(&mut self, ipi: Ipi) -> Written {
+        let Ipi { target, signal: Signal::Vector { vector, level: false } } = ipi else {
+            return Written::Send(ipi);
+        };
+        let is_for_itself = match target {
+            Target::Own => true,
+            Target::Named(destination, _) => destination.one() == Some(self.id),
+            Target::All | Target::Others => false,
+        };
+        if !is_for_itself {
+            return Written::Send(ipi);
+        }
+        self.request(vector, false);
+        Written::Look
     }
 
     /// The logical id: in x2APIC mode it follows from the id (SDM 3, 12.12.10.2).

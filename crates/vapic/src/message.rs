@@ -64,6 +64,15 @@ pub struct Message {
     pub signal: Signal,
 }
 
+/// An interrupt that counts by its edge, for one local APIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alone {
+    /// The local APIC's id.
+    pub id: u32,
+    /// The vector.
+    pub vector: u8,
+}
+
 /// Whom an interrupt between CPUs is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -118,6 +127,12 @@ impl Message {
         let redirected = address >> 3 & 1 != 0 && logical;
         let delivery = if redirected { Delivery::Lowest } else { delivery };
         Some(Self { destination: Destination { id, logical, narrow: true }, delivery, signal })
+    }
+
+    /// Whom it is for, if it is an interrupt that counts by its edge and names one local APIC by its id.
+    pub fn alone(self) -> Option<Alone> {
+        let Signal::Vector { vector, level: false } = self.signal else { return None };
+        Some(Alone { id: self.destination.one()?, vector })
     }
 
     /// The write to memory that it is, its address and its data: to who delivers nothing but such. `None` for what none is.

@@ -60,6 +60,9 @@ impl Vectors {
     /// The highest of them. Asked several times at each entry of a guest, of which most find nothing.
     #[inline]
     pub fn highest(&self) -> Option<u8> {
+        if self.is_empty() {
+            return None;
+        }
         let [a, b, c, d] = self.0;
         let (word, first) = if d != 0 {
             (d, 192)

@@ -9,8 +9,8 @@ use axvm_addr::{Gpa, VcpuId};
 use axvm_axdevice::{MmioDevice, SysReg, SysRegDevice, Width};
 use axvm_vapic::spec::{io, offset};
 use axvm_vapic::{
-    Activity, ApicMsrs, Apics, ApicsConfig, Backend, Effect, Ends, IoPage, LocalPage, NoSuchLine, Pending,
-    Pin, Startup, Taker, Turn,
+    Activity, ApicMsrs, Apics, ApicsConfig, AtOnce, Backend, Effect, Ends, IoPage, LocalPage, Message,
+    NoSuchLine, Pending, Pin, Startup, Taker, TimerEnd, Turn,
 };
 use proptest::prelude::*;
 
@@ -525,6 +525,36 @@ fn in_x2apic_mode_msrs_do_it() {
     assert!(vm.read_msr(VcpuId(3), 0x802).is_err(), "no such vCPU");
 }
 
+/// What a guest writes most: a deadline, and the end of an interrupt.
+#[test]
+fn a_deadline_that_has_passed_interrupts_though_another_one_is_set() {
+    const DEADLINE_MODE: u64 = 2 << 17;
+    let vm = running();
+    vm.write_msr(A, 0x1b, X2APIC).unwrap().no_startup();
+    vm.write_msr(A, 0x832, DEADLINE_MODE | 0x51).unwrap().no_startup();
+    let set = |deadline| vm.write_msr(A, 0x6e0, deadline).unwrap().no_startup();
+    let at = |tsc| vm.backend().tsc.store(tsc, Ordering::Relaxed);
+    set(100);
+    assert_eq!((vm.poll(A).deadline, vm.poll(A).vector), (Some(100), None));
+    at(50);
+    set(200);
+    assert_eq!((vm.poll(A).deadline, vm.poll(A).vector), (Some(200), None), "in time");
+    at(250);
+    set(1000);
+    assert!(vm.has_news(A));
+    let turn = vm.turn(A, true);
+    assert_eq!((turn.taken, turn.waiting.deadline), (Some(0x51), Some(1000)));
+    vm.write_msr(A, 0x83f, 0x41).unwrap().no_startup();
+    assert_eq!(vm.turn(A, true).taken, None, "of a lower class");
+    vm.write_msr(A, 0x80b, 0).unwrap().no_startup();
+    assert!(vm.has_news(A));
+    assert_eq!(vm.turn(A, true).taken, Some(0x41));
+    assert!(vm.write_msr(A, 0x80b, 1).is_err());
+    vm.write_msr(A, 0x80b, 0).unwrap().no_startup();
+    at(1000);
+    assert_eq!(vm.end_of_timer(A), Some(TimerEnd { vector: 0x51, deadline: None }));
+}
+
 #[test]
 fn registers_are_reached_as_devices() {
     let vm = std::sync::Arc::new(running());
@@ -594,6 +624,7 @@ enum Step {
     Entry(u8, u32),
     Page(u8, u16, u32),
     Msi(u8, u32),
+    Nmi(u8),
     Run(u8),
     End(u8),
 }
@@ -606,6 +637,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (8..12u8, vector.clone(), bits).prop_map(|(pin, vector, bits)| Step::Entry(pin, vector | bits)),
         1 => (0..3u8, (0..64u16).prop_map(|at| at * 16), any::<u32>()).prop_map(|(cpu, at, value)| Step::Page(cpu, at, value)),
         1 => (0..3u8, vector).prop_map(|(cpu, vector)| Step::Msi(cpu, vector)),
+        1 => (0..3u8).prop_map(Step::Nmi),
         4 => (0..3u8).prop_map(Step::Run),
         4 => (0..3u8).prop_map(Step::End),
     ]
@@ -632,6 +664,9 @@ proptest! {
                 }
                 Step::Msi(cpu, vector) => {
                     let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, vector);
+                }
+                Step::Nmi(cpu) => {
+                    let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, 0x400);
                 }
                 Step::Run(cpu) => {
                     let vcpu = VcpuId(cpu.into());
@@ -706,6 +741,9 @@ proptest! {
                 Step::Msi(cpu, vector) => {
                     let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, vector);
                 }
+                Step::Nmi(cpu) => {
+                    let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, 0x400);
+                }
                 Step::Run(cpu) => {
                     vm.take(VcpuId(cpu.into()));
                 }
@@ -752,6 +790,9 @@ fn apply(vm: &Vm, step: &Step) {
         Step::Msi(cpu, vector) => {
             let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, vector);
         }
+        Step::Nmi(cpu) => {
+            let _ = vm.send_msi(0xfee0_0000 | u64::from(cpu) << 12, 0x400);
+        }
         Step::Run(cpu) => {
             vm.turn(VcpuId(cpu.into()), true);
         }
@@ -786,7 +827,7 @@ proptest! {
             vm.turn(A, true);
             other.turn(A, true);
         }
-        if let Some(taken) = vm.take_message(A, address, vector) {
+        if let Some(taken) = take_message(&vm, A, address, vector) {
             prop_assert!(looked || steps.iter().any(|step| matches!(step, Step::Run(0))), "there was news");
             other.send_msi(address, vector).unwrap();
             prop_assert_eq!(other.turn(A, true).taken, Some(taken));
@@ -796,30 +837,156 @@ proptest! {
             prop_assert_eq!(interrupts(&vm, vcpu), interrupts(&other, vcpu));
         }
     }
+
+    /// What comes of a turn at once is what a whole turn comes to; where it says that there is more, a whole turn finds all of it.
+    #[test]
+    fn a_turn_at_once_is_a_turn(
+        before in prop::collection::vec(step(), 0..40),
+        after in prop::collection::vec(step(), 0..6),
+        accepts in any::<bool>(),
+        ticks in 0..2000u64,
+    ) {
+        let (vm, other) = (running(), running());
+        let both = |steps: &[Step]| steps.iter().for_each(|step| {
+            apply(&vm, step);
+            apply(&other, step);
+        });
+        both(&before);
+        let seen = vm.turn(A, true);
+        prop_assert_eq!(other.turn(A, true), seen);
+        both(&after);
+        let waited = seen.waiting != Pending { deadline: seen.waiting.deadline, ..NOTHING };
+        match vm.turn_at_once(A, seen.cr8, accepts) {
+            AtOnce::More => {
+                prop_assert!(vm.has_news(A));
+                prop_assert_eq!(vm.turn(A, accepts), other.turn(A, accepts));
+            }
+            AtOnce::GoesOn { inject: taken, deadline } => {
+                let turn = other.turn(A, accepts);
+                prop_assert!(!vm.has_news(A));
+                prop_assert_eq!(turn, Turn { taken, waiting: Pending { deadline, ..NOTHING }, cr8: seen.cr8 });
+                prop_assert!(!waited || !after.is_empty(), "what waited was forgotten");
+            }
+        }
+        for vm in [&vm, &other] {
+            vm.backend().tsc.fetch_add(ticks, Ordering::Relaxed);
+        }
+        for vcpu in [A, B, C] {
+            prop_assert_eq!(vm.turn(vcpu, false), other.turn(vcpu, false));
+            prop_assert_eq!(interrupts(&vm, vcpu), interrupts(&other, vcpu));
+        }
+    }
+
+    /// The end of a timer that is dealt with at once is one that a whole turn has found.
+    #[test]
+    fn a_timer_s_end_at_once_is_a_turn_s(
+        steps in prop::collection::vec(step(), 0..20),
+        count in 1..3000u32,
+        entry in prop_oneof![Just(0x41u32), Just(0x2_0041), Just(0x1_0041), Just(0x5)],
+        ticks in 0..6000u64,
+    ) {
+        let (vm, other) = (running(), running());
+        for vm in [&vm, &other] {
+            steps.iter().for_each(|step| apply(vm, step));
+            write(vm, A, offset::LVT_TIMER, entry);
+            write(vm, A, offset::INITIAL_COUNT, count);
+        }
+        prop_assert_eq!(vm.turn(A, true), other.turn(A, true));
+        for vm in [&vm, &other] {
+            vm.backend().tsc.fetch_add(ticks, Ordering::Relaxed);
+        }
+        let is_due = |vm: &Vm| vm.turn(A, true);
+        if let Some(TimerEnd { vector, deadline }) = vm.end_of_timer(A) {
+            let turn = is_due(&other);
+            prop_assert_eq!(turn.taken, Some(vector));
+            prop_assert_eq!(turn.waiting, Pending { deadline, ..NOTHING });
+            prop_assert!(!vm.has_news(A));
+        } else {
+            prop_assert_eq!(is_due(&vm), is_due(&other));
+        }
+        prop_assert_eq!(vm.turn(A, false), other.turn(A, false));
+        prop_assert_eq!(interrupts(&vm, A), interrupts(&other, A));
+    }
+}
+
+/// Nothing waits.
+const NOTHING: Pending = Pending {
+    activity: Activity::Runs,
+    reset: false,
+    nmi: false,
+    vector: None,
+    cr8_below: None,
+    deadline: None,
+    ends: Ends::Unseen,
+};
+
+#[test]
+fn what_a_cpu_sends_to_itself_is_taken_at_once() {
+    let vm = running();
+    let cr8 = vm.turn(A, true).cr8;
+    let inject = |vector| AtOnce::GoesOn { inject: Some(vector), deadline: None };
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::GoesOn { inject: None, deadline: None });
+    for command in [0x0004_0041, 0x41] {
+        assert_eq!(send(&vm, A, 0, command), Effect::None);
+        assert!(vm.has_news(A));
+        assert_eq!(vm.turn_at_once(A, cr8, false), AtOnce::More, "it waits");
+        assert_eq!(vm.turn_at_once(A, cr8, true), inject(0x41));
+        assert!(!vm.has_news(A));
+        write(&vm, A, offset::EOI, 0);
+    }
+    assert_eq!(kicked(&vm), [], "nobody else was needed");
+    // Of two both are looked at by a whole turn; so is a priority that has changed, and a signal.
+    let _ = (send(&vm, A, 0, 0x41), send(&vm, A, 0, 0x51));
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More);
+    assert_eq!((vm.turn(A, true).taken, vm.turn(A, true).waiting.vector), (Some(0x51), None));
+    write(&vm, A, offset::EOI, 0);
+    assert_eq!(vm.turn_at_once(A, cr8, true), inject(0x41));
+    write(&vm, A, offset::EOI, 0);
+    let _ = send(&vm, A, 0, 0x41);
+    assert_eq!(vm.turn_at_once(A, cr8 + 1, true), AtOnce::More);
+    assert_eq!(vm.turn(A, true).taken, Some(0x41));
+    write(&vm, A, offset::EOI, 0);
+    // A timer's deadline is said, whatever it is.
+    write(&vm, A, offset::LVT_TIMER, 0x51);
+    write(&vm, A, offset::INITIAL_COUNT, 100);
+    let deadline = vm.poll(A).deadline;
+    let _ = send(&vm, A, 0, 0x41);
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::GoesOn { inject: Some(0x41), deadline });
+    assert!(deadline.is_some());
+    vm.send_msi(0xfee0_0000, 0x400).unwrap();
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More, "a non-maskable interrupt");
+    assert!(vm.turn(A, true).waiting.nmi);
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More, "it waits still");
+}
+
+/// A message, taken at once if it is for one CPU: its vector.
+fn take_message(vm: &Vm, vcpu: VcpuId, address: u64, data: u32) -> Option<u8> {
+    let alone = Message::from_msi(address, data)?.alone()?;
+    vm.take_message(vcpu, alone).then_some(alone.vector)
 }
 
 #[test]
 fn a_message_for_this_cpu_alone_is_taken_at_once() {
     let vm = running();
     let to = |id: u64| 0xfee0_0000 | id << 12;
-    assert_eq!(vm.take_message(A, to(0), 0x41), None, "nobody has looked");
+    assert_eq!(take_message(&vm, A, to(0), 0x41), None, "nobody has looked");
     vm.turn(A, true);
-    assert_eq!(vm.take_message(A, to(0), 0x41), Some(0x41));
+    assert_eq!(take_message(&vm, A, to(0), 0x41), Some(0x41));
     assert_eq!(read(&vm, A, offset::ISR + 0x20), 1 << 1);
-    assert_eq!(vm.take_message(A, to(0), 0x42), None, "of the class that is in service");
-    assert_eq!(vm.take_message(A, to(0), 0x51), Some(0x51));
+    assert_eq!(take_message(&vm, A, to(0), 0x42), None, "of the class that is in service");
+    assert_eq!(take_message(&vm, A, to(0), 0x51), Some(0x51));
     for (address, data) in
         [(to(1), 0x61), (to(0xff), 0x61), (to(0) | 1 << 2, 0x61), (to(0), 0x8061), (to(0), 0x461)]
     {
-        assert_eq!(vm.take_message(A, address, data), None, "{address:#x} {data:#x}");
+        assert_eq!(take_message(&vm, A, address, data), None, "{address:#x} {data:#x}");
     }
     write(&vm, A, offset::TPR, 0x60);
     vm.turn(A, true);
-    assert_eq!(vm.take_message(A, to(0), 0x61), None, "kept back by the task's priority");
-    assert_eq!(vm.take_message(A, to(0), 0x71), Some(0x71));
+    assert_eq!(take_message(&vm, A, to(0), 0x61), None, "kept back by the task's priority");
+    assert_eq!(take_message(&vm, A, to(0), 0x71), Some(0x71));
     vm.send_msi(to(0), 0x72).unwrap();
     vm.turn(A, true);
-    assert_eq!(vm.take_message(A, to(0), 0x81), None, "another one waits");
+    assert_eq!(take_message(&vm, A, to(0), 0x81), None, "another one waits");
     assert_eq!(kicked(&vm), [0]);
 }
 
@@ -830,14 +997,14 @@ fn a_message_is_not_taken_before_what_comes_first() {
     // A non-maskable interrupt, which has been seen.
     vm.send_msi(to(0), 0x400).unwrap();
     assert!(vm.turn(A, true).waiting.nmi);
-    assert_eq!(vm.take_message(A, to(0), 0x41), None);
+    assert_eq!(take_message(&vm, A, to(0), 0x41), None);
     assert!(vm.take_nmi(A));
     vm.turn(A, true);
-    assert_eq!(vm.take_message(A, to(0), 0x41), Some(0x41));
+    assert_eq!(take_message(&vm, A, to(0), 0x41), Some(0x41));
     // An INIT, after which it waits for STARTUP.
     let _ = send(&vm, B, 0, 0x4500);
     vm.turn(A, true);
     write(&vm, A, offset::SVR, 0x1ff);
     vm.turn(A, true);
-    assert_eq!(vm.take_message(A, to(0), 0x51), None);
+    assert_eq!(take_message(&vm, A, to(0), 0x51), None);
 }

@@ -8,6 +8,7 @@
 //! | `prefix` | what comes before the opcode |
 //! | `modrm` | which memory, and which register |
 //! | `decode` | the opcodes |
+//! | `plain` | loads and stores of 32 bits, ready to be done |
 //! | `compute` | results and flags |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod compute;
 mod decode;
 mod model;
 mod modrm;
+mod plain;
 mod prefix;
 
 pub use compute::{Flags, Outcome};
@@ -23,3 +25,4 @@ pub use model::{
     Base, BitTest, Code, Extend, Index, Instruction, Memory, NotDecoded, Operation, Register, Segment,
     StringKind, Two, Unary, Value, Width,
 };
+pub use plain::{Move, Plain};

@@ -220,22 +220,38 @@ fn ports_reach_their_devices_or_the_machine() {
         .ports(0x2f8, 8, com.clone())
         .build()
         .unwrap();
-    let bus = Bus::default();
-    let read = |port, width| devices.port_read(VCPU, port, width, &bus);
-    assert_eq!(read(0x2fa, Width::B1), Some((2, Handled::Emulated)));
-    assert_eq!(read(0x2fc, Width::B4), Some((1 << 16 | 4, Handled::Emulated)));
-    assert_eq!(read(0x2ff, Width::B2), None, "across its end");
-    assert_eq!((read(0x300, Width::B1), read(0x2f7, Width::B2), read(0, Width::B1)), (None, None, None));
-    let forwarded = |device| Handled::Forwarded { device, aborted: false };
-    assert_eq!(read(0x71, Width::B1), Some((0x71, forwarded(3))), "only the bits of the width");
-    assert_eq!(read(0xfffc, Width::B4), Some((0xabcd_02fc, forwarded(4))), "where they are in the machine");
-    assert_eq!(read(0xffff, Width::B2), None, "past the last port");
-    let write = |port, width, value| devices.port_write(VCPU, port, width, value, &bus);
-    assert_eq!(write(0x2f8, Width::B1, 0x103), Some(Handled::Emulated));
-    assert_eq!(write(0x70, Width::B2, 0xf_1234), Some(forwarded(3)));
-    assert_eq!((write(0x71, Width::B2, 1), write(0x72, Width::B1, 1)), (None, None));
+    let emulated = |port, width| match devices.port_place(port, width) {
+        PortPlace::Emulated { entry, offset } => Some((entry, offset)),
+        _ => None,
+    };
+    let read = |port, width| {
+        emulated(port, width).map(|(entry, offset)| devices.port_read(VCPU, entry, offset, width))
+    };
+    assert_eq!(read(0x2fa, Width::B1), Some(2));
+    assert_eq!(read(0x2fc, Width::B4), Some(1 << 16 | 4));
+    let forwarded = |device, at| PortPlace::Forwarded { device, at };
+    for (port, width, place) in [
+        (0x2ff, Width::B2, PortPlace::Nobody),
+        (0x300, Width::B1, PortPlace::Nobody),
+        (0x2f7, Width::B2, PortPlace::Nobody),
+        (0, Width::B1, PortPlace::Nobody),
+        (0x71, Width::B1, forwarded(3, 0x71)),
+        (0x71, Width::B2, PortPlace::Nobody),
+        (0xfffc, Width::B4, forwarded(4, 0x2fc)),
+        (0xffff, Width::B2, PortPlace::Nobody),
+    ] {
+        assert_eq!(devices.port_place(port, width), place, "{port:#x}, {width:?}");
+    }
+    let (entry, offset) = emulated(0x2f8, Width::B1).unwrap();
+    devices.port_write(VCPU, entry, offset, Width::B1, 0x103);
     assert_eq!(*com.writes.lock().unwrap(), [(0, 3)]);
-    assert_eq!(*bus.1.borrow(), [(0x70, Width::B2, 0x1234)]);
+    // Places that aren't this table's reach nobody.
+    for entry in [0, 2, 3, u16::MAX] {
+        let read = devices.port_read(VCPU, entry, 0, Width::B2);
+        devices.port_write(VCPU, entry, 0, Width::B2, 1);
+        assert!(entry == 1 || read == 0xffff, "{entry}");
+    }
+    assert_eq!(com.writes.lock().unwrap().len(), 1);
     assert!(devices.has_ports(0x2ff, 0x400) && devices.has_ports(0, 0x70) && !devices.has_ports(0x72, 0x2f7));
 }
 
@@ -248,13 +264,12 @@ fn no_port_that_is_not_listed_is_reached() {
         .forwarded_ports(0xffff, 1, 0xffff, 5, "last")
         .build()
         .unwrap();
-    let bus = Bus::default();
     for port in 0..=0xffff {
         for width in [Width::B1, Width::B2, Width::B4] {
             let last = u32::from(port) + width.bytes() as u32 - 1;
             let within = |first, end| u32::from(port) >= first && last <= end;
             let expected = within(0x3f8, 0x3ff) || within(0x70, 0x71) || within(0xffff, 0xffff);
-            assert_eq!(devices.port_read(VCPU, port, width, &bus).is_some(), expected, "{port:#x} {width:?}");
+            assert_eq!(devices.port_place(port, width) != PortPlace::Nobody, expected, "{port:#x} {width:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use axvm_axdevice::Width;
 
 use super::life::Stay;
 use super::{AxVM, HostError, NotOff, StopReason, Turn, Whereabouts};
-use crate::devices::{Handled, Hint};
+use crate::devices::{Handled, Hint, PortPlace};
 use crate::events::Kind;
 use crate::hal::{AxVMHal, Resided};
 use crate::irqchip::Irqchip;
@@ -240,31 +240,52 @@ impl<H: AxVMHal> AxVM<H> {
         running.complete(answer);
     }
 
-    /// What an access to ports comes to, which is counted: what [`Vcpu::complete`] is told of [`Exit::Port`]. A vCPU's own code may ask for it
-    /// instead.
-    #[inline(always)]
-    pub fn answer_port(&self, vcpu: VcpuId, access: PortAccess) -> Answer {
+    fn answer_port(&self, vcpu: VcpuId, access: PortAccess) -> Answer {
         let PortAccess { port, width, write, continues } = access;
-        let (devices, hal) = (&self.devices, &**self.hal());
-        let answered = match write {
-            None => devices.port_read(vcpu, port, width, hal),
-            Some(value) => devices.port_write(vcpu, port, width, value, hal).map(|handled| (0, handled)),
-        };
         if !continues {
             self.count_exit(vcpu, ExitReason::Port);
         }
-        match answered {
-            Some((value, handled)) => {
-                match handled {
-                    Handled::Emulated => self.irqchip.after_access(),
-                    Handled::Silent => {}
-                    Handled::Forwarded { device, .. } => self.count_registers(device),
-                }
-                Answer::Value(value.into())
+        let value = match self.devices.port_place(port, width) {
+            PortPlace::Nobody => {
+                self.refuse_port();
+                return Answer::Nobody;
             }
-            None => {
-                self.refusals.port.count();
-                Answer::Nobody
+            PortPlace::Emulated { entry, offset } => self.ask_port(vcpu, entry, offset, width, write),
+            PortPlace::Forwarded { device, at } => self.forward_port(device, at, width, write),
+        };
+        Answer::Value(value.into())
+    }
+
+    /// For a vCPU's own code: an access of [`PortPlace::Nobody`], which is a refusal.
+    #[inline(always)]
+    pub fn refuse_port(&self) {
+        self.refusals.port.count();
+    }
+
+    /// For a vCPU's own code: an access of [`PortPlace::Emulated`]. What is read of it; of a write 0.
+    #[inline(always)]
+    pub fn ask_port(&self, vcpu: VcpuId, entry: u16, offset: u16, width: Width, write: Option<u32>) -> u32 {
+        let value = match write {
+            None => self.devices.port_read(vcpu, entry, offset, width),
+            Some(value) => {
+                self.devices.port_write(vcpu, entry, offset, width, value);
+                0
+            }
+        };
+        self.irqchip.after_access();
+        value
+    }
+
+    /// For a vCPU's own code: an access of [`PortPlace::Forwarded`]. What is read of it; of a write 0.
+    #[inline(always)]
+    pub fn forward_port(&self, device: u16, at: u16, width: Width, write: Option<u32>) -> u32 {
+        self.count_registers(device);
+        let mask = width.mask() as u32;
+        match write {
+            None => self.hal().forward_port_read(at, width) & mask,
+            Some(value) => {
+                self.hal().forward_port_write(at, width, value & mask);
+                0
             }
         }
     }

@@ -41,9 +41,9 @@ impl Sight for Ram {
         (address / PAGE < self.seen).then_some(address)
     }
 
-    fn look(&self, place: u64, further: u64) -> u64 {
+    fn look<const FURTHER: usize>(&self, place: u64) -> u64 {
         let mut word = [0; 8];
-        self.read(place + further, &mut word).unwrap();
+        self.read(place + FURTHER as u64, &mut word).unwrap();
         u64::from_le_bytes(word)
     }
 }
@@ -113,34 +113,79 @@ fn slow_access(save: &Save, ram: &Ram) -> Option<Instruction> {
     Instruction::decode(bytes.as_slice(), walk::code(save)).ok()
 }
 
+// What is known of a guest in a state.
+
+fn length(known: &mut Known<u64>, save: &Save, kind: Kind, ram: &Ram) -> Option<u8> {
+    let state = known.state(save);
+    known.length(state, save.rip, kind, ram)
+}
+
+fn access(known: &mut Known<u64>, save: &Save, assisted: &[u8], ram: &Ram) -> Option<Instruction> {
+    let state = known.state(save);
+    known.access(state, save.rip, assisted, ram).map(|reach| reach.instruction)
+}
+
+fn translate(known: &mut Known<u64>, save: &Save, linear: u64, access: Access, ram: &Ram) -> Option<u64> {
+    let state = known.state(save);
+    known.translate(state, save, linear, access, ram)
+}
+
 #[test]
 fn what_was_found_is_known() {
     let ram = ram();
     for rip in [CODE, CODE + 2, CODE + 0x20_0000 + 5 * PAGE] {
         let (mut known, save) = (Known::default(), save_with(|save| save.rip = rip));
         let (kind, exit) = CPUID;
-        assert_eq!(known.length(&save, kind, &ram), None);
-        let length = known.find_length(&save, kind, &exit, BITS, &ram);
-        assert_eq!(length, Some(if rip == CODE + 2 { 3 } else { 2 }));
-        assert_eq!(known.length(&save, kind, &ram), length);
-        assert_eq!(known.length(&save, RDMSR.0, &ram), None, "another exit");
+        assert_eq!(length(&mut known, &save, kind, &ram), None);
+        let found = known.find_length(&save, kind, &exit, BITS, &ram);
+        assert_eq!(found, Some(if rip == CODE + 2 { 3 } else { 2 }));
+        assert_eq!(length(&mut known, &save, kind, &ram), found);
+        assert_eq!(length(&mut known, &save, RDMSR.0, &ram), None, "another exit");
         known.forget();
-        assert_eq!(known.length(&save, kind, &ram), None);
+        assert_eq!(length(&mut known, &save, kind, &ram), None);
     }
     let (mut known, store) = (Known::default(), save_with(|save| save.rip = CODE + 0x100));
-    assert!(known.access(&store, &[], &ram).is_none());
+    assert!(access(&mut known, &store, &[], &ram).is_none());
     known.find_access(&store, BITS, &ram).unwrap();
-    assert_eq!(known.access(&store, &[], &ram).copied(), slow_access(&store, &ram));
+    assert_eq!(access(&mut known, &store, &[], &ram), slow_access(&store, &ram));
     // What the processor says that it has executed counts, if it says it.
-    let told = |bytes: &[u8]| known.access(&store, bytes, &ram).is_some();
+    let mut told = |bytes: &[u8]| access(&mut known, &store, bytes, &ram).is_some();
     assert!(told(&[0x89, 0x03]) && told(&[0x89, 0x03, 0x90]));
     assert!(!told(&[0x89]) && !told(&[0x89, 0x13]));
     for linear in [DATA + 8, CODE + 0x20_0000 + 6 * PAGE + 8] {
-        assert_eq!(known.translate(&store, linear, Access::Write, &ram), None);
+        assert_eq!(translate(&mut known, &store, linear, Access::Write, &ram), None);
         assert_eq!(known.find_page(&store, linear, Access::Write, BITS, &ram), Ok(6 * PAGE + 8));
-        assert_eq!(known.translate(&store, linear + 8, Access::Write, &ram), Some(6 * PAGE + 16));
-        assert_eq!(known.translate(&store, linear, Access::Read, &ram), None, "another access");
+        assert_eq!(translate(&mut known, &store, linear + 8, Access::Write, &ram), Some(6 * PAGE + 16));
+        assert_eq!(translate(&mut known, &store, linear, Access::Read, &ram), None, "another access");
     }
+}
+
+/// Guests switch between address spaces: what is known of a few of them stays so, and of many is found anew.
+#[test]
+fn what_is_known_is_so_in_several_states() {
+    let (ram, mut known, (kind, exit)) = (ram(), Known::default(), CPUID);
+    let at = |space: u64, rip: u64| save_with(|save| (save.cr3, save.rip) = (space, CODE + rip));
+    let (one, other) = (at(PAGE, 0), at(8 * PAGE, 2));
+    known.find_length(&one, kind, &exit, BITS, &ram);
+    known.find_length(&other, kind, &exit, BITS, &ram);
+    for _ in 0..3 {
+        assert_eq!(length(&mut known, &one, kind, &ram), Some(2));
+        assert_eq!(length(&mut known, &other, kind, &ram), Some(3));
+        assert_eq!(length(&mut known, &at(8 * PAGE, 0), kind, &ram), None, "found in another space");
+    }
+    // Of another ring and mode nothing of it holds.
+    for number in [0, 1, 2, 3, 4, 6] {
+        let mut changed = one;
+        flip(&mut changed, number, 0);
+        assert_eq!(length(&mut known, &changed, kind, &ram), None, "{number}");
+    }
+    assert_eq!(length(&mut known, &one, kind, &ram), Some(2));
+    for space in 0..20 {
+        known.state(&at((space * PAGE) | 8, 0));
+    }
+    assert_eq!(length(&mut known, &one, kind, &ram), None);
+    assert_eq!(known.find_length(&one, kind, &exit, BITS, &ram), Some(2));
+    assert_eq!(length(&mut known, &one, kind, &ram), Some(2));
 }
 
 #[test]
@@ -150,10 +195,10 @@ fn what_isn_t_seen_or_crosses_a_page_isn_t_kept() {
     // At a page's end: what follows may be another page's.
     let at_end = save_with(|save| save.rip = CODE + 0xffe);
     assert_eq!(known.find_length(&at_end, kind, &exit, BITS, &ram()), Some(2));
-    assert_eq!(known.length(&at_end, kind, &ram()), None);
+    assert_eq!(length(&mut known, &at_end, kind, &ram()), None);
     let dim = Ram { seen: 4, ..ram() };
     assert_eq!(known.find_length(&save(), kind, &exit, BITS, &dim), Some(2));
-    assert_eq!(known.length(&save(), kind, &dim), None);
+    assert_eq!(length(&mut known, &save(), kind, &dim), None);
     // Of tables of other kinds nothing is kept.
     let five = save_with(|save| {
         save.cr4 |= 1 << 12;
@@ -162,14 +207,14 @@ fn what_isn_t_seen_or_crosses_a_page_isn_t_kept() {
     let deep = ram();
     deep.entry(8, 0, PAGE | P | RW | US);
     assert_eq!(known.find_length(&five, kind, &exit, BITS, &deep), Some(2));
-    assert_eq!(known.length(&five, kind, &deep), None);
+    assert_eq!(length(&mut known, &five, kind, &deep), None);
     let flat = save_with(|save| {
         (save.efer, save.cr0, save.rip) = (0, 1, 5 * PAGE);
         save.cs.attributes = Attributes::CODE32;
         save.cs.limit = u32::MAX;
     });
     assert_eq!(known.find_length(&flat, kind, &exit, BITS, &deep), Some(2));
-    assert_eq!(known.length(&flat, kind, &deep), None);
+    assert_eq!(length(&mut known, &flat, kind, &deep), None);
 }
 
 /// Something that a guest does.
@@ -231,7 +276,7 @@ proptest! {
                 Step::Entry { table, index, bit } => {
                     let at = table * PAGE + index * 8;
                     // What is beyond RAM isn't asked for.
-                    let value = ram.look(at, 0) ^ 1 << bit;
+                    let value = ram.look::<0>(at) ^ 1 << bit;
                     ram.put(at, &value.to_le_bytes());
                 }
                 Step::Code { at, byte } => ram.put(5 * PAGE + at, &[byte]),
@@ -245,14 +290,14 @@ proptest! {
             }
             for (kind, exit) in [CPUID, RDMSR] {
                 let now = slow_length(&save, &exit, &ram);
-                if let Some(length) = known.length(&save, kind, &ram) {
+                if let Some(length) = self::length(&mut known, &save, kind, &ram) {
                     prop_assert_eq!(Some(length), now);
                 }
                 prop_assert_eq!(known.find_length(&save, kind, &exit, BITS, &ram), now);
             }
             let now = slow_access(&save, &ram);
-            if let Some(access) = known.access(&save, &[], &ram) {
-                prop_assert_eq!(Some(*access), now);
+            if let Some(access) = self::access(&mut known, &save, &[], &ram) {
+                prop_assert_eq!(Some(access), now);
             }
             prop_assert_eq!(known.find_access(&save, BITS, &ram), fetch::bytes(&save, BITS, &ram));
             for (linear, access) in [
@@ -261,7 +306,7 @@ proptest! {
                 (CODE + 0x20_0000 + 7 * PAGE, Access::Write),
             ] {
                 let now = walk::translate(&save, linear, access, BITS, &ram);
-                if let Some(address) = known.translate(&save, linear, access, &ram) {
+                if let Some(address) = translate(&mut known, &save, linear, access, &ram) {
                     prop_assert_eq!(Ok(address), now);
                 }
                 prop_assert_eq!(known.find_page(&save, linear, access, BITS, &ram), now);

@@ -274,6 +274,16 @@ impl Control {
         Event::decode(self.injection)
     }
 
+    /// Whether the next VMRUN begins with an event.
+    pub const fn is_injected(&self) -> bool {
+        Event::is_valid(self.injection)
+    }
+
+    /// Whether the exit has interrupted the delivery of an event.
+    pub const fn has_interrupted(&self) -> bool {
+        Event::is_valid(self.exit_interrupt)
+    }
+
     /// The event whose delivery the exit has interrupted, as the CPU says it: `event::again` says what is to be made of it.
     pub const fn interrupted(&self) -> Option<Event> {
         Event::decode(self.exit_interrupt)

@@ -48,9 +48,14 @@ impl Event {
         self.vector as u64 | (self.kind as u64) << 8 | error | VALID
     }
 
+    /// Whether the field holds something that is delivered.
+    pub const fn is_valid(field: u64) -> bool {
+        field & VALID != 0
+    }
+
     /// The field's event, if it holds one. One of a type that is reserved is none: nobody has put it there.
     pub const fn decode(field: u64) -> Option<Self> {
-        if field & VALID == 0 {
+        if !Self::is_valid(field) {
             return None;
         }
         let kind = match field >> 8 & 7 {

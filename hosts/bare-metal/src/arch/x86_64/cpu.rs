@@ -1,7 +1,7 @@
 //! Small things that every part needs of the CPU.
 
-use core::arch::global_asm;
 use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_lfence, _mm_mfence, _rdtsc};
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use axvm_addr::Hpa;
@@ -193,6 +193,20 @@ pub fn open_window() {
     // STI holds interrupts off for one instruction more.
     x86_64::instructions::nop();
     interrupts::disable();
+}
+
+/// Lets calls in that were shut out when a guest was entered (AMD APM 2, 15.17).
+#[inline(always)]
+pub fn let_calls_in() {
+    // SAFETY: a call is noted, and changes nothing else; other interrupts are masked.
+    unsafe { asm!("stgi", options(nostack, preserves_flags)) };
+}
+
+/// Shuts calls out: those that come from here on are pending, and end the next run of a guest.
+#[inline(always)]
+pub fn shut_calls_out() {
+    // SAFETY: until the next run of a guest, or until it is known that there is none.
+    unsafe { asm!("clgi", options(nostack, preserves_flags)) };
 }
 
 /// Sleeps until an interrupt comes, which stays noted.

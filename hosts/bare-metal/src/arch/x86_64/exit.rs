@@ -97,7 +97,8 @@ fn length(running: &mut Running<'_>, left: &Left) -> Option<u64> {
         return Some(next.wrapping_sub(save.rip));
     }
     let kind = known::kind(control);
-    let found = known.length(save, kind, sights).or_else(|| {
+    let state = known.state(save);
+    let found = known.length(state, save.rip, kind, sights).or_else(|| {
         let found = known.find_length(save, kind, left, physical_bits(), sights);
         if sights.take_lost() {
             known.forget();

@@ -9,6 +9,7 @@ mod acpi_timer;
 mod boot;
 mod cpu;
 mod emulate;
+mod enter;
 mod establish;
 mod exit;
 mod fast;

@@ -133,6 +133,11 @@ impl PerCpu {
         self.called.store(1, Ordering::Relaxed);
     }
 
+    /// Whether it was called, and hasn't looked around since.
+    pub fn is_called(&self) -> bool {
+        self.called.load(Ordering::Relaxed) != 0
+    }
+
     /// Before the CPU looks around: what it is called for from now on is another call.
     pub fn take_call(&self) {
         self.called.store(0, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use axvm::stats::{ExitCounters, ExitReason};
 use axvm::vcpu::{Answer, Exit, Slept, Vcpu};
 use axvm::vm::Start;
 use axvm_addr::{Gpa, VcpuId};
-use axvm_vapic::{Activity, Pending as Waiting, Turn};
+use axvm_vapic::{Activity, AtOnce, News, Pending as Waiting, TimerEnd, Turn};
 use axvm_x86_cpu::control::AWAIT_WINDOW;
 use axvm_x86_cpu::cr::Allowed;
 use axvm_x86_cpu::exit::Exit as Left;
@@ -16,8 +16,9 @@ use axvm_x86_cpu::start;
 use axvm_x86_cpu::vmcb::Event;
 
 use super::cpu::{self, ticks};
+use super::enter::{Entered, enter};
 use super::exit::{handle, next_of};
-use super::fast;
+use super::fast::{self, PortsSeen};
 use super::irqchip::GuestIrqchip;
 use super::irqchip::deliver::{take_interrupts, take_message};
 use super::local_apic::{LocalApic, TIMER};
@@ -25,7 +26,7 @@ use super::pending::Pending;
 use super::percpu::PerCpu;
 use super::registers::{IDENTIFIED, Identified};
 use super::sight::Sights;
-use super::vcpu::{Context, Entered};
+use super::vcpu::Context;
 use crate::vm::Vm;
 
 /// How a vCPU begins that another one has started by INIT and STARTUP: in real mode, at the page that `Start::entry` is. The plan's
@@ -46,12 +47,16 @@ pub struct Running<'a> {
     pub(super) allowed: Allowed,
     /// Its instructions and pages that were found before.
     pub(super) known: Box<Known<u64>>,
+    /// Ports that it has accessed before.
+    pub(super) ports: PortsSeen,
     /// Its VM's RAM, by which they were found.
     pub(super) sights: Sights<'a>,
     /// What CPUID has told it.
     pub(super) identified: [Option<Identified>; IDENTIFIED],
     /// Its VM's interrupt controller.
     pub(super) irqchip: &'a GuestIrqchip,
+    /// Of its virtual APIC.
+    news: News<'a>,
     /// Where its local APIC has its page; where no register is, if that isn't its own.
     pub(super) local: Gpa,
     /// Its counters.
@@ -76,6 +81,15 @@ enum Watch {
     Look,
 }
 
+/// What a guest goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Injected {
+    /// Nothing new.
+    None,
+    /// An interrupt.
+    One,
+}
+
 impl<'a> Running<'a> {
     /// A vCPU that is about to be entered.
     pub fn new(vm: &'a Vm, vcpu: VcpuId, context: Context, allowed: Allowed) -> Self {
@@ -86,9 +100,11 @@ impl<'a> Running<'a> {
             pending: Pending::None,
             allowed,
             known: Box::default(),
+            ports: PortsSeen::default(),
             identified: [None; IDENTIFIED],
             sights: Sights::new(&vm.ends().ram),
             irqchip: vm.irqchip(),
+            news: vm.irqchip().apics().news(vcpu),
             local: vm.irqchip().local_page().unwrap_or(Gpa(!0xfff)),
             exits: vm.exits(vcpu),
             timer: None,
@@ -122,7 +138,6 @@ impl<'a> Running<'a> {
 
     /// Sleeps until there is something for it, which is taken in.
     fn wait(&mut self) {
-        self.watch = Watch::Look;
         if self.irqchip.takes_interrupts() {
             // What interrupts the CPU is the guest's.
             cpu::wait_for_call();
@@ -143,20 +158,25 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// The CPU was interrupted, of which its guest hears by the hypervisor only. The two that come most are dealt with here.
+    /// The CPU was interrupted between two entries of a quiet vCPU's guest, which hears of it by the hypervisor only. The two that come most are dealt
+    /// with here. Calls are shut out there: those that come while interrupts are let in end the loop.
     #[inline(never)]
-    fn interrupted(&mut self) {
+    pub(super) fn interrupted(&mut self) -> Entered {
+        if self.irqchip.takes_interrupts() || self.vm.must_leave() {
+            return Entered::Left;
+        }
         self.count(ExitReason::Interrupt);
         let own = PerCpu::own();
+        cpu::let_calls_in();
         cpu::open_window();
         let is_dealt_with = match own.highest_taken() {
             Some(TIMER) => {
                 own.deal_with(TIMER);
                 self.timer = None;
-                self.watch = Watch::Look;
+                self.end_timer();
                 true
             }
-            Some(vector) if self.is_quiet() && self.context.takes_interrupts() => {
+            Some(vector) if self.context.takes_interrupts() => {
                 let taken = take_message(self.vm, self.vcpu, vector);
                 if let Some(vector) = taken {
                     self.context.vmcb.control.inject(Event::interrupt(vector));
@@ -167,6 +187,24 @@ impl<'a> Running<'a> {
         };
         if !is_dealt_with || own.has_taken() {
             self.look_around();
+        }
+        cpu::shut_calls_out();
+        if own.is_called() { Entered::Answered } else { self.goes_on() }
+    }
+
+    /// The CPU's timer has ended: as a rule the guest's has.
+    #[inline(always)]
+    fn end_timer(&mut self) {
+        let ended =
+            if self.context.takes_interrupts() { self.irqchip.apics().end_of_timer(self.vcpu) } else { None };
+        match ended {
+            Some(TimerEnd { vector, deadline }) => {
+                self.context.vmcb.control.inject(Event::interrupt(vector));
+                if deadline.is_some() {
+                    self.set_timer(deadline);
+                }
+            }
+            None => self.watch = Watch::Look,
         }
     }
 
@@ -240,7 +278,8 @@ impl<'a> Running<'a> {
         self.irqchip.open_taken(self.vcpu);
         self.set_timer(waiting.deadline);
         let waits = waiting.nmi || waiting.vector.is_some() || waiting.cr8_below.is_some();
-        self.watch = if waits || waiting.reset { Watch::Look } else { Watch::Quiet };
+        let is_odd = waits || waiting.reset || self.context.is_at_a_turn() || self.irqchip.keeps_any_closed();
+        self.watch = if is_odd { Watch::Look } else { Watch::Quiet };
         true
     }
 
@@ -248,9 +287,68 @@ impl<'a> Running<'a> {
     #[inline(always)]
     fn is_quiet(&self) -> bool {
         self.watch == Watch::Quiet
-            && !self.context.has_aside()
+            && !self.context.is_at_a_turn()
             && !self.irqchip.keeps_any_closed()
-            && !self.irqchip.apics().has_news(self.vcpu)
+            && !self.news.is_there()
+    }
+
+    /// Of an exit: whether there was nothing to be done before the guest was entered, nor is by what it has done since.
+    #[inline(always)]
+    pub(super) fn is_settled(&self) -> bool {
+        let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
+        self.watch == Watch::Quiet && (cr8 == self.cr8 || self.irqchip.takes_interrupts())
+    }
+
+    /// Of an exit that has been answered: whether something came of it that is to be looked at before its guest goes on. What others have for it has
+    /// its CPU called, which ends the next run at once: this is for what it does to itself.
+    #[inline(always)]
+    pub(super) fn goes_on(&mut self) -> Entered {
+        let is_as_before =
+            self.watch == Watch::Quiet && self.context.stays_as_it_is() && !self.vm.must_leave();
+        if !is_as_before {
+            Entered::Answered
+        } else if self.news.is_there() {
+            self.turn_at_once()
+        } else {
+            Entered::GoesOn
+        }
+    }
+
+    /// It has interrupted itself, or ended an interrupt behind which another one waits: as a rule that is all.
+    #[inline(never)]
+    fn turn_at_once(&mut self) -> Entered {
+        match self.take_only() {
+            Some(_) => Entered::GoesOn,
+            None => Entered::Answered,
+        }
+    }
+
+    /// There is news of the virtual APIC of a vCPU that is quiet. What comes of it, if that is one interrupt at the most, which is injected; `None`: there is
+    /// more to it.
+    #[inline(always)]
+    fn take_only(&mut self) -> Option<Injected> {
+        if self.irqchip.takes_interrupts() || self.irqchip.keeps_any_closed() {
+            return None;
+        }
+        let accepts = self.context.takes_interrupts();
+        match self.irqchip.apics().turn_at_once(self.vcpu, self.cr8, accepts) {
+            AtOnce::GoesOn { inject, deadline } => {
+                self.set_timer(deadline);
+                let Some(vector) = inject else { return Some(Injected::None) };
+                self.context.vmcb.control.inject(Event::interrupt(vector));
+                Some(Injected::One)
+            }
+            AtOnce::More => None,
+        }
+    }
+
+    /// The guest may have changed the priority of its task, of which its virtual APIC hears here.
+    fn note_priority(&mut self) {
+        let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
+        if cr8 != self.cr8 && !self.irqchip.takes_interrupts() {
+            self.cr8 = cr8;
+            self.irqchip.apics().set_cr8(self.vcpu, cr8);
+        }
     }
 }
 
@@ -263,24 +361,21 @@ impl Vcpu for Running<'_> {
             if !self.is_quiet() && !self.prepare() {
                 return Exit::Halt { deadline: None };
             }
-            if self.context.enter() == Entered::Called {
-                self.look_around();
-                return Exit::Interrupted;
-            }
-            let cr8 = self.context.vmcb.control.virtual_interrupt.tpr();
-            if cr8 != self.cr8 && !self.irqchip.takes_interrupts() {
-                self.cr8 = cr8;
-                self.irqchip.apics().set_cr8(self.vcpu, cr8);
-            }
-            if self.vm.must_leave() {
-                break;
-            }
-            if self.context.vmcb.control.exit_code as u32 == fast::INTERRUPT
-                && !self.irqchip.takes_interrupts()
-            {
-                self.interrupted();
-            } else if !fast::answer(self) {
-                break;
+            match enter(self) {
+                Entered::Called => {
+                    self.look_around();
+                    return Exit::Interrupted;
+                }
+                Entered::GoesOn | Entered::Answered => {}
+                Entered::Left => {
+                    self.note_priority();
+                    let answered = fast::answer(self);
+                    // It may have counted itself among those who are in the guest, as between two entries.
+                    self.context.come_out();
+                    if answered == Entered::Left {
+                        break;
+                    }
+                }
             }
             // What was answered may have been the reason.
             if self.vm.must_leave() {
@@ -309,6 +404,11 @@ impl Vcpu for Running<'_> {
     }
 
     fn sleep(&mut self, _: Option<u64>) -> Slept {
+        let was_quiet = self.watch == Watch::Quiet && !self.context.is_at_a_turn();
+        // As a rule it is woken by one interrupt.
+        if was_quiet && self.news.is_there() && self.take_only() == Some(Injected::One) {
+            return Slept::Awake;
+        }
         self.watch = Watch::Look;
         self.start_others();
         let accepts = self.context.takes_interrupts();
@@ -318,11 +418,15 @@ impl Vcpu for Running<'_> {
             return Slept::Awake;
         }
         self.set_timer(waiting.deadline);
+        if was_quiet && waiting.is_nothing_but_a_deadline() {
+            self.watch = Watch::Quiet;
+        }
         self.wait();
         Slept::Asleep
     }
 
     fn hold(&mut self) -> Slept {
+        self.watch = Watch::Look;
         self.wait();
         Slept::Asleep
     }

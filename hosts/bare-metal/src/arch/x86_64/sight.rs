@@ -90,7 +90,7 @@ impl Memory for Sights<'_> {
         unsafe {
             match <&mut [u8; 8]>::try_from(&mut *into) {
                 // An entry of a table, as a whole.
-                Ok(word) => *word = look(at).to_le_bytes(),
+                Ok(word) => *word = look::<0>(at).to_le_bytes(),
                 Err(_) => core::ptr::copy(at as *const u8, into.as_mut_ptr(), into.len()),
             }
         }
@@ -106,23 +106,26 @@ impl Sight for Sights<'_> {
     }
 
     #[inline(always)]
-    fn look(&self, place: u64, further: u64) -> u64 {
+    fn look<const FURTHER: usize>(&self, place: u64) -> u64 {
         // SAFETY: what was found out by a place is forgotten where its window is closed (`take_lost`).
-        unsafe { look(place + further) }
+        unsafe { look::<FURTHER>(place) }
     }
 }
 
-/// Eight bytes of a guest's RAM, which may change at any time and needn't be aligned.
+/// Eight bytes of a guest's RAM, so many bytes further on, which may change at any time and needn't be aligned.
 ///
 /// # Safety
 ///
 /// A window must show them.
 #[inline(always)]
-unsafe fn look(at: u64) -> u64 {
+unsafe fn look<const FURTHER: usize>(at: u64) -> u64 {
     let value;
     // SAFETY: by the caller's promise; a load.
     unsafe {
-        core::arch::asm!("mov {}, [{}]", out(reg) value, in(reg) at, options(nostack, readonly, preserves_flags));
+        core::arch::asm!(
+            "mov {}, [{} + {further}]", out(reg) value, in(reg) at, further = const FURTHER,
+            options(nostack, readonly, preserves_flags)
+        );
     }
     value
 }

@@ -1,6 +1,5 @@
 //! A vCPU's state while it has its CPU: the VMCB, and what isn't in it.
 
-use core::arch::global_asm;
 use core::arch::x86_64::__cpuid_count;
 
 use alloc::boxed::Box;
@@ -83,6 +82,22 @@ enum Nmi {
 /// rAX and rSP among the general registers.
 const RAX: u8 = 0;
 const RSP: u8 = 4;
+
+/// Whether an entry forgets the guest's translations.
+#[derive(Clone, Copy)]
+pub struct Flushed(bool);
+
+/// What the instructions that enter a guest take.
+pub(super) struct Entry {
+    /// Its general registers.
+    pub registers: *mut [u64; 16],
+    /// Its VMCB.
+    pub vmcb: *mut Vmcb,
+    /// The hypervisor's.
+    pub host: *mut Vmcb,
+    /// `speculation::word`.
+    pub speculation: u64,
+}
 
 /// The address space identifier of every guest: a CPU runs one, and forgets its translations when that changes.
 const ASID: u32 = 1;
@@ -229,9 +244,7 @@ impl Context {
     pub fn takes_interrupts(&self) -> bool {
         /// RFLAGS.IF.
         const IF: u64 = 1 << 9;
-        self.vmcb.save.rflags & IF != 0
-            && !self.vmcb.control.in_shadow()
-            && self.vmcb.control.injected().is_none()
+        self.vmcb.save.rflags & IF != 0 && !self.vmcb.control.in_shadow() && !self.vmcb.control.is_injected()
     }
 
     /// Whether it can take a non-maskable interrupt: it isn't in the handler of one.
@@ -268,6 +281,12 @@ impl Context {
     #[inline(always)]
     pub fn has_aside(&self) -> bool {
         self.aside.is_some()
+    }
+
+    /// Whether the next exit changes what it can take: something waits aside, or it is at the end of an NMI's handler.
+    #[inline(always)]
+    pub fn is_at_a_turn(&self) -> bool {
+        self.aside.is_some() || self.nmi == Nmi::Ending
     }
 
     /// Has it left where it ends an interrupt of its own local APIC, or not.
@@ -307,26 +326,33 @@ impl Context {
         }
     }
 
-    /// Enters the guest until it is left, unless the CPU was called and hasn't looked around since.
+    /// What is to be done before the guest is entered, after which it must be: it walks its VM's tables from here on ([`Context::come_out`]).
+    /// Whether its translations are forgotten.
     #[inline(always)]
-    pub fn enter(&mut self) -> Entered {
+    pub fn go_in(&mut self) -> Flushed {
         let flush = self.walk.begin() | core::mem::take(&mut self.forgets);
         self.vmcb.control.set_tlb(if flush { control::flush(&self.features) } else { TlbControl::Keep });
         self.load_breakpoints();
-        let (vmcb, host) = (&raw const *self.vmcb as u64, &raw const *self.host as u64);
-        // SAFETY: both are VMCBs; the guest's has what `control` and `start` say: nested tables, every port and register closed that the
-        // plan hasn't opened, every interrupt the hypervisor's. It is entered with interrupts masked, and left so.
-        let was_entered = unsafe { run_guest(&mut self.registers, vmcb, host, self.speculation) };
+        Flushed(flush)
+    }
+
+    /// It was left, and doesn't walk its VM's tables any more.
+    #[inline(always)]
+    pub fn come_out(&self) {
         self.walk.end();
-        if was_entered == 0 {
-            // What was forgotten was so for nobody else; once more costs little.
-            self.forgets |= flush;
-            return Entered::Called;
-        }
+    }
+
+    /// It wasn't entered after all. What was forgotten was so for nobody else; once more costs little.
+    pub fn stay_out(&mut self, flushed: Flushed) {
+        self.forgets |= flushed.0;
+    }
+
+    /// Of an exit: what was injected is delivered, or its delivery was interrupted: then it comes again.
+    #[inline(always)]
+    pub fn note_delivered(&mut self) {
         if self.nmi == Nmi::Ending {
             self.nmi = Nmi::Open;
         }
-        // What was injected is delivered, or its delivery was interrupted: then it comes again.
         let control = &mut self.vmcb.control;
         control.injection = 0;
         if control.exit_interrupt != 0 {
@@ -335,138 +361,32 @@ impl Context {
             }
             control.exit_interrupt = 0;
         }
-        Entered::Left
+    }
+
+    /// Between two entries without anything new: a device is asked for something that may change the VM's tables, which would wait for this CPU
+    /// otherwise.
+    #[inline(always)]
+    pub fn step_out<R>(&mut self, ask: impl FnOnce(&mut Self) -> R) -> R {
+        self.walk.end();
+        let result = ask(self);
+        self.forgets |= self.walk.begin();
+        result
+    }
+
+    /// Whether its next entry is as the last one was, but for what is injected.
+    #[inline(always)]
+    pub fn stays_as_it_is(&self) -> bool {
+        !self.forgets
+    }
+
+    /// What the entry's instructions take.
+    #[inline(always)]
+    pub(super) fn for_entry(&mut self) -> Entry {
+        Entry {
+            registers: &raw mut self.registers,
+            vmcb: &raw mut *self.vmcb,
+            host: &raw mut *self.host,
+            speculation: self.speculation,
+        }
     }
 }
-
-/// How an entry went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// The guest ran, and was left.
-    Left,
-    /// It didn't: the CPU was called before.
-    Called,
-}
-
-unsafe extern "C" {
-    fn run_guest(registers: *mut [u64; 16], vmcb: u64, host: u64, speculation: u64) -> u64;
-}
-
-global_asm!(
-    r#"
-    .section .text.run_guest, "ax"
-    .global run_guest
-    // run_guest(rdi: registers, rsi: the guest's VMCB, rdx: the host's, rcx: `speculation::word`) -> whether the guest was entered
-run_guest:
-    push    rbx
-    push    rbp
-    push    r12
-    push    r13
-    push    r14
-    push    r15
-    push    rdi
-    push    rdx
-    push    rcx
-    // From here on nothing is taken, whatever RFLAGS.IF says, but by leaving the guest (APM 2, 15.17).
-    clgi
-    // A call that came before is no longer pending: an NMI of the hypervisor's. One that comes from here on ends the run.
-    cmp     qword ptr gs:[{called}], 0
-    jne     8f
-    mov     rax, rsi
-    vmload  rax
-    mov     rcx, [rdi + 8]
-    mov     rdx, [rdi + 16]
-    mov     rbx, [rdi + 24]
-    mov     rbp, [rdi + 40]
-    mov     rsi, [rdi + 48]
-    mov     r8, [rdi + 64]
-    mov     r9, [rdi + 72]
-    mov     r10, [rdi + 80]
-    mov     r11, [rdi + 88]
-    mov     r12, [rdi + 96]
-    mov     r13, [rdi + 104]
-    mov     r14, [rdi + 112]
-    mov     r15, [rdi + 120]
-    mov     rdi, [rdi + 56]
-    test    dword ptr [rsp], {verw}
-    jz      2f
-    verw    word ptr [rsp + 4]
-2:
-    // The host's IF, which says whether physical interrupts end the run (15.21.1).
-    sti
-    vmrun   rax
-    cli
-    // rAX, rSP and rFLAGS are the host's again.
-    push    rdi
-    mov     rdi, [rsp + 24]
-    mov     [rdi + 8], rcx
-    mov     [rdi + 16], rdx
-    mov     [rdi + 24], rbx
-    mov     [rdi + 40], rbp
-    mov     [rdi + 48], rsi
-    mov     [rdi + 64], r8
-    mov     [rdi + 72], r9
-    mov     [rdi + 80], r10
-    mov     [rdi + 88], r11
-    mov     [rdi + 96], r12
-    mov     [rdi + 104], r13
-    mov     [rdi + 112], r14
-    mov     [rdi + 120], r15
-    pop     rcx
-    mov     [rdi + 56], rcx
-    vmsave  rax
-    pop     r8
-    pop     rax
-    vmload  rax
-    // What the guest has trained goes before anything that is predicted by it: returns, and branches by registers. Until here there
-    // was none, and interrupts' handlers, which have some, come after stgi.
-    test    r8d, {barrier}
-    jz      3f
-    mov     ecx, 0x49
-    mov     eax, 1
-    xor     edx, edx
-    wrmsr
-3:
-    test    r8d, {fill}
-    jz      6f
-    // In a row: half of what a loop takes, and no branch of it is predicted.
-    .rept   {returns}
-    call    5f
-    int3
-5:
-    .endr
-    add     rsp, 8 * {returns}
-6:
-    // Nor do those two branches let anything begin behind them.
-    lfence
-    // What the guest left in registers no prediction of the hypervisor's goes by.
-    xor     ecx, ecx
-    xor     edx, edx
-    xor     esi, esi
-    xor     r8d, r8d
-    xor     r9d, r9d
-    xor     r10d, r10d
-    xor     r11d, r11d
-    mov     eax, 1
-9:
-    stgi
-    pop     rdi
-    pop     r15
-    pop     r14
-    pop     r13
-    pop     r12
-    pop     rbp
-    pop     rbx
-    ret
-8:
-    add     rsp, 16
-    xor     eax, eax
-    jmp     9b
-    .text
-    "#,
-    called = const super::percpu::CALLED,
-    verw = const super::speculation::VERW,
-    barrier = const super::speculation::BARRIER,
-    fill = const super::speculation::FILL,
-    returns = const super::speculation::RETURNS,
-);

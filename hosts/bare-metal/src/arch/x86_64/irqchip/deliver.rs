@@ -3,7 +3,7 @@
 use axvm::irqchip::Irqchip as _;
 use axvm_addr::{Irq, Trigger, VcpuId};
 
-use super::vectors::{self, Target};
+use super::vectors::{self, MessageAlone, Target};
 use crate::arch::x86_64::cpu::open_window;
 use crate::arch::x86_64::local_apic::TIMER;
 use crate::arch::x86_64::percpu::PerCpu;
@@ -35,16 +35,13 @@ pub fn take_interrupts(running: Option<(&Vm, VcpuId)>) {
 /// comes first, it is in service from now on, and to be injected. Otherwise it waits for [`take_interrupts`].
 #[inline(always)]
 pub fn take_message(vm: &Vm, vcpu: VcpuId, vector: u8) -> Option<u8> {
-    let Target::Message { vm: whose, device, message } = vectors::target(cpus::current()?.id, vector)? else {
-        return None;
-    };
-    if whose != vm.id() {
+    let MessageAlone { vm: whose, device, alone } = vectors::message_alone(cpus::current()?.id, vector)?;
+    if whose != vm.id() || !vm.irqchip().apics().take_message(vcpu, alone) {
         return None;
     }
-    let injected = vm.irqchip().apics().take_message(vcpu, message.address, message.data)?;
     PerCpu::own().deal_with(vector);
     count(vm, vcpu, device);
-    Some(injected)
+    Some(alone.vector)
 }
 
 fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
@@ -76,7 +73,7 @@ fn deliver(running: Option<(&Vm, VcpuId)>, target: Target) {
                 },
             }
         }
-        Target::Message { vm: whose, device, message } => {
+        Target::Message { vm: whose, device, message, alone: _ } => {
             let Some((vm, vcpu)) = running.filter(|(vm, _)| vm.id() == whose) else { return };
             if vm.irqchip().send_msi(None, message).is_ok() {
                 count(vm, vcpu, device);

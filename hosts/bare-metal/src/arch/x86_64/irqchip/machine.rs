@@ -219,7 +219,7 @@ impl Irqchip {
     #[cfg(feature = "protection-off")]
     pub fn leak_vector(&self) {
         let message = axvm::msi::MsiMessage { address: 0, data: 0 };
-        let _ = vectors::take(CpuId(0), Target::Message { vm: VmId(0), device: 0, message });
+        let _ = vectors::take(CpuId(0), Target::Message { vm: VmId(0), device: 0, message, alone: None });
     }
 
     /// For a test image: a message is routed of a device that no VM has, and stays so.

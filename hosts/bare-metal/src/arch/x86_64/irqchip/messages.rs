@@ -185,7 +185,8 @@ impl MsiSink for Messages {
             return Ok(());
         }
         let cpu = receiver(plan, message).ok_or(HalError::Unknown)?;
-        let target = Target::Message { vm, device, message };
+        let alone = Message::from_msi(message.address, message.data).and_then(Message::alone);
+        let target = Target::Message { vm, device, message, alone };
         if let Some(at) = before.and_then(|before| before.at) {
             // Also what is on its way to where it went before becomes this from now on.
             vectors::change(at.cpu, at.vector, target);

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use axvm::msi::MsiMessage;
 use axvm_addr::{CpuId, Irq, VmId};
+use axvm_vapic::Alone;
 use spin::{Mutex, Once};
 
 use crate::arch::x86_64::local_apic::TIMER;
@@ -34,6 +35,8 @@ pub enum Target {
         device: u16,
         /// What the guest has told the device to send.
         message: MsiMessage,
+        /// The same, if it is for one vCPU.
+        alone: Option<Alone>,
     },
 }
 
@@ -77,6 +80,28 @@ pub fn give_back(cpu: CpuId, vector: u8) {
 /// What a vector stands for.
 pub fn target(cpu: CpuId, vector: u8) -> Option<Target> {
     of(cpu)?.lock().get(usize::from(vector)).copied().flatten()
+}
+
+/// A message of a device of a VM's, for one of its vCPUs.
+#[derive(Clone, Copy)]
+pub struct MessageAlone {
+    /// Whose.
+    pub vm: VmId,
+    /// The device, by its position in the plan.
+    pub device: u16,
+    /// For whom, and what.
+    pub alone: Alone,
+}
+
+/// The same as [`target`], where it is that.
+#[inline(always)]
+pub fn message_alone(cpu: CpuId, vector: u8) -> Option<MessageAlone> {
+    match of(cpu)?.lock().get(usize::from(vector))? {
+        &Some(Target::Message { vm, device, alone: Some(alone), .. }) => {
+            Some(MessageAlone { vm, device, alone })
+        }
+        _ => None,
+    }
 }
 
 /// How many are taken, of all CPUs: lines, and messages.
