@@ -11,6 +11,8 @@ const VECTOR: u8 = 0x91;
 const SHORT: u32 = 100_000;
 /// Longer than any scenario.
 const LONG: u32 = 0xffff_ffff;
+/// How often something that is to be done in time is tried.
+const TRIES: u32 = 20;
 /// By 1, and by 128, which is what LONG is counted by.
 const BY_1: u32 = 0xb;
 const BY_128: u32 = 0xa;
@@ -87,10 +89,15 @@ pub fn masked(scene: &Scene<'_>) {
     apic::write(TIMER, VECTOR.into());
     let_in();
     scene.say_events();
-    // Unmasked before it comes.
-    apic::write(TIMER, MASKED | u32::from(VECTOR));
-    apic::write(INITIAL, SHORT * 100);
-    apic::write(TIMER, VECTOR.into());
+    // Unmasked before it comes: again where something has kept the CPU from that for too long.
+    for _ in 0..TRIES {
+        apic::write(TIMER, MASKED | u32::from(VECTOR));
+        apic::write(INITIAL, SHORT * 100);
+        apic::write(TIMER, VECTOR.into());
+        if apic::read(CURRENT) != 0 {
+            break;
+        }
+    }
     scene.say(format_args!("comes {}", comes()));
     let_in();
     scene.say_events();
