@@ -371,67 +371,34 @@ const fn own(figure: &'static str, what: &'static str, limit: Limit, elsewhere: 
 /// emulated mode. A model-specific register says where it is, so that one address less has to be looked up. "Elsewhere" is KVM's of a guest whose
 /// local APICs, KVM's own, are in that mode.
 pub const X86_64_PASSTHROUGH: &[Goal] = &[
-    accepted(
-        own(
-            "hypercall",
-            "hypercall, round trip",
-            Limit::At(FLOOR + FORGETTING + LOOKING + CALLED),
-            Some(3_076),
-        ),
-        330,
-    ),
-    accepted(
-        own("identify", "CPUID", Limit::At(FLOOR + FORGETTING + LOOKING + EMULATED_REGISTER), Some(2_789)),
-        390,
-    ),
-    accepted(
-        own(
-            "refused-port",
-            "a port that isn't the VM's, read",
-            Limit::At(FLOOR + FORGETTING + EMULATED_REGISTER),
-            Some(4_061),
-        ),
-        380,
+    own("hypercall", "hypercall, round trip", Limit::At(FLOOR + FORGETTING + LOOKING + CALLED), Some(3_076)),
+    own("identify", "CPUID", Limit::At(FLOOR + FORGETTING + LOOKING + EMULATED_REGISTER), Some(2_789)),
+    own(
+        "refused-port",
+        "a port that isn't the VM's, read",
+        Limit::At(FLOOR + FORGETTING + EMULATED_REGISTER),
+        Some(4_061),
     ),
     own("mapped-read", "directly mapped register, read", Limit::AsNative, Some(1)),
     own("direct-port", "a port that is the VM's, read", Limit::AsNative, None),
-    accepted(
-        own(
-            "trapped-port",
-            "trapped and forwarded port, read",
-            Limit::At(FLOOR + FORGETTING + TRAPPED),
-            None,
-        ),
-        430,
+    own("trapped-port", "trapped and forwarded port, read", Limit::At(FLOOR + FORGETTING + TRAPPED), None),
+    own(
+        "trapped-read",
+        "trapped and forwarded register, read",
+        Limit::At(FLOOR + FORGETTING + 2 * LOOKING + TRAPPED),
+        None,
     ),
-    accepted(
-        own(
-            "trapped-read",
-            "trapped and forwarded register, read",
-            Limit::At(FLOOR + FORGETTING + 2 * LOOKING + TRAPPED),
-            None,
-        ),
-        740,
-    ),
-    accepted(
-        own(
-            "trapped-write",
-            "the same, written",
-            Limit::At(FLOOR + FORGETTING + 2 * LOOKING + TRAPPED),
-            None,
-        ),
-        700,
-    ),
+    own("trapped-write", "the same, written", Limit::At(FLOOR + FORGETTING + 2 * LOOKING + TRAPPED), None),
     accepted(own("device-line", "device line to handler, by its edge", Limit::AsNative, None), 3_980),
     accepted(own("level-line", "the same, by its level", Limit::AsNative, Some(17_189)), 5_250),
     own("msi", "MSI to handler", Limit::AsNative, Some(3_858)),
     accepted(
         own("port-read", "emulated port, read", Limit::At(FLOOR + FORGETTING + TRAPPED), Some(4_239)),
-        606,
+        395,
     ),
     accepted(
         own("port-write", "the same, written", Limit::At(FLOOR + FORGETTING + TRAPPED), Some(4_181)),
-        567,
+        385,
     ),
     own(
         "local-apic-own-read",
@@ -446,16 +413,13 @@ pub const X86_64_PASSTHROUGH: &[Goal] = &[
             Limit::At(FLOOR + FORGETTING + LOOKING + EMULATED_REGISTER),
             Some(2_989),
         ),
-        1_510,
+        1_560,
     ),
-    accepted(
-        own(
-            "io-apic-read",
-            "register of the I/O APIC, read",
-            Limit::At(FLOOR + FORGETTING + 2 * LOOKING + EMULATED_REGISTER),
-            Some(6_623),
-        ),
-        740,
+    own(
+        "io-apic-read",
+        "register of the I/O APIC, read",
+        Limit::At(FLOOR + FORGETTING + 2 * LOOKING + EMULATED_REGISTER),
+        Some(6_623),
     ),
     accepted(
         own(
@@ -464,7 +428,7 @@ pub const X86_64_PASSTHROUGH: &[Goal] = &[
             Limit::At(FLOOR + FORGETTING + TRAPPED + DELIVERED),
             Some(8_116),
         ),
-        900,
+        725,
     ),
     own("timer", "timer to handler, with what it waits", Limit::AsNative, Some(103_907)),
     own("self", "interrupt to itself", Limit::AsNative, Some(4_439)),
@@ -475,7 +439,7 @@ pub const X86_64_PASSTHROUGH: &[Goal] = &[
             Limit::At(FLOOR + FORGETTING + LOOKING + EMULATED_REGISTER + SENT),
             Some(5_675),
         ),
-        1_145,
+        1_045,
     ),
 ];
 
