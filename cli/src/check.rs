@@ -51,6 +51,8 @@ pub fn check(arguments: &Check) -> ExitCode {
 /// The plan, where the file's problems let there be one; the plan's problems are added to the file's.
 fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
     let on_linux = linux::is_host(input);
+    // Of this machine, where the plan is for it.
+    let mut functions = None;
     let platform = match &arguments.platform {
         Some(path) => {
             let read = platform::read(path, &arguments.stand_in);
@@ -58,7 +60,10 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         }
         None if on_linux => {
             if linux::lacks(input) {
-                linux::platform()
+                linux::machine().map(|machine| {
+                    functions = Some(machine.functions);
+                    machine.platform
+                })
             } else {
                 Err(String::new())
             }
@@ -89,8 +94,10 @@ fn find_plan(input: &mut Input, arguments: &Check) -> Option<Plan> {
         let mut plan = plan(&system, &platform, &input.images)?;
         dry_run(&plan, &platform)?;
         own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;
-        let is_here = on_linux && arguments.platform.is_none();
-        if is_here { linux::lets_go(&system, plan) } else { Ok(plan) }
+        match &functions {
+            Some(functions) => linux::lets_go(functions, &system, plan),
+            None => Ok(plan),
+        }
     };
     match platform.map(carried_out) {
         Ok(Ok(plan)) => return Some(plan),

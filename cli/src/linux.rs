@@ -10,6 +10,7 @@ use axvm_plan::problem::{Problem, Rule};
 use axvm_plan::{Plan, own_tree, plan};
 use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
+use axvm_platform::sysfs::{Function, Machine};
 use axvm_system::bundle::RunOptions;
 use axvm_system::model::{Host, Item, System};
 
@@ -46,8 +47,8 @@ pub fn is_host(input: &Input) -> bool {
 /// # Errors
 ///
 /// In words.
-pub fn platform() -> Result<Platform, String> {
-    probe::platform().map_err(|error| error.to_string())
+pub fn machine() -> Result<Machine, String> {
+    probe::found().map_err(|error| error.to_string())
 }
 
 /// Adds what keeps the file's VMs from running here, whatever the plan. Whether nothing does.
@@ -58,13 +59,13 @@ pub fn lacks(input: &mut Input) -> bool {
     none
 }
 
-/// The plan, if this machine's Linux lets go of its devices.
+/// The plan, if this machine's Linux lets go of its devices, of which these are all.
 ///
 /// # Errors
 ///
 /// What keeps them.
-pub fn lets_go(system: &System, mut plan: Plan) -> Result<Plan, Vec<Problem>> {
-    let found = vfio::check::here(system, &plan);
+pub fn lets_go(functions: &[Function], system: &System, mut plan: Plan) -> Result<Plan, Vec<Problem>> {
+    let found = vfio::check::here(functions, system, &plan);
     plan.notes.extend(found.notes);
     if found.problems.is_empty() { Ok(plan) } else { Err(found.problems) }
 }
@@ -85,10 +86,10 @@ pub fn run(input: &mut Input, how: &How) -> Result<Option<Outcome>, String> {
     if !lacks(input) {
         return Ok(None);
     }
-    let found = platform()?;
-    let planned = plan(&system, &found, &input.images).and_then(|mut plan| {
+    let Machine { platform, functions } = machine()?;
+    let planned = plan(&system, &platform, &input.images).and_then(|mut plan| {
         own_tree::check(&system, &input.images, &mut plan, &input.device_trees())?;
-        lets_go(&system, plan)
+        lets_go(&functions, &system, plan)
     });
     if let Err(problems) = planned {
         input.add_planned(problems);

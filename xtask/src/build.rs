@@ -162,6 +162,23 @@ pub fn tool_for_linux(arch: &str, profile: Profile) -> Result<PathBuf> {
     Ok(place)
 }
 
+/// Builds the least that runs a guest there (`hosts/linux/examples/least.rs`), for figures.
+pub fn least_for_linux(arch: &str) -> Result<()> {
+    let compiler = Static::find(arch)?;
+    say::step(format_args!("building the least that runs a guest (least) for a Linux host on {arch}"));
+    process::run(compiler.build(Profile::Tool)?.args([
+        "--quiet",
+        "--package",
+        "axvm-linux",
+        "--example",
+        "least",
+    ]))?;
+    let built = compiler.built("examples/least", Profile::Tool);
+    let bytes = std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    paths::write_atomically(&paths::linux_host(arch).join("least"), &bytes)?;
+    make_executable(&paths::linux_host(arch).join("least"))
+}
+
 /// Builds the user's tool for this machine; its path.
 pub fn tool() -> Result<PathBuf> {
     say::step("building the tool (axvm)");

@@ -13,13 +13,14 @@ use axvm_pci::recorded::Recorded;
 
 use crate::acpi::dump::Dump;
 use crate::acpi::{AcpiError, MemoryKind, MemoryRange};
-use crate::fdt::{self, FdtError};
+use crate::fdt::{self, FdtError, blob};
 use crate::memory;
 use crate::model::Platform;
 
 mod functions;
 mod uses;
 
+use functions::Asked;
 pub use functions::{Function, Ids};
 pub use uses::Use;
 
@@ -27,6 +28,13 @@ pub use uses::Use;
 pub trait Files {
     /// A file's content; `None`: there is none, or it can't be read.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
+
+    /// The first bytes of a file's content, or all, where it has fewer.
+    fn read_front(&self, path: &str, bytes: usize) -> Option<Vec<u8>> {
+        let mut content = self.read(path)?;
+        content.truncate(bytes);
+        Some(content)
+    }
 
     /// The names in a folder, in any order; none if there is no such folder.
     fn list(&self, path: &str) -> Vec<String>;
@@ -83,7 +91,7 @@ pub struct Machine {
 ///
 /// [`SysfsError`]. What is missing beside the firmware's description is in [`Platform::unclear`].
 pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
-    let mut functions = functions::all(files);
+    let mut functions = functions::all(files, Asked::All);
     let mut platform = firmware(files, &functions)?;
     if functions.iter().any(Function::is_cut_off) {
         platform.unclear.push(
@@ -100,14 +108,14 @@ pub fn read(files: &impl Files) -> Result<Machine, SysfsError> {
 /// The PCI functions, in the order of their addresses, and what they are used for, whatever firmware says of the machine. None has an
 /// address in a platform.
 pub fn functions(files: &impl Files) -> Vec<Function> {
-    let mut functions = functions::all(files);
+    let mut functions = functions::all(files, Asked::Names);
     uses::find(files, &mut functions);
     functions
 }
 
 /// What firmware says.
 fn firmware(files: &impl Files, functions: &[Function]) -> Result<Platform, SysfsError> {
-    if let Some(tree) = files.read("sys/firmware/fdt") {
+    if let Some(tree) = device_tree(files) {
         let mut platform = fdt::read(&tree)?;
         if platform.memory.is_empty() {
             // A boot loader that is EFI's takes the memory nodes away.
@@ -132,6 +140,14 @@ fn firmware(files: &impl Files, functions: &[Function]) -> Result<Platform, Sysf
     dump.add_windows(&files.text("proc/iomem").unwrap_or_default());
     dump.add_config(functions.iter().map(|function| function.record.clone()).collect());
     Ok(dump.platform()?)
+}
+
+/// The device tree. Firmware may leave most of a mebibyte free behind what it says, which Linux gives page by page: that isn't read.
+fn device_tree(files: &impl Files) -> Option<Vec<u8>> {
+    const TREE: &str = "sys/firmware/fdt";
+    let header = files.read_front(TREE, blob::HEADER)?;
+    let front = blob::front(&header).and_then(|bytes| blob::cut(files.read_front(TREE, bytes)?));
+    front.or_else(|| files.read(TREE))
 }
 
 /// In the order of their numbers, where there are several of a name: Linux numbers tables as firmware lists them, and a later one names what

@@ -1,6 +1,7 @@
 //! What this machine is, and what its Linux offers.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use axvm_platform::limits::{LinuxHost, Serves};
 use axvm_platform::model::Platform;
 use axvm_platform::sysfs::{self, Files, Machine, SysfsError};
 use axvm_system::model::{Item, System, Vm};
+use kvm_ioctls::Kvm;
 
 use crate::rights::{self, Needs, Rights};
 use crate::{arch, kvm, vfio};
@@ -57,6 +59,13 @@ impl Files for Root {
         fs::read(self.folder.join(path)).ok()
     }
 
+    fn read_front(&self, path: &str, bytes: usize) -> Option<Vec<u8>> {
+        let mut content = Vec::with_capacity(bytes);
+        let most = u64::try_from(bytes).unwrap_or(u64::MAX);
+        File::open(self.folder.join(path)).ok()?.take(most).read_to_end(&mut content).ok()?;
+        Some(content)
+    }
+
     fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.folder.join(path)).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -87,7 +96,7 @@ pub fn found() -> Result<Machine, SysfsError> {
     let Machine { mut platform, functions } = sysfs::read(&root)?;
     // What keeps KVM from it is said by whoever runs VMs ([`lacks`]).
     platform.limits = platform.limits.of_linux(LinuxHost { guests: Serves::Yes, functions: vfio::SERVES });
-    if let Ok(kvm) = &kvm::open() {
+    if let Ok(kvm) = &Kvm::new() {
         let most = u16::try_from(kvm.get_max_vcpus()).unwrap_or(u16::MAX);
         platform.limits.vcpus = platform.limits.vcpus.min(most);
         platform.address_bits = arch::address_bits(kvm);
@@ -97,15 +106,6 @@ pub fn found() -> Result<Machine, SysfsError> {
         cpu.usable = known.iter().any(|(known, _)| *known == position);
     }
     Ok(Machine { platform, functions })
-}
-
-/// The same, without what Linux knows of its functions.
-///
-/// # Errors
-///
-/// [`SysfsError`].
-pub fn platform() -> Result<Platform, SysfsError> {
-    found().map(|machine| machine.platform)
 }
 
 /// What keeps a system's VMs from running here, whatever its file says otherwise, of what doesn't hang on the plan: rights, of which there is one line, and

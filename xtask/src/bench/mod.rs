@@ -283,7 +283,7 @@ fn line_json(line: &Line) -> Value {
         "native": line.native,
         "goal": line.limit,
         "elsewhere": line.goal.elsewhere,
-        "floor": floor.map(|floor| json!({"figure": floor.figure, "accepted": floor.accepted, "why": floor.why})),
+        "floor": floor.map(|floor| json!({"figure": floor.figure, "accepted": line.accepted, "why": floor.why})),
         "verdict": line.verdict.to_string(),
     })
 }
@@ -306,12 +306,18 @@ fn print_goals(lines: &[Line]) {
             number(line.goal.elsewhere),
             line.verdict
         ));
-        if let (goals::Verdict::Floor, Some(floor)) = (&line.verdict, &line.goal.floor) {
-            say::note(format_args!("    accepted: {}: {}", floor.accepted, floor.why));
-        }
+        say_floor(line);
         if let (goals::Verdict::Missed, Some(most)) = (&line.verdict, line.goal.meanwhile) {
             say::note(format_args!("    the goal is missed; the tests accept {most} meanwhile, and no more"));
         }
+    }
+}
+
+/// Says why a goal can't be reached, where that was measured.
+fn say_floor(line: &Line) {
+    if let (goals::Verdict::Floor, Some(floor)) = (&line.verdict, &line.goal.floor) {
+        let accepted = line.accepted.unwrap_or_default();
+        say::note(format_args!("    accepted: {accepted}: {}", floor.why));
     }
 }
 

@@ -19,7 +19,7 @@ const MAGIC: u32 = 0xd00d_feed;
 /// The version whose layout is read here; `last_comp_version` must not be newer.
 const VERSION: u32 = 17;
 /// The header, in bytes.
-const HEADER: usize = 40;
+pub(crate) const HEADER: usize = 40;
 const BEGIN_NODE: u32 = 1;
 pub(super) const END_NODE: u32 = 2;
 const PROP: u32 = 3;
@@ -184,6 +184,27 @@ impl<'a> Header<'a> {
             reservations: blob.get(reservations..).ok_or(BlobError::Truncated(reservations))?,
         })
     }
+}
+
+/// By its header, how many bytes of a blob have something, if behind them there is more. `None`: that isn't so, or can't be told.
+pub(crate) fn front(header: &[u8]) -> Option<usize> {
+    let field = |index: usize| be32(header, index * 4).ok().map(|value| value as usize);
+    let (total, reservations) = (field(1)?, field(4)?);
+    let parts = [(field(2)?, field(9)?), (field(3)?, field(8)?)];
+    // The reservation block doesn't say how long it is: it ends where another part begins.
+    let is_between = reservations >= HEADER && parts.iter().any(|(start, _)| reservations < *start);
+    let mut end = HEADER;
+    for (start, size) in parts {
+        end = end.max(start.checked_add(size)?);
+    }
+    (be32(header, 0) == Ok(MAGIC) && is_between && end < total).then_some(end)
+}
+
+/// The front of a blob as one that ends there: what [`front`] says must be there.
+pub(crate) fn cut(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let total = u32::try_from(bytes.len()).ok().filter(|_| front(&bytes) == Some(bytes.len()))?;
+    bytes.get_mut(4..8)?.copy_from_slice(&total.to_be_bytes());
+    Some(bytes)
 }
 
 /// A piece of the structure block (5.4).

@@ -79,10 +79,19 @@ impl Function {
     }
 }
 
+/// What is asked of functions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// All that Linux tells.
+    All,
+    /// Not what their config space has, of which reading a byte is an access to the function.
+    Names,
+}
+
 /// All of them, by their addresses.
-pub(super) fn all(files: &impl Files) -> Vec<Function> {
+pub(super) fn all(files: &impl Files, asked: Asked) -> Vec<Function> {
     let names = sorted(files.list("sys/bus/pci/devices"));
-    let mut functions: Vec<Function> = names.iter().filter_map(|name| function(files, name)).collect();
+    let mut functions: Vec<Function> = names.iter().filter_map(|name| function(files, name, asked)).collect();
     functions.sort_unstable_by_key(|function| function.linux);
     let groups: Vec<(PciAddress, Option<u32>)> = functions.iter().map(|it| (it.linux, it.group)).collect();
     for function in &mut functions {
@@ -94,10 +103,13 @@ pub(super) fn all(files: &impl Files) -> Vec<Function> {
     functions
 }
 
-fn function(files: &impl Files, name: &str) -> Option<Function> {
+fn function(files: &impl Files, name: &str, asked: Asked) -> Option<Function> {
     let linux: PciAddress = name.parse().ok()?;
     let file = |name_of: &str| format!("sys/bus/pci/devices/{name}/{name_of}");
-    let config = files.read(&file("config")).unwrap_or_default();
+    let config = match asked {
+        Asked::All => files.read(&file("config")).unwrap_or_default(),
+        Asked::Names => Vec::new(),
+    };
     let resources = files.text(&file("resource")).unwrap_or_default();
     let mut bars = [0; 6];
     for (bar, line) in bars.iter_mut().zip(resources.lines()) {

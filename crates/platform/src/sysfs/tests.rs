@@ -427,3 +427,70 @@ fn a_board_with_a_device_tree_is_read_by_that() {
     tree.file("sys/firmware/fdt", &fake::QEMU_VIRT[..100]);
     assert!(read(&tree).is_err());
 }
+
+/// A Linux that remembers which of its files were read whole.
+struct Fronts<'a> {
+    tree: &'a Tree,
+    whole: core::cell::RefCell<Vec<String>>,
+}
+
+impl<'a> Fronts<'a> {
+    fn of(tree: &'a Tree) -> Self {
+        Self { tree, whole: core::cell::RefCell::default() }
+    }
+}
+
+impl Files for Fronts<'_> {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.whole.borrow_mut().push(path.to_string());
+        self.tree.read(path)
+    }
+    fn read_front(&self, path: &str, bytes: usize) -> Option<Vec<u8>> {
+        let mut content = self.tree.read(path)?;
+        content.truncate(bytes);
+        Some(content)
+    }
+    fn list(&self, path: &str) -> Vec<String> {
+        self.tree.list(path)
+    }
+    fn link(&self, path: &str) -> Option<String> {
+        self.tree.link(path)
+    }
+}
+
+/// QEMU leaves most of a mebibyte free behind its device tree.
+#[test]
+fn what_is_free_behind_a_device_tree_is_not_read() {
+    const FDT: &str = "sys/firmware/fdt";
+    let (mut plain, mut padded) = (Tree::default(), Tree::default());
+    let mut blob = fake::QEMU_VIRT.to_vec();
+    blob.resize(1 << 20, 0);
+    blob[4..8].copy_from_slice(&(1u32 << 20).to_be_bytes());
+    plain.file(FDT, fake::QEMU_VIRT);
+    padded.file(FDT, &blob);
+    let files = Fronts::of(&padded);
+    let (front, whole) = (read(&files).unwrap(), read(&plain).unwrap());
+    assert_eq!(front.platform, whole.platform);
+    assert!(!files.whole.borrow().contains(&FDT.to_string()), "the whole of it is read");
+    // Whatever its header says, it is no other tree than the whole of it is. What isn't read may be missing (the second field: how long it is).
+    for field in (0..10).filter(|field| *field != 1) {
+        for value in [0, 1, 40, 0x7fff_ffff, u32::MAX] {
+            let mut broken = blob.clone();
+            broken[field * 4..field * 4 + 4].copy_from_slice(&u32::to_be_bytes(value));
+            let mut tree = Tree::default();
+            tree.file(FDT, &broken);
+            let (front, whole) = (read(&tree).map(|it| it.platform), crate::fdt::read(&broken));
+            assert_eq!(front.is_ok(), whole.is_ok(), "field {field} {value:#x}");
+        }
+    }
+}
+
+/// Who asks for uses alone has no function answer for them.
+#[test]
+fn uses_are_found_without_reading_config_spaces() {
+    let tree = disk();
+    let files = Fronts::of(&tree);
+    let functions = super::functions(&files);
+    assert!(functions.iter().any(|function| !function.uses.is_empty()));
+    assert!(!files.whole.borrow().iter().any(|path| path.ends_with("/config")), "config space is read");
+}

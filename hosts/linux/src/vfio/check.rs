@@ -11,7 +11,7 @@ use axvm_rebind::{Refusal, Uses, VFIO_PCI, Wanted, fate};
 use axvm_system::model::{Device, InUse, Item, System};
 
 use super::way::Way;
-use crate::probe::{self, Root};
+use crate::probe::Root;
 
 /// A device of the plan's.
 struct Planned {
@@ -71,10 +71,10 @@ fn unseen(files: &impl Files) -> Option<&'static str> {
     }
 }
 
-/// What keeps those of a plan for this machine. Who may not even see what there is has been told so by the plan.
-pub fn here(system: &System, plan: &Plan) -> Found {
-    let functions = probe::found().map(|machine| machine.functions).unwrap_or_default();
-    check(&Root::new(Path::new("/")), &functions, system, plan)
+/// What keeps those of a plan for this machine, whose functions these are ([`crate::probe::found`]). Who may not even see what there is has been told so by
+/// the plan.
+pub fn here(functions: &[Function], system: &System, plan: &Plan) -> Found {
+    check(&Root::new(Path::new("/")), functions, system, plan)
 }
 
 /// All of it, of all VMs: those that start later get theirs by the same rules.
