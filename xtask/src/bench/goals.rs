@@ -458,7 +458,7 @@ pub const GICV3: &str = "gicv3";
 /// See there.
 pub const SVM: &str = "svm";
 
-const PLAIN: &[&str] = &[GICV3, SVM];
+const PLAIN: &[&str] = &[GICV3];
 const DELIVERING: &[&str] = &[GICV4];
 const BOARDS: &[&str] = &[GICV3, GICV4, SVM];
 
@@ -471,11 +471,13 @@ const fn least(goal: Goal, figure: &'static str) -> Goal {
     Goal { floor: Some(Floor { figure, why }), ..goal }
 }
 
-/// What the tool takes on a Linux host. The goals of a read are what KVM took with QEMU's user space, tuned by hand; the same was seen again beside.
+/// What the tool takes on a Linux host. The goals of a read on aarch64 are what KVM took with QEMU's user space, tuned by hand; the same was seen again beside. x86_64's, which had
+/// never been measured, is what QEMU takes beside.
 pub const LINUX_HOST: &[Goal] = &[
     goal("nvme-read-all", "NVMe read of 4 KiB, all processors", BOARDS, Limit::Shown, None),
     goal("nvme-read-host", "of these the host's", PLAIN, Limit::At(3_830), None),
     goal("nvme-read-host", "of these the host's", DELIVERING, Limit::At(30), None),
+    goal("nvme-read-host", "of these the host's", &[SVM], Limit::AsNative, None),
     goal("nvme-read-returns", "returns to a guest, or within EL2, in 100", BOARDS, Limit::Shown, None),
     goal("ping-all", "echo request and answer, all processors", BOARDS, Limit::Shown, None),
     goal("ping-host", "of these the host's", BOARDS, Limit::Shown, None),

@@ -168,9 +168,11 @@ pub fn run(arch: &str, kinds: &[Kind], options: &Options) -> Result<u8> {
     let (ours, theirs) = (all.get(Program::Axvm.name()), all.get(Program::Qemu.name()));
     let modes: Vec<&str> = boards(arch).iter().map(|board| board.name).collect();
     let mut judged_of = ours.cloned().unwrap_or_default();
-    // What is a share of QEMU's is held against that, and what a launch takes of anybody is in it.
+    // What is a share of QEMU's, or as QEMU's, is held against that, and what a launch takes of anybody is in it.
     let beside = judged_of.entry(goals::NATIVE.to_owned()).or_default();
-    beside.extend(theirs.and_then(|theirs| theirs.get(goals::ALL).cloned()).into_iter().flatten());
+    for mode in [goals::ALL, boards(arch)[0].name] {
+        beside.extend(theirs.and_then(|theirs| theirs.get(mode).cloned()).into_iter().flatten());
+    }
     let least = all.get(Program::Least.name()).and_then(|least| least.get(goals::ALL));
     for (name, value) in least.into_iter().flatten() {
         beside.insert(format!("least-{name}"), *value);
