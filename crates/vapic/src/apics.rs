@@ -608,19 +608,25 @@ impl<B: Backend> Apics<B> {
     ///
     /// It faults (#GP).
     pub fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<u64, Refused> {
-        let now = self.backend.tsc();
         if self.config.taker == Taker::Guest && !direct::is_answered(msr) {
             return Err(Refused);
         }
-        self.with(vcpu, |own| match msr {
-            spec::MSR_BASE => Ok(own.apic.base()),
-            spec::MSR_TSC_DEADLINE => {
+        if msr == spec::MSR_TSC_DEADLINE {
+            // One that has ended reads as none.
+            let now = self.backend.tsc();
+            let deadline = self.with(vcpu, |own| {
                 own.apic.expire(now);
-                Ok(own.apic.tsc_deadline())
-            }
-            _ => own.apic.read_msr(msr, now),
-        })
-        .ok_or(Refused)?
+                own.apic.tsc_deadline()
+            });
+            return deadline.ok_or(Refused);
+        }
+        let own = self.cpu(vcpu).ok_or(Refused)?.lock();
+        match msr {
+            spec::MSR_BASE => Ok(own.apic.base()),
+            // Nothing else says the time.
+            spec::MSR_CURRENT_COUNT => own.apic.read_msr(msr, self.backend.tsc()),
+            _ => own.apic.read_msr(msr, 0),
+        }
     }
 
     /// It writes an MSR of its local APIC.

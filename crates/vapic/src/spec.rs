@@ -61,6 +61,9 @@ pub const MSR_BASE: u32 = 0x1b;
 /// When a timer in TSC-deadline mode ends.
 pub const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
+/// The timer's count, of x2APIC mode.
+pub const MSR_CURRENT_COUNT: u32 = 0x839;
+
 /// The Version register: 0x14, six entries of the local vector table (APM 2, 16.3.4). End-of-interrupt messages can't be suppressed.
 pub const VERSION: u32 = 0x0005_0014;
 

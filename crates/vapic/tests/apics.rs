@@ -990,6 +990,48 @@ fn a_message_for_this_cpu_alone_is_taken_at_once() {
     assert_eq!(kicked(&vm), [0]);
 }
 
+/// Of two that a message names the one gets it that is at less: also where what it is at was taken at once.
+#[test]
+fn what_is_taken_at_once_is_what_its_cpu_is_at_for_others() {
+    let vm = running();
+    let cr8 = vm.turn(A, true).cr8;
+    // A logical destination of both, one of which is to be found.
+    let lowest = |vector: u32| {
+        vm.send_msi(0xfee0_0000 | 0b11 << 12 | 1 << 3 | 1 << 2, vector).unwrap();
+        [A, B].map(|vcpu| vm.poll(vcpu).vector).map(|waits| waits == Some(vector as u8))
+    };
+    let take_all = || {
+        for vcpu in [A, B] {
+            while vm.turn(vcpu, true).taken.is_some() {
+                write(&vm, vcpu, offset::EOI, 0);
+            }
+        }
+    };
+    let cases: [(&str, &dyn Fn()); 3] = [
+        ("a message", &|| assert_eq!(take_message(&vm, A, 0xfee0_0000, 0x41), Some(0x41))),
+        ("to itself", &|| {
+            let _ = send(&vm, A, 0, 0x41);
+            let inject = Some(0x41);
+            assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::GoesOn { inject, deadline: None });
+        }),
+        ("its timer", &|| {
+            write(&vm, A, offset::LVT_TIMER, 0x41);
+            write(&vm, A, offset::INITIAL_COUNT, 1);
+            vm.turn(A, true);
+            vm.backend().tsc.fetch_add(1000, Ordering::Relaxed);
+            assert_eq!(vm.end_of_timer(A), Some(TimerEnd { vector: 0x41, deadline: None }));
+        }),
+    ];
+    for (what, take) in cases {
+        take();
+        assert_eq!(lowest(0x91), [false, true], "{what}");
+        take_all();
+        write(&vm, A, offset::EOI, 0);
+        assert_eq!(lowest(0x91), [true, false], "{what}, ended");
+        take_all();
+    }
+}
+
 #[test]
 fn a_message_is_not_taken_before_what_comes_first() {
     let vm = running();

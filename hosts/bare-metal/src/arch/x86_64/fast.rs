@@ -5,6 +5,8 @@
 //! Nothing here allocates or says anything, and no lock is taken but those of the devices that are accessed. Instructions and operands are those
 //! that are known (`axvm_x86_cpu::known`), which is asked of the guest's memory each time.
 
+use core::ops::Range;
+
 use axvm::devices::{FastAccess, PortPlace};
 use axvm::stats::ExitReason;
 use axvm::vcpu::{Answer, MmioAccess};
@@ -35,6 +37,9 @@ mod code {
 
 /// The same, of a physical interrupt.
 const INTERRUPT: u32 = 0x60;
+
+/// The local APIC's registers in x2APIC mode (AMD APM 2, 16.11.1).
+const LOCAL_APIC: Range<u32> = 0x800..0x840;
 
 /// IA32_TSC_DEADLINE.
 const DEADLINE: u32 = 0x6e0;
@@ -130,14 +135,17 @@ fn identify(running: &mut Running<'_>) -> Entered {
     Entered::GoesOn
 }
 
-/// A write of the local APIC's registers that a guest writes all the time.
+/// A register of the local APIC's that a guest writes all the time, or any that it reads.
 #[inline(never)]
 fn register(running: &mut Running<'_>) -> Entered {
     const WRITE: u64 = 1;
     let number = running.context.register(1) as u32;
+    if running.context.vmcb.control.exit_info_1 & WRITE == 0 {
+        return read_register(running, number);
+    }
     let is_emulated = !running.irqchip.takes_interrupts();
     let is_served = number == COMMAND || is_emulated && (number == direct::EOI || number == DEADLINE);
-    if !is_served || running.context.vmcb.control.exit_info_1 & WRITE == 0 {
+    if !is_served {
         return Entered::Left;
     }
     let Some(next) = next(running, WRMSR) else { return Entered::Left };
@@ -147,6 +155,18 @@ fn register(running: &mut Running<'_>) -> Entered {
         return Entered::Left;
     }
     running.count(if number == COMMAND { ExitReason::Ipi } else { ExitReason::Sysreg });
+    go_on(&mut running.context, next);
+    running.goes_on()
+}
+
+fn read_register(running: &mut Running<'_>, number: u32) -> Entered {
+    if !LOCAL_APIC.contains(&number) {
+        return Entered::Left;
+    }
+    let Some(next) = next(running, code::MSR.into()) else { return Entered::Left };
+    let Ok(value) = running.irqchip.apics().read_msr(running.vcpu, number) else { return Entered::Left };
+    running.count(ExitReason::Sysreg);
+    running.context.set_edx_eax(value);
     go_on(&mut running.context, next);
     running.goes_on()
 }
