@@ -104,6 +104,12 @@ pub trait PortDevice: Send + Sync {
 
     /// A write of `width` at `port - base`, by `vcpu`.
     fn write(&self, vcpu: VcpuId, offset: u16, width: Width, value: u32);
+
+    /// A read of one byte at `offset` that waits for nobody, and leaves the device's interrupt, and what it has mapped, as they are; else `None`, and
+    /// the access is made by [`Self::read`].
+    fn fast_read(&self, _offset: u16) -> Option<u8> {
+        None
+    }
 }
 
 /// A system register's number, as the architecture encodes it: on aarch64 the op0, op1, CRn, CRm, op2 fields where

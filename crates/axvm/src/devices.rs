@@ -494,6 +494,12 @@ impl<B: Backing> AxVmDevices<B> {
         device.map_or(u32::MAX, |device| device.read(vcpu, offset, width)) & width.mask() as u32
     }
 
+    /// A read of one byte of [`PortPlace::Emulated`]; `None`: not by the fast path.
+    #[inline(always)]
+    pub fn fast_port_read(&self, entry: u16, offset: u16) -> Option<u8> {
+        self.emulated_port(entry)?.fast_read(offset)
+    }
+
     /// A write by `vcpu` to [`PortPlace::Emulated`]. Lost where that isn't one of this table's.
     #[inline(always)]
     pub fn port_write(&self, vcpu: VcpuId, entry: u16, offset: u16, width: Width, value: u32) {

@@ -957,6 +957,20 @@ fn what_a_cpu_sends_to_itself_is_taken_at_once() {
     assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More, "a non-maskable interrupt");
     assert!(vm.turn(A, true).waiting.nmi);
     assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More, "it waits still");
+    assert!(vm.take_nmi(A));
+    vm.turn(A, true);
+    // Whoever starts another one has to see to that.
+    vm.leave(B);
+    let _ = (send(&vm, A, 1, 0x4500), send(&vm, A, 1, 0x4607));
+    assert!(vm.has_news(A));
+    assert_eq!(vm.turn_at_once(A, cr8, true), AtOnce::More);
+    assert_eq!(vm.next_startup(), Some(Startup { vcpu: B, page: 7 }));
+    // After an INIT it waits for STARTUP.
+    let _ = send(&vm, C, 0, 0x4500);
+    vm.turn(A, true);
+    write(&vm, A, offset::SVR, 0x1ff);
+    let _ = send(&vm, A, 0, 0x41);
+    assert_eq!(vm.turn_at_once(A, 0, true), AtOnce::More);
 }
 
 /// A message, taken at once if it is for one CPU: its vector.

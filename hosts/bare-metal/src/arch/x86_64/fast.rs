@@ -274,6 +274,12 @@ fn forwarded_port(running: &mut Running<'_>, device: u16, at: u16, width: Access
 fn emulated_port(running: &mut Running<'_>, entry: u16, offset: u16, width: AccessWidth) -> Entered {
     running.count(ExitReason::Port);
     let (vm, vcpu, write) = (running.vm, running.vcpu, written(&running.context));
+    if (write, width) == (None, AccessWidth::B1)
+        && let Some(read) = vm.devices().fast_port_read(entry, offset)
+    {
+        ported(&mut running.context, 0xff, read.into());
+        return Entered::GoesOn;
+    }
     // It may change the VM's tables, or interrupt.
     let read = running.context.step_out(|_| vm.ask_port(vcpu, entry, offset, width, write));
     ported(&mut running.context, width.mask() as u32, read);
