@@ -335,7 +335,7 @@ pub const X86_64: &[Goal] = &[
     ),
     goal("vm-per-gib", "a VM's creation and start, per GiB of its RAM", ONCE, Limit::Shown, None),
     goal("ram-bytes", "memory of the hypervisor, in bytes", ONCE, Limit::Shown, None),
-    accepted(goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None), 864_256),
+    accepted(goal("image-bytes", "image, in bytes", ONCE, Limit::At(384 << 10), None), 868_800),
 ];
 
 const fn own(figure: &'static str, what: &'static str, limit: Limit, elsewhere: Option<u64>) -> Goal {
@@ -385,7 +385,7 @@ pub const X86_64_PASSTHROUGH: &[Goal] = &[
             Limit::At(FLOOR + FORGETTING + LOOKING + EMULATED_REGISTER),
             Some(2_989),
         ),
-        1_560,
+        385,
     ),
     own(
         "io-apic-read",
@@ -400,7 +400,7 @@ pub const X86_64_PASSTHROUGH: &[Goal] = &[
             Limit::At(FLOOR + FORGETTING + TRAPPED + DELIVERED),
             Some(8_116),
         ),
-        725,
+        740,
     ),
     own("timer", "timer to handler, with what it waits", Limit::AsNative, Some(103_907)),
     own("self", "interrupt to itself", Limit::AsNative, Some(4_439)),
